@@ -1,0 +1,37 @@
+"""Entry point of the ``trails`` command: errors that trails raises become one message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from trails.errors import TrailsError
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1–7 see :mod:`trails.errors`, 130 interrupted."""
+    from trails.cli import cli
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.exceptions.Abort:
+        click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except TrailsError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # the reader of our output (head, less) has gone: silence the flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

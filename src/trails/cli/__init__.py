@@ -1,0 +1,69 @@
+"""The command line: one file per command, no logic. A command's file is imported only when the command is used."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+COMMANDS: dict[str, str] = {
+    # name: one-line help; the command is `command` in trails.cli.<name with _>
+    "ingest": "Read chains, measure them, store them, load the graph.",
+    "status": "What the home and the graph hold.",
+    "show": "One chain in the terminal: steps, roles, every token by surprisal.",
+    "cypher": "Run a Cypher statement (read-only unless --write).",
+    "query": "Run a named query of the cypher/ library.",
+    "overlaps": "Maximal repeats shared by chains, beside their control.",
+    "map": "The woven map of merged token contexts, with its fitness.",
+    "gaps": "Seams where a step seems to be missing, beside the baselines.",
+    "bridge": "The cheapest way between two steps, re-scored by the model.",
+    "capture": "Does a new text fall into a known trail? Beside its nulls.",
+    "drift": "Hidden-state drift of a chain by layer and position.",
+    "variants": "Microvariants of a chain, measured and gated.",
+    "export": "Write a subgraph as LoRA training data.",
+    "train": "Train a LoRA adapter on an export (thin layer on PEFT and TRL).",
+    "diff": "Measure again and compare two runs, beside the noise floor.",
+    "recall": "Completion recall on unseen chains, beside its controls.",
+    "experiment": "Run a pre-registered experiment with its controls.",
+    "rebuild": "Load the graph from the shards, without measuring.",
+    "verify": "Compare shards and graph, and name what differs.",
+    "bulk": "Write files for neo4j-admin database import.",
+    "browser": "Address of Neo4j Browser and how to import the favourites.",
+    "doctor": "Versions, model, device, stores, what is missing and how to mend it.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one only when it runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the data flow."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module; None for an unknown name (click then suggests)."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"trails.cli.{cmd_name.replace('-', '_')}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="trails")
+def cli() -> None:
+    """A graph database of reasoning trails.
+
+    \b
+    trails ingest chains.jsonl          read, segment, measure, store, load
+    trails query most-surprising        ask a named question
+    trails export --subgraph roles:IF\\>THEN --format trl -o train.jsonl
+
+    Data goes to stdout, progress and warnings to stderr.
+    """

@@ -1,0 +1,77 @@
+"""Settings: flags over environment over config file over defaults.
+
+Environment variables start with ``TRAILS_`` (``TRAILS_HOME``, ``TRAILS_MODEL``, …); those of Neo4j keep their usual names
+(``NEO4J_URI``, ``NEO4J_USERNAME``, ``NEO4J_PASSWORD``, ``NEO4J_DATABASE``). The config file is ``trails.toml`` in the
+current folder, else ``~/.config/trails/trails.toml``; it never holds a password.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from trails.errors import UsageError
+
+CONFIG_FILES = (Path("trails.toml"), Path("~/.config/trails/trails.toml"))
+
+
+class Settings(BaseSettings):
+    """Everything that a command can be told outside its flags."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAILS_", extra="forbid", populate_by_name=True)
+
+    home: Path = Field(default=Path(".trails"), description="folder of the trace store and the embedded graph")
+    model: str = Field(default="", description="Hugging Face id or folder; empty = the packaged SmolLM2-135M-Instruct")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, …")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    store: Literal["auto", "embedded", "neo4j"] = Field(
+        default="auto", description="auto = neo4j when NEO4J_URI is set, else embedded"
+    )
+    neo4j_uri: str = Field(default="", validation_alias=AliasChoices("neo4j_uri", "NEO4J_URI"))
+    neo4j_username: str = Field(default="neo4j", validation_alias=AliasChoices("neo4j_username", "NEO4J_USERNAME"))
+    neo4j_password: SecretStr = Field(
+        default=SecretStr(""), validation_alias=AliasChoices("NEO4J_PASSWORD"), repr=False
+    )
+    neo4j_database: str = Field(default="neo4j", validation_alias=AliasChoices("neo4j_database", "NEO4J_DATABASE"))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the first config file that exists."""
+        found = next((path.expanduser() for path in CONFIG_FILES if path.expanduser().is_file()), None)
+        toml = (TomlConfigSettingsSource(settings_cls, found),) if found else ()
+        return (init_settings, env_settings, *toml)
+
+    @property
+    def store_name(self) -> Literal["embedded", "neo4j"]:
+        """The graph store in use."""
+        if self.store == "auto":
+            return "neo4j" if self.neo4j_uri else "embedded"
+        return self.store
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings with the flags that were given (``None`` means: not given). Raises UsageError naming the wrong entry."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValueError as error:
+        problems = getattr(error, "errors", lambda: [])()
+        if not problems:
+            raise UsageError(f"the config file cannot be read: {error}") from None
+        lines = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems]
+        raise UsageError("settings cannot be used: " + "; ".join(lines)) from None

@@ -1,0 +1,49 @@
+"""What can go wrong in a way the user can repair.
+
+Every message says what was asked, what was found, and what to type. The command line prints it without a
+traceback and ends with :attr:`TrailsError.exit_code`; a traceback is a bug in trails.
+"""
+
+from __future__ import annotations
+
+
+class TrailsError(Exception):
+    """Base of every error that trails raises on purpose. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(TrailsError):
+    """An option, a name or a selection that does not exist. Exit code 2."""
+
+    exit_code = 2
+
+
+class InputError(TrailsError):
+    """A file or a record that cannot be read; the message starts with ``FILE:LINE:`` where a line is known. Exit code 3."""
+
+    exit_code = 3
+
+
+class ModelError(TrailsError):
+    """A model that cannot be loaded, is refused, or cannot measure this text. Exit code 4."""
+
+    exit_code = 4
+
+
+class StoreError(TrailsError):
+    """A trace store or a graph store that cannot be opened, written or reached. Exit code 5."""
+
+    exit_code = 5
+
+
+class QueryError(TrailsError):
+    """A query that is wrong, is refused on the read path, or exceeded a limit. Exit code 6."""
+
+    exit_code = 6
+
+
+class MissingPackage(TrailsError):
+    """An optional package is needed; the message carries the install command. Exit code 7."""
+
+    exit_code = 7

@@ -1,0 +1,1 @@
+"""Measure: run a scorer over segmented chains and get traces."""

@@ -1,0 +1,627 @@
+"""What trails stores: the records that flow through it, the columns of a shard, and the graph.
+
+Records are frozen dataclasses without engine code. Character offsets count Unicode code points of ``Chain.text``, token
+positions count the chain's own tokens from 0, natural logarithms everywhere (nats). Shapes: ``n`` tokens of the chain,
+``S`` steps, ``L`` layers of the model, ``V`` vocabulary size.
+
+The three declarations below are the only place where names of columns, labels, relationship types and properties are
+written: :data:`SHARD_SCHEMA`, :data:`NODES` and :data:`RELATIONSHIPS`. Constraints, indexes, the schema page, digests
+and the checks come from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+"""Version of the home folder's layout. A home with a larger number is refused, not guessed at."""
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+
+class Role(StrEnum):
+    """What a step does in its chain, read from its connective; NONE when no connective is found."""
+
+    IF = "IF"
+    THEN = "THEN"
+    BUT = "BUT"
+    HOWEVER = "HOWEVER"
+    BECAUSE = "BECAUSE"
+    THEREFORE = "THEREFORE"
+    WHEN = "WHEN"
+    UNLESS = "UNLESS"
+    AND = "AND"
+    OR = "OR"
+    NEXT = "NEXT"
+    EXAMPLE = "EXAMPLE"
+    RESTATE = "RESTATE"
+    QUESTION = "QUESTION"
+    ANSWER = "ANSWER"
+    NONE = "NONE"
+
+
+def stable_hash(*parts: str, length: int = 16) -> str:
+    """First ``length`` hex digits of SHA-256 over the parts, each preceded by its length so that no two lists collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One reasoning chain as a reader found it; question, chain and answer kept apart.
+
+    ``text`` is the chain alone: no question, no final answer line. ``boundaries`` are character offsets in ``text``
+    where the source itself starts a step (a list item, a line); empty when the source does not say. ``metadata`` holds
+    what the reader took out of the text or found beside it (strings; JSON where structured). ``source`` names the data
+    set (by default the file's name, never a path), ``source_id`` the record in it.
+    """
+
+    source: str
+    source_id: str
+    question: str
+    text: str
+    answer: str = ""
+    language: str = ""
+    boundaries: tuple[int, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    source_sha256: str = ""
+    licence: str = ""
+
+    @property
+    def id(self) -> str:
+        """``c`` + 16 hex digits over source, source id, question and text: the same record always gives the same id."""
+        return "c" + stable_hash(self.source, self.source_id, self.question, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a chain. The spans of a chain's steps partition its text: no hole, no overlap, in order.
+
+    ``connective`` is the cue as written (empty if none), ``sense`` its PDTB-3 sense (``Contingency.Cause.Result``) or
+    empty, ``explicit`` whether the role comes from a connective in the text (False: the source's structure gave it, or
+    there is none).
+    """
+
+    index: int
+    start: int
+    end: int
+    role: Role = Role.NONE
+    connective: str = ""
+    sense: str = ""
+    explicit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One measuring instrument. Every measured number belongs to a run.
+
+    The identity (:attr:`id`) covers what changes a number: model, weights, adapter, tokenizer, dtype, attention
+    implementation and the context policy. The rest describes.
+    """
+
+    model: str
+    revision: str
+    tokenizer: str
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    adapter: str = ""
+    bos: Literal["auto", "always", "never"] = "auto"
+    template: Literal["plain", "chat"] = "plain"
+    window: Literal["refuse", "stride"] = "refuse"
+    n_layers: int = 0
+    n_heads: int = 0
+    d_model: int = 0
+    vocab_size: int = 0
+    max_tokens: int = 0
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Measured facts about the instrument that are not its identity: noise floor, device, library versions."""
+
+    @property
+    def id(self) -> str:
+        """``r`` + 16 hex digits over everything that changes a number."""
+        identity = (self.model, self.revision, self.tokenizer, self.dtype, self.attention, self.adapter)
+        return "r" + stable_hash(*identity, self.bos, self.template, self.window)
+
+    @property
+    def tokenizer_id(self) -> str:
+        """First 8 hex digits of the tokenizer's hash: the part of a token id that names the tokenizer."""
+        return self.tokenizer[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One chain measured by one run: the unit that shards hold and graphs are loaded from.
+
+    A transition ``t`` leads from token ``t-1`` to token ``t``; transition 0 leads from the context (question, template,
+    BOS) into the chain. NaN means undefined (no context before the first token, no previous token), never zero.
+
+    Attention masses are head means. ``step_attention`` holds, for each query step ``s`` in order, the bins
+    ``[first token of the sequence (sink), rest of the context (question), step 0, …, step s]`` (``s + 3`` bins, summing
+    to 1 in every layer), so its first axis has ``S * (S + 5) / 2`` rows; :meth:`step_masses` unpacks one query step.
+    A step without a token of its own has NaN there.
+    """
+
+    chain: Chain
+    steps: tuple[Step, ...]
+    run: str
+    tokenizer: str
+    n_layers: int
+    token_ids: Ints  # (n,)
+    token_start: Ints  # (n,) characters; starts and ends partition the text (a token that ends inside a character is
+    token_end: Ints  # (n,) empty, the token that completes the character owns it)
+    pieces: tuple[str, ...]  # (n,) the token as shown: its text, or <0xD0> for a part of a character
+    step_tokens: Ints  # (S, 2) token span of each step; a token belongs to the step of its last character
+    question_token_ids: Ints  # (q,) the question's tokens: context, measured but not part of the trail
+    question_surprisal: Floats  # (q,) nats
+    n_context: int  # all tokens before the chain: BOS, template, question
+    surprisal: Floats  # (n,) nats
+    entropy: Floats  # (n,) nats, of the distribution that predicts token t
+    rank: Ints  # (n,) vocabulary items more likely than token t; 0 = most likely; -1 = undefined
+    logit_shift: Floats  # (n,) total variation between the predictive distributions after t-1 and after t
+    attention_shift: Floats  # (n, L) total variation between the binned attention of t-1 and of t
+    attention_previous: Floats  # (n, L) mass from t on t-1
+    attention_sink: Floats  # (n, L) mass from t on the first token of the sequence
+    attention_entropy: Floats  # (n, L) nats, mean over heads of the entropy of the attention row of t
+    hidden_shift: Floats  # (n, L+1) 1 - cosine between the hidden states of t-1 and t; 0 = input embeddings
+    hidden_baseline: Floats  # (L+1,) mean 1 - cosine of random pairs of positions in this chain (anisotropy baseline)
+    step_attention: Floats  # (S*(S+5)/2, L)
+    # on request; None when not measured
+    token_attends_step: Ints | None = None  # (n,) earlier step with the largest mass, -1 in step 0
+    token_attends_mass: Floats | None = None  # (n,) that mass, mean over layers
+    token_attends_layer: Ints | None = None  # (n,) layer in which the mass on that step is largest
+    peak_token: Ints | None = None  # (n, k) chain positions of the k strongest earlier tokens beyond self, previous, sink
+    peak_mass: Floats | None = None  # (n, k) largest head-mean mass over layers
+    peak_layer: Ints | None = None  # (n, k)
+    nll_given_all: Floats | None = None  # (S,) nats per token, everything before the step as context
+    nll_given_question: Floats | None = None  # (S,) nats per token, only the question as context
+    nll_without_previous: Floats | None = None  # (S,) nats per token, everything but the previous step
+    state_layers: tuple[int, ...] = ()  # layers kept in step_states (0 = input embeddings)
+    step_states: Floats | None = None  # (S, len(state_layers), d_model) mean hidden state of the step's tokens
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens of the chain, context not counted."""
+        return len(self.token_ids)
+
+    def token_id(self, position: int) -> str:
+        """Identity of the token at ``position``: chain + tokenizer + position."""
+        return token_key(self.chain.id, self.tokenizer[:8], position)
+
+    def step_masses(self, step: int) -> Floats:
+        """Attention bins of one query step, shape ``(step + 3, L)``: sink, question, step 0 … step ``step``."""
+        start = step * (step + 5) // 2
+        return self.step_attention[start : start + step + 3]
+
+
+def token_key(chain: str, tokenizer: str, position: int) -> str:
+    """Identity of a token occurrence."""
+    return f"{chain}:{tokenizer}:{position}"
+
+
+def step_key(chain: str, index: int) -> str:
+    """Identity of a step."""
+    return f"{chain}:{index}"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Shards: one row per trace. Matrices are stored row by row in one list; their width follows from n_layers.
+# --------------------------------------------------------------------------------------------------------------------
+
+_STEP = pa.struct(
+    [
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("role", pa.string()),
+        ("connective", pa.string()),
+        ("sense", pa.string()),
+        ("explicit", pa.bool_()),
+    ]
+)
+_floats = pa.list_(pa.float32())
+_ints = pa.list_(pa.int32())
+
+SHARD_SCHEMA = pa.schema(
+    [
+        ("chain", pa.string()),
+        ("run", pa.string()),
+        ("source", pa.string()),
+        ("source_id", pa.string()),
+        ("source_sha256", pa.string()),
+        ("licence", pa.string()),
+        ("question", pa.string()),
+        ("text", pa.string()),
+        ("answer", pa.string()),
+        ("language", pa.string()),
+        ("boundaries", _ints),
+        ("metadata", pa.map_(pa.string(), pa.string())),
+        ("steps", pa.list_(_STEP)),
+        ("tokenizer", pa.string()),
+        ("n_layers", pa.int32()),
+        ("n_context", pa.int32()),
+        ("token_ids", _ints),
+        ("token_start", _ints),
+        ("token_end", _ints),
+        ("pieces", pa.list_(pa.string())),
+        ("step_tokens", _ints),
+        ("question_token_ids", _ints),
+        ("question_surprisal", _floats),
+        ("surprisal", _floats),
+        ("entropy", _floats),
+        ("rank", _ints),
+        ("logit_shift", _floats),
+        ("attention_shift", _floats),
+        ("attention_previous", _floats),
+        ("attention_sink", _floats),
+        ("attention_entropy", _floats),
+        ("hidden_shift", _floats),
+        ("hidden_baseline", _floats),
+        ("step_attention", _floats),
+        ("token_attends_step", _ints),
+        ("token_attends_mass", _floats),
+        ("token_attends_layer", _ints),
+        ("peak_token", _ints),
+        ("peak_mass", _floats),
+        ("peak_layer", _ints),
+        ("nll_given_all", _floats),
+        ("nll_given_question", _floats),
+        ("nll_without_previous", _floats),
+        ("state_layers", _ints),
+        ("step_states", _floats),
+    ],
+    metadata={"trails_format": str(FORMAT_VERSION)},
+)
+
+# --------------------------------------------------------------------------------------------------------------------
+# The graph
+# --------------------------------------------------------------------------------------------------------------------
+
+PropertyType = Literal["string", "integer", "float", "boolean", "strings", "floats", "integers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One property of a node or relationship: its type, what it means, its unit. ``indexed`` asks the engine for an index."""
+
+    name: str
+    type: PropertyType
+    meaning: str
+    unit: str = ""
+    indexed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A label. ``id`` is always a unique string property and the merge key."""
+
+    label: str
+    meaning: str
+    properties: tuple[Property, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relationship:
+    """A relationship type from ``start`` to ``end``. ``key`` names the properties that, with both ends, identify it:
+    measured relationships have one per run, so ``run`` is in their key.
+    """
+
+    type: str
+    start: str
+    end: str
+    meaning: str
+    properties: tuple[Property, ...] = ()
+    key: tuple[str, ...] = ()
+    table: str = ""
+    """Name of its rows in a batch; the type unless the same type also joins two other labels."""
+
+    @property
+    def name(self) -> str:
+        """Unique name of the declaration."""
+        return self.table or self.type
+
+
+def _p(
+    name: str, type: PropertyType, meaning: str, unit: str = "", *, indexed: bool = False
+) -> Property:
+    return Property(name, type, meaning, unit, indexed)
+
+
+_ID = _p("id", "string", "deterministic identity", indexed=True)
+_RUN = _p("run", "string", "id of the run that measured this")
+
+
+def _thirds(name: str, meaning: str, unit: str) -> tuple[Property, ...]:
+    """A per-layer measure as scalars: mean, means of the early, middle and late third, layer of the largest value."""
+    return (
+        _p(name, "float", f"{meaning}; mean over layers", unit),
+        _p(f"{name}_early", "float", f"{meaning}; mean over the first third of the layers", unit),
+        _p(f"{name}_middle", "float", f"{meaning}; mean over the middle third of the layers", unit),
+        _p(f"{name}_late", "float", f"{meaning}; mean over the last third of the layers", unit),
+        _p(f"{name}_max_layer", "integer", f"layer of the largest {name}", "layer"),
+    )
+
+
+TRANSITION: tuple[Property, ...] = (
+    _RUN,
+    _p("surprisal", "float", "-ln p(token | context)", "nats"),
+    _p("entropy", "float", "entropy of the distribution that predicts the token", "nats"),
+    _p("rank", "integer", "vocabulary items more likely than the token; 0 = most likely"),
+    _p("logit_shift", "float", "total variation between the predictive distributions before and after the token", "0..1"),
+    *_thirds("attention_shift", "total variation between the binned attention of the two tokens", "0..1"),
+    _p("attention_previous", "float", "attention mass on the previous token; mean over layers and heads", "0..1"),
+    _p("attention_sink", "float", "attention mass on the first token of the sequence; mean over layers and heads", "0..1"),
+    _p("attention_entropy", "float", "entropy of the attention row; mean over layers and heads", "nats"),
+    *_thirds("hidden_shift", "1 - cosine between the hidden states of the two tokens", "0..2"),
+)
+"""Scalars of one measured transition, in storage order."""
+
+TRANSITION_ARRAYS: tuple[Property, ...] = (
+    _p("attention_shift_by_layer", "floats", "attention_shift in every layer", "0..1"),
+    _p("hidden_shift_by_layer", "floats", "hidden_shift in every layer, 0 = input embeddings", "0..2"),
+    _p("attention_entropy_by_layer", "floats", "attention_entropy in every layer", "nats"),
+)
+"""Arrays that ``--per-layer`` adds to a transition."""
+
+NODES: tuple[Node, ...] = (
+    Node(
+        "Source",
+        "a file or data set that chains came from",
+        (_ID, _p("name", "string", "name of the data set"), _p("licence", "string", "licence of the text, if known")),
+    ),
+    Node(
+        "Chain",
+        "one reasoning chain",
+        (
+            _ID,
+            _p("source", "string", "name of the data set", indexed=True),
+            _p("source_id", "string", "record in the data set"),
+            _p("question", "string", "what the chain answers; context, not part of the trail"),
+            _p("text", "string", "the chain"),
+            _p("answer", "string", "final answer, kept apart from the chain"),
+            _p("language", "string", "ISO 639-1 code"),
+            _p("roles", "string", "roles of its steps, joined by >"),
+            _p("n_steps", "integer", "number of steps"),
+        ),
+    ),
+    Node(
+        "Step",
+        "one step of a chain",
+        (
+            _ID,
+            _p("chain", "string", "id of its chain", indexed=True),
+            _p("index", "integer", "place in the chain, from 0"),
+            _p("text", "string", "text of the step"),
+            _p("role", "string", "what the step does", indexed=True),
+            _p("connective", "string", "the cue as written"),
+            _p("sense", "string", "PDTB-3 sense of the connective"),
+            _p("explicit", "boolean", "whether a connective in the text gave the role"),
+            _p("start", "integer", "first character in the chain's text", "characters"),
+            _p("end", "integer", "one past the last character", "characters"),
+        ),
+    ),
+    Node(
+        "Token",
+        "one token occurrence: a node per token of each chain",
+        (
+            _ID,
+            _p("chain", "string", "id of its chain", indexed=True),
+            _p("step", "integer", "index of its step"),
+            _p("position", "integer", "place in the chain, from 0"),
+            _p("token_id", "integer", "number in the tokenizer's vocabulary"),
+            _p("piece", "string", "the token as shown", indexed=True),
+            _p("start", "integer", "first character in the chain's text", "characters"),
+            _p("end", "integer", "one past the last character", "characters"),
+        ),
+    ),
+    Node(
+        "Run",
+        "one measuring instrument",
+        (
+            _ID,
+            _p("model", "string", "model id or folder name"),
+            _p("revision", "string", "revision or hash of the weights"),
+            _p("adapter", "string", "hash of the adapter, empty if none"),
+            _p("tokenizer", "string", "hash of the tokenizer"),
+            _p("dtype", "string", "number format of the forward pass"),
+            _p("attention", "string", "attention implementation"),
+            _p("bos", "string", "BOS policy"),
+            _p("template", "string", "context policy: plain or chat template"),
+            _p("window", "string", "what happens to chains longer than the model's window"),
+            _p("n_layers", "integer", "layers"),
+            _p("n_heads", "integer", "attention heads per layer"),
+        ),
+    ),
+    Node(
+        "State",
+        "merged node of the map: the same last k tokens in different chains",
+        (
+            _ID,
+            _p("tokenizer", "string", "first 8 hex digits of the tokenizer's hash"),
+            _p("k", "integer", "tokens that identify the state"),
+            _p("text", "string", "the tokens as text"),
+            _p("n_occurrences", "integer", "token occurrences merged here"),
+            _p("n_chains", "integer", "chains that pass here"),
+        ),
+    ),
+    Node(
+        "Overlap",
+        "a maximal repeat shared by at least two chains",
+        (
+            _ID,
+            _p("kind", "string", "exact, masked, near or skeleton", indexed=True),
+            _p("text", "string", "the shared tokens, or roles for a skeleton"),
+            _p("n_tokens", "integer", "length", "tokens (steps for a skeleton)"),
+            _p("n_chains", "integer", "chains that share it"),
+            _p("coverage", "float", "share of the corpus covered by overlaps of this kind", "0..1"),
+            _p("control", "float", "the same share on the control (resample or shuffle)", "0..1"),
+            _p("excess", "float", "coverage minus control", "-1..1"),
+            _p("control_name", "string", "what the control is"),
+        ),
+    ),
+    Node(
+        "Gap",
+        "a seam where a step seems to be missing",
+        (
+            _ID,
+            _p("chain", "string", "id of its chain", indexed=True),
+            _p("run", "string", "id of the run that measured it"),
+            _p("step", "integer", "index of the step after the seam"),
+            _p("score", "float", "combined seam score, ranked within the chain", "0..1"),
+            _p("rank", "integer", "place within the chain, 0 = most gap-like"),
+            _p("bridge_nats", "float", "size of the bridge", "nats"),
+            _p("ungrounded", "float", "values of the step not found in question or earlier steps"),
+            _p("value_surprisal", "float", "mean surprisal of digits and names", "nats"),
+            _p("context_gain", "float", "NLL(question only) - NLL(everything)", "nats per token"),
+            _p("premise_usefulness", "float", "NLL without the previous step - NLL with it", "nats per token"),
+            _p("role_bigram", "float", "surprisal of the role pair", "nats"),
+            _p("control_auc", "float", "removed-step AUC of the score on this corpus", "0..1"),
+            _p("baseline_auc", "float", "the same AUC of the position-only baseline", "0..1"),
+        ),
+    ),
+)
+
+RELATIONSHIPS: tuple[Relationship, ...] = (
+    Relationship("FROM", "Chain", "Source", "where the chain came from"),
+    Relationship("HAS_STEP", "Chain", "Step", "structure"),
+    Relationship(
+        "MEASURED",
+        "Chain",
+        "Run",
+        "what a run measured over the whole chain",
+        (
+            _RUN,
+            _p("n_tokens", "integer", "tokens of the chain"),
+            _p("nll", "float", "-ln p(chain | context)", "nats"),
+            _p("mean_surprisal", "float", "nll / tokens measured", "nats per token"),
+            _p("hidden_baseline", "floats", "1 - cosine of random pairs of positions, per layer", "0..2"),
+        ),
+        ("run",),
+    ),
+    Relationship(
+        "MEASURED_STEP",
+        "Step",
+        "Run",
+        "what a run measured over one step",
+        (
+            _RUN,
+            _p("n_tokens", "integer", "tokens of the step"),
+            _p("nll", "float", "-ln p(step | everything before)", "nats"),
+            _p("mean_surprisal", "float", "nll / tokens measured", "nats per token"),
+            _p("max_surprisal", "float", "largest surprisal in the step", "nats"),
+            _p("mass_sink", "float", "attention on the first token; mean over layers and heads", "0..1"),
+            _p("mass_question", "float", "attention on the rest of the context; mean over layers and heads", "0..1"),
+            _p("mass_own", "float", "attention within the step; mean over layers and heads", "0..1"),
+        ),
+        ("run",),
+    ),
+    Relationship("FIRST", "Step", "Token", "first token of the step"),
+    Relationship(
+        "BEGINS", "Chain", "Token", "the measured transition from the context into the chain", TRANSITION, ("run",)
+    ),
+    Relationship("NEXT", "Token", "Token", "the measured transition between consecutive tokens", TRANSITION, ("run",)),
+    Relationship(
+        "ATTENDS_TO",
+        "Token",
+        "Step",
+        "on request: the earlier step that the token looks at most",
+        (
+            _RUN,
+            _p("mean", "float", "attention mass; mean over layers and heads", "0..1"),
+            _p("layer", "integer", "layer of the largest mass", "layer"),
+        ),
+        ("run",),
+        "TOKEN_ATTENDS_TO",
+    ),
+    Relationship(
+        "LEADS_TO",
+        "Step",
+        "Step",
+        "consecutive steps",
+        (
+            _RUN,
+            _p("roles", "string", "role pair, joined by >"),
+            _p("nll_given_all", "float", "NLL of the later step given everything before", "nats per token"),
+            _p("nll_given_question", "float", "NLL of the later step given the question only", "nats per token"),
+            _p("premise_usefulness", "float", "NLL without the earlier step - NLL with it", "nats per token"),
+        ),
+        ("run",),
+    ),
+    Relationship(
+        "ATTENDS_TO",
+        "Step",
+        "Step",
+        "attention from a later step to an earlier one",
+        (
+            _RUN,
+            _p("mean", "float", "mass; mean over layers, heads and the later step's tokens", "0..1"),
+            _p("mass", "floats", "the mass in every layer", "0..1"),
+        ),
+        ("run",),
+    ),
+    Relationship("AT", "Token", "State", "the state of the map that the token is merged into"),
+    Relationship(
+        "TRAIL",
+        "State",
+        "State",
+        "a transition of the map",
+        (
+            _p("count", "integer", "token transitions merged here"),
+            _p("n_chains", "integer", "chains that walk it"),
+            _p("mean_surprisal", "float", "mean over the merged transitions", "nats"),
+        ),
+    ),
+    Relationship(
+        "IN",
+        "Overlap",
+        "Chain",
+        "an occurrence of the overlap",
+        (
+            _p("start", "integer", "first token position (step for a skeleton)"),
+            _p("end", "integer", "one past the last"),
+        ),
+        ("start",),
+    ),
+    Relationship(
+        "SIMILAR",
+        "Step",
+        "Step",
+        "near overlap in whitened hidden space",
+        (
+            _RUN,
+            _p("layer", "integer", "layer of the hidden states"),
+            _p("cosine", "float", "cosine after whitening", "-1..1"),
+            _p("excess", "float", "cosine minus the control's quantile", "-2..2"),
+        ),
+        ("run",),
+    ),
+    Relationship("BEFORE", "Gap", "Step", "the step after the seam"),
+)
+
+NODE = {node.label: node for node in NODES}
+RELATIONSHIP = {relationship.name: relationship for relationship in RELATIONSHIPS}
+
+
+def properties_of(name: str, *, per_layer: bool = False) -> tuple[Property, ...]:
+    """Properties of a label or relationship, with the per-layer arrays of a transition where asked for."""
+    if name in NODE:
+        return NODE[name].properties
+    extra = TRANSITION_ARRAYS if per_layer and name in ("NEXT", "BEGINS") else ()
+    return RELATIONSHIP[name].properties + extra
+
+
+def metadata_json(metadata: Mapping[str, Any]) -> str:
+    """Canonical JSON of a mapping: sorted keys, no spaces, text as it is."""
+    return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
