@@ -1,0 +1,210 @@
+"""One chain in the terminal: steps with roles, every token by a measure, the strongest step-to-step attention.
+
+Each number stands beside what it would be if nothing were there: surprisal beside ln V (a uniform guess), hidden shift
+beside random pairs of positions of the same chain, attention beside an even spread over the visible tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trails.errors import UsageError
+from trails.schema import Floats, Run, Trace
+
+SCALARS = ("surprisal", "entropy", "rank", "logit_shift")
+PER_LAYER = ("attention_shift", "attention_previous", "attention_sink", "attention_entropy", "hidden_shift")
+MEASURES = SCALARS + PER_LAYER
+"""Measures that can be shown token by token."""
+
+# from calm to hot: ANSI 256 colours that stay readable on dark and on light backgrounds
+_SCALE = ("grey62", "dark_sea_green4", "yellow3", "dark_orange", "red3")
+
+
+@dataclass(frozen=True, slots=True)
+class StepLink:
+    """Attention from a later step to an earlier one.
+
+    ``mass``: mean over layers, heads and the later step's tokens, 0..1. ``even``: the mass that an even spread over all
+    visible tokens would give (the control). ``layer``: where the mass is largest.
+    """
+
+    later: int
+    earlier: int
+    mass: float
+    even: float
+    layer: int
+
+
+def token_values(trace: Trace, measure: str, layer: int | None = None) -> Floats:
+    """One value per token, shape (n,). A per-layer measure is averaged over layers unless ``layer`` is given.
+
+    Raises UsageError for an unknown measure or a layer that the run does not have.
+    """
+    if measure not in MEASURES:
+        raise UsageError(f"measure {measure!r} does not exist. Measures: {', '.join(MEASURES)}.")
+    values = np.asarray(getattr(trace, measure), dtype=np.float32)
+    if measure in SCALARS:
+        if layer is not None:
+            raise UsageError(f"{measure} has no layers. Leave out --layer, or show one of: {', '.join(PER_LAYER)}.")
+        return np.where(values < 0, np.nan, values) if measure == "rank" else values
+    if layer is None:
+        with np.errstate(invalid="ignore"):
+            return values.mean(axis=1) if values.shape[1] else np.full(len(values), np.nan, np.float32)
+    if not 0 <= layer < values.shape[1]:
+        raise UsageError(f"layer {layer} of {measure} does not exist. This run has layers 0 to {values.shape[1] - 1}.")
+    return values[:, layer]
+
+
+def step_links(trace: Trace, limit: int = 5) -> list[StepLink]:
+    """The pairs of steps with the most attention relative to an even spread, strongest first.
+
+    The even spread gives each visible token of the later step's rows the same mass; a pair is ranked by mass / even.
+    """
+    links: list[StepLink] = []
+    if not trace.n_layers:
+        return links
+    spans = trace.step_tokens
+    for later in range(1, len(trace.steps)):
+        first, last = int(spans[later, 0]), int(spans[later, 1])
+        if last <= first:
+            continue
+        visible = trace.n_context + np.arange(first, last) + 1  # tokens that each query row can see
+        even_per_token = float(np.mean(1.0 / visible))
+        masses = trace.step_masses(later)
+        for earlier in range(later):
+            length = int(spans[earlier, 1] - spans[earlier, 0])
+            row = masses[earlier + 2]
+            mass = float(row.mean())
+            if length and math.isfinite(mass):
+                links.append(StepLink(later, earlier, mass, length * even_per_token, int(np.argmax(row))))
+    links.sort(key=lambda link: (-link.mass / link.even, link.later, link.earlier))
+    return links[:limit]
+
+
+def _bands(values: Floats) -> tuple[float, ...]:
+    """Four thresholds between five colours: the 50th, 75th, 90th and 97th percentile of the chain's own values."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return (math.inf,) * 4
+    return tuple(float(np.percentile(finite, p)) for p in (50, 75, 90, 97))
+
+
+def _coloured(trace: Trace, span: tuple[int, int], values: Floats, bands: tuple[float, ...]) -> Text:
+    text = Text()
+    for position in range(*span):
+        value = float(values[position])
+        piece = trace.chain.text[trace.token_start[position] : trace.token_end[position]]
+        if not piece:
+            continue  # part of a character: the token that completes it shows it
+        level = sum(value > band for band in bands) if math.isfinite(value) else 0
+        shown = piece.replace("\n", "⏎\n") if piece.strip("\n") == "" else piece
+        text.append(shown, style=_SCALE[level] + (" bold" if level >= 3 else ""))
+    return text
+
+
+def _numbers(trace: Trace, span: tuple[int, int], values: Floats) -> Iterator[tuple[str, str]]:
+    for position in range(*span):
+        value = float(values[position])
+        yield trace.pieces[position].replace("\n", "⏎"), "–" if not math.isfinite(value) else f"{value:.2f}"
+
+
+def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
+    values = token_values(trace, measure, layer)
+    finite = values[np.isfinite(values)]
+    mean = float(finite.mean()) if len(finite) else math.nan
+    at = f", layer {layer}" if layer is not None else (", mean over layers" if measure in PER_LAYER else "")
+    if measure in ("surprisal", "entropy"):
+        uniform = f"a uniform guess over {run.vocab_size:,} tokens: {math.log(run.vocab_size):.3f}"
+        return f"{measure} {mean:.3f} nats/token{at} ({uniform})"
+    if measure == "hidden_shift":
+        baseline = trace.hidden_baseline if layer is None else trace.hidden_baseline[layer : layer + 1]
+        return (
+            f"hidden_shift {mean:.3f}{at} (random pairs of positions of this chain: {float(np.nanmean(baseline)):.3f})"
+        )
+    visible = trace.n_context + np.arange(trace.n_tokens) + 1
+    if measure == "attention_entropy":
+        return f"attention_entropy {mean:.3f} nats{at} (an even spread: {float(np.log(visible).mean()):.3f})"
+    if measure in ("attention_previous", "attention_sink"):
+        return f"{measure} {mean:.3f}{at} (an even spread: {float((1 / visible).mean()):.3f})"
+    if measure == "rank":
+        return f"rank {mean:.1f} mean (a uniform guess: {(run.vocab_size - 1) / 2:,.1f})"
+    return f"{measure} {mean:.3f}{at} (identical distributions: 0)"
+
+
+def render_chain(
+    trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None, numbers: bool = False
+) -> RenderableType:
+    """The chain as a rich renderable. ``measure`` colours the tokens; ``numbers`` prints it below every token.
+
+    Raises UsageError for an unknown measure or layer.
+    """
+    values = token_values(trace, measure, layer)
+    bands = _bands(values)
+    chain = trace.chain
+    head = Text()
+    head.append(f"{chain.id}", style="bold")
+    head.append(
+        f"  {chain.source} · {chain.source_id} · {chain.language}"
+        f" · {len(trace.steps)} steps · {trace.n_tokens} tokens\n"
+    )
+    head.append(f"run {run.id}  {run.model} · {run.dtype}\n")
+    lines = [_control(trace, run, "surprisal", None)]
+    if measure != "surprisal":
+        lines.append(_control(trace, run, measure, layer))
+    head.append("\n".join(lines) + "\n")
+    if chain.question:
+        question = chain.question if len(chain.question) <= 400 else chain.question[:400] + " …"
+        head.append(f"\nQ: {question}\n", style="italic")
+
+    table = Table(show_header=True, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column("role")
+    table.add_column(f"mean {measure}", justify="right")
+    table.add_column(f"step (colour: {measure})", overflow="fold")
+    for step in trace.steps:
+        first, last = (int(x) for x in trace.step_tokens[step.index])
+        part = values[first:last]
+        finite = part[np.isfinite(part)]
+        mean = f"{float(finite.mean()):.2f}" if len(finite) else "–"
+        body: RenderableType = _coloured(trace, (first, last), values, bands)
+        if isinstance(body, Text):
+            body.rstrip()
+        if numbers:
+            grid = Text()
+            for piece, value in _numbers(trace, (first, last), values):
+                grid.append(piece.strip() or piece)
+                grid.append(f"·{value} ", style="dim")
+            body = Group(body, grid)
+        role = step.role.value + ("" if step.explicit or step.role.value == "NONE" else "*")
+        table.add_row(str(step.index), role, mean, body)
+
+    parts: list[RenderableType] = [head, table]
+    if any(not step.explicit and step.role.value != "NONE" for step in trace.steps):
+        parts.append(Text("* the source's structure gave the role, not a connective", style="dim"))
+    if chain.answer:
+        parts.append(Text(f"A: {chain.answer}", style="italic"))
+    links = step_links(trace)
+    if links:
+        table = Table(
+            title="strongest step-to-step attention, against an even spread", title_justify="left", header_style="bold"
+        )
+        for column in ("later", "earlier", "mass", "even spread", "ratio", "strongest layer"):
+            table.add_column(column, justify="right")
+        for link in links:
+            table.add_row(
+                str(link.later),
+                str(link.earlier),
+                f"{link.mass:.4f}",
+                f"{link.even:.4f}",
+                f"{link.mass / link.even:.2f}",
+                str(link.layer),
+            )
+        parts.append(table)
+    return Group(*parts)
