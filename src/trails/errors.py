@@ -43,7 +43,7 @@ class QueryError(TrailsError):
     exit_code = 6
 
 
-class MissingPackage(TrailsError):
+class MissingPackageError(TrailsError):
     """An optional package is needed; the message carries the install command. Exit code 7."""
 
     exit_code = 7

@@ -183,7 +183,9 @@ class Trace:
     token_attends_step: Ints | None = None  # (n,) earlier step with the largest mass, -1 in step 0
     token_attends_mass: Floats | None = None  # (n,) that mass, mean over layers
     token_attends_layer: Ints | None = None  # (n,) layer in which the mass on that step is largest
-    peak_token: Ints | None = None  # (n, k) chain positions of the k strongest earlier tokens beyond self, previous, sink
+    peak_token: Ints | None = (
+        None  # (n, k) chain positions of the k strongest earlier tokens beyond self, previous, sink
+    )
     peak_mass: Floats | None = None  # (n, k) largest head-mean mass over layers
     peak_layer: Ints | None = None  # (n, k)
     nll_given_all: Floats | None = None  # (S,) nats per token, everything before the step as context
@@ -333,9 +335,7 @@ class Relationship:
         return self.table or self.type
 
 
-def _p(
-    name: str, type: PropertyType, meaning: str, unit: str = "", *, indexed: bool = False
-) -> Property:
+def _p(name: str, type: PropertyType, meaning: str, unit: str = "", *, indexed: bool = False) -> Property:
     return Property(name, type, meaning, unit, indexed)
 
 
@@ -359,10 +359,20 @@ TRANSITION: tuple[Property, ...] = (
     _p("surprisal", "float", "-ln p(token | context)", "nats"),
     _p("entropy", "float", "entropy of the distribution that predicts the token", "nats"),
     _p("rank", "integer", "vocabulary items more likely than the token; 0 = most likely"),
-    _p("logit_shift", "float", "total variation between the predictive distributions before and after the token", "0..1"),
+    _p(
+        "logit_shift",
+        "float",
+        "total variation between the predictive distributions before and after the token",
+        "0..1",
+    ),
     *_thirds("attention_shift", "total variation between the binned attention of the two tokens", "0..1"),
     _p("attention_previous", "float", "attention mass on the previous token; mean over layers and heads", "0..1"),
-    _p("attention_sink", "float", "attention mass on the first token of the sequence; mean over layers and heads", "0..1"),
+    _p(
+        "attention_sink",
+        "float",
+        "attention mass on the first token of the sequence; mean over layers and heads",
+        "0..1",
+    ),
     _p("attention_entropy", "float", "entropy of the attention row; mean over layers and heads", "nats"),
     *_thirds("hidden_shift", "1 - cosine between the hidden states of the two tokens", "0..2"),
 )

@@ -28,7 +28,9 @@ def out() -> Console:
 
 
 home_option = click.option(
-    "--home", type=click.Path(path_type=Path, file_okay=False), help="Folder of the trails (default .trails, TRAILS_HOME)."
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the trails (default .trails, TRAILS_HOME).",
 )
 model_option = click.option(
     "--model", help="Hugging Face id or local folder (default: the packaged SmolLM2-135M-Instruct; TRAILS_MODEL)."
@@ -86,7 +88,9 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, style: 
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
-            writer.writerow([json.dumps(plain(v), ensure_ascii=False) if isinstance(v, list | dict) else v for v in row])
+            writer.writerow(
+                [json.dumps(plain(v), ensure_ascii=False) if isinstance(v, list | dict) else v for v in row]
+            )
         return
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
