@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -208,3 +209,43 @@ def render_chain(
             )
         parts.append(table)
     return Group(*parts)
+
+
+def trace_record(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None) -> dict[str, Any]:
+    """The same as plain values for JSON: steps, tokens with surprisal and the measure, links with their control."""
+    chain = trace.chain
+    values = token_values(trace, measure, layer)
+    return {
+        "chain": chain.id,
+        "source": chain.source,
+        "source_id": chain.source_id,
+        "language": chain.language,
+        "question": chain.question,
+        "text": chain.text,
+        "answer": chain.answer,
+        "run": run.id,
+        "model": run.model,
+        "measure": measure,
+        "layer": layer,
+        "control": _control(trace, run, measure, layer),
+        "steps": [
+            {
+                "index": step.index,
+                "role": step.role.value,
+                "connective": step.connective,
+                "sense": step.sense,
+                "explicit": step.explicit,
+                "text": chain.text[step.start : step.end],
+                "tokens": [int(x) for x in trace.step_tokens[step.index]],
+            }
+            for step in trace.steps
+        ],
+        "tokens": [
+            {"position": t, "piece": trace.pieces[t], "surprisal": float(trace.surprisal[t]), measure: float(values[t])}
+            for t in range(trace.n_tokens)
+        ],
+        "attention": [
+            {"later": k.later, "earlier": k.earlier, "mass": k.mass, "even_spread": k.even, "strongest_layer": k.layer}
+            for k in step_links(trace)
+        ],
+    }

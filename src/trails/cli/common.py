@@ -6,17 +6,18 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from trails.config import Settings, load_settings
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 err = Console(stderr=True)
 """Progress and warnings."""
@@ -102,3 +103,55 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, style: 
 
         table.add_row(*(Text(cell(value)) for value in row))
     out().print(table)
+
+
+class BarProgress:
+    """Progress of ingest and rebuild as a bar on stderr with tokens/s and remaining time; silent when ``quiet``."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """Nothing is drawn before :meth:`begin`."""
+        self._quiet = quiet
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=quiet,
+        )
+        self._task: TaskID | None = None
+        self._tokens = 0
+        self._began = 0.0
+
+    def __enter__(self) -> BarProgress:
+        """Start drawing."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing."""
+        self._bar.stop()
+
+    def begin(self, task: str, total: int) -> None:
+        """A new bar replaces the old one."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(task, total=total, speed="")
+        self._tokens, self._began = 0, time.monotonic()
+
+    def advance(self, amount: int, *, tokens: int = 0) -> None:
+        """Move the bar."""
+        if self._task is None:
+            return
+        self._tokens += tokens
+        seconds = time.monotonic() - self._began
+        speed = f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens and seconds > 0 else ""
+        self._bar.update(self._task, advance=amount, speed=speed)
+
+    def note(self, message: str) -> None:
+        """A line above the bar."""
+        err.print(message, highlight=False, markup=False)

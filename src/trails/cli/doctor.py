@@ -1,0 +1,44 @@
+"""trails doctor"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from trails.cli.common import (
+    device_option,
+    home_option,
+    json_option,
+    model_option,
+    out,
+    print_json,
+    settings_from,
+    store_option,
+)
+
+MARKS = {"ok": "✓", "missing": "✗", "broken": "✗", "absent": "–"}
+
+
+@click.command("doctor", context_settings={"help_option_names": ["-h", "--help"]})
+@home_option
+@model_option
+@device_option
+@store_option
+@json_option
+def command(home: Path | None, model: str | None, device: str | None, store: str | None, as_json: bool) -> None:
+    """Versions, model, device, stores; what is missing and the command that mends it. Exit code 1 if something needed is."""
+    from trails.doctor import examine, healthy
+
+    findings = list(examine(settings_from(home=home, model=model, device=device, store=store)))
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            mend = f"  → {finding.mend}" if finding.mend and finding.state != "ok" else ""
+            out().print(
+                f"{MARKS[finding.state]} {finding.name:<15} {finding.found}{mend}", highlight=False, markup=False
+            )
+    if not healthy(findings):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,146 @@
+"""trails ingest"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from trails.cli.common import (
+    BarProgress,
+    device_option,
+    err,
+    home_option,
+    json_option,
+    model_option,
+    print_json,
+    settings_from,
+    store_option,
+)
+from trails.errors import UsageError
+
+
+@click.command("ingest", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--sample", is_flag=True, help="Ingest the packaged sample: English and Russian, long and short.")
+@click.option("--reader", help="Name of the reader; by default the first that recognises the input.")
+@click.option("--field", "fields", multiple=True, metavar="ROLE=NAME", help="Map a field, e.g. --field text=rationale.")
+@click.option("--source", help="Name of the data set (default: the file's name); part of the chains' identity.")
+@click.option("--licence", help="Licence of the text, where the data does not say.")
+@click.option("--limit", type=int, help="Stop after this many chains.")
+@click.option(
+    "--bad-tolerance", type=int, default=0, show_default=True, help="Bad records to leave out before stopping."
+)
+@click.option("--report-file", type=click.Path(path_type=Path, dir_okay=False), help="Write every bad record here.")
+@click.option("--max-chars", type=int, help="Refuse records longer than this many characters.")
+@click.option("--dry-run", is_flag=True, help="Read and segment; measure and write nothing.")
+@model_option
+@click.option("--revision", help="Revision of the model (a commit); needed with --trust-remote-code.")
+@click.option("--adapter", type=click.Path(path_type=Path, file_okay=False), help="PEFT adapter to measure with.")
+@click.option("--trust-remote-code", is_flag=True, help="Run the model repository's own code; needs --revision.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Number format of the forward pass."
+)
+@device_option
+@click.option("--bos", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@click.option("--template", type=click.Choice(["plain", "chat"]), default="plain", show_default=True)
+@click.option(
+    "--window",
+    type=click.Choice(["refuse", "stride"]),
+    default="refuse",
+    show_default=True,
+    help="A chain longer than the model's window: refuse it, or measure it in overlapping windows.",
+)
+@click.option("--batch-tokens", type=int, default=0, help="Padded tokens of one forward pass (0: by device).")
+@click.option("--token-attention", is_flag=True, help="Also the earlier step that every token looks at most.")
+@click.option("--peaks", type=int, default=0, help="Also the K strongest earlier tokens of every token (slow).")
+@click.option("--premises", is_flag=True, help="Also every step without its previous step and with the question only.")
+@click.option("--states", metavar="LAYERS", help="Also mean hidden states of every step at these layers, e.g. 16,30.")
+@click.option("--per-layer", is_flag=True, help="Per-layer arrays on token transitions in the graph (about 7x larger).")
+@home_option
+@store_option
+@json_option
+def command(
+    paths: tuple[Path, ...],
+    sample: bool,
+    reader: str | None,
+    fields: tuple[str, ...],
+    source: str | None,
+    licence: str | None,
+    limit: int | None,
+    bad_tolerance: int,
+    report_file: Path | None,
+    max_chars: int | None,
+    dry_run: bool,
+    model: str | None,
+    revision: str | None,
+    adapter: Path | None,
+    trust_remote_code: bool,
+    dtype: str | None,
+    device: str | None,
+    bos: str,
+    template: str,
+    window: str,
+    batch_tokens: int,
+    token_attention: bool,
+    peaks: int,
+    premises: bool,
+    states: str | None,
+    per_layer: bool,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Read chains, measure them, write shards, load the graph.
+
+    PATHS are files or folders; - is standard input. The same command again goes on where it stopped and measures nothing
+    twice.
+
+    \b
+    trails ingest chains.jsonl
+    trails ingest data/ --field question=prompt --field text=response --limit 100
+    cat notes.md | trails ingest -
+    """
+    from trails import sample as packaged
+    from trails.measure.base import MeasureOptions
+    from trails.pipeline import IngestOptions, ingest, parse_layers, scorer_from, summary_lines
+    from trails.readers import ReadOptions
+
+    inputs = [*paths, *([packaged.path()] if sample else [])]
+    if not inputs:
+        raise UsageError("nothing to ingest. Give files or folders, - for standard input, or --sample.")
+    settings = settings_from(home=home, model=model, device=device, dtype=dtype, store=store)
+    options = IngestOptions(
+        reader=reader,
+        read=ReadOptions.from_flags(
+            fields=fields, source=source, licence=licence, bad_tolerance=bad_tolerance, max_chars=max_chars
+        ),
+        measure=MeasureOptions(batch_tokens, token_attention, peaks, premises, parse_layers(states)),
+        limit=limit,
+        dry_run=dry_run,
+        per_layer=per_layer,
+        report_file=report_file,
+    )
+
+    with BarProgress(quiet=as_json or not sys.stderr.isatty()) as progress:
+        summary = ingest(
+            inputs,
+            settings,
+            options,
+            make_scorer=lambda: scorer_from(
+                settings,
+                revision=revision,
+                adapter=adapter,
+                trust_remote_code=trust_remote_code,
+                bos=bos,
+                template=template,
+                window=window,
+            ),
+            progress=progress,
+        )
+    if as_json:
+        print_json(summary.record())
+        return
+    for line in summary_lines(summary):
+        err.print(line, highlight=False, markup=False)

@@ -1,0 +1,42 @@
+"""trails show"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import home_option, json_option, out, print_json, settings_from
+from trails.report import MEASURES, render_chain, trace_record
+
+
+@click.command("show", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("chain")
+@click.option("--run", help="Run to show (default: the only one).")
+@click.option(
+    "--measure", type=click.Choice(MEASURES), default="surprisal", show_default=True, help="Colours the tokens."
+)
+@click.option("--layer", type=int, help="Layer of a per-layer measure (default: mean over layers).")
+@click.option("--numbers", is_flag=True, help="A second line with the measure of every token.")
+@home_option
+@json_option
+def command(
+    chain: str, run: str | None, measure: str, layer: int | None, numbers: bool, home: Path | None, as_json: bool
+) -> None:
+    """One chain in the terminal: its steps with roles, every token coloured, the strongest step-to-step attention.
+
+    CHAIN is an id, a unique beginning of one, or SOURCE:RECORD.
+
+    \b
+    trails show c1f0
+    trails show c1f0 --measure hidden_shift --layer 17 --numbers
+    """
+    from trails.pipeline import Home
+
+    with Home(home, **settings_from(home=home).model_dump(include={"store"})) as opened:
+        instrument = opened.run(run)
+        trace = opened.trace(chain, instrument.id)
+        if as_json:
+            print_json(trace_record(trace, instrument, measure=measure, layer=layer))
+            return
+        out().print(render_chain(trace, instrument, measure=measure, layer=layer, numbers=numbers))

@@ -1,0 +1,618 @@
+"""All of it in order: read → segment → measure → write → query → subgraph → export.
+
+The only module that knows both a model and a store. Reading and segmenting run ahead in a thread, shards and graph are
+written behind in another, so that the model waits for neither; what lies between is bounded, so memory does not grow
+with the corpus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+
+from trails.config import Settings, load_settings
+from trails.errors import UsageError
+from trails.measure import open_scorer
+from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.readers import ReadOptions, ReadReport, read
+from trails.schema import NODES, Chain, Run, Trace
+from trails.segment import detect_language, segment, segmenter_hash
+from trails.store import open_graph
+from trails.store.base import GraphStore, Result
+from trails.store.digest import compare, graph_digest
+from trails.store.queries import named_queries
+from trails.store.rows import graph_batch
+from trails.store.traces import TraceStore
+from trails.subgraph import Selection, select
+
+SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
+"""Tokens after which a shard is closed: about a minute of work, which is what a hard kill can cost."""
+SHARD_CHAINS = 500
+"""Chains after which a shard is closed, however short they are."""
+
+
+STAGES = ("reading", "measuring", "shards", "graph")
+"""Stages whose busy time the summary tells."""
+
+
+class Progress(Protocol):
+    """What ingest and rebuild report while they work; the command line draws it."""
+
+    def begin(self, task: str, total: int) -> None:
+        """A piece of work of ``total`` units begins."""
+
+    def advance(self, amount: int, *, tokens: int = 0) -> None:
+        """``amount`` units are done; ``tokens`` were measured for them."""
+
+    def note(self, message: str) -> None:
+        """Something the user should know; work goes on."""
+
+
+class Silent:
+    """Progress that says nothing."""
+
+    def begin(self, task: str, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self, amount: int, *, tokens: int = 0) -> None:
+        """Say nothing."""
+
+    def note(self, message: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What to read and how to measure it. ``limit`` counts chains. ``dry_run`` reads and segments, and changes nothing.
+    ``per_layer`` puts per-layer arrays on token transitions in the graph (the shards always hold them).
+    """
+
+    reader: str | None = None
+    read: ReadOptions = field(default_factory=ReadOptions)
+    measure: MeasureOptions = field(default_factory=MeasureOptions)
+    limit: int | None = None
+    dry_run: bool = False
+    per_layer: bool = False
+    report_file: Path | None = None
+    shard_tokens: int = 0
+
+
+@dataclass(slots=True)
+class IngestSummary:
+    """What an ingest did. Counts are chains unless they say otherwise; ``seconds`` is busy time by stage, in seconds
+    (stages overlap, so they may add up to more than ``total``).
+    """
+
+    home: str = ""
+    run: str = ""
+    model: str = ""
+    graph: str = ""
+    read: int = 0
+    bad: int = 0
+    duplicates: int = 0
+    already_measured: int = 0
+    measured: int = 0
+    refused: int = 0
+    steps: int = 0
+    chain_tokens: int = 0
+    sequence_tokens: int = 0
+    loaded_from_shards: int = 0
+    nll: float = 0.0
+    surprisals: int = 0
+    vocab_size: int = 0
+    languages: Counter[str] = field(default_factory=Counter)
+    roles: Counter[str] = field(default_factory=Counter)
+    explicit_steps: int = 0
+    guesses: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    dry_run: bool = False
+
+    @property
+    def mean_surprisal(self) -> float:
+        """Nats per measured token of the chains measured now; NaN when none was."""
+        return self.nll / self.surprisals if self.surprisals else math.nan
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Sequence tokens (context included) per second of the whole ingest; NaN when nothing was measured."""
+        total = self.seconds.get("total", 0.0)
+        return self.sequence_tokens / total if self.sequence_tokens and total else math.nan
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        controls = {"uniform_surprisal": math.log(self.vocab_size) if self.vocab_size else None}
+        return {
+            **values,
+            "languages": dict(self.languages),
+            "roles": dict(self.roles),
+            "mean_surprisal": self.mean_surprisal,
+            "tokens_per_second": self.tokens_per_second,
+            **controls,
+        }
+
+
+def summary_lines(summary: IngestSummary) -> Iterator[str]:
+    """The summary as a person reads it, every score beside its control."""
+    s = summary
+    yield from (f"field guessed: {guess}" for guess in s.guesses)
+    bad = f", {s.bad} bad left out" if s.bad else ""
+    duplicates = f", {s.duplicates} duplicates" if s.duplicates else ""
+    yield f"read        {s.read:,} chains{duplicates}{bad}"
+    if s.steps:
+        roles = ", ".join(f"{role} {count:,}" for role, count in s.roles.most_common(6))
+        languages = ", ".join(f"{language} {count:,}" for language, count in s.languages.most_common())
+        yield f"steps       {s.steps:,}: {roles}; {s.explicit_steps / s.steps:.0%} with a connective; languages: {languages}"
+    if s.dry_run:
+        yield "dry run     nothing was measured or written"
+        return
+    known = f", {s.already_measured:,} were measured before" if s.already_measured else ""
+    refused = f", {s.refused} refused for their length" if s.refused else ""
+    yield f"measured    {s.measured:,} chains, {s.chain_tokens:,} tokens (+ context){known}{refused}"
+    if s.measured:
+        yield (
+            f"surprisal   {s.mean_surprisal:.3f} nats/token "
+            f"(a uniform guess over {s.vocab_size:,} tokens: {math.log(s.vocab_size):.3f})"
+        )
+        stages = ", ".join(f"{stage} {s.seconds[stage]:.1f} s" for stage in STAGES if stage in s.seconds)
+        yield f"speed       {s.tokens_per_second:,.0f} tokens/s with context; {stages}; {s.seconds['total']:.1f} s in all"
+    if s.loaded_from_shards:
+        yield f"graph       {s.loaded_from_shards:,} chains were in the shards but not in the graph: loaded"
+    yield f"run         {s.run}  {s.model}"
+    yield f"home        {s.home}   graph: {s.graph}"
+
+
+def parse_layers(text: str | None) -> tuple[int, ...]:
+    """Layers such as ``16,30`` as numbers. Raises UsageError for anything else."""
+    if not text:
+        return ()
+    try:
+        layers = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise UsageError(f"layers {text!r} cannot be read. Write numbers with commas, e.g. 16,30.") from None
+    if layers[0] < 0:
+        raise UsageError(f"layer {layers[0]} does not exist. Layers count from 0 (input embeddings).")
+    return layers
+
+
+def segmented(chain: Chain) -> Segmented:
+    """A chain with its language (detected unless the source says it) and its steps."""
+    if not chain.language:
+        chain = replace(chain, language=detect_language(chain.text))
+    return Segmented(chain, segment(chain))
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def ingest(
+    paths: Sequence[str | Path],
+    settings: Settings | None = None,
+    options: IngestOptions | None = None,
+    *,
+    scorer: Scorer | None = None,
+    make_scorer: Callable[[], Scorer] | None = None,
+    progress: Progress | None = None,
+) -> IngestSummary:
+    """Read chains, measure those that this run has not measured, write shards, load the graph.
+
+    Resumes by itself: what is in the home is not measured again. Input is read once to find what is new, before the model
+    is loaded, so that a bad record is reported at once; standard input is kept in memory for that. A kill loses at most the
+    shard in flight. ``scorer`` measures; without one ``make_scorer`` (default: by the settings) is called, after the input
+    was read.
+
+    Raises InputError for input that cannot be read, ModelError for a model or a chain that it cannot measure, StoreError
+    when shards or the graph cannot be written. Chains refused for their length count as bad records.
+    """
+    settings = settings or load_settings()
+    options = options or IngestOptions()
+    progress = progress or Silent()
+    summary = IngestSummary(home=str(settings.home), dry_run=options.dry_run)
+    began = time.perf_counter()
+    report = ReadReport(options.read.bad_tolerance, options.report_file)
+
+    kept: list[Chain] | None = [] if any(str(path) == "-" for path in paths) else None
+    pending: dict[str, int] = {}
+    with _timed(summary.seconds, "reading"):
+        for chain in _limited(read(paths, reader=options.reader, options=options.read, report=report), options.limit):
+            summary.read += 1
+            if chain.id in pending:
+                summary.duplicates += 1
+                continue
+            pending[chain.id] = len(chain.text)
+            if kept is not None:
+                kept.append(chain)
+            if options.dry_run:
+                _count(summary, segmented(chain))
+    summary.bad = report.n_bad
+    summary.guesses = tuple(report.guesses)
+    if options.dry_run:
+        summary.seconds["total"] = time.perf_counter() - began
+        return summary
+
+    with TraceStore(settings.home, write=True, segmenter=segmenter_hash()) as traces:
+        scorer = scorer or (make_scorer() if make_scorer else scorer_from(settings))
+        run = scorer.run
+        summary.run, summary.model, summary.vocab_size = run.id, run.model, run.vocab_size
+        done = traces.done(run.id)
+        summary.already_measured = len(pending.keys() & done)
+        todo = {chain: size for chain, size in pending.items() if chain not in done}
+        traces.put_run(run)
+        with open_graph(settings) as graph:
+            summary.graph = graph.address
+            graph.ensure_schema()
+            runs = traces.runs()
+            summary.loaded_from_shards = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
+            if todo:
+                again = kept if kept is not None else read(paths, reader=options.reader, options=options.read)
+                fresh = _new_only(again, set(todo))
+                progress.begin("measuring", sum(todo.values()))
+                _measure_and_write(fresh, scorer, traces, graph, runs, options, summary, progress, report)
+            with _timed(summary.seconds, "graph"):
+                graph.save()
+        traces.update_run_notes(run.id, scorer.run.notes)
+    summary.bad = report.n_bad
+    summary.seconds["total"] = time.perf_counter() - began
+    return summary
+
+
+def scorer_from(settings: Settings, **changes: Any) -> Scorer:
+    """The scorer that the settings ask for."""
+    return open_scorer(settings.model, device=settings.device, dtype=settings.dtype, **changes)
+
+
+def _limited(chains: Iterable[Chain], limit: int | None) -> Iterator[Chain]:
+    """The first ``limit`` chains; the source is not read beyond them."""
+    if limit is not None and limit <= 0:
+        raise UsageError(f"--limit {limit}: the number of chains must be at least 1.")
+    for index, chain in enumerate(chains, start=1):
+        yield chain
+        if index == limit:
+            return
+
+
+def _new_only(chains: Iterable[Chain], wanted: set[str]) -> Iterator[Chain]:
+    """Chains whose id is wanted, each once; stops when all were seen."""
+    for chain in chains:
+        if chain.id in wanted:
+            wanted.remove(chain.id)
+            yield chain
+            if not wanted:
+                return
+
+
+def _count(summary: IngestSummary, item: Segmented) -> None:
+    summary.steps += len(item.steps)
+    summary.languages[item.chain.language] += 1
+    for step in item.steps:
+        summary.roles[step.role.value] += 1
+        summary.explicit_steps += step.explicit
+
+
+def _blocks(
+    chains: Iterable[Chain], scorer: Scorer, shard_tokens: int, report: ReadReport, summary: IngestSummary
+) -> Iterator[list[Segmented]]:
+    """Segmented chains in blocks of one shard; a chain beyond the model's window is refused, by name, and counted as bad."""
+    block: list[Segmented] = []
+    tokens = 0
+    for chain in chains:
+        item = segmented(chain)
+        length = scorer.count_tokens(item)
+        if scorer.run.window == "refuse" and scorer.run.max_tokens and length > scorer.run.max_tokens:
+            summary.refused += 1
+            report.bad(
+                chain.source,
+                chain.source_id,
+                f"chain {chain.id} has {length} tokens with its context, the model's window is {scorer.run.max_tokens}. "
+                "Use --window stride to measure it in overlapping windows, or --bad-tolerance to leave it out.",
+            )
+            continue
+        block.append(item)
+        tokens += length
+        if tokens >= shard_tokens or len(block) >= SHARD_CHAINS:
+            yield block
+            block, tokens = [], 0
+    if block:
+        yield block
+
+
+def _ahead(blocks: Iterator[list[Segmented]], depth: int = 2) -> Iterator[list[Segmented]]:
+    """The same blocks, produced in a thread that runs at most ``depth`` blocks ahead. Errors are raised here."""
+    ready: queue.Queue[list[Segmented] | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: list[Segmented] | BaseException | None) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(entry, timeout=0.1)
+                return
+
+    def produce() -> None:
+        try:
+            for block in blocks:
+                put(block)
+                if stop.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # handed over, raised in the consumer
+            put(error)
+
+    thread = threading.Thread(target=produce, name="trails-read", daemon=True)
+    thread.start()
+    try:
+        while (entry := ready.get()) is not None:
+            if isinstance(entry, BaseException):
+                raise entry
+            yield entry
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _measure_and_write(
+    fresh: Iterator[Chain],
+    scorer: Scorer,
+    traces: TraceStore,
+    graph: GraphStore,
+    runs: Mapping[str, Run],
+    options: IngestOptions,
+    summary: IngestSummary,
+    progress: Progress,
+    report: ReadReport,
+) -> None:
+    device = str(scorer.run.notes.get("device", "cpu")).split(":")[0]
+    shard_tokens = options.shard_tokens or SHARD_TOKENS.get(device, SHARD_TOKENS["cpu"])
+    # chains measured one at a time may as well be shown one at a time; batches want the whole block to sort by length
+    portion = 1 if device == "cpu" and not options.measure.batch_tokens else SHARD_CHAINS
+
+    def write(measured: list[Trace]) -> None:
+        with _timed(summary.seconds, "shards"):
+            traces.write(measured)
+        with _timed(summary.seconds, "graph"):
+            graph.write([graph_batch(measured, runs, per_layer=options.per_layer)])
+
+    waiting: list[Future[None]] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="trails-write") as writer:
+        try:
+            for block in _ahead(_blocks(fresh, scorer, shard_tokens, report, summary)):
+                measured: list[Trace] = []
+                for start in range(0, len(block), portion):
+                    items = block[start : start + portion]
+                    with _timed(summary.seconds, "measuring"):
+                        now = scorer.measure(items, options.measure)
+                    for item, trace in zip(items, now, strict=True):
+                        _count_measured(summary, item, trace)
+                        progress.advance(len(item.chain.text), tokens=trace.n_tokens + trace.n_context)
+                    measured += now
+                waiting.append(writer.submit(write, measured))
+                while len(waiting) > 2:
+                    waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.result()
+
+
+def _count_measured(summary: IngestSummary, item: Segmented, trace: Trace) -> None:
+    _count(summary, item)
+    known = trace.surprisal[~np.isnan(trace.surprisal)]
+    summary.nll += float(known.sum(dtype=np.float64))
+    summary.surprisals += len(known)
+    summary.chain_tokens += trace.n_tokens
+    summary.sequence_tokens += trace.n_tokens + trace.n_context
+    summary.measured += 1
+
+
+def load_missing(
+    traces: TraceStore, graph: GraphStore, *, per_layer: bool = False, progress: Progress | None = None
+) -> int:
+    """Load every (chain, run) of the shards that the graph does not hold completely; return how many. No model is needed."""
+    progress = progress or Silent()
+    runs = traces.runs()
+    present = graph.loaded()
+    missing = {run: traces.done(run) - {chain for chain, of in present if of == run} for run in runs}
+    total = sum(map(len, missing.values()))
+    if not total:
+        return 0
+    progress.begin("loading the graph", total)
+    for run, chains in missing.items():
+        if not chains:
+            continue
+        block: list[Trace] = []
+        for trace in traces.traces(run, chains):
+            block.append(trace)
+            if len(block) == SHARD_CHAINS:
+                graph.write([graph_batch(block, runs, per_layer=per_layer)])
+                progress.advance(len(block))
+                block = []
+        if block:
+            graph.write([graph_batch(block, runs, per_layer=per_layer)])
+            progress.advance(len(block))
+    return total
+
+
+def rebuild(
+    settings: Settings | None = None,
+    *,
+    fresh: bool = False,
+    per_layer: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Load into the graph what it misses, from the shards; return the number of (chain, run) pairs loaded.
+
+    ``fresh`` removes everything that trails put into the graph first (analysis results too; they are computed again by
+    their commands).
+    """
+    settings = settings or load_settings()
+    with TraceStore(settings.home) as traces, open_graph(settings) as graph:
+        if fresh:
+            graph.clear([node.label for node in NODES])
+        graph.ensure_schema()
+        loaded = load_missing(traces, graph, per_layer=per_layer, progress=progress)
+        graph.save()
+        return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verify found. ``differences`` is empty when shards and graph agree."""
+
+    content: str
+    values: str
+    graph: str
+    expected: str
+    chains: int
+    differences: tuple[str, ...]
+
+
+def verify(settings: Settings | None = None) -> Verdict:
+    """Check every shard against its name and the graph against the shards.
+
+    ``content`` and ``values`` are the digests of the shards (see :meth:`TraceStore.digest`); ``expected`` is the digest of
+    the graph that the shards would give, ``graph`` that of the graph as it is.
+    """
+    settings = settings or load_settings()
+    with TraceStore(settings.home) as traces, open_graph(settings) as graph:
+        damaged = traces.damaged()
+        digest = traces.digest()
+        runs = traces.runs()
+        pairs = sum(len(traces.done(run)) for run in runs)
+        per_layer = graph_has_arrays(graph)
+        expected = graph_digest(
+            graph_batch(block, runs, per_layer=per_layer) for block in _in_blocks(traces.traces(), SHARD_CHAINS)
+        )
+        actual = graph_digest([graph.tables()])
+        differences = [*damaged, *compare(expected, actual)]
+        return Verdict(digest.content, digest.values, actual.hex, expected.hex, pairs, tuple(differences))
+
+
+def graph_has_arrays(graph: GraphStore) -> bool:
+    """Whether token transitions in the graph carry per-layer arrays."""
+    found = graph.run("MATCH ()-[r:NEXT]->() WHERE r.hidden_shift_by_layer IS NOT NULL RETURN count(r) AS n LIMIT 1")
+    return bool(found.rows and found.rows[0][0])
+
+
+def _in_blocks(traces: Iterable[Trace], size: int) -> Iterator[list[Trace]]:
+    block: list[Trace] = []
+    for trace in traces:
+        block.append(trace)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+class Home:
+    """A folder of trails with its graph: what Python code works with.
+
+    Use as a context manager. Nothing is measured here and nothing is written, except by :meth:`export` to its own file.
+    """
+
+    def __init__(self, home: str | Path | None = None, **settings: Any) -> None:
+        """Open the home at ``home`` (default: as the command line finds it). ``settings`` are those of :class:`Settings`.
+
+        Raises StoreError if the folder is no home of trails or is of a newer version.
+        """
+        self.settings = load_settings(home=Path(home) if home is not None else None, **settings)
+        self._traces = TraceStore(self.settings.home)
+        self._graph: GraphStore | None = None
+
+    def __enter__(self) -> Home:
+        """The home itself."""
+        self._traces.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the graph and the shards."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+        self._traces.__exit__(kind, error, trace)
+
+    @property
+    def shards(self) -> TraceStore:
+        """The trace store."""
+        return self._traces
+
+    @property
+    def graph(self) -> GraphStore:
+        """The graph store, opened at its first use."""
+        if self._graph is None:
+            self._graph = open_graph(self.settings)
+        return self._graph
+
+    def runs(self) -> dict[str, Run]:
+        """Measuring instruments by id."""
+        return self._traces.runs()
+
+    def run(self, name: str | None = None) -> Run:
+        """The run with this id or unique beginning of one; without a name the only run.
+
+        Raises UsageError when there is none, or more than one fits.
+        """
+        runs = self.runs()
+        found = [run for run_id, run in runs.items() if run_id.startswith(name or "")]
+        if len(found) == 1:
+            return found[0]
+        known = (
+            ", ".join(f"{run.id} ({run.model})" for run in runs.values()) or "none; measure with: trails ingest PATH"
+        )
+        asked = f"run {name!r}" if name else "a run"
+        raise UsageError(f"{asked} was asked for and {len(found)} fit. Runs: {known}.")
+
+    def traces(self, run: str | None = None) -> Iterator[Trace]:
+        """Every trace of a run (the only run by default), streamed from the shards."""
+        return self._traces.traces(self.run(run).id)
+
+    def trace(self, chain: str, run: str | None = None) -> Trace:
+        """One chain: its id, a unique beginning of the id, or SOURCE:RECORD. Raises UsageError if not exactly one fits."""
+        of = self.run(run).id
+        fitting = sorted(known for known in self._traces.done(of) if known.startswith(chain))
+        if not fitting and ":" in chain:
+            source, _, record = chain.rpartition(":")
+            fitting = self._traces.find(of, source, record)
+        if len(fitting) != 1:
+            hint = f"{len(fitting)} chains fit: {', '.join(fitting[:5])}" if fitting else "no chain fits"
+            raise UsageError(
+                f"chain {chain!r} was asked for, {hint}. Ids are listed by: trails query chains-by-roles --limit 20"
+            )
+        return next(self._traces.traces(of, [fitting[0]]))
+
+    def cypher(self, query: str, parameters: Mapping[str, Any] | None = None) -> Result:
+        """Run a read-only Cypher statement."""
+        return self.graph.run(query, parameters)
+
+    def query(self, name: str, **parameters: Any) -> Result:
+        """Run a query of the library ``cypher/``; ``run`` is filled in when the home has one run."""
+        queries = named_queries()
+        if name not in queries:
+            raise UsageError(f"query {name!r} does not exist. Queries: {', '.join(sorted(queries))}.")
+        return queries[name].execute(self.graph, parameters, runs=self.runs())
+
+    def export(self, selection: str, *, format: str, to: str | Path, **options: Any) -> ExportReport:
+        """Write a subgraph as training data, as ``trails export`` does."""
+        return export_selection(self.select(selection), self._traces, format, Path(to), **options)
+
+    def select(self, selection: str) -> Selection:
+        """A subgraph by its selection, as in ``trails export --subgraph``."""
+        return select(self.graph, self._traces, selection)
