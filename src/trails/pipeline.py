@@ -248,7 +248,8 @@ def ingest(
         summary.seconds["total"] = time.perf_counter() - began
         return summary
 
-    with TraceStore(settings.home, write=True, segmenter=segmenter_hash()) as traces:
+    with TraceStore(settings.home, write=True) as traces:
+        traces.set_segmenter(segmenter_hash())
         scorer = scorer or (make_scorer() if make_scorer else scorer_from(settings))
         run = scorer.run
         summary.run, summary.model, summary.vocab_size = run.id, run.model, run.vocab_size
@@ -590,7 +591,9 @@ class Home:
         fitting = sorted(known for known in self._traces.done(of) if known.startswith(chain))
         if not fitting and ":" in chain:
             source, _, record = chain.rpartition(":")
-            fitting = self._traces.find(of, source, record)
+            batches = self._traces.tables(["chain", "source", "source_id"], of)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            fitting = sorted({row["chain"] for row in rows if (row["source"], row["source_id"]) == (source, record)})
         if len(fitting) != 1:
             hint = f"{len(fitting)} chains fit: {', '.join(fitting[:5])}" if fitting else "no chain fits"
             raise UsageError(

@@ -1,0 +1,146 @@
+"""The main job from the command line, with the uniform scorer: its numbers are known exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trails.schema import FORMAT_VERSION
+
+
+def test_ingest_measures_once_and_says_so(trails, chains_file: Path) -> None:
+    first = trails("ingest", chains_file, "--json").json()
+    assert (first["read"], first["measured"], first["already_measured"], first["bad"]) == (4, 4, 0, 0)
+    # every token of a uniform model over 256 bytes costs ln 256, whatever the text
+    assert first["mean_surprisal"] == pytest.approx(math.log(256), abs=1e-6)
+    assert first["uniform_surprisal"] == pytest.approx(math.log(256))
+    assert first["roles"]["IF"] >= 3
+    second = trails("ingest", chains_file, "--json").json()
+    assert (second["read"], second["measured"], second["already_measured"]) == (4, 0, 4)
+    text = trails("ingest", chains_file).err
+    assert "4 were measured before" in text
+
+
+def test_dry_run_writes_nothing(trails, chains_file: Path, tmp_path: Path) -> None:
+    shown = trails("ingest", chains_file, "--dry-run")
+    assert "nothing was measured or written" in shown.err
+    assert not (tmp_path / "home").exists()
+
+
+def test_limit_and_standard_input(trails, chains_file: Path, tmp_path: Path) -> None:
+    assert trails("ingest", chains_file, "--limit", "2", "--json").json()["measured"] == 2
+    environment = {**os.environ, "TRAILS_HOME": str(tmp_path / "other")}
+    with chains_file.open("rb") as source:
+        done = subprocess.run(
+            [sys.executable, "-m", "trails", "ingest", "-", "--json"], stdin=source, capture_output=True, env=environment
+        )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["measured"] == 4
+
+
+def test_order_and_repetition_do_not_matter(trails, chains_file: Path, tmp_path: Path) -> None:
+    digests = set()
+    lines = chains_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    generator = random.Random(7)
+    for trial in range(10):
+        # the record's number in the file is its identity here, so give every record an id that moves with it
+        rows = [{**json.loads(line), "id": str(index)} for index, line in enumerate(lines)]
+        generator.shuffle(rows)
+        folder = tmp_path / f"order{trial}"
+        folder.mkdir()
+        path = folder / "chains.jsonl"
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        home = tmp_path / f"home{trial}"
+        arguments = ("ingest", path, "--home", home, "--batch-tokens", 1 + trial * 64)
+        trails(*arguments)
+        if trial < 3:
+            trails(*arguments)
+        verdict = trails("verify", "--home", home, "--json").json()
+        assert verdict["differences"] == []
+        assert verdict["graph"] == verdict["expected"]
+        digests.add((verdict["content"], verdict["values"], verdict["graph"]))
+    assert len(digests) == 1
+
+
+def test_a_lost_graph_is_rebuilt_from_shards(trails, chains_file: Path, tmp_path: Path) -> None:
+    trails("ingest", chains_file)
+    before = trails("verify", "--json").json()
+    for path in (tmp_path / "home").iterdir():
+        if path.name.startswith("graph"):
+            subprocess.run(["rm", "-r", str(path)], check=True)
+    assert trails("verify", code=1).out.count("differs") > 0
+    assert "loaded 4 chains" in trails("rebuild").err
+    assert trails("verify", "--json").json() == before
+
+
+def test_show_names_chains_by_id_prefix_and_record(trails, chains_file: Path) -> None:
+    trails("ingest", chains_file)
+    by_record = trails("show", "chains.jsonl:1").out
+    chain = next(word for word in by_record.split() if word.startswith("c") and len(word) == 17)
+    assert trails("show", chain[:10]).out == by_record
+    assert "a uniform guess over 256 tokens: 5.545" in by_record
+    record = trails("show", chain, "--json").json()
+    assert "".join(step["text"] for step in record["steps"]) == record["text"]
+    assert {token["surprisal"] for token in record["tokens"]} == {pytest.approx(math.log(256))}
+    assert "no chain fits" in trails("show", "cffff", code=2).err
+    assert "Measures: surprisal" not in trails("show", chain, "--measure", "rank").out
+
+
+BAD = [
+    (["ingest"], 2, "Error: nothing to ingest. Give files or folders, - for standard input, or --sample.\n"),
+    (["ingest", "{chains}", "--limit", "0"], 2, "Error: --limit 0: the number of chains must be at least 1.\n"),
+    (["ingest", "{chains}", "--states", "a"], 2, "Error: layers 'a' cannot be read. Write numbers with commas, e.g. 16,30.\n"),
+    (["show", "c1"], 5, "{home} holds no trails"),
+    (["query", "nothing-such"], 2, "'nothing-such'"),
+    (["export", "--subgraph", "all", "--format", "nothing", "-o", "x.jsonl"], 2, "'nothing'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), BAD, ids=[" ".join(case[0][:3]) for case in BAD])
+def test_wrong_use_gets_one_clear_message(
+    arguments: list[str], code: int, message: str, trails, chains_file: Path, tmp_path: Path
+) -> None:
+    names = {"chains": chains_file, "home": tmp_path / "home"}
+    done = trails(*(argument.format(**names) for argument in arguments), code=None)
+    assert done.code == code, done
+    assert message.format(**names) in done.err
+
+
+def test_a_home_of_a_newer_version_is_refused(trails, chains_file: Path, tmp_path: Path) -> None:
+    trails("ingest", chains_file)
+    manifest = tmp_path / "home" / "trails.json"
+    content = json.loads(manifest.read_text())
+    content["format"] = FORMAT_VERSION + 1
+    manifest.write_text(json.dumps(content))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*")}
+    for command in (("ingest", chains_file), ("verify",), ("rebuild",), ("status",)):
+        assert f"version {FORMAT_VERSION + 1}" in trails(*command, code=5).err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*")} == before
+
+
+def test_a_second_writer_is_refused_and_nothing_is_lost(trails, chains_file: Path, tmp_path: Path) -> None:
+    from trails.store.traces import TraceStore
+
+    trails("ingest", chains_file, "--limit", 1)
+    with TraceStore(tmp_path / "home", write=True):
+        assert f"{os.getpid()}" in trails("ingest", chains_file, code=5).err
+    assert trails("ingest", chains_file, "--json").json()["measured"] == 3
+
+
+def test_one_bad_record_stops_before_anything_is_measured(trails, chains_file: Path, tmp_path: Path) -> None:
+    with chains_file.open("a", encoding="utf-8") as file:
+        file.write('{"question": "broken"\n')
+    done = trails("ingest", chains_file, code=3)
+    assert f"{chains_file.name}:5" in done.err
+    assert not list((tmp_path / "home").rglob("*.parquet"))
+    report = tmp_path / "bad.jsonl"
+    tolerant = trails("ingest", chains_file, "--bad-tolerance", 1, "--report-file", report, "--json").json()
+    assert (tolerant["measured"], tolerant["bad"]) == (4, 1)
+    assert len(report.read_text(encoding="utf-8").splitlines()) == 1
