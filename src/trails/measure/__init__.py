@@ -1,1 +1,56 @@
 """Measure: run a scorer over segmented chains and get traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from trails.errors import UsageError
+from trails.measure.base import MeasureOptions, Scorer, Segmented
+
+__all__ = ["MeasureOptions", "Scorer", "Segmented", "open_scorer"]
+
+
+def open_scorer(
+    model: str = "",
+    *,
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    attention: Literal["sdpa", "eager"] = "sdpa",
+    bos: Literal["auto", "always", "never"] = "auto",
+    template: Literal["plain", "chat"] = "plain",
+    window: Literal["refuse", "stride"] = "refuse",
+    adapter: str | Path | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Scorer:
+    """A scorer for ``model``: a Hugging Face id, a local folder, ``""`` (the packaged SmolLM2-135M-Instruct) or
+    ``"uniform"`` (exact answers, no model).
+
+    ``device`` is ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, … ``attention`` is ``sdpa`` (reduced on the
+    fly) or ``eager`` (the model's own weights, one layer at a time; the slow reference). ``bos``: ``auto`` puts the
+    beginning-of-sequence token where the tokenizer would, ``always`` insists, ``never`` leaves it out. ``template`` ``chat``
+    puts the question into the model's chat template. ``window``: what to do with a chain longer than the model's limit,
+    ``refuse`` or ``stride`` (overlapping windows). ``adapter`` is a PEFT LoRA folder. Remote code needs both
+    ``trust_remote_code`` and a ``revision`` pinned to a commit. Raises ModelError with the reason and what to type.
+    """
+    if model == "uniform":
+        from trails.measure.uniform import UniformScorer
+
+        if adapter is not None:
+            raise UsageError("the uniform scorer takes no adapter. Leave out --adapter, or give a model.")
+        return UniformScorer()
+    from trails.measure.load import load_scorer
+
+    return load_scorer(
+        model,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        bos=bos,
+        template=template,
+        window=window,
+        adapter=adapter,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+    )

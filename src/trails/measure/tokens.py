@@ -1,0 +1,145 @@
+"""Text → token ids with the span of each token.
+
+In: text and a tokenizer. Out: :class:`Encoded`: ids, character spans (Unicode code points) that partition the text,
+and the piece that is shown for each token. No special token is added here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trails.errors import ModelError
+from trails.schema import Ints, stable_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tokens of one text. ``start`` and ``end`` partition it: a token that ends inside a character is empty, the token
+    that completes the character owns it. ``pieces`` are the tokens' texts, ``<0xD0>`` for a byte of a split character.
+    """
+
+    ids: Ints  # (n,)
+    start: Ints  # (n,)
+    end: Ints  # (n,)
+    pieces: tuple[str, ...]  # (n,)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def _show_bytes(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(f"<0x{byte:02X}>" for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("trails.show", _show_bytes)
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raise ModelError naming ``what`` if the text holds a lone surrogate, which no tokenizer can encode."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ModelError(
+            f"{what} has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}: it is not valid "
+            "Unicode text. Repair the source file, or leave the chain out."
+        ) from None
+
+
+def encode_bytes(text: str) -> Encoded:
+    """One token per UTF-8 byte; the id is the byte."""
+    data = text.encode("utf-8")
+    ids = np.frombuffer(data, dtype=np.uint8).astype(np.int32)
+    end = np.cumsum(np.fromiter((len(character.encode()) for character in text), dtype=np.int64, count=len(text)))
+    # byte i completes as many characters as end at or before i + 1
+    completed = np.searchsorted(end, np.arange(1, len(data) + 1), side="right").astype(np.int32)
+    start = np.concatenate(([0], completed[:-1])).astype(np.int32)[: len(data)]
+    pieces = tuple(chr(byte) if byte < 0x80 else f"<0x{byte:02X}>" for byte in data)
+    return Encoded(ids, start, completed, pieces)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Printable stand-in → byte, as byte-level BPE (GPT-2) writes its vocabulary."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    alphabet = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return alphabet | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
+class TextTokenizer:
+    """A Hugging Face fast tokenizer as the measuring code uses it: exact spans, no special tokens, a stable hash.
+
+    Raises ModelError for a tokenizer without offsets.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                f"the tokenizer {type(tokenizer).__name__} gives no character offsets, so tokens cannot be traced to the "
+                "text. Use a model with a fast tokenizer (a tokenizer.json in its folder)."
+            )
+        self.tokenizer = tokenizer
+        description = json.loads(tokenizer.backend_tokenizer.to_str())
+        self._byte_level = "ByteLevel" in json.dumps(
+            [description.get("pre_tokenizer"), description.get("decoder")], ensure_ascii=False
+        )
+        parts = {
+            key: description.get(key) for key in ("normalizer", "pre_tokenizer", "decoder", "added_tokens", "model")
+        }
+        self.hash = stable_hash(json.dumps(parts, sort_keys=True, ensure_ascii=False), length=64)
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of a piece of context (template, question); text that names a special token becomes that token."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def token_bytes(self, token: str) -> bytes:
+        """The bytes a vocabulary entry stands for."""
+        if self._byte_level:
+            return bytes(_BYTES[character] for character in token if character in _BYTES)
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes([int(token[3:5], 16)])
+        return token.replace("▁", " ").encode("utf-8")
+
+    def encode(self, text: str, what: str) -> Encoded:
+        """Tokens of ``text`` with exact spans.
+
+        ``what`` names the text in errors. Raises ModelError when the decoded tokens are not the text (a tokenizer that
+        normalises, or lacks a character).
+        """
+        check_unicode(text, what)
+        batch = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = np.asarray(batch["input_ids"], dtype=np.int32)
+        offsets = np.asarray(batch["offset_mapping"], dtype=np.int32).reshape(-1, 2)
+        decoded = self.tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        # SentencePiece tokenizers put a space before the first word and may or may not take it away again
+        if decoded != text and decoded != f" {text}" and f" {decoded}" != text:
+            differ = next((i for i, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b), min(len(decoded), len(text)))
+            raise ModelError(
+                f"{what}: the tokenizer does not give the text back: at character {differ} the text has "
+                f"{text[differ : differ + 12]!r}, the decoded tokens have {decoded[differ : differ + 12]!r}. The tokenizer "
+                "normalises the text or lacks a character; normalise the source the same way, or use another model."
+            )
+        if not len(ids):
+            return Encoded(ids, ids.copy(), ids.copy(), ())
+        # A token that ends inside a character shares that character with its successor: the successor owns it.
+        following = np.concatenate((offsets[1:, 0], [len(text)])).astype(np.int32)
+        shares = np.concatenate((offsets[1:, 0] < offsets[:-1, 1], [False]))
+        end = np.where(shares, following, offsets[:, 1])
+        end[-1] = len(text)
+        end = np.maximum.accumulate(end).astype(np.int32)
+        start = np.concatenate(([0], end[:-1])).astype(np.int32)
+        partial = shares | np.concatenate(([False], shares[:-1]))
+        names = self.tokenizer.convert_ids_to_tokens(ids.tolist()) if partial.any() else ()
+        pieces = tuple(
+            self.token_bytes(names[i]).decode("utf-8", "trails.show") if partial[i] else text[start[i] : end[i]]
+            for i in range(len(ids))
+        )
+        return Encoded(ids, start, end, pieces)
