@@ -1,0 +1,293 @@
+"""Readers: files of any kind in, chains out, one at a time.
+
+In: paths of files and folders, ``-`` for standard input. Out: :class:`~trails.schema.Chain` records with question, chain and
+answer apart, and a :class:`ReadReport` of what was guessed, skipped or wrong. A new format is a class with the members of
+:class:`Reader` and a line in :data:`READERS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trails.errors import InputError, UsageError
+from trails.readers import datasets, records, text
+from trails.readers.base import BadEntry, Reader, ReadOptions, ReadReport, SourceFile, parse_fields
+from trails.readers.records import chain_record, write_chains
+from trails.schema import Chain
+
+__all__ = [
+    "READERS",
+    "BadEntry",
+    "ReadOptions",
+    "ReadReport",
+    "Reader",
+    "SourceFile",
+    "chain_record",
+    "parse_fields",
+    "read",
+    "write_chains",
+]
+
+READERS: dict[str, Reader] = {
+    reader.name: reader
+    for reader in (
+        # in the order in which they are asked; the last two take everything
+        records.TRAILS,
+        records.MESSAGES,
+        datasets.GSM8K,
+        datasets.GSM8K_SOLUTIONS,
+        datasets.BBH,
+        datasets.BBH_PROMPTS,
+        datasets.PRONTOQA,
+        datasets.LOGIC_PROMPTS,
+        datasets.ENTAILMENT_BANK,
+        datasets.MARCO,
+        datasets.STRATEGYQA,
+        datasets.RU_ANSWERS,
+        datasets.MGSM,
+        datasets.FOLIO,
+        datasets.GAME24,
+        text.TEXT,
+        records.RECORDS,
+    )
+}
+
+SUFFIXES = ("jsonl", "ndjson", "json", "parquet", "arrow", "csv", "tsv", "txt", "text", "md", "markdown")
+_NOT_DATA = re.compile(
+    r"(readme|licen[cs]e|copying|notice|changelog|citation)\b.*|dataset_infos?\.json|dataset_dict\.json|state\.json",
+    re.IGNORECASE,
+)
+_LICENCE_FILE = re.compile(r"(licen[cs]e|copying)\b.*", re.IGNORECASE)
+_LICENCE_LINE = re.compile(r"^licen[cs]e:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+_KNOWN_LICENCES = (
+    # phrases near the top of a licence text, the narrower first
+    ("Apache License", "Apache-2.0"),
+    ("MIT License", "MIT"),
+    ("Attribution-NonCommercial-ShareAlike 4.0", "CC-BY-NC-SA-4.0"),
+    ("Attribution-NonCommercial 4.0", "CC-BY-NC-4.0"),
+    ("Attribution-ShareAlike 4.0", "CC-BY-SA-4.0"),
+    ("Attribution-ShareAlike 3.0", "CC-BY-SA-3.0"),
+    ("Attribution 4.0", "CC-BY-4.0"),
+    ("CC0 1.0", "CC0-1.0"),
+    ("GNU Free Documentation License", "GFDL-1.2"),
+)
+
+
+def read(
+    paths: Sequence[str | Path],
+    *,
+    reader: str | None = None,
+    options: ReadOptions | None = None,
+    report: ReadReport | None = None,
+) -> Iterator[Chain]:
+    """Chains of all inputs, files in the order given, folders walked in sorted order.
+
+    ``paths`` are files, folders or ``-`` (standard input). ``reader`` is a name of :data:`READERS`; None lets every file be
+    recognised by its content. ``report`` is filled as the chains are drawn.
+
+    Raises UsageError for an unknown reader, and InputError at once for a path that does not exist or holds no chains, later for
+    the first bad record beyond ``options.bad_tolerance`` (the message starts with ``FILE:LINE:``).
+    """
+    options = options or ReadOptions()
+    report = report if report is not None else ReadReport()
+    report.tolerance, report.report_file = options.bad_tolerance, options.report_file
+    if reader is not None and reader not in READERS:
+        raise UsageError(f"--reader {reader}: no such reader. Readers: {', '.join(READERS)}.")
+    if not paths:
+        raise UsageError("nothing to read: name files or folders, or - for standard input.")
+    if options.report_file is not None:
+        try:
+            options.report_file.write_text("", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--report-file {options.report_file}: cannot be written ({error.strerror}).") from None
+    # every path is looked at before the first chain is measured
+    inputs = [(str(path), _find(str(path), report)) for path in paths]
+    return _chains(inputs, reader, options, report)
+
+
+def _chains(
+    inputs: list[tuple[str, list[Path]]], name: str | None, options: ReadOptions, report: ReadReport
+) -> Iterator[Chain]:
+    shas: dict[str, str] = {}
+    for shown, found in inputs:
+        if options.limit is not None and report.chains >= options.limit:
+            return
+        with tempfile.TemporaryDirectory(prefix="trails-") as scratch:
+            before = report.chains
+            for file in _open(shown, found, options, Path(scratch)):
+                reader = READERS[name] if name else _recognise(file)
+                report.files.append(file.shown)
+                for chain in reader.read(file, options, report):
+                    if options.limit is not None and report.chains >= options.limit:
+                        return
+                    if shas.setdefault(chain.source, chain.source_sha256) != chain.source_sha256:
+                        report.note(
+                            f"several inputs have the source name {chain.source!r}; tell them apart with --source."
+                        )
+                    report.chains += 1
+                    yield chain
+            if report.chains == before and not report.bad:
+                raise InputError(f"{shown}: no chains in it.")
+
+
+def _recognise(file: SourceFile) -> Reader:
+    return next(reader for reader in READERS.values() if reader.can_read(file))
+
+
+def _find(shown: str, report: ReadReport) -> list[Path]:
+    """Data files of one input; empty for a stream that must be spooled. Raises InputError."""
+    if shown == "-":
+        return []
+    path = Path(shown)
+    if not path.exists():
+        raise InputError(f"{shown}: no such file or folder. Name a file, a folder, or - for standard input.")
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    found: list[Path] = []
+    others: list[str] = []
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.startswith(".") or _NOT_DATA.fullmatch(name):
+                continue
+            known = name.removesuffix(".gz").rpartition(".")[2].lower() in SUFFIXES
+            (found if known else others).append(Path(folder) / name if known else name)  # type: ignore[arg-type]
+    if not found:
+        seen = f"found only {', '.join(others[:5])}" if others else "it is empty or holds only notes"
+        raise InputError(
+            f"{shown}: no chains in this folder ({seen}). Files read: {', '.join('.' + s for s in SUFFIXES)}, also .gz."
+        )
+    if others:
+        report.note(f"{shown}: passed over {len(others)} files of other kinds ({', '.join(others[:5])}).")
+    return sorted(found, key=lambda file: file.relative_to(path).parts)
+
+
+def _open(shown: str, found: list[Path], options: ReadOptions, scratch: Path) -> Iterator[SourceFile]:
+    if not found:
+        yield _spool(shown, options, scratch)
+        return
+    root = Path(shown)
+    folder_info = _dataset_info(root) if root.is_dir() else {}
+    groups: dict[str, tuple[Path, ...]] = {}
+    names: dict[Path, str] = {}
+    for path in found:
+        name = _dataset_name(path, root, folder_info)
+        names[path] = name
+        if name:
+            groups[name] = (*groups.get(name, ()), path)
+    for path in found:
+        yield SourceFile(
+            path=path,
+            shown=str(path),
+            file_name=path.name,
+            licence=_licence(path, root, folder_info),
+            dataset=names[path],
+            encoding=options.encoding,
+            max_record_bytes=options.max_record_bytes,
+            sha256_of=groups.get(names[path], ()),
+        )
+
+
+def _spool(shown: str, options: ReadOptions, scratch: Path) -> SourceFile:
+    """Standard input or a pipe as a file: readers look at the start first, and the hash comes before the first chain."""
+    path = scratch / "stdin"
+    try:
+        with path.open("wb") as out:
+            if shown == "-":
+                shutil.copyfileobj(sys.stdin.buffer, out)
+            else:
+                with Path(shown).open("rb") as pipe:
+                    shutil.copyfileobj(pipe, out)
+    except OSError as error:
+        raise InputError(f"{shown}: cannot be read ({error.strerror}).") from None
+    return SourceFile(
+        path=path,
+        shown="<stdin>" if shown == "-" else shown,
+        file_name="stdin",
+        encoding=options.encoding,
+        max_record_bytes=options.max_record_bytes,
+    )
+
+
+# --- Hugging Face folders and licences ------------------------------------------------------------------------------
+
+_SHARD = re.compile(r"^(?P<split>[A-Za-z][\w.]*?)?-?\d{4,5}-of-\d{4,5}(-[0-9a-f]+)?\.(parquet|arrow)$")
+
+
+def _dataset_info(folder: Path) -> dict[str, Any]:
+    """``dataset_info.json`` of a data set folder, from the folder or, for one with splits, its first split."""
+    for path in (folder / "dataset_info.json", *sorted(folder.glob("*/dataset_info.json"))):
+        try:
+            info = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(info, dict):
+            return info
+    return {}
+
+
+def _dataset_name(path: Path, root: Path, info: dict[str, Any]) -> str:
+    """``dataset/split`` for a shard of a Hugging Face data set, else an empty string: the file's own name will do."""
+    shard = _SHARD.match(path.name)
+    saved = (path.parent / "state.json").is_file() or (path.parent / "dataset_info.json").is_file()
+    if not shard and not (saved and path.suffix == ".arrow"):
+        return ""
+    split = (shard.group("split") if shard else "") or ""
+    inside = list(path.relative_to(root).parts[:-1]) if root.is_dir() else [path.parent.name]
+    if split in ("", "data"):
+        split = inside.pop() if len(inside) else ""
+    dataset = str(info.get("dataset_name") or (root.resolve().name if root.is_dir() else path.parent.name))
+    return f"{dataset}/{split}" if split and split != dataset else dataset
+
+
+def _licence(path: Path, root: Path, info: dict[str, Any]) -> str:
+    """Licence of a file: what the data set's info says, else the licence file or the note beside it or, inside the folder that
+    the user named, above it."""
+    if info.get("license"):
+        return str(info["license"])
+    folder = path.parent
+    while True:
+        found = _folder_licence(folder)
+        if found or not root.is_dir() or folder == root or root not in folder.parents:
+            return found
+        folder = folder.parent
+
+
+def _folder_licence(folder: Path) -> str:
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    names: list[str] = []
+    for file in files:
+        if _LICENCE_FILE.fullmatch(file.name) and file.suffix not in (".py", ".json"):
+            name = _licence_name(file)
+            if name and name not in names:
+                names.append(name)
+    if names:
+        return "; ".join(names)
+    for file in files:
+        if file.name.lower().startswith("readme"):
+            said = _LICENCE_LINE.search(_start(file))
+            if said:
+                return said.group(1).strip().strip("\"'").rstrip(".")
+    return ""
+
+
+def _licence_name(file: Path) -> str:
+    """A short name where the text is a well-known licence, else its first line."""
+    start = _start(file)
+    for phrase, name in _KNOWN_LICENCES:
+        if phrase.lower() in start[:1500].lower():
+            return name
+    return next((line.strip()[:200] for line in start.splitlines() if line.strip()), "")
+
+
+def _start(file: Path) -> str:
+    with file.open("rb") as stream:
+        return stream.read(8192).decode("utf-8", "replace")

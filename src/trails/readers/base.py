@@ -1,0 +1,313 @@
+"""What every reader shares: options, the report of bad records, an input file, and the last check of a chain.
+
+In: a :class:`SourceFile`. Out: :class:`~trails.schema.Chain` records, one at a time; only one record is in memory. A record
+that cannot be read goes to :meth:`ReadReport.bad_record`, which raises once there are more than the user tolerates.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol, runtime_checkable
+
+from trails.errors import InputError, UsageError
+from trails.schema import Chain, stable_hash
+
+FIELD_NAMES = ("question", "chain", "answer", "id", "language")
+"""What a user can map with ``--field NAME=FIELD``."""
+
+HEAD_BYTES = 65_536
+KEPT_BAD_RECORDS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How to read.
+
+    ``fields`` maps ``question``, ``chain`` (or ``text``), ``answer``, ``id``, ``language`` to field names of the input.
+    ``limit`` bounds the chains over all inputs. ``bad_tolerance`` is the number of bad records to go past; the next one
+    raises. ``report_file`` receives every bad record as a JSON line. ``max_record_bytes`` bounds one line, record or
+    paragraph. ``separator`` says what ends a chain in a text file: a blank line or heading (``paragraph``), a heading
+    (``heading``), every line (``line``) or nothing but the end of the file (``file``); ``auto`` is ``paragraph``, or
+    ``line`` for a long file without a blank line. ``source`` and ``licence`` replace what the reader finds.
+    """
+
+    fields: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    bad_tolerance: int = 0
+    report_file: Path | None = None
+    max_record_bytes: int = 16_000_000
+    encoding: str = "utf-8"
+    separator: Literal["auto", "paragraph", "heading", "line", "file"] = "auto"
+    source: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for an unknown field name, encoding or a negative number."""
+        wrong = [name for name in self.fields if name not in (*FIELD_NAMES, "text")]
+        if wrong:
+            raise UsageError(f"--field {wrong[0]}=…: no such part of a chain. Parts: {', '.join(FIELD_NAMES)}.")
+        if self.limit is not None and self.limit < 0:
+            raise UsageError(f"--limit {self.limit}: a number of chains, 0 or more.")
+        if self.bad_tolerance < 0:
+            raise UsageError(f"--bad-tolerance {self.bad_tolerance}: a number of records, 0 or more.")
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise UsageError(
+                f"--encoding {self.encoding}: no such encoding. Usual ones: utf-8, utf-16, cp1251, koi8-r, latin-1."
+            ) from None
+
+    def mapped(self, part: str) -> str:
+        """The field that the user gave for a part of a chain, or an empty string."""
+        if part == "chain":
+            return self.fields.get("chain") or self.fields.get("text", "")
+        return self.fields.get(part, "")
+
+
+def parse_fields(pairs: Iterator[str] | tuple[str, ...] | list[str]) -> dict[str, str]:
+    """``("chain=solution",)`` as a mapping. Raises UsageError for a pair without ``=``."""
+    fields: dict[str, str] = {}
+    for pair in pairs:
+        part, equals, name = pair.partition("=")
+        if not (part and equals and name):
+            raise UsageError(f"--field {pair}: write PART=FIELD, for example --field chain=solution.")
+        fields[part] = name
+    return fields
+
+
+class BadRecordError(Exception):
+    """A record that is not a chain; the message says why. Never leaves this package."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadEntry:
+    """One bad record of a report: where it stands and what is wrong."""
+
+    file: str
+    line: int
+    message: str
+
+
+@dataclass(slots=True)
+class ReadReport:
+    """What happened while reading: filled as the chains are drawn.
+
+    ``chains`` counts the chains handed out, ``bad`` the bad records; ``entries`` keeps the first 100 of those, the
+    report file all. ``notes`` are sentences for the user: the field guesses, what was skipped.
+    """
+
+    chains: int = 0
+    bad: int = 0
+    files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    entries: list[BadEntry] = field(default_factory=list)
+    tolerance: int = 0
+    report_file: Path | None = None
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def bad_record(self, file: str, line: int, message: str) -> None:
+        """Count a bad record. Raises InputError (``FILE:LINE: message``) when there are more than tolerated."""
+        self.bad += 1
+        if len(self.entries) < KEPT_BAD_RECORDS:
+            self.entries.append(BadEntry(file, line, message))
+        if self.report_file is not None:
+            entry = {"file": file, "line": line, "message": message}
+            with self.report_file.open("w" if self.bad == 1 else "a", encoding="utf-8") as out:
+                out.write(json.dumps(entry, ensure_ascii=True) + "\n")
+        if self.bad > self.tolerance:
+            hint = "To go on past bad records: --bad-tolerance N."
+            if self.tolerance:
+                hint = f"This is bad record {self.bad}; --bad-tolerance {self.tolerance} allows no more."
+            raise InputError(f"{file}:{line}: {message} {hint}")
+
+
+def strip_bom(data: bytes) -> bytes:
+    """Bytes without a UTF-8 byte order mark."""
+    return data[3:] if data.startswith(b"\xef\xbb\xbf") else data
+
+
+@dataclass(eq=False)
+class SourceFile:
+    """One input file: ``path`` on disk, ``shown`` as the user knows it, and what was found beside it.
+
+    ``container`` says how records lie in it: ``jsonl``, ``json`` (an array or one object), ``parquet``, ``arrow``, ``csv``,
+    ``tsv`` or ``text``.
+    """
+
+    path: Path
+    shown: str
+    file_name: str
+    licence: str = ""
+    dataset: str = ""
+    encoding: str = "utf-8"
+    max_record_bytes: int = 16_000_000
+    sha256_of: tuple[Path, ...] = ()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file as it lies; over several shards the hash of their hashes in order."""
+        hashes = [_file_sha256(path) for path in (self.sha256_of or (self.path,))]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    @property
+    def stem(self) -> str:
+        """File name without any suffix that names a format."""
+        return re.sub(
+            r"(\.(gz|jsonl|ndjson|json|parquet|arrow|feather|txt|text|md|markdown|csv|tsv))+$", "", self.file_name
+        )
+
+    @property
+    def name(self) -> str:
+        """Default source name: the data set's, else the file's base name without ``.gz``; never a path."""
+        return self.dataset or re.sub(r"\.gz$", "", self.file_name)
+
+    def open(self) -> IO[bytes]:
+        """The bytes, decompressed. Raises InputError when the file cannot be opened."""
+        try:
+            raw = self.path.open("rb")
+        except OSError as error:
+            raise InputError(f"{self.shown}: cannot be opened ({error.strerror}).") from None
+        magic = raw.read(2)
+        raw.seek(0)
+        if magic == b"\x1f\x8b":
+            # GzipFile reads ahead itself; the wrapper makes readline cheap
+            return io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 1 << 20)
+        return raw
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first 64 KiB, decompressed, without a byte order mark."""
+        with self.open() as stream:
+            try:
+                return strip_bom(stream.read(HEAD_BYTES))
+            except (OSError, EOFError) as error:
+                raise InputError(f"{self.shown}: the gzip data is damaged ({error}).") from None
+
+    @cached_property
+    def container(self) -> str:
+        """How the records lie in the file, from the first bytes and then from the name."""
+        head = self.head
+        if head.startswith(b"PAR1"):
+            return "parquet"
+        suffixes = [part.lower() for part in self.file_name.removesuffix(".gz").split(".")[1:]]
+        last = suffixes[-1] if suffixes else ""
+        if head.startswith(b"ARROW1") or last == "arrow":
+            return "arrow"
+        if last in ("csv", "tsv"):
+            return last
+        start = head.decode(self.encoding, "replace").lstrip("\ufeff \t\r\n")
+        if last in ("txt", "text", "md", "markdown"):
+            return "text"
+        if last in ("jsonl", "ndjson"):
+            return "jsonl"
+        if start.startswith("[") and (last == "json" or re.match(r"\[\s*[{\[\"\]]", start)):
+            return "json"
+        if start.startswith("{"):
+            line = start.split("\n", 1)[0]
+            try:
+                json.loads(line)
+                return "jsonl"
+            except ValueError:
+                # a first line longer than the head is one record a line; a short one is a pretty-printed object
+                return "jsonl" if "\n" not in start and len(head) == HEAD_BYTES and last != "json" else "json"
+        return "jsonl" if last == "json" else "text"
+
+    @cached_property
+    def first_record(self) -> Mapping[str, Any] | None:
+        """The first record that can be parsed, or None for text and for files without one."""
+        from trails.readers.containers import peek
+
+        return peek(self)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(slots=True)
+class Draft:
+    """A chain before the last check: what a reader took out of one record."""
+
+    text: str
+    question: str = ""
+    answer: str = ""
+    source_id: str = ""
+    language: str = ""
+    boundaries: tuple[int, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads one format. A new one is a class with these members and a line in ``READERS``."""
+
+    @property
+    def name(self) -> str:
+        """What the user types after ``--reader``."""
+
+    @property
+    def about(self) -> str:
+        """One line for the list of readers."""
+
+    def can_read(self, file: SourceFile) -> bool:
+        """Whether the start of the file looks like this format; cheap, reads no more than the first record."""
+
+    def read(self, file: SourceFile, options: ReadOptions, report: ReadReport) -> Iterator[Chain]:
+        """Chains in file order. Bad records go to the report; a file that cannot be read at all raises InputError."""
+
+
+def as_text(value: Any) -> str:
+    """A value as the string that metadata holds: strings as they are, everything else as JSON."""
+    return (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    )
+
+
+def record_id(record: Any) -> str:
+    """Identity of a record without an id field: 12 hex digits over its canonical JSON, so its place does not matter."""
+    return stable_hash(json.dumps(record, ensure_ascii=True, sort_keys=True, default=str), length=12)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def finish(draft: Draft, file: SourceFile, options: ReadOptions, source: str) -> Chain:
+    """The chain of a draft. Raises BadRecordError for an empty chain, a lone surrogate or boundaries outside the text."""
+    if not draft.text.strip():
+        raise BadRecordError("the chain is empty.")
+    for part in ("text", "question", "answer"):
+        found = _SURROGATE.search(getattr(draft, part))
+        if found:
+            raise BadRecordError(
+                f"the {'chain' if part == 'text' else part} holds a lone surrogate "
+                f"(U+{ord(found.group()):04X} at character {found.start()}), which is not Unicode text."
+            )
+    metadata = {key: _SURROGATE.sub("\ufffd", value) for key, value in draft.metadata.items()}
+    boundaries = tuple(sorted({b for b in draft.boundaries if 0 < b < len(draft.text)}))
+    if draft.boundaries:
+        boundaries = (0, *boundaries)
+    return Chain(
+        source=options.source or source,
+        source_id=_SURROGATE.sub("\ufffd", draft.source_id),
+        question=draft.question,
+        text=draft.text,
+        answer=draft.answer,
+        language=draft.language,
+        boundaries=boundaries,
+        metadata=metadata,
+        source_sha256=file.sha256,
+        licence=options.licence or file.licence,
+    )
