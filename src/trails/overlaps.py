@@ -1,0 +1,651 @@
+"""Overlaps: what chains share, beside what chance alone shares.
+
+Four kinds. ``exact``: maximal repeats of tokens. ``masked``: the same after numbers and names are masked. ``near``: neighbouring
+steps in whitened hidden space, of which only those count that masked exact matching does not explain. ``skeleton``: repeats of
+roles, with the variants (distinct role sequences) and their counts.
+
+The controls: Markov resamples of order 1 and 2 for tokens (much of what chains share is local phrase statistics), permuted
+dimensions and masked exact matching for near overlaps, a shuffle of all roles for skeletons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trails.errors import UsageError
+from trails.schema import Trace, step_key
+from trails.sequences import (
+    ROLES,
+    Corpus,
+    Ints,
+    Longs,
+    content_key,
+    coverage,
+    covered,
+    markov_resample,
+    masked_corpus,
+    maximal_repeats,
+    one_instrument,
+    role_corpus,
+    shared_windows,
+    shuffled,
+    token_corpus,
+    window_keys,
+)
+from trails.statistics import (
+    MIN_VECTORS,
+    Control,
+    Floats,
+    Score,
+    Withheld,
+    bootstrap,
+    fit_whitening,
+    nearest,
+    score_record,
+    spread,
+    withheld_record,
+)
+from trails.store.base import GraphBatch
+from trails.store.rows import table_of
+
+Kind = Literal["exact", "masked", "near", "skeleton"]
+KINDS: tuple[Kind, ...] = ("exact", "masked", "near", "skeleton")
+
+MIN_CHAINS = 20
+MIN_TOKENS = 1_000
+"""Below these a resample of the corpus says nothing, and coverage is not scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaps:
+    """Overlaps of one kind.
+
+    ``overlaps`` has one row each: ``id``, ``text``, ``n_tokens`` (steps for a skeleton), ``n_chains``, ``n_occurrences``; longest
+    first. ``occurrences``: ``overlap``, ``chain``, ``start``, ``end`` (token positions; steps for a skeleton). ``variants``, for
+    skeletons only: ``roles``, ``n_chains``. ``similar``, for near overlaps only: ``start``, ``end`` (step ids), ``cosine``,
+    ``excess`` (cosine minus the control's 99 % quantile), ``explained`` (masked exact matching finds the pair too).
+    """
+
+    kind: Kind
+    min_length: int
+    n_chains: int
+    n_symbols: int
+    run: str
+    overlaps: pa.Table
+    occurrences: pa.Table
+    scores: tuple[Score, ...] = ()
+    withheld: tuple[Withheld, ...] = ()
+    variants: pa.Table | None = None
+    similar: pa.Table | None = None
+    layer: int | None = None
+    n_steps: int = 0
+    n_implicit: int = 0
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def between(self, first: str, second: str) -> Overlaps:
+        """Only the overlaps that both chains share; scores stay those of the whole corpus."""
+        chain, overlap = self.occurrences["chain"], self.occurrences["overlap"]
+        one = set(overlap.filter(pc.equal(chain, first)).to_pylist())
+        two = set(overlap.filter(pc.equal(chain, second)).to_pylist())
+        both = pa.array(sorted(one & two), pa.string())
+        return replace(
+            self,
+            overlaps=self.overlaps.filter(pc.is_in(self.overlaps["id"], both)),
+            occurrences=self.occurrences.filter(pc.is_in(overlap, both)),
+        )
+
+    def batch(self) -> GraphBatch:
+        """Rows for the graph: ``:Overlap`` nodes, ``IN`` to the chains, ``SIMILAR`` between steps."""
+        size = len(self.overlaps)
+        score = next((s for s in self.scores if s.name == "coverage"), None)
+        nodes = {
+            "id": self.overlaps["id"],
+            "kind": [self.kind] * size,
+            "text": self.overlaps["text"],
+            "n_tokens": self.overlaps["n_tokens"],
+            "n_chains": self.overlaps["n_chains"],
+        }
+        if score is not None:
+            # The strictest control is the one that explains most.
+            strictest = max(score.controls, key=lambda control: control.value)
+            nodes["coverage"] = [score.value] * size
+            nodes["control"] = [strictest.value] * size
+            nodes["excess"] = [score.value - strictest.value] * size
+            nodes["control_name"] = [strictest.name] * size
+        inside = {
+            "start": self.occurrences["overlap"],
+            "end": self.occurrences["chain"],
+        }
+        relationships = {}
+        # IN has properties called start and end besides its two ends; the table names the ends first.
+        relationships["IN"] = _in_table(inside, self.occurrences)
+        if self.similar is not None:
+            relationships["SIMILAR"] = table_of(
+                "SIMILAR",
+                {
+                    "start": self.similar["start"],
+                    "end": self.similar["end"],
+                    "run": [self.run] * len(self.similar),
+                    "layer": [self.layer] * len(self.similar),
+                    "cosine": self.similar["cosine"],
+                    "excess": self.similar["excess"],
+                },
+            )
+        return GraphBatch(nodes={"Overlap": table_of("Overlap", nodes)}, relationships=relationships)
+
+    def record(self, limit: int | None = None) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "kind": self.kind,
+            "min_length": self.min_length,
+            "n_chains": self.n_chains,
+            "n_symbols": self.n_symbols,
+            "run": self.run,
+            "n_overlaps": len(self.overlaps),
+            "n_steps": self.n_steps,
+            "n_implicit": self.n_implicit,
+            "scores": [score_record(score) for score in self.scores],
+            "withheld": [withheld_record(item) for item in self.withheld],
+            "overlaps": self.overlaps.slice(0, limit).to_pylist(),
+            "variants": self.variants.slice(0, limit).to_pylist() if self.variants is not None else None,
+            "similar": self.similar.slice(0, limit).to_pylist() if self.similar is not None else None,
+            "notes": list(self.notes),
+        }
+
+
+def find(
+    kind: Kind, traces: Iterable[Trace], *, min_tokens: int = 10, min_steps: int = 3, layer: int | None = None
+) -> Overlaps:
+    """Overlaps of one kind in the traces of one run."""
+    if kind == "exact":
+        return exact(token_corpus(traces), min_tokens)
+    if kind == "masked":
+        return masked(token_corpus(traces), min_tokens)
+    if kind == "near":
+        return near(traces, layer=layer)
+    return skeleton(traces, min_steps)
+
+
+def exact(corpus: Corpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:
+    """Maximal repeats of at least ``min_tokens`` tokens shared by two chains or more, beside Markov resamples."""
+    return _repeats("exact", corpus, min_tokens, resamples, seed)
+
+
+def masked(corpus: Corpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:
+    """The same with numbers and names masked; lengths count masked symbols, spans count the original tokens."""
+    return _repeats("masked", masked_corpus(corpus), min_tokens, resamples, seed)
+
+
+def _repeats(kind: Kind, corpus: Corpus, min_tokens: int, resamples: int, seed: int) -> Overlaps:
+    overlaps, occurrences = _tables(kind, corpus, min_tokens)
+    scores, withheld = _coverage_scores(corpus, min_tokens, resamples, seed)
+    return Overlaps(
+        kind, min_tokens, corpus.n_chains, corpus.n_tokens, corpus.run, overlaps, occurrences, scores, withheld
+    )
+
+
+def _tables(kind: Kind, corpus: Corpus, min_length: int) -> tuple[pa.Table, pa.Table]:
+    found = maximal_repeats(corpus, min_length)
+    size = np.diff(found.bounds)
+    first = found.starts[found.bounds[:-1]]
+    last = first + found.n_symbols - 1
+    chain = corpus.chain_of(first)
+    begin, end = corpus.characters[first, 0].tolist(), corpus.characters[last, 1].tolist()
+    if kind == "skeleton":
+        spans = zip(first.tolist(), found.n_symbols.tolist(), strict=True)
+        texts = [">".join(ROLES[role] for role in corpus.tokens[a : a + n]) for a, n in spans]
+    else:
+        texts = [corpus.texts[c][a:b] for c, a, b in zip(chain.tolist(), begin, end, strict=True)]
+    symbols = zip(first.tolist(), found.n_symbols.tolist(), strict=True)
+    ids = ["o" + content_key(kind, corpus.tokenizer, corpus.tokens[a : a + n]) for a, n in symbols]
+    overlaps = pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "text": pa.array([text.encode("utf-8", "replace").decode() for text in texts], pa.string()),
+            "n_tokens": found.n_symbols,
+            "n_chains": found.n_chains,
+            "n_occurrences": size,
+        }
+    )
+    owner = np.repeat(np.arange(len(size)), size)
+    stop = found.starts + found.n_symbols[owner] - 1
+    names = pa.array(corpus.chains, pa.string())
+    occurrences = pa.table(
+        {
+            "overlap": overlaps["id"].combine_chunks().take(pa.array(owner)),
+            "chain": names.take(pa.array(corpus.chain_of(found.starts))),
+            "start": corpus.position[found.starts, 0],
+            "end": corpus.position[stop, 1],
+        }
+    )
+    return overlaps, occurrences
+
+
+def _in_table(ends: dict[str, Any], occurrences: pa.Table) -> pa.Table:
+    """Rows of ``IN``, whose own properties are also called start and end."""
+    from trails.store.rows import table_schema
+
+    schema = table_schema("IN")
+    columns = [ends["start"], ends["end"], occurrences["start"], occurrences["end"]]
+    return pa.Table.from_arrays([column.cast(f.type) for column, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _coverage_scores(
+    corpus: Corpus, size: int, resamples: int, seed: int
+) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
+    if corpus.n_chains < MIN_CHAINS or corpus.n_tokens < MIN_TOKENS:
+        reason = (
+            f"{corpus.n_chains} chains with {corpus.n_tokens} tokens are too few for a Markov resample "
+            f"({MIN_CHAINS} chains and {MIN_TOKENS} tokens are needed): ingest more, or widen the selection"
+        )
+        return (), (Withheld("coverage", reason),)
+    under = covered(corpus.n_tokens, shared_windows(corpus.tokens, corpus.offsets, size), size)
+    lengths = np.diff(corpus.offsets)
+    per_chain = np.stack([np.add.reduceat(np.append(under, False), corpus.offsets[:-1]) * (lengths > 0), lengths], 1)
+    controls = []
+    for order in (1, 2):
+        values = [
+            coverage(*markov_resample(corpus.tokens, corpus.offsets, order, seed + draw), size)
+            for draw in range(resamples)
+        ]
+        controls.append(Control(f"order-{order} Markov resample", float(np.mean(values)), spread(values)))
+    interval = _ratio_interval(per_chain.astype(np.float64), seed)
+    return (Score("coverage", float(under.mean()), "share of tokens", tuple(controls), interval),), ()
+
+
+def _ratio_interval(per_chain: npt.NDArray[np.float64], seed: int, draws: int = 500) -> tuple[float, float] | None:
+    """Interval of sum / sum, chains resampled with multinomial counts (no copy of the rows)."""
+    if len(per_chain) < 5:
+        return None
+    rng = np.random.default_rng(seed)
+    n = len(per_chain)
+    values = []
+    for _ in range(draws):
+        top, bottom = np.bincount(rng.integers(0, n, n), minlength=n) @ per_chain
+        values.append(top / bottom)
+    return spread(values)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Skeletons
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def skeleton(traces: Iterable[Trace], min_steps: int = 3, *, shuffles: int = 20, seed: int = 0) -> Overlaps:
+    """Repeats of at least ``min_steps`` roles shared by two chains, and variants, beside a shuffle of all roles.
+
+    Half or more of the relations between steps are implicit: ``n_implicit`` of ``n_steps`` have no connective.
+    """
+    corpus, explicit = role_corpus(traces)
+    overlaps, occurrences = _tables("skeleton", corpus, min_steps)
+    counts: dict[str, int] = {}
+    for a, b in zip(corpus.offsets[:-1].tolist(), corpus.offsets[1:].tolist(), strict=True):
+        name = ">".join(ROLES[role] for role in corpus.tokens[a:b])
+        counts[name] = counts.get(name, 0) + 1
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    variants = pa.table(
+        {
+            "roles": pa.array([name for name, _ in ordered], pa.string()),
+            "n_chains": pa.array([count for _, count in ordered], pa.int64()),
+        }
+    )
+    scores: list[Score] = []
+    withheld: list[Withheld] = []
+    if corpus.n_chains < MIN_CHAINS:
+        reason = f"{corpus.n_chains} chains are too few for a shuffle of roles ({MIN_CHAINS} are needed): ingest more"
+        withheld.append(Withheld("coverage", reason))
+    else:
+        draws = [shuffled(corpus.tokens, corpus.offsets, seed + draw, within=False) for draw in range(shuffles)]
+        null = [coverage(draw, corpus.offsets, min_steps) for draw in draws]
+        distinct = [_n_variants(draw, corpus.offsets) for draw in draws]
+        under = covered(corpus.n_tokens, shared_windows(corpus.tokens, corpus.offsets, min_steps), min_steps)
+        lengths = np.diff(corpus.offsets)
+        sums = np.add.reduceat(np.append(under, False), corpus.offsets[:-1]) * (lengths > 0)
+        interval = _ratio_interval(np.stack([sums, lengths], 1).astype(np.float64), seed)
+        name = "role-frequency shuffle"
+        scores.append(
+            Score(
+                "coverage",
+                float(under.mean()),
+                "share of steps",
+                (Control(name, float(np.mean(null)), spread(null)),),
+                interval,
+            )
+        )
+        scores.append(
+            Score(
+                "variants",
+                float(len(counts)),
+                "distinct role sequences",
+                (Control(name, float(np.mean(distinct)), spread(distinct)),),
+                note="fewer than the shuffle: chains keep to common patterns",
+            )
+        )
+    n_steps, implicit = corpus.n_tokens, int((~explicit).sum())
+    note = f"{implicit} of {n_steps} steps have no connective in the text: their relation is implicit"
+    return Overlaps(
+        "skeleton",
+        min_steps,
+        corpus.n_chains,
+        n_steps,
+        "",
+        overlaps,
+        occurrences,
+        tuple(scores),
+        tuple(withheld),
+        variants=variants,
+        n_steps=n_steps,
+        n_implicit=implicit,
+        notes=(note,),
+    )
+
+
+def _n_variants(tokens: Ints, offsets: Longs) -> int:
+    bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    return len({tokens[a:b].tobytes() for a, b in bounds})
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Near overlaps
+# --------------------------------------------------------------------------------------------------------------------
+
+QUANTILE = 0.99
+"""A cosine counts as near when it exceeds this quantile of nearest-neighbour cosines between permuted vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Nearest neighbours in other chains: ``index`` and ``cosine`` (n, k), best first (-1, NaN: none), and ``threshold``, the
+    :data:`QUANTILE` of the best cosine on permuted dimensions; ``false_share`` is how often a second permutation exceeds it.
+    """
+
+    index: Longs
+    cosine: Floats
+    threshold: float
+    false_share: float
+
+
+def neighbours(vectors: Floats, chain: Longs, *, k: int = 5, seed: int = 0, exact: bool | None = None) -> Neighbours:
+    """Nearest neighbours of raw vectors after whitening, own chain excluded, with the threshold from permuted dimensions.
+
+    The null keeps the distribution of every whitened dimension and destroys how they go together. Raises UsageError for
+    fewer than :data:`~trails.statistics.MIN_VECTORS` vectors.
+    """
+    if len(vectors) < MIN_VECTORS:
+        raise UsageError(
+            f"near overlaps were asked for and {len(vectors)} steps have a stored state; whitening needs {MIN_VECTORS}: "
+            "ingest more chains with --states LAYER"
+        )
+    whitening = fit_whitening(vectors)
+    white = whitening(vectors)
+    index, cosine = _others(white, chain, k, exact)
+    rng = np.random.default_rng(seed)
+    raw = (vectors - whitening.mean) @ whitening.components
+    best = []
+    # A null of at most 20,000 vectors is enough for a quantile; it has fewer candidates than the corpus, so its quantile
+    # would be too low: each query looks among as many candidates as it has in the corpus only up to that size.
+    pick = np.sort(rng.permutation(len(raw))[:20_000])
+    for _ in range(2):
+        permuted = np.stack([rng.permutation(raw[pick, column]) for column in range(raw.shape[1])], axis=1)
+        norm = np.linalg.norm(permuted, axis=1, keepdims=True)
+        permuted = (permuted / np.where(norm > 0, norm, 1)).astype(np.float32)
+        sample = permuted[: min(len(permuted), 4_000)]
+        found, value = nearest(permuted, sample, 2, exact=True)
+        own = found == np.arange(len(sample))[:, None]
+        best.append(np.where(own[:, 0], value[:, 1], value[:, 0]))
+    threshold = float(np.quantile(best[0], QUANTILE))
+    return Neighbours(index, cosine, threshold, float((best[1] > threshold).mean()))
+
+
+def _others(white: Floats, chain: Longs, k: int, exact: bool | None) -> tuple[Longs, Floats]:
+    """The k nearest vectors of other chains."""
+    sizes = np.bincount(chain - chain.min()) if len(chain) else np.zeros(1, np.int64)
+    # Own steps may take the first places: ask for as many more as a chain commonly has.
+    extra = int(min(np.quantile(sizes[sizes > 0], 0.9), 24))
+    found, value = nearest(white, white, k + extra, exact=exact)
+    foreign = (found >= 0) & (chain[np.maximum(found, 0)] != chain[:, None])
+    order = np.argsort(~foreign, axis=1, kind="stable")[:, :k]
+    keep = np.take_along_axis(foreign, order, axis=1)
+    index = np.where(keep, np.take_along_axis(found, order, axis=1), -1)
+    cosine = np.where(keep, np.take_along_axis(value, order, axis=1), np.nan)
+    return index, cosine.astype(np.float32)
+
+
+def near(
+    traces: Iterable[Trace], *, layer: int | None = None, k: int = 5, min_tokens: int = 10, seed: int = 0
+) -> Overlaps:
+    """Steps of different chains that lie near each other in whitened hidden space, beyond masked exact matching.
+
+    ``layer`` is one of the stored state layers (default: the one nearest the middle of the model). A pair is *explained* when
+    the two steps share ``min_tokens`` masked tokens in a row, or are equal once masked. Overlaps are diagonal runs of
+    unexplained pairs of at least two steps; ``similar`` lists all pairs. Raises UsageError for a run without stored states.
+    """
+    kept: list[Trace] = []
+    vectors: list[Floats] = []
+    chosen = layer
+    for trace in one_instrument(traces):
+        if trace.step_states is None or not trace.state_layers:
+            raise UsageError(
+                f"near overlaps were asked for, and run {trace.run} holds no hidden states. "
+                "Measure them with: trails ingest PATH --states 16,30"
+            )
+        if chosen is None:
+            middle = trace.n_layers / 2
+            chosen = min(trace.state_layers, key=lambda number: (abs(number - middle), number))
+        if chosen not in trace.state_layers:
+            stored = ", ".join(map(str, trace.state_layers))
+            raise UsageError(f"layer {chosen} was asked for; run {trace.run} holds states of layers {stored}")
+        kept.append(trace)
+        vectors.append(np.asarray(trace.step_states[:, trace.state_layers.index(chosen)], np.float32))
+    if not kept:
+        raise UsageError("no chain to analyse: ingest some with 'trails ingest PATH --states 16,30'")
+    order = sorted(range(len(kept)), key=lambda i: kept[i].chain.id)
+    kept, vectors = [kept[i] for i in order], [vectors[i] for i in order]
+    corpus = token_corpus(kept)
+    states = np.concatenate(vectors)
+    n_steps = np.array([len(trace.steps) for trace in kept], np.int64)
+    chain = np.repeat(np.arange(len(kept)), n_steps)
+    first_step = np.concatenate([[0], np.cumsum(n_steps)])
+    spans = np.concatenate([trace.step_tokens.reshape(-1, 2) for trace in kept])
+    # Steps without a token of their own have no state.
+    usable = np.isfinite(states).all(axis=1)
+    rows = np.flatnonzero(usable)
+    if len(rows) < MIN_VECTORS:
+        reason = (
+            f"{len(rows)} steps have a stored state; whitening needs {MIN_VECTORS}: ingest more chains with --states"
+        )
+        empty = _near_tables([], corpus)
+        return Overlaps(
+            "near",
+            2,
+            len(kept),
+            len(states),
+            corpus.run,
+            *empty,
+            withheld=(Withheld("near share", reason),),
+            layer=chosen,
+            n_steps=len(states),
+        )
+    found = neighbours(states[rows], chain[rows], k=k, seed=seed)
+    close = (found.index >= 0) & (found.cosine > found.threshold)
+    left, place = np.nonzero(close)
+    right = rows[found.index[left, place]]
+    cosine = found.cosine[left, place]
+    left = rows[left]
+    masks = masked_corpus(corpus)
+    explained = _explained(masks, spans, chain, left, right, min_tokens)
+    rng = np.random.default_rng(seed)
+    random_left, random_right = rng.choice(rows, 2_000), rng.choice(rows, 2_000)
+    apart = chain[random_left] != chain[random_right]
+    chance = _explained(masks, spans, chain, random_left[apart], random_right[apart], min_tokens)
+    beyond = np.zeros(len(states), np.bool_)
+    beyond[left[~explained]] = True
+    already = np.zeros(len(states), np.bool_)
+    already[left[explained]] = True
+    per_chain = np.stack([np.bincount(chain, weights=beyond, minlength=len(kept)), n_steps.astype(np.float64)], axis=1)
+    scores = [
+        Score(
+            "near share beyond masked exact",
+            float(beyond[rows].mean()),
+            "share of steps",
+            (
+                Control("whitened dimensions permuted", found.false_share),
+                Control("steps whose near neighbour masked exact matching finds too", float(already[rows].mean())),
+            ),
+            _ratio_interval(per_chain, seed),
+        )
+    ]
+    if len(left):
+        scores.append(
+            Score(
+                "near pairs explained by masked exact matching",
+                float(explained.mean()),
+                "share of pairs",
+                (Control("random pairs of steps", float(chance.mean())),),
+                bootstrap(explained.astype(np.float64), seed=seed),
+            )
+        )
+    runs = _diagonal_runs(left[~explained], right[~explained], chain)
+    entries = []
+    for a, b, size in runs:
+        pair = sorted([(int(chain[a]), a), (int(chain[b]), b)], key=lambda item: (kept[item[0]].chain.id, item[1]))
+        entries.append([(c, int(spans[s, 0]), int(spans[s + size - 1, 1])) for c, s in pair])
+    overlaps, occurrences = _near_tables(entries, corpus)
+
+    def names(steps: Longs) -> list[str]:
+        return [step_key(kept[c].chain.id, int(s - first_step[c])) for c, s in zip(chain[steps], steps, strict=True)]
+
+    sort = np.argsort(-cosine, kind="stable")
+    similar = pa.table(
+        {
+            "start": pa.array(names(left[sort]), pa.string()),
+            "end": pa.array(names(right[sort]), pa.string()),
+            "cosine": cosine[sort].astype(np.float64),
+            "excess": cosine[sort].astype(np.float64) - found.threshold,
+            "explained": explained[sort],
+        }
+    )
+    return Overlaps(
+        "near",
+        2,
+        len(kept),
+        len(states),
+        corpus.run,
+        overlaps,
+        occurrences,
+        tuple(scores),
+        similar=similar,
+        layer=chosen,
+        n_steps=len(states),
+    )
+
+
+def _diagonal_runs(left: Longs, right: Longs, chain: Longs) -> list[tuple[int, int, int]]:
+    """Maximal runs (i, j), (i+1, j+1), … of pairs inside one chain on each side, of two steps or more, each once."""
+    pairs = {(int(min(a, b)), int(max(a, b))) for a, b in zip(left, right, strict=True)}
+
+    def follows(a: int, b: int) -> bool:
+        return (a + 1, b + 1) in pairs and chain[a] == chain[a + 1] and chain[b] == chain[b + 1]
+
+    runs = []
+    for a, b in sorted(pairs):
+        if a and (a - 1, b - 1) in pairs and chain[a] == chain[a - 1] and chain[b] == chain[b - 1]:
+            continue
+        size = 1
+        while follows(a + size - 1, b + size - 1):
+            size += 1
+        if size > 1:
+            runs.append((a, b, size))
+    return sorted(runs, key=lambda run: (-run[2], run[0], run[1]))
+
+
+def _near_tables(entries: list[list[tuple[int, int, int]]], corpus: Corpus) -> tuple[pa.Table, pa.Table]:
+    """Tables of near overlaps from (chain number, first token, last token) of each side."""
+    ids, texts, sizes, owner, chains, starts, ends = [], [], [], [], [], [], []
+    for sides in entries:
+        name = "o" + content_key("near", corpus.tokenizer, *((corpus.chains[c], a, b) for c, a, b in sides))
+        ids.append(name)
+        c, a, b = sides[0]
+        base = int(corpus.offsets[c])
+        texts.append(corpus.text(base + a, base + b))
+        sizes.append(b - a)
+        for c, a, b in sides:
+            owner.append(name)
+            chains.append(corpus.chains[c])
+            starts.append(a)
+            ends.append(b)
+    overlaps = pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "text": pa.array(texts, pa.string()),
+            "n_tokens": pa.array(sizes, pa.int32()),
+            "n_chains": pa.array([2] * len(ids), pa.int32()),
+            "n_occurrences": pa.array([2] * len(ids), pa.int64()),
+        }
+    )
+    occurrences = pa.table(
+        {
+            "overlap": pa.array(owner, pa.string()),
+            "chain": pa.array(chains, pa.string()),
+            "start": pa.array(starts, pa.int32()),
+            "end": pa.array(ends, pa.int32()),
+        }
+    )
+    return overlaps, occurrences
+
+
+def _explained(masks: Corpus, spans: Ints, chain: Longs, left: Longs, right: Longs, size: int) -> npt.NDArray[np.bool_]:
+    """Which pairs of steps share ``size`` masked symbols in a row (or, both shorter than that, all of them)."""
+    if not len(left):
+        return np.zeros(0, np.bool_)
+    # Masked symbols of every step: a symbol belongs to the step of its first token.
+    base = masks.offsets[:-1]
+    owner_chain = np.repeat(np.arange(masks.n_chains), np.diff(masks.offsets))
+    step_of_symbol = np.full(masks.n_tokens, -1, np.int64)
+    starts = spans[:, 0].astype(np.int64)
+    wide = int(max(masks.position[:, 1].max(initial=0), spans.max(initial=0))) + 1
+    key = chain * wide + starts
+    order = np.lexsort((np.arange(len(key)), key))
+    step_of_symbol = order[np.searchsorted(key[order], owner_chain * wide + masks.position[:, 0], side="right") - 1]
+    del base
+    changes = np.append(True, step_of_symbol[1:] != step_of_symbol[:-1]) if masks.n_tokens else np.empty(0, np.bool_)
+    heads = np.flatnonzero(changes)
+    offsets = np.append(heads, masks.n_tokens).astype(np.int64)
+    segment_step = step_of_symbol[heads]
+    windows, begins = window_keys(masks.tokens, offsets, size)
+    owner = segment_step[np.searchsorted(offsets, begins, side="right") - 1]
+    # A step shorter than a window is one window of its own length.
+    lengths = np.diff(offsets)
+    short = np.flatnonzero(lengths < size)
+    extra_keys, extra_owner = [], []
+    for length in np.unique(lengths[short]).tolist():
+        of_length = short[lengths[short] == length]
+        picked, where = window_keys(masks.tokens, offsets, length)
+        at = np.searchsorted(where, offsets[of_length])
+        extra_keys.append(picked[at] ^ np.uint64(length))
+        extra_owner.append(segment_step[of_length])
+    keys = np.concatenate([windows, *extra_keys])
+    owners = np.concatenate([owner, *extra_owner]).astype(np.int64)
+    _, dense = np.unique(keys, return_inverse=True)
+    n_steps = len(spans)
+    have = np.unique(dense.astype(np.int64) * n_steps + owners)
+    by_owner = np.argsort(owners, kind="stable")
+    count = np.bincount(owners, minlength=n_steps)
+    begin = np.concatenate([[0], np.cumsum(count)[:-1]])
+    result = np.zeros(len(left), np.bool_)
+    for a in range(0, len(left), 100_000):
+        one, two = left[a : a + 100_000], right[a : a + 100_000]
+        pair = np.repeat(np.arange(len(one)), count[one])
+        within = np.arange(len(pair)) - np.repeat(np.cumsum(count[one]) - count[one], count[one])
+        window = dense[by_owner[begin[one][pair] + within]].astype(np.int64)
+        wanted = window * n_steps + two[pair]
+        at = np.minimum(np.searchsorted(have, wanted), len(have) - 1)
+        np.logical_or.at(result[a : a + 100_000], pair, have[at] == wanted)
+    return result

@@ -1,0 +1,411 @@
+"""Scores that carry their control, and the statistics behind them: AUC, intervals, whitening, neighbours, change points.
+
+Every score that an analysis reports is a :class:`Score`; it cannot be built without a control. Where the corpus is too small
+for a control, the analysis reports a :class:`Withheld` with the reason and no number. Seeds are fixed: the same input
+gives the same intervals.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
+Longs = npt.NDArray[np.int64]
+Interval = tuple[float, float]
+
+LEVEL = 0.95
+"""Coverage of every interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a score is held against: a null, a baseline or a noise floor, in the score's unit."""
+
+    name: str
+    value: float
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A number with its controls. Raises ValueError without a finite control: a bare score cannot be made.
+
+    ``interval`` is a 95 % interval, by resampling chains unless the analysis says otherwise; None where nothing was drawn.
+    """
+
+    name: str
+    value: float
+    unit: str
+    controls: tuple[Control, ...]
+    interval: Interval | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not any(math.isfinite(control.value) for control in self.controls):
+            raise ValueError(f"score {self.name!r} has no control")
+
+    @property
+    def control(self) -> float:
+        """Value of the first control."""
+        return self.controls[0].value
+
+    @property
+    def control_name(self) -> str:
+        """Name of the first control."""
+        return self.controls[0].name
+
+    @property
+    def excess(self) -> float:
+        """Value minus the first control."""
+        return self.value - self.control
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """A score that was not computed because its control could not be, with the reason and what would help."""
+
+    name: str
+    reason: str
+
+
+def control_record(control: Control) -> dict[str, Any]:
+    """A control as plain values."""
+    return {"name": control.name, "value": control.value, "interval": control.interval}
+
+
+def score_record(score: Score) -> dict[str, Any]:
+    """A score with its controls as plain values."""
+    return {
+        "name": score.name,
+        "value": score.value,
+        "interval": score.interval,
+        "unit": score.unit,
+        "controls": [control_record(control) for control in score.controls],
+        "note": score.note,
+    }
+
+
+def withheld_record(withheld: Withheld) -> dict[str, Any]:
+    """A withheld score as plain values."""
+    return {"name": withheld.name, "reason": withheld.reason}
+
+
+SCORE_COLUMNS = ("score", "value", "95 %", "unit", "control", "its value", "its 95 %")
+
+
+def score_rows(scores: Sequence[Score]) -> list[list[Any]]:
+    """Rows of :data:`SCORE_COLUMNS`: one per control, the score itself on the first."""
+
+    def span(interval: Interval | None) -> str:
+        return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+
+    rows: list[list[Any]] = []
+    for score in scores:
+        for number, control in enumerate(score.controls):
+            first = [score.name, score.value, span(score.interval), score.unit] if number == 0 else ["", None, "", ""]
+            rows.append([*first, control.name, control.value, span(control.interval)])
+    return rows
+
+
+def finite(values: npt.ArrayLike) -> Array:
+    """The finite values as float64."""
+    array = np.asarray(values, np.float64).ravel()
+    return array[np.isfinite(array)]
+
+
+def spread(values: npt.ArrayLike) -> Interval | None:
+    """Central 95 % of the values; None for fewer than two."""
+    array = finite(values)
+    if len(array) < 2:
+        return None
+    low, high = np.quantile(array, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def bootstrap(
+    per_unit: npt.ArrayLike, statistic: Callable[[Array], float] | None = None, *, draws: int = 1000, seed: int = 0
+) -> Interval | None:
+    """Percentile interval of a statistic (the mean by default) of per-chain values, resampling chains.
+
+    ``per_unit`` is (U,) or (U, k); NaN rows are left out. None for fewer than five chains: an interval from less is a fiction.
+    """
+    array = np.asarray(per_unit, np.float64)
+    array = array[np.isfinite(array.reshape(len(array), -1)).all(axis=1)] if len(array) else array
+    if len(array) < 5:
+        return None
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(array), (draws, len(array)))
+    values = array[picks].mean(axis=1) if statistic is None else np.array([statistic(array[pick]) for pick in picks])
+    return spread(values)
+
+
+def ranks(values: npt.ArrayLike) -> Array:
+    """Ranks from 1, ties share their mean rank."""
+    array = np.asarray(values, np.float64)
+    order = np.argsort(array, kind="stable")
+    ordered = array[order]
+    new = np.append(True, ordered[1:] != ordered[:-1]) if len(array) else np.empty(0, np.bool_)
+    group = np.cumsum(new) - 1
+    count = np.bincount(group) if len(array) else np.empty(0, np.int64)
+    mean = np.cumsum(count) - (count - 1) / 2.0
+    result = np.empty(len(array))
+    result[order] = mean[group]
+    return result
+
+
+def auc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
+    """Probability that a positive exceeds a negative, ties counted half (area under the ROC curve). NaN if one is empty."""
+    p, q = finite(positive), finite(negative)
+    if not len(p) or not len(q):
+        return math.nan
+    together = ranks(np.concatenate([p, q]))
+    return float((together[: len(p)].sum() - len(p) * (len(p) + 1) / 2) / (len(p) * len(q)))
+
+
+def within_group_auc(score: Array, positive: npt.NDArray[np.bool_], group: Longs) -> tuple[Longs, Array]:
+    """AUC inside each group, for the groups that hold both kinds: (group labels, AUC each).
+
+    Undefined scores (NaN) count as ties with everything, so that a score which is often undefined pays for it.
+    """
+    labels: list[int] = []
+    values: list[float] = []
+    order = np.argsort(group, kind="stable")
+    names, begins = np.unique(group[order], return_index=True)
+    bounds = np.append(begins, len(order))
+    for name, a, b in zip(names.tolist(), bounds[:-1], bounds[1:], strict=True):
+        rows = order[a:b]
+        wins, losses = score[rows][positive[rows]], score[rows][~positive[rows]]
+        if not len(wins) or not len(losses):
+            continue
+        with np.errstate(invalid="ignore"):
+            difference = wins[:, None] - losses[None, :]
+        better = np.where(np.isnan(difference), 0.5, (difference > 0) + 0.5 * (difference == 0))
+        labels.append(name)
+        values.append(float(better.mean()))
+    return np.array(labels, np.int64), np.array(values)
+
+
+def within_group_ranks(score: Array, group: Longs) -> Array:
+    """Rank of each value inside its group, scaled to [0, 1]; 0.5 for a group of one and for undefined values."""
+    result = np.full(len(score), 0.5)
+    order = np.argsort(group, kind="stable")
+    _, begins = np.unique(group[order], return_index=True)
+    bounds = np.append(begins, len(order))
+    for a, b in itertools.pairwise(bounds.tolist()):
+        rows = order[a:b]
+        rows = rows[np.isfinite(score[rows])]
+        if len(rows) > 1:
+            result[rows] = (ranks(score[rows]) - 1) / (len(rows) - 1)
+    return result
+
+
+def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Rank correlation of the pairs that are both finite; NaN for fewer than three or for a constant side."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    good = np.isfinite(x) & np.isfinite(y)
+    x, y = ranks(x[good]), ranks(y[good])
+    if len(x) < 3 or x.std() == 0 or y.std() == 0:
+        return math.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def fold_of(groups: Longs, folds: int, seed: int = 0) -> Longs:
+    """Fold of each row; rows of one group share a fold and folds hold about equally many groups."""
+    names, inverse = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return (order % folds)[inverse].astype(np.int64)
+
+
+def fit_logistic(features: Array, target: npt.NDArray[np.bool_], ridge: float = 1.0) -> Array:
+    """Weights (k+1,) of a ridge-penalised logistic regression by Newton steps, the constant last and not penalised."""
+    x = np.column_stack([features, np.ones(len(features))])
+    y = target.astype(np.float64)
+    penalty = np.full(x.shape[1], ridge)
+    penalty[-1] = 1e-6
+    weights = np.zeros(x.shape[1])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        gradient = x.T @ (p - y) + penalty * weights
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + np.diag(penalty)
+        step = np.linalg.solve(hessian, gradient)
+        weights -= step
+        if np.abs(step).max() < 1e-8:
+            break
+    return weights
+
+
+def cross_validated(
+    features: Array, target: npt.NDArray[np.bool_], groups: Longs, *, folds: int = 5, seed: int = 0, ridge: float = 1.0
+) -> Array:
+    """Out-of-fold logistic scores (linear predictor); a chain's rows are never scored by a fit that saw the chain."""
+    fold = fold_of(groups, folds, seed)
+    result = np.full(len(features), np.nan)
+    for number in range(folds):
+        test = fold == number
+        if not test.any() or not target[~test].any() or target[~test].all():
+            continue
+        mean, scale = features[~test].mean(axis=0), features[~test].std(axis=0)
+        scale[scale == 0] = 1.0
+        weights = fit_logistic((features[~test] - mean) / scale, target[~test], ridge)
+        result[test] = (features[test] - mean) / scale @ weights[:-1] + weights[-1]
+    return result
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Vectors
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Whitening:
+    """Affine map to zero mean and unit covariance on the fitted vectors: ``(x - mean) @ components``."""
+
+    mean: Floats  # (d,)
+    components: Floats  # (d, r)
+    n: int
+    """Vectors it was fitted on."""
+
+    def __call__(self, vectors: Floats) -> Floats:
+        """Whitened vectors of unit length, (n, r); a zero vector stays zero."""
+        white = (vectors - self.mean) @ self.components
+        norm = np.linalg.norm(white, axis=1, keepdims=True)
+        result: Floats = (white / np.where(norm > 0, norm, 1)).astype(np.float32)
+        return result
+
+
+MIN_VECTORS = 50
+"""Fewer vectors than this are not whitened."""
+
+
+def fit_whitening(vectors: Floats, *, per_component: float = 5.0, floor: float = 1e-4) -> Whitening:
+    """PCA whitening. Keeps at most one direction per ``per_component`` vectors, and none with less than ``floor`` of the
+    largest variance: a covariance of d directions needs several times d vectors. Raises ValueError below :data:`MIN_VECTORS`.
+    """
+    if len(vectors) < MIN_VECTORS:
+        raise ValueError(f"{len(vectors)} vectors are too few to whiten; {MIN_VECTORS} are needed")
+    x = np.asarray(vectors, np.float64)
+    mean = x.mean(axis=0)
+    covariance = np.cov(x, rowvar=False)
+    value, direction = np.linalg.eigh(np.atleast_2d(covariance))
+    value, direction = value[::-1], direction[:, ::-1]
+    keep = min(int(len(x) / per_component), int((value > floor * value[0]).sum()))
+    keep = max(keep, 1)
+    # A direction's sign is arbitrary: fix it, so that the same vectors in another order give the same components.
+    sign = np.sign(direction[np.abs(direction).argmax(axis=0), np.arange(direction.shape[1])])
+    components = direction[:, :keep] * sign[:keep] / np.sqrt(value[:keep])
+    return Whitening(mean.astype(np.float32), components.astype(np.float32), len(x))
+
+
+def nearest_exact(vectors: Floats, queries: Floats, k: int, *, block: int = 1024) -> tuple[Longs, Floats]:
+    """The k most similar vectors of each query by brute force: indices (q, k) and cosines (q, k), best first.
+
+    Vectors have unit length. Ties go to the smaller index.
+    """
+    k = min(k, len(vectors))
+    found = np.empty((len(queries), k), np.int64)
+    cosine = np.empty((len(queries), k), np.float32)
+    for a in range(0, len(queries), block):
+        similarity = queries[a : a + block] @ vectors.T
+        if k < len(vectors):
+            part = np.sort(np.argpartition(-similarity, k - 1, axis=1)[:, :k], axis=1)
+        else:
+            part = np.broadcast_to(np.arange(len(vectors)), similarity.shape)
+        value = np.take_along_axis(similarity, part, axis=1)
+        order = np.argsort(-value, axis=1, kind="stable")
+        found[a : a + block] = np.take_along_axis(part, order, axis=1)
+        cosine[a : a + block] = np.take_along_axis(value, order, axis=1)
+    return found, cosine
+
+
+EXACT_UP_TO = 20_000
+"""Number of vectors up to which brute force is used: exact, and not slower."""
+
+
+def nearest(
+    vectors: Floats, queries: Floats, k: int, *, threads: int = 0, exact: bool | None = None
+) -> tuple[Longs, Floats]:
+    """The k most similar vectors of each query: brute force up to :data:`EXACT_UP_TO` vectors, else an HNSW graph (usearch).
+
+    Unit-length float32 in, indices (q, k) and cosines (q, k) out, best first; -1 and NaN where fewer were found.
+    """
+    if exact if exact is not None else len(vectors) <= EXACT_UP_TO:
+        return nearest_exact(vectors, queries, k)
+    from usearch.index import Index
+
+    index = Index(
+        ndim=vectors.shape[1], metric="ip", dtype="bf16", connectivity=16, expansion_add=64, expansion_search=96
+    )
+    index.add(np.arange(len(vectors), dtype=np.uint64), vectors, threads=threads)
+    k = min(k, len(vectors))
+    found = np.full((len(queries), k), -1, np.int64)
+    cosine = np.full((len(queries), k), np.nan, np.float32)
+    for a in range(0, len(queries), 65_536):
+        batch = index.search(queries[a : a + 65_536], k, threads=threads)
+        keys = np.asarray(batch.keys).reshape(-1, k).astype(np.int64)
+        counts = np.asarray(batch.counts).reshape(-1, 1)
+        valid = np.arange(k) < counts
+        found[a : a + 65_536] = np.where(valid, keys, -1)
+    # The index works in bfloat16; the cosines reported are those of the float32 vectors.
+    for a in range(0, len(queries), 65_536):
+        part = found[a : a + 65_536]
+        exact_value = np.einsum("qd,qkd->qk", queries[a : a + 65_536], vectors[np.maximum(part, 0)])
+        cosine[a : a + 65_536] = np.where(part >= 0, exact_value, np.nan)
+    order = np.argsort(-np.nan_to_num(cosine, nan=-np.inf), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(cosine, order, axis=1)
+
+
+def hashed_words(words: list[list[str]], *, width: int = 512) -> Floats:
+    """Unit-length tf-idf vectors (n, width) of bags of words, words hashed to signed places (feature hashing)."""
+    import zlib
+
+    vocabulary = {word: number for number, word in enumerate(sorted({w for bag in words for w in bag}))}
+    hashes = np.array([zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in vocabulary], np.int64)
+    owner = np.repeat(np.arange(len(words)), [len(bag) for bag in words])
+    word = np.array([vocabulary[w] for bag in words for w in bag], np.int64)
+    result = np.zeros((len(words), width), np.float32)
+    if not len(word):
+        return result
+    pair = np.unique(owner * len(vocabulary) + word)
+    frequency = np.bincount(pair % len(vocabulary), minlength=len(vocabulary))
+    idf = np.log((1 + len(words)) / (1 + frequency)) + 1e-3
+    place, sign = (hashes >> 1) % width, np.where(hashes & 1, 1.0, -1.0)
+    np.add.at(result, (owner, place[word]), (sign * idf)[word].astype(np.float32))
+    norm = np.linalg.norm(result, axis=1, keepdims=True)
+    unit: Floats = (result / np.where(norm > 0, norm, 1)).astype(np.float32)
+    return unit
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Change points
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def step_change(curves: Array, *, margin: int = 1) -> tuple[int, float]:
+    """Best single change of level in a curve: (index of the first value of the second segment, statistic).
+
+    ``curves`` is (n, K): n replicates over K places; the statistic is computed on their mean. Each candidate's gain is the
+    reduction of the squared error of the two-segment fit, relative to what is left (an F ratio).
+    ``margin`` values at least stay on each side. Raises ValueError for fewer than ``2 * margin + 1`` places.
+    """
+    mean = curves.mean(axis=0)
+    size = len(mean)
+    if size < 2 * margin + 1:
+        raise ValueError(f"{size} values are too few for a change point")
+    total = float(((mean - mean.mean()) ** 2).sum())
+    at = np.arange(margin, size - margin + 1)
+    cumulative, squares = np.cumsum(mean), np.cumsum(mean**2)
+    left = squares[at - 1] - cumulative[at - 1] ** 2 / at
+    tail = cumulative[-1] - cumulative[at - 1]
+    right = squares[-1] - squares[at - 1] - tail**2 / (size - at)
+    error = np.maximum(left, 0) + np.maximum(right, 0)
+    best = int(error.argmin())
+    remaining = float(error[best]) + 1e-12 * (total + 1e-300)
+    return int(at[best]), (total - float(error[best])) / remaining if total > 0 else 0.0
