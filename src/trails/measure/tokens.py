@@ -121,7 +121,9 @@ class TextTokenizer:
         decoded = self.tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         # SentencePiece tokenizers put a space before the first word and may or may not take it away again
         if decoded != text and decoded != f" {text}" and f" {decoded}" != text:
-            differ = next((i for i, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b), min(len(decoded), len(text)))
+            differ = next(
+                (i for i, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b), min(len(decoded), len(text))
+            )
             raise ModelError(
                 f"{what}: the tokenizer does not give the text back: at character {differ} the text has "
                 f"{text[differ : differ + 12]!r}, the decoded tokens have {decoded[differ : differ + 12]!r}. The tokenizer "

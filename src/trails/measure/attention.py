@@ -1,0 +1,290 @@
+"""What one attention layer gives away, reduced while the layer runs.
+
+:func:`install` registers an attention function under the name ``trails`` with transformers' attention interface. With no
+:class:`Recorder` active it is plain scaled dot-product attention. With one, it computes the same output in blocks of
+queries and reduces each block's weights at once: nothing of size T × T outlives a block.
+
+The weights of a block are needed in full (softmax over all keys), the heads only as their mean, and the keys only as bins:
+position 0 (sink), the rest of the context, step 0, step 1, …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trails.errors import ModelError
+from trails.measure.metrics import attention_shift, hidden_shift, unit_rows
+
+NAME = "trails"
+_MASKED = -1e30  # finite, so that weight × score is 0 and not NaN where the weight is 0
+
+
+@dataclass(slots=True)
+class Layout:
+    """What the positions of a padded batch are.
+
+    ``bins`` (B, T): bin of each position as a key: 0 = first token of the sequence, 1 = rest of the context, s + 2 = step s;
+    padding has -1. ``keep`` (B, S, T): weight 1 where a position counts as a query of step s.
+    ``pairs`` (B, P, 2): random pairs of positions for the anisotropy baseline.
+    """
+
+    bins: Tensor
+    keep: Tensor
+    pairs: Tensor
+    one_hot: Tensor = field(init=False)  # (B, T, K) float32
+
+    def __post_init__(self) -> None:
+        n_bins = self.keep.shape[1] + 2
+        self.one_hot = (self.bins.unsqueeze(-1) == torch.arange(n_bins, device=self.bins.device)).float()
+
+
+@dataclass(slots=True)
+class LayerAttention:
+    """Head means of one layer: bin masses (B, T, K), mass on the previous position and row entropy (B, T)."""
+
+    masses: Tensor
+    previous: Tensor
+    entropy: Tensor
+
+
+@dataclass
+class Recorder:
+    """Collects the reductions of one forward pass, layer by layer. L grows as the layers run."""
+
+    layout: Layout
+    peaks: int = 0
+    token_attention: bool = False
+    state_layers: tuple[int, ...] = ()
+    attention_shift: list[Tensor] = field(default_factory=list)  # L × (B, T)
+    attention_previous: list[Tensor] = field(default_factory=list)
+    attention_sink: list[Tensor] = field(default_factory=list)
+    attention_entropy: list[Tensor] = field(default_factory=list)
+    step_masses: list[Tensor] = field(default_factory=list)  # L × (B, S, K): sums over the kept queries of a step
+    hidden_shift: list[Tensor] = field(default_factory=list)  # L+1 × (B, T)
+    baseline: list[Tensor] = field(default_factory=list)  # L+1 × (B,)
+    states: list[Tensor] = field(default_factory=list)  # len(state_layers) × (B, S, d): sums over the kept positions
+    mass_sum: Tensor | None = None  # (B, T, K) over layers
+    mass_top: Tensor | None = None  # (B, T, K) largest over layers
+    mass_layer: Tensor | None = None  # (B, T, K)
+    peak: Peaks | None = None
+
+    def attention(self, layer: LayerAttention) -> None:
+        """Take one attention layer."""
+        index = len(self.attention_shift)
+        self.attention_shift.append(attention_shift(layer.masses))
+        self.attention_previous.append(layer.previous)
+        self.attention_sink.append(layer.masses[:, :, 0].clone())
+        self.attention_entropy.append(layer.entropy)
+        self.step_masses.append(torch.bmm(self.layout.keep, layer.masses))
+        if self.token_attention:
+            if self.mass_sum is None or self.mass_top is None or self.mass_layer is None:
+                self.mass_sum, self.mass_top = layer.masses.clone(), layer.masses.clone()
+                self.mass_layer = torch.zeros_like(layer.masses, dtype=torch.int32)
+            else:
+                self.mass_sum += layer.masses
+                self.mass_layer.masked_fill_(layer.masses > self.mass_top, index)
+                torch.maximum(self.mass_top, layer.masses, out=self.mass_top)
+
+    def hidden(self, state: Tensor) -> None:
+        """Take the residual stream before layer 0, then after each layer: (B, T, d)."""
+        index = len(self.hidden_shift)
+        unit = unit_rows(state)
+        self.hidden_shift.append(hidden_shift(unit))
+        if self.layout.pairs.shape[1]:
+            row = torch.arange(len(unit), device=unit.device).unsqueeze(1)
+            left, right = unit[row, self.layout.pairs[..., 0]], unit[row, self.layout.pairs[..., 1]]
+            self.baseline.append((left - right).square().sum(-1).mul_(0.5).mean(-1))
+        else:
+            self.baseline.append(unit.new_full((len(unit),), torch.nan))
+        if index in self.state_layers:
+            self.states.append(torch.bmm(self.layout.keep, state.float()))
+
+    def weights(self, weights: Tensor) -> None:
+        """Take a layer whose head weights (B, H, T, T) the model itself computed."""
+        weights = weights.float()
+        previous = torch.full_like(weights[:, 0, :, 0], torch.nan)
+        mean = weights.mean(1)
+        previous[:, 1:] = mean.diagonal(offset=-1, dim1=1, dim2=2)
+        entropy = torch.special.entr(weights).sum(-1).mean(1)
+        self.attention(LayerAttention(torch.bmm(mean, self.layout.one_hot), previous, entropy))
+        if self.peaks:
+            self.take_peaks(mean, 0, len(self.attention_shift) - 1)
+
+    def take_peaks(self, mean: Tensor, first: int, layer: int) -> None:
+        """Merge the strongest keys of a block of queries (``first`` …) of one layer into the running peaks."""
+        if self.peak is None:
+            self.peak = Peaks.empty(self.layout.bins, self.peaks)
+        self.peak.merge(mean, self.layout.bins >= 2, first, layer)
+
+
+@dataclass(slots=True)
+class Peaks:
+    """For every query the k chain tokens of largest head-mean weight in any layer, beyond itself, the previous and the first.
+
+    A key among the k best over all layers is among the k best of the layer where it is strongest, so merging the k best
+    of each layer is exact.
+    """
+
+    token: Tensor  # (B, T, k) position, -1 = none
+    mass: Tensor  # (B, T, k)
+    layer: Tensor  # (B, T, k)
+
+    @staticmethod
+    def empty(bins: Tensor, k: int) -> Peaks:
+        """No peaks yet, for a batch of the shape of ``bins``."""
+        token = torch.full((*bins.shape, k), -1, dtype=torch.int64, device=bins.device)
+        return Peaks(token, torch.full(token.shape, -1.0, device=bins.device), token.clone())
+
+    def merge(self, mean: Tensor, chain: Tensor, first: int, layer: int) -> None:
+        """``mean`` (B, q, keys): head-mean weights of queries ``first`` … in ``layer``; ``chain`` (B, T): may be a peak."""
+        k, (_, queries, keys) = self.token.shape[-1], mean.shape
+        row = torch.arange(first, first + queries, device=mean.device).unsqueeze(1)
+        column = torch.arange(keys, device=mean.device)
+        # candidates: tokens of the chain (a context-free first token counts as the sink), earlier than the previous one
+        mean = mean.masked_fill((column >= row - 1) | ~chain[:, None, :keys], -1.0)
+        best = mean.topk(min(k, keys), dim=-1)
+        span = slice(first, first + queries)
+        mass = torch.cat((self.mass[:, span], best.values), -1)
+        token = torch.cat((self.token[:, span], torch.where(best.values >= 0, best.indices, -1)), -1)
+        depth = torch.cat((self.layer[:, span], torch.full_like(best.indices, layer)), -1)
+        order = mass.argsort(dim=-1, descending=True, stable=True)
+        mass, token, depth = (x.gather(-1, order) for x in (mass, token, depth))
+        # the same key may come from two layers: keep its stronger entry, which is the earlier one
+        twin = (token.unsqueeze(-1) == token.unsqueeze(-2)).tril(-1).any(-1) | (token < 0)
+        mass = mass.masked_fill(twin, -1.0)
+        kept = mass.topk(k, dim=-1)
+        self.mass[:, span] = kept.values
+        self.token[:, span] = torch.where(kept.values >= 0, token.gather(-1, kept.indices), -1)
+        self.layer[:, span] = torch.where(kept.values >= 0, depth.gather(-1, kept.indices), -1)
+
+
+def _block_rows(batch: int, heads: int, keys: int, device: torch.device) -> int:
+    """Queries per block: scores of about 8 MB on a CPU (they stay in the cache), 256 MB on a GPU."""
+    budget = 2**21 if device.type == "cpu" else 2**26
+    return max(16, budget // max(1, batch * heads * keys))
+
+
+def blocked_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    softcap: float | None,
+    recorder: Recorder | None,
+) -> tuple[Tensor, LayerAttention | None]:
+    """Causal attention in blocks of queries, with the reductions of each block.
+
+    ``query`` (B, H, T, d), ``key`` (B, G, T, d) and ``value`` (B, G, T, e), G dividing H (grouped-query heads are not
+    copied). ``mask``: None = causal, bool (True = may attend) or additive, broadcastable to (B, H, T, T); it must not
+    let a query see a later key.
+    Returns the output (B, H, T, e) and, with a recorder, the layer's reductions.
+    """
+    B, H, T, _ = query.shape
+    G = key.shape[1]
+    out = query.new_empty(B, H, T, value.shape[-1])
+    layer = None
+    if recorder is not None:
+        masses = query.new_empty(B, T, recorder.layout.one_hot.shape[-1], dtype=torch.float32)
+        layer = LayerAttention(masses, masses.new_full((B, T), torch.nan), masses.new_empty(B, T))
+    rows = _block_rows(B, H, T, query.device)
+    for start in range(0, T, rows):
+        end = min(T, start + rows)
+        q = (query[:, :, start:end] * scaling).reshape(B, G, -1, query.shape[-1])  # (B, G, H/G·q, d)
+        scores = torch.matmul(q, key[:, :, :end].transpose(-1, -2)).float().view(B, H, end - start, end)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if mask is None:
+            column = torch.arange(start, end, device=query.device)
+            later = column > column.unsqueeze(1)
+            scores[..., start:].masked_fill_(later, _MASKED)
+        elif mask.dtype == torch.bool:
+            scores.masked_fill_(~mask[:, :, start:end, :end], _MASKED)
+        else:
+            scores += mask[:, :, start:end, :end]
+            scores.clamp_min_(_MASKED)
+        log_weights = torch.log_softmax(scores, dim=-1)
+        weights = log_weights.exp()
+        mixed = torch.matmul(weights.to(value.dtype).view(B, G, -1, end), value[:, :, :end])
+        out[:, :, start:end] = mixed.view(B, H, end - start, -1)
+        if recorder is None or layer is None:
+            continue
+        layer.entropy[:, start:end] = log_weights.mul_(weights).sum(-1).mean(1).neg_()
+        mean = weights.mean(1)  # (B, q, keys)
+        layer.masses[:, start:end] = torch.bmm(mean, recorder.layout.one_hot[:, :end])
+        first = max(start, 1)  # position 0 has no previous token
+        layer.previous[:, first:end] = mean[:, first - start :].diagonal(offset=first - 1, dim1=1, dim2=2)
+        if recorder.peaks:
+            recorder.take_peaks(mean, start, len(recorder.attention_shift))
+    return out, layer
+
+
+_active: Recorder | None = None
+
+
+@contextmanager
+def recording(recorder: Recorder | None) -> Iterator[None]:
+    """While inside, attention layers report to ``recorder``."""
+    global _active
+    before, _active = _active, recorder
+    try:
+        yield
+    finally:
+        _active = before
+
+
+def trails_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function under the name ``trails``; the signature is transformers'. Returns (B, T, H, e).
+
+    Raises ModelError for a variant that it does not compute exactly.
+    """
+    for name in ("s_aux", "sinks", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise ModelError(
+                f"{type(module).__name__} adds {name!r} to its attention, which trails does not measure exactly. "
+                "Use another model."
+            )
+    if is_causal is False or not getattr(module, "is_causal", True):
+        raise ModelError(
+            f"{type(module).__name__} is not causal: its tokens see later tokens, so a transition has no surprisal. "
+            "Use a causal language model."
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    recorder = _active
+    if recorder is None and softcap is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scale, is_causal=is_causal
+        )
+        return output, None
+    out, layer = blocked_attention(query, key, value, attention_mask, scale, softcap, recorder)
+    if recorder is not None and layer is not None:
+        recorder.attention(layer)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def install() -> None:
+    """Register the attention function and its mask with transformers; doing it twice is harmless."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(NAME, trails_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

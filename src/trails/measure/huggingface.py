@@ -1,0 +1,828 @@
+"""The scorer for Hugging Face causal language models: one forward pass, every measure reduced while the layers run.
+
+In: segmented chains. Out: traces. The trunk of the model runs once with hooks on its layers and, where the model uses
+transformers' attention interface, with the attention function of :mod:`trails.measure.attention`; other models run their
+own eager attention and give their weights away one layer at a time. The logits come from the last hidden state in tiles.
+
+Hidden state 0 is the input of the first layer (embeddings, with the position embedding where the model adds one), state l is
+the output of layer l. The last one is therefore taken *before* the final norm, like all the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trails.align import assign_tokens
+from trails.errors import ModelError
+from trails.measure import attention as on_the_fly
+from trails.measure.attention import Layout, Recorder, recording
+from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.metrics import LogitStatistics, logit_statistics
+from trails.measure.tokens import Encoded, TextTokenizer, check_unicode
+from trails.schema import Chain, Floats, Ints, Run, Trace
+
+logger = logging.getLogger(__name__)
+
+BASELINE_PAIRS = 64
+"""Random pairs of positions per chain for the anisotropy baseline."""
+
+_ANSWER = "\N{OBJECT REPLACEMENT CHARACTER}trails\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One item as the model sees it: context (prefix, question, infix), then the chain's tokens."""
+
+    item: Segmented
+    context: list[int]
+    question: slice  # of the context
+    tokens: Encoded
+    step_tokens: npt.NDArray[np.int32]  # (S, 2)
+    chain_bins: npt.NDArray[np.int64]  # (n,) step of each chain token + 2
+
+    @property
+    def length(self) -> int:
+        return len(self.context) + len(self.tokens)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One row of a forward pass: the context and the chain's tokens ``begin`` … ``end``; measures are kept from ``keep`` on."""
+
+    sequence: _Sequence
+    begin: int
+    keep: int
+    end: int
+
+    @property
+    def context(self) -> int:
+        return len(self.sequence.context)
+
+    @property
+    def length(self) -> int:
+        return self.context + self.end - self.begin
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        chain = self.sequence.tokens.ids[self.begin : self.end].astype(np.int64)
+        return np.concatenate((np.asarray(self.sequence.context, np.int64), chain))
+
+    def bins(self) -> npt.NDArray[np.int64]:
+        bins = np.concatenate((np.ones(self.context, np.int64), self.sequence.chain_bins[self.begin : self.end]))
+        bins[0] = 0
+        return bins
+
+
+@dataclass(slots=True)
+class _Partial:
+    """What the passes of one sequence have given so far (arrays over the chain's tokens; sums over a step's tokens)."""
+
+    surprisal: Floats
+    entropy: Floats
+    rank: Ints
+    logit_shift: Floats
+    layers: dict[str, Floats]  # name → (n, L)
+    hidden_shift: Floats  # (n, L+1)
+    question_surprisal: Floats
+    step_masses: npt.NDArray[np.float64]  # (S, S+2, L) sums
+    baseline: list[Floats] = field(default_factory=list)  # one (L+1,) per pass
+    states: npt.NDArray[np.float64] | None = None  # (S, len(states), d) sums
+    attends_sum: Floats | None = None  # (n, S)
+    attends_top: Floats | None = None
+    attends_layer: Ints | None = None
+    peak_token: Ints | None = None
+    peak_mass: Floats | None = None
+    peak_layer: Ints | None = None
+
+
+class HuggingFaceScorer:
+    """Measures chains with a causal language model of the transformers library.
+
+    ``model`` is the torch module, ``tokenizer`` the transformers tokenizer. Raises ModelError for a model whose attention
+    cannot be observed exactly.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        revision: str,
+        adapter: str = "",
+        attention: Literal["sdpa", "eager"] = "sdpa",
+        bos: Literal["auto", "always", "never"] = "auto",
+        template: Literal["plain", "chat"] = "plain",
+        window: Literal["refuse", "stride"] = "refuse",
+    ) -> None:
+        on_the_fly.install()
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.text = TextTokenizer(tokenizer)
+        self.device = next(model.parameters()).device
+        self.dtype = next(model.parameters()).dtype
+        config = model.config.get_text_config()
+        self._layers = _decoder_layers(model, config.num_hidden_layers)
+        self._head = model.get_output_embeddings()
+        self._trunk = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        if self._trunk is None or self._trunk is model:
+            self._trunk = model.base_model
+        if self._head is None:
+            raise ModelError(f"{type(model).__name__} has no language-model head, so tokens have no probability.")
+        self._softcap = getattr(config, "final_logit_softcapping", None)
+        self._logit_scale = _logit_scale(config)
+        self._configs = _attention_configs(model)
+        self.run = Run(
+            model=name,
+            revision=revision,
+            tokenizer=self.text.hash,
+            dtype=str(self.dtype).removeprefix("torch."),
+            attention=attention,
+            adapter=adapter,
+            bos=bos,
+            template=template,
+            window=window,
+            n_layers=config.num_hidden_layers,
+            n_heads=config.num_attention_heads,
+            d_model=config.hidden_size,
+            vocab_size=self._head.weight.shape[0],
+            max_tokens=_limit(config),
+        )
+        self._prefix, self._infix = self._context_parts()
+        self._encoded: dict[str, _Sequence] = {}
+        self._observed: Literal["interface", "weights"] = self._inspect()
+        self.run = replace(
+            self.run,
+            notes={
+                "device": str(self.device),
+                "device_name": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+                "torch": torch.__version__,
+                "transformers": _version("transformers"),
+                "architecture": type(model).__name__,
+                "attention_observed": self._observed,
+            },
+        )
+
+    # ---------------------------------------------------------------------------------------------------- the text
+
+    def _context_parts(self) -> tuple[list[int], list[int] | None]:
+        """Ids before the question, and between question and chain (None: there is no template)."""
+        bos = self.tokenizer.bos_token_id
+        if self.run.template == "chat":
+            return self._template_parts()
+        if self.run.bos == "always" and bos is None:
+            raise ModelError(
+                f"--bos always was asked for, but the tokenizer of {self.run.model} has no beginning-of-sequence token. "
+                "Use --bos auto or --bos never."
+            )
+        if self.run.bos == "always":
+            return [bos], None
+        if self.run.bos == "auto" and bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]:
+            return [bos], None
+        return [], None
+
+    def _template_parts(self) -> tuple[list[int], list[int]]:
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ModelError(
+                f"--template chat was asked for, but the tokenizer of {self.run.model} has no chat template. "
+                "Use --template plain."
+            )
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": _ANSWER}], tokenize=False, add_generation_prompt=True
+        )
+        before, found, after = text.partition(_ANSWER)
+        if not found:
+            raise ModelError(
+                f"the chat template of {self.run.model} does not show the question as it is, so the question's tokens "
+                "cannot be told apart. Use --template plain."
+            )
+        prefix = self.text.ids(before)
+        bos = self.tokenizer.bos_token_id
+        if self.run.bos == "never" and prefix[:1] == [bos]:
+            prefix = prefix[1:]
+        if self.run.bos == "always" and bos is not None and prefix[:1] != [bos]:
+            prefix = [bos, *prefix]
+        return prefix, self.text.ids(after)
+
+    def _sequence(self, item: Segmented) -> _Sequence:
+        chain = item.chain
+        known = self._encoded.get(chain.id)
+        if known is not None and known.item == item:
+            return known
+        if chain.question:
+            check_unicode(chain.question, f"the question of chain {chain.id}")
+        # in a chat template the question stands inside a turn, in plain text on a line of its own
+        question = (
+            self.text.ids(chain.question if self._infix is not None else f"{chain.question}\n")
+            if chain.question
+            else []
+        )
+        tokens = self.text.encode(chain.text, f"chain {chain.id}")
+        if not len(tokens):
+            raise ModelError(f"chain {chain.id} has no tokens. Leave it out of the source.")
+        spans = assign_tokens([(s.start, s.end) for s in item.steps], np.stack((tokens.start, tokens.end), 1))
+        bins = np.repeat(np.arange(len(spans), dtype=np.int64), np.diff(spans, axis=1)[:, 0]) + 2
+        begin = len(self._prefix)
+        context = [*self._prefix, *question, *(self._infix or ())]
+        sequence = _Sequence(item, context, slice(begin, begin + len(question)), tokens, spans, bins)
+        if len(self._encoded) > 4096:
+            self._encoded.clear()
+        self._encoded[chain.id] = sequence
+        return sequence
+
+    def count_tokens(self, item: Segmented) -> int:
+        """Length of the whole sequence (context and chain) in tokens."""
+        return self._sequence(item).length
+
+    # ---------------------------------------------------------------------------------------------------- measuring
+
+    def measure(self, items: Sequence[Segmented], options: MeasureOptions) -> list[Trace]:
+        """Traces in the order of the items; see :class:`trails.measure.base.Scorer`."""
+        for layer in options.states:
+            if not 0 <= layer <= self.run.n_layers:
+                raise ModelError(
+                    f"layer {layer} was asked for, {self.run.model} has states 0 (embeddings) to {self.run.n_layers}."
+                )
+        sequences = [self._sequence(item) for item in items]
+        passes = [part for sequence in sequences for part in self._passes(sequence)]
+        partial: dict[int, _Partial] = {}
+        with self._measuring():
+            for batch in self._batches(passes, options):
+                self._run_batch(batch, options, partial)
+            premises = {id(s): self._premises(s, partial[id(s)]) for s in sequences} if options.premises else {}
+        return [self._trace(s, partial[id(s)], options, premises.get(id(s))) for s in sequences]
+
+    def _passes(self, sequence: _Sequence) -> list[_Pass]:
+        limit, n = self.run.max_tokens, len(sequence.tokens)
+        if not limit or sequence.length <= limit:
+            return [_Pass(sequence, 0, 0, n)]
+        if self.run.window == "refuse":
+            raise ModelError(
+                f"chain {sequence.item.chain.id} has {sequence.length} tokens with its context, the window of "
+                f"{self.run.model} is {limit}. Use --window stride to measure it in overlapping windows, or leave it out."
+            )
+        room = limit - len(sequence.context)
+        if room < limit // 2 or room < 2:
+            raise ModelError(
+                f"chain {sequence.item.chain.id}: its context alone has {len(sequence.context)} tokens, more than half of "
+                f"the window of {limit} tokens of {self.run.model}. Shorten the question, or leave the chain out."
+            )
+        # every window restates the context; from the second on, its first half only gives what came before
+        passes, step = [_Pass(sequence, 0, 0, room)], room // 2
+        while passes[-1].end < n:
+            end = min(n, passes[-1].end + step)
+            passes.append(_Pass(sequence, end - room, passes[-1].end, end))
+        return passes
+
+    def _batches(self, passes: list[_Pass], options: MeasureOptions) -> Iterator[list[_Pass]]:
+        """Groups of passes of similar length, each of at most ``batch_tokens`` padded tokens."""
+        budget = options.batch_tokens or self._default_batch_tokens()
+        if budget <= 0:
+            yield from ([part] for part in passes)
+            return
+        batch: list[_Pass] = []
+        for part in sorted(passes, key=lambda p: -p.length):
+            if batch and batch[0].length * (len(batch) + 1) > budget:
+                yield batch
+                batch = []
+            batch.append(part)
+        if batch:
+            yield batch
+
+    def _default_batch_tokens(self) -> int:
+        return 0 if self.device.type == "cpu" else 16_384
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """No gradients, no dropout, and this run's attention implementation while inside."""
+        wanted = on_the_fly.NAME if self.run.attention == "sdpa" and self._observed == "interface" else "eager"
+        training = self.model.training
+        with self._attention(wanted), torch.inference_mode():
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train(training)
+
+    @contextmanager
+    def _attention(self, implementation: str) -> Iterator[None]:
+        before = [config._attn_implementation for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation = implementation
+        try:
+            yield
+        finally:
+            for config, value in zip(self._configs, before, strict=True):
+                config._attn_implementation = value
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final logits (…, V) of last hidden states (…, d), in the model's dtype."""
+        logits: Tensor = self._head(hidden)
+        if self._logit_scale != 1.0:
+            logits = logits * self._logit_scale
+        if self._softcap:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    def _tile(self) -> tuple[int, int]:
+        """Rows of logits that exist at once, and rows reduced together."""
+        vocabulary = self.run.vocab_size
+        if self.device.type == "cpu":
+            return max(16, 2**23 // vocabulary), max(1, 2**19 // vocabulary)
+        rows = max(64, 2**27 // vocabulary)
+        return rows, rows
+
+    def _forward(self, ids: Tensor, recorder: Recorder | None, **extra: Any) -> Tensor:
+        """Last hidden state (B, T, d) of the trunk; the recorder sees every layer."""
+        with ExitStack() as stack:
+            if recorder is not None:
+                for handle in self._hooks(recorder):
+                    stack.callback(handle.remove)
+            stack.enter_context(recording(recorder))
+            output = self._trunk(input_ids=ids, use_cache=False, **extra)
+        hidden: Tensor = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
+        return hidden
+
+    def _hooks(self, recorder: Recorder) -> Iterator[Any]:
+        def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            recorder.hidden(args[0] if args else kwargs["hidden_states"])
+
+        def after(_: Any, __: Any, output: Any) -> None:
+            recorder.hidden(output[0] if isinstance(output, tuple) else output)
+
+        yield self._layers[0].register_forward_pre_hook(before, with_kwargs=True)
+        for layer in self._layers:
+            yield layer.register_forward_hook(after)
+        if self.run.attention == "eager" or getattr(self, "_observed", "") == "weights":
+
+            def weights(_: Any, __: Any, output: Any) -> Any:
+                found = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+                if not isinstance(found, Tensor) or found.ndim != 4:
+                    return output
+                recorder.weights(found)
+                return (output[0], None, *output[2:])  # let go of the weights at once
+
+            for layer in self._layers:
+                for name, module in layer.named_modules():
+                    if "attention" in type(module).__name__.lower() and "." not in name:
+                        yield module.register_forward_hook(weights)
+
+    def _run_batch(self, batch: list[_Pass], options: MeasureOptions, partial: dict[int, _Partial]) -> None:
+        layout, ids = self._layout(batch)
+        recorder = Recorder(
+            layout,
+            peaks=options.peaks,
+            token_attention=options.token_attention,
+            state_layers=tuple(sorted(set(options.states))),
+        )
+        hidden = self._forward(ids, recorder)
+        self._check_count(recorder)
+        self._unpack(batch, recorder, self._statistics(batch, ids, hidden), options, partial)
+
+    def _check_count(self, recorder: Recorder) -> None:
+        layers = self.run.n_layers
+        if len(recorder.attention_shift) != layers or len(recorder.hidden_shift) != layers + 1:
+            raise ModelError(
+                f"{self.run.notes.get('architecture', type(self.model).__name__)}: {len(recorder.attention_shift)} of {layers} "
+                f"layers gave their attention and {len(recorder.hidden_shift) - 1} their hidden state. Its attention cannot "
+                "be measured; use another model."
+            )
+
+    def _layout(self, batch: list[_Pass]) -> tuple[Layout, Tensor]:
+        longest = max(part.length for part in batch)
+        steps = max(len(part.sequence.step_tokens) for part in batch)
+        ids = np.zeros((len(batch), longest), np.int64)
+        bins = np.full((len(batch), longest), -1, np.int64)
+        keep = np.zeros((len(batch), steps, longest), np.float32)
+        pairs = []
+        for row, part in enumerate(batch):
+            ids[row, : part.length], bins[row, : part.length] = part.ids(), part.bins()
+            kept = np.arange(part.context + part.keep - part.begin, part.length)
+            keep[row, part.sequence.chain_bins[part.keep : part.end] - 2, kept] = 1
+            pairs.append(baseline_pairs(part.sequence.item.chain, part.end - part.keep) + kept[0])
+        # a chain of one token has no pair; the pair (0, 0) is replaced by NaN later
+        layout = Layout(self._tensor(bins), self._tensor(keep), self._tensor(np.stack(pairs)))
+        return layout, self._tensor(ids)
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def _statistics(
+        self, batch: list[_Pass], ids: Tensor, hidden: Tensor
+    ) -> list[tuple[LogitStatistics, LogitStatistics | None]]:
+        """Per pass: statistics of the rows that predict the chain (from the last context position on) and the question."""
+        tile, block = self._tile()
+        results = []
+        for row, part in enumerate(batch):
+            first = max(0, part.context - 1)
+            target = torch.cat((ids[row, 1 : part.length], ids.new_full((1,), -1)))
+            stats = logit_statistics(
+                self.logits, hidden[row, first : part.length], target[first:], tile=tile, block=block
+            )
+            question = None
+            span = part.sequence.question
+            if part.begin == 0 and span.stop > span.start:
+                rows = slice(max(0, span.start - 1), span.stop - 1)
+                question = logit_statistics(
+                    self.logits, hidden[row, rows], target[rows], tile=tile, block=block, full=False
+                )
+            results.append((stats, question))
+        return results
+
+    def _unpack(
+        self,
+        batch: list[_Pass],
+        recorder: Recorder,
+        statistics: list[tuple[LogitStatistics, LogitStatistics | None]],
+        options: MeasureOptions,
+        partial: dict[int, _Partial],
+    ) -> None:
+        def array(tensors: list[Tensor]) -> npt.NDArray[Any]:
+            return torch.stack(tensors).cpu().numpy()
+
+        layers = {
+            "attention_shift": array(recorder.attention_shift),  # (L, B, T)
+            "attention_previous": array(recorder.attention_previous),
+            "attention_sink": array(recorder.attention_sink),
+            "attention_entropy": array(recorder.attention_entropy),
+        }
+        shift, baseline = array(recorder.hidden_shift), array(recorder.baseline)
+        masses = array(recorder.step_masses)  # (L, B, S, K)
+        states = array(recorder.states) if recorder.states else None
+        for row, part in enumerate(batch):
+            sequence, n = part.sequence, len(part.sequence.tokens)
+            steps = len(sequence.step_tokens)
+            if id(sequence) not in partial:
+                partial[id(sequence)] = _Partial(
+                    surprisal=_nan(n),
+                    entropy=_nan(n),
+                    rank=np.full(n, -1, np.int32),
+                    logit_shift=_nan(n),
+                    layers={name: _nan(n, self.run.n_layers) for name in layers},
+                    hidden_shift=_nan(n, self.run.n_layers + 1),
+                    question_surprisal=_nan(sequence.question.stop - sequence.question.start),
+                    step_masses=np.zeros((steps, steps + 2, self.run.n_layers)),
+                )
+            into = partial[id(sequence)]
+            chain = slice(part.keep, part.end)
+            here = slice(part.context + part.keep - part.begin, part.length)  # the same tokens in the pass
+            for name, values in layers.items():
+                into.layers[name][chain] = values[:, row, here].T
+            into.hidden_shift[chain] = shift[:, row, here].T
+            into.step_masses += masses[:, row, :steps, : steps + 2].transpose(1, 2, 0)
+            into.baseline.append(
+                baseline[:, row] if part.end - part.keep > 1 else np.full_like(baseline[:, row], np.nan)
+            )
+            self._unpack_logits(part, here, chain, statistics[row], into)
+            if states is not None:
+                if into.states is None:
+                    into.states = np.zeros((steps, len(states), states.shape[-1]))
+                into.states += states[:, row, :steps].transpose(1, 0, 2)
+            if recorder.mass_sum is not None and recorder.mass_top is not None and recorder.mass_layer is not None:
+                if into.attends_sum is None or into.attends_top is None or into.attends_layer is None:
+                    into.attends_sum, into.attends_top = _nan(n, steps), _nan(n, steps)
+                    into.attends_layer = np.zeros((n, steps), np.int32)
+                span = slice(2, steps + 2)
+                into.attends_sum[chain] = recorder.mass_sum[row, here, span].cpu().numpy()
+                into.attends_top[chain] = recorder.mass_top[row, here, span].cpu().numpy()
+                into.attends_layer[chain] = recorder.mass_layer[row, here, span].cpu().numpy()
+            if recorder.peak is not None:
+                if into.peak_token is None or into.peak_mass is None or into.peak_layer is None:
+                    into.peak_token = np.full((n, options.peaks), -1, np.int32)
+                    into.peak_layer, into.peak_mass = into.peak_token.copy(), _nan(n, options.peaks)
+                token = recorder.peak.token[row, here].cpu().numpy()
+                found = token >= 0
+                into.peak_token[chain] = np.where(found, token - part.context + part.begin, -1)
+                into.peak_mass[chain] = np.where(found, recorder.peak.mass[row, here].cpu().numpy(), np.nan)
+                into.peak_layer[chain] = np.where(found, recorder.peak.layer[row, here].cpu().numpy(), -1)
+
+    @staticmethod
+    def _unpack_logits(
+        part: _Pass,
+        here: slice,
+        chain: slice,
+        statistics: tuple[LogitStatistics, LogitStatistics | None],
+        into: _Partial,
+    ) -> None:
+        stats, question = statistics
+        first = max(0, part.context - 1)  # position of the statistics' row 0
+        # the token at position p is predicted by row p - 1; without context the first token has no prediction
+        target = np.arange(here.start, here.stop)
+        known = target > first if part.context == 0 else target >= first + 1
+        rows = target[known] - 1 - first
+        where = np.arange(chain.start, chain.stop)[known]
+        into.surprisal[where] = stats.surprisal.cpu().numpy()[rows]
+        into.entropy[where] = stats.entropy.cpu().numpy()[rows]
+        into.rank[where] = stats.rank.cpu().numpy()[rows]
+        into.logit_shift[where] = stats.shift.cpu().numpy()[rows + 1]
+        if question is not None:
+            values = question.surprisal.cpu().numpy()
+            into.question_surprisal[len(into.question_surprisal) - len(values) :] = values
+
+    # ---------------------------------------------------------------------------------------------------- the trace
+
+    def _trace(
+        self, sequence: _Sequence, found: _Partial, options: MeasureOptions, premises: tuple[Floats, Floats] | None
+    ) -> Trace:
+        item, spans, n = sequence.item, sequence.step_tokens, len(sequence.tokens)
+        counts = np.diff(spans, axis=1)[:, 0]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = found.step_masses / np.where(counts, counts, np.nan)[:, None, None]
+        rows = [means[step, : step + 3] for step in range(len(spans))]
+        trace = Trace(
+            chain=item.chain,
+            steps=tuple(item.steps),
+            run=self.run.id,
+            tokenizer=self.run.tokenizer,
+            n_layers=self.run.n_layers,
+            token_ids=sequence.tokens.ids,
+            token_start=sequence.tokens.start,
+            token_end=sequence.tokens.end,
+            pieces=sequence.tokens.pieces,
+            step_tokens=spans,
+            question_token_ids=np.asarray(sequence.context[sequence.question], np.int32),
+            question_surprisal=found.question_surprisal,
+            n_context=len(sequence.context),
+            surprisal=found.surprisal,
+            entropy=found.entropy,
+            rank=found.rank,
+            logit_shift=found.logit_shift,
+            hidden_shift=found.hidden_shift,
+            hidden_baseline=_mean_of_defined(np.stack(found.baseline)),
+            step_attention=np.concatenate(rows).astype(np.float32),
+            attention_shift=found.layers["attention_shift"],
+            attention_previous=found.layers["attention_previous"],
+            attention_sink=found.layers["attention_sink"],
+            attention_entropy=found.layers["attention_entropy"],
+        )
+        changes: dict[str, Any] = {}
+        if options.token_attention and found.attends_sum is not None:
+            changes |= self._attends(sequence, found)
+        if options.peaks:
+            changes |= {
+                "peak_token": found.peak_token,
+                "peak_mass": found.peak_mass,
+                "peak_layer": found.peak_layer,
+            }
+        if options.states and found.states is not None:
+            kept = tuple(sorted(set(options.states)))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                states = found.states / np.where(counts, counts, np.nan)[:, None, None]
+            changes |= {"state_layers": kept, "step_states": states.astype(np.float32)}
+        if premises is not None:
+            given = [_mean_of_defined(found.surprisal[a:b, None])[0] for a, b in spans]
+            changes |= {
+                "nll_given_all": np.asarray(given, np.float32),
+                "nll_given_question": premises[0],
+                "nll_without_previous": premises[1],
+            }
+        assert n == len(trace.surprisal)
+        return replace(trace, **changes) if changes else trace
+
+    def _attends(self, sequence: _Sequence, found: _Partial) -> dict[str, Any]:
+        """The earlier step that each token looks at most, by the mean over layers."""
+        assert found.attends_sum is not None
+        assert found.attends_layer is not None
+        n, steps = found.attends_sum.shape
+        own = (sequence.chain_bins - 2)[:, None]
+        mean = np.where(np.arange(steps) < own, found.attends_sum / self.run.n_layers, -1.0)
+        best = mean.argmax(1)
+        row = np.arange(n)
+        none = mean[row, best] < 0
+        return {
+            "token_attends_step": np.where(none, -1, best).astype(np.int32),
+            "token_attends_mass": np.where(none, np.nan, mean[row, best]).astype(np.float32),
+            "token_attends_layer": np.where(none, -1, found.attends_layer[row, best]).astype(np.int32),
+        }
+
+    # ---------------------------------------------------------------------------------------------------- premises
+
+    def _premises(self, sequence: _Sequence, found: _Partial) -> tuple[Floats, Floats]:
+        """NLL per token of every step (S,) given the question alone, and given everything but the previous step."""
+        spans, n = sequence.step_tokens, len(sequence.tokens)
+        context, ids = sequence.context, sequence.tokens.ids
+        alone, without = _nan(len(spans)), _nan(len(spans))
+        if sequence.length > (self.run.max_tokens or math.inf):
+            raise ModelError(
+                f"chain {sequence.item.chain.id} has {sequence.length} tokens with its context: premises need the whole "
+                f"chain in one window of {self.run.model} ({self.run.max_tokens} tokens). Leave out --premises for it."
+            )
+        conditions: list[tuple[Floats, int, int, int, int]] = []  # result, step, end of what is kept before, begin, end
+        for step, (begin, end) in enumerate(spans.tolist()):
+            if begin == end:
+                continue
+            if step == 0:
+                alone[0] = _mean_of_defined(found.surprisal[begin:end, None])[0]
+                continue
+            conditions.append((alone, step, 0, begin, end))
+            conditions.append((without, step, int(spans[step - 1, 0]), begin, end))
+        if not conditions:
+            return alone, without
+        score = self._packed if self._packable(sequence) else self._separate
+        for (result, step, *_), nll in zip(conditions, score(context, ids, n, conditions), strict=True):
+            result[step] = nll
+        return alone, without
+
+    def _packable(self, sequence: _Sequence) -> bool:
+        """Whether a 4-D mask and position ids say everything this model knows about order."""
+        if self._observed != "interface" or self.run.attention == "eager":
+            return False
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+        return not (window and sequence.length > window)
+
+    def _packed(
+        self, context: list[int], ids: Ints, n: int, conditions: list[tuple[Floats, int, int, int, int]]
+    ) -> Iterator[float]:
+        """All conditions of a chain in one pass: copies of the steps that see only what their condition leaves them."""
+        c = len(context)
+        copies = sum(end - begin for *_, begin, end in conditions)
+        total = c + n + copies
+        sequence = np.empty(total, np.int64)
+        sequence[:c], sequence[c : c + n] = context, ids
+        position = np.arange(total)
+        mask = torch.zeros(total, total, dtype=torch.bool, device=self.device)
+        mask[: c + n, : c + n] = torch.ones(c + n, c + n, dtype=torch.bool, device=self.device).tril_()
+        rows, targets, counts = [], [], []
+        at = c + n
+        for _, _, kept, begin, end in conditions:
+            size = end - begin
+            sequence[at : at + size] = ids[begin:end]
+            position[at : at + size] = c + kept + np.arange(size)
+            mask[at : at + size, : c + kept] = True
+            mask[at : at + size, at : at + size] = torch.ones(size, size, dtype=torch.bool, device=self.device).tril_()
+            before = [c + kept - 1] if c + kept else []  # what predicts the copy's first token
+            predictors = [*before, *range(at, at + size - 1)]
+            rows += predictors
+            targets += ids[end - len(predictors) : end].tolist()
+            counts.append(len(predictors))
+            at += size
+        hidden = self._forward(
+            self._tensor(sequence)[None],
+            None,
+            attention_mask=mask[None, None],
+            position_ids=self._tensor(position)[None],
+        )
+        tile, block = self._tile()
+        nll = (
+            logit_statistics(
+                self.logits,
+                hidden[0, self._tensor(np.asarray(rows))],
+                self._tensor(np.asarray(targets)),
+                tile=tile,
+                block=block,
+                full=False,
+            )
+            .surprisal.cpu()
+            .numpy()
+        )
+        start = 0
+        for count in counts:
+            yield float(nll[start : start + count].mean()) if count else math.nan
+            start += count
+
+    def _separate(
+        self, context: list[int], ids: Ints, n: int, conditions: list[tuple[Floats, int, int, int, int]]
+    ) -> Iterator[float]:
+        """One sequence per condition: slower, for models whose order is not said by position ids."""
+        tile, block = self._tile()
+        for _, _, kept, begin, end in conditions:
+            sequence = np.concatenate((np.asarray(context, np.int64), ids[:kept], ids[begin:end])).astype(np.int64)
+            rows = len(context) + kept - 1 + np.arange(end - begin)
+            rows = rows[rows >= 0]
+            if not len(rows):
+                yield math.nan
+                continue
+            hidden = self._forward(self._tensor(sequence)[None], None)
+            stats = logit_statistics(
+                self.logits,
+                hidden[0, self._tensor(rows)],
+                self._tensor(sequence[rows + 1]),
+                tile=tile,
+                block=block,
+                full=False,
+            )
+            yield float(stats.surprisal.mean())
+
+    # ---------------------------------------------------------------------------------------------------- inspection
+
+    def _inspect(self) -> Literal["interface", "weights"]:
+        """Try the model on a few tokens: are all layers observed, and are numbers those of its own eager forward pass?
+
+        Raises ModelError with the reason when they are not: a wrong number must not pass for a measurement.
+        """
+        generator = np.random.default_rng(0)
+        ids = self._tensor(generator.integers(0, self.run.vocab_size, (1, 12)))
+        bins = self._tensor(np.asarray([[0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4]]))
+        keep = (bins.unsqueeze(1) == self._tensor(np.arange(2, 5)).view(1, 3, 1)).float()
+        layout = Layout(bins, keep, self._tensor(np.zeros((1, 0, 2), np.int64)))
+        name = type(self.model).__name__
+        with torch.inference_mode():
+            with self._attention("eager"):
+                truth = Recorder(layout)
+                self._observed = "weights"
+                hidden = self._forward(ids, truth)
+                whole = self.model(input_ids=ids, use_cache=False).logits
+            self._check_count(truth)
+            tolerance = 1e-3 if self.dtype == torch.float32 else 0.1
+            if not torch.allclose(self.logits(hidden), whole, atol=tolerance, rtol=tolerance):
+                raise ModelError(
+                    f"{name} changes its logits after the language-model head in a way that trails does not know, so "
+                    "surprisals would be wrong. Use another model."
+                )
+            if self.run.attention == "eager":
+                return "weights"
+            self._observed = "interface"
+            mine = Recorder(layout)
+            with self._attention(on_the_fly.NAME):
+                try:
+                    self._forward(ids, mine)
+                except (KeyError, ValueError):
+                    return "weights"
+            if len(mine.attention_shift) != self.run.n_layers:
+                return "weights"  # the model does not use the attention interface: its own weights are read instead
+            for kind in ("attention_shift", "attention_previous", "attention_entropy", "hidden_shift"):
+                a, b = torch.stack(getattr(mine, kind)), torch.stack(getattr(truth, kind))
+                if not torch.allclose(a, b, atol=tolerance, rtol=tolerance, equal_nan=True):
+                    raise ModelError(
+                        f"{name}: {kind} differs from the model's own eager attention by up to "
+                        f"{float((a - b).abs().nan_to_num().max()):.2g}. Measure it with --attention eager."
+                    )
+        return "interface"
+
+
+# -------------------------------------------------------------------------------------------------------------- helpers
+
+
+def baseline_pairs(chain: Chain, count: int) -> npt.NDArray[np.int64]:
+    """Pairs of different positions below ``count``, shape (64, 2), drawn from the chain's id alone; (0, 0) if count < 2."""
+    if count < 2:
+        return np.zeros((BASELINE_PAIRS, 2), np.int64)
+    generator = np.random.Generator(np.random.PCG64(int(chain.id[1:], 16)))
+    left = generator.integers(0, count, BASELINE_PAIRS)
+    right = (left + generator.integers(1, count, BASELINE_PAIRS)) % count
+    return np.stack((left, right), 1)
+
+
+def _nan(*shape: int) -> Floats:
+    return np.full(shape, np.nan, np.float32)
+
+
+def _mean_of_defined(values: npt.NDArray[Any]) -> Floats:
+    """Mean over the first axis without the NaN; NaN where nothing is defined."""
+    defined = ~np.isnan(values)
+    count = defined.sum(0)
+    total = np.where(defined, values, 0).sum(0, dtype=np.float64)
+    return np.where(count, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def _limit(config: Any) -> int:
+    """Longest sequence the model takes; 0 = it names no limit."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
+
+
+def _logit_scale(config: Any) -> float:
+    """Factor between the head's output and the logits (Cohere multiplies, Granite divides)."""
+    if getattr(config, "logits_scaling", None):
+        return 1.0 / float(config.logits_scaling)
+    if config.model_type.startswith("cohere") and getattr(config, "logit_scale", None):
+        return float(config.logit_scale)
+    return 1.0
+
+
+def _decoder_layers(model: Any, count: int) -> Any:
+    """The list of the model's layers."""
+    found = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    for layers in found:
+        if any("attention" in type(m).__name__.lower() for m in layers[0].modules()):
+            return layers
+    raise ModelError(
+        f"{type(model).__name__} has no list of {count} attention layers that could be observed. Use another model."
+    )
+
+
+def _attention_configs(model: Any) -> list[Any]:
+    """Every config object that the model's modules read the attention implementation from."""
+    found = {
+        id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
+    }
+    return list(found.values())

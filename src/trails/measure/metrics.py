@@ -1,0 +1,92 @@
+"""The measures, each a function over one layer's tensors. Shapes: B sequences, T positions, H heads, K bins, d width.
+
+Everything is computed in float32 whatever the model's dtype. Natural logarithms. Padding gives numbers that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def attention_shift(masses: Tensor) -> Tensor:
+    """Total variation between the binned attention of t-1 and of t.
+
+    ``masses`` (B, T, K), each row sums to 1 → (B, T) in [0, 1]; position 0 is NaN (no previous token).
+    """
+    shift = (masses[:, 1:] - masses[:, :-1]).abs_().sum(-1).mul_(0.5)
+    return torch.cat((shift.new_full((len(shift), 1), torch.nan), shift), dim=1)
+
+
+def hidden_shift(unit: Tensor) -> Tensor:
+    """1 - cosine between the states of t-1 and of t.
+
+    ``unit`` (B, T, d), rows of length 1 → (B, T) in [0, 2]; position 0 is NaN. Computed as half the squared distance of
+    the unit vectors, which is exact near 0 where 1 - cosine would cancel.
+    """
+    shift = (unit[:, 1:] - unit[:, :-1]).square_().sum(-1).mul_(0.5)
+    return torch.cat((shift.new_full((len(shift), 1), torch.nan), shift), dim=1)
+
+
+def unit_rows(hidden: Tensor) -> Tensor:
+    """Rows scaled to length 1, float32; a zero row stays zero."""
+    hidden = hidden.float()
+    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+    return hidden / length.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+@dataclass(slots=True)
+class LogitStatistics:
+    """Statistics of the predictive distributions of N rows (row r predicts the token that follows position r)."""
+
+    surprisal: Tensor  # (N,) nats, of the row's target; NaN where the target is -1
+    entropy: Tensor  # (N,) nats
+    rank: Tensor  # (N,) int64, vocabulary items with a higher logit than the target; -1 where the target is -1
+    shift: Tensor  # (N,) total variation between the distributions of row r-1 and of row r; NaN for row 0
+
+
+def logit_statistics(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, tile: int, block: int, full: bool = True
+) -> LogitStatistics:
+    """Reduce the logits of ``hidden`` (N, d), ``tile`` rows at a time; no more than ``tile`` × V logits exist at once.
+
+    ``head`` maps (n, d) to the model's final logits (n, V). Within a tile, ``block`` rows are reduced at a time so that
+    they stay in the cache. Without ``full`` only the surprisal is computed and the rest is NaN or -1.
+    """
+    count = len(hidden)
+    surprisal, entropy, shift = (hidden.new_full((count,), torch.nan, dtype=torch.float32) for _ in range(3))
+    rank = torch.full((count,), -1, dtype=torch.int64, device=hidden.device)
+    known = targets >= 0
+    index = targets.clamp_min(0).unsqueeze(1)
+    last: Tensor | None = None  # distribution of the row before the block
+    for begin in range(0, count, tile):
+        logits = head(hidden[begin : begin + tile])
+        for start in range(begin, min(count, begin + tile), block):
+            end = min(count, begin + tile, start + block)
+            x = logits[start - begin : end - begin].float()
+            target = x.gather(1, index[start:end])  # (n, 1)
+            if not full:
+                surprisal[start:end] = torch.logsumexp(x, 1) - target[:, 0]
+                continue
+            rank[start:end] = (x > target).sum(1)
+            top = x.amax(1, keepdim=True)
+            x = x - top
+            p = x.exp()
+            total = p.sum(1, keepdim=True)
+            p /= total
+            log_total = total.log()
+            surprisal[start:end] = (log_total - (target - top))[:, 0]
+            # entropy = log Σ exp(x) - Σ p x; the product by a batched row-by-row dot, without another copy of the tile
+            dot = torch.bmm(p.unsqueeze(1), x.unsqueeze(2))[:, 0, 0]
+            entropy[start:end] = log_total[:, 0] - dot
+            if last is not None:
+                shift[start] = (p[0] - last).abs_().sum() * 0.5
+            if end - start > 1:
+                shift[start + 1 : end] = (p[1:] - p[:-1]).abs_().sum(1) * 0.5
+            last = p[-1]
+    surprisal[~known] = torch.nan
+    rank[~known] = -1
+    return LogitStatistics(surprisal, entropy, rank, shift)
