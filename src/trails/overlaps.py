@@ -1,7 +1,7 @@
 """Overlaps: what chains share, beside what chance alone shares.
 
-Four kinds. ``exact``: maximal repeats of tokens. ``masked``: the same after numbers and names are masked. ``near``: neighbouring
-steps in whitened hidden space, of which only those count that masked exact matching does not explain. ``skeleton``: repeats of
+Four kinds. ``exact``: maximal repeats of tokens. ``masked``: the same after numbers and names are masked. ``near``: steps close
+in whitened hidden space, of which only those count that masked exact matching does not explain. ``skeleton``: repeats of
 roles, with the variants (distinct role sequences) and their counts.
 
 The controls: Markov resamples of order 1 and 2 for tokens (much of what chains share is local phrase statistics), permuted
@@ -67,10 +67,11 @@ MIN_TOKENS = 1_000
 class Overlaps:
     """Overlaps of one kind.
 
-    ``overlaps`` has one row each: ``id``, ``text``, ``n_tokens`` (steps for a skeleton), ``n_chains``, ``n_occurrences``; longest
-    first. ``occurrences``: ``overlap``, ``chain``, ``start``, ``end`` (token positions; steps for a skeleton). ``variants``, for
-    skeletons only: ``roles``, ``n_chains``. ``similar``, for near overlaps only: ``start``, ``end`` (step ids), ``cosine``,
-    ``excess`` (cosine minus the control's 99 % quantile), ``explained`` (masked exact matching finds the pair too).
+    ``overlaps`` has one row each: ``id``, ``text``, ``n_tokens`` (steps for skeleton and near), ``n_chains``,
+    ``n_occurrences``; longest first. ``occurrences``: ``overlap``, ``chain``, ``start``, ``end`` (token positions; steps for
+    skeleton and near). ``variants``, for skeletons only: ``roles``, ``n_chains``. ``similar``, for near overlaps only: ``start``,
+    ``end`` (step ids), ``cosine``, ``excess`` (cosine minus the control's 99 % quantile), ``explained`` (masked exact matching
+    finds the pair too).
     """
 
     kind: Kind
@@ -119,13 +120,17 @@ class Overlaps:
             nodes["control"] = [strictest.value] * size
             nodes["excess"] = [score.value - strictest.value] * size
             nodes["control_name"] = [strictest.name] * size
-        inside = {
-            "start": self.occurrences["overlap"],
-            "end": self.occurrences["chain"],
+        relationships = {
+            "IN": table_of(
+                "IN",
+                {
+                    "start": self.occurrences["overlap"],
+                    "end": self.occurrences["chain"],
+                    "first": self.occurrences["start"],
+                    "stop": self.occurrences["end"],
+                },
+            )
         }
-        relationships = {}
-        # IN has properties called start and end besides its two ends; the table names the ends first.
-        relationships["IN"] = _in_table(inside, self.occurrences)
         if self.similar is not None:
             relationships["SIMILAR"] = table_of(
                 "SIMILAR",
@@ -226,15 +231,6 @@ def _tables(kind: Kind, corpus: Corpus, min_length: int) -> tuple[pa.Table, pa.T
         }
     )
     return overlaps, occurrences
-
-
-def _in_table(ends: dict[str, Any], occurrences: pa.Table) -> pa.Table:
-    """Rows of ``IN``, whose own properties are also called start and end."""
-    from trails.store.rows import table_schema
-
-    schema = table_schema("IN")
-    columns = [ends["start"], ends["end"], occurrences["start"], occurrences["end"]]
-    return pa.Table.from_arrays([column.cast(f.type) for column, f in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _coverage_scores(
@@ -515,8 +511,12 @@ def near(
     runs = _diagonal_runs(left[~explained], right[~explained], chain)
     entries = []
     for a, b, size in runs:
-        pair = sorted([(int(chain[a]), a), (int(chain[b]), b)], key=lambda item: (kept[item[0]].chain.id, item[1]))
-        entries.append([(c, int(spans[s, 0]), int(spans[s + size - 1, 1])) for c, s in pair])
+        sides = []
+        for step in sorted((a, b)):  # chains are in the order of their ids
+            trace, index = kept[int(chain[step])], int(step - first_step[chain[step]])
+            text = trace.chain.text[trace.steps[index].start : trace.steps[index + size - 1].end]
+            sides.append((int(chain[step]), index, index + size, text))
+        entries.append(sides)
     overlaps, occurrences = _near_tables(entries, corpus)
 
     def names(steps: Longs) -> list[str]:
@@ -566,17 +566,16 @@ def _diagonal_runs(left: Longs, right: Longs, chain: Longs) -> list[tuple[int, i
     return sorted(runs, key=lambda run: (-run[2], run[0], run[1]))
 
 
-def _near_tables(entries: list[list[tuple[int, int, int]]], corpus: Corpus) -> tuple[pa.Table, pa.Table]:
-    """Tables of near overlaps from (chain number, first token, last token) of each side."""
+def _near_tables(entries: list[list[tuple[int, int, int, str]]], corpus: Corpus) -> tuple[pa.Table, pa.Table]:
+    """Tables of near overlaps from (chain number, first step, one past the last, text) of each side."""
     ids, texts, sizes, owner, chains, starts, ends = [], [], [], [], [], [], []
     for sides in entries:
-        name = "o" + content_key("near", corpus.tokenizer, *((corpus.chains[c], a, b) for c, a, b in sides))
+        name = "o" + content_key("near", corpus.tokenizer, *((corpus.chains[c], a, b) for c, a, b, _ in sides))
         ids.append(name)
-        c, a, b = sides[0]
-        base = int(corpus.offsets[c])
-        texts.append(corpus.text(base + a, base + b))
-        sizes.append(b - a)
-        for c, a, b in sides:
+        _, first, stop, text = sides[0]
+        texts.append(text)
+        sizes.append(stop - first)
+        for c, a, b, _ in sides:
             owner.append(name)
             chains.append(corpus.chains[c])
             starts.append(a)

@@ -473,7 +473,7 @@ NODES: tuple[Node, ...] = (
             _ID,
             _p("kind", "string", "exact, masked, near or skeleton", indexed=True),
             _p("text", "string", "the shared tokens, or roles for a skeleton"),
-            _p("n_tokens", "integer", "length", "tokens (steps for a skeleton)"),
+            _p("n_tokens", "integer", "length", "tokens (steps for skeleton and near)"),
             _p("n_chains", "integer", "chains that share it"),
             _p("coverage", "float", "share of the corpus covered by overlaps of this kind", "0..1"),
             _p("control", "float", "the same share on the control (resample or shuffle)", "0..1"),
@@ -599,10 +599,10 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
         "Chain",
         "an occurrence of the overlap",
         (
-            _p("start", "integer", "first token position (step for a skeleton)"),
-            _p("end", "integer", "one past the last"),
+            _p("first", "integer", "first token position (step for a skeleton or a near overlap)"),
+            _p("stop", "integer", "one past the last"),
         ),
-        ("start",),
+        ("first",),
     ),
     Relationship(
         "SIMILAR",
