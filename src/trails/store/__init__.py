@@ -1,1 +1,28 @@
 """Write: the trace store (Parquet shards, the truth) and the graph stores (Cypher, an index that can be rebuilt)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trails.config import Settings
+    from trails.store.base import GraphStore
+
+
+def open_graph(settings: Settings) -> GraphStore:
+    """The graph store that the settings name: the embedded one in the home, or Neo4j. Its module is imported only here.
+
+    Raises StoreError if it cannot be opened or reached.
+    """
+    if settings.store_name == "neo4j":
+        from trails.store.neo4j import Neo4jStore
+
+        return Neo4jStore(
+            settings.neo4j_uri,
+            settings.neo4j_username,
+            settings.neo4j_password.get_secret_value(),
+            settings.neo4j_database,
+        )
+    from trails.store.embedded import EmbeddedStore
+
+    return EmbeddedStore(settings.home)

@@ -1,0 +1,545 @@
+"""The embedded graph store: kglite, an in-process Cypher engine. The only module that imports it.
+
+The graph lives in memory while it is open and in one file, ``graph.kgl``, otherwise. :meth:`EmbeddedStore.save` replaces
+that file at once, so a killed process leaves the graph as it was last saved, never a half-written one; what is missing is
+loaded again from the shards. Reading takes no lock and sees the graph as of opening; the first write takes the writer's lock
+and starts from the newest file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trails.errors import MissingPackageError, QueryError, StoreError, TrailsError
+from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
+from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
+from trails.store.rows import distinct, table_schema
+
+try:
+    import kglite
+except ImportError as error:
+    if "static TLS" in str(error):
+        raise MissingPackageError(
+            "the embedded graph engine cannot start after torch and faiss were both imported in this process "
+            f"({error}). Import trails.store.embedded before them, or work without faiss"
+        ) from None
+    raise MissingPackageError(
+        f"the embedded graph engine is not installed ({error}). Type: pip install kglite==0.21.2"
+    ) from None
+
+kglite.set_query_warning_policy("silent")
+
+FILE = "graph.kgl"
+
+MAX_WORK_UNITS = 200_000_000
+"""Rows and collected items that one read may touch: stops a query that would fill the memory before its time is up."""
+
+READ_PROCEDURES = frozenset(
+    {
+        "db.labels",
+        "db.relationshiptypes",
+        "db.propertykeys",
+        "db.schema.visualization",
+        "db.schema.nodetypeproperties",
+        "db.schema.reltypeproperties",
+    }
+)
+"""Procedures allowed on the read path, lower case: they describe the graph and nothing else."""
+
+_BATCH_ROWS = 20_000
+
+
+class EmbeddedStore:
+    """A graph in ``folder/graph.kgl``. Implements :class:`trails.store.base.GraphStore`.
+
+    A file that does not exist is an empty graph. ``damaged="discard"`` starts with an empty graph where the file cannot be
+    read (a rebuild); otherwise that raises StoreError.
+    """
+
+    name = "embedded"
+
+    def __init__(self, folder: str | Path, *, damaged: Literal["refuse", "discard"] = "refuse") -> None:
+        self._path = Path(folder) / FILE
+        self.address = str(self._path)
+        self._discard = damaged == "discard"
+        self._lock: int | None = None
+        self._changed = False
+        self._loaded: set[tuple[str, str]] | None = None
+        self._filled: set[str] = set()
+        self._graph = self._load()
+
+    # ---------------------------------------------------------------------------------------------------------------
+    # file
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> kglite.KnowledgeGraph:
+        self._stamp = self._file_stamp()
+        self._loaded = None
+        self._filled = set()
+        if self._stamp is None:
+            return kglite.KnowledgeGraph()
+        try:
+            graph = kglite.load(str(self._path))
+        except FileNotFoundError:
+            return kglite.KnowledgeGraph()
+        except (kglite.KgError, OSError, ValueError) as error:
+            if self._discard:
+                return kglite.KnowledgeGraph()
+            raise StoreError(
+                f"the graph {self._path} cannot be read ({_first_line(error)}). It can be made again from the shards: "
+                "delete the file and type: trails rebuild"
+            ) from error
+        if graph.schema_version > FORMAT_VERSION:
+            raise StoreError(
+                f"the graph {self._path} was written by a newer trails (format {graph.schema_version}, this one knows "
+                f"{FORMAT_VERSION}). Type: pip install --upgrade trails"
+            )
+        return graph
+
+    def _file_stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def _for_writing(self) -> kglite.KnowledgeGraph:
+        """The graph, after taking the writer's lock and reading what another writer saved meanwhile."""
+        if self._lock is None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise StoreError(f"{self._path.parent} cannot be written: {error.strerror}") from error
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(lock)
+                raise StoreError(
+                    f"the graph {self._path} is being written by process {holder}. Wait until it ends and type the "
+                    "command again"
+                ) from None
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode("ascii"), 0)
+            self._lock = lock
+            for leftover in self._path.parent.glob(f"{FILE}.*tmp*"):
+                leftover.unlink(missing_ok=True)
+            if self._file_stamp() != self._stamp:
+                self._graph = self._load()
+        return self._graph
+
+    def save(self) -> None:
+        """Replace the file by the graph as it is now; survives the loss of power. Does nothing when nothing changed."""
+        if not self._changed:
+            return
+        try:
+            self._graph.save(str(self._path))
+        except (kglite.KgError, OSError) as error:
+            if "No space left" in str(error) or "os error 28" in str(error):
+                raise StoreError(
+                    f"the disk is full: the graph {self._path} was not saved. Free some space and type: trails rebuild. "
+                    "The shards are whole"
+                ) from error
+            raise StoreError(f"the graph {self._path} cannot be saved ({_first_line(error)})") from error
+        self._changed = False
+        self._stamp = self._file_stamp()
+
+    def close(self) -> None:
+        """Save and let go of the writer's lock."""
+        try:
+            self.save()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def __enter__(self) -> EmbeddedStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------------------------------------------------------
+    # schema
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def ensure_schema(self) -> None:
+        """Create the indexes that schema.py asks for; ``id`` is the engine's own key."""
+        wanted = {(node.label, p.name) for node in NODES for p in node.properties if p.indexed and p.name != "id"}
+        present = {(index["node_type"], index["property"]) for index in self._graph.list_indexes()}
+        if wanted <= present and self._graph.schema_version == FORMAT_VERSION:
+            return
+        graph = self._for_writing()
+        for label, name in sorted(wanted - present):
+            graph.create_index(label, name)
+        graph.set_schema_version(FORMAT_VERSION)
+        self._changed = True
+
+    # ---------------------------------------------------------------------------------------------------------------
+    # writing
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def loaded(self) -> set[tuple[str, str]]:
+        """(chain, run) pairs that are completely in the graph: ``MEASURED`` is written after everything else of the pair."""
+        if self._loaded is None:
+            rows = self._ask("MATCH (c:Chain)-[m:MEASURED]->(r:Run) RETURN c.id AS c, m.run AS r")
+            self._loaded = set(zip(rows.column("c"), rows.column("r"), strict=True)) if len(rows) else set()
+        return set(self._loaded)
+
+    def write(self, batches: Iterable[GraphBatch]) -> int:
+        """Write all batches into the graph in memory; :meth:`save` makes them durable. Returns the rows handed over.
+
+        When a batch cannot be written the graph goes back to what was last saved, and the error says what was wrong.
+        """
+        self._for_writing()
+        self.ensure_schema()
+        handed = 0
+        try:
+            for batch in batches:
+                handed += self._write_batch(batch)
+        except (kglite.KgError, ValueError, TypeError) as error:
+            self._graph = self._load()
+            self._changed = False
+            if isinstance(error, TrailsError):
+                raise
+            raise StoreError(
+                f"the graph {self._path} refused rows ({_first_line(error)}). Type: trails rebuild"
+            ) from error
+        return handed
+
+    def _write_batch(self, batch: GraphBatch) -> int:
+        known = self.loaded()
+        self._changed = True
+        handed = 0
+        for label, table in batch.nodes.items():
+            handed += len(table)
+            for part in _slices(table):
+                self._graph.add_nodes(_frame(part), label, "id")
+        # chains that the graph does not know at all cannot have relationships there: the engine's bulk call serves them
+        measured_before = {chain for chain, _ in known}
+        new_runs: dict[str, str] = {}
+        for chain, run in batch.whole:
+            if chain not in measured_before:
+                new_runs.setdefault(chain, run)
+        last = batch.relationships.get("MEASURED")
+        for name, table in batch.relationships.items():
+            if name != "MEASURED":
+                handed += len(table)
+                self._write_relationships(RELATIONSHIP[name], table, new_runs)
+        if last is not None:
+            handed += len(last)
+            self._write_relationships(RELATIONSHIP["MEASURED"], last, new_runs)
+        assert self._loaded is not None
+        self._loaded.update(batch.whole)
+        return handed
+
+    def _write_relationships(self, declared: Relationship, table: pa.Table, new_runs: Mapping[str, str]) -> None:
+        """Bulk for rows that cannot meet a relationship of the same key; the others are looked up and created or updated.
+
+        The engine's bulk call joins rows with the same two ends into one relationship, whatever their run; hence the split.
+        """
+        if not len(table):
+            return
+        if "run" in declared.key and new_runs:
+            chain = pc.list_element(pc.split_pattern(table["start"].combine_chunks(), ":"), 0)
+            place = pc.index_in(chain, pa.array(list(new_runs))).fill_null(len(new_runs))
+            fresh = pc.equal(pa.array([*new_runs.values(), None]).take(place), table["run"].combine_chunks()).fill_null(
+                False
+            )
+            bulk, rest = table.filter(fresh), table.filter(pc.invert(fresh))
+        elif declared.key:
+            bulk, rest = table.slice(0, 0), table
+            if not self._holds(declared):
+                bulk = distinct(table, ("start", "end"))
+                rest = table.slice(0, 0) if len(bulk) == len(table) else table
+        else:
+            bulk, rest = table, table.slice(0, 0)
+        for part in _slices(bulk):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                report = self._graph.add_relationships(
+                    _frame(part), declared.type, declared.start, "start", declared.end, "end"
+                )
+            if report["stubs_vivified"]:
+                self._refuse_missing_end(declared, part)
+        if len(rest):
+            self._merge(declared, rest)
+        self._filled.add(declared.name)
+
+    def _refuse_missing_end(self, declared: Relationship, table: pa.Table) -> None:
+        """Raise StoreError naming a node that the rows refer to and the graph does not hold."""
+        self._graph.purge_provisional()
+        for end, label in (("start", declared.start), ("end", declared.end)):
+            query = (
+                f"UNWIND $ids AS id OPTIONAL MATCH (n:{label} {{id: id}}) WITH id, n WHERE n IS NULL RETURN id LIMIT 1"
+            )
+            absent = self._ask(query, {"ids": table[end].to_pylist()})
+            if len(absent):
+                raise StoreError(
+                    f"{declared.name} refers to {label} {absent.column('id')[0]}, which is not in the graph. "
+                    "Type: trails rebuild"
+                )
+
+    def _ask(self, query: str, parameters: Mapping[str, Any] | None = None) -> kglite.ResultView:
+        """A statement of our own: no limit of time or rows."""
+        found = self._graph.cypher(query, params=dict(parameters or {}), timeout_ms=0)
+        assert isinstance(found, kglite.ResultView)
+        return found
+
+    def _holds(self, declared: Relationship) -> bool:
+        """Whether the graph has any relationship of this declaration."""
+        if declared.name not in self._filled and any(
+            (start, of, end) == (declared.start, declared.type, declared.end) and count
+            for start, of, end, count in self._graph.label_pair_counts()
+        ):
+            self._filled.add(declared.name)
+        return declared.name in self._filled
+
+    def _merge(self, declared: Relationship, table: pa.Table) -> None:
+        """Create the relationships that are not there, update those that are (same ends, same key)."""
+        key = declared.key
+        names = [p.name for p in properties_of(declared.name, per_layer=True) if p.name in table.column_names]
+        table = distinct(table, ("start", "end", *key))
+        ends = f"(a:{declared.start} {{id: row.a}}), (b:{declared.end} {{id: row.b}})"
+        values = ", ".join(f"`{name}`: row.`{name}`" for name in names)
+        same = ", ".join(f"`{name}`: row.`{name}`" for name in key)
+        find = (
+            f"UNWIND $rows AS row MATCH (a:{declared.start} {{id: row.a}})-[r:{declared.type}]->(b:{declared.end}) "
+            f"RETURN DISTINCT a.id AS a, b.id AS b, {', '.join(f'r.`{name}` AS k{i}' for i, name in enumerate(key))}"
+        )
+        create = f"UNWIND $rows AS row MATCH {ends} CREATE (a)-[:{declared.type} {{{values}}}]->(b)"
+        update = f"UNWIND $rows AS row MATCH {ends} MATCH (a)-[r:{declared.type} {{{same}}}]->(b) SET " + ", ".join(
+            f"r.`{name}` = row.`{name}`" for name in names if name not in key
+        )
+        for part in _slices(table):
+            rows = part.rename_columns(["a", "b", *part.column_names[2:]]).to_pylist()
+            starts = [{"a": a} for a in dict.fromkeys(row["a"] for row in rows)]
+            found = self._ask(find, {"rows": starts})
+            columns = (
+                [found.column(name) for name in ("a", "b", *(f"k{i}" for i in range(len(key))))] if len(found) else []
+            )
+            present = set(zip(*columns, strict=True)) if columns else set()
+            fresh: list[dict[str, Any]] = []
+            there: list[dict[str, Any]] = []
+            for row in rows:
+                (there if (row["a"], row["b"], *(row[name] for name in key)) in present else fresh).append(row)
+            if fresh:
+                made = self._ask(create, {"rows": fresh}).stats or {}
+                if made["relationships_created"] < len(fresh):
+                    self._refuse_missing_end(declared, part)
+            if there and len(names) > len(key):
+                self._ask(update, {"rows": there})
+
+    def delete(self, chains: Sequence[str]) -> None:
+        """Remove chains with their steps, tokens, gaps and relationships. Unknown ids are ignored."""
+        graph = self._for_writing()
+        ids = {"ids": list(chains)}
+        for label in ("Token", "Step", "Gap"):
+            graph.cypher(f"UNWIND $ids AS id MATCH (n:{label} {{chain: id}}) DETACH DELETE n", params=ids, timeout_ms=0)
+        graph.cypher("UNWIND $ids AS id MATCH (n:Chain {id: id}) DETACH DELETE n", params=ids, timeout_ms=0)
+        self._loaded = None
+        self._changed = True
+
+    def clear(self, labels: Sequence[str]) -> None:
+        """Remove every node with one of these labels."""
+        unknown = [label for label in labels if label not in NODE]
+        if unknown:
+            raise StoreError(f"there is no label {unknown[0]}; labels: {', '.join(NODE)}")
+        graph = self._for_writing()
+        if set(labels) >= set(NODE):
+            self._graph = kglite.KnowledgeGraph()
+            self.ensure_schema()
+        else:
+            for label in labels:
+                graph.cypher(f"MATCH (n:{label}) DETACH DELETE n", timeout_ms=0)
+        self._loaded = None
+        self._filled = set()
+        self._changed = True
+
+    # ---------------------------------------------------------------------------------------------------------------
+    # reading
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        query: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        write: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_rows: int = DEFAULT_MAX_ROWS,
+    ) -> Result:
+        """Run one statement; see :meth:`GraphStore.run`. A read runs on a frozen snapshot that has no way to be changed."""
+        if not write:
+            refuse_unless_read(query)
+        options: dict[str, Any] = {
+            "params": dict(parameters or {}),
+            "timeout_ms": max(1, int(timeout_s * 1000)),
+            "row_limit": max_rows + 1,
+        }
+        try:
+            if write:
+                graph = self._for_writing()
+                self._changed = True
+                self._loaded = None
+                self._filled = set()
+                found = graph.cypher(query, **options)
+            else:
+                found = self._graph.freeze().cypher(query, max_work_units=MAX_WORK_UNITS, **options)
+        except kglite.ReadOnlyError:
+            raise QueryError(
+                "the statement writes and was refused. Queries read; to write, add --write (trails cypher) or write=True"
+            ) from None
+        except kglite.CypherTimeoutError:
+            raise QueryError(
+                f"the query did not end within {timeout_s:g} s and was stopped. Name a start node by id, add LIMIT, "
+                "or allow more time with --timeout"
+            ) from None
+        except (kglite.KgError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise QueryError(f"the query failed: {error}") from error
+        if isinstance(found, str):
+            raise QueryError("FORMAT CSV is not part of Cypher. Use trails cypher --csv")
+        columns = tuple(found.columns)
+        rows = tuple(tuple(_plain(row[name]) for name in columns) for row in found.to_list())
+        return Result(columns, rows[:max_rows], len(rows) > max_rows)
+
+    def counts(self) -> dict[str, int]:
+        """Number of nodes per label and of relationships per declared name; only those that exist."""
+        nodes = {label: count for label, count in self._graph.node_type_counts().items() if count}
+        found = {label: nodes[label] for label in NODE if label in nodes}
+        found |= {label: count for label, count in sorted(nodes.items()) if label not in found}
+        pairs = {(start, of, end): count for start, of, end, count in self._graph.label_pair_counts()}
+        for declared in RELATIONSHIPS:
+            if count := pairs.get((declared.start, declared.type, declared.end), 0):
+                found[declared.name] = count
+        return found
+
+    def tables(self) -> GraphBatch:
+        """The whole graph, read back as tables."""
+        nodes, relationships = {}, {}
+        for label in self.counts():
+            if label in NODE:
+                wanted = [p.name for p in properties_of(label)]
+                query = f"MATCH (n:{label}) RETURN " + _columns("n", wanted)
+                nodes[label] = self._read(query, wanted, table_schema(label))
+        for declared in RELATIONSHIPS:
+            if self._holds(declared):
+                schema = table_schema(declared.name, per_layer=True)
+                names = schema.names[2:]
+                query = (
+                    f"MATCH (a:{declared.start})-[r:{declared.type}]->(b:{declared.end}) RETURN a.id AS c_start, b.id AS c_end"
+                    + (", " + _columns("r", names) if names else "")
+                )
+                table = self._read(query, ["start", "end", *names], schema)
+                plain = table_schema(declared.name).names
+                keep = [n for n in schema.names if n in plain or table[n].null_count < len(table)]
+                if len(table):
+                    relationships[declared.name] = table.select(keep)
+        return GraphBatch(nodes, relationships, tuple(sorted(self.loaded())))
+
+    def _read(self, query: str, names: Sequence[str], schema: pa.Schema) -> pa.Table:
+        found = self._ask(query)
+        arrays = [
+            pa.array(found.column(f"c_{name}") if len(found) else [], field.type)
+            for name, field in zip(names, schema, strict=True)
+        ]
+        return pa.table(arrays, schema=schema)
+
+
+def _columns(variable: str, names: Sequence[str]) -> str:
+    return ", ".join(f"{variable}.`{name}` AS `c_{name}`" for name in names)
+
+
+def _slices(table: pa.Table) -> Iterable[pa.Table]:
+    for start in range(0, len(table), _BATCH_ROWS * 10):
+        yield table.slice(start, _BATCH_ROWS * 10)
+
+
+_NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """A frame whose integers stay exact beside nulls. Columns without a value are left out: an absent property."""
+    kept = [name for name in table.column_names if table[name].null_count < len(table)]
+    return table.select(kept).to_pandas(types_mapper=_NULLABLE.get)
+
+
+def _plain(value: Any) -> Any:
+    """An engine value as plain Python; nodes and relationships as mappings of their own properties."""
+    if isinstance(value, dict):
+        keys = value.keys()
+        if keys == {"id", "labels", "properties"}:
+            inner = value["properties"]
+            return {key: _plain(item) for key, item in inner.items() if key not in ("title", "type")}
+        if keys == {"id", "start", "end", "type", "properties"}:
+            return {key: _plain(item) for key, item in value["properties"].items()}
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The read path's judge
+# --------------------------------------------------------------------------------------------------------------------
+
+_LEXEMES = re.compile(
+    r"""
+      '(?:[^'\\]|\\.)*'        # strings
+    | "(?:[^"\\]|\\.)*"
+    | `(?:[^`]|``)*`           # quoted names
+    | //[^\n]*                 # comments
+    | /\*.*?\*/
+    | [^\W\d]\w*(?:\s*\.\s*[^\W\d]\w*)*   # words, dotted names as one
+    | \S
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def refuse_unless_read(query: str) -> None:
+    """Raise QueryError for what the engine's frozen snapshot would still do: read files, call procedures, administer.
+
+    Writing clauses need no judge: the snapshot has no operation that changes it. Words inside strings, comments and quoted
+    names do not count.
+    """
+    words = [
+        re.sub(r"\s+", "", match[0]).lower()
+        for match in _LEXEMES.finditer(query)
+        if match[0][0] not in "'\"" and not match[0].startswith(("//", "/*"))
+    ]
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "load" and following == "csv":
+            raise QueryError(
+                "LOAD CSV reads files and addresses; queries read the graph only. Ingest files with: trails ingest"
+            )
+        if word == "call" and following not in ("{", "(") and following.replace("`", "") not in READ_PROCEDURES:
+            raise QueryError(
+                f"procedure {following or '?'} is not allowed on the read path; allowed: {', '.join(sorted(READ_PROCEDURES))}"
+            )
+        if word == "show" and following not in ("indexes", "constraints"):
+            raise QueryError("SHOW is allowed for INDEXES and CONSTRAINTS only")

@@ -1,0 +1,196 @@
+"""The library of named queries: the files of ``cypher/``, each one statement that runs unchanged on every graph store.
+
+A file begins with comment lines::
+
+    // Title in a few words
+    // One or two lines that say what the query answers.
+    // $chain: string = "c0123456789abcdef" | a chain's id
+    // $run: string := "" | a run's id; empty = every run
+    // $limit: integer := 20 | rows at most
+    // returns surprisal: float, nats
+
+then the statement follows. A parameter's value after ``=`` is an example that works; one written after ``:=`` is used when
+the parameter is not given. The rest of the line after ``|`` describes it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trails.errors import QueryError, UsageError
+from trails.schema import Run
+from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphStore, Result
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "float": (float, int),
+    "boolean": (bool,),
+    "strings": (list,),
+}
+_PARAMETER = re.compile(r"\$(\w+): (\w+) (:?=) (.+?)(?: \| (.*))?$")
+_RETURNS = re.compile(r"returns (\w+): (\w+)(?:, (.*))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a named query. ``example`` is a value that works on the packaged sample where one exists;
+    ``default`` says whether it is used when the parameter is not given.
+    """
+
+    name: str
+    type: str
+    example: Any
+    default: bool
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the result; ``unit`` is empty for a plain number or text."""
+
+    name: str
+    type: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedQuery:
+    """One file of ``cypher/``. ``statement`` is Cypher without the header; ``text`` the whole file."""
+
+    name: str
+    title: str
+    description: str
+    parameters: tuple[Parameter, ...]
+    columns: tuple[Column, ...]
+    statement: str
+    text: str
+
+    def bind(self, given: Mapping[str, Any], runs: Mapping[str, Run] | None = None) -> dict[str, Any]:
+        """Parameters for the statement: what is given, then defaults; ``run`` is the only run if there is one.
+
+        Strings are turned into the declared type. Raises UsageError that names what is missing, unknown or of another type.
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise UsageError(f"query {self.name} has no parameter {', '.join(unknown)}. {self._usage()}")
+        bound: dict[str, Any] = {}
+        missing = []
+        for parameter in self.parameters:
+            if parameter.name in given:
+                bound[parameter.name] = _typed(self.name, parameter, given[parameter.name])
+            elif parameter.name == "run" and runs is not None and len(runs) == 1:
+                bound["run"] = next(iter(runs))
+            elif parameter.default and not (parameter.name == "run" and runs):
+                bound[parameter.name] = parameter.example
+            else:
+                missing.append(parameter.name)
+        if missing == ["run"] and runs:
+            listed = ", ".join(f"{run.id} ({run.model}{' + adapter' if run.adapter else ''})" for run in runs.values())
+            raise UsageError(f"query {self.name} asks one run and there are {len(runs)}: {listed}. Add --param run=ID")
+        if missing:
+            raise UsageError(f"query {self.name} needs {', '.join(missing)}. {self._usage()}")
+        return bound
+
+    def execute(
+        self,
+        store: GraphStore,
+        given: Mapping[str, Any] | None = None,
+        *,
+        runs: Mapping[str, Run] | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_rows: int = DEFAULT_MAX_ROWS,
+    ) -> Result:
+        """Run the query on a store. Raises UsageError for parameters, QueryError for a statement that fails."""
+        return store.run(self.statement, self.bind(given or {}, runs), timeout_s=timeout_s, max_rows=max_rows)
+
+    def _usage(self) -> str:
+        if not self.parameters:
+            return "It has no parameters"
+        parts = [
+            f"--param {p.name}={_shown(p.example)}" for p in self.parameters if not (p.default and p.name != "run")
+        ]
+        optional = [p.name for p in self.parameters if p.default]
+        usage = f"Type: trails query {self.name} {' '.join(parts)}".rstrip()
+        return usage + (f" (optional: {', '.join(optional)})" if optional else "")
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"'{text}'" if re.search(r"[^\w.:-]", text) else text
+
+
+def _typed(query: str, parameter: Parameter, value: Any) -> Any:
+    wanted = _TYPES[parameter.type]
+    if isinstance(value, wanted) and not (isinstance(value, bool) and bool not in wanted):
+        return value
+    if isinstance(value, str):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = [part.strip() for part in value.split(",")] if parameter.type == "strings" else None
+        if isinstance(parsed, wanted) and not (isinstance(parsed, bool) and bool not in wanted):
+            return parsed
+    raise UsageError(
+        f"query {query}: {parameter.name} is {value!r} and must be {'an' if parameter.type == 'integer' else 'a'} "
+        f"{parameter.type}, for example {_shown(parameter.example)}"
+    )
+
+
+def folder() -> Path:
+    """Where the files are: in the installed package, else in the repository that this file is part of."""
+    package = Path(__file__).parents[1] / "cypher"
+    return package if package.is_dir() else Path(__file__).parents[3] / "cypher"
+
+
+@cache
+def named_queries() -> Mapping[str, NamedQuery]:
+    """All queries of the library by name (the file's name without ``.cypher``), sorted."""
+    return {path.stem: parse(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder().glob("*.cypher"))}
+
+
+def find(name: str) -> NamedQuery:
+    """The query of this name. Raises UsageError that suggests similar names."""
+    queries = named_queries()
+    if name not in queries:
+        near = difflib.get_close_matches(name, queries, 3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Names are listed by: trails query --list"
+        raise UsageError(f"there is no query {name!r}. {hint}")
+    return queries[name]
+
+
+def parse(name: str, text: str) -> NamedQuery:
+    """Read one file. Raises QueryError naming the line that is not as described above."""
+    header: list[str] = []
+    body: list[str] = []
+    for line in text.splitlines():
+        (header if line.startswith("//") and not any(body) else body).append(line)
+    lines = [line[2:].strip() for line in header]
+    if len(lines) < 2:
+        raise QueryError(f"cypher/{name}.cypher: the header needs a title and a description")
+    parameters, columns, described = [], [], []
+    for line in lines[1:]:
+        if match := _PARAMETER.match(line):
+            try:
+                example = json.loads(match[4])
+            except ValueError:
+                raise QueryError(f"cypher/{name}.cypher: {line!r}: the example is no JSON value") from None
+            if match[2] not in _TYPES:
+                raise QueryError(f"cypher/{name}.cypher: {line!r}: type must be one of {', '.join(_TYPES)}")
+            parameters.append(Parameter(match[1], match[2], example, match[3] == ":=", match[5] or ""))
+        elif match := _RETURNS.match(line):
+            columns.append(Column(match[1], match[2], match[3] or ""))
+        elif line.startswith(("$", "returns ")):
+            raise QueryError(f"cypher/{name}.cypher: {line!r} is neither a parameter nor a column")
+        else:
+            described.append(line)
+    statement = "\n".join(body).strip()
+    return NamedQuery(name, lines[0], " ".join(described).strip(), tuple(parameters), tuple(columns), statement, text)
