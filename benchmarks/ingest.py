@@ -20,7 +20,7 @@ from pathlib import Path
 from trails.config import load_settings
 from trails.measure import open_scorer
 from trails.pipeline import IngestOptions, ingest, segmented
-from trails.readers import read
+from trails.readers import ReadOptions, read
 
 
 def resident_bytes() -> int:
@@ -76,9 +76,8 @@ def main() -> None:
         ids += tokenizer(chain.text, add_special_tokens=False)["input_ids"]
         sequences.append(torch.tensor([ids]))
     tokens = sum(ids.shape[1] for ids in sequences)
-    print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}"
-    )
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}")
     print(f"model {scorer.run.model}, {len(chains)} chains, {tokens:,} tokens, {tokens / len(chains):.0f} per chain")
 
     def bare() -> float:
@@ -98,7 +97,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             settings = load_settings(home=Path(folder) / "home", store="embedded")
             with Peak() as peak:
-                summary = ingest([arguments.path], settings, IngestOptions(limit=arguments.chains), scorer=scorer)
+                summary = ingest(
+                    [arguments.path], settings, IngestOptions(read=ReadOptions(limit=arguments.chains)), scorer=scorer
+                )
             rates["ingest"].append(summary.tokens_per_second)
             rates["measuring"].append(summary.sequence_tokens / summary.seconds["measuring"])
             for stage, seconds in summary.seconds.items():
@@ -113,12 +114,9 @@ def main() -> None:
                 )
     median = {name: statistics.median(values) for name, values in rates.items()}
     print(f"bare forward with logits   {median['bare']:8.1f} tokens/s")
-    print(
-        f"measuring alone            {median['measuring']:8.1f} tokens/s  ratio {median['measuring'] / median['bare']:.3f}"
-    )
-    print(
-        f"trails ingest end to end   {median['ingest']:8.1f} tokens/s  ratio {median['ingest'] / median['bare']:.3f}  (goal 0.6)"
-    )
+    for name, label in (("measuring", "measuring alone"), ("ingest", "trails ingest end to end")):
+        print(f"{label:26} {median[name]:8.1f} tokens/s  ratio {median[name] / median['bare']:.3f}")
+    print("goal of the end-to-end ratio: 0.6")
     total = statistics.median(stages["total"])
     shares = ", ".join(
         f"{stage} {statistics.median(values):.2f} s ({statistics.median(values) / total:.1%})"
@@ -127,9 +125,8 @@ def main() -> None:
     )
     print(f"busy time: {shares}; wall {total:.2f} s (stages overlap)")
     print(f"peak above the loaded model: {above / 2**20:.0f} MiB")
-    print(
-        f"bytes per chain token: shards {shard_bytes / summary.chain_tokens:.0f}, graph {graph_bytes / summary.chain_tokens:.0f}"
-    )
+    per_token = (size / summary.chain_tokens for size in (shard_bytes, graph_bytes))
+    print("bytes per chain token: shards {:.0f}, graph {:.0f}".format(*per_token))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import numpy as np
 
 from trails.config import Settings, load_settings
 from trails.errors import UsageError
+from trails.export import ExportReport, export_selection
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.readers import ReadOptions, ReadReport, read
@@ -32,7 +33,7 @@ from trails.segment import detect_language, segment, segmenter_hash
 from trails.store import open_graph
 from trails.store.base import GraphStore, Result
 from trails.store.digest import compare, graph_digest
-from trails.store.queries import named_queries
+from trails.store.queries import find
 from trails.store.rows import graph_batch
 from trails.store.traces import TraceStore
 from trails.subgraph import Selection, select
@@ -75,17 +76,15 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """What to read and how to measure it. ``limit`` counts chains. ``dry_run`` reads and segments, and changes nothing.
+    """What to read and how to measure it. ``dry_run`` reads and segments, and changes nothing.
     ``per_layer`` puts per-layer arrays on token transitions in the graph (the shards always hold them).
     """
 
     reader: str | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
     measure: MeasureOptions = field(default_factory=MeasureOptions)
-    limit: int | None = None
     dry_run: bool = False
     per_layer: bool = False
-    report_file: Path | None = None
     shard_tokens: int = 0
 
 
@@ -115,7 +114,7 @@ class IngestSummary:
     languages: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
     explicit_steps: int = 0
-    guesses: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     dry_run: bool = False
 
@@ -147,7 +146,7 @@ class IngestSummary:
 def summary_lines(summary: IngestSummary) -> Iterator[str]:
     """The summary as a person reads it, every score beside its control."""
     s = summary
-    yield from (f"field guessed: {guess}" for guess in s.guesses)
+    yield from (f"note        {note}" for note in s.notes)
     bad = f", {s.bad} bad left out" if s.bad else ""
     duplicates = f", {s.duplicates} duplicates" if s.duplicates else ""
     yield f"read        {s.read:,} chains{duplicates}{bad}"
@@ -227,12 +226,12 @@ def ingest(
     progress = progress or Silent()
     summary = IngestSummary(home=str(settings.home), dry_run=options.dry_run)
     began = time.perf_counter()
-    report = ReadReport(options.read.bad_tolerance, options.report_file)
+    report = ReadReport()
 
     kept: list[Chain] | None = [] if any(str(path) == "-" for path in paths) else None
     pending: dict[str, int] = {}
     with _timed(summary.seconds, "reading"):
-        for chain in _limited(read(paths, reader=options.reader, options=options.read, report=report), options.limit):
+        for chain in read(paths, reader=options.reader, options=options.read, report=report):
             summary.read += 1
             if chain.id in pending:
                 summary.duplicates += 1
@@ -242,8 +241,8 @@ def ingest(
                 kept.append(chain)
             if options.dry_run:
                 _count(summary, segmented(chain))
-    summary.bad = report.n_bad
-    summary.guesses = tuple(report.guesses)
+    summary.bad = report.bad
+    summary.notes = tuple(report.notes)
     if options.dry_run:
         summary.seconds["total"] = time.perf_counter() - began
         return summary
@@ -270,7 +269,7 @@ def ingest(
             with _timed(summary.seconds, "graph"):
                 graph.save()
         traces.update_run_notes(run.id, scorer.run.notes)
-    summary.bad = report.n_bad
+    summary.bad = report.bad
     summary.seconds["total"] = time.perf_counter() - began
     return summary
 
@@ -278,16 +277,6 @@ def ingest(
 def scorer_from(settings: Settings, **changes: Any) -> Scorer:
     """The scorer that the settings ask for."""
     return open_scorer(settings.model, device=settings.device, dtype=settings.dtype, **changes)
-
-
-def _limited(chains: Iterable[Chain], limit: int | None) -> Iterator[Chain]:
-    """The first ``limit`` chains; the source is not read beyond them."""
-    if limit is not None and limit <= 0:
-        raise UsageError(f"--limit {limit}: the number of chains must be at least 1.")
-    for index, chain in enumerate(chains, start=1):
-        yield chain
-        if index == limit:
-            return
 
 
 def _new_only(chains: Iterable[Chain], wanted: set[str]) -> Iterator[Chain]:
@@ -319,11 +308,11 @@ def _blocks(
         length = scorer.count_tokens(item)
         if scorer.run.window == "refuse" and scorer.run.max_tokens and length > scorer.run.max_tokens:
             summary.refused += 1
-            report.bad(
+            report.bad_record(
                 chain.source,
-                chain.source_id,
+                int(chain.source_id) if chain.source_id.isdigit() else 0,
                 f"chain {chain.id} has {length} tokens with its context, the model's window is {scorer.run.max_tokens}. "
-                "Use --window stride to measure it in overlapping windows, or --bad-tolerance to leave it out.",
+                "Use --window stride to measure it in overlapping windows.",
             )
             continue
         block.append(item)
@@ -607,10 +596,7 @@ class Home:
 
     def query(self, name: str, **parameters: Any) -> Result:
         """Run a query of the library ``cypher/``; ``run`` is filled in when the home has one run."""
-        queries = named_queries()
-        if name not in queries:
-            raise UsageError(f"query {name!r} does not exist. Queries: {', '.join(sorted(queries))}.")
-        return queries[name].execute(self.graph, parameters, runs=self.runs())
+        return find(name).execute(self.graph, parameters, runs=self.runs())
 
     def export(self, selection: str, *, format: str, to: str | Path, **options: Any) -> ExportReport:
         """Write a subgraph as training data, as ``trails export`` does."""

@@ -95,7 +95,7 @@ def test_show_names_chains_by_id_prefix_and_record(trails, chains_file: Path) ->
 
 BAD = [
     (["ingest"], 2, "Error: nothing to ingest. Give files or folders, - for standard input, or --sample.\n"),
-    (["ingest", "{chains}", "--limit", "0"], 2, "Error: --limit 0: the number of chains must be at least 1.\n"),
+    (["ingest", "{chains}", "--limit", "0"], 2, "Error: Invalid value for '--limit': 0 is not in the range x>=1.\n"),
     (["ingest", "{chains}", "--states", "a"], 2, "Error: layers 'a' cannot be read. Write numbers with commas, e.g. 16,30.\n"),
     (["show", "c1"], 5, "{home} holds no trails"),
     (["query", "nothing-such"], 2, "'nothing-such'"),

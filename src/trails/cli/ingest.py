@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -25,15 +26,27 @@ from trails.errors import UsageError
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--sample", is_flag=True, help="Ingest the packaged sample: English and Russian, long and short.")
 @click.option("--reader", help="Name of the reader; by default the first that recognises the input.")
-@click.option("--field", "fields", multiple=True, metavar="ROLE=NAME", help="Map a field, e.g. --field text=rationale.")
-@click.option("--source", help="Name of the data set (default: the file's name); part of the chains' identity.")
-@click.option("--licence", help="Licence of the text, where the data does not say.")
-@click.option("--limit", type=int, help="Stop after this many chains.")
+@click.option("--field", "fields", multiple=True, metavar="PART=FIELD", help="Map a field, e.g. chain=rationale.")
+@click.option(
+    "--source", default="", help="Name of the data set (default: the file's name); part of the chains' identity."
+)
+@click.option("--licence", default="", help="Licence of the text, where the data does not say.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many chains.")
 @click.option(
     "--bad-tolerance", type=int, default=0, show_default=True, help="Bad records to leave out before stopping."
 )
 @click.option("--report-file", type=click.Path(path_type=Path, dir_okay=False), help="Write every bad record here.")
-@click.option("--max-chars", type=int, help="Refuse records longer than this many characters.")
+@click.option(
+    "--max-record-bytes", type=int, default=16_000_000, show_default=True, help="Longest record that is read."
+)
+@click.option("--encoding", default="utf-8", show_default=True, help="Encoding of text and JSON.")
+@click.option(
+    "--separator",
+    type=click.Choice(["auto", "paragraph", "heading", "line", "file"]),
+    default="auto",
+    show_default=True,
+    help="What ends a chain in a text file.",
+)
 @click.option("--dry-run", is_flag=True, help="Read and segment; measure and write nothing.")
 @model_option
 @click.option("--revision", help="Revision of the model (a commit); needed with --trust-remote-code.")
@@ -43,8 +56,20 @@ from trails.errors import UsageError
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Number format of the forward pass."
 )
 @device_option
-@click.option("--bos", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
-@click.option("--template", type=click.Choice(["plain", "chat"]), default="plain", show_default=True)
+@click.option(
+    "--bos",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Beginning-of-sequence token: as the tokenizer does, always, or never.",
+)
+@click.option(
+    "--template",
+    type=click.Choice(["plain", "chat"]),
+    default="plain",
+    show_default=True,
+    help="The question as plain text, or inside the model's chat template.",
+)
 @click.option(
     "--window",
     type=click.Choice(["refuse", "stride"]),
@@ -66,12 +91,14 @@ def command(
     sample: bool,
     reader: str | None,
     fields: tuple[str, ...],
-    source: str | None,
-    licence: str | None,
+    source: str,
+    licence: str,
     limit: int | None,
     bad_tolerance: int,
     report_file: Path | None,
-    max_chars: int | None,
+    max_record_bytes: int,
+    encoding: str,
+    separator: Literal["auto", "paragraph", "heading", "line", "file"],
     dry_run: bool,
     model: str | None,
     revision: str | None,
@@ -105,7 +132,7 @@ def command(
     from trails import sample as packaged
     from trails.measure.base import MeasureOptions
     from trails.pipeline import IngestOptions, ingest, parse_layers, scorer_from, summary_lines
-    from trails.readers import ReadOptions
+    from trails.readers import ReadOptions, parse_fields
 
     inputs = [*paths, *([packaged.path()] if sample else [])]
     if not inputs:
@@ -113,14 +140,20 @@ def command(
     settings = settings_from(home=home, model=model, device=device, dtype=dtype, store=store)
     options = IngestOptions(
         reader=reader,
-        read=ReadOptions.from_flags(
-            fields=fields, source=source, licence=licence, bad_tolerance=bad_tolerance, max_chars=max_chars
+        read=ReadOptions(
+            fields=parse_fields(fields),
+            limit=limit,
+            bad_tolerance=bad_tolerance,
+            report_file=report_file,
+            max_record_bytes=max_record_bytes,
+            encoding=encoding,
+            separator=separator,
+            source=source,
+            licence=licence,
         ),
         measure=MeasureOptions(batch_tokens, token_attention, peaks, premises, parse_layers(states)),
-        limit=limit,
         dry_run=dry_run,
         per_layer=per_layer,
-        report_file=report_file,
     )
 
     with BarProgress(quiet=as_json or not sys.stderr.isatty()) as progress:
