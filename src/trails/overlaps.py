@@ -69,7 +69,7 @@ class Overlaps:
 
     ``overlaps`` has one row each: ``id``, ``text``, ``n_tokens`` (steps for skeleton and near), ``n_chains``,
     ``n_occurrences``; longest first. ``occurrences``: ``overlap``, ``chain``, ``start``, ``end`` (token positions; steps for
-    skeleton and near). ``variants``, for skeletons only: ``roles``, ``n_chains``. ``similar``, for near overlaps only: ``start``,
+    skeleton and near). ``variants``, skeletons only: ``roles``, ``n_chains``. ``similar``, near overlaps only: ``start``,
     ``end`` (step ids), ``cosine``, ``excess`` (cosine minus the control's 99 % quantile), ``explained`` (masked exact matching
     finds the pair too).
     """

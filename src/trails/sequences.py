@@ -506,7 +506,7 @@ def content_key(*parts: object) -> str:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _mix(x: Keys) -> Keys:
+def mixed(x: Keys) -> Keys:
     """SplitMix64's finaliser."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -520,7 +520,7 @@ def window_keys(tokens: Ints, offsets: Longs, size: int) -> tuple[Keys, Longs]:
     """
     n = len(tokens)
     with np.errstate(over="ignore"):
-        single = _mix(tokens.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        single = mixed(tokens.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         keys, done, power, width = None, 0, single, 1
         rest = size
         while rest:
@@ -529,12 +529,12 @@ def window_keys(tokens: Ints, offsets: Longs, size: int) -> tuple[Keys, Longs]:
                     keys, done = power, width
                 else:
                     m = min(len(keys), len(power) - done) if len(power) > done else 0
-                    keys = _mix(keys[:m] * np.uint64(0xD6E8FEB86659FD93) + power[done : done + m])
+                    keys = mixed(keys[:m] * np.uint64(0xD6E8FEB86659FD93) + power[done : done + m])
                     done += width
             rest >>= 1
             if rest:
                 m = max(len(power) - width, 0)
-                power = _mix(power[:m] * np.uint64(0xD6E8FEB86659FD93) + power[width : width + m])
+                power = mixed(power[:m] * np.uint64(0xD6E8FEB86659FD93) + power[width : width + m])
                 width *= 2
     assert keys is not None
     end = np.repeat(offsets[1:], np.diff(offsets))
