@@ -1,0 +1,130 @@
+"""``trails export``: write a subgraph as training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import err, home_option, json_option, print_json, settings_from, store_option
+
+
+@click.command()
+@click.option("--subgraph", "selection", required=True, metavar="SELECTION", help="What to export; see below.")
+@click.option(
+    "--format",
+    "format_",
+    required=True,
+    metavar="FORMAT",
+    help="trl, prompt-completion, messages, axolotl, axolotl-segments, llama-factory, ms-swift, trails.",
+)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File (.jsonl, .parquet) or folder."
+)
+@click.option(
+    "--mask", default="none", show_default=True, help="none, surprisal<X, entropy<X, role:ROLE, random:SHARE."
+)
+@click.option("--weights", default="uniform", show_default=True, help="uniform, surprisal, entropy, both, excess:RUN.")
+@click.option("--order", default="shuffled", show_default=True, help="shuffled, rising, falling, rhythm:N, source.")
+@click.option("--stratify/--no-stratify", default=True, help="Keep families in proportion in an order by surprisal.")
+@click.option("--layers", default="", help="Layers that a LoRA shall change, e.g. 10-19 (default: all).")
+@click.option("--variants", type=click.Path(path_type=Path, dir_okay=False), help="File written by `trails variants`.")
+@click.option(
+    "--split", default=0.0, show_default=True, help="Share of the rows to hold out, without a shared 13-gram."
+)
+@click.option("--seed", default=0, show_default=True, help="Of the shuffle, the split and a random mask.")
+@click.option("--run", "run_id", help="Run whose numbers count (default: the only one).")
+@click.option("--lossy", is_flag=True, help="Write even if the format loses a mask, a weight or the order.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@home_option
+@store_option
+@json_option
+def command(
+    selection: str,
+    format_: str,
+    output: Path,
+    mask: str,
+    weights: str,
+    order: str,
+    stratify: bool,
+    layers: str,
+    variants: Path | None,
+    split: float,
+    seed: int,
+    run_id: str | None,
+    lossy: bool,
+    overwrite: bool,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Write a subgraph as training data, with a data card; every row names the graph elements it came from.
+
+    \b
+    SELECTION is one of
+      all                        every chain that was measured
+      chain:ID                   whole chains (chain:A,B for several)
+      between:A,B                from step or token A to B of one chain
+      overlap:ID                 the occurrences of an overlap
+      gaps>0.9                   steps after a seam with a score above 0.9
+      roles:IF>THEN>BUT          runs of steps with these roles (>> = later)
+      query:NAME{"limit": 50}    a query of the cypher/ library
+      FILE.cypher                a read-only statement from a file
+      "MATCH … RETURN …"         a read-only statement
+    """
+    from trails.export import ExportOptions, export_selection, parse_layers, writer_named
+    from trails.store import open_graph
+    from trails.store.traces import TraceStore
+    from trails.subgraph import needs_graph, select
+
+    writer_named(format_)
+    options = ExportOptions(
+        mask=mask,
+        weights=weights,
+        order=order,
+        stratify=stratify,
+        layers=parse_layers(layers) if layers else (),
+        split=split,
+        variants=variants,
+        seed=seed,
+        lossy=lossy,
+        overwrite=overwrite,
+        run=run_id,
+    )
+    settings = settings_from(home=home, store=store)
+    with TraceStore(settings.home) as traces:
+        graph = open_graph(settings) if needs_graph(selection) else None
+        try:
+            found = select(graph, traces, selection)
+        finally:
+            if graph is not None:
+                graph.close()
+        report = export_selection(found, traces, format_, output, options)
+    counts = report.counts
+    if as_json:
+        print_json(
+            {
+                "files": {split_name: str(path) for split_name, path in report.files.items()},
+                "card": str(report.card),
+                "sha256": report.digest,
+                "rows": counts.rows,
+                "held_out": counts.held_out,
+                "chains": counts.chains,
+                "tokens": counts.tokens,
+                "tokens_with_loss": counts.labelled,
+                "mean_surprisal": counts.mean_surprisal,
+                "lost": list(report.lost),
+            }
+        )
+    else:
+        click.echo(
+            f"{counts.rows} rows of {counts.chains} chains, {counts.labelled} of {counts.tokens} tokens with loss"
+            f" (mean surprisal {counts.mean_surprisal:.3f} nats)"
+        )
+        for split_name, path in report.files.items():
+            click.echo(f"{split_name}: {path}")
+        click.echo(f"card: {report.card}")
+        if report.settings:
+            click.echo(f"load with: {report.settings}")
+    for line in report.lost:
+        err.print(f"lost: {line}", style="yellow", markup=False)

@@ -1,0 +1,55 @@
+"""``axolotl`` (token ids and labels) and ``axolotl-segments`` (texts with and without loss) for Axolotl.
+
+A pre-tokenised data set may hold no other columns, so the provenance lies in a file beside it, line by line. Segments are
+tokenised anew one by one: tokens that would join across a border differ, so the pre-tokenised form is the exact one.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from trails.export.record import IGNORED, RECORD
+from trails.export.writer import PROVENANCE, Writer, pick
+
+SCHEMA = pa.schema([RECORD.field(name) for name in ("input_ids", "attention_mask", "labels")])
+SEGMENTS = pa.list_(pa.struct([("label", pa.bool_()), ("text", pa.string())]))
+SEGMENT_SCHEMA = pa.schema([("segments", SEGMENTS), *(RECORD.field(name) for name in PROVENANCE)])
+
+_CURRICULUM = "curriculum_sampling: true\nshuffle_merged_datasets: false\nsample_packing: false"
+
+
+def _tokens(table: pa.Table) -> pa.Table:
+    return pick(table, SCHEMA)
+
+
+def _segments(table: pa.Table) -> pa.Table:
+    rows = [
+        [{"label": False, "text": prompt}, {"label": True, "text": completion}]
+        if prompt
+        else [{"label": True, "text": completion}]
+        for prompt, completion in zip(table["prompt"].to_pylist(), table["completion"].to_pylist(), strict=True)
+    ]
+    columns = {"segments": pa.array(rows, SEGMENTS)} | {name: table[name] for name in PROVENANCE}
+    return pa.table(columns, schema=SEGMENT_SCHEMA)
+
+
+assert IGNORED == -100  # the value that Axolotl ignores too
+
+WRITER = Writer(
+    name="axolotl",
+    trainer="Axolotl, pre-tokenised",
+    convert=_tokens,
+    schema=SCHEMA,
+    keeps=frozenset({"mask", "order"}),
+    settings=f"datasets:\n  - path: FILE\n    ds_type: json\n    type:\n{_CURRICULUM}",
+    beside=True,
+)
+
+SEGMENT_WRITER = Writer(
+    name="axolotl-segments",
+    trainer="Axolotl, template-free segments",
+    convert=_segments,
+    schema=SEGMENT_SCHEMA,
+    keeps=frozenset({"order"}),
+    settings=f"datasets:\n  - path: FILE\n    ds_type: json\n    type: input_output\ntrain_on_inputs: false\n{_CURRICULUM}",
+)

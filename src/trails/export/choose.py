@@ -1,0 +1,176 @@
+"""What of a record counts, and how much: masks and loss weights.
+
+Both work on the measured numbers of the tokens that the selection labelled; they never add a label.
+
+Masks (``--mask``) keep a label where the condition holds:
+
+- ``none``: every selected token
+- ``surprisal<0.92``, ``entropy>=1.5``, ``rank``-free comparisons of a measured number in nats (``<``, ``<=``, ``>``, ``>=``)
+- ``surprisal<1&entropy<1``: conditions joined by ``&``
+- ``role:THEREFORE,BUT``: tokens of steps with one of these roles
+- ``random:0.4``: a random share, the control of the same size for any other mask
+
+Weights (``--weights``) are scaled to a mean of 1 over the labelled tokens of each row, so that the loss of a row keeps its
+size: ``uniform``; ``surprisal`` (s); ``entropy`` (H); ``both`` (the geometric mean of s and H); ``excess:RUN``
+(max(0, s - s_RUN), the excess loss of arXiv 2404.07965 against a reference run). A row whose weights would all be 0 keeps
+weight 0 and teaches nothing; the export reports how many there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trails.errors import UsageError
+from trails.export.record import IGNORED, Ragged, ragged
+from trails.schema import Role
+
+MASKS = ("none", "surprisal<X", "entropy<X", "role:ROLE", "random:SHARE")
+WEIGHTS = ("uniform", "surprisal", "entropy", "both", "excess:RUN")
+_CONDITION = re.compile(r"(surprisal|entropy)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)")
+_COMPARE = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """A parsed mask. ``conditions`` are (measure, comparison, threshold in nats)."""
+
+    text: str
+    conditions: tuple[tuple[str, str, float], ...] = ()
+    roles: frozenset[str] = frozenset()
+    share: float | None = None
+
+
+def parse_mask(text: str) -> Masking:
+    """Read a mask. Raises UsageError naming what can be written."""
+    if text == "none":
+        return Masking(text)
+    if text.startswith("role:"):
+        roles = frozenset(part.strip().upper() for part in text[5:].split(",") if part.strip())
+        unknown = sorted(roles - set(Role.__members__))
+        if unknown or not roles:
+            raise UsageError(f"mask {text!r}: role {', '.join(unknown) or 'missing'}. Roles: {', '.join(Role)}.")
+        return Masking(text, roles=roles)
+    if text.startswith("random:"):
+        try:
+            share = float(text[7:])
+        except ValueError:
+            share = -1.0
+        if not 0 < share <= 1:
+            raise UsageError(f"mask {text!r}: the share must lie in (0, 1]. Write for example random:0.4.")
+        return Masking(text, share=share)
+    conditions = [_CONDITION.fullmatch(part.strip()) for part in text.split("&")]
+    try:
+        if all(conditions):
+            return Masking(text, tuple((m[1], m[2], float(m[3])) for m in conditions if m))
+    except ValueError:
+        pass
+    raise UsageError(f"mask {text!r} is not known. Write one of: {', '.join(MASKS)}.")
+
+
+def parse_weights(text: str) -> str:
+    """Check the name of a weighting; return the reference run of ``excess:RUN``, else an empty string."""
+    if text in ("uniform", "surprisal", "entropy", "both"):
+        return ""
+    if text.startswith("excess:") and text[7:]:
+        return text[7:]
+    raise UsageError(f"weights {text!r} are not known. Write one of: {', '.join(WEIGHTS)}.")
+
+
+def apply_mask(table: pa.Table, mask: Masking, seed: int) -> pa.Table:
+    """Records with fewer labels.
+
+    The random mask draws from the row's id and the seed, so that it does not depend on the order of rows.
+    """
+    if mask.text == "none":
+        return table
+    labels = ragged(table["labels"], np.int32)
+    keep = labels.values != IGNORED
+    for measure, sign, threshold in mask.conditions:
+        with np.errstate(invalid="ignore"):
+            keep &= _COMPARE[sign](ragged(table[measure], np.float32).values, np.float32(threshold))
+    if mask.roles:
+        keep &= _in_roles(table, labels, mask.roles)
+    if mask.share is not None:
+        for row, name in enumerate(table["id"].to_pylist()):
+            place = slice(labels.offsets[row], labels.offsets[row + 1])
+            generator = np.random.default_rng([seed, int(name[1:9], 16), int(name[9:17], 16)])
+            keep[place] &= generator.random(int(labels.lengths[row])) < mask.share
+    values = np.where(keep, labels.values, IGNORED).astype(np.int32)
+    weights = np.where(keep, ragged(table["loss_weights"], np.float32).values, 0).astype(np.float32)
+    return _with(table, labels, values, weights, changed=(values != labels.values))
+
+
+def _in_roles(table: pa.Table, labels: Ragged, wanted: frozenset[str]) -> npt.NDArray[np.bool_]:
+    inside = np.zeros(len(labels.values), dtype=bool)
+    for start, spans in zip(labels.offsets.tolist(), table["step_spans"].to_pylist(), strict=False):
+        for span in spans:
+            if span["role"] in wanted:
+                inside[start + span["start"] : start + span["end"]] = True
+    return inside
+
+
+def _with(
+    table: pa.Table, rows: Ragged, labels: npt.NDArray[np.int32], weights: Floats, changed: npt.NDArray[np.bool_]
+) -> pa.Table:
+    """The table with new labels and weights; a row that lost a label is no longer prompt + completion."""
+    lost = np.zeros(len(table), dtype=bool)
+    lost[np.unique(rows.row_of[changed])] = True
+    suffix = np.asarray(table["suffix"].to_numpy(zero_copy_only=False), dtype=bool) & ~lost
+    table = table.set_column(
+        table.schema.get_field_index("labels"), "labels", Ragged(rows.offsets, labels).arrow(pa.int32())
+    )
+    table = table.set_column(
+        table.schema.get_field_index("loss_weights"), "loss_weights", Ragged(rows.offsets, weights).arrow(pa.float32())
+    )
+    return table.set_column(table.schema.get_field_index("suffix"), "suffix", pa.array(suffix))
+
+
+def apply_weights(table: pa.Table, weights: str, reference: Mapping[str, Floats]) -> pa.Table:
+    """Records with loss weights. ``reference`` holds the surprisal of each chain in the reference run (``excess:``).
+
+    Raises UsageError for a chain that the reference run has not measured.
+    """
+    if weights == "uniform":
+        return table
+    labels = ragged(table["labels"], np.int32)
+    labelled = labels.values != IGNORED
+    surprisal = ragged(table["surprisal"], np.float32).values
+    entropy = ragged(table["entropy"], np.float32).values
+    if weights == "surprisal":
+        raw = surprisal
+    elif weights == "entropy":
+        raw = entropy
+    elif weights == "both":
+        raw = np.sqrt(np.maximum(surprisal, 0) * np.maximum(entropy, 0))
+    else:
+        raw = surprisal - _reference(table, labels, reference, weights)
+    raw = np.where(labelled & np.isfinite(raw), np.maximum(raw, 0), 0).astype(np.float64)
+    rows = len(table)
+    total = np.bincount(labels.row_of, raw, rows)
+    count = np.bincount(labels.row_of, labelled, rows)
+    scale = np.divide(count, total, out=np.zeros(rows), where=total > 0)
+    return _with(
+        table, labels, labels.values, (raw * scale[labels.row_of]).astype(np.float32), np.zeros(len(raw), bool)
+    )
+
+
+def _reference(table: pa.Table, labels: Ragged, reference: Mapping[str, Floats], weights: str) -> Floats:
+    found = np.full(len(labels.values), np.nan, np.float32)
+    places = table["token_ids_in_graph"].to_pylist()
+    for row, chain in enumerate(table["chain"].to_pylist()):
+        if chain not in reference:
+            raise UsageError(
+                f"weights {weights!r}: run {weights[7:]} has not measured chain {chain}. Type: trails ingest"
+            )
+        place = places[row]
+        start = int(labels.offsets[row]) + place["offset"]
+        found[start : start + place["count"]] = reference[chain][place["first"] : place["first"] + place["count"]]
+    return found

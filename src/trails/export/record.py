@@ -1,0 +1,394 @@
+"""The canonical training record: one row per training example, every token traceable to the graph.
+
+A row is a chain's context (its question, as the run measured it) followed by the chain up to the last selected token. Only
+selected tokens carry a label; what comes before them is context. Built column by column for a whole batch of rows, so the
+cost per row is that of copying its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trails.schema import Run, stable_hash
+from trails.subgraph import Part, Selection
+
+IGNORED = -100
+"""Label of a token that gives no loss, as in PyTorch's cross entropy."""
+
+_ids = pa.list_(pa.int32())
+_numbers = pa.list_(pa.float32())
+
+_SPAN = pa.struct([("step", pa.int32()), ("start", pa.int32()), ("end", pa.int32()), ("role", pa.string())])
+
+RECORD = pa.schema(
+    [
+        ("id", pa.string()),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("question", pa.string()),
+        ("input_ids", _ids),
+        ("attention_mask", pa.list_(pa.int8())),
+        ("labels", _ids),
+        ("loss_weights", _numbers),
+        ("surprisal", _numbers),
+        ("entropy", _numbers),
+        ("order", pa.int64()),
+        ("chain", pa.string()),
+        ("step_spans", pa.list_(_SPAN)),
+        (
+            "token_ids_in_graph",
+            pa.struct([("prefix", pa.string()), ("first", pa.int32()), ("count", pa.int32()), ("offset", pa.int32())]),
+        ),
+        ("layers_to_transform", _ids),
+        ("tokenizer_sha", pa.string()),
+        ("model_sha", pa.string()),
+        ("subgraph", pa.string()),
+        ("split", pa.string()),
+        ("run", pa.string()),
+        ("source", pa.string()),
+        ("source_id", pa.string()),
+        ("licence", pa.string()),
+        ("language", pa.string()),
+        ("family", pa.string()),
+        ("parent", pa.string()),
+        ("variant", pa.string()),
+        ("suffix", pa.bool_()),
+    ]
+)
+"""Columns of the record.
+
+``prompt`` is the question with a line feed and then the chain up to the first selected token; ``completion`` the chain from
+there to the last one. ``labels`` equal ``input_ids`` where the token gives loss and -100 elsewhere; not shifted.
+``loss_weights`` are 0 where there is no label. ``surprisal`` and ``entropy`` are in nats (NaN where undefined).
+``step_spans`` count from the start of ``input_ids``. ``token_ids_in_graph``: the token at ``input_ids[offset + i]`` is the
+node ``prefix + str(first + i)``, for ``i < count``; what lies before ``offset`` is context without a node.
+``layers_to_transform`` is empty for all layers. ``suffix`` says that exactly ``completion`` carries labels, so that prompt
+and completion lose nothing. ``parent`` and ``variant`` are empty unless the row is a microvariant of the chain ``parent``.
+"""
+
+COLUMNS = (
+    "chain",
+    "run",
+    "source",
+    "source_id",
+    "licence",
+    "language",
+    "question",
+    "text",
+    "metadata",
+    "tokenizer",
+    "token_ids",
+    "token_start",
+    "token_end",
+    "step_tokens",
+    "steps",
+    "question_token_ids",
+    "question_surprisal",
+    "surprisal",
+    "entropy",
+)
+"""Columns of a shard that a record is made from."""
+
+Int64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of different lengths: row ``i`` is ``values[offsets[i]:offsets[i + 1]]``."""
+
+    offsets: Int64  # (rows + 1,)
+    values: npt.NDArray[Any]
+
+    @property
+    def lengths(self) -> Int64:
+        """Length of every row."""
+        return np.diff(self.offsets)
+
+    @property
+    def row_of(self) -> Int64:
+        """Row index of every value."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
+
+    def arrow(self, kind: pa.DataType) -> pa.Array:
+        """As an Arrow list array whose values have the type ``kind``."""
+        return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pa.array(self.values, type=kind))
+
+
+def ragged(column: pa.ChunkedArray | pa.Array, dtype: npt.DTypeLike) -> Ragged:
+    """A list column as flat values and offsets from 0."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    values = array.values.slice(offsets[0], offsets[-1] - offsets[0]).to_numpy(zero_copy_only=False)
+    return Ragged(offsets - offsets[0], np.asarray(values, dtype=dtype))
+
+
+def _join(first: Ragged, second: Ragged) -> tuple[Int64, Int64, Int64]:
+    """Offsets of the rows ``first[i] + second[i]``, and where the values of both go."""
+    offsets = np.concatenate([[0], np.cumsum(first.lengths + second.lengths)])
+    to_first = np.arange(len(first.values)) + np.repeat(offsets[:-1] - first.offsets[:-1], first.lengths)
+    to_second = np.arange(len(second.values)) + np.repeat(
+        offsets[:-1] + first.lengths - second.offsets[:-1], second.lengths
+    )
+    return offsets, to_first, to_second
+
+
+def _selected(table: pa.Table, tokens: Ragged, parts: Sequence[Part]) -> Mask:
+    """Which chain tokens are selected, flat."""
+    mask = np.zeros(len(tokens.values), dtype=bool)
+    steps = ragged(table["step_tokens"], np.int64)
+    for row, part in enumerate(parts):
+        start, end = tokens.offsets[row], tokens.offsets[row + 1]
+        if part.whole:
+            mask[start:end] = True
+            continue
+        spans = steps.values[steps.offsets[row] : steps.offsets[row + 1]].reshape(-1, 2)
+        for step in part.steps:
+            if step < len(spans):
+                mask[start + spans[step, 0] : start + spans[step, 1]] = True
+        for first, last in part.tokens:
+            mask[min(start + first, end) : min(start + last, end)] = True
+    return mask
+
+
+def _row_max(values: Int64, rows: Ragged) -> Int64:
+    """Largest value of each row; -1 for an empty row."""
+    found = np.full(len(rows.offsets) - 1, -1, dtype=np.int64)
+    np.maximum.at(found, rows.row_of, values)
+    return found
+
+
+def family_of(metadata: Mapping[str, str], source: str) -> str:
+    """The family that orders and splits are stratified by: ``family`` of the chain's metadata, else its source."""
+    return str(metadata.get("family", "")) or source
+
+
+def build(
+    table: pa.Table,
+    selection: Selection,
+    run: Run,
+    *,
+    layers: Sequence[int] = (),
+) -> pa.Table:
+    """Records of a table of shard rows (columns :data:`COLUMNS`); rows outside the selection are left out.
+
+    Labels follow the selection alone, weights are 1 where there is a label; :mod:`trails.export.choose` narrows both.
+    The first token of a sequence without context has no prediction and so no label.
+    """
+    parts = [selection.part(chain) for chain in table["chain"].to_pylist()]
+    if any(part is None for part in parts):
+        table = table.take([row for row, part in enumerate(parts) if part is not None])
+    kept = [part for part in parts if part is not None]
+    n = len(kept)
+    if not n:
+        return RECORD.empty_table()
+    question = ragged(table["question_token_ids"], np.int32)
+    tokens = ragged(table["token_ids"], np.int32)
+    selected = _selected(table, tokens, kept)
+    position = np.arange(len(tokens.values)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
+    last = _row_max(np.where(selected, position, -1), tokens)  # last selected token of each row
+    keep = position <= np.repeat(last, tokens.lengths)
+    cut = Ragged(np.concatenate([[0], np.cumsum(last + 1)]), tokens.values[keep])
+    selected = selected[keep]
+    context, context_surprisal = _context(question, ragged(table["question_surprisal"], np.float32), run)
+    offsets, to_question, to_chain = _join(context, cut)
+    size = int(offsets[-1])
+
+    def merged(before: npt.NDArray[Any], chain: npt.NDArray[Any], kind: npt.DTypeLike) -> Ragged:
+        values = np.empty(size, dtype=kind)
+        values[to_question], values[to_chain] = before, chain
+        return Ragged(offsets, values)
+
+    input_ids = merged(context.values, cut.values, np.int32)
+    nothing = np.full(len(context.values), np.nan, np.float32)
+    surprisal = merged(
+        context_surprisal.values,
+        ragged(table["surprisal"], np.float32).values[keep],
+        np.float32,
+    )
+    entropy = merged(nothing, ragged(table["entropy"], np.float32).values[keep], np.float32)
+    labelled = merged(np.zeros(len(context.values), bool), selected, bool)
+    labelled.values[offsets[:-1][offsets[:-1] < offsets[1:]]] = False  # nothing predicts the first token of a sequence
+    labels = np.where(labelled.values, input_ids.values, IGNORED).astype(np.int32)
+    questions = [
+        text if length else "" for text, length in zip(table["question"].to_pylist(), question.lengths, strict=True)
+    ]
+    prompts, completions, suffix = _texts(table, kept, cut, selected, questions)
+    chains = table["chain"].to_pylist()
+    tokenizers = table["tokenizer"].to_pylist()
+    metadata = [dict(item or ()) for item in table["metadata"].to_pylist()]
+    sources = table["source"].to_pylist()
+    layer_values = np.tile(np.asarray(layers, np.int32), n)
+    return pa.table(
+        [
+            pa.array([example_id(chain, part, run.id) for chain, part in zip(chains, kept, strict=True)]),
+            pa.array(prompts, pa.string()),
+            pa.array(completions, pa.string()),
+            pa.array(questions, pa.string()),
+            input_ids.arrow(pa.int32()),
+            Ragged(offsets, np.ones(size, np.int8)).arrow(pa.int8()),
+            Ragged(offsets, labels).arrow(pa.int32()),
+            Ragged(offsets, labelled.values.astype(np.float32)).arrow(pa.float32()),
+            surprisal.arrow(pa.float32()),
+            entropy.arrow(pa.float32()),
+            pa.array(np.arange(n, dtype=np.int64)),
+            pa.array(chains, pa.string()),
+            _step_spans(table, last, context.lengths),
+            pa.StructArray.from_arrays(
+                [
+                    pa.array([f"{c}:{t[:8]}:" for c, t in zip(chains, tokenizers, strict=True)]),
+                    pa.array(np.zeros(n, np.int32)),
+                    pa.array((last + 1).astype(np.int32)),
+                    pa.array(context.lengths.astype(np.int32)),
+                ],
+                fields=list(RECORD.field("token_ids_in_graph").type),
+            ),
+            Ragged(np.arange(n + 1) * len(layers), layer_values).arrow(pa.int32()),
+            pa.array(tokenizers, pa.string()),
+            pa.array([run.revision] * n, pa.string()),
+            pa.array([selection.digest] * n, pa.string()),
+            pa.array(["train"] * n, pa.string()),
+            pa.array([run.id] * n, pa.string()),
+            table["source"],
+            table["source_id"],
+            table["licence"],
+            table["language"],
+            pa.array([family_of(m, s) for m, s in zip(metadata, sources, strict=True)], pa.string()),
+            pa.array([m.get("parent", "") for m in metadata], pa.string()),
+            pa.array([m.get("variant", "") for m in metadata], pa.string()),
+            pa.array(suffix),
+        ],
+        schema=RECORD,
+    )
+
+
+def _context(question: Ragged, surprisal: Ragged, run: Run) -> tuple[Ragged, Ragged]:
+    """Question tokens and their surprisal, with what the run puts around a question (BOS, chat template), if it says so."""
+    before = [int(token) for token in run.notes.get("prefix_ids", ())]
+    after = [int(token) for token in run.notes.get("infix_ids", ())]
+    if not before and not after:
+        return question, surprisal
+    rows = len(question.lengths)
+    offsets = question.offsets + np.arange(rows + 1) * (len(before) + len(after))
+    place = np.arange(len(question.values)) + np.repeat(
+        offsets[:-1] + len(before) - question.offsets[:-1], question.lengths
+    )
+    ids, nats = np.empty(offsets[-1], np.int32), np.full(offsets[-1], np.nan, np.float32)
+    ids[place], nats[place] = question.values, surprisal.values
+    ids[offsets[:-1, None] + np.arange(len(before))] = before
+    ids[offsets[1:, None] - len(after) + np.arange(len(after))] = after
+    return Ragged(offsets, ids), Ragged(offsets, nats)
+
+
+def example_id(chain: str, part: Part, run: str) -> str:
+    """``e`` + 16 hex digits over the chain, what is selected of it, and the run."""
+    return "e" + stable_hash(chain, repr(part.steps), repr(part.tokens), run)
+
+
+def _texts(
+    table: pa.Table, parts: Sequence[Part], cut: Ragged, selected: Mask, questions: Sequence[str]
+) -> tuple[list[str], list[str], list[bool]]:
+    """Prompt and completion of each row as text, and whether the labels are exactly the completion.
+
+    The completion runs from the first to the last selected token. A boundary inside a character moves out to its edge.
+    """
+    starts, ends = ragged(table["token_start"], np.int64), ragged(table["token_end"], np.int64)
+    prompts, completions, suffix = [], [], []
+    texts = table["text"].to_pylist()
+    for row, part in enumerate(parts):
+        text = texts[row]
+        context = questions[row] + "\n" if questions[row] else ""
+        if part.whole:
+            prompts.append(context)
+            completions.append(text)
+            suffix.append(True)
+            continue
+        mine = selected[cut.offsets[row] : cut.offsets[row + 1]]
+        if not len(mine):
+            prompts.append(context)
+            completions.append("")
+            suffix.append(False)
+            continue
+        first = int(np.argmax(mine))
+        begin = int(starts.values[starts.offsets[row] + first])
+        end = int(ends.values[ends.offsets[row] + len(mine) - 1])
+        prompts.append(context + text[:begin])
+        completions.append(text[begin:end])
+        suffix.append(bool(mine[first:].all()))
+    return prompts, completions, suffix
+
+
+def _step_spans(table: pa.Table, last: Int64, question: Int64) -> pa.Array:
+    spans = ragged(table["step_tokens"], np.int64)
+    rows = spans.row_of[::2]
+    pairs = spans.values.reshape(-1, 2)
+    index = np.arange(len(pairs)) - np.repeat(spans.offsets[:-1] // 2, spans.lengths // 2)
+    keep = pairs[:, 0] <= last[rows]
+    end = np.minimum(pairs[:, 1], (last + 1)[rows])
+    counts = np.bincount(rows[keep], minlength=len(last)) if len(rows) else np.zeros(len(last), np.int64)
+    values = pa.StructArray.from_arrays(
+        [
+            pa.array(index[keep].astype(np.int32)),
+            pa.array((pairs[:, 0] + question[rows])[keep].astype(np.int32)),
+            pa.array((end + question[rows])[keep].astype(np.int32)),
+            _roles(table).filter(pa.array(keep)),
+        ],
+        fields=list(_SPAN),
+    )
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)), values)
+
+
+def _roles(table: pa.Table) -> pa.Array:
+    """Role of every step, flat."""
+    array = table["steps"].combine_chunks()
+    array = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+    return array.flatten().field("role")
+
+
+def coalesce(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of at least ``rows`` rows (the last may be smaller)."""
+    held: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        held.append(table)
+        count += len(table)
+        if count >= rows:
+            yield pa.concat_tables(held)
+            held, count = [], 0
+    if held:
+        yield pa.concat_tables(held)
+
+
+Transform = Callable[[pa.Table], pa.Table]
+
+
+def lists(column: pa.ChunkedArray, *, digits: int | None = None) -> list[list[int] | list[float | None]]:
+    """A list column as Python lists; floats rounded to ``digits`` decimals, NaN as None."""
+    array = ragged(column, np.float64 if digits is not None else np.int64)
+    if digits is None:
+        flat = array.values.tolist()
+    else:
+        flat = np.round(array.values.astype(np.float64), digits).tolist()
+        if np.isnan(array.values.astype(np.float64)).any():
+            flat = [None if value != value else value for value in flat]
+    offsets = array.offsets.tolist()
+    return [flat[a:b] for a, b in pairwise(offsets)]
+
+
+def graph_token(row: Mapping[str, object], index: int) -> str:
+    """Id of the token node behind ``input_ids[index]`` of a record; empty for a token of the context."""
+    place = row["token_ids_in_graph"]
+    assert isinstance(place, Mapping)
+    position = index - int(place["offset"])
+    if not 0 <= position < int(place["count"]):
+        return ""
+    return f"{place['prefix']}{int(place['first']) + position}"

@@ -1,0 +1,43 @@
+"""What a writer is: a name, what it keeps, and how a table of records becomes a table of its rows.
+
+Adding a format: one file with a :class:`Writer`, one line in ``WRITERS`` of :mod:`trails.export`, one row in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+Kept = Literal["mask", "weights", "order"]
+
+PROVENANCE = ("id", "chain", "token_ids_in_graph")
+"""Columns that name the graph elements a row came from; every format has them in its rows or in a file beside them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """One output format.
+
+    ``convert`` turns records (:data:`trails.export.record.RECORD`) into rows. ``keeps`` says what survives: ``mask`` (any
+    set of labelled tokens; without it only rows whose labels are exactly the completion), ``weights`` (a number per
+    token), ``order``. ``settings`` are the lines a user must give the trainer so that it does survive. ``beside`` writes
+    the provenance columns to a second file, for trainers that accept no further columns. ``chat`` says that a row is
+    question and whole chain, so that a prompt cannot hold a part of the chain.
+    """
+
+    name: str
+    trainer: str
+    convert: Callable[[pa.Table], pa.Table]
+    schema: pa.Schema
+    keeps: frozenset[Kept]
+    settings: str
+    beside: bool = False
+    chat: bool = False
+
+
+def pick(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, as they are."""
+    return table.select(schema.names).cast(schema)

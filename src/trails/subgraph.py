@@ -1,0 +1,371 @@
+"""A chosen part of the graph: which chains, and which of their steps or tokens.
+
+A selection is text. Each form is one entry of :data:`FORMS`:
+
+==============================  ======================================================================================
+``all``                         every chain that was measured
+``chain:ID`` (``chain:A,B``)    whole chains
+``between:A,B``                 everything from A to B, two steps or two tokens of one chain
+``overlap:ID``                  the occurrences of an overlap
+``gaps>0.9``                    steps that follow a seam whose score is above 0.9 (also ``>=``, ``<``, ``<=``)
+``roles:IF>THEN>BUT``           runs of steps with these roles; ``>`` = directly followed by, ``>>`` = followed later by
+``query:NAME{"limit": 50}``     a named query of the cypher/ library, with parameters as JSON
+``FILE.cypher``                 a read-only statement from a file
+``MATCH … RETURN …``            a read-only statement as it is
+==============================  ======================================================================================
+
+A statement may return nodes or ids, alone or in lists. Of each row the finest kind counts: tokens if it holds any, else
+steps, else chains. What one chain contributes is united: a chain gives at most one training example.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trails.errors import QueryError, UsageError
+from trails.schema import Role, stable_hash
+from trails.store.base import GraphStore
+from trails.store.traces import TraceStore
+
+MAX_ROWS = 5_000_000
+TIMEOUT_S = 600.0
+
+FORMS = (
+    "all",
+    "chain:ID",
+    "between:A,B",
+    "overlap:ID",
+    "gaps>0.9",
+    "roles:IF>THEN>BUT>THEREFORE",
+    'query:NAME{"parameter": value}',
+    "FILE.cypher",
+    '"MATCH … RETURN …"',
+)
+"""Every form of a selection, as one writes it."""
+
+_CHAIN = re.compile(r"c[0-9a-f]{16}")
+_STEP = re.compile(r"(c[0-9a-f]{16}):(\d+)")
+_TOKEN = re.compile(r"(c[0-9a-f]{16}):([0-9a-f]{8}):(\d+)")
+_GAPS = re.compile(r"gaps\s*(>=|<=|>|<)\s*(\S+)")
+_QUERY = re.compile(r"query:([A-Za-z0-9_-]+)\s*(\{.*\})?", re.DOTALL)
+_STATEMENT = re.compile(r"(?:\s|//[^\n]*\n)*(MATCH|OPTIONAL|WITH|UNWIND|CALL|RETURN)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is selected of one chain: whole steps and token spans, united. Neither means the whole chain.
+
+    ``steps`` are indices in order; ``tokens`` are half-open spans of token positions, sorted and disjoint.
+    """
+
+    chain: str
+    steps: tuple[int, ...] = ()
+    tokens: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """True when the chain is selected as it is."""
+        return not self.steps and not self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A selection and what it stands for. ``parts`` is None for ``all`` (nothing is listed, so memory stays flat).
+
+    ``statement`` and ``parameters`` are the Cypher that answered it, empty where none was needed.
+    """
+
+    text: str
+    parts: Mapping[str, Part] | None
+    statement: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, chain: str) -> Part | None:
+        """What is selected of a chain; None if nothing is."""
+        if self.parts is None:
+            return Part(chain)
+        return self.parts.get(chain)
+
+    @property
+    def chains(self) -> list[str] | None:
+        """Ids of the chains in it, sorted; None for ``all``."""
+        return None if self.parts is None else sorted(self.parts)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over what is selected (not over how it was asked)."""
+        if self.parts is None:
+            return stable_hash("all")
+        return stable_hash(*(repr(self.parts[chain]) for chain in sorted(self.parts)))
+
+
+class _Found:
+    """Collects elements; the whole chain swallows its parts."""
+
+    def __init__(self) -> None:
+        self.whole: set[str] = set()
+        self.steps: dict[str, set[int]] = {}
+        self.tokens: dict[str, set[int]] = {}
+        self.spans: dict[str, list[tuple[int, int]]] = {}
+
+    def parts(self) -> dict[str, Part]:
+        """One part per chain, by chain id."""
+        found: dict[str, Part] = {}
+        for chain in sorted(self.whole | set(self.steps) | set(self.tokens) | set(self.spans)):
+            if chain in self.whole:
+                found[chain] = Part(chain)
+                continue
+            spans = [*self.spans.get(chain, ()), *((p, p + 1) for p in self.tokens.get(chain, ()))]
+            found[chain] = Part(chain, tuple(sorted(self.steps.get(chain, ()))), merge_spans(spans))
+        return found
+
+
+def merge_spans(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Half-open spans, sorted, with touching and overlapping ones united and empty ones left out."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(span for span in spans if span[1] > span[0]):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Selection:
+    """Resolve a selection. ``store`` may be None for ``all`` and ``chain:``, which need no graph.
+
+    Raises UsageError for a form, a name or an id that does not exist, QueryError for a statement that is wrong, writes,
+    or returns no chain, step or token, and for a selection that holds nothing.
+    """
+    text = selection.strip()
+    if text == "all":
+        return Selection(text, None)
+    if text.startswith("chain:"):
+        return _chains(text, traces)
+    if store is None:
+        raise UsageError(f"selection {text!r} asks the graph, and no graph is open. Type: trails rebuild")
+    if text.startswith("between:"):
+        return _between(text, store)
+    if text.startswith("overlap:"):
+        return _overlap(text, store)
+    if match := _GAPS.fullmatch(text):
+        return _gaps(text, match, store)
+    if text.startswith("roles:"):
+        return _roles(text, store)
+    if match := _QUERY.fullmatch(text):
+        return _named(text, match, store, traces)
+    if text.endswith(".cypher"):
+        file = Path(text)
+        if not file.is_file():
+            raise UsageError(f"selection {text!r}: there is no such file.")
+        return _statement(text, file.read_text(encoding="utf-8"), {}, store)
+    if _STATEMENT.match(text):
+        return _statement(text, text, {}, store)
+    raise UsageError(f"selection {text!r} is not known. Write one of: {', '.join(FORMS)}.")
+
+
+def needs_graph(selection: str) -> bool:
+    """Whether resolving the selection asks the graph; ``all`` and ``chain:`` do not."""
+    text = selection.strip()
+    return text != "all" and not text.startswith("chain:")
+
+
+def _ids(text: str) -> list[str]:
+    return [part.strip() for part in text.split(":", 1)[1].split(",") if part.strip()]
+
+
+def _chains(text: str, traces: TraceStore) -> Selection:
+    wanted = _ids(text)
+    if not wanted:
+        raise UsageError(f"selection {text!r} names no chain. Write chain:ID; `trails query --list` helps to find one.")
+    known: set[str] = set()
+    for run in traces.runs():
+        known |= traces.done(run) & set(wanted)
+    missing = [chain for chain in wanted if chain not in known]
+    if missing:
+        raise UsageError(f"selection {text!r}: chain {missing[0]!r} was not measured here. Type: trails status")
+    return Selection(text, {chain: Part(chain) for chain in sorted(wanted)})
+
+
+def _between(text: str, store: GraphStore) -> Selection:
+    ends = _ids(text)
+    if len(ends) != 2:
+        raise UsageError(
+            f"selection {text!r} needs two ends, found {len(ends)}. Write between:STEP,STEP or TOKEN,TOKEN."
+        )
+    kinds = [_STEP.fullmatch(end) or _TOKEN.fullmatch(end) for end in ends]
+    for end, kind in zip(ends, kinds, strict=True):
+        if kind is None:
+            raise UsageError(
+                f"selection {text!r}: {end!r} is not the id of a step (c…:3) or of a token (c…:ab12cd34:17)."
+            )
+    first, last = kinds
+    assert first is not None
+    assert last is not None
+    if first[1] != last[1]:
+        raise UsageError(
+            f"selection {text!r}: {ends[0]} and {ends[1]} lie in two chains. A way from one chain into another must be"
+            f" re-scored by the model. Type: trails bridge {ends[0]} {ends[1]}"
+        )
+    if first.re is not last.re:
+        raise UsageError(f"selection {text!r}: give two steps or two tokens, not one of each.")
+    label = "Step" if first.re is _STEP else "Token"
+    statement = f"MATCH (n:{label}) WHERE n.id IN $ids RETURN n.id AS id"
+    found = {row[0] for row in _run(store, text, statement, {"ids": ends})}
+    for end in ends:
+        if end not in found:
+            raise UsageError(f"selection {text!r}: {label.lower()} {end} is not in the graph. Type: trails rebuild")
+    low, high = sorted((int(first[first.lastindex or 0]), int(last[last.lastindex or 0])))
+    part = Part(first[1], tuple(range(low, high + 1))) if label == "Step" else Part(first[1], tokens=((low, high + 1),))
+    return Selection(text, {part.chain: part}, statement, {"ids": ends})
+
+
+def _overlap(text: str, store: GraphStore) -> Selection:
+    ids = _ids(text)
+    statement = (
+        "MATCH (o:Overlap)-[i:IN]->(c:Chain) WHERE o.id IN $ids "
+        "RETURN c.id AS chain, i.first AS start, i.stop AS end, o.kind AS kind ORDER BY chain, start"
+    )
+    found = _Found()
+    for chain, start, end, kind in _run(store, text, statement, {"ids": ids}):
+        if kind in ("skeleton", "near"):  # their places are steps
+            found.steps.setdefault(chain, set()).update(range(int(start), int(end)))
+        else:
+            found.spans.setdefault(chain, []).append((int(start), int(end)))
+    parts = found.parts()
+    if not parts:
+        raise UsageError(f"selection {text!r}: the graph holds no such overlap. Type: trails overlaps")
+    return Selection(text, parts, statement, {"ids": ids})
+
+
+def _gaps(text: str, match: re.Match[str], store: GraphStore) -> Selection:
+    try:
+        threshold = float(match[2])
+    except ValueError:
+        raise UsageError(f"selection {text!r}: {match[2]!r} is not a number. Write for example gaps>0.9.") from None
+    statement = (
+        f"MATCH (g:Gap)-[:BEFORE]->(s:Step) WHERE g.score {match[1]} $threshold RETURN s.id AS step ORDER BY step"
+    )
+    return _elements(text, statement, {"threshold": threshold}, store, "Type: trails gaps")
+
+
+def _roles(text: str, store: GraphStore) -> Selection:
+    pattern = text.removeprefix("roles:").replace(" ", "").upper()
+    names = re.split(r">>?", pattern)
+    far = [link == ">>" for link in re.findall(r">>?", pattern)]
+    for name in names:
+        if name not in Role.__members__:
+            raise UsageError(f"selection {text!r}: role {name!r} does not exist. Roles: {', '.join(Role)}.")
+    statement = (
+        "MATCH (c:Chain) WHERE " + " AND ".join(f"c.roles CONTAINS $r{i}" for i in range(len(set(names))))
+    ) + " RETURN c.id AS chain, c.roles AS roles ORDER BY chain"
+    parameters = {f"r{i}": name for i, name in enumerate(sorted(set(names)))}
+    found = _Found()
+    for chain, roles in _run(store, text, statement, parameters):
+        steps = roles.split(">")
+        start = 0
+        while start < len(steps):
+            matched = _match_roles(steps, start, names, far)
+            if matched:
+                found.steps.setdefault(chain, set()).update(range(start, matched))
+            start = matched or start + 1
+    parts = found.parts()
+    if not parts:
+        raise QueryError(f"selection {text!r} holds nothing: no chain has these roles in this order.")
+    return Selection(text, parts, statement, parameters)
+
+
+def _match_roles(steps: list[str], start: int, names: list[str], far: list[bool]) -> int:
+    """One past the last step of the leftmost match that begins at ``start``; 0 if there is none."""
+    if steps[start] != names[0]:
+        return 0
+    if len(names) == 1:
+        return start + 1
+    ahead = range(start + 1, len(steps) if far[0] else min(start + 2, len(steps)))
+    for following in ahead:
+        if end := _match_roles(steps, following, names[1:], far[1:]):
+            return end
+    return 0
+
+
+def _named(text: str, match: re.Match[str], store: GraphStore, traces: TraceStore) -> Selection:
+    from trails.store.queries import named_queries
+
+    queries = named_queries()
+    if match[1] not in queries:
+        raise UsageError(
+            f"selection {text!r}: query {match[1]!r} does not exist. Queries: {', '.join(sorted(queries))}."
+        )
+    query = queries[match[1]]
+    try:
+        given = json.loads(match[2]) if match[2] else {}
+    except json.JSONDecodeError as error:
+        raise UsageError(f'selection {text!r}: the parameters are not JSON ({error}). Write {{"limit": 50}}.') from None
+    return _statement(text, query.statement, query.bind(given, traces.runs()), store)
+
+
+def _statement(text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore) -> Selection:
+    return _elements(text, statement, parameters, store, "")
+
+
+def _elements(text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore, advice: str) -> Selection:
+    found = _Found()
+    result = store.run(statement, parameters, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS)
+    for row in result.rows:
+        chains: set[str] = set()
+        steps: set[tuple[str, int]] = set()
+        tokens: set[tuple[str, int]] = set()
+        for value in row:
+            _collect(value, chains, steps, tokens)
+        if tokens:
+            for chain, place in tokens:
+                found.tokens.setdefault(chain, set()).add(place)
+        elif steps:
+            for chain, place in steps:
+                found.steps.setdefault(chain, set()).add(place)
+        else:
+            found.whole |= chains
+    parts = found.parts()
+    if not parts and not result.rows:
+        raise QueryError(
+            f"selection {text!r} holds nothing: the query returned no row.{' ' + advice if advice else ''}"
+        )
+    if not parts:
+        raise QueryError(
+            f"selection {text!r}: the columns {', '.join(result.columns)} hold no chain, step or token."
+            " Return the nodes or their ids, for example RETURN c or RETURN s.id."
+        )
+    return Selection(text, parts, statement, dict(parameters))
+
+
+def _run(store: GraphStore, text: str, statement: str, parameters: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
+    result = store.run(statement, parameters, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS)
+    if result.truncated:
+        raise QueryError(f"selection {text!r} returns more than {MAX_ROWS:,} rows. Narrow it.")
+    return result.rows
+
+
+def _collect(value: Any, chains: set[str], steps: set[tuple[str, int]], tokens: set[tuple[str, int]]) -> None:
+    """Add the elements that a returned value stands for: an id, a node (as a mapping), or a list or path of them."""
+    if isinstance(value, str):
+        if match := _TOKEN.fullmatch(value):
+            tokens.add((match[1], int(match[3])))
+        elif match := _STEP.fullmatch(value):
+            steps.add((match[1], int(match[2])))
+        elif _CHAIN.fullmatch(value):
+            chains.add(value)
+    elif isinstance(value, Mapping):
+        identity = value.get("id")
+        if isinstance(identity, str):
+            _collect(identity, chains, steps, tokens)
+        for item in value.values():
+            if isinstance(item, Mapping | list | tuple):
+                _collect(item, chains, steps, tokens)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _collect(item, chains, steps, tokens)

@@ -1,0 +1,226 @@
+"""Masks, weights, order and split: known answers and properties."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trails.errors import UsageError
+from trails.export import ExportOptions, export_selection
+from trails.export.order import arrange, parse_order, stratified_spread
+from trails.export.record import IGNORED, Ragged
+from trails.export.split import GRAM, GramIndex, gram_hashes, shared_grams
+from trails.schema import Chain
+from trails.store.traces import TraceStore
+from trails.subgraph import select
+
+
+def export(home, to: Path, **options) -> list[dict]:
+    with TraceStore(home.home) as traces:
+        report = export_selection(select(None, traces, "all"), traces, "trails", to, ExportOptions(**options))
+    return [json.loads(line) for line in report.files["train"].read_text(encoding="utf-8").splitlines()]
+
+
+def by_chain(rows: list[dict]) -> dict[str, dict]:
+    return {row["chain"]: row for row in rows}
+
+
+def test_masks_keep_what_they_say(make_home, tmp_path: Path) -> None:
+    home = make_home(10)
+    plain = by_chain(export(home, tmp_path / "a.jsonl"))
+    low = by_chain(export(home, tmp_path / "b.jsonl", mask="surprisal<1.5&entropy>=1"))
+    role = by_chain(export(home, tmp_path / "c.jsonl", mask="role:THEREFORE,BUT"))
+    for chain, row in plain.items():
+        for i, label in enumerate(row["labels"]):
+            s, h = row["surprisal"][i], row["entropy"][i]
+            kept = label != IGNORED and s is not None and s < 1.5 and h is not None and h >= 1
+            assert low[chain]["labels"][i] == (label if kept else IGNORED)
+            step = next((x["step"] for x in row["step_spans"] if x["start"] <= i < x["end"]), None)
+            assert role[chain]["labels"][i] == (label if step in (2, 3) else IGNORED)
+            assert role[chain]["loss_weights"][i] == float(role[chain]["labels"][i] != IGNORED)
+
+
+def test_random_mask_has_its_share_and_depends_on_the_seed_only(make_home, tmp_path: Path) -> None:
+    home, other = make_home(60), make_home(60, name="other", reverse=True, shards=4)
+    a = export(home, tmp_path / "a.jsonl", mask="random:0.3")
+    b = export(other, tmp_path / "b.jsonl", mask="random:0.3")
+    c = export(home, tmp_path / "c.jsonl", mask="random:0.3", seed=1)
+    assert a == b
+    assert [row["labels"] for row in a] != [row["labels"] for row in c]
+    on = sum(label != IGNORED for row in a for label in row["labels"])
+    all_ = sum(label != IGNORED for row in export(home, tmp_path / "d.jsonl") for label in row["labels"])
+    assert 0.25 < on / all_ < 0.35
+
+
+@pytest.mark.parametrize("weights", ["surprisal", "entropy", "both", "excess:"])
+def test_weights_have_mean_one_and_the_stated_proportions(make_home, tmp_path: Path, weights: str) -> None:
+    home = make_home(8, runs=("toy", "reference"))
+    first, reference = home.runs
+    if weights == "excess:":
+        weights += reference.id
+    rows = export(home, tmp_path / "o.jsonl", weights=weights, run=first.id)
+    other = {t.chain.id: t for t in home.traces if t.run == reference.id}
+    for row in rows:
+        on = np.array(row["labels"]) != IGNORED
+        s, h = np.array(row["surprisal"], float), np.array(row["entropy"], float)
+        match weights[:6]:
+            case "surpri":
+                raw = s
+            case "entrop":
+                raw = h
+            case "both":
+                raw = np.sqrt(s * h)
+            case _:
+                offset = row["token_ids_in_graph"]["offset"]
+                raw = np.full(len(s), np.nan)
+                raw[offset:] = np.maximum(s[offset:] - other[row["chain"]].surprisal, 0)
+        w = np.array(row["loss_weights"])
+        assert (w[~on] == 0).all()
+        np.testing.assert_allclose(w[on], raw[on] / raw[on].mean(), rtol=1e-3, atol=1e-4)
+
+
+def test_excess_against_a_run_that_lacks_a_chain(make_home, tmp_path: Path) -> None:
+    home = make_home(4)
+    with TraceStore(home.home, write=True) as store:
+        from dataclasses import replace
+
+        run = replace(home.runs[0], model="reference")
+        store.put_run(run)
+        store.write([replace(home.traces[0], run=run.id)])
+    with pytest.raises(UsageError, match="has not measured chain c[0-9a-f]{16}. Type: trails ingest"):
+        export(home, tmp_path / "o.jsonl", weights=f"excess:{run.id}", run=home.runs[0].id)
+    with pytest.raises(UsageError, match="a run was asked for and 2 fit. .* Choose with --run."):
+        export(home, tmp_path / "o.jsonl")
+
+
+# ---------------------------------------------------------------------------------------------------------------- order
+
+FAMILIES = ["a"] * 6 + ["b"] * 3
+IDS = [f"e{i}" for i in range(9)]
+NATS = np.array([5.0, 1, 3, 2, 4, 6, 0.5, 0.1, 0.9])
+NAMES = [("s", str(i)) for i in range(9)]
+
+
+def test_rising_is_sorted_within_each_family_and_families_stay_in_proportion() -> None:
+    order = arrange("rising", IDS, NATS, FAMILIES, NAMES)
+    for family in "ab":
+        values = [NATS[i] for i in order if FAMILIES[i] == family]
+        assert values == sorted(values)
+    assert stratified_spread(FAMILIES, order) < 0.2
+    plain = arrange("rising", IDS, NATS, FAMILIES, NAMES, stratify=False)
+    assert NATS[plain].tolist() == sorted(NATS)
+    assert stratified_spread(FAMILIES, plain) > 0.6
+    falling = arrange("falling", IDS, NATS, FAMILIES, NAMES, stratify=False)
+    assert NATS[falling].tolist() == sorted(NATS, reverse=True)
+    assert arrange("source", IDS, NATS, FAMILIES, [("s", str(9 - i)) for i in range(9)]).tolist() == list(
+        range(8, -1, -1)
+    )
+
+
+def test_rows_without_a_measured_token_come_last() -> None:
+    nats = NATS.copy()
+    nats[3] = np.nan
+    assert arrange("rising", IDS, nats, ["a"] * 9, NAMES)[-1] == 3
+    assert arrange("falling", IDS, nats, ["a"] * 9, NAMES)[-1] == 3
+
+
+def test_rhythm_repeats_each_row_at_growing_distance() -> None:
+    order = arrange("rhythm:4", [f"e{i}" for i in range(40)], np.zeros(40), ["a"] * 40, [("s", "1")] * 40).tolist()
+    assert sorted(order) == sorted(list(range(40)) * 4)
+    for row in range(40):
+        places = [i for i, x in enumerate(order) if x == row]
+        gaps = np.diff(places)
+        assert len(places) == 4
+        assert gaps[0] < gaps[2]
+    assert parse_order("rhythm") == ("rhythm", 3)
+    for wrong in ("rhythm:1", "rhythm:x", "up"):
+        with pytest.raises(UsageError, match=f"order '{wrong}' is not known"):
+            parse_order(wrong)
+
+
+@given(st.permutations(range(9)), st.sampled_from(["shuffled", "rising", "falling", "rhythm:3", "source"]))
+@settings(max_examples=50, deadline=None)
+def test_order_does_not_depend_on_storage(permutation: list[int], name: str) -> None:
+    p = np.array(permutation)
+    plain = [IDS[i] for i in arrange(name, IDS, NATS, FAMILIES, NAMES, seed=7)]
+    ids = [IDS[i] for i in p]
+    moved = arrange(name, ids, NATS[p], [FAMILIES[i] for i in p], [NAMES[i] for i in p], seed=7)
+    assert [ids[i] for i in moved] == plain
+
+
+# ---------------------------------------------------------------------------------------------------------------- split
+
+
+def rows_to_ragged(rows: list[list[int]]) -> Ragged:
+    return Ragged(
+        np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64),
+        np.array([x for r in rows for x in r], np.int64),
+    )
+
+
+def split(rows: list[list[int]], share: float = 0.3, gram: int = GRAM):
+    with GramIndex(gram=gram) as index:
+        half = len(rows) // 2
+        for part, first in ((rows[:half], 0), (rows[half:], half)):
+            index.add(rows_to_ragged(part), [(f"c{first + i}",) for i in range(len(part))])
+        return index.split(share, [f"e{i}" for i in range(len(rows))], ["f"] * len(rows), 0)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=2, max_size=14))
+@settings(max_examples=200, deadline=None)
+def test_parts_share_no_gram(rows: list[list[int]]) -> None:
+    found = split(rows, gram=3)
+    train = [row for row, held in zip(rows, found.held_out, strict=True) if not held]
+    held = [row for row, held in zip(rows, found.held_out, strict=True) if held]
+    assert shared_grams(rows_to_ragged(train), rows_to_ragged(held), 3) == 0
+    assert train
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=10))
+@settings(max_examples=200, deadline=None)
+def test_equal_grams_meet_and_others_do_not(rows: list[list[int]]) -> None:
+    hashes, row_of = gram_hashes(rows_to_ragged(rows), 4)
+    by_hash: dict[int, set[tuple[int, ...]]] = {}
+    expected = 0
+    for index, row in enumerate(rows):
+        width = min(4, len(row))
+        grams = {tuple(row[i : i + width]) for i in range(len(row) - width + 1)}
+        expected += len(grams)
+        mine = hashes[row_of == index]
+        assert len(mine) == len(grams)
+    for h, r in zip(hashes.tolist(), row_of.tolist(), strict=True):
+        by_hash.setdefault(h, set()).add(r)
+    assert sum(len(hashes[row_of == i]) for i in range(len(rows))) == expected
+
+
+def test_split_of_real_looking_rows(make_home, tmp_path: Path) -> None:
+    shared = " ".join(f"s{i}" for i in range(20))
+    chains = [
+        Chain("s.jsonl", str(i), "", (shared if i < 5 else "") + " " + " ".join(f"u{i}x{j}" for j in range(30)))
+        for i in range(30)
+    ]
+    home = make_home(chains=chains)
+    rows = export(home, tmp_path / "o.jsonl", split=0.2)
+    held = [json.loads(line) for line in (tmp_path / "o.held_out.jsonl").read_text().splitlines()]
+    assert len(rows) + len(held) == 30
+    assert 4 <= len(held) <= 7
+    linked = {chain.id for chain in chains[:5]}
+    sides = {row["chain"] in linked for row in held if row["chain"] in linked}
+    assert not sides or len({row["chain"] for row in held} & linked) == 5
+    assert {row["split"] for row in rows} == {"train"}
+    assert {row["split"] for row in held} == {"held_out"}
+    card = (tmp_path / "o.README.md").read_text()
+    assert "26 groups of rows without a shared 13-gram; the largest holds 16.7 % of the rows." in card
+
+
+def test_rows_that_all_hang_together_leave_nothing_to_hold_out(make_home, tmp_path: Path) -> None:
+    text = " ".join(f"s{i}" for i in range(20))
+    home = make_home(chains=[Chain("s", str(i), "", f"{text} n{i}") for i in range(10)])
+    rows = export(home, tmp_path / "o.jsonl", split=0.2)
+    assert len(rows) == 10
+    assert (tmp_path / "o.held_out.jsonl").read_text() == ""
