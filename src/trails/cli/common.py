@@ -19,7 +19,7 @@ from rich.table import Table
 
 from trails.config import Settings, load_settings
 
-err = Console(stderr=True)
+err = Console(stderr=True, soft_wrap=True)
 """Progress and warnings."""
 
 
