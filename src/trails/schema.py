@@ -516,6 +516,7 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
             _p("n_tokens", "integer", "tokens of the chain"),
             _p("nll", "float", "-ln p(chain | context)", "nats"),
             _p("mean_surprisal", "float", "nll / tokens measured", "nats per token"),
+            _p("max_surprisal", "float", "largest surprisal in the chain", "nats"),
             _p("hidden_baseline", "floats", "1 - cosine of random pairs of positions, per layer", "0..2"),
         ),
         ("run",),

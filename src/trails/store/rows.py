@@ -204,8 +204,8 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
     filled = np.where(measured, surprisal, 0.0)
     chain_nll, chain_mean = _sums(filled, measured, token_chain, len(traces))
     step_nll, step_mean = _sums(filled, measured, step_of_token, len(steps))
-    step_max = np.full(len(steps), -np.inf)
-    np.maximum.at(step_max, step_of_token[measured], surprisal[measured])
+    chain_max = _largest(surprisal[measured], token_chain[measured], len(traces))
+    step_max = _largest(surprisal[measured], step_of_token[measured], len(steps))
     run_of = pa.array([run.id] * max(len(traces), len(steps)), pa.string())
 
     relationships = {
@@ -227,6 +227,7 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
                 "n_tokens": n,
                 "nll": _nan_to_null(chain_nll),
                 "mean_surprisal": _nan_to_null(chain_mean),
+                "max_surprisal": _nan_to_null(chain_max),
                 "hidden_baseline": _float_lists([t.hidden_baseline for t in traces]),
             },
         ),
@@ -239,7 +240,7 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
                 "n_tokens": span_end - span_start,
                 "nll": _nan_to_null(step_nll),
                 "mean_surprisal": _nan_to_null(step_mean),
-                "max_surprisal": _nan_to_null(np.where(np.isneginf(step_max), np.nan, step_max)),
+                "max_surprisal": _nan_to_null(step_max),
             }
             | _context_masses(traces, n_layers),
         ),
@@ -323,6 +324,13 @@ def _sums(
     count = np.bincount(group, weights=measured, minlength=size)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(count > 0, total, np.nan), total / count
+
+
+def _largest(values: Doubles, group: npt.NDArray[np.int64], size: int) -> Doubles:
+    """Largest value per group; NaN for a group without any."""
+    found = np.full(size, -np.inf)
+    np.maximum.at(found, group, values)
+    return np.where(np.isneginf(found), np.nan, found)
 
 
 def _layer_mean(values: npt.NDArray[np.float32], first: int, last: int) -> Doubles:
