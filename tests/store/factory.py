@@ -10,14 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from trails.schema import Chain, Role, Run, Step, Trace
+from trails.schema import Chain, Role, Run, Step, Trace, stable_hash
 
 ROLES = (Role.IF, Role.THEN, Role.BUT, Role.THEREFORE, Role.NEXT, Role.NONE)
 
 
 def make_run(model: str = "toy", *, n_layers: int = 4, tokenizer: str = "feedc0de" * 8) -> Run:
     """A run; another ``model`` is another run."""
-    return Run(model, f"rev-{model}", tokenizer, n_layers=n_layers, n_heads=2, d_model=8, vocab_size=100, max_tokens=512)
+    return Run(
+        model, f"rev-{model}", tokenizer, n_layers=n_layers, n_heads=2, d_model=8, vocab_size=100, max_tokens=512
+    )
 
 
 def make_chain(
@@ -27,7 +29,9 @@ def make_chain(
     source: str = "toy.jsonl",
 ) -> Chain:
     """A chain whose identity follows from its key and text."""
-    return Chain(source, str(key), f"Question {key}?", text, answer="42", language="en", source_sha256="ab", licence="MIT")
+    return Chain(
+        source, str(key), f"Question {key}?", text, answer="42", language="en", source_sha256="ab", licence="MIT"
+    )
 
 
 def make_trace(
@@ -61,7 +65,15 @@ def make_trace(
     edges = [0, *(int(ends[c - 1]) for c in cut[1:-1]), len(text)]
     roles = roles or tuple(ROLES[i % len(ROLES)] for i in range(n_steps))
     steps = tuple(
-        Step(i, edges[i], edges[i + 1], roles[i], roles[i].lower() if roles[i] else "", "Contingency", roles[i] != Role.NONE)
+        Step(
+            i,
+            edges[i],
+            edges[i + 1],
+            roles[i],
+            roles[i].lower() if roles[i] else "",
+            "Contingency",
+            roles[i] != Role.NONE,
+        )
         for i in range(n_steps)
     )
 
@@ -98,7 +110,9 @@ def make_trace(
         attention_entropy=floats(n, layers),
         hidden_shift=floats(n, layers + 1),
         hidden_baseline=floats(layers + 1),
-        step_attention=np.concatenate(bins).astype(np.float32) if layers else np.zeros((n_steps * (n_steps + 5) // 2, 0), np.float32),
+        step_attention=np.concatenate(bins).astype(np.float32)
+        if layers
+        else np.zeros((n_steps * (n_steps + 5) // 2, 0), np.float32),
         token_attends_step=(token_step - 1) if token_attention else None,
         token_attends_mass=floats(n) if token_attention else None,
         token_attends_layer=rng.integers(0, max(layers, 1), n).astype(np.int32) if token_attention else None,
@@ -115,7 +129,7 @@ def make_trace(
 
 def hash_of(text: str) -> int:
     """A stable small number for a text."""
-    return int.from_bytes(text.encode("utf-8", "surrogatepass")[:8].ljust(8, b"\1"), "little") % 1_000_003
+    return int(stable_hash(text, length=8), 16)
 
 
 def same(a: Trace, b: Trace) -> bool:

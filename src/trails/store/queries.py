@@ -110,7 +110,9 @@ class NamedQuery:
         max_rows: int = DEFAULT_MAX_ROWS,
     ) -> Result:
         """Run the query on a store. Raises UsageError for parameters, QueryError for a statement that fails."""
-        return store.run(self.statement, self.bind(given or {}, runs), timeout_s=timeout_s, max_rows=max_rows)
+        found = store.run(self.statement, self.bind(given or {}, runs), timeout_s=timeout_s, max_rows=max_rows)
+        # an engine may not name the columns of no rows
+        return found if found.rows else Result(tuple(column.name for column in self.columns), ())
 
     def _usage(self) -> str:
         if not self.parameters:

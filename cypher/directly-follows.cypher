@@ -1,0 +1,22 @@
+// Directly-follows counts of roles
+// Which role follows which, how often, and how often it would by chance if roles were independent.
+// $run: string := "" | a run's id; empty = every run
+// $limit: integer := 300 | rows at most
+// returns role: string
+// returns next: string, role of the next step
+// returns count: integer, pairs of steps
+// returns expected: float, pairs of steps by chance, from how often each role comes first and second
+// returns nll: float, nats per token of the later step, given everything before
+// returns premise_usefulness: float, nats per token that the earlier step saves; null if not measured
+MATCH (a:Step)-[l:LEADS_TO]->(b:Step)
+WHERE $run = '' OR l.run = $run
+WITH a.role AS role, b.role AS next, count(l) AS n, avg(l.nll_given_all) AS nll, avg(l.premise_usefulness) AS useful
+WITH collect({role: role, next: next, n: n, nll: nll, useful: useful}) AS pairs
+UNWIND pairs AS pair
+WITH pair, reduce(s = 0, p IN pairs | s + p.n) AS total,
+     reduce(s = 0, p IN pairs | s + CASE WHEN p.role = pair.role THEN p.n ELSE 0 END) AS as_first,
+     reduce(s = 0, p IN pairs | s + CASE WHEN p.next = pair.next THEN p.n ELSE 0 END) AS as_second
+RETURN pair.role AS role, pair.next AS next, pair.n AS count, 1.0 * as_first * as_second / total AS expected,
+       pair.nll AS nll, pair.useful AS premise_usefulness
+ORDER BY count DESC, role, next
+LIMIT $limit

@@ -1,0 +1,27 @@
+// Gaps of a chain
+// The seams of one chain by how gap-like they are, with every score. Needs: trails gaps.
+// $chain: string = "c0000000000000000" | the chain's id
+// $run: string := "" | a run's id; empty = every run
+// $limit: integer := 100 | rows at most
+// returns rank: integer, place within the chain, 0 = most gap-like
+// returns step: integer, index of the step after the seam
+// returns role: string, of that step
+// returns text: string, that step
+// returns score: float, 0..1
+// returns bridge_nats: float, nats
+// returns ungrounded: float
+// returns value_surprisal: float, nats
+// returns context_gain: float, nats per token
+// returns premise_usefulness: float, nats per token
+// returns role_bigram: float, nats
+// returns control_auc: float, 0..1, of the score
+// returns baseline_auc: float, 0..1, of the position alone
+// returns run: string, id
+MATCH (g:Gap {chain: $chain})-[:BEFORE]->(s:Step)
+WHERE $run = '' OR g.run = $run
+RETURN g.rank AS rank, g.step AS step, s.role AS role, s.text AS text, g.score AS score, g.bridge_nats AS bridge_nats,
+       g.ungrounded AS ungrounded, g.value_surprisal AS value_surprisal, g.context_gain AS context_gain,
+       g.premise_usefulness AS premise_usefulness, g.role_bigram AS role_bigram, g.control_auc AS control_auc,
+       g.baseline_auc AS baseline_auc, g.run AS run
+ORDER BY rank, step, run
+LIMIT $limit

@@ -1,0 +1,24 @@
+// Most gap-like seams
+// Seams where a step seems to be missing, with the removed-step AUC of the score and of the position-only baseline on this
+// corpus. Needs: trails gaps.
+// $run: string := "" | a run's id; empty = every run
+// $rank: integer := 0 | largest place within its chain, 0 = each chain's most gap-like seam only
+// $limit: integer := 50 | rows at most
+// returns chain: string, id
+// returns step: integer, index of the step after the seam
+// returns text: string, that step
+// returns score: float, 0..1
+// returns bridge_nats: float, nats
+// returns ungrounded: float, values not found in question or earlier steps
+// returns value_surprisal: float, nats
+// returns premise_usefulness: float, nats per token
+// returns control_auc: float, 0..1, of the score
+// returns baseline_auc: float, 0..1, of the position alone
+// returns run: string, id
+MATCH (g:Gap)-[:BEFORE]->(s:Step)
+WHERE ($run = '' OR g.run = $run) AND g.rank <= $rank
+RETURN g.chain AS chain, g.step AS step, s.text AS text, g.score AS score, g.bridge_nats AS bridge_nats,
+       g.ungrounded AS ungrounded, g.value_surprisal AS value_surprisal, g.premise_usefulness AS premise_usefulness,
+       g.control_auc AS control_auc, g.baseline_auc AS baseline_auc, g.run AS run
+ORDER BY score DESC, chain, step, run
+LIMIT $limit

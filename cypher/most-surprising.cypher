@@ -1,0 +1,23 @@
+// Most surprising transitions
+// The transitions with the highest surprisal in the whole graph, with the tokens on both sides.
+// Only the chains with the highest peaks are opened: the top transitions can only lie there.
+// $run: string := "" | a run's id; empty = every run
+// $limit: integer := 20 | rows at most
+// returns chain: string, id
+// returns position: integer, tokens from 0
+// returns before: string, the token before
+// returns piece: string, the surprising token
+// returns surprisal: float, nats
+// returns entropy: float, nats
+// returns rank: integer, 0 = most likely
+// returns step: integer, index of its step
+// returns run: string, id
+MATCH (c:Chain)-[m:MEASURED]->(:Run)
+WHERE ($run = '' OR m.run = $run) AND m.max_surprisal IS NOT NULL
+WITH c, m ORDER BY m.max_surprisal DESC, c.id LIMIT $limit
+MATCH (b)-[r:BEGINS|NEXT]->(t:Token {chain: c.id})
+WHERE r.run = m.run AND r.surprisal IS NOT NULL
+RETURN c.id AS chain, t.position AS position, b.piece AS before, t.piece AS piece, r.surprisal AS surprisal,
+       r.entropy AS entropy, r.rank AS rank, t.step AS step, r.run AS run
+ORDER BY surprisal DESC, chain, position, run
+LIMIT $limit

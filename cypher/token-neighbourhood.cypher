@@ -1,0 +1,15 @@
+// Neighbourhood of a token
+// What stands before and after a token, how often, and how surprising the token and its successor are there.
+// $piece: string = " so" | the token as shown, with its leading space
+// $run: string := "" | a run's id; empty = every run
+// $limit: integer := 30 | rows at most
+// returns before: string, the token before
+// returns after: string, the token after
+// returns count: integer, occurrences
+// returns surprisal: float, nats, of the token, mean
+// returns next_surprisal: float, nats, of its successor, mean
+MATCH (a:Token)-[r:NEXT]->(t:Token {piece: $piece})-[q:NEXT]->(b:Token)
+WHERE r.run = q.run AND ($run = '' OR r.run = $run)
+RETURN a.piece AS before, b.piece AS after, count(t) AS count, avg(r.surprisal) AS surprisal, avg(q.surprisal) AS next_surprisal
+ORDER BY count DESC, before, after
+LIMIT $limit
