@@ -232,11 +232,11 @@ def _overlap(text: str, store: GraphStore) -> Selection:
         "RETURN c.id AS chain, i.first AS start, i.stop AS end, o.kind AS kind ORDER BY chain, start"
     )
     found = _Found()
-    for chain, start, end, kind in _run(store, text, statement, {"ids": ids}):
+    for chain, first, stop, kind in _run(store, text, statement, {"ids": ids}):
         if kind in ("skeleton", "near"):  # their places are steps
-            found.steps.setdefault(chain, set()).update(range(int(start), int(end)))
+            found.steps.setdefault(chain, set()).update(range(int(first), int(stop)))
         else:
-            found.spans.setdefault(chain, []).append((int(start), int(end)))
+            found.spans.setdefault(chain, []).append((int(first), int(stop)))
     parts = found.parts()
     if not parts:
         raise UsageError(f"selection {text!r}: the graph holds no such overlap. Type: trails overlaps")

@@ -17,7 +17,7 @@ VOCAB = 5_000
 TOKENIZER = "ab12cd34" * 8
 
 
-def run_of(model: str = "toy", layers: int = 4) -> Run:
+def _run_of(model: str = "toy", layers: int = 4) -> Run:
     return Run(
         model, f"rev-{model}", TOKENIZER, n_layers=layers, n_heads=2, d_model=8, vocab_size=VOCAB, max_tokens=4096
     )
@@ -31,7 +31,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"\s*\S+|\s+$", text)
 
 
-def trace_of(chain: Chain, run: Run, roles: tuple[Role, ...] = ()) -> Trace:
+def _trace_of(chain: Chain, run: Run, roles: tuple[Role, ...] = ()) -> Trace:
     """A trace whose steps are the sentences of the text; ``roles`` are given to them in order."""
     rng = np.random.default_rng(int(stable_hash(chain.id, run.id)[:12], 16))
     pieces = words(chain.text)
@@ -124,11 +124,11 @@ def make_home(tmp_path: Path) -> Callable[..., SimpleNamespace]:
     ) -> SimpleNamespace:
         folder = tmp_path / name
         chains = chains_of(n) if chains is None else chains
-        found = SimpleNamespace(home=folder, chains=chains, runs=[run_of(model) for model in runs], traces=[])
+        found = SimpleNamespace(home=folder, chains=chains, runs=[_run_of(model) for model in runs], traces=[])
         with TraceStore(folder, write=True) as store:
             for run in found.runs:
                 store.put_run(run)
-                traces = [trace_of(chain, run, ROLES) for chain in chains]
+                traces = [_trace_of(chain, run, ROLES) for chain in chains]
                 found.traces += traces
                 ordered = traces[::-1] if reverse else traces
                 for part in range(shards):
@@ -136,3 +136,15 @@ def make_home(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         return found
 
     return make
+
+
+@pytest.fixture
+def run_of() -> Callable[..., Run]:
+    """``run_of(model="toy", layers=4)``."""
+    return _run_of
+
+
+@pytest.fixture
+def trace_of() -> Callable[..., Trace]:
+    """``trace_of(chain, run, roles)``: sentences are steps, words are tokens."""
+    return _trace_of

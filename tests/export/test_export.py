@@ -164,10 +164,9 @@ def test_two_exports_are_byte_identical_whatever_the_order_of_storage(make_home,
 def test_parquet_and_json_lines_hold_the_same_rows(make_home, tmp_path: Path) -> None:
     home = make_home(8)
     a = rows_of(export(home, tmp_path / "o.jsonl", weights="entropy").files["train"])
-    b = list(read_records(export(home, tmp_path / "o.parquet", weights="entropy", overwrite=True).files["train"]))[
-        0
-    ].to_pylist()
-    again = list(read_records(tmp_path / "o.jsonl"))[0].to_pylist()
+    export(home, tmp_path / "o.parquet", weights="entropy", overwrite=True)
+    b = next(read_records(tmp_path / "o.parquet")).to_pylist()
+    again = next(read_records(tmp_path / "o.jsonl")).to_pylist()
     for x, y, z in zip(a, b, again, strict=True):
         for key in x:
             if key in ("surprisal", "entropy", "loss_weights"):
@@ -226,17 +225,36 @@ def test_text_with_a_character_of_several_tokens(make_home, tmp_path: Path) -> N
 
 
 WRONG = [
-    ({"format": "nothing"}, "format 'nothing' does not exist. Formats: trl, prompt-completion, messages, axolotl, axolotl-segments, llama-factory, ms-swift, trails."),
-    ({"mask": "loud"}, "mask 'loud' is not known. Write one of: none, surprisal<X, entropy<X, role:ROLE, random:SHARE."),
+    (
+        {"format": "nothing"},
+        "format 'nothing' does not exist. Formats: trl, prompt-completion, messages, axolotl, axolotl-segments,"
+        " llama-factory, ms-swift, trails.",
+    ),
+    (
+        {"mask": "loud"},
+        "mask 'loud' is not known. Write one of: none, surprisal<X, entropy<X, role:ROLE, random:SHARE.",
+    ),
     ({"mask": "random:2"}, "mask 'random:2': the share must lie in (0, 1]. Write for example random:0.4."),
     ({"mask": "surprisal<0"}, "mask 'surprisal<0' leaves no token with loss. Choose another threshold."),
-    ({"weights": "heavy"}, "weights 'heavy' are not known. Write one of: uniform, surprisal, entropy, both, excess:RUN."),
-    ({"order": "random"}, "order 'random' is not known. Write one of: shuffled, rising, falling, rhythm:N, source (N from 2 to 64)."),
+    (
+        {"weights": "heavy"},
+        "weights 'heavy' are not known. Write one of: uniform, surprisal, entropy, both, excess:RUN.",
+    ),
+    (
+        {"order": "random"},
+        "order 'random' is not known. Write one of: shuffled, rising, falling, rhythm:N, source (N from 2 to 64).",
+    ),
     ({"split": 1.5}, "split 1.5 must lie in [0, 1). Write for example --split 0.1."),
     ({"layers": (3, 9)}, "layers 3,9 do not exist. This model has layers 0 to 3."),
-    ({"selection": "chain:c0000000000000000"}, "selection 'chain:c0000000000000000': chain 'c0000000000000000' was not measured here. Type: trails status"),
-    ({"selection": "overlap:x"}, "selection 'overlap:x' asks the graph, and no graph is open. Type: trails rebuild"),
-]  # fmt: skip
+    (
+        {"selection": "chain:c0000000000000000"},
+        "selection 'chain:c0000000000000000': chain 'c0000000000000000' was not measured here. Type: trails status",
+    ),
+    (
+        {"selection": "overlap:x"},
+        "selection 'overlap:x' asks the graph, and no graph is open. Type: trails rebuild",
+    ),
+]
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG, ids=[str(case[0]) for case in WRONG])
