@@ -19,7 +19,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -196,3 +196,15 @@ def parse(name: str, text: str) -> NamedQuery:
             described.append(line)
     statement = "\n".join(body).strip()
     return NamedQuery(name, lines[0], " ".join(described).strip(), tuple(parameters), tuple(columns), statement, text)
+
+
+def described(query: NamedQuery) -> dict[str, Any]:
+    """A query as plain values, for machines."""
+    return {
+        "name": query.name,
+        "title": query.title,
+        "description": query.description,
+        "parameters": [asdict(parameter) for parameter in query.parameters],
+        "columns": [asdict(column) for column in query.columns],
+        "cypher": query.statement,
+    }

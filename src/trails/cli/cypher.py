@@ -1,0 +1,79 @@
+"""trails cypher"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trails.cli.common import err, home_option, json_option, print_rows, settings_from, store_option
+from trails.errors import UsageError
+from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
+
+csv_option = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+timeout_option = click.option(
+    "--timeout", type=click.FloatRange(min=0.001), default=DEFAULT_TIMEOUT_S, show_default=True, help="Seconds."
+)
+param_option = click.option(
+    "--param", "-p", "params", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable."
+)
+
+
+def parameters(pairs: tuple[str, ...], *, typed: bool) -> dict[str, Any]:
+    """``NAME=VALUE`` pairs. ``typed``: a value that is JSON (7, 0.5, true, ["a"]) is taken as that, other text as text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--param {pair!r} is not NAME=VALUE. Write for example --param limit=5")
+        try:
+            found[name] = json.loads(value) if typed else value
+        except ValueError:
+            found[name] = value
+    return found
+
+
+@click.command("cypher", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("query")
+@param_option
+@json_option
+@csv_option
+@click.option("--write", is_flag=True, help="Allow the statement to write. Without it anything that writes is refused.")
+@timeout_option
+@click.option("--limit", type=click.IntRange(min=1), default=DEFAULT_MAX_ROWS, show_default=True, help="Rows at most.")
+@home_option
+@store_option
+def command(
+    query: str,
+    params: tuple[str, ...],
+    as_json: bool,
+    as_csv: bool,
+    write: bool,
+    timeout: float,
+    limit: int,
+    home: Path | None,
+    store: str | None,
+) -> None:
+    """Run one Cypher statement; read-only unless --write. QUERY may be @FILE, or - for standard input.
+
+    \b
+    trails cypher "MATCH (c:Chain) RETURN c.id, c.roles LIMIT 5"
+    trails cypher @my.cypher --param chain=c0123456789abcdef --csv
+    """
+    from trails.store import open_graph
+
+    if query == "-":
+        query = sys.stdin.read()
+    elif query.startswith("@"):
+        try:
+            query = Path(query[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{query[1:]} cannot be read ({error})") from None
+    with open_graph(settings_from(home=home, store=store)) as graph:
+        result = graph.run(query, parameters(params, typed=True), write=write, timeout_s=timeout, max_rows=limit)
+    print_rows(result.columns, result.rows, style="json" if as_json else "csv" if as_csv else "table")
+    if result.truncated:
+        err.print(f"only the first {limit:,} rows are shown; add LIMIT to the query or raise --limit", highlight=False)

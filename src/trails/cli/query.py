@@ -1,0 +1,82 @@
+"""trails query"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import err, home_option, json_option, print_json, print_rows, settings_from, store_option
+from trails.cli.cypher import csv_option, param_option, parameters, timeout_option
+from trails.errors import UsageError
+from trails.store.base import DEFAULT_MAX_ROWS
+
+
+@click.command("query", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("name", required=False)
+@click.option("--list", "listed", is_flag=True, help="Names, titles and parameters of all queries.")
+@click.option("--show", "shown", is_flag=True, help="Print the query instead of running it.")
+@param_option
+@click.option("--limit", type=click.IntRange(min=1), help="Rows at most (the query's own limit parameter).")
+@json_option
+@csv_option
+@timeout_option
+@home_option
+@store_option
+def command(
+    name: str | None,
+    listed: bool,
+    shown: bool,
+    params: tuple[str, ...],
+    limit: int | None,
+    as_json: bool,
+    as_csv: bool,
+    timeout: float,
+    home: Path | None,
+    store: str | None,
+) -> None:
+    """Run a named query of the cypher/ library. The run is filled in when the home holds only one.
+
+    \b
+    trails query --list
+    trails query most-surprising --limit 5
+    trails query chain-steps --param chain=c0123456789abcdef --csv
+    """
+    from trails.store import open_graph, queries
+    from trails.store.traces import TraceStore
+
+    style = "json" if as_json else "csv" if as_csv else "table"
+    if listed:
+        found = queries.named_queries().values()
+        if as_json:
+            print_json([queries.described(query) for query in found])
+        else:
+            rows = [(q.name, q.title, ", ".join(p.name for p in q.parameters if p.name != "limit")) for q in found]
+            print_rows(("query", "title", "parameters"), rows, style=style)
+        return
+    if name is None:
+        raise UsageError("name a query, for example: trails query most-surprising. All names: trails query --list")
+    query = queries.find(name)
+    if shown:
+        click.echo(query.text, nl=False)
+        return
+    settings = settings_from(home=home, store=store)
+    with TraceStore(settings.home) as traces:
+        runs = traces.runs()
+    given = parameters(params, typed=False)
+    if limit is not None:
+        given["limit"] = limit
+    bound = query.bind(given, runs)
+    with open_graph(settings) as graph:
+        result = query.execute(graph, bound, timeout_s=timeout, max_rows=max(limit or 0, DEFAULT_MAX_ROWS))
+    columns, shown_rows = result.columns, result.rows
+    if style == "table" and columns[-1:] == ("run",) and len({row[-1] for row in shown_rows}) == 1:
+        columns, shown_rows = (
+            columns[:-1],
+            tuple(row[:-1] for row in shown_rows),
+        )  # the same run in every row says nothing
+    print_rows(columns, shown_rows, style=style, title=query.title)
+    if not result.rows:
+        err.print(f"no rows. {query.description}", highlight=False, markup=False)
+    elif bound.get("limit") == len(result.rows):
+        err.print(f"the first {len(result.rows):,} rows; more with --limit", highlight=False)

@@ -1,0 +1,86 @@
+"""What a home and its graph hold, for ``trails status``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trails.config import Settings
+from trails.errors import TrailsError
+from trails.schema import Run
+from trails.store import open_graph
+from trails.store.traces import HomeStats, TraceStore
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Shards and graph side by side. ``graph_problem`` is set where the graph cannot be opened; ``missing`` counts the
+    (chain, run) pairs of the shards that the graph does not hold; ``advice`` is a command worth typing next.
+    """
+
+    home: str
+    runs: Mapping[str, Run]
+    shards: HomeStats
+    graph: str
+    counts: Mapping[str, int]
+    graph_bytes: int
+    missing: int
+    graph_problem: str
+    advice: str
+
+
+def status(settings: Settings) -> Status:
+    """Read the small columns of the shards and the counts of the graph. Raises StoreError if there is no home."""
+    with TraceStore(settings.home) as traces:
+        runs, stats, keys = traces.runs(), traces.stats(), traces.keys()
+    counts: Mapping[str, int] = {}
+    address: str = settings.store_name
+    problem, missing = "", len(keys)
+    try:
+        with open_graph(settings) as graph:
+            address = graph.address
+            counts = graph.counts()
+            missing = len(keys - graph.loaded())
+    except TrailsError as error:
+        problem = str(error)
+    file = settings.home / "graph.kgl"
+    size = file.stat().st_size if settings.store_name == "embedded" and file.is_file() else 0
+    if not keys:
+        advice = "trails ingest PATH"
+    elif missing:
+        advice = "trails rebuild"
+    else:
+        advice = "trails query most-surprising"
+    return Status(str(settings.home), runs, stats, address, counts, size, missing, problem, advice)
+
+
+def as_json(found: Status) -> dict[str, Any]:
+    """The same as plain values."""
+    return {
+        "home": found.home,
+        "runs": {
+            run_id: {
+                "model": run.model,
+                "revision": run.revision,
+                "adapter": run.adapter,
+                "dtype": run.dtype,
+                "layers": run.n_layers,
+                "chains": found.shards.chains.get(run_id, 0),
+                "tokens": found.shards.tokens.get(run_id, 0),
+            }
+            for run_id, run in found.runs.items()
+        },
+        "shards": {"files": found.shards.n_shards, "bytes": found.shards.n_bytes, "chains": found.shards.n_chains},
+        "sources": dict(found.shards.sources),
+        "languages": dict(found.shards.languages),
+        "roles": dict(found.shards.roles),
+        "graph": {
+            "address": found.graph,
+            "bytes": found.graph_bytes,
+            "counts": dict(found.counts),
+            "missing": found.missing,
+            "problem": found.graph_problem,
+        },
+        "next": found.advice,
+    }
