@@ -732,9 +732,15 @@ class HuggingFaceScorer:
                 self._observed = "weights"
                 hidden = self._forward(ids, truth)
                 whole = self.model(input_ids=ids, use_cache=False).logits
-            self._check_count(truth)
+                begun = self._forward(ids[:, :6], None)
             tolerance = 1e-3 if self.dtype == torch.float32 else 0.1
-            if not torch.allclose(self.logits(hidden), whole, atol=tolerance, rtol=tolerance):
+            if not _close(begun, hidden[:, :6], tolerance):
+                raise ModelError(
+                    f"{name} is not causal: its tokens see later tokens, so a transition has no surprisal. Use a causal "
+                    "language model."
+                )
+            self._check_count(truth)
+            if not _close(self.logits(hidden), whole, tolerance):
                 raise ModelError(
                     f"{name} changes its logits after the language-model head in a way that trails does not know, so "
                     "surprisals would be wrong. Use another model."
@@ -752,7 +758,7 @@ class HuggingFaceScorer:
                 return "weights"  # the model does not use the attention interface: its own weights are read instead
             for kind in ("attention_shift", "attention_previous", "attention_entropy", "hidden_shift"):
                 a, b = torch.stack(getattr(mine, kind)), torch.stack(getattr(truth, kind))
-                if not torch.allclose(a, b, atol=tolerance, rtol=tolerance, equal_nan=True):
+                if not _close(a, b, tolerance):
                     raise ModelError(
                         f"{name}: {kind} differs from the model's own eager attention by up to "
                         f"{float((a - b).abs().nan_to_num().max()):.2g}. Measure it with --attention eager."
@@ -783,6 +789,13 @@ def _mean_of_defined(values: npt.NDArray[Any]) -> Floats:
     count = defined.sum(0)
     total = np.where(defined, values, 0).sum(0, dtype=np.float64)
     return np.where(count, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Equal up to ``tolerance`` of the larger of 1 and the largest value; undefined together counts as equal."""
+    a, b = a.float(), b.float()
+    scale = max(1.0, float(b.nan_to_num().abs().max()))
+    return bool((a.isnan() == b.isnan()).all()) and float((a - b).nan_to_num().abs().max()) <= tolerance * scale
 
 
 def _version(package: str) -> str:

@@ -35,7 +35,8 @@ def unit_rows(hidden: Tensor) -> Tensor:
     """Rows scaled to length 1, float32; a zero row stays zero."""
     hidden = hidden.float()
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-    return hidden / length.clamp_min(torch.finfo(torch.float32).tiny)
+    unit: Tensor = hidden / length.clamp_min(torch.finfo(torch.float32).tiny)
+    return unit
 
 
 @dataclass(slots=True)

