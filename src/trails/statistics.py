@@ -409,3 +409,64 @@ def step_change(curves: Array, *, margin: int = 1) -> tuple[int, float]:
     best = int(error.argmin())
     remaining = float(error[best]) + 1e-12 * (total + 1e-300)
     return int(at[best]), (total - float(error[best])) / remaining if total > 0 else 0.0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Choices: one of several in each group
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def fit_choice(features: Array, chosen: npt.NDArray[np.bool_], group: Longs, ridge: float = 1.0) -> Array:
+    """Weights (k,) of a ridge-penalised conditional logit: in each group one row is chosen with probability softmax(x · w).
+
+    McFadden's choice model. What is constant within a group cannot matter, so scores are compared within a chain only.
+    Groups without exactly one chosen row are left out.
+    """
+    picks = np.bincount(group, weights=chosen)
+    usable = picks[group] == 1
+    order = np.flatnonzero(usable)[np.argsort(group[usable], kind="stable")]
+    x, y = features[order], chosen[order].astype(np.float64)
+    weights = np.zeros(x.shape[1])
+    if not len(order):
+        return weights
+    label = group[order]
+    begins = np.flatnonzero(np.append(True, label[1:] != label[:-1]))
+    sizes = np.diff(np.append(begins, len(order)))
+    for _ in range(50):
+        utility = x @ weights
+        utility = utility - np.repeat(np.maximum.reduceat(utility, begins), sizes)
+        p = np.exp(utility)
+        p /= np.repeat(np.add.reduceat(p, begins), sizes)
+        centred = x - np.repeat(np.add.reduceat(x * p[:, None], begins, axis=0), sizes, axis=0)
+        gradient = x.T @ (p - y) + ridge * weights
+        hessian = (centred * p[:, None]).T @ centred + ridge * np.eye(x.shape[1])
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights - step
+        if np.abs(step).max() < 1e-8:
+            break
+    return weights
+
+
+def cross_validated_choice(
+    features: Array, chosen: npt.NDArray[np.bool_], group: Longs, *, folds: int = 5, seed: int = 0, ridge: float = 1.0
+) -> Array:
+    """Out-of-fold utilities of :func:`fit_choice`; a group is never scored by a fit that saw it."""
+    fold = fold_of(group, folds, seed)
+    result = np.full(len(features), np.nan)
+    for number in range(folds):
+        test = fold == number
+        if test.any() and chosen[~test].any():
+            result[test] = features[test] @ fit_choice(features[~test], chosen[~test], group[~test], ridge)
+    return result
+
+
+def centred(values: Array, group: Longs) -> Array:
+    """Values minus their group's mean, scaled to unit variance over all; undefined values become 0 (the mean)."""
+    good = np.isfinite(values)
+    top = int(group.max(initial=0)) + 1
+    total = np.bincount(group[good], weights=values[good], minlength=top)
+    count = np.bincount(group[good], minlength=top)
+    mean = total / np.maximum(count, 1)
+    result = np.where(good, values - mean[group], 0.0)
+    scale = result[good].std() if good.any() else 0.0
+    return result / scale if scale > 0 else result * 0.0
