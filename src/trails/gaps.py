@@ -392,8 +392,8 @@ class Calibration:
     """What seam scores are worth on a corpus, and how to combine them.
 
     ``scores``: one per seam score and combination (``no model``, ``model``, ``all``), each the AUC of the removed step within
-    its chain, beside position alone and the no-model combination; and ``model's own share``: AUC of all scores minus AUC of those
-    without a model, beside the same when the model's scores are shuffled within each chain. ``weights`` combine the
+    its chain, beside position alone and the no-model combination; and ``model's own share``: AUC of all scores minus AUC of
+    those without a model, beside the same when the model's scores are shuffled within each chain. ``weights`` combine the
     centred scores (conditional logit over all chains); ``features`` names them.
     """
 
