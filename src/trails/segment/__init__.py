@@ -1,0 +1,79 @@
+"""Segmenter: a chain's text into steps that partition it, each with a role.
+
+In: a :class:`~trails.schema.Chain`. Out: :class:`~trails.schema.Step` records whose spans follow each other from 0 to the end
+of the text. Blanks between two steps belong to the earlier one. Connectives come from the lexicons in ``lexicons/*.toml``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+
+from trails.schema import Chain, Step
+from trails.segment.lexicon import STRUCTURE_ONLY, Cue, Lexicon, load_lexicon, packaged_lexicons
+from trails.segment.split import as_steps, find_steps
+
+__all__ = ["Cue", "Lexicon", "detect_language", "load_lexicon", "packaged_lexicons", "segment", "segmenter_hash"]
+
+_RUSSIAN = frozenset("абвгдеёжзийклмнопрстуфхцчшщъыьэюя")
+LANGUAGE_SAMPLE = 20_000
+MIN_LETTERS = 3
+
+
+def detect_language(text: str) -> str:
+    """``ru``, ``en`` or ``und``, from the script alone.
+
+    More Cyrillic than Latin letters is Russian unless one letter in fifty is not Russian; more Latin letters is English
+    unless one in fifty is beyond a–z. French without accents counts as English: a language is meant only as the choice of a
+    lexicon. Fewer than three letters, or another script, is ``und``. Looks at the first 20,000 characters.
+    """
+    cyrillic = latin = foreign_cyrillic = foreign_latin = other = 0
+    letters: dict[str, int] = {}
+    for character in text[:LANGUAGE_SAMPLE]:
+        letters[character] = letters.get(character, 0) + 1
+    for character, count in letters.items():
+        if not character.isalpha():
+            continue
+        code = ord(character)
+        if 0x400 <= code < 0x530:
+            cyrillic += count
+            foreign_cyrillic += 0 if character.lower() in _RUSSIAN else count
+        elif code < 0x250:
+            latin += count
+            foreign_latin += 0 if code < 128 else count
+        else:
+            other += count
+    if max(cyrillic, latin) < MIN_LETTERS or other > max(cyrillic, latin):
+        return "und"
+    if cyrillic > latin:
+        return "ru" if foreign_cyrillic * 50 <= cyrillic else "und"
+    return "en" if foreign_latin * 50 <= latin else "und"
+
+
+def segment(chain: Chain, lexicons: Mapping[str, Lexicon] | None = None) -> tuple[Step, ...]:
+    """Steps of a chain; they partition ``chain.text`` (no hole, no overlap, none empty; no step for an empty text).
+
+    ``chain.boundaries``, where present, fix the starts exactly (0 is added; offsets outside the text and repeated ones are
+    dropped) and only roles are looked for. Otherwise borders are lines, sentences and strong connectives. The lexicon is
+    that of ``chain.language``, else of the detected language; without one, steps are lines and sentences with the roles
+    QUESTION and NONE.
+    """
+    known = packaged_lexicons() if lexicons is None else lexicons
+    language = chain.language.lower().replace("_", "-").partition("-")[0] or detect_language(chain.text)
+    lexicon = known.get(language, STRUCTURE_ONLY)
+    length = len(chain.text)
+    borders = sorted({0, *(b for b in chain.boundaries if 0 < b < length)}) if chain.boundaries else None
+    return as_steps(find_steps(chain.text, lexicon, borders), length)
+
+
+@cache
+def segmenter_hash() -> str:
+    """16 hex digits over the segmenter's code and lexicons: equal hashes give equal steps."""
+    digest = hashlib.sha256()
+    package = resources.files("trails.segment")
+    files = [*package.iterdir(), *(package / "lexicons").iterdir()]
+    for file in sorted((file for file in files if file.name.endswith((".py", ".toml"))), key=lambda file: file.name):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,336 @@
+"""Where steps begin, and what role each has.
+
+In: a text and a lexicon. Out: starts of steps, and for each a role with its connective. Two passes over the masked text:
+hard borders (lines and sentences), then connectives inside each sentence. Every pattern is linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trails.schema import Role, Step
+from trails.segment.lexicon import LETTERS, Cue, Lexicon
+from trails.segment.mask import mask
+
+# a sentence end: full stops and their kind, closing marks (also the mask's own), then a blank
+# (the look-behind lets a match begin only where a run begins, which keeps a long run of full stops linear)
+_HARD = re.compile(r"(?<![.!?…。！？])[.!?…。！？]++[\x1e\"'»”’)\]}*_]*+(?=\s)|[。！？]|\n")
+_LAST_WORD = re.compile(r"[^\s(\[\"«“*_]+$")
+_LIST_MARK = re.compile(
+    r"(?:[-*+•–—]\s|\(?\d{1,3}[.)]\s|\(?[a-zA-Zа-яА-Я]\)\s|[ivxIVX]+\.\s|#{1,6}\s|>|\||```|~~~|\\item\b)"
+)
+_MARK_ONLY = re.compile(
+    r"[\s>#*_(]*(?:(?:step|шаг|option|case|часть|part)\s*)?(?:\d{1,3}|[ivxIVX]{1,6})$", re.IGNORECASE
+)
+_LOWER_STYLE = re.compile(r"[^\W\d_]{3}[.!?] +([^\W\d_])")
+_WRAPPED = re.compile(r"[^\s.!?:;…]\n(\S)")
+_ROMAN = re.compile(r"[ivxlcIVXLC]+$")
+_CLOSING = " \t\r\n\"'»”’)]}*_\x1e"
+
+MIN_LEFT_WORDS = 2
+MIN_RIGHT_WORDS = 2
+INSIDE_CHARS = 80
+"""How far into a step a connective without a border may stand ("It is, therefore, …")."""
+
+_STRONG = frozenset(
+    {Role.BUT, Role.HOWEVER, Role.IF, Role.UNLESS, Role.BECAUSE, Role.WHEN, Role.OR, Role.ANSWER, Role.EXAMPLE}
+)
+"""A question that begins with one of these keeps the role of its connective."""
+
+
+@dataclass(slots=True)
+class Found:
+    """A step's start, and the role its connective gives."""
+
+    start: int
+    role: Role = Role.NONE
+    connective: str = ""
+    sense: str = ""
+    explicit: bool = False
+
+
+def _next_visible(text: str, position: int) -> int:
+    """Position of the next character that is not a blank; the length of the text if there is none."""
+    length = len(text)
+    while position < length and text[position].isspace():
+        position += 1
+    return position
+
+
+def _share(pattern: re.Pattern[str], sample: str) -> float:
+    following = pattern.findall(sample)
+    return sum(character.islower() for character in following) / len(following) if len(following) >= 2 else 0.0
+
+
+def hard_borders(text: str, masked: str, lexicon: Lexicon) -> list[int]:
+    """Starts of sentences and lines, the first always 0; each lies on a visible character."""
+    sample = masked[:20_000]
+    # a writer who begins sentences in lower case, and a text whose lines are wrapped, are known by their habits
+    lower_style = _share(_LOWER_STYLE, sample) > 0.5
+    wrapped = _share(_WRAPPED, sample) > 0.3
+    starts = [0]
+    length = len(text)
+    blank_from = after = 0
+    for found in _HARD.finditer(masked):
+        position = found.end()
+        if position <= starts[-1]:
+            continue
+        if not blank_from <= position <= after:  # a run of blanks is walked once
+            blank_from, after = position, _next_visible(text, position)
+        if after >= length:
+            break
+        if found.group() == "\n":
+            start = _line_border(text, masked, found.start(), after, wrapped)
+        else:
+            start = _sentence_border(text, masked, found, after, lexicon, lower_style)
+        if starts[-1] < start < length:
+            starts.append(start)
+    return starts
+
+
+def _line_border(text: str, masked: str, position: int, after: int, wrapped: bool) -> int:
+    """``after``, where the line after the line break at ``position`` begins, or -1 when the sentence goes on there."""
+    if text.find("\n", position + 1, after) >= 0:
+        return after
+    following = text[after]
+    before = position - 1
+    while before >= 0 and masked[before].isspace():
+        before -= 1
+    if before < 0:
+        return -1
+    if _LIST_MARK.match(text, after) or text.startswith(("```", "~~~"), before - 2):
+        return after
+    while before > 0 and masked[before] in _CLOSING:
+        before -= 1
+    previous = text[before]
+    if previous in ".!?:;…。！？":
+        return after
+    if previous == "," or following.islower() or wrapped:
+        return -1
+    if text.startswith(("\\[", "$$", "\\begin"), after) or text.startswith(("\\]", "$$"), before - 1):
+        return -1  # a displayed formula belongs to the sentence around it
+    return after
+
+
+def _sentence_border(
+    text: str, masked: str, found: re.Match[str], after: int, lexicon: Lexicon, lower_style: bool
+) -> int:
+    """``after``, where the text goes on behind a full stop or its kind, or -1 when the sentence goes on there."""
+    marks = found.group().rstrip(_CLOSING)
+    following = text[after]
+    if "\n" in text[found.end() : after]:
+        return -1  # the line break decides
+    if marks[0] in "。！？":
+        return after
+    if ("…" in marks or ".." in marks) and "!" not in marks and "?" not in marks:
+        return -1
+    if following.islower() and not lower_style:
+        return -1
+    if following in ",;:)»”–—-" and text[after : after + 2] not in ("- ", "— ", "– "):
+        return -1
+    if marks != ".":
+        return after
+    near = max(0, found.start() - 24)
+    line = masked.rfind("\n", near, found.start()) + 1
+    last = _LAST_WORD.search(masked, max(line, near), found.start())
+    if last is None:
+        return after
+    word = last.group().lower()
+    if (line or not near) and _MARK_ONLY.match(masked, line, found.start()):
+        return -1
+    capital = following.isupper() or not following.isalpha()
+    if word in lexicon.closing_abbreviations or word.lstrip("&") in lexicon.closing_abbreviations:
+        return after if capital and not following.isdigit() else -1
+    if word in lexicon.abbreviations:
+        return -1
+    if _two_words(masked, last.start(), found.start()) in lexicon.closing_abbreviations:
+        return after if capital else -1
+    if len(word) == 1 and word.isalpha() and following.isupper():
+        head = LETTERS.match(text, after)
+        # "A. Smith" is a name, "point A. Then" two sentences
+        return after if head is not None and head.group().lower() in lexicon.starters else -1
+    if _ROMAN.match(last.group()) and _preceding_word(masked, last.start()).rstrip(".") in lexicon.abbreviations:
+        head = LETTERS.match(text, after)
+        return after if last.group().islower() and following.isupper() and head is not None else -1
+    return after
+
+
+def _preceding_word(masked: str, position: int) -> str:
+    near = masked[max(0, position - 24) : position].rstrip(" ")
+    found = _LAST_WORD.search(near)
+    return found.group().lower() if found else ""
+
+
+def _two_words(masked: str, word: int, end: int) -> str:
+    """``т. д`` as in "и т. д.": the word before the last one and the last one."""
+    return f"{_preceding_word(masked, word)} {masked[word:end].lower()}"
+
+
+def _fits(cue: Cue, masked: str, start: int, end: int) -> bool:
+    """Whether the words around the cue allow it."""
+    if cue.not_before:
+        rest = masked[end : end + 24].lstrip().lower()
+        for words in cue.not_before:
+            if rest.startswith(words) and not rest[len(words) : len(words) + 1].isalnum():
+                return False
+    return not (cue.not_after and _preceding_word(masked, start) in cue.not_after)
+
+
+def _match(
+    masked: str, start: int, places: Sequence[str], lexicon: Lexicon, *, condition: bool = False, premise: bool = False
+) -> tuple[Cue, Role, str, int] | None:
+    """The longest cue at ``start`` that counts at one of ``places``, with its role, sense and end."""
+    first = LETTERS.match(masked, start)
+    if first is None:
+        return None
+    for cue in lexicon.cues.get(first.group().lower(), ()):
+        end = start + len(cue.cue)
+        if masked[start:end].lower() != cue.cue or (masked[end - 1].isalnum() and masked[end : end + 1].isalnum()):
+            continue
+        place = next((place for place in places if place in cue.places), None)
+        if place is None or not _fits(cue, masked, start, end):
+            continue
+        if place.endswith(",") and masked[_next_visible(masked, end) : _next_visible(masked, end) + 1] not in (
+            *(",", ":", ";", "—", "–", "-"),
+        ):
+            continue
+        role, sense = cue.role, cue.sense
+        if (cue.needs == "condition" and not condition) or (cue.needs == "premise" and not premise):
+            if cue.otherwise is None:
+                continue
+            role, sense = cue.otherwise
+        return cue, role, sense, end
+    return None
+
+
+def _words(masked: str, start: int, end: int) -> int:
+    """Number of blank-separated words in the next 200 characters, at most 4."""
+    return len(masked[start : min(end, start + 200)].split(None, 4)[:4])
+
+
+def find_steps(text: str, lexicon: Lexicon, borders: Sequence[int] | None = None) -> list[Found]:
+    """Steps of the text in order. ``borders`` fixes the starts; without them they are found.
+
+    Raises nothing: any text has at least one step, an empty one none.
+    """
+    if not text:
+        return []
+    masked = mask(text)
+    sentences = list(borders) if borders is not None else hard_borders(text, masked, lexicon)
+    steps: list[Found] = []
+    premise = False
+    for number, start in enumerate(sentences):
+        end = sentences[number + 1] if number + 1 < len(sentences) else len(text)
+        fresh = _sentence(masked, start, end, lexicon, premise, split=borders is None)
+        if borders is None and steps and not any(character.isalnum() for character in text[start:end]):
+            continue  # a rule or a stray mark stays with the step before
+        _questions(text, fresh, end)
+        premise = _is_premise(masked, fresh[-1], lexicon)
+        steps += fresh
+    if borders is None and len(steps) > 1 and not any(character.isalnum() for character in text[: steps[1].start]):
+        del steps[0]
+        steps[0].start = 0
+    return steps
+
+
+def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool, *, split: bool) -> list[Found]:
+    """Steps of one sentence (or of one fixed step, which is not split)."""
+    head = lexicon.prefix.match(masked, start, end)
+    content = head.end() if head else start
+    steps = [Found(start)]
+    condition = False
+    last = content  # where the words of the current step begin, its connective not counted
+    if lexicon.cues:
+        got = _match(masked, content, ("start", "start,"), lexicon, premise=premise)
+        if got is not None:
+            cue, role, sense, last = got
+            steps[0] = Found(start, role, masked[content:last], sense, True)
+            condition = cue.opens
+    if not lexicon.cues or (end - start < 12):
+        return steps
+    if split:
+        for soft in lexicon.soft.finditer(masked, content, end):
+            at = soft.start("word") if soft.group("mark") else soft.start()
+            if at < last or _words(masked, at, end) <= MIN_RIGHT_WORDS:
+                continue
+            room = _words(masked, last, at) >= MIN_LEFT_WORDS
+            mark = soft.group("mark")
+            if mark is None:
+                places: tuple[str, ...] = ("space",)
+            elif mark == ",":
+                places = ("clause", "clause,")
+            else:
+                places = ("clause", "clause,", "semicolon")
+            got = _match(masked, at, places, lexicon, condition=condition)
+            if got is not None and not room:
+                # "So, if A, then B": too little for a step of its own, but the consequence will follow
+                condition = condition or got[0].opens
+            elif got is not None:
+                cue, role, sense, stop = got
+                steps.append(Found(at, role, masked[at:stop], sense, True))
+                condition = cue.opens or (condition and role not in (Role.THEN, Role.THEREFORE))
+                last = stop
+            elif mark == "," and room and condition and _implicit_then(masked, at, end, steps[-1].role, lexicon):
+                steps.append(Found(at, Role.THEN, "", "Contingency.Condition.Arg1-as-cond", False))
+                condition = False
+                last = at
+    if lexicon.inside is not None:
+        for index, step in enumerate(steps):
+            stop = steps[index + 1].start if index + 1 < len(steps) else end
+            if step.role is Role.NONE:
+                _medial(masked, step, min(stop, step.start + INSIDE_CHARS), lexicon)
+    return steps
+
+
+def _implicit_then(masked: str, at: int, end: int, role: Role, lexicon: Lexicon) -> bool:
+    """Whether the main clause of a condition begins at ``at`` without a "then": a subject after the comma, no "then" later."""
+    if role not in (Role.IF, Role.UNLESS):
+        return False
+    word = LETTERS.match(masked, at)
+    if word is None or word.group().lower() not in lexicon.subjects or _words(masked, at, end) < 3:
+        return False
+    rest = masked[at : min(end, at + 600)].lower()
+    marks = (" then ", "тогда ", ", то ") if lexicon.language == "ru" else (" then ",)
+    return not any(mark in rest for mark in marks)
+
+
+def _medial(masked: str, step: Found, stop: int, lexicon: Lexicon) -> None:
+    """Role from a connective inside the step's beginning, where there is none at its start."""
+    assert lexicon.inside is not None
+    found = lexicon.inside.search(masked, step.start + 1, stop)
+    if found is None:
+        return
+    got = _match(masked, found.start(), ("inside",), lexicon)
+    if got is not None:
+        _, step.role, step.sense, end = got
+        step.connective, step.explicit = masked[found.start() : end], True
+
+
+def _questions(text: str, steps: list[Found], end: int) -> None:
+    """A sentence that ends with a question mark: its last step is a question unless a strong connective says more."""
+    last = steps[-1]
+    tail = text[max(last.start, end - 12) : end].rstrip(_CLOSING)
+    if tail.endswith(("?", "？")) and last.role not in _STRONG:
+        last.role, last.connective, last.sense, last.explicit = Role.QUESTION, "", "", False
+
+
+def _is_premise(masked: str, step: Found, lexicon: Lexicon) -> bool:
+    """Whether a "Then" after this step tells its consequence: a condition or a supposition."""
+    if step.role in (Role.IF, Role.UNLESS):
+        return True
+    head = lexicon.prefix.match(masked, step.start)
+    word = LETTERS.match(masked, head.end() if head else step.start)
+    return word is not None and word.group().lower() in lexicon.suppose
+
+
+def as_steps(found: Sequence[Found], length: int) -> tuple[Step, ...]:
+    """Frozen steps that partition ``0 … length``; none for an empty text."""
+    if not found:
+        return ()
+    ends = [step.start for step in found[1:]] + [length]
+    return tuple(
+        Step(index, step.start, end, step.role, step.connective, step.sense, step.explicit)
+        for index, (step, end) in enumerate(zip(found, ends, strict=True))
+    )
