@@ -15,9 +15,9 @@ def main() -> None:
     from trails.cli import cli
 
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = cli.main(standalone_mode=False)
+        # click hands over the code of an early exit as the result
+        sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
         click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
         sys.exit(130)

@@ -262,7 +262,9 @@ def ingest(
             runs = traces.runs()
             summary.loaded_from_shards = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
             if todo:
-                again = kept if kept is not None else read(paths, reader=options.reader, options=options.read)
+                # the second reading meets the same bad records; they are reported already
+                quietly = replace(options.read, report_file=None)
+                again = kept if kept is not None else read(paths, reader=options.reader, options=quietly)
                 fresh = _new_only(again, set(todo))
                 progress.begin("measuring", sum(todo.values()))
                 _measure_and_write(fresh, scorer, traces, graph, runs, options, summary, progress, report)

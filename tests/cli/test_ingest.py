@@ -88,7 +88,8 @@ def test_show_names_chains_by_id_prefix_and_record(trails, chains_file: Path) ->
     assert "a uniform guess over 256 tokens: 5.545" in by_record
     record = trails("show", chain, "--json").json()
     assert "".join(step["text"] for step in record["steps"]) == record["text"]
-    assert {token["surprisal"] for token in record["tokens"]} == {pytest.approx(math.log(256))}
+    # without a question there is no context before the first token; here every chain has one
+    assert [token["surprisal"] for token in record["tokens"]] == pytest.approx([math.log(256)] * len(record["tokens"]))
     assert "no chain fits" in trails("show", "cffff", code=2).err
     assert "Measures: surprisal" not in trails("show", chain, "--measure", "rank").out
 
@@ -119,10 +120,13 @@ def test_a_home_of_a_newer_version_is_refused(trails, chains_file: Path, tmp_pat
     content = json.loads(manifest.read_text())
     content["format"] = FORMAT_VERSION + 1
     manifest.write_text(json.dumps(content))
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*")}
+    def shards() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*") if path.suffix != ""}
+
+    before = shards()
     for command in (("ingest", chains_file), ("verify",), ("rebuild",), ("status",)):
-        assert f"version {FORMAT_VERSION + 1}" in trails(*command, code=5).err
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*")} == before
+        assert f"(format {FORMAT_VERSION + 1}, this one knows {FORMAT_VERSION})" in trails(*command, code=5).err
+    assert shards() == before
 
 
 def test_a_second_writer_is_refused_and_nothing_is_lost(trails, chains_file: Path, tmp_path: Path) -> None:

@@ -129,12 +129,15 @@ def command(
     trails ingest data/ --field question=prompt --field text=response --limit 100
     cat notes.md | trails ingest -
     """
-    from trails import sample as packaged
     from trails.measure.base import MeasureOptions
     from trails.pipeline import IngestOptions, ingest, parse_layers, scorer_from, summary_lines
     from trails.readers import ReadOptions, parse_fields
 
-    inputs = [*paths, *([packaged.path()] if sample else [])]
+    inputs = list(paths)
+    if sample:
+        from trails.sample import path
+
+        inputs.append(path())
     if not inputs:
         raise UsageError("nothing to ingest. Give files or folders, - for standard input, or --sample.")
     settings = settings_from(home=home, model=model, device=device, dtype=dtype, store=store)

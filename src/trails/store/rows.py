@@ -62,9 +62,11 @@ def table_of(name: str, columns: Mapping[str, Any], *, per_layer: bool = False) 
     return pa.table(arrays, schema=schema)
 
 
-def source_id(name: str, sha256: str, licence: str) -> str:
-    """Identity of a Source node."""
-    return "s" + stable_hash(name, sha256, licence)
+def source_id(name: str, licence: str) -> str:
+    """Identity of a Source node. The file's hash is provenance, not identity: the same records in another order are the same
+    source.
+    """
+    return "s" + stable_hash(name, licence)
 
 
 def graph_batch(traces: Iterable[Trace], runs: Mapping[str, Run], *, per_layer: bool = False) -> GraphBatch:
@@ -288,7 +290,7 @@ def _with_ends(name: str, start: pa.Array, end: pa.Array, columns: pa.Table, row
 
 
 def _source_of(trace: Trace) -> str:
-    return source_id(trace.chain.source, trace.chain.source_sha256, trace.chain.licence)
+    return source_id(trace.chain.source, trace.chain.licence)
 
 
 def _source_nodes(traces: Sequence[Trace]) -> pa.Table:

@@ -623,7 +623,8 @@ def _row_digests(trace: Trace) -> tuple[bytes, bytes]:
         into.update(f"{name}\0{len(data)}\0".encode("ascii"))
         into.update(data)
 
-    described = {name: getattr(chain, name) for name in _CHAIN_FIELDS if name != "metadata"}
+    # the hash of the file is provenance: the same records in another order are the same content
+    described = {name: getattr(chain, name) for name in _CHAIN_FIELDS if name not in ("metadata", "source_sha256")}
     described["metadata"] = sorted(chain.metadata.items())
     described["steps"] = [asdict(step) for step in trace.steps]
     described |= {
