@@ -86,7 +86,7 @@ def _is_gsm8k(record: Mapping[str, Any]) -> bool:
 
 def _gsm8k(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
     text, answer, boundaries, metadata = _gsm8k_solution(record["answer"])
-    yield Draft(text, record["question"].strip(), answer, record_id(record), "en", boundaries, metadata)
+    yield Draft(text, record["question"].strip(), answer, record_id(record), "", boundaries, metadata)
 
 
 def _is_gsm8k_solutions(record: Mapping[str, Any]) -> bool:
@@ -108,7 +108,7 @@ def _gsm8k_solutions(record: Mapping[str, Any], context: Context) -> Iterable[Dr
     for solver, solution, correct in solutions:
         text, answer, boundaries, metadata = _gsm8k_solution(solution)
         metadata |= {"solver": solver, "is_correct": as_text(correct)}
-        yield Draft(text, question, answer, f"{identity}:{solver}", "en", boundaries, metadata)
+        yield Draft(text, question, answer, f"{identity}:{solver}", "", boundaries, metadata)
 
 
 # --- BIG-Bench Hard -------------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def _is_marco(record: Mapping[str, Any]) -> bool:
 def _marco(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
     """The thought is the chain, the output the answer."""
     text, answer = split_thought(record["response"])
-    yield Draft(text.strip(), record["instruction"].strip(), answer, as_text(record.get("id", "")), "en")
+    yield Draft(text.strip(), record["instruction"].strip(), answer, as_text(record.get("id", "")), "")
 
 
 def _is_strategyqa(record: Mapping[str, Any]) -> bool:
