@@ -8,10 +8,11 @@
 // returns before: float, nats per token, mean over chains
 // returns after: float, nats per token, mean over chains
 // returns change: float, nats per token; below 0 = became easier
-// returns spread: float, nats per token, standard deviation of the change over chains
+// returns spread: float, nats per token, standard deviation of the change over chains; null for one chain
 MATCH (c:Chain)-[x:MEASURED]->(:Run {id: $before})
 MATCH (c)-[y:MEASURED]->(:Run {id: $after})
-RETURN c.source AS source, count(c) AS chains, avg(x.mean_surprisal) AS before, avg(y.mean_surprisal) AS after,
-       avg(y.mean_surprisal - x.mean_surprisal) AS change, stDev(y.mean_surprisal - x.mean_surprisal) AS spread
+WITH c.source AS source, count(c) AS chains, avg(x.mean_surprisal) AS before, avg(y.mean_surprisal) AS after,
+     avg(y.mean_surprisal - x.mean_surprisal) AS change, stDev(y.mean_surprisal - x.mean_surprisal) AS deviation
+RETURN source, chains, before, after, change, CASE WHEN chains > 1 THEN deviation END AS spread
 ORDER BY change, source
 LIMIT $limit

@@ -9,5 +9,5 @@ MATCH (o:Overlap {kind: $kind})
 WITH o ORDER BY o.n_tokens * (o.n_chains - 1) DESC, o.id LIMIT 15
 MATCH (o)-[i:IN]->(c:Chain)
 RETURN o AS overlap, i AS at, c AS chain
-ORDER BY overlap.id, chain.id, at.start
+ORDER BY overlap.id, chain.id, at.first
 LIMIT $limit

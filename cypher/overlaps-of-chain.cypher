@@ -7,13 +7,13 @@
 // returns text: string
 // returns n_tokens: integer, tokens (steps for a skeleton)
 // returns n_chains: integer, chains that share it
-// returns start: integer, first token position in this chain
-// returns end: integer, one past the last
+// returns first: integer, first token position in this chain (step for a skeleton)
+// returns stop: integer, one past the last
 // returns coverage: float, 0..1, share of the corpus covered by this kind
 // returns control: float, 0..1, the same share in the control
 // returns control_name: string
 MATCH (o:Overlap)-[i:IN]->(c:Chain {id: $chain})
 RETURN o.id AS overlap, o.kind AS kind, o.text AS text, o.n_tokens AS n_tokens, o.n_chains AS n_chains,
-       i.start AS start, i.`end` AS `end`, o.coverage AS coverage, o.control AS control, o.control_name AS control_name
-ORDER BY n_tokens DESC, start, overlap
+       i.first AS first, i.stop AS stop, o.coverage AS coverage, o.control AS control, o.control_name AS control_name
+ORDER BY n_tokens DESC, first, overlap
 LIMIT $limit

@@ -117,9 +117,7 @@ class NamedQuery:
     def _usage(self) -> str:
         if not self.parameters:
             return "It has no parameters"
-        parts = [
-            f"--param {p.name}={_shown(p.example)}" for p in self.parameters if not (p.default and p.name != "run")
-        ]
+        parts = [f"--param {p.name}={_shown(p.example)}" for p in self.parameters if not p.default]
         optional = [p.name for p in self.parameters if p.default]
         usage = f"Type: trails query {self.name} {' '.join(parts)}".rstrip()
         return usage + (f" (optional: {', '.join(optional)})" if optional else "")

@@ -1,0 +1,150 @@
+"""Every file of cypher/, unchanged, on every store, against the networkx oracle."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from tests import oracle
+from tests.contract.world import World
+
+from trails.errors import UsageError
+from trails.store.base import GraphStore
+from trails.store.queries import named_queries, parse
+
+CHAIN = -14  # the long chain, as measured by the base run
+CASES: dict[str, list[dict[str, Any]]] = {
+    "chains-by-roles": [
+        {},
+        {"pattern": "IF>THEN>BUT"},
+        {"pattern": "IF>BUT>THEREFORE", "in_order": True},
+        {"pattern": "IF>THEN>BUT>THEREFORE", "in_order": True},
+        {"pattern": "IF>THEN>BUT>THEREFORE"},
+        {"pattern": "THEREFORE>IF", "in_order": True},
+        {"limit": 3},
+    ],
+    "chains-by-text": [
+        {"text": "rain"},
+        {"text": "Мышление"},
+        {"text": "🍎"},
+        {"text": "no such"},
+        {"text": "' OR 1=1 //"},
+    ],
+    "token-neighbourhood": [{"piece": " so"}, {"piece": "e r"}, {"piece": "the"}, {"run": "one", "piece": "ain"}],
+    "overlaps-top": [{}, {"kind": "skeleton"}],
+    "gaps-top": [{"rank": 5}, {"rank": 0}, {"run": "one", "rank": 1}],
+    "states-branching": [{}, {"least": 1}, {"limit": 1}],
+    "chain-graph": [{"run": "one", "least": 0.0}, {"run": "one", "least": 0.2}, {"least": 0.0}],
+    "most-surprising": [{"limit": 7}, {"run": "one", "limit": 20}, {"run": "two", "limit": 1}],
+    "easier-transitions": [{"chains": 3}, {"chains": 100, "limit": 500}],
+}
+
+
+def cases(name: str, world: World) -> list[dict[str, Any]]:
+    """Parameter sets of one query: one with everything chosen, one for every run, and the special ones."""
+    one, two = list(world.runs)
+    long = next(trace.chain.id for trace in world.traces if trace.chain.source_id == "long")
+    late = world.traces[-1].chain.id
+    chosen: dict[str, Any] = {
+        "chain": long,
+        "step": f"{long}:1",
+        "first": long,
+        "second": late,
+        "before": one,
+        "after": two,
+        "piece": "ain",
+        "text": "rain",
+    }
+    found = []
+    for case in [*CASES.get(name, [{"run": "one"}, {}]), {"run": "none"}]:
+        bound = {}
+        for parameter in named_queries()[name].parameters:
+            value = case.get(parameter.name, chosen.get(parameter.name, parameter.example))
+            bound[parameter.name] = (
+                {"one": one, "two": two, "none": "r0"}.get(value, value) if parameter.name == "run" else value
+            )
+        if bound not in found:
+            found.append(bound)
+    return found
+
+
+def close(a: Any, b: Any) -> bool:
+    """Equal; floats within rounding of another order of adding."""
+    if isinstance(a, float) and isinstance(b, float | int):
+        return a == pytest.approx(b, rel=1e-9, abs=1e-12)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(close(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(close, a, b))
+    return type(a) is type(b) and a == b
+
+
+@pytest.mark.parametrize("name", sorted(named_queries()))
+def test_query_answers_as_the_oracle(name: str, full_store: GraphStore, world: World) -> None:
+    query, graph = named_queries()[name], world.graph()
+    answered = 0
+    for parameters in cases(name, world):
+        result = query.execute(full_store, parameters)
+        expected = oracle.ANSWERS[name](graph, **parameters)
+        assert result.columns == tuple(column.name for column in query.columns)
+        got = list(result.rows)
+        if name == "chain-graph":
+            # HAS_STEP has no properties; relationships between the same two steps come in any order
+            def key(row: Any) -> tuple[Any, ...]:
+                relation, other = row[3] or {}, row[4] or {}
+                return row[2]["index"], other.get("index", -1), relation.get("run", ""), "roles" in relation
+
+            assert [key(row)[:2] for row in got] == sorted(key(row)[:2] for row in got)
+            got, expected = sorted(got, key=key), sorted(expected, key=key)
+            assert not any(row[1] for row in got)
+            for row in got:
+                (row[3] or {}).pop("hidden_shift_by_layer", None)
+        assert len(got) == len(expected), parameters
+        for have, want in zip(got, expected, strict=True):
+            assert close(list(have), list(want)), parameters
+        answered += len(got)
+    assert answered, "no case of this query has an answer"
+
+
+def test_the_oracle_knows_every_query() -> None:
+    assert sorted(oracle.ANSWERS) == sorted(named_queries())
+
+
+@pytest.mark.parametrize("name", sorted(named_queries()))
+def test_every_file_describes_itself(name: str, world: World) -> None:
+    query = named_queries()[name]
+    assert query.title
+    assert query.description.endswith(".")
+    assert query.statement.splitlines()[-1] == "LIMIT $limit"
+    assert ";" not in query.statement
+    assert set(re.findall(r"\$(\w+)", query.statement)) == {parameter.name for parameter in query.parameters}
+    optional = {parameter.name for parameter in query.parameters if parameter.default}
+    assert "limit" in optional
+    assert ("run" in optional) == any(parameter.name == "run" for parameter in query.parameters)
+
+
+def test_bind_fills_the_only_run_and_names_what_is_missing(world: World) -> None:
+    query = named_queries()["chain-steps"]
+    one = dict(list(world.runs.items())[:1])
+    assert query.bind({"chain": "c1"}, one) == {"chain": "c1", "run": next(iter(one)), "limit": 500}
+    assert query.bind({"chain": "c1"}) == {"chain": "c1", "run": "", "limit": 500}
+    assert query.bind({"chain": "c1", "limit": "7"}, one)["limit"] == 7
+    with pytest.raises(UsageError) as error:
+        query.bind({}, one)
+    assert str(error.value) == (
+        "query chain-steps needs chain. Type: trails query chain-steps --param chain=c0000000000000000 (optional: run, limit)"
+    )
+    with pytest.raises(UsageError, match="asks one run and there are 2: .*Add --param run=ID"):
+        query.bind({"chain": "c1"}, world.runs)
+    with pytest.raises(UsageError, match="has no parameter chian"):
+        query.bind({"chian": "c1"}, one)
+    with pytest.raises(UsageError, match="limit is 'many' and must be an integer, for example 500"):
+        query.bind({"chain": "c1", "limit": "many"}, one)
+    with pytest.raises(UsageError, match="limit is True"):
+        query.bind({"chain": "c1", "limit": True}, one)
+
+
+def test_a_header_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(Exception, match=r"cypher/x.cypher: '\$limit = 3' is neither a parameter nor a column"):
+        parse("x", "// Title\n// Text.\n// $limit = 3\nRETURN 1\n")

@@ -1,0 +1,126 @@
+"""What the contract suite puts into a store: hand-made traces of two runs, and rows of every analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests import oracle
+from tests.store.factory import corpus, make_chain, make_run, make_trace
+
+from trails.schema import NODE, RELATIONSHIP, Role, Run, Trace
+from trails.store.base import GraphBatch
+from trails.store.rows import graph_batch, table_of
+
+LONG = "If a then b. Then c is not d. But the rain is the rain. And so on. Therefore the grass is the grass."
+
+
+@dataclass(frozen=True)
+class World:
+    """Traces with their runs; ``rows`` are analysis results by label or relationship name."""
+
+    traces: tuple[Trace, ...]
+    runs: Mapping[str, Run]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    def batch(self) -> GraphBatch:
+        """The traces as rows, with per-layer arrays."""
+        return graph_batch(self.traces, self.runs, per_layer=True)
+
+    def analyses(self) -> GraphBatch:
+        """The analysis results as rows."""
+        tables = {}
+        for name, rows in self.rows.items():
+            columns = {key: [row.get(key) for row in rows] for key in rows[0] if key != "ends"}
+            if "ends" in rows[0]:
+                columns["start"], columns["end"] = ([row["ends"][i] for row in rows] for i in (0, 1))
+            tables[name] = table_of(name, columns)
+        return GraphBatch(
+            {name: table for name, table in tables.items() if name in NODE},
+            {name: table for name, table in tables.items() if name in RELATIONSHIP},
+        )
+
+    def graph(self) -> oracle.Graph:
+        """The oracle's graph of all of it."""
+        graph = oracle.build(self.traces, self.runs)
+        for name, rows in self.rows.items():
+            for index, row in enumerate(rows):
+                values = oracle.clean(row)
+                if name in NODE:
+                    graph.add_node(row["id"], label=name, **values)
+                else:
+                    graph.add_edge(*values.pop("ends"), key=(name, index), type=RELATIONSHIP[name].type, **values)
+        return graph
+
+
+def make_world() -> World:
+    """Twelve short chains and one long, measured by two runs; one chain by the second run only."""
+    one, two = make_run("base"), make_run("tuned")
+    roles = (Role.IF, Role.THEN, Role.BUT, Role.AND, Role.THEREFORE)
+    long = make_chain("long", LONG, source="long.txt")
+    late = make_chain("late", LONG + " Late.", source="long.txt")
+    traces = [*corpus(12, one), make_trace(long, one, n_steps=5, roles=roles, token_attention=True)]
+    traces += [*corpus(12, two), make_trace(long, two, n_steps=5, roles=roles, token_attention=True)]
+    traces.append(make_trace(late, two, n_steps=5, roles=(*roles[:2], Role.BUT, Role.THEREFORE, Role.NONE)))
+    first, second = traces[0].chain.id, long.id
+    scores = {
+        "ungrounded": 1.0,
+        "value_surprisal": 2.5,
+        "context_gain": 0.25,
+        "premise_usefulness": 0.5,
+        "role_bigram": 1.5,
+    }
+    rows: dict[str, list[dict[str, Any]]] = {
+        "Overlap": [
+            {"id": "o1", "kind": "exact", "text": "the rain is", "n_tokens": 4, "n_chains": 2, "coverage": 0.25}
+            | {"control": 0.125, "excess": 0.125, "control_name": "order-2 Markov"},
+            {"id": "o2", "kind": "exact", "text": "the grass is", "n_tokens": 3, "n_chains": 3, "coverage": 0.25}
+            | {"control": 0.125, "excess": 0.125, "control_name": "order-2 Markov"},
+            {"id": "o3", "kind": "skeleton", "text": "IF>THEN", "n_tokens": 2, "n_chains": 2, "coverage": None},
+        ],
+        "Gap": [
+            {"id": f"g{i}", "chain": second, "run": run.id, "step": step, "score": 0.9 - 0.1 * i, "rank": step - 1}
+            | {"bridge_nats": 3.0 + i, "control_auc": 0.75, "baseline_auc": 0.625, **scores}
+            for i, (run, step) in enumerate([(one, 1), (one, 2), (two, 1), (two, 2)])
+        ],
+        "State": [
+            {
+                "id": f"s{i}",
+                "tokenizer": one.tokenizer_id,
+                "k": 4,
+                "text": f"state {i}",
+                "n_occurrences": 9 - i,
+                "n_chains": 4 - i,
+            }
+            for i in range(4)
+        ],
+    }
+    tokens = [f"{second}:{one.tokenizer_id}:{t}" for t in range(6)]
+    links: dict[str, list[dict[str, Any]]] = {
+        "IN": [
+            {"ends": ("o1", first), "first": 2, "stop": 6},
+            {"ends": ("o1", second), "first": 0, "stop": 4},
+            {"ends": ("o1", second), "first": 10, "stop": 14},
+            {"ends": ("o2", second), "first": 4, "stop": 7},
+            {"ends": ("o3", second), "first": 0, "stop": 2},
+        ],
+        "BEFORE": [{"ends": (gap["id"], f"{second}:{gap['step']}")} for gap in rows["Gap"]],
+        "AT": [{"ends": (token, f"s{t % 3}")} for t, token in enumerate(tokens)],
+        "TRAIL": [
+            {"ends": (f"s{a}", f"s{b}"), "count": a + b, "n_chains": b, "mean_surprisal": 0.5 * a + b}
+            for a, b in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+        ],
+        "SIMILAR": [
+            {
+                "ends": (f"{second}:{a}", f"{second}:{b}"),
+                "run": run.id,
+                "layer": 2,
+                "cosine": 0.5 + 0.1 * b + 0.01 * i,
+                "excess": 0.1,
+            }
+            for i, run in enumerate((one, two))
+            for a, b in [(0, 1), (0, 2), (3, 0)]
+        ],
+    }
+    return World(tuple(traces), {one.id: one, two.id: two}, {**rows, **links})

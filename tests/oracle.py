@@ -1,0 +1,779 @@
+"""An oracle for the named queries: the graph in networkx, built from traces by plain loops, and every query as plain Python.
+
+It shares no code with the stores: it reads records, not rows, and computes means, thirds and largest layers by itself.
+``ANSWERS[name](graph, **parameters)`` gives the rows that the query of that name must return, in order.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from trails.schema import Run, Trace, stable_hash
+
+Row = tuple[Any, ...]
+Graph = nx.MultiDiGraph
+
+
+def clean(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties without nulls and NaN: absent."""
+    return {
+        name: value
+        for name, value in properties.items()
+        if value is not None and not (isinstance(value, float) and math.isnan(value))
+    }
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of what is there; None for nothing."""
+    found = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(found) / len(found) if found else None
+
+
+def number(value: Any) -> float | None:
+    """A float, or None for NaN."""
+    return None if math.isnan(float(value)) else float(value)
+
+
+def thirds(name: str, layers: list[float]) -> dict[str, Any]:
+    """Mean, means of three parts (the earlier parts take the remainder), number of the largest layer."""
+    parts = np.array_split(np.array(layers, np.float64), 3)
+    out: dict[str, Any] = {name: sum(layers) / len(layers) if layers else None}
+    for part, values in zip(("early", "middle", "late"), parts, strict=True):
+        out[f"{name}_{part}"] = sum(values.tolist()) / len(values) if len(values) else None
+    known = [i for i, value in enumerate(layers) if not math.isnan(value)]
+    out[f"{name}_max_layer"] = max(known, key=lambda i: (layers[i], -i)) if known else None
+    return out
+
+
+def transition(trace: Trace, t: int) -> dict[str, Any]:
+    """What the run measured on the transition that leads to token t."""
+    hidden = [float(x) for x in trace.hidden_shift[t]]
+    shift = thirds("attention_shift", [float(x) for x in trace.attention_shift[t]])
+    drift = thirds("hidden_shift", hidden[1:])
+    if drift["hidden_shift_max_layer"] is not None:
+        drift["hidden_shift_max_layer"] += 1  # layer 0 is the embeddings
+    return clean(
+        {
+            "run": trace.run,
+            "surprisal": float(trace.surprisal[t]),
+            "entropy": float(trace.entropy[t]),
+            "rank": int(trace.rank[t]) if trace.rank[t] >= 0 else None,
+            "logit_shift": float(trace.logit_shift[t]),
+            "attention_previous": mean(map(float, trace.attention_previous[t])),
+            "attention_sink": mean(map(float, trace.attention_sink[t])),
+            "attention_entropy": mean(map(float, trace.attention_entropy[t])),
+            **shift,
+            **drift,
+            "hidden_shift_by_layer": hidden,
+        }
+    )
+
+
+def build(traces: Iterable[Trace], runs: Mapping[str, Run]) -> Graph:
+    """The graph of some traces."""
+    graph = nx.MultiDiGraph()
+    for run in runs.values():
+        fields = ("model", "revision", "adapter", "tokenizer", "dtype", "attention", "bos", "template", "window")
+        numbers = ("n_layers", "n_heads")
+        graph.add_node(run.id, label="Run", id=run.id, **{name: getattr(run, name) for name in fields + numbers})
+    for trace in traces:
+        _add(graph, trace)
+    return graph
+
+
+def _add(graph: Graph, trace: Trace) -> None:
+    chain, run = trace.chain, trace.run
+    source = "s" + stable_hash(chain.source, chain.source_sha256, chain.licence)
+    graph.add_node(source, label="Source", id=source, name=chain.source, licence=chain.licence)
+    graph.add_node(
+        chain.id,
+        label="Chain",
+        id=chain.id,
+        source=chain.source,
+        source_id=chain.source_id,
+        question=chain.question,
+        text=chain.text,
+        answer=chain.answer,
+        language=chain.language,
+        roles=">".join(step.role.value for step in trace.steps),
+        n_steps=len(trace.steps),
+    )
+    graph.add_edge(chain.id, source, key="FROM", type="FROM")
+    known = [float(s) for s in trace.surprisal if not math.isnan(s)]
+    graph.add_edge(
+        chain.id,
+        run,
+        key=("MEASURED", run),
+        type="MEASURED",
+        **clean(
+            {
+                "run": run,
+                "n_tokens": trace.n_tokens,
+                "nll": sum(known) if known else None,
+                "mean_surprisal": mean(known),
+                "max_surprisal": max(known, default=None),
+                "hidden_baseline": [float(x) for x in trace.hidden_baseline],
+            }
+        ),
+    )
+    token = [f"{chain.id}:{trace.tokenizer[:8]}:{t}" for t in range(trace.n_tokens)]
+    for t in range(trace.n_tokens):
+        step = next(s for s, (a, b) in enumerate(trace.step_tokens) if a <= t < b)
+        graph.add_node(
+            token[t],
+            label="Token",
+            id=token[t],
+            chain=chain.id,
+            step=step,
+            position=t,
+            token_id=int(trace.token_ids[t]),
+            piece=trace.pieces[t],
+            start=int(trace.token_start[t]),
+            end=int(trace.token_end[t]),
+        )
+        if t == 0:
+            graph.add_edge(chain.id, token[0], key=("BEGINS", run), type="BEGINS", **transition(trace, 0))
+        else:
+            graph.add_edge(token[t - 1], token[t], key=("NEXT", run), type="NEXT", **transition(trace, t))
+    for step in trace.steps:
+        _add_step(graph, trace, step.index, token)
+
+
+def _add_step(graph: Graph, trace: Trace, index: int, token: list[str]) -> None:
+    chain, run, step = trace.chain, trace.run, trace.steps[index]
+    node = f"{chain.id}:{index}"
+    graph.add_node(
+        node,
+        label="Step",
+        id=node,
+        chain=chain.id,
+        index=index,
+        text=chain.text[step.start : step.end],
+        role=step.role.value,
+        connective=step.connective,
+        sense=step.sense,
+        explicit=step.explicit,
+        start=step.start,
+        end=step.end,
+    )
+    graph.add_edge(chain.id, node, key="HAS_STEP", type="HAS_STEP")
+    first, last = (int(x) for x in trace.step_tokens[index])
+    if last > first:
+        graph.add_edge(node, token[first], key="FIRST", type="FIRST")
+    known = [float(s) for s in trace.surprisal[first:last] if not math.isnan(s)]
+    bins = trace.step_masses(index)
+    masses = [mean(map(float, row)) for row in bins]
+    graph.add_edge(
+        node,
+        run,
+        key=("MEASURED_STEP", run),
+        type="MEASURED_STEP",
+        **clean(
+            {
+                "run": run,
+                "n_tokens": last - first,
+                "nll": sum(known) if known else None,
+                "mean_surprisal": mean(known),
+                "max_surprisal": max(known, default=None),
+                "mass_sink": masses[0],
+                "mass_question": masses[1],
+                "mass_own": masses[2 + index],
+            }
+        ),
+    )
+    for earlier in range(index):
+        if masses[2 + earlier] is not None:
+            graph.add_edge(
+                node,
+                f"{chain.id}:{earlier}",
+                key=("ATTENDS_TO", run),
+                type="ATTENDS_TO",
+                run=run,
+                mean=masses[2 + earlier],
+                mass=[float(x) for x in bins[2 + earlier]],
+            )
+    if index:
+        given = trace.nll_given_all
+        without, question = trace.nll_without_previous, trace.nll_given_question
+        graph.add_edge(
+            f"{chain.id}:{index - 1}",
+            node,
+            key=("LEADS_TO", run),
+            type="LEADS_TO",
+            **clean(
+                {
+                    "run": run,
+                    "roles": f"{trace.steps[index - 1].role.value}>{step.role.value}",
+                    "nll_given_all": mean(known) if given is None else float(given[index]),
+                    "nll_given_question": None if question is None else float(question[index]),
+                    "premise_usefulness": None
+                    if without is None or given is None
+                    else float(without[index]) - float(given[index]),
+                }
+            ),
+        )
+    if trace.token_attends_step is not None and trace.token_attends_mass is not None:
+        assert trace.token_attends_layer is not None
+        for t in range(first, last):
+            target = int(trace.token_attends_step[t])
+            if target >= 0:
+                graph.add_edge(
+                    token[t],
+                    f"{chain.id}:{target}",
+                    key=("ATTENDS_TO", run),
+                    type="ATTENDS_TO",
+                    run=run,
+                    mean=float(trace.token_attends_mass[t]),
+                    layer=int(trace.token_attends_layer[t]),
+                )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# walking
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def nodes(graph: Graph, label: str, **wanted: Any) -> list[dict[str, Any]]:
+    """Properties of the nodes of a label that have these values."""
+    return [
+        props
+        for _, props in graph.nodes(data=True)
+        if props["label"] == label and all(props.get(name) == value for name, value in wanted.items())
+    ]
+
+
+def edges(
+    graph: Graph, type_: str, start: str | None = None, end: str | None = None
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """(start, relationship, end) of a type; ``start`` and ``end`` are labels."""
+    for a, b, props in graph.edges(data=True):
+        x, y = graph.nodes[a], graph.nodes[b]
+        if props["type"] == type_ and start in (None, x["label"]) and end in (None, y["label"]):
+            yield x, props, y
+
+
+def take(props: Mapping[str, Any], names: str) -> Row:
+    """Values of the properties named in ``names``, None where absent."""
+    return tuple(props.get(name) for name in names.split())
+
+
+def of_run(props: Mapping[str, Any], run: str) -> bool:
+    """Whether the relationship belongs to the run; every run for an empty one."""
+    return run in ("", props["run"])
+
+
+def shown(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A node as a query returns it."""
+    return {name: value for name, value in node.items() if name != "label"}
+
+
+def shown_edge(props: Mapping[str, Any]) -> dict[str, Any]:
+    """A relationship as a query returns it (without the arrays that only --per-layer loads)."""
+    return {name: value for name, value in props.items() if name not in ("type", "hidden_shift_by_layer")}
+
+
+def transitions(graph: Graph, run: str, chain: str | None = None) -> Iterator[tuple[dict, dict, dict]]:
+    """BEGINS and NEXT."""
+    for kind in ("BEGINS", "NEXT"):
+        for a, r, t in edges(graph, kind):
+            if of_run(r, run) and chain in (None, t["chain"]):
+                yield a, r, t
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# one function per named query
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def runs(graph: Graph, limit: int) -> list[Row]:
+    rows = []
+    for run in nodes(graph, "Run"):
+        held = [m for _, m, r in edges(graph, "MEASURED") if r["id"] == run["id"]]
+        if held:
+            tokens = sum(m["n_tokens"] for m in held)
+            surprisal = mean(m.get("mean_surprisal") for m in held)
+            rows.append(
+                (run["id"], run["model"], run["adapter"], run["dtype"], run["n_layers"], len(held), tokens, surprisal)
+            )
+    return sorted(rows)[:limit]
+
+
+def corpus(graph: Graph, limit: int) -> list[Row]:
+    groups = defaultdict(list)
+    for chain in nodes(graph, "Chain"):
+        groups[chain["source"], chain["language"]].append(chain["n_steps"])
+    rows = [(s, lang, len(n), sum(n), sum(n) / len(n)) for (s, lang), n in groups.items()]
+    return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))[:limit]
+
+
+def chain_trail(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    names = [
+        "surprisal",
+        "entropy",
+        "rank",
+        "logit_shift",
+        "attention_shift",
+        "attention_previous",
+        "attention_sink",
+        "hidden_shift",
+        "run",
+    ]
+    rows = [
+        (t["position"], t["piece"], t["step"], *(r.get(name) for name in names))
+        for _, r, t in transitions(graph, run, chain)
+    ]
+    return sorted(rows, key=lambda row: (row[-1], row[0]))[:limit]
+
+
+def chain_steps(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    rows = [
+        (
+            s["index"],
+            s["role"],
+            s["connective"],
+            s["explicit"],
+            s["text"],
+            *tuple(
+                m.get(n)
+                for n in ("n_tokens", "mean_surprisal", "max_surprisal", "mass_sink", "mass_question", "mass_own")
+            ),
+            m["run"],
+        )
+        for s, m, _ in edges(graph, "MEASURED_STEP")
+        if s["chain"] == chain and of_run(m, run)
+    ]
+    return sorted(rows, key=lambda row: (row[-1], row[0]))[:limit]
+
+
+def chain_graph(graph: Graph, chain: str, run: str, least: float, limit: int) -> list[Row]:
+    rows = []
+    for step in nodes(graph, "Step", chain=chain):
+        found = [
+            (shown_edge(r), shown(o))
+            for kind in ("LEADS_TO", "ATTENDS_TO")
+            for s, r, o in edges(graph, kind, "Step", "Step")
+            if s["id"] == step["id"] and of_run(r, run) and ("mean" not in r or r["mean"] >= least)
+        ]
+        rows += [(shown(graph.nodes[chain]), {}, shown(step), r, o) for r, o in found or [(None, None)]]
+    return rows  # order is checked by (step, other) only: several relationships may join the same two steps
+
+
+def most_surprising(graph: Graph, run: str, limit: int) -> list[Row]:
+    rows = [
+        (
+            t["chain"],
+            t["position"],
+            a.get("piece"),
+            t["piece"],
+            r["surprisal"],
+            r.get("entropy"),
+            r.get("rank"),
+            t["step"],
+            r["run"],
+        )
+        for a, r, t in transitions(graph, run)
+        if "surprisal" in r
+    ]
+    return sorted(rows, key=lambda row: (-row[4], row[0], row[1], row[8]))[:limit]
+
+
+def most_surprising_in_chain(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    return [row[1:] for row in most_surprising(graph, run, 10**9) if row[0] == chain][:limit]
+
+
+def most_attended_steps(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    groups = defaultdict(list)
+    for _, a, k in edges(graph, "ATTENDS_TO", "Step", "Step"):
+        if k["chain"] == chain and of_run(a, run):
+            groups[k["id"], a["run"]].append(a["mean"])
+    rows = []
+    for (step, of), masses in groups.items():
+        node, received = graph.nodes[step], sum(masses) / len(masses)
+        tokens = graph.edges[step, of, ("MEASURED_STEP", of)]["n_tokens"]
+        rows.append(
+            (node["index"], node["role"], node["text"], received, received / tokens, len(masses), max(masses), of)
+        )
+    return sorted(rows, key=lambda row: (-row[3], row[0], row[-1]))[:limit]
+
+
+def attention_arcs(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    rows = []
+    for q, a, k in edges(graph, "ATTENDS_TO", "Step", "Step"):
+        if q["chain"] == chain and of_run(a, run):
+            layer = a["mass"].index(max(a["mass"]))
+            rows.append((q["index"], k["index"], q["role"], k["role"], a["mean"], layer, a["mass"][layer], a["run"]))
+    return sorted(rows, key=lambda row: (-row[4], row[0], row[1], row[-1]))[:limit]
+
+
+def shared_transitions(graph: Graph, first: str, second: str, run: str, limit: int) -> list[Row]:
+    groups: dict[tuple[int, int], dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    names: dict[tuple[int, int], list[tuple[str, str]]] = defaultdict(list)
+    for chain in (first, second):
+        for a, r, b in edges(graph, "NEXT"):
+            if a["chain"] == chain and of_run(r, run):
+                groups[a["token_id"], b["token_id"]][chain].append(r.get("surprisal"))
+                names[a["token_id"], b["token_id"]].append((a["piece"], b["piece"]))
+    rows = []
+    for pair, held in groups.items():
+        if held[first] and held[second]:
+            x, y = mean(held[first]), mean(held[second])
+            piece, following = (min(side) for side in zip(*names[pair], strict=True))
+            difference = None if x is None or y is None else y - x
+            # a chain asked against itself counts every occurrence once per mention
+            n = [len(held[first]), len(held[second])]
+            rows.append((pair, (piece, following, *n, x, y, difference)))
+    rows.sort(key=lambda row: (-row[1][2] - row[1][3], row[0]))
+    return [row for _, row in rows[:limit]]
+
+
+def chains_by_roles(graph: Graph, pattern: str, in_order: bool, limit: int) -> list[Row]:
+    wanted = pattern.split(">") if pattern else []
+    rows = []
+    for c in nodes(graph, "Chain"):
+        roles = c["roles"].split(">")
+        if in_order:
+            place = iter(roles)
+            fits = all(role in place for role in wanted)
+        else:
+            fits = any(roles[i : i + len(wanted)] == wanted for i in range(len(roles) - len(wanted) + 1))
+        if fits:
+            rows.append((c["id"], c["source"], c["source_id"], c["language"], c["roles"], c["n_steps"], c["text"][:80]))
+    return sorted(rows, key=lambda row: (row[1], row[2], row[0]))[:limit]
+
+
+def chains_by_text(graph: Graph, text: str, limit: int) -> list[Row]:
+    rows = [
+        (c["id"], c["source"], c["source_id"], c["roles"], c["question"][:80], c["text"][:80])
+        for c in nodes(graph, "Chain")
+        if text in c["text"] or text in c["question"]
+    ]
+    return sorted(rows, key=lambda row: (row[1], row[2], row[0]))[:limit]
+
+
+def directly_follows(graph: Graph, run: str, limit: int) -> list[Row]:
+    held = [(a["role"], b["role"], r) for a, r, b in edges(graph, "LEADS_TO") if of_run(r, run)]
+    rows = []
+    for pair in {(x, y) for x, y, _ in held}:
+        of_pair = [r for x, y, r in held if (x, y) == pair]
+        expected = sum(x == pair[0] for x, _, _ in held) * sum(y == pair[1] for _, y, _ in held) / len(held)
+        nll, useful = (mean(r.get(name) for r in of_pair) for name in ("nll_given_all", "premise_usefulness"))
+        rows.append((*pair, len(of_pair), expected, nll, useful))
+    return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))[:limit]
+
+
+def surprisal_by_role(graph: Graph, run: str, limit: int) -> list[Row]:
+    held = [
+        (s, m) for s, m, _ in edges(graph, "MEASURED_STEP") if of_run(m, run) and m.get("mean_surprisal") is not None
+    ]
+    rows = []
+    for role in {s["role"] for s, _ in held}:
+        later = [m for s, m in held if s["role"] == role and s["index"] > 0]
+        first = [m for s, m in held if s["role"] == role and s["index"] == 0]
+        rows.append(
+            (
+                role,
+                len(later),
+                mean(m["mean_surprisal"] for m in later),
+                mean(m.get("mass_own") for m in later),
+                len(first),
+                mean(m["mean_surprisal"] for m in first),
+            )
+        )
+    return sorted(rows, key=lambda row: (-row[1], row[0]))[:limit]
+
+
+def useful_premises(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    rows = []
+    for a, r, b in edges(graph, "LEADS_TO"):
+        if a["chain"] == chain and of_run(r, run):
+            given, question = r.get("nll_given_all"), r.get("nll_given_question")
+            gain = None if given is None or question is None else question - given
+            rows.append((b["index"], r["roles"], given, question, gain, r.get("premise_usefulness"), r["run"]))
+    return sorted(rows, key=lambda row: (1e6 if row[5] is None else -row[5], row[0], row[-1]))[:limit]
+
+
+def token_neighbourhood(graph: Graph, piece: str, run: str, limit: int) -> list[Row]:
+    groups = defaultdict(list)
+    for t in nodes(graph, "Token", piece=piece):
+        for a, _, r in graph.in_edges(t["id"], data=True):
+            for _, b, q in graph.out_edges(t["id"], data=True):
+                if r["type"] == q["type"] == "NEXT" and r["run"] == q["run"] and of_run(r, run):
+                    groups[graph.nodes[a]["piece"], graph.nodes[b]["piece"]].append(
+                        (r.get("surprisal"), q.get("surprisal"))
+                    )
+    rows = [(*pair, len(v), mean(x for x, _ in v), mean(y for _, y in v)) for pair, v in groups.items()]
+    return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))[:limit]
+
+
+def drift_by_layer(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    rows = []
+    for c, m, r in edges(graph, "MEASURED"):
+        if c["id"] != chain or not of_run(m, run):
+            continue
+        baseline = m["hidden_baseline"][1:]
+        for step in nodes(graph, "Step", chain=chain):
+            here = [x for _, x, t in transitions(graph, r["id"], chain) if t["step"] == step["index"]]
+            if here:
+                means = {
+                    f"{kind}_{part}": mean(x.get(f"{kind}_shift_{part}") for x in here)
+                    for kind in ("hidden", "attention")
+                    for part in ("early", "middle", "late")
+                }
+                hidden = [means[f"hidden_{part}"] for part in ("early", "middle", "late")]
+                attention = [means[f"attention_{part}"] for part in ("early", "middle", "late")]
+                random = sum(baseline) / len(baseline)
+                rows.append((step["index"], step["role"], *hidden, random, *attention, r["id"]))
+    return sorted(rows, key=lambda row: (row[-1], row[0]))[:limit]
+
+
+def drift_every_layer(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    rows = []
+    for c, m, r in edges(graph, "MEASURED"):
+        if c["id"] == chain and of_run(m, run):
+            held = [
+                x["hidden_shift_by_layer"]
+                for a, x, _ in edges(graph, "NEXT")
+                if a["chain"] == chain and x["run"] == r["id"]
+            ]
+            for layer, baseline in enumerate(m["hidden_baseline"] if held else []):
+                rows.append((layer, mean(x[layer] for x in held), baseline, len(held), r["id"]))
+    return sorted(rows, key=lambda row: (row[-1], row[0]))[:limit]
+
+
+def tokens_looking_at_step(graph: Graph, step: str, run: str, limit: int) -> list[Row]:
+    rows = [
+        (t["position"], t["piece"], t["step"], a["mean"], a["layer"], a["run"])
+        for t, a, s in edges(graph, "ATTENDS_TO", "Token")
+        if s["id"] == step and of_run(a, run)
+    ]
+    return sorted(rows, key=lambda row: (-row[3], row[0], row[-1]))[:limit]
+
+
+def overlaps_of_chain(graph: Graph, chain: str, limit: int) -> list[Row]:
+    rows = [
+        (
+            o["id"],
+            o["kind"],
+            o["text"],
+            o["n_tokens"],
+            o["n_chains"],
+            i["first"],
+            i["stop"],
+            *tuple(o.get(name) for name in ("coverage", "control", "control_name")),
+        )
+        for o, i, c in edges(graph, "IN")
+        if c["id"] == chain
+    ]
+    return sorted(rows, key=lambda row: (-row[3], row[5], row[0]))[:limit]
+
+
+def overlaps_top(graph: Graph, kind: str, limit: int) -> list[Row]:
+    rows = [
+        (
+            o["id"],
+            o["text"],
+            o["n_tokens"],
+            o["n_chains"],
+            o["n_tokens"] * (o["n_chains"] - 1),
+            *tuple(o.get(name) for name in ("coverage", "control", "control_name")),
+        )
+        for o in nodes(graph, "Overlap", kind=kind)
+    ]
+    return sorted(rows, key=lambda row: (-row[4], row[0]))[:limit]
+
+
+def overlap_graph(graph: Graph, kind: str, limit: int) -> list[Row]:
+    top = {row[0] for row in overlaps_top(graph, kind, 15)}
+    rows = [(shown(o), shown_edge(i), shown(c)) for o, i, c in edges(graph, "IN") if o["id"] in top]
+    return sorted(rows, key=lambda row: (row[0]["id"], row[2]["id"], row[1]["first"]))[:limit]
+
+
+def similar_steps(graph: Graph, step: str, limit: int) -> list[Row]:
+    rows = []
+    for a, r, b in edges(graph, "SIMILAR"):
+        if step in (a["id"], b["id"]):
+            other = b if a["id"] == step else a
+            rows.append((other["id"], other["role"], other["text"], r["cosine"], r["excess"], r["layer"], r["run"]))
+    return sorted(rows, key=lambda row: (-row[3], row[0], row[-1]))[:limit]
+
+
+def gaps_top(graph: Graph, run: str, rank: int, limit: int) -> list[Row]:
+    names = [
+        "score",
+        "bridge_nats",
+        "ungrounded",
+        "value_surprisal",
+        "premise_usefulness",
+        "control_auc",
+        "baseline_auc",
+        "run",
+    ]
+    rows = [
+        (g["chain"], g["step"], s["text"], *(g.get(name) for name in names))
+        for g, _, s in edges(graph, "BEFORE")
+        if of_run(g, run) and g["rank"] <= rank
+    ]
+    return sorted(rows, key=lambda row: (-row[3], row[0], row[1], row[-1]))[:limit]
+
+
+def gaps_of_chain(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    names = [
+        "score",
+        "bridge_nats",
+        "ungrounded",
+        "value_surprisal",
+        "context_gain",
+        "premise_usefulness",
+        "role_bigram",
+        "control_auc",
+        "baseline_auc",
+        "run",
+    ]
+    rows = [
+        (g["rank"], g["step"], s["role"], s["text"], *(g.get(name) for name in names))
+        for g, _, s in edges(graph, "BEFORE")
+        if g["chain"] == chain and of_run(g, run)
+    ]
+    return sorted(rows, key=lambda row: (row[0], row[1], row[-1]))[:limit]
+
+
+def states_branching(graph: Graph, least: int, limit: int) -> list[Row]:
+    rows = []
+    for s in nodes(graph, "State"):
+        ways = [t for a, t, _ in edges(graph, "TRAIL") if a["id"] == s["id"]]
+        if s["n_chains"] >= least and ways:
+            walked = sum(t["count"] for t in ways)
+            surprisal = sum(t["count"] * t["mean_surprisal"] for t in ways) / walked
+            rows.append((s["id"], s["text"], s["n_chains"], s["n_occurrences"], len(ways), surprisal))
+    return sorted(rows, key=lambda row: (-row[4], -row[2], row[0]))[:limit]
+
+
+def map_around_chain(graph: Graph, chain: str, limit: int) -> list[Row]:
+    rows = []
+    for t, _, s in edges(graph, "AT"):
+        if t["chain"] == chain:
+            branches = sum(1 for a, _, _ in edges(graph, "TRAIL") if a["id"] == s["id"])
+            rows.append((t["position"], t["piece"], s["id"], s["n_chains"], branches))
+    return sorted(rows, key=lambda row: (row[0], row[2]))[:limit]
+
+
+def _both(graph: Graph, before: str, after: str) -> Iterator[tuple[dict, dict, dict]]:
+    for c in nodes(graph, "Chain"):
+        x = graph.get_edge_data(c["id"], before, ("MEASURED", before))
+        y = graph.get_edge_data(c["id"], after, ("MEASURED", after))
+        if x and y:
+            yield c, x, y
+
+
+def moved_chains(graph: Graph, before: str, after: str, limit: int) -> list[Row]:
+    rows = [
+        (
+            c["id"],
+            c["source"],
+            x["mean_surprisal"],
+            y["mean_surprisal"],
+            y["mean_surprisal"] - x["mean_surprisal"],
+            y["n_tokens"],
+        )
+        for c, x, y in _both(graph, before, after)
+    ]
+    return sorted(rows, key=lambda row: (-abs(row[4]), row[0]))[:limit]
+
+
+def moved_by_source(graph: Graph, before: str, after: str, limit: int) -> list[Row]:
+    groups = defaultdict(list)
+    for c, x, y in _both(graph, before, after):
+        groups[c["source"]].append((x["mean_surprisal"], y["mean_surprisal"]))
+    rows = []
+    for source, pairs in groups.items():
+        change = [y - x for x, y in pairs]
+        spread = statistics.stdev(change) if len(change) > 1 else None
+        rows.append((source, len(pairs), mean(x for x, _ in pairs), mean(y for _, y in pairs), mean(change), spread))
+    return sorted(rows, key=lambda row: (row[4], row[0]))[:limit]
+
+
+def _moves(graph: Graph, chain: str, before: str, after: str) -> Iterator[tuple[dict, dict, dict]]:
+    for a, b, key, r in graph.edges(data=True, keys=True):
+        if key == ("NEXT", before) and graph.nodes[b]["chain"] == chain and graph.has_edge(a, b, ("NEXT", after)):
+            yield graph.nodes[b], r, graph.edges[a, b, ("NEXT", after)]
+
+
+def easier_transitions(graph: Graph, before: str, after: str, chains: int, limit: int) -> list[Row]:
+    opened = sorted((y["mean_surprisal"] - x["mean_surprisal"], c["id"]) for c, x, y in _both(graph, before, after))[
+        :chains
+    ]
+    rows = [
+        (
+            b["chain"],
+            b["position"],
+            b["piece"],
+            r["surprisal"],
+            q["surprisal"],
+            q["surprisal"] - r["surprisal"],
+            q["hidden_shift"] - r["hidden_shift"],
+        )
+        for _, chain in opened
+        for b, r, q in _moves(graph, chain, before, after)
+    ]
+    return sorted(rows, key=lambda row: (row[5], row[0], row[1]))[:limit]
+
+
+def transitions_before_after(graph: Graph, chain: str, before: str, after: str, limit: int) -> list[Row]:
+    rows = [
+        (
+            b["position"],
+            b["piece"],
+            r["surprisal"],
+            q["surprisal"],
+            q["surprisal"] - r["surprisal"],
+            q["attention_shift"] - r["attention_shift"],
+            q["hidden_shift"] - r["hidden_shift"],
+        )
+        for b, r, q in _moves(graph, chain, before, after)
+    ]
+    return sorted(rows, key=lambda row: (-abs(row[4]), row[0]))[:limit]
+
+
+ANSWERS: dict[str, Callable[..., list[Row]]] = {
+    answer.__name__.replace("_", "-"): answer
+    for answer in (
+        runs,
+        corpus,
+        chain_trail,
+        chain_steps,
+        chain_graph,
+        most_surprising,
+        most_surprising_in_chain,
+        most_attended_steps,
+        attention_arcs,
+        shared_transitions,
+        chains_by_roles,
+        chains_by_text,
+        directly_follows,
+        surprisal_by_role,
+        useful_premises,
+        token_neighbourhood,
+        drift_by_layer,
+        drift_every_layer,
+        tokens_looking_at_step,
+        overlaps_of_chain,
+        overlaps_top,
+        overlap_graph,
+        similar_steps,
+        gaps_top,
+        gaps_of_chain,
+        states_branching,
+        map_around_chain,
+        moved_chains,
+        moved_by_source,
+        easier_transitions,
+        transitions_before_after,
+    )
+}
