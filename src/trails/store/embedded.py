@@ -532,6 +532,8 @@ def refuse_unless_read(query: str) -> None:
         for match in _LEXEMES.finditer(query)
         if match[0][0] not in "'\"" and not match[0].startswith(("//", "/*"))
     ]
+    if not words:
+        raise QueryError("the query is empty")
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "load" and following == "csv":
             raise QueryError(
