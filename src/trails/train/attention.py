@@ -1,0 +1,142 @@
+"""The attention-channel objective: pull where a model looks towards stored maps, without touching its output directly.
+
+A map says, for each step of a chain and each layer, how the attention of the step's tokens (head mean) falls on the bins
+``[first token, rest of the context, step 0, …, that step]``: what :class:`trails.schema.Trace` stores as
+``step_attention``. The loss is the mean over steps and layers of KL(map ‖ model), nats. Its gradient reaches query, key and
+earlier layers only; with the model's own maps it is zero at the first step.
+
+The mass of each bin comes from a second scaled dot product whose values are the one-hot bins of the keys, so no matrix of
+attention weights is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from trails.schema import Floats, Trace
+
+NAME = "trails_binned"
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherMap:
+    """The stored map of one chain: ``step_attention`` (packed over steps, layers) and its number of steps."""
+
+    step_attention: Floats
+    n_steps: int
+
+    def of(self, step: int) -> Floats:
+        """Bins of one query step, shape (step + 3, layers); sums to 1 in every layer."""
+        start = step * (step + 5) // 2
+        return self.step_attention[start : start + step + 3]
+
+
+def teacher_map(trace: Trace) -> TeacherMap:
+    """The map that a run stored for a chain."""
+    return TeacherMap(np.asarray(trace.step_attention, np.float32), len(trace.steps))
+
+
+@dataclass(slots=True)
+class _Tap:
+    """What the attention function adds to while a batch runs."""
+
+    onehot: Tensor  # (B, 1, T, bins)
+    masses: dict[int, Tensor]  # layer -> (B, T, bins)
+
+
+_tap: _Tap | None = None
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    output, _ = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    if _tap is not None:
+        groups = query.shape[1] // key.shape[1]
+        keys = repeat_kv(key, groups) if groups > 1 else key
+        onehot = _tap.onehot.to(query.dtype).expand(-1, query.shape[1], -1, -1)
+        mask = None if attention_mask is None else attention_mask[:, :, :, : keys.shape[2]]
+        mass = torch.nn.functional.scaled_dot_product_attention(
+            query, keys, onehot, attn_mask=mask, scale=scaling, is_causal=mask is None
+        )
+        _tap.masses[int(module.layer_idx)] = mass.mean(1)  # (B, T, bins)
+    return output, None
+
+
+def install() -> None:
+    """Make the attention known to transformers under :data:`NAME`."""
+    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
+
+
+@contextmanager
+def tapped(bins: Tensor) -> Iterator[dict[int, Tensor]]:
+    """Collect the mass per bin and layer while a batch runs. ``bins`` (B, T) holds the bin of every key, -1 for padding."""
+    global _tap
+    count = int(bins.max()) + 1
+    onehot = torch.nn.functional.one_hot(bins.clamp(min=0), count).float() * (bins >= 0)[..., None]
+    _tap = _Tap(onehot[:, None], {})
+    try:
+        yield _tap.masses
+    finally:
+        _tap = None
+
+
+def key_bins(length: int, offset: int, spans: Sequence[Mapping[str, int]]) -> list[int]:
+    """Bin of every token of a row: 0 the first token, 1 the rest of the context, 2 + s step s."""
+    bins = [1] * length
+    for span in spans:
+        for position in range(span["start"], min(span["end"], length)):
+            bins[position] = 2 + span["step"]
+    if length:
+        bins[0] = 0
+    return bins
+
+
+def attention_loss(
+    masses: Mapping[int, Tensor],
+    spans: Sequence[Sequence[Mapping[str, int]]],
+    teachers: Sequence[TeacherMap | None],
+    layers: Sequence[int],
+) -> Tensor:
+    """Mean over rows' steps and layers of KL(teacher ‖ model), nats. Rows without a teacher, and steps without a token or
+    with an undefined map, do not count; without any the loss is 0."""
+    chosen = list(layers) or sorted(masses)
+    stacked = torch.stack([masses[layer] for layer in chosen], -1).float()  # (B, T, bins, layers)
+    terms: list[Tensor] = []
+    for row, (steps, teacher) in enumerate(zip(spans, teachers, strict=True)):
+        if teacher is None:
+            continue
+        for span in steps:
+            step = span["step"]
+            if span["end"] <= span["start"] or step >= teacher.n_steps:
+                continue
+            wanted = torch.as_tensor(teacher.of(step)[:, chosen], device=stacked.device)  # (step + 3, layers)
+            if not bool(torch.isfinite(wanted).all()):
+                continue
+            found = stacked[row, span["start"] : span["end"], : step + 3].mean(0)
+            ratio = torch.log(wanted.clamp(min=_EPSILON)) - torch.log(found.clamp(min=_EPSILON))
+            terms.append((wanted * ratio).sum(0).mean())
+    if not terms:
+        return stacked.sum() * 0.0
+    return torch.stack(terms).mean()

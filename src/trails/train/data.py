@@ -1,0 +1,107 @@
+"""Rows of an export as a trainer needs them: ids, labels and weights, cut together, in the order written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trails.errors import UsageError
+from trails.export import read_records
+from trails.export.record import IGNORED, lists
+from trails.train.attention import key_bins
+
+Row = dict[str, Any]
+
+
+def load_rows(path: Path) -> list[Row]:
+    """Training rows of a canonical export in the order written; rows without a label are left out.
+
+    Raises UsageError for another file, or one in which no token carries a label.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist. Type: trails export --subgraph SELECTION --format trails -o {path}")
+    rows: list[Row] = []
+    for table in read_records(path):
+        ids, labels = lists(table["input_ids"]), lists(table["labels"])
+        weights = lists(table["loss_weights"], digits=6)
+        layers = lists(table["layers_to_transform"])
+        spans, places = table["step_spans"].to_pylist(), table["token_ids_in_graph"].to_pylist()
+        chains, parents = table["chain"].to_pylist(), table["parent"].to_pylist()
+        models, tokenizers = table["model_sha"].to_pylist(), table["tokenizer_sha"].to_pylist()
+        for index in range(len(table)):
+            if any(label != IGNORED for label in labels[index][1:]):
+                rows.append(
+                    {
+                        "input_ids": ids[index],
+                        "labels": labels[index],
+                        "loss_weights": weights[index],
+                        "step_spans": spans[index],
+                        "offset": places[index]["offset"],
+                        "chain": parents[index] or chains[index],
+                        "layers": layers[index],
+                        "model_sha": models[index],
+                        "tokenizer_sha": tokenizers[index],
+                    }
+                )
+    if not rows:
+        raise UsageError(f"{path} holds no token with a label. Choose another selection or mask: trails export")
+    return rows
+
+
+_FED = ("input_ids", "labels", "loss_weights", "step_spans", "offset", "chain")
+
+
+def dataset(rows: Sequence[Row], max_tokens: int = 0) -> Any:
+    """Rows as a Hugging Face data set, in their order, cut to ``max_tokens`` (0 = whole)."""
+    from datasets import Dataset
+
+    whole = [cut(row, max_tokens) for row in rows] if max_tokens else rows
+    return Dataset.from_list([{name: row[name] for name in _FED} for row in whole])
+
+
+def cut(row: Row, max_tokens: int) -> Row:
+    """The first ``max_tokens`` tokens of a row: ids, labels and weights together."""
+    if len(row["input_ids"]) <= max_tokens:
+        return row
+    keep = slice(0, max_tokens)
+    spans = [span | {"end": min(span["end"], max_tokens)} for span in row["step_spans"] if span["start"] < max_tokens]
+    return row | {name: row[name][keep] for name in ("input_ids", "labels", "loss_weights")} | {"step_spans": spans}
+
+
+@dataclass(frozen=True, slots=True)
+class Collator:
+    """Pads on the right: ids with ``pad``, labels with -100, weights with 0. Adds the attention bins where asked.
+
+    ``chain`` and ``step_spans`` stay lists: they find the stored map of a row.
+    """
+
+    pad: int = 0
+    bins: bool = False
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """One batch: tensors (B, T) and lists of length B."""
+        length = max(len(row["input_ids"]) for row in rows)
+
+        def padded(name: str, fill: float, dtype: torch.dtype) -> Tensor:
+            values = [[*row[name], *[fill] * (length - len(row[name]))] for row in rows]
+            return torch.tensor(values, dtype=dtype)
+
+        batch: dict[str, Any] = {
+            "input_ids": padded("input_ids", self.pad, torch.long),
+            "labels": padded("labels", IGNORED, torch.long),
+            "loss_weights": padded("loss_weights", 0.0, torch.float32),
+            "attention_mask": torch.tensor(
+                [[1] * len(row["input_ids"]) + [0] * (length - len(row["input_ids"])) for row in rows]
+            ),
+        }
+        if self.bins:
+            keys = [key_bins(len(row["input_ids"]), row["offset"], row["step_spans"]) for row in rows]
+            batch["bins"] = torch.tensor([[*row, *[-1] * (length - len(row))] for row in keys])
+            batch["chains"] = [row["chain"] for row in rows]
+            batch["spans"] = [row["step_spans"] for row in rows]
+        return batch
