@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from trails.errors import InputError
@@ -156,15 +156,13 @@ def _native_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draf
 
 def _native(chain: Chain, record: Mapping[str, Any], options: ReadOptions) -> Chain:
     """The native record's own provenance instead of that of the file it travelled in."""
-    from dataclasses import replace
-
     return replace(
         chain,
         source=options.source or record["source"],
         source_id=record["source_id"],
         boundaries=tuple(record.get("boundaries") or ()),
-        source_sha256=record.get("source_sha256") or chain.source_sha256,
-        licence=options.licence or record.get("licence") or chain.licence,
+        source_sha256=record.get("source_sha256", chain.source_sha256),
+        licence=options.licence or record.get("licence", chain.licence),
     )
 
 
