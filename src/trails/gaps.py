@@ -25,7 +25,7 @@ import pyarrow as pa
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.schema import Chain, Role, Step, Trace, step_key
-from trails.sequences import NUMBER, content_key, name_words, one_instrument
+from trails.sequences import NUMBER, content_key, content_words, name_words, one_instrument
 from trails.statistics import (
     Array,
     Control,
@@ -195,8 +195,7 @@ def _derivable(value: str, known: Sequence[float]) -> bool:
 
 
 def _stems(text: str) -> set[str]:
-    """Content words, cut to five letters so that inflections meet."""
-    return {word[:5] for word in _WORD.findall(text.casefold()) if len(word) > 3}
+    return set(content_words(text))
 
 
 _TEXT = ("ungrounded", "underivable", "dangling", "passed_over", "new_words", "unlinked")

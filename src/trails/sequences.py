@@ -206,6 +206,11 @@ NUMBER = re.compile(r"\d+(?:[ \u00a0]\d{3}(?!\d))*(?:[.,]\d+)*")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 
+def content_words(text: str) -> list[str]:
+    """Words of more than three letters in lower case, cut to five letters so that inflections meet; in order."""
+    return [word.casefold()[:5] for word in _WORD.findall(text) if len(word) > 3]
+
+
 def name_words(texts: Iterable[str]) -> frozenset[str]:
     """Words that occur with a capital first letter and never in lower case: names, for the purpose of masking.
 

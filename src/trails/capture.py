@@ -1,0 +1,675 @@
+"""Capture: does a new text fall into a known trail, where does it enter, which trail is it, where does it leave?
+
+Two numbers say how far the map of known chains holds the new text: *caught*, the share of its tokens under matches of at least
+``min_match`` tokens with one chain; *fitness*, the share of its transitions (the k tokens before and the token after) that the
+map has. The trail is the chain that shares most of the text's k-token windows, rare windows counting more.
+
+Any text in the same language shares phrases with a large corpus, so both numbers stand beside nulls: the text's own tokens
+shuffled; its connectives kept and the rest drawn at random; the same text on a resample of the map that keeps its bigrams; on
+the map of the other sources; and what is left when its connectives are masked. A text that is itself in the corpus is
+taken out of the map first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trails.errors import UsageError
+from trails.schema import Step, Trace
+from trails.sequences import (
+    Bools,
+    Corpus,
+    Ints,
+    Keys,
+    Longs,
+    content_key,
+    content_words,
+    covered,
+    markov_resample,
+    shared_length,
+    suffixes,
+    window_keys,
+)
+from trails.statistics import (
+    Array,
+    Control,
+    Floats,
+    Score,
+    Withheld,
+    auc,
+    bootstrap,
+    fit_whitening,
+    hashed_words,
+    nearest,
+    score_record,
+    spread,
+    withheld_record,
+)
+
+MIN_CHAINS = 20
+"""A map of fewer chains is no map to be captured by."""
+MIN_QUERY = 8
+"""Fewer tokens than this cannot be told from chance."""
+DRAWS = 20
+"""Random texts per null."""
+COMMON = 500
+"""Windows in more chains than this carry no vote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A new text as tokens: ``characters`` (n, 2) are spans in ``text``, ``connective`` (n,) marks tokens of connectives."""
+
+    text: str
+    tokens: Ints
+    characters: Ints
+    connective: Bools
+
+
+def query(text: str, tokens: Ints, characters: Ints, steps: Sequence[Step]) -> Query:
+    """A query from a text's tokens and steps; the connectives are those that the segmenter found."""
+    connective = np.zeros(len(tokens), np.bool_)
+    for step in steps:
+        if step.connective:
+            at = text.find(step.connective, step.start, step.end)
+            if at >= 0:
+                connective |= (characters[:, 0] < at + len(step.connective)) & (characters[:, 1] > at)
+    return Query(text, np.asarray(tokens, np.int32), np.asarray(characters, np.int32), connective)
+
+
+def query_of(trace: Trace) -> Query:
+    """A query from a measured chain."""
+    characters = np.stack([trace.token_start, trace.token_end], axis=1)
+    return query(trace.chain.text, trace.token_ids, characters, trace.steps)
+
+
+def encoded_query(
+    text: str, encode: Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]], steps: Sequence[Step]
+) -> Query:
+    """A query from a text that no model has measured. ``encode`` gives token ids and character spans."""
+    ids, spans = encode(text)
+    return query(text, np.asarray(ids, np.int32), np.asarray(spans, np.int32).reshape(-1, 2), steps)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a map holds of a text
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TrailIndex:
+    """Which chains have a window: ``keys`` ascending, the chains of key ``i`` at ``owners[begin[i]:begin[i+1]]``."""
+
+    size: int
+    n_chains: int
+    keys: Keys
+    begin: Longs
+    owners: Longs
+
+    def votes(self, tokens: Ints, offsets: Longs) -> tuple[Longs, Array, Array]:
+        """For each text the chain with the most votes (-1: none), its share of all possible votes, and the runner-up's share.
+
+        Every window of the text votes for the chains that have it, with weight ln(C / chains that have it); a window that
+        no chain has counts among the possible votes with ln C. Ties go to the chain with the smaller id.
+        """
+        n_texts = len(offsets) - 1
+        best, share, second = np.full(n_texts, -1, np.int64), np.zeros(n_texts), np.zeros(n_texts)
+        windows, begins = window_keys(tokens, offsets, self.size)
+        text = np.searchsorted(offsets, begins, side="right") - 1
+        if not len(self.keys) or not len(windows):
+            return best, share, second
+        slot = np.minimum(np.searchsorted(self.keys, windows), len(self.keys) - 1)
+        known = self.keys[slot] == windows
+        count = np.where(known, self.begin[slot + 1] - self.begin[slot], 1)
+        weight = np.log(max(self.n_chains, 2) / count)
+        possible = np.bincount(text, weights=weight, minlength=n_texts)
+        votes = known & (count <= COMMON)
+        size = count[votes]
+        member = np.repeat(self.begin[slot[votes]] - np.cumsum(size) + size, size) + np.arange(int(size.sum()))
+        pair, inverse = np.unique(
+            np.repeat(text[votes], size) * self.n_chains + self.owners[member], return_inverse=True
+        )
+        total = np.bincount(inverse, weights=np.repeat(weight[votes], size), minlength=len(pair))
+        owner, voter = pair % self.n_chains, pair // self.n_chains
+        order = np.lexsort((owner, -total, voter))
+        heads = np.flatnonzero(np.append(True, voter[order][1:] != voter[order][:-1])) if len(order) else order
+        winners = order[heads]
+        best[voter[winners]] = owner[winners]
+        share[voter[winners]] = total[winners]
+        runners = heads[(heads + 1 < len(order))] + 1
+        runners = runners[~np.isin(runners, heads)]
+        second[voter[order[runners]]] = total[order[runners]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return best, np.nan_to_num(share / possible), np.nan_to_num(second / possible)
+
+
+def trail_index(corpus: Corpus, size: int) -> TrailIndex:
+    """Index of the windows of ``size`` tokens."""
+    windows, begins = window_keys(corpus.tokens, corpus.offsets, size)
+    keys, slot = np.unique(windows, return_inverse=True)
+    pair = np.unique(slot.astype(np.int64) * max(corpus.n_chains, 1) + corpus.chain_of(begins))
+    owner_slot = pair // max(corpus.n_chains, 1)
+    begin = np.concatenate([[0], np.cumsum(np.bincount(owner_slot, minlength=len(keys)))]).astype(np.int64)
+    return TrailIndex(size, corpus.n_chains, keys, begin, pair % max(corpus.n_chains, 1))
+
+
+def window_fitness(known: Keys, tokens: Ints, offsets: Longs, k: int) -> Array:
+    """Share of each text's transitions whose k + 1 tokens are among the ``known`` keys (sorted); NaN for a text without any."""
+    windows, begins = window_keys(tokens, offsets, k + 1)
+    text = np.searchsorted(offsets, begins, side="right") - 1
+    count = np.bincount(text, minlength=len(offsets) - 1)
+    if len(known):
+        slot = np.minimum(np.searchsorted(known, windows), len(known) - 1)
+        hit = known[slot] == windows
+    else:
+        hit = np.zeros(len(windows), np.bool_)
+    with np.errstate(invalid="ignore"):
+        return np.where(count > 0, np.bincount(text, weights=hit, minlength=len(count)) / np.maximum(count, 1), np.nan)
+
+
+def match_lengths(corpus_tokens: Ints, corpus_offsets: Longs, tokens: Ints, offsets: Longs) -> tuple[Ints, Ints]:
+    """For each token of the texts: how many tokens from here on some chain of the corpus has too, and where (symbol index, -1).
+
+    One suffix array over corpus and texts together (matching statistics).
+    """
+    n = len(corpus_tokens)
+    joined_offsets = np.concatenate([corpus_offsets, n + offsets[1:]]).astype(np.int64)
+    joined = np.concatenate([corpus_tokens, tokens]).astype(np.int32)
+    anchor = np.arange(len(joined)) < n
+    lengths, places = shared_length(suffixes(joined, joined_offsets), np.zeros(len(joined), np.int64), anchor)
+    return lengths[n:], places[n:]
+
+
+def caught(lengths: Ints, offsets: Longs, min_match: int) -> Array:
+    """Share of each text's tokens under matches of at least ``min_match`` tokens; NaN for an empty text."""
+    begins = np.flatnonzero(lengths >= min_match)
+    under = covered(len(lengths), begins, lengths[begins].astype(np.int64))
+    sizes = np.diff(offsets)
+    sums = np.bincount(np.repeat(np.arange(len(sizes)), sizes), weights=under, minlength=len(sizes))
+    with np.errstate(invalid="ignore"):
+        return np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Nulls
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def shuffled_texts(one: Query, draws: int, seed: int) -> list[Ints]:
+    """The text's own tokens in random order."""
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(one.tokens) for _ in range(draws)]
+
+
+def random_content(one: Query, corpus_tokens: Ints, draws: int, seed: int) -> list[Ints]:
+    """The same connectives in the same places, every other token drawn from the corpus's tokens."""
+    rng = np.random.default_rng(seed + 1)
+    texts = []
+    for _ in range(draws):
+        drawn = corpus_tokens[rng.integers(0, len(corpus_tokens), len(one.tokens))]
+        texts.append(np.where(one.connective, one.tokens, drawn).astype(np.int32))
+    return texts
+
+
+def without_connectives(one: Query) -> list[Ints]:
+    """What is between the connectives, as separate pieces."""
+    if not one.connective.any():
+        return [one.tokens]
+    piece = np.cumsum(one.connective)
+    kept = ~one.connective
+    cuts = np.flatnonzero(np.diff(piece[kept])) + 1
+    return [part for part in np.split(one.tokens[kept], cuts) if len(part)]
+
+
+def _packed(texts: Sequence[Ints]) -> tuple[Ints, Longs]:
+    offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
+    return (np.concatenate(texts) if texts else np.empty(0)).astype(np.int32), offsets
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One text
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A stretch of the text that a chain has too: token spans ``start:end`` in the text, ``trail_start`` in the chain."""
+
+    chain: str
+    start: int
+    end: int
+    trail_start: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What the map holds of a text.
+
+    ``trail`` is the chain with the most votes, empty if no window is known. ``entry`` and ``exit`` are the first and the last
+    stretch of at least ``min_match`` tokens shared with it. ``longest`` are the longest stretches shared with any chain.
+    """
+
+    run: str
+    n_tokens: int
+    n_chains: int
+    k: int
+    min_match: int
+    trail: str
+    entry: Match | None
+    exit: Match | None
+    longest: tuple[Match, ...]
+    scores: tuple[Score, ...]
+    withheld: tuple[Withheld, ...]
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+
+        def match(value: Match | None) -> dict[str, Any] | None:
+            return {name: getattr(value, name) for name in Match.__dataclass_fields__} if value else None
+
+        return {
+            "run": self.run,
+            "n_tokens": self.n_tokens,
+            "n_chains": self.n_chains,
+            "k": self.k,
+            "min_match": self.min_match,
+            "trail": self.trail,
+            "entry": match(self.entry),
+            "exit": match(self.exit),
+            "longest": [match(item) for item in self.longest],
+            "scores": [score_record(score) for score in self.scores],
+            "withheld": [withheld_record(item) for item in self.withheld],
+            "notes": list(self.notes),
+        }
+
+
+def capture(
+    corpus: Corpus, one: Query, *, k: int = 4, min_match: int = 6, draws: int = DRAWS, top: int = 5, seed: int = 0
+) -> Capture:
+    """Hold a text against the map of a corpus. Raises UsageError for a text of fewer than :data:`MIN_QUERY` tokens."""
+    if len(one.tokens) < MIN_QUERY:
+        raise UsageError(
+            f"a text of {len(one.tokens)} tokens was given; capture needs {MIN_QUERY} or more, or chance cannot be told apart"
+        )
+    notes = []
+    same = np.array([text == one.text for text in corpus.texts], np.bool_)
+    if same.any():
+        corpus = corpus.select(~same)
+        notes.append(f"the text is in the corpus {int(same.sum())} time(s); those chains were taken out of the map")
+    if not one.connective.any():
+        notes.append("no connective was found in the text, so the nulls that keep or mask connectives change nothing")
+    index = trail_index(corpus, k)
+    single = _packed([one.tokens])
+    best, share, second = index.votes(*single)
+    trail = int(best[0])
+    lengths, places = match_lengths(corpus.tokens, corpus.offsets, *single)
+    longest = _longest(corpus, one, lengths, places, min_match, top)
+    entry = leave = None
+    if trail >= 0:
+        a, b = int(corpus.offsets[trail]), int(corpus.offsets[trail + 1])
+        own, where = match_lengths(corpus.tokens[a:b], np.array([0, b - a], np.int64), *single)
+        stretches = _stretches(own, min_match)
+        if stretches:
+            entry, leave = (
+                _match(corpus, one, start, size, a + int(where[start])) for start, size in (stretches[0], stretches[-1])
+            )
+        else:
+            notes.append(f"the trail shares windows of {k} tokens, but no stretch of {min_match}: no entry, no exit")
+    scores: list[Score] = []
+    withheld: list[Withheld] = []
+    if corpus.n_chains < MIN_CHAINS:
+        reason = f"the map has {corpus.n_chains} chains and {MIN_CHAINS} are needed for its nulls: ingest more"
+        withheld += [Withheld(name, reason) for name in ("caught", "fitness", "votes for the trail")]
+    else:
+        scores, missing = _scores(corpus, one, index, trail, share, second, lengths, k, min_match, draws, seed)
+        withheld += missing
+    return Capture(
+        corpus.run,
+        len(one.tokens),
+        corpus.n_chains,
+        k,
+        min_match,
+        corpus.chains[trail] if trail >= 0 else "",
+        entry,
+        leave,
+        longest,
+        tuple(scores),
+        tuple(withheld),
+        tuple(notes),
+    )
+
+
+def _stretches(lengths: Ints, least: int) -> list[tuple[int, int]]:
+    """(start, length) of matches of at least ``least`` tokens that no other match contains."""
+    found, reach = [], 0
+    for start in np.flatnonzero(lengths >= least).tolist():
+        end = start + int(lengths[start])
+        if end > reach:
+            found.append((start, end - start))
+            reach = end
+    return found
+
+
+def _match(corpus: Corpus, one: Query, start: int, size: int, place: int) -> Match:
+    chain = int(corpus.chain_of(np.array([place]))[0])
+    text = one.text[int(one.characters[start, 0]) : int(one.characters[start + size - 1, 1])]
+    return Match(corpus.chains[chain], start, start + size, int(place - corpus.offsets[chain]), text)
+
+
+def _longest(corpus: Corpus, one: Query, lengths: Ints, places: Ints, least: int, top: int) -> tuple[Match, ...]:
+    stretches = sorted(_stretches(lengths, least), key=lambda item: (-item[1], item[0]))[:top]
+    return tuple(_match(corpus, one, start, size, int(places[start])) for start, size in stretches)
+
+
+def _other_sources(corpus: Corpus, trail: int) -> Corpus | None:
+    """The chains of the other sources; None where there is only one source."""
+    if trail < 0:
+        return None
+    other = np.array([source != corpus.sources[trail] for source in corpus.sources], np.bool_)
+    return corpus.select(other) if other.any() else None
+
+
+def _scores(
+    corpus: Corpus,
+    one: Query,
+    index: TrailIndex,
+    trail: int,
+    share: Array,
+    second: Array,
+    lengths: Ints,
+    k: int,
+    min_match: int,
+    draws: int,
+    seed: int,
+) -> tuple[list[Score], list[Withheld]]:
+    known = np.sort(np.unique(window_keys(corpus.tokens, corpus.offsets, k + 1)[0]))
+    single = _packed([one.tokens])
+    groups = {
+        "own tokens shuffled": shuffled_texts(one, draws, seed),
+        "same connectives, random content": random_content(one, corpus.tokens, draws, seed),
+    }
+    withheld: list[Withheld] = []
+    controls: dict[str, list[Control]] = {"caught": [], "fitness": [], "votes": []}
+    for name, texts in groups.items():
+        packed = _packed(texts)
+        found = caught(match_lengths(corpus.tokens, corpus.offsets, *packed)[0], packed[1], min_match)
+        fit = window_fitness(known, *packed, k)
+        votes = index.votes(*packed)[1]
+        for key, values in (("caught", found), ("fitness", fit), ("votes", votes)):
+            controls[key].append(Control(name, float(np.nanmean(values)), spread(values)))
+    resample = markov_resample(corpus.tokens, corpus.offsets, 1, seed)
+    again = window_fitness(np.sort(np.unique(window_keys(*resample, k + 1)[0])), *single, k)
+    found = caught(match_lengths(*resample, *single)[0], single[1], min_match)
+    controls["caught"].append(Control("map resampled, bigrams kept", float(found[0])))
+    controls["fitness"].append(Control("map resampled, bigrams kept", float(again[0])))
+    other = _other_sources(corpus, trail)
+    if other is None:
+        reason = "the corpus has one source; ingest a second one to compare with another topic's map"
+        withheld.append(Withheld("another topic's map", reason))
+    else:
+        name = f"map of the other sources ({other.n_tokens} of {corpus.n_tokens} tokens)"
+        found = caught(match_lengths(other.tokens, other.offsets, *single)[0], single[1], min_match)
+        fit = window_fitness(np.sort(np.unique(window_keys(other.tokens, other.offsets, k + 1)[0])), *single, k)
+        controls["caught"].append(Control(name, float(found[0])))
+        controls["fitness"].append(Control(name, float(fit[0])))
+        controls["votes"].append(Control(name, float(trail_index(other, k).votes(*single)[1][0])))
+    pieces = _packed(without_connectives(one))
+    left = match_lengths(corpus.tokens, corpus.offsets, *pieces)[0]
+    begins = np.flatnonzero(left >= min_match)
+    masked = float(covered(len(left), begins, left[begins].astype(np.int64)).sum() / len(one.tokens))
+    windows = window_keys(*pieces, k + 1)[0]
+    kept = float(np.isin(windows, known).sum() / max(len(one.tokens) - k, 1))
+    controls["caught"].append(Control("connectives masked", masked))
+    controls["fitness"].append(Control("connectives masked", kept))
+    fitting = float(window_fitness(known, *single, k)[0])
+    controls["votes"].append(Control("second-best chain", float(second[0])))
+    own = float(caught(lengths, single[1], min_match)[0])
+    return [
+        Score("caught", own, "share of tokens", tuple(controls["caught"])),
+        Score("fitness", fitting, "share of transitions", tuple(controls["fitness"])),
+        Score("votes for the trail", float(share[0]), "share of possible votes", tuple(controls["votes"])),
+    ], withheld
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Retrieval in whitened hidden space
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def retrieve(
+    traces: Iterable[Trace], new: Trace, *, layer: int | None = None, top: int = 5, seed: int = 0
+) -> tuple[tuple[str, ...], tuple[Score, ...], tuple[Withheld, ...]]:
+    """Chains nearest to a measured text by whitened step states: ids, the best one's score, what was withheld.
+
+    A chain's score is the mean over the new text's steps of the best cosine with a step of the chain. The control draws
+    every whitened coordinate of the new text's steps from another step of the corpus. Without stored
+    states on either side the score is withheld.
+    """
+    nothing = ("no hidden states are stored on one side; measure with --states LAYER",)
+    if new.step_states is None or not new.state_layers:
+        return (), (), (Withheld("retrieval in whitened space", nothing[0]),)
+    chosen = layer if layer is not None else new.state_layers[len(new.state_layers) // 2]
+    names, vectors = [], []
+    for trace in traces:
+        if trace.step_states is None or chosen not in trace.state_layers or trace.chain.id == new.chain.id:
+            continue
+        state = trace.step_states[:, trace.state_layers.index(chosen)]
+        good = np.isfinite(state).all(axis=1)
+        names += [trace.chain.id] * int(good.sum())
+        vectors.append(state[good])
+    stack = np.concatenate(vectors) if vectors else np.empty((0, 1), np.float32)
+    if len(stack) < 50:
+        reason = (
+            f"{len(stack)} steps have a stored state and 50 are needed to whiten: ingest more with --states {chosen}"
+        )
+        return (), (), (Withheld("retrieval in whitened space", reason),)
+    whitening = fit_whitening(stack)
+    white = whitening(stack)
+    mine = new.step_states[:, new.state_layers.index(chosen)]
+    mine = mine[np.isfinite(mine).all(axis=1)]
+    labels = np.array(names)
+    chains, chain = np.unique(labels, return_inverse=True)
+
+    def best(vectors: Floats) -> Array:
+        cosine = vectors @ white.T
+        result = np.zeros((len(vectors), len(chains)))
+        result[:] = -np.inf
+        for row, values in enumerate(cosine):
+            np.maximum.at(result[row], chain, values)
+        mean: Array = result.mean(axis=0)
+        return mean
+
+    real = best(whitening(mine))
+    rng = np.random.default_rng(seed)
+    coordinates = (stack - whitening.mean) @ whitening.components
+    columns = np.arange(coordinates.shape[1])
+    null = []
+    for _ in range(DRAWS):
+        # Every coordinate comes from a random step of its own.
+        permuted = coordinates[rng.integers(0, len(stack), (len(mine), len(columns))), columns]
+        norm = np.linalg.norm(permuted, axis=1, keepdims=True)
+        null.append(float(best((permuted / np.where(norm > 0, norm, 1)).astype(np.float32)).max()))
+    order = np.lexsort((chains, -real))[:top]
+    score = Score(
+        "retrieval in whitened space",
+        float(real[order[0]]),
+        "mean best cosine",
+        (Control("whitened dimensions permuted", float(np.mean(null)), spread(null)),),
+        note=f"layer {chosen}",
+    )
+    return tuple(str(chains[i]) for i in order), (score,), ()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What capture is worth on a corpus: experiment 9, the attraction zone, recovery from a part
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureCalibration:
+    """AUC with which caught, fitness and votes tell held-out real texts from each null, beside a bag-of-words score.
+
+    The bag of words is the best cosine of tf-idf vectors of content words with a chain of the map; it cannot see order, so on
+    shuffled texts it is at chance by construction.
+    """
+
+    n_chains: int
+    n_held_out: int
+    scores: tuple[Score, ...]
+    withheld: tuple[Withheld, ...]
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "n_chains": self.n_chains,
+            "n_held_out": self.n_held_out,
+            "scores": [score_record(score) for score in self.scores],
+            "withheld": [withheld_record(item) for item in self.withheld],
+        }
+
+
+def calibrate(
+    corpus: Corpus,
+    held: Sequence[Query],
+    *,
+    other: Corpus | None = None,
+    decode: Callable[[Ints], str] | None = None,
+    k: int = 4,
+    min_match: int = 6,
+    seed: int = 0,
+) -> CaptureCalibration:
+    """Experiment 9: held-out texts against every null, on a map that does not hold them.
+
+    ``other`` is another topic's map; ``decode`` turns tokens into text for the bag-of-words score (withheld without it).
+    """
+    if len(held) < MIN_CHAINS or corpus.n_chains < MIN_CHAINS:
+        reason = f"{len(held)} held-out texts and a map of {corpus.n_chains} chains; {MIN_CHAINS} of each are needed"
+        return CaptureCalibration(corpus.n_chains, len(held), (), (Withheld("capture", reason),))
+    index = trail_index(corpus, k)
+    known = np.sort(np.unique(window_keys(corpus.tokens, corpus.offsets, k + 1)[0]))
+
+    def judged(texts: Sequence[Ints], base: Corpus, of: TrailIndex, keys: Keys) -> dict[str, Array]:
+        packed = _packed(texts)
+        lengths = match_lengths(base.tokens, base.offsets, *packed)[0]
+        return {
+            "caught": caught(lengths, packed[1], min_match),
+            "fitness": window_fitness(keys, *packed, k),
+            "votes": of.votes(*packed)[1],
+        }
+
+    def bag(texts: Sequence[str], base: Corpus) -> Array:
+        vectors = hashed_words([content_words(text) for text in (*base.texts, *texts)])
+        _, cosine = nearest(vectors[: base.n_chains], vectors[base.n_chains :], 1, exact=True)
+        return cosine[:, 0].astype(np.float64)
+
+    real = judged([one.tokens for one in held], corpus, index, known)
+    nulls: dict[str, dict[str, Array]] = {}
+    shuffles = [shuffled_texts(one, 1, seed + number)[0] for number, one in enumerate(held)]
+    contents = [random_content(one, corpus.tokens, 1, seed + number)[0] for number, one in enumerate(held)]
+    nulls["own tokens shuffled"] = judged(shuffles, corpus, index, known)
+    nulls["same connectives, random content"] = judged(contents, corpus, index, known)
+    masked = [np.concatenate(without_connectives(one) or [one.tokens[:0]]) for one in held]
+    nulls["connectives masked"] = judged(masked, corpus, index, known)
+    resample = markov_resample(corpus.tokens, corpus.offsets, 1, seed)
+    packed = _packed([one.tokens for one in held])
+    nulls["map resampled, bigrams kept"] = {
+        "caught": caught(match_lengths(*resample, *packed)[0], packed[1], min_match),
+        "fitness": window_fitness(np.sort(np.unique(window_keys(*resample, k + 1)[0])), *packed, k),
+    }
+    withheld = []
+    if other is not None:
+        keys = np.sort(np.unique(window_keys(other.tokens, other.offsets, k + 1)[0]))
+        nulls["another topic's map"] = judged([one.tokens for one in held], other, trail_index(other, k), keys)
+    else:
+        withheld.append(Withheld("another topic's map", "the corpus has one source; ingest a second one"))
+    bags: dict[str, float] = {}
+    if decode is not None:
+        mine = bag([one.text for one in held], corpus)
+        bags["own tokens shuffled"] = 0.5
+        bags["same connectives, random content"] = auc(mine, bag([decode(text) for text in contents], corpus))
+        bags["connectives masked"] = auc(mine, bag([decode(text) for text in masked], corpus))
+        if other is not None:
+            bags["another topic's map"] = auc(mine, bag([one.text for one in held], other))
+    scores = []
+    for null, values in nulls.items():
+        for statistic, found in values.items():
+            pairs = np.stack([real[statistic], found], axis=1)
+            interval = bootstrap(pairs, lambda rows: auc(rows[:, 0], rows[:, 1]), draws=300, seed=seed)
+            chance = Control("chance", 0.5)
+            controls = (Control("bag of words", bags[null]), chance) if null in bags else (chance,)
+            value = auc(real[statistic], found)
+            if math.isfinite(value):
+                scores.append(Score(f"{statistic} against: {null}", value, "AUC", controls, interval))
+    return CaptureCalibration(corpus.n_chains, len(held), tuple(scores), tuple(withheld))
+
+
+def recovery(
+    corpus: Corpus,
+    *,
+    kept: Sequence[float] = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05),
+    replace_tokens: bool = False,
+    sample: int = 200,
+    k: int = 3,
+    decode: Callable[[Ints], str] | None = None,
+    seed: int = 0,
+) -> tuple[Score, ...]:
+    """Share of chains that are found again (recall@1) from a part of their tokens: one score per kept share.
+
+    By default the part is one contiguous stretch (recovery from a part); with ``replace_tokens`` the other tokens stay in place
+    but are drawn from the corpus (how far the trail attracts a disturbed text). Controls: the part's tokens shuffled, and a
+    bag of words where ``decode`` is given. Raises UsageError below :data:`MIN_CHAINS` chains.
+    """
+    if corpus.n_chains < MIN_CHAINS:
+        raise UsageError(f"recovery was asked for on {corpus.n_chains} chains; {MIN_CHAINS} are needed: ingest more")
+    index = trail_index(corpus, k)
+    lengths = np.diff(corpus.offsets)
+    able = np.flatnonzero(lengths >= MIN_QUERY)
+    able = np.array(sorted(able.tolist(), key=lambda c: content_key("recovery", corpus.chains[c], seed))[:sample])
+    rng = np.random.default_rng(seed)
+    # Chains with the same tokens as another cannot be told apart: finding either counts.
+    twin = np.array(
+        [content_key(corpus.tokens[a:b]) for a, b in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)]
+    )
+    scores = []
+    for part in kept:
+        texts, mixed = [], []
+        for chain in able.tolist():
+            tokens = corpus.tokens[corpus.offsets[chain] : corpus.offsets[chain + 1]]
+            size = max(round(part * len(tokens)), 1)
+            if replace_tokens:
+                drawn = corpus.tokens[rng.integers(0, corpus.n_tokens, len(tokens))]
+                keep = np.zeros(len(tokens), np.bool_)
+                keep[rng.permutation(len(tokens))[:size]] = True
+                piece = np.where(keep, tokens, drawn).astype(np.int32)
+            else:
+                start = int(rng.integers(0, len(tokens) - size + 1))
+                piece = tokens[start : start + size]
+            texts.append(piece)
+            mixed.append(rng.permutation(piece))
+        controls = [Control("the part's tokens shuffled", _recall(index, mixed, able, twin))]
+        if decode is not None:
+            controls.append(Control("bag of words", _bag_recall(corpus, [decode(text) for text in texts], able, twin)))
+        found, _, _ = index.votes(*_packed(texts))
+        hits = (found >= 0) & (twin[np.maximum(found, 0)] == twin[able])
+        name = f"{'undisturbed' if replace_tokens else 'kept'} {part:.0%}"
+        scores.append(Score(name, float(hits.mean()), "recall@1", tuple(controls), bootstrap(hits, seed=seed)))
+    return tuple(scores)
+
+
+def _recall(index: TrailIndex, texts: Sequence[Ints], able: Longs, twin: npt.NDArray[np.str_]) -> float:
+    found, _, _ = index.votes(*_packed(texts))
+    return float(((found >= 0) & (twin[np.maximum(found, 0)] == twin[able])).mean())
+
+
+def _bag_recall(corpus: Corpus, texts: Sequence[str], able: Longs, twin: npt.NDArray[np.str_]) -> float:
+    bags = hashed_words([content_words(text) for text in (*corpus.texts, *texts)])
+    found, _ = nearest(bags[: corpus.n_chains], bags[corpus.n_chains :], 1, exact=True)
+    return float((twin[found[:, 0]] == twin[able]).mean())
