@@ -83,6 +83,11 @@ class Lexicon:
     prefix: re.Pattern[str]
     soft: re.Pattern[str]
     inside: re.Pattern[str] | None
+    conditions: frozenset[str]
+
+    def is_conditional(self, cue: Cue) -> bool:
+        """Whether the cue is a condition or ends in one ("but if")."""
+        return cue.role in (Role.IF, Role.UNLESS) or cue.cue.rpartition(" ")[2] in self.conditions
 
 
 # before the first word of a step: list marks, headings, quotation bars, emphasis
@@ -122,6 +127,7 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
     soft = r"(?P<mark>[,;:—–]|--|(?<=\s)-(?=\s))\s*(?P<word>[^\W\d_]+)"
     if spaced:
         soft += rf"|(?<=\s)(?P<spaced>{_alternatives(spaced)})(?!\w)"
+    conditions = {c.cue for found in cues.values() for c in found if c.role is Role.IF and c.opens and " " not in c.cue}
     return Lexicon(
         language=table["language"],
         cues=cues,
@@ -133,6 +139,7 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
         prefix=_prefix(table.get("labels", []), table.get("interjections", [])),
         soft=re.compile(soft, re.IGNORECASE),
         inside=re.compile(rf"(?<=[\s,])(?:{_alternatives(inside)})(?!\w)", re.IGNORECASE) if inside else None,
+        conditions=frozenset(conditions),
     )
 
 

@@ -31,6 +31,8 @@ _CLOSING = " \t\r\n\"'»”’)]}*_\x1e"
 
 MIN_LEFT_WORDS = 2
 MIN_RIGHT_WORDS = 2
+MIN_SPLIT_CHARS = 12
+IMPLICIT_THEN = "Contingency.Condition.Arg1-as-cond"
 INSIDE_CHARS = 80
 """How far into a step a connective without a border may stand ("It is, therefore, …")."""
 
@@ -49,6 +51,7 @@ class Found:
     connective: str = ""
     sense: str = ""
     explicit: bool = False
+    conditional: bool = False  # a consequence without a connective may follow
 
 
 def _next_visible(text: str, position: int) -> int:
@@ -128,8 +131,10 @@ def _sentence_border(
         return -1
     if following.islower() and not lower_style:
         return -1
-    if following in ",;:)»”–—-" and text[after : after + 2] not in ("- ", "— ", "– "):
+    if following in ",;:)»”":
         return -1
+    if following in "–—-" and text[_next_visible(text, after + 1) :][:1].islower():
+        return -1  # "Why?" - he asked
     if marks != ".":
         return after
     near = max(0, found.start() - 24)
@@ -171,7 +176,7 @@ def _two_words(masked: str, word: int, end: int) -> str:
 def _fits(cue: Cue, masked: str, start: int, end: int) -> bool:
     """Whether the words around the cue allow it."""
     if cue.not_before:
-        rest = masked[end : end + 24].lstrip().lower()
+        rest = masked[end : end + 24].lstrip(" ,:;").lower()
         for words in cue.not_before:
             if rest.startswith(words) and not rest[len(words) : len(words) + 1].isalnum():
                 return False
@@ -223,9 +228,12 @@ def find_steps(text: str, lexicon: Lexicon, borders: Sequence[int] | None = None
     premise = False
     for number, start in enumerate(sentences):
         end = sentences[number + 1] if number + 1 < len(sentences) else len(text)
-        fresh = _sentence(masked, start, end, lexicon, premise, split=borders is None)
-        if borders is None and steps and not any(character.isalnum() for character in text[start:end]):
-            continue  # a rule or a stray mark stays with the step before
+        if borders is None:
+            if steps and not any(character.isalnum() for character in text[start:end]):
+                continue  # a rule or a stray mark stays with the step before
+            fresh = _sentence(masked, start, end, lexicon, premise)
+        else:
+            fresh = [_fixed(masked, start, end, lexicon, premise, steps[-1] if steps else None)]
         _questions(text, fresh, end)
         premise = _is_premise(masked, fresh[-1], lexicon)
         steps += fresh
@@ -235,59 +243,86 @@ def find_steps(text: str, lexicon: Lexicon, borders: Sequence[int] | None = None
     return steps
 
 
-def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool, *, split: bool) -> list[Found]:
-    """Steps of one sentence (or of one fixed step, which is not split)."""
+def _fixed(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool, previous: Found | None) -> Found:
+    """Role of a step whose borders are given. It may begin inside a sentence: then the cues of a clause count too."""
+    head = lexicon.prefix.match(masked, start, end)
+    content = head.end() if head else start
+    before = masked[max(0, start - 24) : start].rstrip(_CLOSING)[-1:]
+    inside = previous is not None and before not in ("", ".", "!", "?", "…", *"。！？")
+    condition = inside and previous is not None and previous.conditional
+    places: tuple[str, ...] = ("start", "start,")
+    if inside:
+        places += ("clause", "clause,", "space") if before != ";" else ("clause", "clause,", "space", "semicolon")
+    got = _match(masked, content, places, lexicon, condition=condition, premise=premise)
+    if got is not None:
+        cue, role, sense, stop = got
+        conditional = cue.opens and lexicon.is_conditional(cue)
+        if not conditional:  # "However, if A,": the consequence is the next step
+            following = _match(
+                masked, _next_visible(masked, stop + (masked[stop : stop + 1] == ",")), ("start",), lexicon
+            )
+            conditional = following is not None and following[0].opens and lexicon.is_conditional(following[0])
+        return Found(start, role, masked[content:stop], sense, True, conditional)
+    if condition and before == "," and _implicit_then(masked, content, end, lexicon):
+        return Found(start, Role.THEN, "", IMPLICIT_THEN, False)
+    step = Found(start)
+    _medial(masked, step, min(end, start + INSIDE_CHARS), lexicon)
+    return step
+
+
+def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool) -> list[Found]:
+    """Steps of one sentence."""
     head = lexicon.prefix.match(masked, start, end)
     content = head.end() if head else start
     steps = [Found(start)]
-    condition = False
+    condition = conditional = False
     last = content  # where the words of the current step begin, its connective not counted
     if lexicon.cues:
         got = _match(masked, content, ("start", "start,"), lexicon, premise=premise)
         if got is not None:
             cue, role, sense, last = got
-            steps[0] = Found(start, role, masked[content:last], sense, True)
-            condition = cue.opens
-    if not lexicon.cues or (end - start < 12):
+            condition, conditional = cue.opens, cue.opens and lexicon.is_conditional(cue)
+            steps[0] = Found(start, role, masked[content:last], sense, True, conditional)
+    if not lexicon.cues or end - start < MIN_SPLIT_CHARS:
         return steps
-    if split:
-        for soft in lexicon.soft.finditer(masked, content, end):
-            at = soft.start("word") if soft.group("mark") else soft.start()
-            if at < last or _words(masked, at, end) <= MIN_RIGHT_WORDS:
-                continue
-            room = _words(masked, last, at) >= MIN_LEFT_WORDS
-            mark = soft.group("mark")
-            if mark is None:
-                places: tuple[str, ...] = ("space",)
-            elif mark == ",":
-                places = ("clause", "clause,")
-            else:
-                places = ("clause", "clause,", "semicolon")
-            got = _match(masked, at, places, lexicon, condition=condition)
-            if got is not None and not room:
-                # "So, if A, then B": too little for a step of its own, but the consequence will follow
-                condition = condition or got[0].opens
-            elif got is not None:
-                cue, role, sense, stop = got
-                steps.append(Found(at, role, masked[at:stop], sense, True))
+    for soft in lexicon.soft.finditer(masked, content, end):
+        at = soft.start("word") if soft.group("mark") else soft.start()
+        if at < last or _words(masked, at, end) <= MIN_RIGHT_WORDS:
+            continue
+        left = _words(masked, last, at)
+        mark = soft.group("mark")
+        if mark is None:
+            places: tuple[str, ...] = ("space",)
+        elif mark == ";":
+            places = ("clause", "clause,", "semicolon")
+        else:
+            places = ("clause", "clause,")
+        got = _match(masked, at, places, lexicon, condition=condition)
+        if got is not None:
+            cue, role, sense, stop = got
+            needed = 1 if role is Role.THEN else MIN_LEFT_WORDS + (mark == ":")
+            if left >= needed:
+                conditional = cue.opens and lexicon.is_conditional(cue)
+                steps.append(Found(at, role, masked[at:stop], sense, True, conditional))
                 condition = cue.opens or (condition and role not in (Role.THEN, Role.THEREFORE))
                 last = stop
-            elif mark == "," and room and condition and _implicit_then(masked, at, end, steps[-1].role, lexicon):
-                steps.append(Found(at, Role.THEN, "", "Contingency.Condition.Arg1-as-cond", False))
-                condition = False
-                last = at
-    if lexicon.inside is not None:
-        for index, step in enumerate(steps):
+            elif cue.opens:
+                # "So, if A, then B": too little for a step of its own, but the consequence will follow
+                condition, conditional = True, lexicon.is_conditional(cue)
+                last = stop
+        elif mark == "," and left and conditional and _implicit_then(masked, at, end, lexicon):
+            steps.append(Found(at, Role.THEN, "", IMPLICIT_THEN, False))
+            condition = conditional = False
+            last = at
+    for index, step in enumerate(steps):
+        if step.role is Role.NONE:
             stop = steps[index + 1].start if index + 1 < len(steps) else end
-            if step.role is Role.NONE:
-                _medial(masked, step, min(stop, step.start + INSIDE_CHARS), lexicon)
+            _medial(masked, step, min(stop, step.start + INSIDE_CHARS), lexicon)
     return steps
 
 
-def _implicit_then(masked: str, at: int, end: int, role: Role, lexicon: Lexicon) -> bool:
+def _implicit_then(masked: str, at: int, end: int, lexicon: Lexicon) -> bool:
     """Whether the main clause of a condition begins at ``at`` without a "then": a subject after the comma, no "then" later."""
-    if role not in (Role.IF, Role.UNLESS):
-        return False
     word = LETTERS.match(masked, at)
     if word is None or word.group().lower() not in lexicon.subjects or _words(masked, at, end) < 3:
         return False
@@ -298,7 +333,8 @@ def _implicit_then(masked: str, at: int, end: int, role: Role, lexicon: Lexicon)
 
 def _medial(masked: str, step: Found, stop: int, lexicon: Lexicon) -> None:
     """Role from a connective inside the step's beginning, where there is none at its start."""
-    assert lexicon.inside is not None
+    if lexicon.inside is None:
+        return
     found = lexicon.inside.search(masked, step.start + 1, stop)
     if found is None:
         return
