@@ -41,7 +41,7 @@ MIN_REAL_SPANS = 20
 
 @dataclass(frozen=True, slots=True)
 class StepGraph:
-    """Steps of all chains as nodes, in CSR form: node ``u`` has edges ``begin[u]:begin[u+1]``, edge ``e`` goes to ``target[e]``."""
+    """Steps of all chains as nodes, in CSR form: node ``u`` has edges ``begin[u]:begin[u+1]``, edge ``e`` to ``target[e]``."""
 
     run: str
     chains: tuple[Chain, ...]

@@ -46,6 +46,9 @@ from trails.statistics import (
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
 
+NOTE = "gap_calibration"
+"""Name under which a run keeps its calibration among its notes."""
+
 MIN_CHAINS = 20
 """Fewer chains than this with an interior step to remove: no AUC, no score."""
 

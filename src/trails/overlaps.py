@@ -178,6 +178,11 @@ def find(
     return skeleton(traces, min_steps)
 
 
+def replace_statement() -> str:
+    """Cypher that removes the overlaps of ``$kind`` before they are written anew."""
+    return "MATCH (o:Overlap) WHERE o.kind = $kind DETACH DELETE o"
+
+
 def exact(corpus: Corpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:
     """Maximal repeats of at least ``min_tokens`` tokens shared by two chains or more, beside Markov resamples."""
     return _repeats("exact", corpus, min_tokens, resamples, seed)

@@ -1,0 +1,77 @@
+"""trails capture"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import (
+    device_option,
+    home_option,
+    json_option,
+    model_option,
+    print_json,
+    print_rows,
+)
+from trails.cli.scores import print_scores, run_option, scorer_like, settings_for, shown, text_or_file
+
+
+@click.command("capture", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("text")
+@click.option("--k", type=click.IntRange(min=1), default=4, show_default=True, help="Tokens of a window of the map.")
+@click.option("--min-match", type=click.IntRange(min=1), default=6, show_default=True, help="Shortest match in tokens.")
+@model_option
+@device_option
+@run_option
+@home_option
+@json_option
+def command(
+    text: str,
+    k: int,
+    min_match: int,
+    model: str | None,
+    device: str | None,
+    run: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Does a new text fall into a known trail? Where it enters, which trail, where it leaves, beside the nulls.
+
+    TEXT is the text itself, a file, or - for standard input.
+
+    \b
+    trails capture "If it rains, the street is wet. But it is dry. Therefore it did not rain."
+    trails capture new_answer.txt
+    """
+    from trails.capture import capture, check_tokenizer, query_of, retrieve
+    from trails.measure.base import MeasureOptions
+    from trails.pipeline import Home, segmented
+    from trails.schema import Chain
+    from trails.sequences import token_corpus
+
+    with Home(**settings_for(home, None)) as opened:
+        instrument = opened.run(run)
+        scorer = scorer_like(instrument, home=home, model=model, device=device)
+        check_tokenizer(scorer.run, instrument)
+        corpus = token_corpus(opened.traces(instrument.id))
+        states = next((trace.state_layers for trace in opened.traces(instrument.id)), ())
+        item = segmented(Chain("captured", "0", "", text_or_file(text)))
+        (new,) = scorer.measure([item], MeasureOptions(states=states))
+        found = capture(corpus, query_of(new), k=k, min_match=min_match)
+        nearest, scores, withheld = retrieve(opened.traces(instrument.id), new)
+    if as_json:
+        print_json({**found.record(), "nearest": list(nearest)})
+        return
+    if found.trail:
+        click.echo(f"trail: {found.trail}")
+    rows = [
+        [name, match.chain, f"{match.start}–{match.end}", match.trail_start, shown(match.text)]
+        for name, match in (("enters", found.entry), ("leaves", found.exit), *(("longest", m) for m in found.longest))
+        if match is not None
+    ]
+    if rows:
+        print_rows(["", "chain", "tokens of the text", "token of the chain", "text"], rows)
+    if nearest:
+        click.echo(f"nearest chains in whitened space: {', '.join(nearest)}")
+    print_scores((*found.scores, *scores), (*found.withheld, *withheld), found.notes)

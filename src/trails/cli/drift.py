@@ -1,0 +1,42 @@
+"""trails drift"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import home_option, json_option, out, print_json
+from trails.cli.scores import print_scores, run_option, settings_for
+
+
+@click.command("drift", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("chain")
+@click.option("--against", metavar="RUN", help="Another run of the same chain: show what changed between the two.")
+@click.option("--width", type=click.IntRange(min=10), default=100, show_default=True, help="Columns of the picture.")
+@run_option
+@home_option
+@json_option
+def command(chain: str, against: str | None, width: int, run: str | None, home: Path | None, as_json: bool) -> None:
+    """Hidden-state drift of a chain by layer and position, and the layer where it sets in.
+
+    CHAIN is an id, a unique beginning of one, or SOURCE:RECORD.
+
+    \b
+    trails drift c1f0
+    trails drift c1f0 --run r12 --against r7f
+    """
+    from trails.drift import drift, picture
+    from trails.pipeline import Home
+
+    with Home(**settings_for(home, None)) as opened:
+        trace = opened.trace(chain, run)
+        other = opened.trace(trace.chain.id, against) if against else None
+    found = drift(trace, other)
+    if as_json:
+        print_json(found.record())
+        return
+    out().print(picture(found, width=width))
+    layer = f"layer {found.onset}" if found.onset is not None else "nowhere: no change point stands out"
+    click.echo(f"drift sets in: {layer}")
+    print_scores(found.scores, found.withheld, found.notes)

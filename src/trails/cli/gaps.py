@@ -1,0 +1,105 @@
+"""trails gaps"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import (
+    device_option,
+    err,
+    home_option,
+    json_option,
+    model_option,
+    print_json,
+    print_rows,
+    store_option,
+)
+from trails.cli.scores import graph_option, print_scores, run_option, scorer_like, settings_for, shown
+
+
+@click.command("gaps", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--chain", help="Only this chain: its id, a unique beginning, or SOURCE:RECORD.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Seams to print.")
+@click.option(
+    "--calibrate", is_flag=True, help="Measure what the scores are worth: remove a step of each chain (slow)."
+)
+@click.option(
+    "--calibrate-chains", type=click.IntRange(min=1), default=300, show_default=True, help="Chains to do that on."
+)
+@model_option
+@device_option
+@graph_option
+@run_option
+@home_option
+@store_option
+@json_option
+def command(
+    chain: str | None,
+    top: int,
+    calibrate: bool,
+    calibrate_chains: int,
+    model: str | None,
+    device: str | None,
+    no_graph: bool,
+    run: str | None,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Seams where a step seems to be missing, ranked within each chain, beside what the scores are worth here.
+
+    Without --calibrate (once per run) only scores that need no model rank the seams. Writes :Gap nodes to the graph.
+
+    \b
+    trails gaps --calibrate
+    trails gaps --top 20
+    trails gaps --chain c1f0
+    """
+    from trails import gaps
+    from trails.pipeline import Home
+    from trails.store.traces import TraceStore
+
+    with Home(**settings_for(home, store)) as opened:
+        instrument = opened.run(run)
+        calibration = None
+        if calibrate:
+            scorer = scorer_like(instrument, home=home, model=model, device=device)
+            calibration = gaps.calibrate(opened.traces(instrument.id), scorer, limit=calibrate_chains)
+            with TraceStore(opened.settings.home, write=True) as shards:
+                shards.update_run_notes(instrument.id, {gaps.NOTE: calibration.record()})
+        elif gaps.NOTE in instrument.notes:
+            calibration = gaps.calibration_from(instrument.notes[gaps.NOTE])
+        found = gaps.find(opened.traces(instrument.id), calibration)
+        if not no_graph:
+            opened.graph.clear(["Gap"])
+            opened.graph.write([found.batch()])
+            opened.graph.save()
+        if chain:
+            found = found.of(opened.trace(chain, instrument.id).chain.id)
+        texts = opened.shards.traces(instrument.id, set(found.seams["chain"].slice(0, top).to_pylist()))
+        steps = {(t.chain.id, s.index): t.chain.text[s.start : s.end] for t in texts for s in t.steps}
+    if as_json:
+        print_json(found.record(top))
+        return
+    print_scores(found.scores, found.withheld, found.notes)
+    if calibration is None:
+        err.print(
+            "Ranked without a model. What the model adds is measured by: trails gaps --calibrate", highlight=False
+        )
+    rows = [
+        [
+            row["chain"],
+            row["step"],
+            row["score"],
+            row["rank"],
+            row["ungrounded"],
+            row["bridge_nats"],
+            shown(steps[row["chain"], row["step"]], 60),
+        ]
+        for row in found.seams.slice(0, top).to_pylist()
+    ]
+    columns = ["chain", "before step", "score", "rank", "ungrounded", "bridge (nats)", "text"]
+    if rows:
+        print_rows(columns, rows, title=f"{len(found.seams)} seams, ranked by {found.calibration.best} scores")

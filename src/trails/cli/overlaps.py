@@ -1,0 +1,92 @@
+"""trails overlaps"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import err, home_option, json_option, print_json, print_rows, store_option
+from trails.cli.scores import graph_option, limit_option, print_scores, run_option, settings_for, shown
+
+
+@click.command("overlaps", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--kind",
+    type=click.Choice(["exact", "masked", "near", "skeleton"]),
+    default="exact",
+    show_default=True,
+    help="Tokens; tokens with numbers and names masked; steps in whitened hidden space; roles of steps.",
+)
+@click.option("--min-tokens", type=click.IntRange(min=1), default=10, show_default=True, help="Shortest repeat.")
+@click.option("--min-steps", type=click.IntRange(min=1), default=3, show_default=True, help="Shortest skeleton.")
+@click.option("--between", nargs=2, metavar="A B", help="Only overlaps that these two chains share.")
+@click.option("--layer", type=int, help="Layer of the stored states for --kind near (default: nearest the middle).")
+@limit_option
+@graph_option
+@run_option
+@home_option
+@store_option
+@json_option
+def command(
+    kind: str,
+    min_tokens: int,
+    min_steps: int,
+    between: tuple[str, str] | None,
+    layer: int | None,
+    limit: int,
+    no_graph: bool,
+    run: str | None,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """What chains share, beside what chance alone shares.
+
+    Writes the overlaps to the graph as :Overlap nodes; those of the same kind that were there before are replaced.
+
+    \b
+    trails overlaps
+    trails overlaps --kind masked --min-tokens 15
+    trails overlaps --kind skeleton --limit 20
+    """
+    from trails.overlaps import find, replace_statement
+    from trails.pipeline import Home
+
+    with Home(**settings_for(home, store)) as opened:
+        instrument = opened.run(run)
+        found = find(
+            kind,  # type: ignore[arg-type]  # click.Choice guarantees one of the kinds
+            opened.traces(instrument.id),
+            min_tokens=min_tokens,
+            min_steps=min_steps,
+            layer=layer,
+        )
+        if not no_graph:
+            opened.graph.run(replace_statement(), {"kind": kind}, write=True)
+            opened.graph.write([found.batch()])
+            opened.graph.save()
+        shared = found.between(*(opened.trace(name, instrument.id).chain.id for name in between)) if between else found
+    if as_json:
+        print_json(shared.record(limit))
+        return
+    unit = "steps" if kind in ("skeleton", "near") else "tokens"
+    if not len(shared.overlaps):
+        err.print(f"No {kind} overlap of {shared.min_length} {unit} or more.", highlight=False)
+    else:
+        rows = [
+            [row["id"], row["n_tokens"], row["n_chains"], row["n_occurrences"], shown(row["text"])]
+            for row in shared.overlaps.slice(0, limit).to_pylist()
+        ]
+        print_rows(["overlap", unit, "chains", "places", "text"], rows, title=f"{len(shared.overlaps)} {kind} overlaps")
+    if shared.variants is not None:
+        rows = [[row["n_chains"], shown(row["roles"])] for row in shared.variants.slice(0, limit).to_pylist()]
+        print_rows(["chains", "variant"], rows, title=f"{len(shared.variants)} variants")
+    if shared.similar is not None:
+        rows = [
+            [row["start"], row["end"], row["cosine"], row["excess"], row["explained"]]
+            for row in shared.similar.slice(0, limit).to_pylist()
+        ]
+        columns = ["step", "near step", "cosine", "excess over control", "masked exact finds it too"]
+        print_rows(columns, rows, title=f"{len(shared.similar)} near pairs of steps, layer {shared.layer}")
+    print_scores(shared.scores, shared.withheld, shared.notes)
