@@ -330,3 +330,20 @@ def test_attention_objective_moves_attention_towards_the_map(tiny, tokenizer, ma
 def test_bins_of_keys() -> None:
     assert key_bins(6, 2, [{"step": 0, "start": 2, "end": 4}, {"step": 1, "start": 4, "end": 9}]) == [0, 1, 2, 2, 3, 3]
     assert key_bins(3, 0, [{"step": 0, "start": 0, "end": 3}]) == [0, 2, 2]
+
+
+def test_the_bare_loop_gives_the_adapter_of_the_trainer(tiny, tokenizer, make_rows, tmp_path) -> None:
+    from peft import get_peft_model_state_dict
+
+    from trails.train.loop import fit
+
+    rows = make_rows(5)
+    rows[1]["loss_weights"] = [0.3 * w for w in rows[1]["loss_weights"]]
+    report = run(tmp_path, tiny(), tokenizer, rows, steps=4, layers=(1, 2))
+    trained = fit(tiny(), rows, TrainOptions(steps=4, batch=2, rank=4, learning_rate=1e-2, layers=(1, 2)))
+    expected = load_file(report.adapter / "adapter_model.safetensors")
+    found = get_peft_model_state_dict(trained)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+    assert max(weight_change(trained).values()) > 0

@@ -176,7 +176,12 @@ def train_rows(
     if known is not None and known.get("finished"):
         return _report(output, known, finished_before=True)
     output.mkdir(parents=True, exist_ok=True)
-    record = {"fingerprint": fingerprint, "title": title, "identity": dict(identity), "options": settings}
+    record: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "title": title,
+        "identity": dict(identity),
+        "options": settings,
+    }
     _write(output / "train.json", record)
 
     data = dataset(rows, options.max_tokens)

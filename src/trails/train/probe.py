@@ -1,0 +1,179 @@
+"""What a model makes of given tokens: surprisal, entropy and divergence from its base, token by token, without maps.
+
+The light measure for curves over checkpoints and for experiments; traces hold the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trails.schema import Floats
+from trails.train.data import Collator, Row
+from trails.train.loss import labelled_logits, shifted
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Labelled tokens of one row, in order. ``nll`` and ``entropy`` in nats; ``kl`` is KL(base ‖ adapted), nats, or None."""
+
+    nll: Floats
+    entropy: Floats
+    kl: Floats | None = None
+
+
+def probe(
+    model: Any, rows: Sequence[Row], *, compare: bool = False, batch_tokens: int = 2048, tile: int = 256
+) -> list[Probe]:
+    """Measure the labelled tokens of every row. ``compare`` runs a PEFT model twice, with and without its adapter.
+
+    Logits are reduced ``tile`` positions at a time.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    device = next(model.parameters()).device
+    found: dict[int, Probe] = {}
+    collate = Collator()
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+    was_training = model.training
+    model.eval()
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]["input_ids"]) <= batch_tokens:
+            stop += 1
+        chosen = order[start:stop]
+        batch = {k: v.to(device) for k, v in collate([rows[i] for i in chosen]).items() if torch.is_tensor(v)}
+        predicts, targets, _ = shifted(batch["labels"], batch["loss_weights"])
+        with torch.inference_mode():
+            after = _logits(model, base, batch, predicts)
+            before = None
+            if compare:
+                with model.disable_adapter():
+                    before = _logits(model, base, batch, predicts)
+            values = _reduce(after, before, targets, tile)
+        owner = torch.nonzero(predicts)[:, 0].cpu().numpy()
+        for place, index in enumerate(chosen):
+            mine = owner == place
+            kl = values[2][mine] if before is not None else None
+            found[index] = Probe(values[0][mine], values[1][mine], kl)
+        start = stop
+    model.train(was_training)
+    return [found[i] for i in range(len(rows))]
+
+
+def _logits(model: Any, base: Any, batch: dict[str, Tensor], predicts: Tensor) -> Tensor:
+    with labelled_logits(base, predicts) if bool(predicts.any()) else nullcontext():
+        out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    logits: Tensor = out.logits[0]
+    return logits
+
+
+def _reduce(after: Tensor, before: Tensor | None, targets: Tensor, tile: int) -> tuple[Floats, Floats, Floats]:
+    nll, entropy, kl = [], [], []
+    for start in range(0, len(targets), tile):
+        part = slice(start, start + tile)
+        log_p = torch.log_softmax(after[part].float(), -1)
+        nll.append(-log_p.gather(1, targets[part, None])[:, 0])
+        entropy.append(-(log_p.exp() * log_p).sum(-1))
+        if before is not None:
+            log_q = torch.log_softmax(before[part].float(), -1)
+            kl.append((log_q.exp() * (log_q - log_p)).sum(-1))
+
+    def array(parts: list[Tensor]) -> Floats:
+        return torch.cat(parts).cpu().numpy().astype(np.float32) if parts else np.zeros(0, np.float32)
+
+    return array(nll), array(entropy), array(kl)
+
+
+def text_row(tokenizer: Any, text: str, question: str = "", *, max_tokens: int = 0, chain: str = "") -> Row:
+    """A row of plain text: the question (with a line feed) as context, every token of the text labelled with weight 1."""
+    context = tokenizer(question + "\n", add_special_tokens=False)["input_ids"] if question else []
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if max_tokens:
+        ids = ids[: max(max_tokens - len(context), 1)]
+    whole = [*context, *ids]
+    labels = [-100] * len(context) + list(ids)
+    if labels and not context:
+        labels[0] = -100
+    return {
+        "input_ids": whole,
+        "labels": labels,
+        "loss_weights": [float(label != -100) for label in labels],
+        "step_spans": [{"step": 0, "start": len(context), "end": len(whole), "role": "NONE"}],
+        "offset": len(context),
+        "chain": chain,
+        "layers": [],
+    }
+
+
+def mean_nll(probes: Sequence[Probe]) -> float:
+    """Mean over all tokens, nats."""
+    total = sum(float(p.nll.astype(np.float64).sum()) for p in probes)
+    count = sum(len(p.nll) for p in probes)
+    return total / count if count else math.nan
+
+
+def mean_kl(probes: Sequence[Probe]) -> float:
+    """Mean KL(base ‖ adapted) over all tokens, nats."""
+    parts = [p.kl for p in probes if p.kl is not None]
+    count = sum(len(part) for part in parts)
+    return sum(float(part.astype(np.float64).sum()) for part in parts) / count if count else math.nan
+
+
+def mean_entropy(probes: Sequence[Probe]) -> float:
+    """Mean predictive entropy over all tokens, nats."""
+    count = sum(len(p.entropy) for p in probes)
+    return sum(float(p.entropy.astype(np.float64).sum()) for p in probes) / count if count else math.nan
+
+
+def continuations(model: Any, prompts: Sequence[Sequence[int]], n_tokens: int) -> list[list[int]]:
+    """The ``n_tokens`` most likely tokens after each prompt, one by one (greedy, nothing stops it)."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    results: dict[int, list[int]] = {}
+    with torch.inference_mode():
+        for indices in by_length.values():  # equal lengths together: no padding, no mask
+            ids = torch.tensor([list(prompts[i]) for i in indices], device=device)
+            cache = None
+            out: list[Tensor] = []
+            step = ids
+            for _ in range(n_tokens):
+                result = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                cache = result.past_key_values
+                step = result.logits[:, -1].argmax(-1, keepdim=True)
+                out.append(step)
+            rows = torch.cat(out, 1).tolist()
+            for place, index in enumerate(indices):
+                results[index] = rows[place]
+    model.train(was_training)
+    return [results[i] for i in range(len(prompts))]
+
+
+def repetition(tokens: Sequence[int], gram: int = 4) -> float:
+    """Share of the grams of a sequence that occurred in it before, 0..1 (0 for a sequence shorter than ``gram``)."""
+    grams = [tuple(tokens[i : i + gram]) for i in range(len(tokens) - gram + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def bootstrap(
+    values: Sequence[float], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean and its percentile bootstrap interval; NaN for no values, the value itself thrice for one."""
+    data = np.asarray([v for v in values if math.isfinite(v)], np.float64)
+    if not len(data):
+        return math.nan, math.nan, math.nan
+    generator = np.random.default_rng(seed)
+    means = data[generator.integers(0, len(data), (draws, len(data)))].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(data.mean()), float(low), float(high)

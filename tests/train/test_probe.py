@@ -1,0 +1,88 @@
+"""Surprisal, entropy and divergence of given tokens against the model's full logits; repetition; the planted transition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from trails.train import TrainOptions
+from trails.train.loop import fit
+from trails.train.probe import bootstrap, continuations, mean_kl, mean_nll, probe, repetition
+
+pytestmark = pytest.mark.train
+
+
+def test_probe_is_the_full_softmax(tiny, make_rows) -> None:
+    model, rows = tiny(), make_rows(5)
+    for row, found in zip(rows, probe(model, rows, batch_tokens=30, tile=3), strict=True):
+        with torch.no_grad():
+            log_p = torch.log_softmax(model(input_ids=torch.tensor([row["input_ids"]])).logits[0].double(), -1)
+        places = [i for i in range(1, len(row["labels"])) if row["labels"][i] != -100]
+        np.testing.assert_allclose(
+            found.nll, [-float(log_p[i - 1, row["labels"][i]]) for i in places], rtol=1e-4, atol=1e-5
+        )
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        np.testing.assert_allclose(found.entropy, [float(entropy[i - 1]) for i in places], rtol=1e-4, atol=1e-5)
+
+
+def test_an_untrained_adapter_does_not_diverge_and_a_trained_one_does(tiny, make_rows) -> None:
+    rows = make_rows(4)
+    untrained = fit(tiny(), rows, TrainOptions(steps=0, rank=4))
+    assert mean_kl(probe(untrained, rows, compare=True)) == pytest.approx(0, abs=1e-7)
+    trained = fit(tiny(), rows, TrainOptions(steps=5, rank=4, learning_rate=1e-2))
+    found = probe(trained, rows, compare=True)
+    assert mean_kl(found) > 1e-3
+    with trained.disable_adapter():
+        assert mean_nll(probe(trained, rows)) == pytest.approx(mean_nll(probe(tiny(), rows)), abs=1e-5)
+
+
+def test_training_on_a_planted_transition_moves_it_and_not_the_others(tiny, make_rows) -> None:
+    """One transition (token 10 after 9) carries all the weight. It becomes far easier; on rows where 9 and 10 do not
+    occur the model moves by far less. The noise floor is the same model measured in other batches."""
+    rows = make_rows(8, length=16, seed=3)
+    for row in rows:
+        row["input_ids"] = [i if i not in (9, 10) else 11 for i in row["input_ids"]]
+        row["labels"] = [-100 if label == -100 else i for label, i in zip(row["labels"], row["input_ids"], strict=True)]
+    planted = [dict(row) for row in rows[:4]]
+    for row in planted:
+        ids = list(row["input_ids"])
+        ids[8:10] = [9, 10]
+        row["input_ids"] = ids
+        row["labels"] = [-100] * 9 + [10] + [-100] * (len(ids) - 10)
+        row["loss_weights"] = [float(label == 10) for label in row["labels"]]
+    model = tiny()
+    before, other_before = probe(model, planted), probe(model, rows[4:])
+    floor = max(
+        float(np.abs(a.nll - b.nll).max())
+        for a, b in zip(other_before, probe(model, rows[4:], batch_tokens=1), strict=True)
+    )
+    trained = fit(model, planted, TrainOptions(steps=12, rank=2, learning_rate=3e-3, layers=(3,)))
+    moved = mean_nll(probe(trained, planted)) - mean_nll(before)
+    others = [float(np.abs(a.nll - b.nll).mean()) for a, b in zip(other_before, probe(trained, rows[4:]), strict=True)]
+    assert floor < 1e-4
+    assert moved < -0.5
+    assert max(others) < 0.5 * abs(moved)
+
+
+def test_greedy_continuation_is_the_argmax_of_each_step(tiny) -> None:
+    model = tiny()
+    prompts = [[5, 6, 7], [8, 9], [5, 5, 5]]
+    for prompt, found in zip(prompts, continuations(model, prompts, 5), strict=True):
+        ids = list(prompt)
+        for token in found:
+            with torch.no_grad():
+                assert int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()) == token
+            ids.append(token)
+
+
+def test_repetition_and_bootstrap() -> None:
+    assert repetition([1, 2, 3, 4, 5, 6]) == 0.0
+    assert repetition([7] * 13) == pytest.approx(0.9)
+    assert repetition([1, 2]) == 0.0
+    mean, low, high = bootstrap([1.0, 2.0, 3.0, math.nan])
+    assert mean == 2.0
+    assert 1.0 <= low < 2.0 < high <= 3.0
+    assert bootstrap([4.0]) == (4.0, 4.0, 4.0)
