@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,6 +21,8 @@ from pydantic_settings import (
 from trails.errors import UsageError
 
 CONFIG_FILES = (Path("trails.toml"), Path("~/.config/trails/trails.toml"))
+
+_SOURCES = "flags, variables TRAILS_… and NEO4J_…, and trails.toml here or in ~/.config/trails"
 
 
 class Settings(BaseSettings):
@@ -69,9 +71,8 @@ def load_settings(**flags: Any) -> Settings:
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**given)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+        raise UsageError(f"settings cannot be used: {'; '.join(lines)}. They come from {_SOURCES}.") from None
     except ValueError as error:
-        problems = getattr(error, "errors", lambda: [])()
-        if not problems:
-            raise UsageError(f"the config file cannot be read: {error}") from None
-        lines = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems]
-        raise UsageError("settings cannot be used: " + "; ".join(lines)) from None
+        raise UsageError(f"the config file cannot be read: {error}") from None

@@ -249,3 +249,34 @@ def trace_record(trace: Trace, run: Run, *, measure: str = "surprisal", layer: i
             for k in step_links(trace)
         ],
     }
+
+
+def comparison(first: Trace, second: Trace) -> list[tuple[str, float, float, float]]:
+    """(what, first, second, difference) of two chains measured by one run: tokens, positions they share, and the mean of
+    every measure. Both chains are measured by the same deterministic pass, so equal text gives a difference of exactly 0.
+    """
+    shared = sum(a == b for a, b in zip(first.token_ids.tolist(), second.token_ids.tolist(), strict=False))
+    rows = [
+        ("characters", float(len(first.chain.text)), float(len(second.chain.text))),
+        ("tokens", float(first.n_tokens), float(second.n_tokens)),
+        ("same token at the same position", float(shared), float(shared)),
+        ("nll of the text, nats", float(np.nansum(first.surprisal)), float(np.nansum(second.surprisal))),
+    ]
+    for measure in MEASURES:
+        means = []
+        for trace in (first, second):
+            values = token_values(trace, measure)
+            means.append(float(np.nanmean(values)) if np.isfinite(values).any() else math.nan)
+        rows.append((f"mean {measure}", means[0], means[1]))
+    return [(name, a, b, b - a) for name, a, b in rows]
+
+
+def render_comparison(first: Trace, second: Trace) -> RenderableType:
+    """Two chains side by side as a table."""
+    table = Table(title="side by side", title_justify="left", header_style="bold")
+    table.add_column("")
+    for column in (first.chain.id, second.chain.id, "difference"):
+        table.add_column(column, justify="right")
+    for name, a, b, difference in comparison(first, second):
+        table.add_row(name, *("–" if not math.isfinite(x) else f"{x:.4g}" for x in (a, b, difference)))
+    return table

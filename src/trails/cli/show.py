@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from trails.cli.common import home_option, json_option, out, print_json, settings_from
-from trails.report import MEASURES, render_chain, trace_record
+from trails.report import MEASURES, render_chain, render_comparison, trace_record
 
 
 @click.command("show", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("chain")
+@click.argument("chains", metavar="CHAIN [CHAIN]", nargs=-1, required=True)
 @click.option("--run", help="Run to show (default: the only one).")
 @click.option(
     "--measure", type=click.Choice(MEASURES), default="surprisal", show_default=True, help="Colours the tokens."
@@ -21,11 +21,17 @@ from trails.report import MEASURES, render_chain, trace_record
 @home_option
 @json_option
 def command(
-    chain: str, run: str | None, measure: str, layer: int | None, numbers: bool, home: Path | None, as_json: bool
+    chains: tuple[str, ...],
+    run: str | None,
+    measure: str,
+    layer: int | None,
+    numbers: bool,
+    home: Path | None,
+    as_json: bool,
 ) -> None:
     """One chain in the terminal: its steps with roles, every token coloured, the strongest step-to-step attention.
 
-    CHAIN is an id, a unique beginning of one, or SOURCE:RECORD.
+    CHAIN is an id, a unique beginning of one, or SOURCE:RECORD. Two chains are also shown side by side.
 
     \b
     trails show c1f0
@@ -35,8 +41,12 @@ def command(
 
     with Home(home, **settings_from(home=home).model_dump(include={"store"})) as opened:
         instrument = opened.run(run)
-        trace = opened.trace(chain, instrument.id)
+        traces = [opened.trace(chain, instrument.id) for chain in chains]
         if as_json:
-            print_json(trace_record(trace, instrument, measure=measure, layer=layer))
+            records = [trace_record(trace, instrument, measure=measure, layer=layer) for trace in traces]
+            print_json(records if len(records) > 1 else records[0])
             return
-        out().print(render_chain(trace, instrument, measure=measure, layer=layer, numbers=numbers))
+        for trace in traces:
+            out().print(render_chain(trace, instrument, measure=measure, layer=layer, numbers=numbers))
+        if len(traces) == 2:
+            out().print(render_comparison(*traces))
