@@ -7,6 +7,7 @@ current folder, else ``~/.config/trails/trails.toml``; it never holds a password
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,11 @@ from trails.errors import UsageError
 CONFIG_FILES = (Path("trails.toml"), Path("~/.config/trails/trails.toml"))
 
 _SOURCES = "flags, variables TRAILS_… and NEO4J_…, and trails.toml here or in ~/.config/trails"
+
+
+def config_file() -> Path | None:
+    """The config file in use: the first of :data:`CONFIG_FILES` that exists."""
+    return next((path.expanduser() for path in CONFIG_FILES if path.expanduser().is_file()), None)
 
 
 class Settings(BaseSettings):
@@ -54,7 +60,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then environment, then the first config file that exists."""
-        found = next((path.expanduser() for path in CONFIG_FILES if path.expanduser().is_file()), None)
+        found = config_file()
         toml = (TomlConfigSettingsSource(settings_cls, found),) if found else ()
         return (init_settings, env_settings, *toml)
 
@@ -69,6 +75,11 @@ class Settings(BaseSettings):
 def load_settings(**flags: Any) -> Settings:
     """Settings with the flags that were given (``None`` means: not given). Raises UsageError naming the wrong entry."""
     given = {name: value for name, value in flags.items() if value is not None}
+    found = config_file()
+    if found is not None and re.search(r"^\s*[\"']?neo4j_password", found.read_text("utf-8", "replace"), re.I | re.M):
+        raise UsageError(
+            f"{found} holds a password. Take it out and type: export NEO4J_PASSWORD=…  (a file is easily shared)"
+        )
     try:
         return Settings(**given)
     except ValidationError as error:
