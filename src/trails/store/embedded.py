@@ -471,13 +471,23 @@ def _slices(table: pa.Table) -> Iterable[pa.Table]:
         yield table.slice(start, _BATCH_ROWS * 10)
 
 
-_NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-
-
 def _frame(table: pa.Table) -> pd.DataFrame:
     """A frame whose integers stay exact beside nulls. Columns without a value are left out: an absent property."""
-    kept = [name for name in table.column_names if table[name].null_count < len(table)]
-    return table.select(kept).to_pandas(types_mapper=_NULLABLE.get)
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if column.null_count == len(column):
+            continue
+        if column.null_count and (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
+            absent = column.is_null().to_numpy(zero_copy_only=False)
+            values = column.fill_null(False if pa.types.is_boolean(column.type) else 0).to_numpy(zero_copy_only=False)
+            masked = pd.arrays.BooleanArray if pa.types.is_boolean(column.type) else pd.arrays.IntegerArray
+            columns[name] = masked(values, absent)
+        else:
+            values = column.to_numpy(zero_copy_only=False)
+            # text as objects: what the engine reads; pandas would make another copy of it
+            columns[name] = pd.Series(values, dtype=object, copy=False) if values.dtype == object else values
+    return pd.DataFrame(columns, copy=False)
 
 
 def _plain(value: Any) -> Any:
