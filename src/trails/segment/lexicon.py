@@ -80,6 +80,7 @@ class Lexicon:
     starters: frozenset[str]
     suppose: frozenset[str]
     subjects: frozenset[str]
+    auxiliaries: frozenset[str]
     prefix: re.Pattern[str]
     soft: re.Pattern[str]
     inside: re.Pattern[str] | None
@@ -136,6 +137,7 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
         starters=frozenset(table.get("starters", ())),
         suppose=frozenset(table.get("suppose", ())),
         subjects=frozenset(table.get("subjects", ())),
+        auxiliaries=frozenset(table.get("auxiliaries", ())),
         prefix=_prefix(table.get("labels", []), table.get("interjections", [])),
         soft=re.compile(soft, re.IGNORECASE),
         inside=re.compile(rf"(?<=[\s,])(?:{_alternatives(inside)})(?!\w)", re.IGNORECASE) if inside else None,

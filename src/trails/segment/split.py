@@ -24,8 +24,9 @@ _LIST_MARK = re.compile(
 _MARK_ONLY = re.compile(
     r"[\s>#*_(]*(?:(?:step|шаг|option|case|часть|part)\s*)?(?:\d{1,3}|[ivxIVX]{1,6})$", re.IGNORECASE
 )
-_LOWER_STYLE = re.compile(r"[^\W\d_]{3}[.!?] +([^\W\d_])")
-_WRAPPED = re.compile(r"[^\s.!?:;…]\n(\S)")
+_LOWER_STYLE = re.compile(r"[^\W\d_]{2}[.!?] +([^\W\d_])")
+_WRAPPED = re.compile(r"[^\n]{40}[^\s.!?:;…]\n(\S)")
+_EQUATION = re.compile(r"[a-zA-Z][\w']?\s*[=<>≤≥+*/^(-]")
 _ROMAN = re.compile(r"[ivxlcIVXLC]+$")
 _CLOSING = " \t\r\n\"'»”’)]}*_\x1e"
 
@@ -108,12 +109,15 @@ def _line_border(text: str, masked: str, position: int, after: int, wrapped: boo
     while before > 0 and masked[before] in _CLOSING:
         before -= 1
     previous = text[before]
+    displayed = text.startswith(("\\[", "$$", "\\begin"), after)
+    if displayed and previous in ":,":
+        return -1  # a displayed formula belongs to the sentence around it
     if previous in ".!?:;…。！？":
         return after
-    if previous == "," or following.islower() or wrapped:
+    if previous == "," or wrapped or displayed or (following.islower() and not _EQUATION.match(text, after)):
         return -1
-    if text.startswith(("\\[", "$$", "\\begin"), after) or text.startswith(("\\]", "$$"), before - 1):
-        return -1  # a displayed formula belongs to the sentence around it
+    if text.startswith(("\\]", "$$"), before - 1) or (following in "$\\" and previous.islower()):
+        return -1
     return after
 
 
@@ -145,20 +149,20 @@ def _sentence_border(
     word = last.group().lower()
     if (line or not near) and _MARK_ONLY.match(masked, line, found.start()):
         return -1
-    capital = following.isupper() or not following.isalpha()
-    if word in lexicon.closing_abbreviations or word.lstrip("&") in lexicon.closing_abbreviations:
-        return after if capital and not following.isdigit() else -1
-    if word in lexicon.abbreviations:
-        return -1
+    capital = following.isupper() or not (following.isalpha() or following.isdigit())
     if _two_words(masked, last.start(), found.start()) in lexicon.closing_abbreviations:
         return after if capital else -1
+    head = LETTERS.match(text, after)
+    starter = head is not None and head.group().lower() in lexicon.starters
+    if word in lexicon.closing_abbreviations:
+        # "U.S. Army" goes on, "in the U.S. He" does not; "etc." ends before any capital
+        return after if capital and (starter or word not in lexicon.abbreviations) else -1
+    if word in lexicon.abbreviations:
+        return -1
     if len(word) == 1 and word.isalpha() and following.isupper():
-        head = LETTERS.match(text, after)
-        # "A. Smith" is a name, "point A. Then" two sentences
-        return after if head is not None and head.group().lower() in lexicon.starters else -1
+        return after if starter else -1  # "A. Smith" is a name, "point A. Then" two sentences
     if _ROMAN.match(last.group()) and _preceding_word(masked, last.start()).rstrip(".") in lexicon.abbreviations:
-        head = LETTERS.match(text, after)
-        return after if last.group().islower() and following.isupper() and head is not None else -1
+        return after if last.group().islower() and following.isupper() else -1
     return after
 
 
@@ -298,6 +302,9 @@ def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool
         else:
             places = ("clause", "clause,")
         got = _match(masked, at, places, lexicon, condition=condition)
+        if got is not None and mark == "," and masked[got[3] : got[3] + 1] == ",":
+            if _preceding_word(masked, soft.start()) in lexicon.auxiliaries:
+                continue  # "It is, therefore, …" is one clause
         if got is not None:
             cue, role, sense, stop = got
             needed = 1 if role is Role.THEN else MIN_LEFT_WORDS + (mark == ":")
