@@ -536,7 +536,7 @@ def _translate(
         )
     if "TransactionTimedOut" in code or "LockClientStopped" in code or "Transaction.Terminated" in code:
         return QueryError(
-            f"the statement took longer than {timeout_s:g} s and was stopped; narrow it or raise --timeout"
+            f"the statement did not end within {timeout_s:g} s and was stopped; narrow it or raise --timeout"
         )
     if "OutOfMemory" in code or "MemoryPool" in code:
         return QueryError(
@@ -548,7 +548,7 @@ def _translate(
         return StoreError(f"user {username!r} of Neo4j at {address} may not do that: {text}")
     if "ConstraintValidationFailed" in code:
         return StoreError(f"Neo4j at {address} refused a row: {text}")
-    if isinstance(error, bolt.Neo4jError) and code.startswith("Neo.ClientError.Statement"):
+    if isinstance(error, bolt.Neo4jError) and code.startswith(("Neo.ClientError.Statement", "Neo.ClientError.Procedure")):
         return QueryError(text)
     if isinstance(error, bolt.ConfigurationError | bolt.UnsupportedServerProduct):
         return StoreError(f"NEO4J_URI {address}: {text}")
@@ -602,7 +602,7 @@ def _within(seconds: float, work: Callable[[], T], late: Callable[[], TrailsErro
 # --------------------------------------------------------------------------------------------------------------------
 
 _CALLS = re.compile(r"ResolvedCall\(|\bCALL\s+[`A-Za-z]")
-_LOADS = re.compile(r"LOAD\s+CSV")
+_LOADS = re.compile(r"LOAD\s+CSV\s+(WITH\s+HEADERS\s+)?FROM")
 
 
 def judge(query_type: str | None, plan: Mapping[str, Any] | None, database: str) -> str:
@@ -1018,7 +1018,7 @@ class Neo4jStore:
             rows.append(row)
             if time.monotonic() - began > timeout_s:
                 raise QueryError(
-                    f"the statement took longer than {timeout_s:g} s and was stopped; narrow it or raise --timeout"
+                    f"the statement did not end within {timeout_s:g} s and was stopped; narrow it or raise --timeout"
                 )
         return Result(columns, tuple(rows))
 
