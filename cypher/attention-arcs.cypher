@@ -1,6 +1,6 @@
 // Attention between steps of a chain
 // Attention from every later step to every earlier one, with the layer in which it is largest.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 200 | rows at most
 // returns later: integer, index of the step that looks

@@ -1,6 +1,6 @@
 // A chain as a picture
 // The chain, its steps, the order between them, and attention from later to earlier steps above a threshold (for Neo4j Browser).
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $least: float := 0.02 | smallest attention shown, mean over layers and heads, 0..1
 // $limit: integer := 300 | rows at most

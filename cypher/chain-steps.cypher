@@ -1,6 +1,6 @@
 // Steps and roles of a chain
 // The steps of one chain with role, connective, surprisal, and where their attention goes.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 500 | rows at most
 // returns step: integer, index from 0

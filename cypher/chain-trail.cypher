@@ -1,6 +1,6 @@
 // The trail of a chain
 // Every token of one chain in order, with what the run measured on the transition that leads to it.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 2000 | rows at most
 // returns position: integer, tokens from 0

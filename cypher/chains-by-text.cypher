@@ -1,6 +1,6 @@
 // Chains by text
 // Chains whose text or question contains a phrase.
-// $text: string = "apples" | the phrase, upper and lower case as written
+// $text: string = "substance" | the phrase, upper and lower case as written
 // $limit: integer := 50 | rows at most
 // returns chain: string, id
 // returns source: string

@@ -1,7 +1,7 @@
 // Drift of a chain by depth
 // How far hidden states and attention move per token in the early, middle and late layers, step by step, beside the shift
 // between random positions of the same chain.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 500 | rows at most
 // returns step: integer, index from 0

@@ -1,6 +1,6 @@
 // Drift of a chain in every layer
 // Mean hidden shift per layer over the chain's transitions, beside random positions. Needs a graph loaded with --per-layer.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 500 | rows at most
 // returns layer: integer, 0 = input embeddings

@@ -1,6 +1,6 @@
 // Gaps of a chain
 // The seams of one chain by how gap-like they are, with every score. Needs: trails gaps.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 100 | rows at most
 // returns rank: integer, place within the chain, 0 = most gap-like

@@ -1,6 +1,6 @@
 // The map along a chain
 // States of the map that a chain passes, and how many other chains pass there too. Needs: trails map.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $limit: integer := 500 | rows at most
 // returns position: integer, tokens from 0
 // returns piece: string, the token

@@ -1,6 +1,6 @@
 // Most attended steps of a chain
 // How much attention each step gets from later steps, beside what an even spread over its tokens would mean.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 50 | rows at most
 // returns step: integer, index from 0

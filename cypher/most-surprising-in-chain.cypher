@@ -1,6 +1,6 @@
 // Most surprising transitions of a chain
 // Where one chain surprises the model most; high surprisal with low entropy means that it was sure of something else.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 20 | rows at most
 // returns position: integer, tokens from 0

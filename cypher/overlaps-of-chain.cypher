@@ -1,6 +1,6 @@
 // Overlaps of a chain
 // Repeats that this chain shares with others, beside the share of such repeats in the control. Needs: trails overlaps.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $limit: integer := 50 | rows at most
 // returns overlap: string, id
 // returns kind: string, exact, masked, near or skeleton

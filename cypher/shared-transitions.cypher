@@ -1,7 +1,7 @@
 // Shared transitions of two chains
 // Pairs of consecutive tokens that occur in both chains, with the mean surprisal of the second token in each.
-// $first: string = "c0000000000000000" | a chain's id
-// $second: string = "c0000000000000001" | another chain's id
+// $first: string = "ce254d5f805b7567c" | a chain's id
+// $second: string = "ca571426894303bd6" | another chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 100 | rows at most
 // returns piece: string, first token of the pair

@@ -1,6 +1,6 @@
 // Similar steps
 // Steps near a step in whitened hidden space, with the excess over the control. Needs: trails overlaps --kind near.
-// $step: string = "c0000000000000000:0" | the step's id: chain:index
+// $step: string = "ce254d5f805b7567c:1" | the step's id: chain:index
 // $limit: integer := 50 | rows at most
 // returns other: string, id of the similar step
 // returns role: string

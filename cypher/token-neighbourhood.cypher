@@ -1,6 +1,6 @@
 // Neighbourhood of a token
 // What stands before and after a token, how often, and how surprising the token and its successor are there.
-// $piece: string = " so" | the token as shown, with its leading space
+// $piece: string = " therefore" | the token as shown, with its leading space
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 30 | rows at most
 // returns before: string, the token before

@@ -1,6 +1,6 @@
 // Tokens that look at a step
 // The later tokens for which this step is the earlier step they attend to most. Needs --token-attention at ingest.
-// $step: string = "c0000000000000000:0" | the step's id: chain:index
+// $step: string = "ce254d5f805b7567c:1" | the step's id: chain:index
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 100 | rows at most
 // returns position: integer, tokens from 0

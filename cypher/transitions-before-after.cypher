@@ -1,6 +1,6 @@
 // Transitions of a chain before and after
 // Every transition of one chain in two runs; the largest changes first.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $before: string = "r0000000000000000" | a run's id
 // $after: string = "r0000000000000001" | another run's id
 // $limit: integer := 200 | rows at most

@@ -1,7 +1,7 @@
 // Most useful premises of a chain
 // How much each step helps the next one, and how much everything before helps beyond the question alone.
 // Needs chains ingested with premises measured; null otherwise.
-// $chain: string = "c0000000000000000" | the chain's id
+// $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 100 | rows at most
 // returns step: integer, index of the helped step

@@ -1,159 +1,142 @@
-"""Pages made from the code: docs/schema.md, docs/queries.md, docs/commands.md. With --check nothing is written.
+"""Write docs/schema.md and docs/queries.md from the code; ``--check`` only compares and names what is out of date.
 
-python scripts/generate_docs.py           write the pages
-python scripts/generate_docs.py --check   exit code 1 and the names of the pages that are out of date
+python scripts/generate_docs.py [--check]
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import json
-import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-import click
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from trails.cli import COMMANDS
 from trails.schema import NODES, RELATIONSHIPS, SHARD_SCHEMA, TRANSITION, TRANSITION_ARRAYS, Property
 from trails.store.queries import named_queries
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
-GENERATED = "<!-- made by scripts/generate_docs.py from the code; edit the code instead -->\n"
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    names = list(head)
-    return _row(*names) + _row(*("---" for _ in names)) + "".join(_row(*row) for row in rows)
-
-
-def _properties(properties: Iterable[Property]) -> str:
-    rows = ((f"`{p.name}`", p.type, p.unit, p.meaning) for p in properties)
-    return _table(("property", "type", "unit", "meaning"), rows)
+DOCS = Path(__file__).parents[1] / "docs"
+NOTE = "<!-- Written by scripts/generate_docs.py. Change the source and run it again. -->\n"
 
 
 def schema_page() -> str:
-    """Labels, relationship types, properties and shard columns."""
-    page = [
-        "# Schema\n\n",
-        GENERATED,
-        "\nNatural logarithms throughout; characters are Unicode code points.\n\n## Nodes\n",
+    """Labels, relationship types, properties and shard columns, from src/trails/schema.py."""
+    parts = [
+        "# Schema\n",
+        NOTE,
+        "\nEvery label, relationship type, property and shard column, as `src/trails/schema.py` declares them. How to read",
+        "the graph is told in [graph.md](graph.md).\n",
+        "\n## Nodes\n",
     ]
     for node in NODES:
-        page.append(f"\n### :{node.label}\n\n{node.meaning}\n\n{_properties(node.properties)}")
-    page.append("\n## Relationships\n")
-    for declared in RELATIONSHIPS:
-        page.append(f"\n### (:{declared.start})-[:{declared.type}]->(:{declared.end})\n\n{declared.meaning}")
-        page.append(f"; one per {', '.join(declared.key)}\n" if declared.key else "\n")
-        if declared.properties == TRANSITION:
-            page.append("\nThe properties of a [transition](#properties-of-a-transition).\n")
-        elif declared.properties:
-            page.append("\n" + _properties(declared.properties))
-    page.append("\n### Properties of a transition\n\n" + _properties(TRANSITION))
-    page.append("\nWith `--per-layer` also:\n\n" + _properties(TRANSITION_ARRAYS))
-    page.append(
-        "\n## Columns of a shard\n\nOne row per chain and run; matrices row by row, their shapes in the docstring of "
-        "`trails.schema.Trace`.\n\n"
-    )
-    page.append(_table(("column", "type"), ((f"`{field.name}`", f"`{field.type}`") for field in SHARD_SCHEMA)))
-    return "".join(page)
+        parts += [f"\n### `(:{node.label})`\n", f"\n{sentence(node.meaning)}\n", *table(node.properties)]
+    parts.append("\n## Relationships\n")
+    for relationship in RELATIONSHIPS:
+        per = " One per run between the same two nodes." if "run" in relationship.key else ""
+        arrow = f"(:{relationship.start})-[:{relationship.type}]->(:{relationship.end})"
+        parts += [f"\n### `{arrow}`\n", f"\n{sentence(relationship.meaning)}{per}\n"]
+        if relationship.properties == TRANSITION:
+            parts.append("\nProperties: those of [a measured transition](#a-measured-transition).\n")
+        elif relationship.properties:
+            parts += table(relationship.properties)
+    parts += ["\n## A measured transition\n", "\nThe properties of `NEXT` and `BEGINS`.\n", *table(TRANSITION)]
+    parts += ["\nWith `--per-layer` also:\n", *table(TRANSITION_ARRAYS)]
+    parts += [
+        "\n## Shards\n",
+        "\nOne row per chain and run. Matrices are stored row by row in one list; their width follows from `n_layers`. The",
+        "meaning of every column is told at `Chain`, `Step` and `Trace` in `src/trails/schema.py`.\n",
+        "\n| column | Arrow type |\n|---|---|\n",
+        *(f"| `{field.name}` | `{arrow_type(str(field.type))}` |\n" for field in SHARD_SCHEMA),
+    ]
+    return join(parts)
 
 
 def queries_page() -> str:
-    """Every named query with parameters, columns and statement."""
+    """The library of named queries, from the headers of cypher/."""
     queries = named_queries()
-    page = [
-        "# Named queries\n\n",
-        GENERATED,
-        "\nEach is a file of `cypher/` that runs unchanged on the embedded engine, in ",
+    parts = [
+        "# Named queries\n",
+        NOTE,
+        "\nEach is a file of `cypher/`, runs unchanged in Neo4j Browser and on the embedded graph, and is run by name:",
+        "`trails query NAME --param NAME=VALUE`. A parameter with a default may be left out; `run` is filled in when the",
+        "home holds one run.\n",
+        "\n| query | answers |\n|---|---|\n",
+        *(f"| [{name}](#{name}) | {query.title} |\n" for name, query in queries.items()),
     ]
-    page.append("Neo4j and in Neo4j Browser. In the terminal: `trails query NAME --param name=value`.\n\n")
-    page.append(_table(("query", "what it answers"), ((f"[{q.name}](#{q.name})", q.title) for q in queries.values())))
-    for query in queries.values():
-        page.append(f"\n## {query.name}\n\n**{query.title}.** {query.description}\n\n")
-        if query.parameters:
-            rows = (
-                (
-                    f"`{p.name}`",
-                    p.type,
-                    json.dumps(p.example, ensure_ascii=False),
-                    "yes" if p.default else "",
-                    p.meaning,
-                )
-                for p in query.parameters
+    for name, query in queries.items():
+        parts += [
+            f"\n## {name}\n",
+            f"\n**{query.title}.** {query.description}\n",
+            "\n| parameter | type | value | meaning |\n|---|---|---|---|\n",
+        ]
+        for p in query.parameters:
+            shown = f"`{p.example!r}`".replace("'", '"').replace("|", "\\|")
+            parts.append(
+                f"| `{p.name}` | {p.type} | {'default' if p.default else 'for example'} {shown} | {p.meaning} |\n"
             )
-            page.append(_table(("parameter", "type", "example", "used when not given", "meaning"), rows) + "\n")
-        page.append(_table(("column", "type", "unit"), ((f"`{c.name}`", c.type, c.unit) for c in query.columns)))
-        page.append(f"\n```cypher\n{query.statement}\n```\n")
-    return "".join(page)
+        parts.append("\n| column | type | unit or meaning |\n|---|---|---|\n")
+        parts += [f"| `{c.name}` | {c.type} | {c.unit} |\n" for c in query.columns]
+        parts.append(f"\n```cypher\n{query.statement}\n```\n")
+    return join(parts)
 
 
 def commands_page() -> str:
-    """The help of every command, as the terminal shows it at 100 columns."""
-    page = [
-        "# Commands\n\n",
-        GENERATED,
-        "\nData goes to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 a ",
+    """The commands with their one-line help."""
+    rows = (f"| `trails {name}` | {text} |\n" for name, text in COMMANDS.items())
+    return join(
+        ["# Commands\n", NOTE, "\n`trails COMMAND --help` tells the options.\n", "\n| command | |\n|---|---|\n", *rows]
+    )
+
+
+def sentence(text: str) -> str:
+    """First letter upper case, full stop at the end."""
+    return text[0].upper() + text[1:].rstrip(".") + "."
+
+
+def table(properties: Iterable[Property]) -> list[str]:
+    """Rows of a property table."""
+    rows = ["\n| property | type | meaning | unit |\n|---|---|---|---|\n"]
+    for p in properties:
+        index = " (indexed)" if p.indexed and p.name != "id" else ""
+        meaning = p.meaning.replace("|", "\\|")
+        rows.append(f"| `{p.name}` | {p.type}{index} | {meaning} | {p.unit} |\n")
+    return rows
+
+
+def arrow_type(text: str) -> str:
+    """An Arrow type without the noise of field names."""
+    return text.replace("element: ", "").replace("item: ", "").replace("child 0, ", "")
+
+
+def join(parts: Iterable[str]) -> str:
+    """Parts below one another; a part without a line end is continued by the next."""
+    return "".join(part if part.endswith("\n") else part + " " for part in parts)
+
+
+PAGES = {"schema.md": schema_page, "queries.md": queries_page, "commands.md": commands_page}
+
+
+def out_of_date() -> list[str]:
+    """Names of the pages that are not what the code says."""
+    return [
+        name
+        for name, page in PAGES.items()
+        if not (DOCS / name).is_file() or (DOCS / name).read_text(encoding="utf-8") != page()
     ]
-    page.append(
-        "check failed, 2 wrong use, 3 bad input, 4 model, 5 store, 6 query, 7 missing package, 130 interrupted.\n"
-    )
-    page.append("Flags win over environment variables (`TRAILS_…`), those over `trails.toml`, that over defaults.\n\n")
-    page.append(
-        _table(("command", "what it does"), ((f"[trails {n}](#trails-{n})", text) for n, text in COMMANDS.items()))
-    )
-    for name in COMMANDS:
-        command: click.Command = importlib.import_module(f"trails.cli.{name.replace('-', '_')}").command
-        context = click.Context(command, info_name=f"trails {name}", terminal_width=100, max_content_width=100)
-        page.append(f"\n## trails {name}\n\n```\n{command.get_help(context)}\n```\n")
-    return "".join(page)
 
 
-PAGES: dict[str, Callable[[], str]] = {
-    "schema.md": schema_page,
-    "queries.md": queries_page,
-    "commands.md": commands_page,
-}
-
-_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
-
-
-def broken_links() -> Iterator[str]:
-    """Relative links of README and docs that lead nowhere."""
-    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))):
-        for target in _LINK.findall(page.read_text(encoding="utf-8")):
-            if "://" not in target and not (page.parent / target).exists():
-                yield f"{page.relative_to(ROOT)}: link to {target}, which does not exist"
-
-
-def main() -> None:
-    """Write or check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    os.environ["COLUMNS"] = "100"
-    problems = []
-    for name, make in PAGES.items():
-        text, path = make(), DOCS / name
-        if check:
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                problems.append(f"docs/{name} is out of date")
-        else:
-            path.write_text(text, encoding="utf-8")
-    problems += broken_links() if check else ()
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if problems:
-        sys.exit("Write the pages again: python scripts/generate_docs.py")
+def main() -> int:
+    """Write the pages, or check them."""
+    stale = out_of_date()
+    if "--check" in sys.argv[1:]:
+        for name in stale:
+            sys.stderr.write(f"docs/{name} is out of date. Type: python scripts/generate_docs.py\n")
+        return 1 if stale else 0
+    for name in stale:
+        (DOCS / name).write_text(PAGES[name](), encoding="utf-8")
+        sys.stdout.write(f"wrote docs/{name}\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -61,7 +61,7 @@ def make_trace(
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int32) if pieces else np.zeros(0, np.int32)
     n, layers = len(pieces), run.n_layers
     n_steps = max(1, min(n_steps, n))
-    cut = [int(round(i * n / n_steps)) for i in range(n_steps + 1)]
+    cut = [round(i * n / n_steps) for i in range(n_steps + 1)]
     edges = [0, *(int(ends[c - 1]) for c in cut[1:-1]), len(text)]
     roles = roles or tuple(ROLES[i % len(ROLES)] for i in range(n_steps))
     steps = tuple(

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.store import writer
+
 from trails.store.digest import compare, graph_digest
 from trails.store.embedded import EmbeddedStore
 from trails.store.rows import graph_batch

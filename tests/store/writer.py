@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.store.factory import make_chain, make_run, make_trace
+
 from trails.schema import Run, Trace
 from trails.store.embedded import EmbeddedStore
 from trails.store.rows import graph_batch
