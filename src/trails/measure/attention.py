@@ -165,9 +165,14 @@ class Peaks:
 
 
 def _block_rows(batch: int, heads: int, keys: int, device: torch.device) -> int:
-    """Queries per block: scores of about 8 MB on a CPU (they stay in the cache), 256 MB on a GPU."""
-    budget = 2**21 if device.type == "cpu" else 2**26
-    return max(16, budget // max(1, batch * heads * keys))
+    """Queries per block: scores of about 0.5 MB on a CPU (they stay in the cache), 256 MB on a GPU."""
+    budget = 2**17 if device.type == "cpu" else 2**26
+    return max(32, budget // max(1, batch * heads * keys))
+
+
+def _later(rows: int, device: torch.device) -> Tensor:
+    """(rows, rows): 0 where a key is not later than its query, a very negative number where it is."""
+    return torch.full((rows, rows), _MASKED, device=device).triu_(1)
 
 
 def blocked_attention(
@@ -201,21 +206,20 @@ def blocked_attention(
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         if mask is None:
-            column = torch.arange(start, end, device=query.device)
-            later = column > column.unsqueeze(1)
-            scores[..., start:].masked_fill_(later, _MASKED)
+            scores[..., start:] += _later(end - start, query.device)
         elif mask.dtype == torch.bool:
             scores.masked_fill_(~mask[:, :, start:end, :end], _MASKED)
         else:
             scores += mask[:, :, start:end, :end]
             scores.clamp_min_(_MASKED)
-        log_weights = torch.log_softmax(scores, dim=-1)
-        weights = log_weights.exp()
+        weights = torch.softmax(scores, dim=-1)
         mixed = torch.matmul(weights.to(value.dtype).view(B, G, -1, end), value[:, :, :end])
         out[:, :, start:end] = mixed.view(B, H, end - start, -1)
         if recorder is None or layer is None:
             continue
-        layer.entropy[:, start:end] = log_weights.mul_(weights).sum(-1).mean(1).neg_()
+        # entropy = logsumexp - Σ weight × score; the logsumexp from the largest weight and its score
+        log_sum = scores.amax(-1) - weights.amax(-1).log_()
+        layer.entropy[:, start:end] = (log_sum - scores.mul_(weights).sum(-1)).mean(1)
         mean = weights.mean(1)  # (B, q, keys)
         layer.masses[:, start:end] = torch.bmm(mean, recorder.layout.one_hot[:, :end])
         first = max(start, 1)  # position 0 has no previous token

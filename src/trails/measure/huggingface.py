@@ -72,6 +72,10 @@ class _Pass:
     def length(self) -> int:
         return self.context + self.end - self.begin
 
+    @property
+    def question(self) -> bool:
+        return bool(self.sequence.question.stop > self.sequence.question.start)
+
     def ids(self) -> npt.NDArray[np.int64]:
         chain = self.sequence.tokens.ids[self.begin : self.end].astype(np.int64)
         return np.concatenate((np.asarray(self.sequence.context, np.int64), chain))
@@ -337,7 +341,7 @@ class HuggingFaceScorer:
         """Rows of logits that exist at once, and rows reduced together."""
         vocabulary = self.run.vocab_size
         if self.device.type == "cpu":
-            return max(16, 2**23 // vocabulary), max(1, 2**19 // vocabulary)
+            return max(16, 50_000_000 // (4 * vocabulary)), max(1, 2**19 // vocabulary)
         rows = max(64, 2**27 // vocabulary)
         return rows, rows
 
@@ -416,33 +420,31 @@ class HuggingFaceScorer:
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
-    def _statistics(
-        self, batch: list[_Pass], ids: Tensor, hidden: Tensor
-    ) -> list[tuple[LogitStatistics, LogitStatistics | None]]:
-        """Per pass: statistics of the rows that predict the chain (from the last context position on) and the question."""
+    def _statistics(self, batch: list[_Pass], ids: Tensor, hidden: Tensor) -> list[LogitStatistics]:
+        """Per pass: statistics of every row; only the surprisal before the last position of the context."""
         tile, block = self._tile()
         results = []
         for row, part in enumerate(batch):
-            first = max(0, part.context - 1)
             target = torch.cat((ids[row, 1 : part.length], ids.new_full((1,), -1)))
+            first = max(0, part.context - 1)
+            # nobody reads what predicts a template, or a context that an earlier window has measured
+            skip = first if part.begin or not part.question else max(0, part.sequence.question.start - 1)
             stats = logit_statistics(
-                self.logits, hidden[row, first : part.length], target[first:], tile=tile, block=block
+                self.logits,
+                hidden[row, skip : part.length],
+                target[skip:],
+                tile=tile,
+                block=block,
+                full_from=first - skip,
             )
-            question = None
-            span = part.sequence.question
-            if part.begin == 0 and span.stop > span.start:
-                rows = slice(max(0, span.start - 1), span.stop - 1)
-                question = logit_statistics(
-                    self.logits, hidden[row, rows], target[rows], tile=tile, block=block, full=False
-                )
-            results.append((stats, question))
+            results.append(stats.after(skip))
         return results
 
     def _unpack(
         self,
         batch: list[_Pass],
         recorder: Recorder,
-        statistics: list[tuple[LogitStatistics, LogitStatistics | None]],
+        statistics: list[LogitStatistics],
         options: MeasureOptions,
         partial: dict[int, _Partial],
     ) -> None:
@@ -506,27 +508,21 @@ class HuggingFaceScorer:
                 into.peak_layer[chain] = np.where(found, recorder.peak.layer[row, here].cpu().numpy(), -1)
 
     @staticmethod
-    def _unpack_logits(
-        part: _Pass,
-        here: slice,
-        chain: slice,
-        statistics: tuple[LogitStatistics, LogitStatistics | None],
-        into: _Partial,
-    ) -> None:
-        stats, question = statistics
-        first = max(0, part.context - 1)  # position of the statistics' row 0
+    def _unpack_logits(part: _Pass, here: slice, chain: slice, stats: LogitStatistics, into: _Partial) -> None:
         # the token at position p is predicted by row p - 1; without context the first token has no prediction
-        target = np.arange(here.start, here.stop)
-        known = target > first if part.context == 0 else target >= first + 1
-        rows = target[known] - 1 - first
+        positions = np.arange(here.start, here.stop)
+        known = positions > 0
+        rows = positions[known] - 1
         where = np.arange(chain.start, chain.stop)[known]
-        into.surprisal[where] = stats.surprisal.cpu().numpy()[rows]
+        surprisal = stats.surprisal.cpu().numpy()
+        into.surprisal[where] = surprisal[rows]
         into.entropy[where] = stats.entropy.cpu().numpy()[rows]
         into.rank[where] = stats.rank.cpu().numpy()[rows]
         into.logit_shift[where] = stats.shift.cpu().numpy()[rows + 1]
-        if question is not None:
-            values = question.surprisal.cpu().numpy()
-            into.question_surprisal[len(into.question_surprisal) - len(values) :] = values
+        if part.begin == 0 and part.question:
+            span = part.sequence.question
+            first = max(1, span.start)
+            into.question_surprisal[first - span.start :] = surprisal[first - 1 : span.stop - 1]
 
     # ---------------------------------------------------------------------------------------------------- the trace
 
@@ -680,7 +676,7 @@ class HuggingFaceScorer:
                 self._tensor(np.asarray(targets)),
                 tile=tile,
                 block=block,
-                full=False,
+                full_from=len(rows),
             )
             .surprisal.cpu()
             .numpy()
@@ -709,7 +705,7 @@ class HuggingFaceScorer:
                 self._tensor(sequence[rows + 1]),
                 tile=tile,
                 block=block,
-                full=False,
+                full_from=len(rows),
             )
             yield float(stats.surprisal.mean())
 

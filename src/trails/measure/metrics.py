@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -48,14 +49,20 @@ class LogitStatistics:
     rank: Tensor  # (N,) int64, vocabulary items with a higher logit than the target; -1 where the target is -1
     shift: Tensor  # (N,) total variation between the distributions of row r-1 and of row r; NaN for row 0
 
+    def after(self, rows: int) -> LogitStatistics:
+        """The same with ``rows`` undefined rows in front."""
+        values = (self.surprisal, self.entropy, self.shift)
+        surprisal, entropy, shift = (torch.cat((x.new_full((rows,), torch.nan), x)) for x in values)
+        return LogitStatistics(surprisal, entropy, torch.cat((self.rank.new_full((rows,), -1), self.rank)), shift)
+
 
 def logit_statistics(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, tile: int, block: int, full: bool = True
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, tile: int, block: int, full_from: int = 0
 ) -> LogitStatistics:
     """Reduce the logits of ``hidden`` (N, d), ``tile`` rows at a time; no more than ``tile`` × V logits exist at once.
 
     ``head`` maps (n, d) to the model's final logits (n, V). Within a tile, ``block`` rows are reduced at a time so that
-    they stay in the cache. Without ``full`` only the surprisal is computed and the rest is NaN or -1.
+    they stay in the cache. For rows before ``full_from`` only the surprisal is computed; the rest is NaN or -1.
     """
     count = len(hidden)
     surprisal, entropy, shift = (hidden.new_full((count,), torch.nan, dtype=torch.float32) for _ in range(3))
@@ -63,31 +70,30 @@ def logit_statistics(
     known = targets >= 0
     index = targets.clamp_min(0).unsqueeze(1)
     last: Tensor | None = None  # distribution of the row before the block
+    tile = (
+        -(-count // -(-count // tile)) if count else tile
+    )  # tiles of even size: a small last one would cost a full read of the head
     for begin in range(0, count, tile):
         logits = head(hidden[begin : begin + tile])
-        for start in range(begin, min(count, begin + tile), block):
-            end = min(count, begin + tile, start + block)
+        edges = [*range(begin, min(count, begin + tile), block), min(count, begin + tile)]
+        edges = sorted({*edges, full_from} if edges[0] < full_from < edges[-1] else edges)
+        for start, end in pairwise(edges):
             x = logits[start - begin : end - begin].float()
-            target = x.gather(1, index[start:end])  # (n, 1)
-            if not full:
-                surprisal[start:end] = torch.logsumexp(x, 1) - target[:, 0]
+            if start < full_from:
+                surprisal[start:end] = -torch.log_softmax(x, 1).gather(1, index[start:end])[:, 0]
                 continue
-            rank[start:end] = (x > target).sum(1)
-            top = x.amax(1, keepdim=True)
-            x = x - top
-            p = x.exp()
-            total = p.sum(1, keepdim=True)
-            p /= total
-            log_total = total.log()
-            surprisal[start:end] = (log_total - (target - top))[:, 0]
-            # entropy = log Σ exp(x) - Σ p x; the product by a batched row-by-row dot, without another copy of the tile
-            dot = torch.bmm(p.unsqueeze(1), x.unsqueeze(2))[:, 0, 0]
-            entropy[start:end] = log_total[:, 0] - dot
+            target = x.gather(1, index[start:end])  # (n, 1)
+            p = torch.softmax(x, 1)
+            log_sum = x.amax(1) - p.amax(1).log()  # from the most likely item: no further pass of exponentials
+            surprisal[start:end] = log_sum - target[:, 0]
+            entropy[start:end] = log_sum - (p * x).sum(1)
             if last is not None:
                 shift[start] = (p[0] - last).abs_().sum() * 0.5
             if end - start > 1:
                 shift[start + 1 : end] = (p[1:] - p[:-1]).abs_().sum(1) * 0.5
             last = p[-1]
+            # comparing into a float buffer and summing is several times faster than counting truth values
+            rank[start:end] = torch.gt(x, target, out=torch.empty_like(x)).sum(1)
     surprisal[~known] = torch.nan
     rank[~known] = -1
     return LogitStatistics(surprisal, entropy, rank, shift)
