@@ -139,7 +139,8 @@ def _chains(
 
 
 def _recognise(file: SourceFile) -> Reader:
-    return next(reader for reader in READERS.values() if reader.can_read(file))
+    # a file of records without a first record to look at: the general reader says what is wrong
+    return next((reader for reader in READERS.values() if reader.can_read(file)), records.RECORDS)
 
 
 def _find(shown: str, report: ReadReport) -> list[Path]:

@@ -146,7 +146,7 @@ def _json_document(file: SourceFile) -> Iterator[tuple[int, Any]]:
 def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tuple[int, Any]]:
     """Elements of a JSON array, decoded one at a time from a sliding buffer."""
     decoder = json.JSONDecoder()
-    line = 1
+    line, column = 1, 0  # where the buffer begins
     position = buffer.index("[") + 1
     grow = CHUNK
     ended = False
@@ -154,7 +154,9 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tu
         # skip blanks and the comma before the next element
         while position < len(buffer) and buffer[position] in " \t\r\n,":
             position += 1
-        line += buffer.count("\n", 0, position)
+        breaks = buffer.count("\n", 0, position)
+        column = position - buffer.rfind("\n", 0, position) - 1 if breaks else column + position
+        line += breaks
         buffer, position = buffer[position:], 0
         if buffer.startswith("]"):
             return
@@ -170,7 +172,10 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tu
             except ValueError as error:
                 place, message = line, str(error)
                 if isinstance(error, json.JSONDecodeError):
-                    place, message = line + error.lineno - 1, f"{error.msg} at column {error.colno}"
+                    place, message = (
+                        line + error.lineno - 1,
+                        f"{error.msg} at column {error.colno + (error.lineno == 1) * column}",
+                    )
                 if ended:
                     raise InputError(
                         f"{file.shown}:{place}: broken JSON: {message}. An array cannot be read past a mistake; JSON Lines can."

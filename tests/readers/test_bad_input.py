@@ -1,0 +1,389 @@
+"""Bad input: one clear message each, asserted word for word; nothing but InputError or UsageError comes out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trails.errors import InputError, UsageError
+from trails.readers import BadEntry, ReadOptions, ReadReport, parse_fields, read
+
+HINT = "To go on past bad records: --bad-tolerance N."
+
+
+def message(path: Path | str, reader: str | None = None, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        list(read([path], reader=reader, options=ReadOptions(**options)))
+    assert caught.value.exit_code == 3
+    return str(caught.value)
+
+
+def put(path: Path, data: bytes | str) -> Path:
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+# --- paths ----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_file() -> None:
+    assert (
+        message("nope.jsonl") == "nope.jsonl: no such file or folder. Name a file, a folder, or - for standard input."
+    )
+
+
+def test_a_missing_file_is_told_before_the_first_chain(tmp_path: Path) -> None:
+    good = put(tmp_path / "a.jsonl", '{"chain": "one"}\n')
+    with pytest.raises(InputError):
+        read([good, tmp_path / "nope"])  # not even drawn
+
+
+def test_folder_without_chains(tmp_path: Path) -> None:
+    kinds = ".jsonl, .ndjson, .json, .parquet, .arrow, .csv, .tsv, .txt, .text, .md, .markdown, also .gz."
+    assert message(tmp_path) == (
+        f"{tmp_path}: no chains in this folder (it is empty or holds only notes). Files read: {kinds}"
+    )
+    put(tmp_path / "photo.png", b"\x89PNG")
+    assert message(tmp_path) == f"{tmp_path}: no chains in this folder (found only photo.png). Files read: {kinds}"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.csv"])
+def test_empty_file(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path / name, " \n\n" if name != "a.csv" else "")
+    assert message(path) == f"{path}: no chains in it."
+
+
+def test_nothing_to_read() -> None:
+    with pytest.raises(UsageError) as caught:
+        read([])
+    assert str(caught.value) == "nothing to read: name files or folders, or - for standard input."
+
+
+# --- encodings and damage -------------------------------------------------------------------------------------------
+
+
+def test_wrong_encoding(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", b'{"chain": "one"}\n' + '{"chain": "два"}\n'.encode("cp1251"))
+    assert message(path) == (
+        f"{path}:2: byte 0xe4 at position 11 is not UTF-8. Name the encoding (--encoding cp1251) or convert the file "
+        f"with iconv. {HINT}"
+    )
+    assert [chain.text for chain in read([path], options=ReadOptions(encoding="cp1251"))] == ["one", "два"]
+
+
+def test_wrong_encoding_in_an_array(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.json", '[{"chain": "два"}]'.encode("cp1251"))
+    assert message(path) == (
+        f"{path}: byte 0xe4 is not UTF-8. Name the encoding (--encoding cp1251) or convert the file with iconv."
+    )
+
+
+def test_utf_16(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", '{"chain": "one"}\n'.encode("utf-16"))
+    assert message(path) == f"{path}: this is UTF-16, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 FILE."
+
+
+def test_unknown_encoding() -> None:
+    with pytest.raises(UsageError) as caught:
+        ReadOptions(encoding="utf-9")
+    assert str(caught.value) == (
+        "--encoding utf-9: no such encoding. Usual ones: utf-8, utf-16, cp1251, koi8-r, latin-1."
+    )
+
+
+def test_binary(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.txt", b"PK\x03\x04\x00\x00")
+    assert message(path) == f"{path}: this is binary data, not text."
+
+
+def test_damaged_gzip(tmp_path: Path) -> None:
+    data = gzip.compress(b"".join(b'{"chain": "%d"}\n' % number for number in range(50_000)))
+    path = put(tmp_path / "a.jsonl.gz", data[: len(data) // 2])
+    text = message(path)
+    assert text.startswith(f"{path}:")
+    assert "the gzip data is damaged (Compressed file ended before the end-of-stream marker was reached)." in text
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"chain": ["one"]}), path)
+    put(path, path.read_bytes()[:-9])
+    assert message(path).startswith(f"{path}: not readable as parquet (")
+
+
+# --- records --------------------------------------------------------------------------------------------------------
+
+
+def test_broken_json_line(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", '{"chain": "one"}\n\n{"chain": "two", }\n')
+    assert message(path) == (
+        f"{path}:3: broken JSON: Expecting property name enclosed in double quotes at column 18. {HINT}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        (
+            '[{"chain": "one"},\n {"chain": }]',
+            2,
+            "Expecting value at column 12. An array cannot be read past a mistake; JSON Lines can.",
+        ),
+        ('[{"chain": "one"},\n {"chain": "two"}', 2, "the array does not end with a closing bracket."),
+        ('{"data":\n [1, }', 2, "Expecting value at column 6."),
+    ],
+)
+def test_broken_json_document(tmp_path: Path, text: str, line: int, what: str) -> None:
+    path = put(tmp_path / "a.json", text)
+    assert message(path) == f"{path}:{line}: broken JSON: {what}"
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('"text"', "a JSON object is needed, this is a string."),
+        ("[1]", "a JSON object is needed, this is an array."),
+        ("null", "a JSON object is needed, this is null."),
+        ('{"chain": "  "}', "the chain is empty."),
+        ('{"chain": ""}', "no field looks like a chain; fields found: chain. Name it: --field chain=FIELD."),
+        ('{"a": 1, "b": "x"}', "no field looks like a chain; fields found: a, b. Name it: --field chain=FIELD."),
+        ("{}", "no field looks like a chain; fields found: none. Name it: --field chain=FIELD."),
+        (
+            '{"chain": "a\\ud800b"}',
+            "the chain holds a lone surrogate (U+D800 at character 1), which is not Unicode text.",
+        ),
+        (
+            '{"question": "\\udfff", "chain": "a"}',
+            "the question holds a lone surrogate (U+DFFF at character 0), which is not Unicode text.",
+        ),
+        ('{"messages": [{"role": "user", "content": "hi"}]}', "no message of the assistant, so no chain."),
+        ("[" * 5_000 + "]" * 5_000, "broken JSON: nested too deep."),
+    ],
+)
+def test_bad_record(tmp_path: Path, line: str, what: str) -> None:
+    path = put(tmp_path / "a.jsonl", line + "\n")
+    assert message(path) == f"{path}:1: {what} {HINT}"
+
+
+def test_a_mapped_field_that_is_not_there(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", '{"chain": "one", "other": 2}\n')
+    assert message(path, fields={"question": "problem"}) == (
+        f"{path}:1: no field 'problem' for the question; fields found: chain, other. {HINT}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pair", "what"),
+    [
+        ("chain", "--field chain: write PART=FIELD, for example --field chain=solution."),
+        ("=x", "--field =x: write PART=FIELD, for example --field chain=solution."),
+    ],
+)
+def test_a_field_option_without_a_field(pair: str, what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_fields([pair])
+    assert str(caught.value) == what
+
+
+def test_a_field_option_for_an_unknown_part() -> None:
+    with pytest.raises(UsageError) as caught:
+        ReadOptions(fields={"thought": "x"})
+    assert str(caught.value) == (
+        "--field thought=…: no such part of a chain. Parts: question, chain, answer, id, language."
+    )
+
+
+def test_a_forced_reader_names_the_fields_it_found(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", '{"chain": "one"}\n')
+    assert message(path, reader="gsm8k") == (
+        f"{path}:1: not a record that --reader gsm8k understands; fields found: chain. {HINT}"
+    )
+    assert message(path, reader="trails") == f"{path}:1: no text field 'source'; fields found: chain. {HINT}"
+    text = put(tmp_path / "a.txt", "words")
+    assert message(text, reader="gsm8k") == f"{text}: this is text, not records. Use --reader text."
+
+
+def test_a_native_record_with_wrong_boundaries(tmp_path: Path) -> None:
+    record = {"source": "s", "source_id": "1", "question": "", "text": "abc", "boundaries": [3]}
+    path = put(tmp_path / "a.jsonl", json.dumps(record))
+    assert message(path) == f"{path}:1: field 'boundaries' has an offset outside the text of 3 characters. {HINT}"
+
+
+def test_a_proof_that_names_a_missing_sentence(tmp_path: Path) -> None:
+    record = {
+        "id": "x",
+        "context": "sent1: a",
+        "question": "",
+        "answer": "",
+        "hypothesis": "h",
+        "proof": "sent2 -> hypothesis; ",
+    }
+    path = put(tmp_path / "a.jsonl", json.dumps(record))
+    assert message(path) == f"{path}:1: the proof uses 'sent2', which is not among the sentences. {HINT}"
+
+
+def test_a_row_with_too_many_fields(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.csv", "chain,answer\none,1\ntwo,2,3\n")
+    assert message(path) == f"{path}:3: 3 fields where the header has 2. {HINT}"
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_over_the_limit(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", '{"chain": "' + "x" * 1_000_000 + '"}\n{"chain": "two"}\n')
+    assert message(path, max_record_bytes=500_000) == (
+        f"{path}:1: the line is longer than 500,000 bytes (max_record_bytes, --max-record-bytes). {HINT}"
+    )
+    rest = list(read([path], options=ReadOptions(max_record_bytes=500_000, bad_tolerance=1)))
+    assert [chain.text for chain in rest] == ["two"]
+
+
+def test_a_line_of_exactly_the_limit(tmp_path: Path) -> None:
+    line = b'{"chain": "abc"}'
+    for end in (b"", b"\n", b"\r\n"):
+        path = put(tmp_path / "a.jsonl", line + end)
+        assert [chain.text for chain in read([path], options=ReadOptions(max_record_bytes=len(line)))] == ["abc"]
+        assert "longer than 15 bytes" in message(path, max_record_bytes=len(line) - 1)
+
+
+def test_a_record_over_the_limit_in_an_array(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.json", '[{"chain": "' + "x" * 5_000_000 + '"}]')
+    assert "or a record longer than 1,000 bytes (max_record_bytes, --max-record-bytes)." in message(
+        path, max_record_bytes=1_000
+    )
+
+
+# --- tolerance and report -------------------------------------------------------------------------------------------
+
+MIXED = '{"chain": "one"}\nnot json\n{"chain": ""}\n{"chain": "two"}\n[]\n{"chain": "three"}\n'
+
+
+def test_bad_records_are_tolerated_up_to_the_number(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", MIXED)
+    report = ReadReport()
+    chains = list(read([path], options=ReadOptions(bad_tolerance=3), report=report))
+    assert [chain.text for chain in chains] == ["one", "two", "three"]
+    assert (report.chains, report.bad) == (3, 3)
+    assert report.entries == [
+        BadEntry(str(path), 2, "broken JSON: Expecting value at column 1."),
+        BadEntry(str(path), 3, "no field looks like a chain; fields found: chain. Name it: --field chain=FIELD."),
+        BadEntry(str(path), 5, "a JSON object is needed, this is an array."),
+    ]
+
+
+def test_one_more_than_tolerated_stops(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", MIXED)
+    assert message(path, bad_tolerance=2) == (
+        f"{path}:5: a JSON object is needed, this is an array. This is bad record 3; --bad-tolerance 2 allows no more."
+    )
+
+
+def test_the_report_file_holds_every_bad_record(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", MIXED)
+    out = tmp_path / "bad.jsonl"
+    for _ in range(2):  # a second run starts the file anew
+        list(read([path], options=ReadOptions(bad_tolerance=9, report_file=out)))
+        entries = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        assert [(entry["file"], entry["line"]) for entry in entries] == [(str(path), 2), (str(path), 3), (str(path), 5)]
+        assert entries[2]["message"] == "a JSON object is needed, this is an array."
+
+
+def test_a_report_file_that_cannot_be_written(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", MIXED)
+    with pytest.raises(UsageError) as caught:
+        read([path], options=ReadOptions(report_file=tmp_path / "no" / "bad.jsonl"))
+    assert str(caught.value) == f"--report-file {tmp_path}/no/bad.jsonl: cannot be written (No such file or directory)."
+
+
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [
+        ({"limit": -1}, "--limit -1: a number of chains, 0 or more."),
+        ({"bad_tolerance": -1}, "--bad-tolerance -1: a number of records, 0 or more."),
+    ],
+)
+def test_negative_numbers(option: dict[str, int], what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ReadOptions(**option)  # type: ignore[arg-type]
+    assert str(caught.value) == what
+
+
+# --- anything at all ------------------------------------------------------------------------------------------------
+
+SUFFIXES = st.sampled_from(["jsonl", "json", "txt", "md", "csv", "tsv", "parquet", "arrow", "jsonl.gz", "bin"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *(
+                        "question",
+                        "answer",
+                        "chain",
+                        "text",
+                        "messages",
+                        "role",
+                        "content",
+                        "proof",
+                        "input",
+                        "output",
+                        "steps",
+                    ),
+                    *(
+                        "new_ys",
+                        "premises",
+                        "facts",
+                        "decomposition",
+                        "explanation",
+                        "context",
+                        "ground_truth",
+                        "solution",
+                    ),
+                    *("hypothesis", "label", "conclusion", "lang", "n", "question_id", "model", "source", "source_id"),
+                    *("boundaries", "metadata", "response", "instruction", "task", "target", "from", "value"),
+                ]
+            ),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=200), SUFFIXES)
+def test_any_bytes_are_chains_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str
+) -> None:
+    path = put(tmp_path_factory.mktemp("any") / f"a.{suffix}", data)
+    problem = ""
+    try:
+        for chain in read([path], options=ReadOptions(bad_tolerance=1_000)):
+            assert chain.text.strip()
+            chain.text.encode()
+    except InputError as error:
+        problem = str(error)
+    assert not problem or problem.startswith(str(path))
+
+
+@given(st.lists(JSON, min_size=1, max_size=3))
+def test_any_json_is_chains_or_bad_records(tmp_path_factory: pytest.TempPathFactory, values: list[Any]) -> None:
+    path = put(tmp_path_factory.mktemp("any") / "a.jsonl", "".join(json.dumps(value) + "\n" for value in values))
+    report = ReadReport()
+    for chain in read([path], options=ReadOptions(bad_tolerance=1_000), report=report):
+        assert chain.text.strip()
+        assert all(0 <= b < len(chain.text) for b in chain.boundaries)
+        for value in (chain.text, chain.question, chain.answer, chain.source_id, *chain.metadata.values()):
+            assert isinstance(value, str)
+    assert report.chains + report.bad >= 1
