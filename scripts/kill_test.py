@@ -19,13 +19,14 @@ import tempfile
 import time
 from pathlib import Path
 
-SRC = Path(__file__).parents[1] / "src"
-sys.path.insert(0, str(SRC))
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from trails.config import load_settings
 from trails.errors import TrailsError
 from trails.pipeline import verify
 from trails.store.traces import TraceStore
+
+SRC = Path(__file__).parents[1] / "src"
 
 
 def ingest(arguments: list[str], home: Path) -> subprocess.Popen[bytes]:
