@@ -670,8 +670,8 @@ class Gaps:
     """Seams, most gap-like first, and what their scores are worth.
 
     ``seams`` has one row per seam: ``id``, ``chain``, ``step``, ``score`` (share of the corpus's seams with a smaller combined
-    score, 0..1), ``rank`` (within the chain, 0 = most gap-like), ``bridge_nats``, and every seam score by name. Empty when the
-    calibration withheld the combination: no score without its control.
+    score, 0..1), ``rank`` (within the chain, 0 = most gap-like), ``bridge_nats``, and every seam score by name. A score that was not
+    calibrated is null, and without any there are no rows: no score without its control.
     """
 
     run: str
@@ -784,6 +784,14 @@ def find(traces: Iterable[Trace], calibration: Calibration | None = None) -> Gap
         "bridge_nats": table.values["bridge_nats"],
         **{name: table.values[name] * _SIGN[name] for name in NAMES},
     }
+    # What was not calibrated has no control, and is not handed out.
+    for name in NAMES:
+        if name not in calibration.features:
+            columns[name] = np.full(len(table.chain), np.nan)
+    if calibration.best != "all":
+        columns["bridge_nats"] = np.full(len(table.chain), np.nan)
+    for name in (*NAMES, "bridge_nats"):
+        columns[name] = pa.array(columns[name], mask=~np.isfinite(columns[name]))  # undefined is absent, not NaN
     seams = pa.table(columns)
     by = np.lexsort((table.step, table.chain, -np.asarray(score))) if len(table.chain) else np.empty(0, np.int64)
     return Gaps(run, len(corpus), seams.take(pa.array(by)), calibration, tuple(notes))

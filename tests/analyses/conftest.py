@@ -113,10 +113,12 @@ def corpus_of() -> Callable[..., Corpus]:
 
 @pytest.fixture
 def random_texts() -> Callable[..., list[str]]:
-    """Texts of random words, which share no long repeat."""
+    """Texts of random words without digits, which share no long repeat."""
 
     def build(count: int, words: int, seed: int, vocabulary: int = 400) -> list[str]:
         rng = np.random.default_rng(seed)
-        return [" ".join(f"w{rng.integers(vocabulary)}x" for _ in range(words)) for _ in range(count)]
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        names = [f"{letters[i // 26 % 26]}o{letters[i % 26]}u" for i in range(vocabulary)]
+        return [" ".join(names[rng.integers(vocabulary)] for _ in range(words)) for _ in range(count)]
 
     return build

@@ -50,7 +50,8 @@ def command(
 ) -> None:
     """Seams where a step seems to be missing, ranked within each chain, beside what the scores are worth here.
 
-    Without --calibrate (once per run) only scores that need no model rank the seams. Writes :Gap nodes to the graph.
+    Before --calibrate (once per run) only scores that need no model rank the seams, and the others are not shown.
+    Writes :Gap nodes to the graph.
 
     \b
     trails gaps --calibrate

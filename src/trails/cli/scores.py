@@ -26,8 +26,11 @@ def print_scores(scores: Sequence[Score], withheld: Sequence[Withheld], notes: S
         for score in scores:
             if score.note:
                 click.echo(f"{score.name}: {score.note}")
+    by_reason: dict[str, list[str]] = {}
     for item in withheld:
-        click.echo(f"no score for {item.name}: {item.reason}")
+        by_reason.setdefault(item.reason, []).append(item.name)
+    for reason, names in by_reason.items():
+        click.echo(f"no score for {', '.join(names)}: {reason}")
     for note in notes:
         err.print(note, highlight=False, markup=False)
 

@@ -1,0 +1,193 @@
+"""Capture: the planted trail is found with its entry and exit, and nulls stay below."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trails import capture
+from trails.errors import UsageError
+from trails.schema import Role, Run
+from trails.sequences import token_corpus
+
+
+def known(make: Any, random_texts: Any, count: int = 40, source: str = "made", seed: int = 0) -> list[Any]:
+    return [
+        make([text], name=f"{source}{n}", source=source)
+        for n, text in enumerate(random_texts(count, 50, seed=seed, vocabulary=200))
+    ]
+
+
+def following(make: Any, trace: Any, start: int, end: int, before: str, after: str) -> Any:
+    """A new text that walks along tokens ``start:end`` of a trace."""
+    words = trace.chain.text.split()
+    text = f"{before} {' '.join(words[start:end])} {after}"
+    return make([text], name="new")
+
+
+def test_the_planted_trail_its_entry_and_its_exit(make: Any, random_texts: Any) -> None:
+    traces = known(make, random_texts)
+    text = following(make, traces[7], 12, 40, "well then friends", "goodbye now everybody")
+    found = capture.capture(token_corpus(traces), capture.query_of(text))
+    assert found.trail == traces[7].chain.id
+    assert found.entry is not None
+    assert (found.entry.start, found.entry.end, found.entry.trail_start) == (3, 31, 12)
+    assert found.exit == found.entry
+    assert found.longest[0].chain == traces[7].chain.id
+    scores = {score.name: score for score in found.scores}
+    assert scores["caught"].value == pytest.approx(28 / 34)
+    assert scores["fitness"].value > 0.75
+    for score in scores.values():
+        for control in score.controls:
+            if control.name != "connectives masked":
+                assert control.value < score.value / 3, (score.name, control)
+    assert "one source" in found.withheld[0].reason
+
+
+def test_two_stretches_of_the_trail_are_entry_and_exit(make: Any, random_texts: Any) -> None:
+    traces = known(make, random_texts)
+    words = traces[3].chain.text.split()
+    text = make([" ".join([*words[5:20], "something", "else", "here", *words[30:45]])], name="new")
+    found = capture.capture(token_corpus(traces), capture.query_of(text))
+    assert found.trail == traces[3].chain.id
+    assert found.entry is not None
+    assert found.exit is not None
+    assert (found.entry.start, found.entry.end, found.entry.trail_start) == (0, 15, 5)
+    assert (found.exit.start, found.exit.end, found.exit.trail_start) == (18, 33, 30)
+
+
+def test_a_foreign_text_is_not_captured(make: Any, random_texts: Any) -> None:
+    traces = known(make, random_texts)
+    text = make(["none of these words was ever in that map of little made up names"], name="new")
+    found = capture.capture(token_corpus(traces), capture.query_of(text))
+    assert found.trail == ""
+    assert found.entry is None
+    assert {score.value for score in found.scores} == {0.0}
+
+
+def test_the_text_itself_is_taken_out_of_the_map(make: Any, random_texts: Any) -> None:
+    traces = known(make, random_texts)
+    found = capture.capture(token_corpus(traces), capture.query_of(traces[4]))
+    assert found.n_chains == 39
+    assert found.trail != traces[4].chain.id
+    assert "taken out" in found.notes[0]
+    assert next(s for s in found.scores if s.name == "caught").value < 0.3
+
+
+def test_another_topics_map_does_not_hold_it(make: Any, random_texts: Any) -> None:
+    traces = known(make, random_texts)
+    other = [make([text.upper()], name=f"o{n}", source="other") for n, text in enumerate(random_texts(40, 50, seed=9))]
+    text = following(make, traces[2], 0, 30, "so", "end")
+    found = capture.capture(token_corpus([*traces, *other]), capture.query_of(text))
+    caught = next(score for score in found.scores if score.name == "caught")
+    foreign = next(c for c in caught.controls if c.name.startswith("map of the other sources"))
+    assert foreign.value == 0
+    assert found.withheld == ()
+
+
+def test_connectives_alone_carry_nothing_once_masked(make: Any) -> None:
+    """Texts share only their connectives: with the connectives masked nothing is left."""
+    rng = np.random.default_rng(0)
+    cue = "if it is true that we know for sure that"
+    traces = []
+    for number in range(40):
+        body = " ".join(f"v{rng.integers(10**6)}" for _ in range(6))
+        traces.append(make([f"{cue} {body}"], name=str(number), roles=[Role.IF], connectives=[cue]))
+    found = capture.capture(token_corpus(traces[1:]), capture.query_of(traces[0]))
+    caught = next(score for score in found.scores if score.name == "caught")
+    by_name = {control.name: control.value for control in caught.controls}
+    assert caught.value == pytest.approx(10 / 16)
+    assert by_name["connectives masked"] == 0
+    assert by_name["same connectives, random content"] == pytest.approx(10 / 16, abs=0.05)
+
+
+def test_match_lengths_are_matching_statistics(corpus_of: Any) -> None:
+    corpus = corpus_of(["a b c d", "c d e"])
+    new = corpus_of(["b c d e a"])
+    lengths, places = capture.match_lengths(corpus.tokens, corpus.offsets, new.tokens, new.offsets)
+    assert lengths.tolist() == [3, 3, 2, 1, 1]
+    for at, (size, place) in enumerate(zip(lengths.tolist(), places.tolist(), strict=True)):
+        assert corpus.tokens[place : place + size].tolist() == new.tokens[at : at + size].tolist()
+    assert capture.caught(lengths, new.offsets, 3).tolist() == [0.8]
+
+
+def test_votes_weigh_rare_windows_and_break_ties_by_id(corpus_of: Any) -> None:
+    corpus = corpus_of(["x y p q", "x y r s", "x y t u", "m n o k"])
+    index = capture.trail_index(corpus, 2)
+    text = corpus_of(["x y r s"])
+    best, share, second = index.votes(text.tokens, text.offsets)
+    assert "r s" in corpus.texts[int(best[0])]
+    assert share[0] == pytest.approx(1.0)
+    assert 0 < second[0] < share[0]
+    nothing = corpus_of(["z z z z"])
+    assert index.votes(nothing.tokens, nothing.offsets)[0].tolist() == [-1]
+
+
+def test_experiment_nine_tells_followers_from_every_null(make: Any, random_texts: Any) -> None:
+    traces = known(make, random_texts, 60)
+    rng = np.random.default_rng(2)
+    held = []
+    for number in range(25):
+        words = traces[int(rng.integers(60))].chain.text.split()
+        filler = random_texts(1, 12, seed=100 + number, vocabulary=200)[0]
+        text = make([f"{filler} {' '.join(words[10:35])}"], name=f"held{number}")
+        held.append(capture.query_of(text))
+    found = capture.calibrate(token_corpus(traces), held)
+    by_name = {score.name: score for score in found.scores}
+    assert by_name["caught against: own tokens shuffled"].value == 1.0
+    assert by_name["fitness against: same connectives, random content"].value == 1.0
+    assert by_name["votes against: own tokens shuffled"].value > 0.95
+    assert all(score.controls for score in found.scores)
+    assert found.withheld[0].name == "another topic's map"
+
+
+def test_random_texts_are_not_told_from_their_nulls(make: Any, random_texts: Any) -> None:
+    traces = known(make, random_texts, 60)
+    held = [capture.query_of(trace) for trace in known(make, random_texts, 25, seed=77)]
+    found = capture.calibrate(token_corpus(traces), held)
+    score = next(s for s in found.scores if s.name == "fitness against: own tokens shuffled")
+    assert 0.3 < score.value < 0.7
+
+
+def test_recovery_falls_with_the_part_and_beats_shuffled_parts(make: Any, random_texts: Any) -> None:
+    corpus = token_corpus(known(make, random_texts, 60))
+    scores = capture.recovery(corpus, kept=(1.0, 0.5, 0.04), sample=60)
+    assert scores[0].value == 1.0
+    assert scores[0].value >= scores[1].value > scores[2].value
+    assert scores[1].control < 0.3
+    disturbed = capture.recovery(corpus, kept=(1.0, 0.1), sample=60, replace_tokens=True)
+    assert disturbed[0].value == 1.0
+    assert disturbed[1].value < 0.5
+
+
+def test_retrieval_in_whitened_space_needs_states_on_both_sides(make: Any) -> None:
+    rng = np.random.default_rng(3)
+    states = rng.normal(size=(30, 3, 1, 12)).astype(np.float32) + 10
+    traces = [make(["a. ", "b. ", "c. "], name=str(n), states=states[n], state_layers=(2,)) for n in range(30)]
+    new = make(["p. ", "q. ", "r. "], name="new", states=states[8] + 0.01, state_layers=(2,))
+    names, scores, withheld = capture.retrieve(traces, new)
+    assert names[0] == traces[8].chain.id
+    assert scores[0].value > scores[0].control + 0.1
+    assert withheld == ()
+    _, none, reason = capture.retrieve(traces, make(["p. "], name="new"))
+    assert none == ()
+    assert "--states" in reason[0].reason
+    assert "50" in capture.retrieve(traces[:5], new)[2][0].reason
+
+
+def test_short_texts_small_maps_and_other_tokenizers_are_refused(make: Any, random_texts: Any) -> None:
+    traces = known(make, random_texts)
+    with pytest.raises(UsageError, match="8 or more"):
+        capture.capture(token_corpus(traces), capture.query_of(make(["too short"], name="new")))
+    small = capture.capture(token_corpus(traces[:5]), capture.query_of(make(["a b c d e f g h i"], name="new")))
+    assert small.scores == ()
+    assert "20" in small.withheld[0].reason
+    run = Run("m", "r", "a" * 64)
+    capture.check_tokenizer(run, run)
+    with pytest.raises(UsageError, match="--model"):
+        capture.check_tokenizer(replace(run, tokenizer="b" * 64), run)
+    with pytest.raises(UsageError, match="20"):
+        capture.recovery(token_corpus(traces[:5]))

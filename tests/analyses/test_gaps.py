@@ -1,0 +1,233 @@
+"""Gaps: a removed step comes first where the corpus makes it so; nothing is claimed where nothing can be known."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trails import gaps
+from trails.errors import UsageError
+from trails.measure.base import Segmented
+from trails.measure.uniform import UniformScorer
+from trails.schema import Role
+
+
+def sums(make: Any, count: int = 40, *, run: str = "rmade", steps: int = 6, seed: int = 0) -> list[Any]:
+    """Chains in which every step needs the result of the step before, and no value ever comes back."""
+    rng = np.random.default_rng(seed)
+    traces = []
+    for number in range(count):
+        total, parts = int(rng.integers(1000, 9999)), []
+        question = f"Ann starts with {total} coins"
+        for _ in range(steps):
+            add = int(rng.integers(1000, 9999))
+            question += f", then gets {add}"
+            parts.append(f"Ann has {total}+{add}={total + add} coins. ")
+            total += add
+        traces.append(make(parts, name=str(number), question=question + ".", run=run))
+    return traces
+
+
+def test_a_removed_step_is_ranked_first() -> None:
+    from conftest import build_trace
+
+    traces = sums(build_trace)
+    intact = traces[0]
+    item = gaps.without_step(Segmented(intact.chain, intact.steps), 3)
+    texts = [item.chain.text[s.start : s.end] for s in item.steps]
+    shortened = build_trace(texts, name="short", question=intact.chain.question)
+    found = gaps.find([*traces[1:], shortened]).of(shortened.chain.id)
+    first = found.seams.to_pylist()[0]
+    assert first["step"] == 3
+    assert first["rank"] == 0
+    assert first["ungrounded"] == 1
+
+
+def test_calibration_finds_every_removed_step_of_such_a_corpus(make: Any) -> None:
+    found = gaps.calibrate(sums(make))
+    assert found.n_chains == 40
+    assert found.auc("ungrounded") == 1.0
+    assert found.auc("no model") == 1.0
+    by_name = {score.name: score for score in found.scores}
+    # every seam is equally likely to be the true one, so position must be worth nothing
+    assert 0.3 < by_name["no model"].control < 0.7
+    assert by_name["no model"].control_name == "position only"
+    withheld = {item.name: item.reason for item in found.withheld}
+    assert set(gaps.MODEL) <= set(withheld)
+    assert "--calibrate" in withheld["surprisal_excess"]
+
+
+def test_nothing_is_found_where_steps_do_not_build_on_each_other(make: Any) -> None:
+    rng = np.random.default_rng(1)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    traces = [
+        make(["".join(rng.choice(list(letters), 6)) + " stands alone. " for _ in range(7)], name=str(n))
+        for n in range(60)
+    ]
+    found = gaps.calibrate(traces)
+    score = next(s for s in found.scores if s.name == "no model")
+    assert 0.35 < score.value < 0.65
+    assert score.interval is not None
+    assert score.interval[0] <= 0.5 <= score.interval[1]
+
+
+def test_a_model_that_knows_nothing_adds_nothing(make: Any) -> None:
+    scorer = UniformScorer()
+    items = [Segmented(trace.chain, trace.steps) for trace in sums(make)]
+    from trails.measure.base import MeasureOptions
+
+    traces = scorer.measure(items, MeasureOptions(premises=True))
+    found = gaps.calibrate(traces, scorer)
+    share = next(s for s in found.scores if s.name == "model's own share")
+    assert share.value <= 0.02
+    assert share.controls[0].name.startswith("the model's scores shuffled")
+    assert found.auc("all") == pytest.approx(found.auc("no model"), abs=0.02)
+    # the record survives JSON, so that a run can keep it
+    assert gaps.calibration_from(json.loads(json.dumps(found.record()))) == found
+    again = gaps.find(traces, found)
+    assert again.seams["bridge_nats"].null_count == 0
+
+
+def test_a_planted_model_signal_is_the_models_own_share(make: Any) -> None:
+    """Surprisal rises exactly at the seam, and the text says nothing: all of the AUC is the model's."""
+    rng = np.random.default_rng(5)
+    words = ["red", "wet", "hot", "old", "big", "low"]
+    traces = [
+        make([f"it is {words[i]} {words[j]}. " for i, j in rng.integers(0, 6, (6, 2))], name=str(n)) for n in range(60)
+    ]
+
+    class Planted:
+        """Closed-form scorer: 9 nats on the first token after the removed step, 1 nat elsewhere."""
+
+        run = UniformScorer().run
+
+        def count_tokens(self, item: Segmented) -> int:
+            return len(item.chain.text)
+
+        def measure(self, items: Any, options: Any) -> list[Any]:
+            made = []
+            for item in items:
+                texts = [item.chain.text[s.start : s.end] for s in item.steps]
+                seam = int(item.chain.source_id.rpartition("-")[2])
+                trace = make(texts, name=item.chain.source_id, run=self.run.id)
+                surprisal = trace.surprisal.copy()
+                surprisal[trace.step_tokens[seam, 0]] = 9.0
+                made.append(make(texts, name=item.chain.source_id, run=self.run.id, surprisal=surprisal))
+            return made
+
+    scorer = Planted()
+    same_run = [
+        make([t.chain.text[s.start : s.end] for s in t.steps], name=str(n), run=scorer.run.id)
+        for n, t in enumerate(traces)
+    ]
+    found = gaps.calibrate(same_run, scorer)
+    by_name = {score.name: score for score in found.scores}
+    assert by_name["onset_surprisal"].value == 1.0
+    assert by_name["all"].value > 0.98
+    share = by_name["model's own share"]
+    assert share.interval is not None
+    assert share.interval[0] > 0.2
+    assert share.control < share.value / 2
+
+
+def test_the_order_of_chains_does_not_matter(make: Any) -> None:
+    traces = sums(make, 25)
+    one, two = gaps.find(traces), gaps.find(traces[::-1])
+    assert one.seams.equals(two.seams)
+    assert one.scores == two.scores
+
+
+def test_too_few_chains_get_no_score_and_no_rows(make: Any) -> None:
+    found = gaps.find(sums(make, 5))
+    assert found.scores == ()
+    assert len(found.seams) == 0
+    assert "20" in found.withheld[0].reason
+    batch = found.batch()
+    assert batch.nodes["Gap"].num_rows == 0
+
+
+def test_graph_rows_carry_what_the_score_is_worth(make: Any) -> None:
+    found = gaps.find(sums(make))
+    batch = found.batch()
+    rows = batch.nodes["Gap"].to_pylist()
+    assert len(rows) == 40 * 5
+    assert {row["control_auc"] for row in rows} == {1.0}
+    assert all(0 <= row["baseline_auc"] <= 1 for row in rows)
+    assert all(row["value_surprisal"] is None for row in rows)  # not calibrated, so not handed out
+    assert all(row["bridge_nats"] is None for row in rows)
+    ends = {row["end"] for row in batch.relationships["BEFORE"].to_pylist()}
+    assert ends == {f"{row['chain']}:{row['step']}" for row in rows}
+    assert not any(row["step"] == 0 for row in rows)
+
+
+def test_removing_a_step_keeps_the_partition(make: Any) -> None:
+    trace = make(["one. ", "two. ", "three. ", "four."], roles=[Role.IF, Role.THEN, Role.BUT, Role.THEREFORE])
+    item = gaps.without_step(Segmented(trace.chain, trace.steps), 1)
+    assert item.chain.text == "one. three. four."
+    assert [item.chain.text[s.start : s.end] for s in item.steps] == ["one. ", "three. ", "four."]
+    assert [s.index for s in item.steps] == [0, 1, 2]
+    assert [s.role for s in item.steps] == [Role.IF, Role.BUT, Role.THEREFORE]
+    assert item.chain.id != trace.chain.id
+
+
+def test_removed_steps_are_interior_and_spread_evenly(make: Any) -> None:
+    picks = [gaps.removable(trace) for trace in sums(make, 300, steps=5)]
+    counts = np.bincount([p for p in picks if p is not None], minlength=5)
+    assert counts[0] == counts[4] == 0
+    assert counts[1:4].min() > 70
+    assert gaps.removable(make(["a. ", "b. ", "c."])) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "steps", "expected"),
+    [
+        ("Tom has 48 pens.", ["He sells 48/2=24. ", "Then 48+24=72."], 0),
+        ("Tom has 48 pens.", ["He sells some. ", "Then 48+24=72."], 1),
+        ("Tom has 1,200 pens and half go.", ["a. ", "He has 1200/2=600."], 0),
+        ("A dozen eggs.", ["a. ", "12 * 3 = 36."], 1),
+        ("У Тани дюжина яиц, продали треть.", ["a. ", "12 / 3 = 4."], 0),
+    ],
+)
+def test_ungrounded_values_are_operands_that_nobody_stated(
+    make: Any, question: str, steps: list[str], expected: int
+) -> None:
+    trace = make(steps, question=question)
+    assert gaps.text_scores(trace.chain, trace.steps)["ungrounded"][1] == expected
+
+
+def test_step_zero_has_no_score(make: Any) -> None:
+    trace = sums(make, 1)[0]
+    scores = gaps.text_scores(trace.chain, trace.steps)
+    assert all(np.isnan(values[0]) for values in scores.values())
+
+
+def test_premises_are_differences_of_the_measured_numbers(make: Any) -> None:
+    trace = make(["a b. ", "c d. ", "e f."], premises=([1.0, 2.0, 3.0], [1.5, 4.0, 3.5], [np.nan, 2.5, 3.25]))
+    scores = gaps.seam_scores(trace, gaps.background([trace]), trace)
+    assert scores["context_gain"][1:].tolist() == [2.0, 0.5]
+    assert scores["premise_usefulness"][1:].tolist() == [0.5, 0.25]
+
+
+def test_the_premise_matrix_is_the_cost_of_leaving_a_step_out(make: Any) -> None:
+    whole = make(["a b ", "c d ", "e f "], surprisal=[1, 1, 2, 2, 3, 3])
+    without = [
+        make(["c d ", "e f "], surprisal=[4, 4, 3, 3]),
+        make(["a b ", "e f "], surprisal=[1, 1, 5, 5]),
+        make(["a b ", "c d "], surprisal=[1, 1, 2, 2]),
+    ]
+    matrix = gaps.premise_matrix(whole, without)
+    assert matrix[1, 0] == 2.0
+    assert matrix[2, 0] == 0.0
+    assert matrix[2, 1] == 2.0
+    assert np.isnan(matrix[0]).all()
+
+
+def test_another_instrument_is_refused(make: Any) -> None:
+    with pytest.raises(UsageError, match="--model"):
+        gaps.calibrate(sums(make), UniformScorer())
+    calibration = gaps.calibrate(sums(make))
+    with pytest.raises(UsageError, match="calibrate"):
+        gaps.find(sums(make, run="rother"), calibration)

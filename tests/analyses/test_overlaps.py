@@ -1,0 +1,209 @@
+"""Overlaps: planted ones come back with their exact spans, chance ones stay near their control."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trails import overlaps
+from trails.errors import UsageError
+from trails.schema import Role
+from trails.sequences import token_corpus
+
+# words that the random texts use too: a Markov chain cannot know them as a phrase
+PLANTED = "aoau aobu aocu aodu aoau aohu aocu aoiu aoau aogu aobu aoju"
+
+
+def planted(make: Any, random_texts: Any, in_chains: set[int], count: int = 30) -> list[Any]:
+    traces = []
+    for number, text in enumerate(random_texts(count, 60, seed=5, vocabulary=20)):
+        words = text.split()
+        if number in in_chains:
+            words[10 + number : 10 + number] = PLANTED.split()
+        traces.append(make([" ".join(words)], name=str(number)))
+    return traces
+
+
+def test_a_planted_repeat_is_found_with_its_exact_spans(make: Any, random_texts: Any) -> None:
+    chains = {2, 3, 11, 29}
+    traces = planted(make, random_texts, chains)
+    found = overlaps.exact(token_corpus(traces), 10)
+    # two of the four may go on with the same word by chance, which is a longer repeat of its own
+    (row,) = [row for row in found.overlaps.to_pylist() if row["n_chains"] == len(chains)]
+    assert row["text"] == " " + PLANTED
+    assert row["n_tokens"] == 12
+    assert row["n_occurrences"] == len(chains)
+    places = {p["chain"]: (p["start"], p["end"]) for p in found.occurrences.to_pylist() if p["overlap"] == row["id"]}
+    assert places == {traces[c].chain.id: (10 + c, 22 + c) for c in chains}
+    score = found.scores[0]
+    total = sum(t.n_tokens for t in traces)
+    assert len(chains) * 12 / total <= score.value <= len(chains) * 14 / total
+    assert all(control.value < score.value / 5 for control in score.controls)
+    assert [control.name for control in score.controls] == ["order-1 Markov resample", "order-2 Markov resample"]
+
+
+def test_the_order_of_chains_does_not_matter(make: Any, random_texts: Any) -> None:
+    traces = planted(make, random_texts, {1, 2})
+    one = overlaps.exact(token_corpus(traces), 10)
+    two = overlaps.exact(token_corpus(traces[::-1]), 10)
+    assert one.overlaps.equals(two.overlaps)
+    assert one.occurrences.equals(two.occurrences)
+    assert one.scores == two.scores
+
+
+def test_phrase_statistics_alone_are_no_excess(corpus_of: Any, random_texts: Any) -> None:
+    # 4 words: every short window repeats by chance alone, and the resample says so
+    found = overlaps.exact(corpus_of(random_texts(40, 60, seed=1, vocabulary=4)), 5)
+    score = found.scores[0]
+    assert score.value > 0.5
+    assert abs(score.value - score.control) < 0.05
+
+
+def test_between_keeps_only_what_both_chains_share(make: Any, random_texts: Any) -> None:
+    traces = planted(make, random_texts, {1, 2, 3})
+    found = overlaps.exact(token_corpus(traces), 10)
+    assert len(found.between(traces[1].chain.id, traces[2].chain.id).overlaps) == 1
+    none = found.between(traces[1].chain.id, traces[4].chain.id)
+    assert len(none.overlaps) == len(none.occurrences) == 0
+    assert none.scores == found.scores
+    assert none.batch().nodes["Overlap"].num_rows == 0
+
+
+def test_masked_finds_what_differs_in_numbers_only(make: Any, random_texts: Any) -> None:
+    traces = [make([text], name=str(i)) for i, text in enumerate(random_texts(25, 40, seed=2))]
+    for number, (a, b) in enumerate([(3, 4), (50, 61)]):
+        text = f"so we buy {a} red apples and then {b} green pears for the whole party today"
+        traces.append(make([text], name=f"apples {number}"))
+    assert len(overlaps.exact(token_corpus(traces), 10).overlaps) == 0
+    found = overlaps.masked(token_corpus(traces), 10)
+    assert found.overlaps["n_tokens"].to_pylist() == [16]
+    assert set(found.occurrences["chain"].to_pylist()) == {t.chain.id for t in traces[-2:]}
+
+
+def test_a_corpus_too_small_for_a_control_gets_no_score(corpus_of: Any) -> None:
+    found = overlaps.exact(corpus_of([PLANTED, PLANTED]), 5)
+    assert found.scores == ()
+    assert "too few" in found.withheld[0].reason
+    assert len(found.overlaps) == 1  # what was found is still told
+    row = found.batch().nodes["Overlap"].to_pylist()[0]
+    assert row["coverage"] is None
+    assert row["control"] is None
+
+
+def test_graph_rows_carry_the_strictest_control(make: Any, random_texts: Any) -> None:
+    traces = planted(make, random_texts, {1, 2})
+    found = overlaps.exact(token_corpus(traces), 10)
+    batch = found.batch()
+    row = batch.nodes["Overlap"].to_pylist()[0]
+    strictest = max(found.scores[0].controls, key=lambda control: control.value)
+    assert row["excess"] == pytest.approx(row["coverage"] - strictest.value)
+    assert row["control_name"] == strictest.name
+    places = batch.relationships["IN"].to_pylist()
+    assert {(p["end"], p["first"], p["stop"]) for p in places} == {(traces[c].chain.id, 10 + c, 22 + c) for c in (1, 2)}
+
+
+def test_skeletons_count_variants_and_stand_beside_a_shuffle(make: Any) -> None:
+    pattern = [Role.IF, Role.THEN, Role.BUT, Role.THEREFORE]
+    rng = np.random.default_rng(0)
+    traces = []
+    for number in range(40):
+        roles = pattern if number < 30 else [pattern[i] for i in rng.integers(0, 4, 4)]
+        cues = ["if" if role == Role.IF else "" for role in roles]
+        traces.append(
+            make([f"step {i} of {number}. " for i in range(4)], name=str(number), roles=roles, connectives=cues)
+        )
+    found = overlaps.skeleton(traces, 4)
+    assert found.variants is not None
+    assert found.variants["roles"][0].as_py() == "IF>THEN>BUT>THEREFORE"
+    assert found.variants["n_chains"][0].as_py() >= 30
+    assert found.overlaps["text"][0].as_py() == "IF>THEN>BUT>THEREFORE"
+    coverage, variants = found.scores
+    assert coverage.value > coverage.control + 0.2
+    assert variants.value < variants.control
+    assert found.n_implicit == found.n_steps - sum(bool(s.connective) for t in traces for s in t.steps)
+
+
+def test_shuffled_roles_are_no_skeleton(make: Any) -> None:
+    rng = np.random.default_rng(3)
+    some = list(Role)[:6]
+    traces = [
+        make(["a. ", "b. ", "c. ", "d. "], name=str(n), roles=[some[i] for i in rng.integers(0, 6, 4)])
+        for n in range(90)
+    ]
+    score = overlaps.skeleton(traces, 3).scores[0]
+    assert 0.2 < score.control < 0.9
+    assert abs(score.value - score.control) < 0.08
+
+
+def near_traces(make: Any, *, twins: int, width: int = 16, chains: int = 40) -> list[Any]:
+    """Chains of four steps with random states; the last ``twins`` chains repeat the states of the first ones, in order."""
+    rng = np.random.default_rng(7)
+    states = rng.normal(size=(chains, 4, 1, width)).astype(np.float32) * np.linspace(1, 20, width) + 30
+    for number in range(twins):
+        states[chains - 1 - number] = states[number] + rng.normal(size=(4, 1, width)) * 0.05
+    traces = []
+    for number in range(chains):
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        one, two = letters[number % 26], letters[number // 26]
+        steps = [f"p{one} q{two}{letters[i]} r{one}{two} s{letters[i]}{one}. " for i in range(4)]
+        traces.append(make(steps, name=str(number), states=states[number].astype(np.float32), state_layers=(2,)))
+    return traces
+
+
+def test_near_overlaps_are_diagonal_runs_beyond_masked_exact(make: Any) -> None:
+    traces = near_traces(make, twins=3)
+    found = overlaps.near(traces)
+    pairs = {frozenset((traces[i].chain.id, traces[39 - i].chain.id)) for i in range(3)}
+    got = {}
+    for row in found.occurrences.to_pylist():
+        got.setdefault(row["overlap"], set()).add((row["chain"], row["start"], row["end"]))
+    runs = {
+        frozenset(chain for chain, _, _ in places)
+        for places in got.values()
+        if {(a, b) for _, a, b in places} == {(0, 4)}
+    }
+    assert pairs <= runs
+    share = next(s for s in found.scores if s.name == "near share beyond masked exact")
+    assert share.value >= 24 / 160
+    assert share.controls[0].value < 0.1
+    assert found.similar is not None
+    assert min(found.similar["excess"].to_pylist()) > 0
+
+
+def test_random_states_have_no_near_overlap(make: Any) -> None:
+    found = overlaps.near(near_traces(make, twins=0))
+    share = found.scores[0]
+    assert share.value < 0.05
+    assert len(found.overlaps) == 0
+
+
+def test_near_pairs_that_masking_explains_are_not_counted(make: Any) -> None:
+    traces = near_traces(make, twins=0)
+    states = np.random.default_rng(9).normal(size=(2, 1, 16)).astype(np.float32) * np.linspace(1, 20, 16) + 30
+    for number in range(6):
+        steps = [f"so we buy {number} red apples and then {number + 7} more. ", f"in all that makes {number} apples. "]
+        traces.append(make(steps, name=f"apples {number}", states=states.astype(np.float32), state_layers=(2,)))
+    found = overlaps.near(traces)
+    assert found.similar is not None
+    apples = {t.chain.id for t in traces[-6:]}
+    rows = [
+        r for r in found.similar.to_pylist() if r["start"].split(":")[0] in apples and r["end"].split(":")[0] in apples
+    ]
+    assert rows
+    assert all(row["explained"] for row in rows)
+    assert next(s for s in found.scores if "explained" in s.name).value > 0.9
+
+
+def test_a_run_without_states_says_what_to_type(make: Any) -> None:
+    with pytest.raises(UsageError, match="--states"):
+        overlaps.near([make(["a b."], name="1")])
+    with pytest.raises(UsageError, match="layers 2"):
+        overlaps.near(near_traces(make, twins=0), layer=3)
+
+
+def test_too_few_states_are_withheld(make: Any) -> None:
+    found = overlaps.near(near_traces(make, twins=0, chains=5))
+    assert found.scores == ()
+    assert "50" in found.withheld[0].reason
