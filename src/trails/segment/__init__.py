@@ -7,6 +7,7 @@ of the text. Blanks between two steps belong to the earlier one. Connectives com
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -30,10 +31,7 @@ def detect_language(text: str) -> str:
     lexicon. Fewer than three letters, or another script, is ``und``. Looks at the first 20,000 characters.
     """
     cyrillic = latin = foreign_cyrillic = foreign_latin = other = 0
-    letters: dict[str, int] = {}
-    for character in text[:LANGUAGE_SAMPLE]:
-        letters[character] = letters.get(character, 0) + 1
-    for character, count in letters.items():
+    for character, count in Counter(text[:LANGUAGE_SAMPLE]).items():
         if not character.isalpha():
             continue
         code = ord(character)

@@ -24,8 +24,9 @@ _LIST_MARK = re.compile(
 _MARK_ONLY = re.compile(
     r"[\s>#*_(]*(?:(?:step|шаг|option|case|часть|part)\s*)?(?:\d{1,3}|[ivxIVX]{1,6})$", re.IGNORECASE
 )
-_LOWER_STYLE = re.compile(r"[^\W\d_]{2}[.!?] +([^\W\d_])")
-_WRAPPED = re.compile(r"[^\n]{40}[^\s.!?:;…]\n(\S)")
+# (the looked-for mark comes first and its left side is checked behind it: the search skips from mark to mark)
+_LOWER_STYLE = re.compile(r"[.!?](?<=[^\W\d_]{2}.) +([^\W\d_])")
+_WRAPPED = re.compile(r"\n(?<=[^\n]{40}[^\s.!?:;…]\n)(\S)")
 _EQUATION = re.compile(r"[a-zA-Z][\w']?\s*[=<>≤≥+*/^(-]")
 _ROMAN = re.compile(r"[ivxlcIVXLC]+$")
 _CLOSING = " \t\r\n\"'»”’)]}*_\x1e"
@@ -290,11 +291,13 @@ def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool
     if not lexicon.cues or end - start < MIN_SPLIT_CHARS:
         return steps
     for soft in lexicon.soft.finditer(masked, content, end):
-        at = soft.start("word") if soft.group("mark") else soft.start()
+        mark, word = soft.group("mark", "word")
+        if mark is not None and not conditional and word.lower() not in lexicon.cues:
+            continue  # most commas: no cue begins with this word
+        at = soft.start("word") if mark else soft.start()
         if at < last or _words(masked, at, end) <= MIN_RIGHT_WORDS:
             continue
         left = _words(masked, last, at)
-        mark = soft.group("mark")
         if mark is None:
             places: tuple[str, ...] = ("space",)
         elif mark == ";":
@@ -302,9 +305,9 @@ def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool
         else:
             places = ("clause", "clause,")
         got = _match(masked, at, places, lexicon, condition=condition)
-        if got is not None and mark == "," and masked[got[3] : got[3] + 1] == ",":
-            if _preceding_word(masked, soft.start()) in lexicon.auxiliaries:
-                continue  # "It is, therefore, …" is one clause
+        parenthetical = got is not None and mark == "," and masked[got[3] : got[3] + 1] == ","
+        if parenthetical and _preceding_word(masked, soft.start()) in lexicon.auxiliaries:
+            continue  # "It is, therefore, …" is one clause
         if got is not None:
             cue, role, sense, stop = got
             needed = 1 if role is Role.THEN else MIN_LEFT_WORDS + (mark == ":")
