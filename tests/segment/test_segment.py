@@ -142,12 +142,11 @@ def test_segmenting_twice_gives_the_same(text: str, language: str) -> None:
         "We check if the number is even.",
         "It is so far so good, so that nobody complains.",
         "It is the only one since 1990.",
-        "Это значит многое, то есть почти всё",
+        "Он говорил ленивым, но мужественным голосом.",
+        "Это значит многое",
     ],
 )
 def test_one_step(text: str) -> None:
-    if text.startswith("Это"):
-        text = text.split(",", 1)[0]
     assert pieces(text) == [text]
 
 

@@ -67,6 +67,7 @@ class Cue:
     not_before: tuple[str, ...] = ()
     not_after: frozenset[str] = frozenset()
     opens: bool = False
+    between_clauses: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +82,7 @@ class Lexicon:
     suppose: frozenset[str]
     subjects: frozenset[str]
     auxiliaries: frozenset[str]
+    adjective_endings: frozenset[str]
     prefix: re.Pattern[str]
     soft: re.Pattern[str]
     inside: re.Pattern[str] | None
@@ -138,6 +140,7 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
         suppose=frozenset(table.get("suppose", ())),
         subjects=frozenset(table.get("subjects", ())),
         auxiliaries=frozenset(table.get("auxiliaries", ())),
+        adjective_endings=frozenset(table.get("adjective_endings", ())),
         prefix=_prefix(table.get("labels", []), table.get("interjections", [])),
         soft=re.compile(soft, re.IGNORECASE),
         inside=re.compile(rf"(?<=[\s,])(?:{_alternatives(inside)})(?!\w)", re.IGNORECASE) if inside else None,
@@ -174,6 +177,7 @@ def _cue(entry: Mapping[str, Any], asking: frozenset[str], where: str) -> Cue:
         not_before=tuple(entry.get("not_before", ())),
         not_after=asking if not_after == "asking" else frozenset(not_after),
         opens=bool(entry.get("opens", False)),
+        between_clauses=bool(entry.get("between_clauses", False)),
     )
 
 

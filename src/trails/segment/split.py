@@ -308,6 +308,8 @@ def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool
         parenthetical = got is not None and mark == "," and masked[got[3] : got[3] + 1] == ","
         if parenthetical and _preceding_word(masked, soft.start()) in lexicon.auxiliaries:
             continue  # "It is, therefore, …" is one clause
+        if got is not None and got[0].between_clauses and _joins_adjectives(masked, soft.start(), got[3], lexicon):
+            continue
         if got is not None:
             cue, role, sense, stop = got
             needed = 1 if role is Role.THEN else MIN_LEFT_WORDS + (mark == ":")
@@ -329,6 +331,15 @@ def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool
             stop = steps[index + 1].start if index + 1 < len(steps) else end
             _medial(masked, step, min(stop, step.start + INSIDE_CHARS), lexicon)
     return steps
+
+
+def _joins_adjectives(masked: str, comma: int, stop: int, lexicon: Lexicon) -> bool:
+    """Whether the words around ``comma`` + cue end alike, as two adjectives of one noun do."""
+    after = LETTERS.match(masked, _next_visible(masked, stop))
+    if after is None:
+        return False
+    left, right = _preceding_word(masked, comma)[-2:], after.group().lower()[-2:]
+    return left == right and left in lexicon.adjective_endings
 
 
 def _implicit_then(masked: str, at: int, end: int, lexicon: Lexicon) -> bool:
