@@ -90,7 +90,7 @@ def build(traces: Iterable[Trace], runs: Mapping[str, Run]) -> Graph:
 
 def _add(graph: Graph, trace: Trace) -> None:
     chain, run = trace.chain, trace.run
-    source = "s" + stable_hash(chain.source, chain.source_sha256, chain.licence)
+    source = "s" + stable_hash(chain.source, chain.licence)
     graph.add_node(source, label="Source", id=source, name=chain.source, licence=chain.licence)
     graph.add_node(
         chain.id,
