@@ -581,10 +581,9 @@ class Home:
         of = self.run(run).id
         fitting = sorted(known for known in self._traces.done(of) if known.startswith(chain))
         if not fitting and ":" in chain:
-            source, _, record = chain.rpartition(":")
             batches = self._traces.tables(["chain", "source", "source_id"], of)
             rows = (row for batch in batches for row in batch.to_pylist())
-            fitting = sorted({row["chain"] for row in rows if (row["source"], row["source_id"]) == (source, record)})
+            fitting = sorted({row["chain"] for row in rows if f"{row['source']}:{row['source_id']}" == chain})
         if len(fitting) != 1:
             hint = f"{len(fitting)} chains fit: {', '.join(fitting[:5])}" if fitting else "no chain fits"
             raise UsageError(

@@ -32,8 +32,9 @@ _SCALE = ("grey62", "dark_sea_green4", "yellow3", "dark_orange", "red3")
 class StepLink:
     """Attention from a later step to an earlier one.
 
-    ``mass``: mean over layers, heads and the later step's tokens, 0..1. ``even``: the mass that an even spread over all
-    visible tokens would give (the control). ``layer``: where the mass is largest.
+    ``mass``: mean over layers, heads and the later step's tokens, 0..1. ``even``: the control, what the earlier step would
+    get if all mass that does not fall on the first token of the sequence (the sink) were spread evenly over the visible
+    tokens. ``layer``: where the mass is largest.
     """
 
     later: int
@@ -64,10 +65,7 @@ def token_values(trace: Trace, measure: str, layer: int | None = None) -> Floats
 
 
 def step_links(trace: Trace, limit: int = 5) -> list[StepLink]:
-    """The pairs of steps with the most attention relative to an even spread, strongest first.
-
-    The even spread gives each visible token of the later step's rows the same mass; a pair is ranked by mass / even.
-    """
+    """The pairs of steps with the most attention relative to an even spread, strongest first (by mass / even)."""
     links: list[StepLink] = []
     if not trace.n_layers:
         return links
@@ -76,14 +74,16 @@ def step_links(trace: Trace, limit: int = 5) -> list[StepLink]:
         first, last = int(spans[later, 0]), int(spans[later, 1])
         if last <= first:
             continue
-        visible = trace.n_context + np.arange(first, last) + 1  # tokens that each query row can see
-        even_per_token = float(np.mean(1.0 / visible))
+        visible = trace.n_context + np.arange(first, last)  # tokens that each query row can see, the sink left out
         masses = trace.step_masses(later)
+        even_per_token = (1.0 - float(masses[0].mean())) * float(np.mean(1.0 / np.maximum(visible, 1)))
         for earlier in range(later):
             length = int(spans[earlier, 1] - spans[earlier, 0])
+            if earlier == 0 and not trace.n_context:
+                length -= 1  # the chain's first token is the sink
             row = masses[earlier + 2]
             mass = float(row.mean())
-            if length and math.isfinite(mass):
+            if length > 0 and math.isfinite(mass):
                 links.append(StepLink(later, earlier, mass, length * even_per_token, int(np.argmax(row))))
     links.sort(key=lambda link: (-link.mass / link.even, link.later, link.earlier))
     return links[:limit]
@@ -194,7 +194,9 @@ def render_chain(
     links = step_links(trace)
     if links:
         table = Table(
-            title="strongest step-to-step attention, against an even spread", title_justify="left", header_style="bold"
+            title="strongest step-to-step attention, against an even spread of what the first token leaves",
+            title_justify="left",
+            header_style="bold",
         )
         for column in ("later", "earlier", "mass", "even spread", "ratio", "strongest layer"):
             table.add_column(column, justify="right")

@@ -63,7 +63,7 @@ def cli() -> None:
     \b
     trails ingest chains.jsonl          read, segment, measure, store, load
     trails query most-surprising        ask a named question
-    trails export --subgraph roles:IF\\>THEN --format trl -o train.jsonl
+    trails export --subgraph roles:IF --format trl -o train.jsonl
 
     Data goes to stdout, progress and warnings to stderr.
     """

@@ -1,0 +1,64 @@
+"""What `trails show` says of attention, on a trace whose answer is worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trails.errors import UsageError
+from trails.report import step_links, token_values
+from trails.schema import Chain, Step, Trace
+
+
+def hand_made() -> Trace:
+    """Two steps of two tokens after a context of two; one layer. Step 1 puts 0.4 on the sink, 0.1 on the rest of the
+    context, 0.3 on step 0 and 0.2 on itself.
+    """
+    n = 4
+    nothing = np.full((n, 1), np.nan, np.float32)
+    row = np.asarray
+    return Trace(
+        chain=Chain("s", "1", "q", "ab cd"),
+        steps=(Step(0, 0, 3), Step(1, 3, 5)),
+        run="r",
+        tokenizer="t" * 16,
+        n_layers=1,
+        token_ids=np.arange(n, dtype=np.int32),
+        token_start=row([0, 1, 3, 4], np.int32),
+        token_end=row([1, 3, 4, 5], np.int32),
+        pieces=("a", "b ", "c", "d"),
+        step_tokens=row([[0, 2], [2, 4]], np.int32),
+        question_token_ids=row([7, 8], np.int32),
+        question_surprisal=row([np.nan, 1.0], np.float32),
+        n_context=2,
+        surprisal=row([1, 2, 3, 4], np.float32),
+        entropy=row([1, 1, 1, 1], np.float32),
+        rank=row([-1, 0, 5, 9], np.int32),
+        logit_shift=row([0, 0, 0, 0], np.float32),
+        attention_shift=nothing,
+        attention_previous=nothing,
+        attention_sink=nothing,
+        attention_entropy=nothing,
+        hidden_shift=np.full((n, 2), 0.5, np.float32),
+        hidden_baseline=row([0.4, 0.4], np.float32),
+        step_attention=row([[0.5], [0.2], [0.3], [0.4], [0.1], [0.3], [0.2]], np.float32),
+    )
+
+
+def test_attention_is_held_against_what_the_first_token_leaves() -> None:
+    (link,) = step_links(hand_made())
+    assert (link.later, link.earlier, link.layer) == (1, 0, 0)
+    assert link.mass == pytest.approx(0.3)
+    # rows see 4 and 5 tokens beside the sink; step 0 has 2 of them; 0.6 of the mass is left
+    assert link.even == pytest.approx(0.6 * 2 * (1 / 4 + 1 / 5) / 2)
+
+
+def test_undefined_rank_is_not_a_number_and_wrong_measures_are_refused() -> None:
+    trace = hand_made()
+    assert np.isnan(token_values(trace, "rank")[0])
+    with pytest.raises(UsageError, match=r"^layer 2 of hidden_shift does not exist. This run has layers 0 to 1.$"):
+        token_values(trace, "hidden_shift", 2)
+    with pytest.raises(UsageError, match=r"^surprisal has no layers. Leave out --layer, or show one of: attention_shift"):
+        token_values(trace, "surprisal", 0)
+    with pytest.raises(UsageError, match=r"^measure 'loss' does not exist. Measures: surprisal, entropy"):
+        token_values(trace, "loss")
