@@ -15,7 +15,7 @@ def main() -> None:
     from trails.cli import cli
 
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="trails", standalone_mode=False)
         # click hands over the code of an early exit as the result
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:

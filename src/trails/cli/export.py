@@ -9,7 +9,7 @@ import click
 from trails.cli.common import err, home_option, json_option, print_json, settings_from, store_option
 
 
-@click.command()
+@click.command("export", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--subgraph", "selection", required=True, metavar="SELECTION", help="What to export; see below.")
 @click.option(
     "--format",
