@@ -506,6 +506,14 @@ def content_key(*parts: object) -> str:
     return digest.hexdigest()[:16]
 
 
+def sequence_keys(tokens: Ints, starts: npt.NDArray[np.integer], sizes: Ints, *parts: object) -> list[str]:
+    """16 hex digits for each of many symbol sequences, from the symbols and the parts that they have in common."""
+    salt = content_key(*parts).encode()
+    data = np.ascontiguousarray(tokens, "<i4").tobytes()
+    spans = zip((starts.astype(np.int64) * 4).tolist(), ((starts.astype(np.int64) + sizes) * 4).tolist(), strict=True)
+    return [hashlib.blake2b(data[a:b], digest_size=8, key=salt).hexdigest() for a, b in spans]
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Windows
 # --------------------------------------------------------------------------------------------------------------------

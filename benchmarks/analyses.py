@@ -1,0 +1,461 @@
+"""Overlaps, map, gaps, capture and neighbours on real text: cost against a baseline in the same run, and what the controls say.
+
+    python -m benchmarks.analyses DATA [SECTION ...] [--chains 300] [--cache FOLDER]
+
+DATA is a folder with the public data sets (gsm8k/train.jsonl, prontoqa/prontoqa.json, …). Sections without a model: overlaps,
+growth, map, near, texts. With the packaged model: gaps, premises, prontoqa, nearsteps, bridges. Measured traces are kept in the
+cache folder and not measured again. Each section prints a goal beside its figure, and negative results as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pickle
+import platform
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trails import bridge, capture, gaps, overlaps, statemap
+from trails.measure import open_scorer
+from trails.measure.base import MeasureOptions, Segmented
+from trails.pipeline import segmented
+from trails.readers import read
+from trails.schema import Trace
+from trails.sequences import (
+    Corpus,
+    content_key,
+    content_words,
+    coverage,
+    markov_resample,
+    maximal_repeats,
+    suffixes,
+    text_corpus,
+)
+from trails.statistics import Score, Withheld, auc, bootstrap, fit_whitening, nearest, nearest_exact
+
+FILES = {
+    "gsm8k": "gsm8k/train.jsonl",
+    "gsm8k solutions": "gsm8k/model_solutions_sample.jsonl",
+    "prontoqa": "prontoqa/prontoqa.json",
+    "entailment bank": "entailment_bank/train_task1.jsonl",
+    "strategyqa": "strategyqa/train.jsonl",
+    "marco-o1": "marco_o1_long/cot_demo.jsonl",
+    "russian": "ru_llm_answers/answers.jsonl",
+    "bbh": "bbh_cot/model_chains.jsonl",
+}
+
+
+def encoder() -> Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]]:
+    """The packaged model's tokenizer, without the model."""
+    from tokenizers import Tokenizer
+
+    from trails.measure.packaged import packaged_model
+
+    tokenizer = Tokenizer.from_file(str(packaged_model() / "tokenizer.json"))
+
+    def encode(text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        found = tokenizer.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
+    return encode
+
+
+def corpus_of(data: Path, *names: str) -> Corpus:
+    """Tokens of the chains of some data sets."""
+    chains = [chain for name in names for chain in read([data / FILES[name]])]
+    return text_corpus(chains, encoder(), "packaged")
+
+
+def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
+    """Smallest processor time of some repeats in seconds, and the result: what else runs on the machine only ever adds."""
+    best, result = math.inf, None
+    for _ in range(repeats):
+        start = time.process_time()
+        result = work()
+        best = min(best, time.process_time() - start)
+    return best, result
+
+
+def peak_gb() -> float:
+    """Largest resident memory of this process so far, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def tell(scores: Sequence[Score], withheld: Sequence[Withheld] = ()) -> None:
+    """Scores with every control."""
+    for score in scores:
+        span = f" [{score.interval[0]:.3f}, {score.interval[1]:.3f}]" if score.interval else ""
+        print(f"  {score.name}: {score.value:.3f}{span} {score.unit}")
+        for control in score.controls:
+            span = f" [{control.interval[0]:.3f}, {control.interval[1]:.3f}]" if control.interval else ""
+            print(f"      {control.name}: {control.value:.3f}{span}")
+    for item in withheld:
+        print(f"  no score for {item.name}: {item.reason}")
+
+
+def resized(corpus: Corpus, tokens: int, seed: int = 0) -> Corpus:
+    """A corpus of about ``tokens`` tokens: the real one, then order-2 resamples of it until there are enough."""
+    parts, offsets, size, draw = [corpus.tokens], [corpus.offsets[1:]], corpus.n_tokens, seed
+    while size < tokens:
+        new, ends = markov_resample(corpus.tokens, corpus.offsets, 2, draw)
+        parts.append(new)
+        offsets.append(size + ends[1:])
+        size += len(new)
+        draw += 1
+    bounds = np.concatenate([[0], *offsets]).astype(np.int64)
+    keep = int(np.searchsorted(bounds, tokens, side="right"))
+    bounds = bounds[: max(keep, 2)]
+    size = int(bounds[-1])
+    lengths = np.diff(bounds)
+    index = np.arange(size) - np.repeat(bounds[:-1], lengths)
+    spans = np.stack([index, index + 1], axis=1).astype(np.int32)
+    count = len(lengths)
+    text = "." * int(lengths.max())
+    return Corpus(
+        np.concatenate(parts)[:size],
+        bounds,
+        tuple(f"c{number:08}" for number in range(count)),
+        "packaged",
+        spans,
+        spans,
+        (text,) * count,
+        ("",) * count,
+        ("resample",) * count,
+        np.full(size, np.nan, np.float32),
+    )
+
+
+def section_overlaps(data: Path, args: argparse.Namespace) -> None:
+    """Exact overlaps: time against the suffix array alone, memory, and what the controls say on every data set."""
+    import pydivsufsort
+
+    corpus = corpus_of(data, "gsm8k", "gsm8k solutions", "strategyqa", "bbh", "prontoqa", "entailment bank")
+    chain = corpus.chain_of(np.arange(corpus.n_tokens))
+    text = np.zeros(corpus.n_tokens + corpus.n_chains, np.uint16)
+    text[np.arange(corpus.n_tokens) + chain] = corpus.tokens + 1
+    pydivsufsort.divsufsort(text[:1000])
+    alone, _ = timed(lambda: pydivsufsort.divsufsort(text))
+    plain = text.astype(np.int32)
+    naive, _ = timed(lambda: pydivsufsort.kasai(plain, pydivsufsort.divsufsort(plain)))
+    array, found = timed(lambda: suffixes(corpus.tokens, corpus.offsets))
+    repeats, _ = timed(lambda: maximal_repeats(corpus, 10, found=found))
+    tables, _ = timed(lambda: overlaps._tables("exact", corpus, 10))
+    whole, result = timed(lambda: overlaps.exact(corpus), 1)
+    print(
+        f"{corpus.n_tokens:,} tokens, {corpus.n_chains:,} chains, {len(result.overlaps):,} maximal repeats of >= 10 tokens"
+    )
+    print(f"  pydivsufsort on 32-bit symbols, suffix array and LCP: {naive:.2f} s")
+    print(f"  suffix array alone {alone:.2f} s; with LCP {array:.2f} s; repeats {repeats:.2f} s")
+    print(f"  overlaps with texts, ids and places {tables:.2f} s = {tables / alone:.2f}x the suffix array (goal <= 2x)")
+    print(f"  and {tables / naive:.2f}x suffix array and LCP on 32-bit symbols")
+    print(
+        f"  with ten Markov resamples as controls and the interval {whole:.2f} s; peak {peak_gb():.2f} GB (goal <= 1 GB)"
+    )
+    for name in FILES:
+        one = corpus_of(data, name)
+        for kind, work in (("exact", overlaps.exact), ("masked", overlaps.masked)):
+            result = work(one)
+            print(f"{name}, {kind}: {one.n_tokens:,} tokens, {len(result.overlaps):,} overlaps")
+            tell(result.scores, result.withheld)
+
+
+def section_growth(data: Path, args: argparse.Namespace) -> None:
+    """Time and memory from 1x to 16x of 655,590 tokens; the larger corpora continue the real one with order-2 resamples."""
+    base = corpus_of(data, "gsm8k")
+    for name, work in (
+        ("exact overlaps", lambda c: overlaps._tables("exact", c, 10)),
+        ("coverage", lambda c: coverage(c.tokens, c.offsets, 10)),
+        ("map", lambda c: statemap.build(c, 4, score=False)),
+    ):
+        first = None
+        for factor in (1, 2, 4, 8, 16):
+            corpus = resized(base, factor * base.n_tokens)
+            if name == "map" and factor > 8:
+                continue
+            seconds, _ = timed(lambda c=corpus, w=work: w(c), 2 if factor < 8 else 1)
+            rate = corpus.n_tokens / seconds
+            first = first or rate
+            print(
+                f"{name}: {corpus.n_tokens:>10,} tokens {seconds:7.2f} s, {rate / 1e3:7.0f} k tokens/s, "
+                f"{rate / first:.2f} of the rate at 1x; peak {peak_gb():.2f} GB"
+            )
+
+
+def section_map(data: Path, args: argparse.Namespace) -> None:
+    """The map of a million tokens, and its scores for k = 2 to 5."""
+    big = resized(corpus_of(data, "gsm8k"), 1_000_000)
+    seconds, found = timed(lambda: statemap.build(big, 4, score=False), 1)
+    print(
+        f"{big.n_tokens:,} tokens: map {seconds:.1f} s (goal <= 60), {len(found.states):,} states, peak {peak_gb():.2f} GB"
+    )
+    seconds, found = timed(lambda: statemap.build(big, 4), 1)
+    print(f"  with its scores {seconds:.1f} s")
+    base = corpus_of(data, "gsm8k")
+    for k in (2, 3, 4, 5):
+        found = statemap.build(base, k)
+        print(
+            f"gsm8k, k = {k}: {len(found.states):,} states, {len(found.unitigs):,} unitigs, {len(found.bubbles):,} bubbles"
+        )
+        tell(found.scores)
+
+
+def section_near(data: Path, args: argparse.Namespace) -> None:
+    """Nearest neighbours: usearch against brute force on clustered vectors of the model's width."""
+    rng = np.random.default_rng(0)
+    for count, dimensions in ((27_000, 576), (100_000, 576)):
+        centres = rng.normal(size=(count // 20, dimensions)).astype(np.float32)
+        raw = centres[rng.integers(0, len(centres), count)] + 0.7 * rng.normal(size=(count, dimensions)).astype(
+            np.float32
+        )
+        raw *= np.linspace(3, 0.3, dimensions, dtype=np.float32)
+        white = fit_whitening(raw)(raw)
+        seconds, (found, _) = timed(lambda w=white: nearest(w, w, 6, exact=False), 1)
+        sample = rng.permutation(count)[:2_000]
+        brute, (truth, _) = timed(lambda w=white, s=sample: nearest_exact(w, w[s], 6), 1)
+        recall = np.mean(
+            [len(set(a) & set(b)) / 6 for a, b in zip(truth.tolist(), found[sample].tolist(), strict=True)]
+        )
+        print(
+            f"{count:,} x {white.shape[1]}: index {seconds:.1f} s, brute force {brute * count / len(sample):.1f} s "
+            f"(from {len(sample):,} queries), recall {recall:.3f} (goal >= 0.95)"
+        )
+
+
+def section_texts(data: Path, args: argparse.Namespace) -> None:
+    """Experiment 9, the attraction zone and recovery from a part, on GSM8K; skeletons of every data set."""
+    encode = encoder()
+    corpus = corpus_of(data, "gsm8k")
+    out = statemap.held_out(corpus, 30)
+    base, held = corpus.select(~out), corpus.select(out)
+    other = corpus_of(data, "strategyqa", "bbh", "entailment bank", "prontoqa")
+    chains = {chain.id: chain for chain in read([data / FILES["gsm8k"]])}
+    queries = []
+    for name in held.chains:
+        item = segmented(chains[name])
+        queries.append(capture.encoded_query(item.chain.text, encode, item.steps))
+    from tokenizers import Tokenizer
+
+    from trails.measure.packaged import packaged_model
+
+    tokenizer = Tokenizer.from_file(str(packaged_model() / "tokenizer.json"))
+
+    def decode(tokens: Any) -> str:
+        return str(tokenizer.decode(np.asarray(tokens).tolist()))
+
+    found = capture.calibrate(base, queries, other=other, decode=decode)
+    print(
+        f"experiment 9: {found.n_held_out} held-out GSM8K chains, map of {found.n_chains:,}; other map {other.n_chains:,} chains"
+    )
+    tell(found.scores, found.withheld)
+    print("recovery from a contiguous part (row 16)")
+    tell(capture.recovery(corpus, decode=decode))
+    print("attraction zone: undisturbed share of the tokens, the rest replaced (row 43)")
+    tell(capture.recovery(corpus, decode=decode, replace_tokens=True))
+    from trails.measure.uniform import UniformScorer
+
+    for name in FILES:
+        items = [segmented(chain) for chain in read([data / FILES[name]])]
+        traces = UniformScorer().measure([item for item in items if item.chain.text], MeasureOptions())
+        result = overlaps.skeleton(traces)
+        print(
+            f"{name}, skeleton: {result.n_chains:,} chains, {len(result.variants or ()):,} variants, {result.notes[0]}"
+        )
+        tell(result.scores, result.withheld)
+        calibration = gaps.calibrate(traces, limit=1500)
+        print(f"{name}, removed step without a model, {calibration.n_chains:,} chains")
+        tell(calibration.scores, [item for item in calibration.withheld if item.name not in gaps.MODEL])
+
+
+class Cached:
+    """A scorer that keeps what it has measured in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.scorer = open_scorer(device="cpu")
+        self.run = self.scorer.run
+        self.file = file
+        self.known: dict[tuple[str, bool, tuple[int, ...]], Trace] = {}
+        if file.is_file():
+            self.known = pickle.loads(file.read_bytes())
+
+    def count_tokens(self, item: Segmented) -> int:
+        """As the scorer does."""
+        return self.scorer.count_tokens(item)
+
+    def measure(self, items: Sequence[Segmented], options: MeasureOptions) -> list[Trace]:
+        """Measured or remembered traces in the order of the items."""
+        keys = [(item.chain.id, options.premises, options.states) for item in items]
+        new = {key: item for key, item in zip(keys, items, strict=True) if key not in self.known}
+        if new:
+            traces = self.scorer.measure(list(new.values()), options)
+            self.known.update(zip(new, traces, strict=True))
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.file.with_suffix(".tmp")
+            temporary.write_bytes(pickle.dumps(self.known))
+            temporary.replace(self.file)
+        return [self.known[key] for key in keys]
+
+
+STATES = (15,)
+
+
+def measured(
+    data: Path, name: str, args: argparse.Namespace, *, least: int = 4, count: int = 0
+) -> tuple[Cached, list[Trace]]:
+    """Traces of the chains with the smallest hash of their id, of at least ``least`` steps and at most 1,500 tokens."""
+    scorer = Cached(args.cache / f"{name.replace(' ', '-')}.pickle")
+    items = [segmented(chain) for chain in read([data / FILES[name]])]
+    items = [item for item in items if len(item.steps) >= least and scorer.count_tokens(item) < 1_500]
+    items.sort(key=lambda item: content_key("calibration", item.chain.id, 0))
+    items = items[: count or args.chains]
+    traces: list[Trace] = []
+    for a in range(0, len(items), 10):
+        traces += scorer.measure(items[a : a + 10], MeasureOptions(states=STATES))
+    return scorer, traces
+
+
+def section_gaps(data: Path, args: argparse.Namespace) -> None:
+    """Removed-step AUC of every seam score on GSM8K (goal: all >= 0.85, and the model's own share with its interval)."""
+    scorer, traces = measured(data, "gsm8k", args)
+    found = gaps.calibrate(traces, scorer, block=10)
+    print(f"gsm8k: {found.n_chains} chains, one step removed of each")
+    tell(found.scores, found.withheld)
+    print("  weights:", ", ".join(f"{n} {w:+.2f}" for n, w in zip(found.features, found.weights, strict=True)))
+
+
+def section_prontoqa(data: Path, args: argparse.Namespace) -> None:
+    """The same where all premises are restated in the question."""
+    scorer, traces = measured(data, "prontoqa", args, count=min(args.chains, 60))
+    found = gaps.calibrate(traces, scorer, block=10)
+    print(f"prontoqa: {found.n_chains} chains, one step removed of each")
+    tell(found.scores, found.withheld)
+
+
+def section_premises(data: Path, args: argparse.Namespace) -> None:
+    """EntailmentBank: does leaving out a step cost the steps that its tree draws on it more than others?"""
+    scorer, traces = measured(data, "entailment bank", args, least=4, count=min(args.chains, 60))
+    useful: list[float] = []
+    shared: list[float] = []
+    distance: list[float] = []
+    gold: list[bool] = []
+    groups: list[int] = []
+    for number, trace in enumerate(traces):
+        edges = gold_edges(trace)
+        item = Segmented(trace.chain, trace.steps)
+        shorter = scorer.measure([gaps.without_step(item, j) for j in range(len(trace.steps))], MeasureOptions())
+        matrix = gaps.premise_matrix(trace, shorter)
+        words = [set(content_words(trace.chain.text[s.start : s.end])) for s in trace.steps]
+        for i in range(len(trace.steps)):
+            for j in range(i):
+                if i not in {edge[1] for edge in edges} or not math.isfinite(matrix[i, j]):
+                    continue
+                useful.append(float(matrix[i, j]))
+                shared.append(len(words[i] & words[j]) / max(len(words[i] | words[j]), 1))
+                distance.append(float(j - i))
+                gold.append((j, i) in edges)
+                groups.append(number)
+    truth = np.array(gold, np.bool_)
+    print(f"entailment bank: {len(traces)} trees, {int(truth.sum())} gold edges among {len(truth)} pairs of steps")
+    if not truth.any() or truth.all():
+        print("  the trees give no gold edge that could be told from others")
+        return
+    of = np.array(groups)
+    for name, values in (("premise usefulness", useful), ("lexical overlap", shared), ("nearness", distance)):
+        column = np.array(values)
+
+        def statistic(rows: Any, column: Any = column) -> float:
+            picked = np.concatenate([np.flatnonzero(of == group) for group in rows[:, 0].astype(int)])
+            return auc(column[picked][truth[picked]], column[picked][~truth[picked]])
+
+        interval = bootstrap(np.unique(of)[:, None].astype(np.float64), statistic, draws=200)
+        print(f"  {name}: AUC {auc(column[truth], column[~truth]):.3f} {interval}")
+
+
+def gold_edges(trace: Trace) -> set[tuple[int, int]]:
+    """(premise step, conclusion step) of an EntailmentBank chain, from what its reader keeps in the metadata."""
+    import json
+
+    chain = trace.chain
+    starts = np.array([step.start for step in trace.steps])
+
+    def step_at(boundary: int) -> int:
+        # The segmenter may split an inference's part further: the part's first step stands for it.
+        return int(np.searchsorted(starts, chain.boundaries[boundary], side="right")) - 1
+
+    edges = set()
+    for inference in json.loads(chain.metadata.get("tree", "[]")):
+        conclusion = step_at(inference["conclusion"])
+        edges.update((step_at(premise), conclusion) for premise in inference["premises"])
+    return {(premise, conclusion) for premise, conclusion in edges if premise < conclusion}
+
+
+def section_nearsteps(data: Path, args: argparse.Namespace) -> None:
+    """Near overlaps of GSM8K steps in whitened hidden space, beyond masked exact matching."""
+    _, traces = measured(data, "gsm8k", args)
+    found = overlaps.near(traces)
+    print(
+        f"gsm8k: {found.n_steps} steps of {found.n_chains} chains, layer {found.layer}, {len(found.overlaps)} diagonal runs"
+    )
+    tell(found.scores, found.withheld)
+    for row in found.overlaps.slice(0, 3).to_pylist():
+        print("  ", row["n_tokens"], "steps:", row["text"].replace("\n", " ")[:160])
+
+
+def section_bridges(data: Path, args: argparse.Namespace) -> None:
+    """Bridges between random pairs of GSM8K steps: claimed, re-scored, random splices, real spans."""
+    scorer, traces = measured(data, "gsm8k", args)
+    graph = bridge.step_graph(traces)
+    rng = np.random.default_rng(0)
+    rows = []
+    while len(rows) < 8:
+        a, b = (graph.key(int(node)) for node in rng.integers(0, graph.n_nodes, 2))
+        if a.split(":")[0] == b.split(":")[0]:
+            continue
+        found = bridge.find(graph, scorer, a, b, splices=3, rounds=2)
+        if found.minimax is None:
+            rows.append(None)
+            continue
+        score = found.minimax.scores[0]
+        rows.append((score.value, *(control.value for control in score.controls)))
+        names = [control.name.split(" of ")[0] for control in score.controls]
+        print("  re-scored", f"{score.value:.2f}", *(f"{n} {v:.2f}" for n, v in zip(names, rows[-1][1:], strict=True)))
+    print(f"{sum(row is None for row in rows)} of {len(rows)} pairs have no path")
+
+
+SECTIONS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
+    "overlaps": section_overlaps,
+    "growth": section_growth,
+    "map": section_map,
+    "near": section_near,
+    "texts": section_texts,
+    "gaps": section_gaps,
+    "prontoqa": section_prontoqa,
+    "premises": section_premises,
+    "nearsteps": section_nearsteps,
+    "bridges": section_bridges,
+}
+
+
+def main() -> None:
+    """Run the sections that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("sections", nargs="*", default=["overlaps", "map"], choices=[*SECTIONS, []])
+    parser.add_argument("--chains", type=int, default=300)
+    parser.add_argument("--cache", type=Path, default=Path("benchmarks/.cache"))
+    args = parser.parse_args()
+    print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}")
+    for name in args.sections or ["overlaps", "map"]:
+        print(f"\n== {name}")
+        start = time.perf_counter()
+        SECTIONS[name](args.data, args)
+        print(f"({time.perf_counter() - start:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
