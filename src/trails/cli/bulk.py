@@ -1,0 +1,53 @@
+"""trails bulk"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from trails.cli.common import BarProgress, err, home_option, json_option, print_json, settings_from
+
+
+@click.command("bulk", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--per-layer", is_flag=True, help="Per-layer arrays on token transitions (about 7x larger).")
+@home_option
+@json_option
+def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> None:
+    """Write FOLDER with files for neo4j-admin database import, and print the command to type.
+
+    The import replaces the database and needs the server stopped. For corpora up to some million tokens
+    `trails rebuild --store neo4j` is simpler.
+    """
+    from trails.store.bulk import bulk_from_home
+
+    settings = settings_from(home=home)
+    with BarProgress(quiet=not sys.stderr.isatty()) as progress:
+        seen = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal seen
+            if not seen:
+                progress.begin("writing", total)
+            progress.advance(done - seen)
+            seen = done
+
+        files = bulk_from_home(settings.home, folder, per_layer=per_layer, progress=report)
+    lines = {
+        "neo4j_admin": files.command(database=settings.neo4j_database),
+        "scripts": files.command(("scripts/neo4j", "admin", "--"), database=settings.neo4j_database),
+    }
+    if as_json:
+        print_json({"folder": str(folder), "rows": files.rows, "elements": files.elements, **lines})
+        return
+    err.print(f"{files.elements:,} nodes and relationships in {folder}", highlight=False)
+    err.print(
+        "Stop the server, then type the line below, start the server, and create the indexes with", highlight=False
+    )
+    err.print("  trails rebuild --store neo4j", highlight=False)
+    err.print(
+        "With the server of scripts/neo4j put `scripts/neo4j admin --` in the place of neo4j-admin.", highlight=False
+    )
+    click.echo(lines["neo4j_admin"])
