@@ -368,19 +368,19 @@ def test_the_hash_is_stable_hex() -> None:
 
 # --- agreement with hand labels -------------------------------------------------------------------------------------
 
-# Measured on labelled.jsonl, less a margin of about one step in the role's support (see docs/segmenter.md)
+# Measured on all of labelled.jsonl, less a margin of about one step in the role's support (see docs/segmenter.md)
 F1_AT_LEAST = {
     **{
-        "AND": 0.85,
+        "AND": 0.75,
         "ANSWER": 0.8,
-        "BECAUSE": 0.9,
+        "BECAUSE": 0.91,
         "BUT": 0.93,
-        "EXAMPLE": 0.6,
-        "HOWEVER": 0.8,
-        "IF": 0.85,
-        "NEXT": 0.7,
+        "EXAMPLE": 0.75,
+        "HOWEVER": 0.88,
+        "IF": 0.89,
+        "NEXT": 0.75,
     },
-    **{"NONE": 0.95, "QUESTION": 0.75, "RESTATE": 0.8, "THEN": 0.78, "THEREFORE": 0.92},
+    **{"NONE": 0.94, "OR": 0.6, "QUESTION": 0.74, "RESTATE": 0.8, "THEN": 0.74, "THEREFORE": 0.91, "WHEN": 0.4},
 }
 
 
@@ -391,11 +391,19 @@ def test_roles_and_borders_agree_with_hand_labels() -> None:
     print(
         f"accuracy {measured.accuracy:.3f}, majority {measured.majority_baseline:.3f}, borders F1 {measured.border_f1:.3f}"
     )
-    assert measured.steps == 244
+    assert measured.steps == 326
     assert set(f1) == set(F1_AT_LEAST)
     for role, least in F1_AT_LEAST.items():
         assert f1[role] >= least, role
-    assert measured.border_f1 >= 0.96
-    assert measured.accuracy >= 0.93
     assert measured.accuracy > measured.majority_baseline + 0.3
-    assert measured.macro_f1 > measured.majority_macro_f1() + 0.7
+    assert measured.border_f1 >= 0.95
+
+
+def test_the_part_that_no_rule_was_fitted_to() -> None:
+    measured = agreement(labelled("held-out"))
+    assert measured.steps == 82
+    assert measured.accuracy >= 0.86
+    assert measured.macro_f1 >= 0.72
+    assert measured.border_f1 >= 0.9
+    assert measured.accuracy > measured.majority_baseline + 0.25
+    assert measured.macro_f1 > measured.majority_macro_f1() + 0.5

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-FILL = "\x1f"
-"""Neither letter, digit, blank nor punctuation for the rules."""
+FILL = "\x01"
+"""Neither letter, digit, blank nor punctuation for the rules (the separators U+001C to U+001F would count as blanks)."""
 
 QUOTE_CHARS = 240
 """A longer quotation or parenthesis is running text of its own and may be split."""
@@ -118,7 +118,7 @@ def mask(text: str) -> str:
             closer = 2 if opener in ("$$", "\\[", "\\(") else 1
             if _SENTENCE_END.search(text, max(inside, end - closer - 3), end - closer):
                 # the end of the sentence lies inside the quotation or the formula: let it be seen before the closing mark
-                tail = text[end - closer - 1 : end - closer].replace("\n", FILL).replace(" ", FILL) + "\x1e" * closer
+                tail = text[end - closer - 1 : end - closer].replace("\n", FILL).replace(" ", FILL) + "\x02" * closer
         pieces.append(FILL * (end - start - len(tail)) + tail)
         at = position = end
     pieces.append(text[at:])

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from trails.schema import Role, Step
 from trails.segment.lexicon import LETTERS, Cue, Lexicon
-from trails.segment.mask import mask
+from trails.segment.mask import FILL, mask
 
 # a sentence end: full stops and their kind, closing marks (also the mask's own), then a blank
 # (the look-behind lets a match begin only where a run begins, which keeps a long run of full stops linear)
-_HARD = re.compile(r"(?<![.!?…。！？])[.!?…。！？]++[\x1e\"'»”’)\]}*_]*+(?=\s)|[。！？]|\n")
+_HARD = re.compile(r"(?<![.!?…。！？])[.!?…。！？]++[\x02\"'»”’)\]}*_]*+(?=\s)|[。！？]|\n")
 _LAST_WORD = re.compile(r"[^\s(\[\"«“*_]+$")
 _LIST_MARK = re.compile(
     r"(?:[-*+•–—]\s|\(?\d{1,3}[.)]\s|\(?[a-zA-Zа-яА-Я]\)\s|[ivxIVX]+\.\s|#{1,6}\s|>|\||```|~~~|\\item\b)"
@@ -27,9 +27,10 @@ _MARK_ONLY = re.compile(
 # (the looked-for mark comes first and its left side is checked behind it: the search skips from mark to mark)
 _LOWER_STYLE = re.compile(r"[.!?](?<=[^\W\d_]{2}.) +([^\W\d_])")
 _WRAPPED = re.compile(r"\n(?<=[^\n]{40}[^\s.!?:;…]\n)(\S)")
+_COMMA = re.compile(rf"[\s{FILL}]*[,:;—–-]")  # "that is (by Prop. 3), …" has its comma behind the parenthesis
 _EQUATION = re.compile(r"[a-zA-Z][\w']?\s*[=<>≤≥+*/^(-]")
 _ROMAN = re.compile(r"[ivxlcIVXLC]+$")
-_CLOSING = " \t\r\n\"'»”’)]}*_\x1e"
+_CLOSING = " \t\r\n\"'»”’)]}*_\x02"
 
 MIN_LEFT_WORDS = 2
 MIN_RIGHT_WORDS = 2
@@ -117,7 +118,7 @@ def _line_border(text: str, masked: str, position: int, after: int, wrapped: boo
         return after
     if previous == "," or wrapped or displayed or (following.islower() and not _EQUATION.match(text, after)):
         return -1
-    if text.startswith(("\\]", "$$"), before - 1) or (following in "$\\" and previous.islower()):
+    if following in "$\\" and previous.islower():
         return -1
     return after
 
@@ -202,9 +203,7 @@ def _match(
         place = next((place for place in places if place in cue.places), None)
         if place is None or not _fits(cue, masked, start, end):
             continue
-        if place.endswith(",") and masked[_next_visible(masked, end) : _next_visible(masked, end) + 1] not in (
-            *(",", ":", ";", "—", "–", "-"),
-        ):
+        if place.endswith(",") and not _COMMA.match(masked, end):
             continue
         role, sense = cue.role, cue.sense
         if (cue.needs == "condition" and not condition) or (cue.needs == "premise" and not premise):
