@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from trails.errors import ModelError
+from trails.measure import kernels
 from trails.measure.metrics import attention_shift, hidden_shift, unit_rows
 
 NAME = "trails"
@@ -38,19 +39,33 @@ class Layout:
     keep: Tensor
     pairs: Tensor
     one_hot: Tensor = field(init=False)  # (B, T, K) float32
+    _kernel: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
-        n_bins = self.keep.shape[1] + 2
-        self.one_hot = (self.bins.unsqueeze(-1) == torch.arange(n_bins, device=self.bins.device)).float()
+        self.one_hot = self._one_hot(self.keep.shape[1] + 2, torch.float32)
+
+    def _one_hot(self, width: int, dtype: torch.dtype) -> Tensor:
+        return (self.bins.unsqueeze(-1) == torch.arange(width, device=self.bins.device)).to(dtype)
+
+    def for_kernel(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """One-hot bins in the width and dtype of the CUDA kernel, and the keys where its chunks of bins begin."""
+        if self._kernel is None:
+            width = kernels.padded_bins(self.keep.shape[1] + 2)
+            self._kernel = (self._one_hot(width, dtype), kernels.chunk_edges(self.bins, width))
+        return self._kernel
 
 
 @dataclass(slots=True)
 class LayerAttention:
-    """Head means of one layer: bin masses (B, T, K), mass on the previous position and row entropy (B, T)."""
+    """Head means of one layer: bin masses (B, T, K), mass on the previous position and row entropy (B, T).
+
+    ``shift`` is set where a kernel has computed it from the masses already.
+    """
 
     masses: Tensor
     previous: Tensor
     entropy: Tensor
+    shift: Tensor | None = None
 
 
 @dataclass
@@ -77,7 +92,7 @@ class Recorder:
     def attention(self, layer: LayerAttention) -> None:
         """Take one attention layer."""
         index = len(self.attention_shift)
-        self.attention_shift.append(attention_shift(layer.masses))
+        self.attention_shift.append(attention_shift(layer.masses) if layer.shift is None else layer.shift)
         self.attention_previous.append(layer.previous)
         self.attention_sink.append(layer.masses[:, :, 0].clone())
         self.attention_entropy.append(layer.entropy)
@@ -94,6 +109,16 @@ class Recorder:
     def hidden(self, state: Tensor) -> None:
         """Take the residual stream before layer 0, then after each layer: (B, T, d)."""
         index = len(self.hidden_shift)
+        if index in self.state_layers:
+            self.states.append(torch.bmm(self.layout.keep, state.float()))
+        if kernels.usable(state):
+            try:
+                shift, pairs = kernels.hidden_shift(state, self.layout.pairs)
+                self.hidden_shift.append(shift)
+                self.baseline.append(pairs.mean(-1))
+                return
+            except Exception as error:  # Triton's errors have no common base
+                kernels.failed(error)
         unit = unit_rows(state)
         self.hidden_shift.append(hidden_shift(unit))
         if self.layout.pairs.shape[1]:
@@ -102,8 +127,6 @@ class Recorder:
             self.baseline.append((left - right).square().sum(-1).mul_(0.5).mean(-1))
         else:
             self.baseline.append(unit.new_full((len(unit),), torch.nan))
-        if index in self.state_layers:
-            self.states.append(torch.bmm(self.layout.keep, state.float()))
 
     def weights(self, weights: Tensor) -> None:
         """Take a layer whose head weights (B, H, T, T) the model itself computed."""
@@ -279,10 +302,29 @@ def trails_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scale, is_causal=is_causal
         )
         return output, None
+    if recorder is not None and attention_mask is None and softcap is None and not recorder.peaks:
+        fused = _fused_attention(query, key, value, scale, recorder)
+        if fused is not None:
+            return fused, None
     out, layer = blocked_attention(query, key, value, attention_mask, scale, softcap, recorder)
     if recorder is not None and layer is not None:
         recorder.attention(layer)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, recorder: Recorder) -> Tensor | None:
+    """The CUDA kernel's output (B, T, H, e), its reductions given to the recorder; None where it does not apply."""
+    if not kernels.usable(query) or not kernels.attention_fits(query, key, value):
+        return None
+    try:
+        one_hot, edges = recorder.layout.for_kernel(query.dtype)
+        out, masses, previous, entropy, shift, sink = kernels.attention(query, key, value, scale, one_hot, edges)
+    except Exception as error:  # Triton's errors have no common base
+        kernels.failed(error)
+        return None
+    del sink  # bin 0 of the masses
+    recorder.attention(LayerAttention(masses[..., : recorder.layout.one_hot.shape[-1]], previous, entropy, shift))
+    return out
 
 
 def install() -> None:

@@ -10,11 +10,13 @@ the output of layer l. The last one is therefore taken *before* the final norm, 
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 BASELINE_PAIRS = 64
 """Random pairs of positions per chain for the anisotropy baseline."""
+
+_LAYER_MEASURES = ("attention_shift", "attention_previous", "attention_sink", "attention_entropy")
 
 _ANSWER = "\N{OBJECT REPLACEMENT CHARACTER}trails\N{OBJECT REPLACEMENT CHARACTER}"
 
@@ -163,6 +167,7 @@ class HuggingFaceScorer:
         )
         self._prefix, self._infix = self._context_parts()
         self._encoded: dict[str, _Sequence] = {}
+        self._batch_tokens = 0
         self._observed: Literal["interface", "weights"] = self._inspect()
         self.run = replace(
             self.run,
@@ -256,14 +261,55 @@ class HuggingFaceScorer:
                 raise ModelError(
                     f"layer {layer} was asked for, {self.run.model} has states 0 (embeddings) to {self.run.n_layers}."
                 )
+        if self.dtype != torch.float32 and len(items) > 1 and "noise_floor" not in self.run.notes:
+            floor = self.noise_floor(items)
+            self.run = replace(self.run, notes={**self.run.notes, "noise_floor": floor})
         sequences = [self._sequence(item) for item in items]
         passes = [part for sequence in sequences for part in self._passes(sequence)]
         partial: dict[int, _Partial] = {}
         with self._measuring():
             for batch in self._batches(passes, options):
-                self._run_batch(batch, options, partial)
+                self._measured(batch, options, partial)
             premises = {id(s): self._premises(s, partial[id(s)]) for s in sequences} if options.premises else {}
         return [self._trace(s, partial[id(s)], options, premises.get(id(s))) for s in sequences]
+
+    def noise_floor(self, items: Sequence[Segmented], count: int = 8) -> dict[str, dict[str, float] | str]:
+        """How far numbers move for no reason of the text, on up to ``count`` short chains of ``items``.
+
+        ``batch``: one chain at a time against all together. ``float32``: this dtype against a float32 copy of the weights,
+        where the copy fits into half of the free memory. Per measure the largest absolute difference; for surprisal also
+        the mean.
+        """
+        limit = self.run.max_tokens or 10**9
+        sample = [i for i in sorted(items, key=self.count_tokens) if self.count_tokens(i) <= limit][:count]
+        if not sample:
+            return {}
+        tokens = sum(self.count_tokens(i) for i in sample) * len(sample)
+        plain = MeasureOptions(batch_tokens=1)
+        run, self.run = self.run, replace(self.run, notes={**self.run.notes, "noise_floor": {}})  # no recursion
+        try:
+            alone = self.measure(sample, plain)
+            together = self.measure(sample, MeasureOptions(batch_tokens=tokens))
+            result: dict[str, dict[str, float] | str] = {"batch": differences(alone, together)}
+            result["float32"] = self._against_float32(sample, alone)
+        finally:
+            self.run = run
+        return result
+
+    def _against_float32(self, sample: Sequence[Segmented], alone: list[Trace]) -> dict[str, float] | str:
+        size = 4 * sum(parameter.numel() for parameter in self.model.parameters())
+        if self.device.type == "cuda" and size > torch.cuda.mem_get_info(self.device)[0] / 2:
+            return f"not measured: a float32 copy takes {size / 1e9:.0f} GB"
+        exact = HuggingFaceScorer(
+            copy.deepcopy(self.model).float(),
+            self.tokenizer,
+            name=self.run.model,
+            revision=self.run.revision,
+            bos=self.run.bos,
+            template=self.run.template,
+            window=self.run.window,
+        )
+        return differences(alone, exact.measure(sample, MeasureOptions(batch_tokens=1)))
 
     def _passes(self, sequence: _Sequence) -> list[_Pass]:
         limit, n = self.run.max_tokens, len(sequence.tokens)
@@ -303,7 +349,41 @@ class HuggingFaceScorer:
             yield batch
 
     def _default_batch_tokens(self) -> int:
-        return 0 if self.device.type == "cpu" else 16_384
+        """0 on a CPU: one chain at a time, bit-identical whatever else is measured. On a GPU by the free memory."""
+        if self.device.type == "cpu":
+            return 0
+        if not self._batch_tokens:
+            free, _ = torch.cuda.mem_get_info(self.device)
+            self._batch_tokens = int(min(65_536, max(2_048, free / 3 / self._bytes_per_token())))
+        return self._batch_tokens
+
+    def _bytes_per_token(self) -> int:
+        """Estimate of the memory that one token of a forward pass takes above the weights."""
+        config = self.model.config.get_text_config()
+        wide = max(getattr(config, "intermediate_size", None) or 4 * self.run.d_model, self.run.d_model)
+        layers = self.run.n_layers * 6 * 4  # reductions, float32
+        size = torch.finfo(self.dtype).bits // 8
+        return int(size * (12 * self.run.d_model + 4 * wide) + 64 * 4 * (self.run.n_heads + 4) + layers)
+
+    def _measured(self, batch: list[_Pass], options: MeasureOptions, partial: dict[int, _Partial]) -> None:
+        """Run a batch; out of memory halves it, and the following ones, and tries again."""
+        try:
+            self._run_batch(batch, options, partial)
+            return
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise ModelError(
+                    f"chain {batch[0].sequence.item.chain.id} with {batch[0].length} tokens does not fit into the memory of "
+                    f"{self.device} beside {self.run.model}. Use a smaller dtype, a smaller model, or --device cpu."
+                ) from None
+        # outside the handler: the traceback would keep the tensors of the failed pass alive
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = (len(batch) + 1) // 2
+        self._batch_tokens = max(batch[0].length, batch[0].length * half)
+        logger.warning("out of memory with %d chains at once; going on with %d", len(batch), half)
+        self._measured(batch[:half], options, partial)
+        self._measured(batch[half:], options, partial)
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
@@ -421,8 +501,10 @@ class HuggingFaceScorer:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
     def _statistics(self, batch: list[_Pass], ids: Tensor, hidden: Tensor) -> list[LogitStatistics]:
-        """Per pass: statistics of every row; only the surprisal before the last position of the context."""
+        """Per pass: statistics of every row; on a CPU only the surprisal before the last position of the context."""
         tile, block = self._tile()
+        if self.device.type != "cpu":
+            return self._statistics_together(batch, ids, hidden, tile)
         results = []
         for row, part in enumerate(batch):
             target = torch.cat((ids[row, 1 : part.length], ids.new_full((1,), -1)))
@@ -439,6 +521,23 @@ class HuggingFaceScorer:
             )
             results.append(stats.after(skip))
         return results
+
+    def _statistics_together(self, batch: list[_Pass], ids: Tensor, hidden: Tensor, tile: int) -> list[LogitStatistics]:
+        """All rows of the batch one after the other, without the padding: large products, few launches."""
+        lengths = [part.length for part in batch]
+        target = torch.cat((ids[:, 1:], ids.new_full((len(ids), 1), -1)), 1)
+        if min(lengths) == ids.shape[1]:
+            rows, targets = hidden.flatten(0, 1), target.flatten()
+        else:
+            real = torch.arange(ids.shape[1], device=ids.device) < self._tensor(np.asarray(lengths))[:, None]
+            last = self._tensor(np.asarray(lengths))[:, None] - 1
+            target.scatter_(1, last, -1)
+            rows, targets = hidden[real], target[real]
+        stats = logit_statistics(self.logits, rows, targets, tile=tile, block=max(1, 2**25 // self.run.vocab_size))
+        floats = torch.stack((stats.surprisal, stats.entropy, stats.shift)).cpu()
+        ranks = stats.rank.cpu()
+        edges = np.cumsum([0, *lengths])
+        return [LogitStatistics(floats[0, a:b], floats[1, a:b], ranks[a:b], floats[2, a:b]) for a, b in pairwise(edges)]
 
     def _unpack(
         self,
@@ -773,6 +872,18 @@ def baseline_pairs(chain: Chain, count: int) -> npt.NDArray[np.int64]:
     left = generator.integers(0, count, BASELINE_PAIRS)
     right = (left + generator.integers(1, count, BASELINE_PAIRS)) % count
     return np.stack((left, right), 1)
+
+
+def differences(left: Sequence[Trace], right: Sequence[Trace]) -> dict[str, float]:
+    """Largest absolute difference per measure over pairs of traces of the same chains, and the mean one of surprisal."""
+    result = {}
+    for name in ("surprisal", "entropy", "logit_shift", *_LAYER_MEASURES, "hidden_shift", "step_attention"):
+        gaps = [np.abs(getattr(a, name) - getattr(b, name)).ravel() for a, b in zip(left, right, strict=True)]
+        found = np.concatenate(gaps)
+        result[name] = float(np.nanmax(found)) if not np.isnan(found).all() else 0.0
+        if name == "surprisal" and not np.isnan(found).all():
+            result["surprisal_mean"] = float(np.nanmean(found))
+    return result
 
 
 def _nan(*shape: int) -> Floats:

@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from trails.measure import kernels
+
 
 def attention_shift(masses: Tensor) -> Tensor:
     """Total variation between the binned attention of t-1 and of t.
@@ -70,11 +72,21 @@ def logit_statistics(
     known = targets >= 0
     index = targets.clamp_min(0).unsqueeze(1)
     last: Tensor | None = None  # distribution of the row before the block
+    before: tuple[Tensor, Tensor] | None = None  # the same for the kernel
     tile = (
         -(-count // -(-count // tile)) if count else tile
     )  # tiles of even size: a small last one would cost a full read of the head
     for begin in range(0, count, tile):
         logits = head(hidden[begin : begin + tile])
+        if kernels.usable(logits):
+            try:
+                span = slice(begin, begin + tile)
+                surprisal[span], entropy[span], rank[span], shift[span], before = kernels.logit_rows(
+                    logits, targets[span], before
+                )
+                continue
+            except Exception as error:  # Triton's errors have no common base
+                kernels.failed(error)
         edges = [*range(begin, min(count, begin + tile), block), min(count, begin + tile)]
         edges = sorted({*edges, full_from} if edges[0] < full_from < edges[-1] else edges)
         for start, end in pairwise(edges):

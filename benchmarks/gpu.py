@@ -1,0 +1,384 @@
+"""Every GPU figure of the measuring path in one go: correctness of the kernels, cost against a bare forward, noise floor.
+
+    python -m benchmarks.gpu [--minutes 9] [--only correctness,kernels,135M,1B,8B,profile]
+
+One CUDA GPU, bfloat16, random weights of Llama shape (speed does not depend on what was learnt). Baselines in the same
+run: the trunk alone; trunk + log-likelihood of every token, plain and compiled, in tiles. Times are medians of the wall
+clock around a synchronised call, variants interleaved. ``all measures`` is everything that ends in a Trace, transfers
+included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Part, sequence_of
+from trails.measure import MeasureOptions, kernels
+from trails.measure.attention import Layout, Recorder, blocked_attention
+from trails.measure.huggingface import HuggingFaceScorer, _Pass
+from trails.measure.metrics import attention_shift, logit_statistics
+
+SHAPES: dict[str, dict[str, int]] = {
+    "135M": {"d": 576, "layers": 30, "heads": 9, "kv": 3, "ffn": 1536, "vocab": 49152},
+    "1B": {"d": 2048, "layers": 16, "heads": 32, "kv": 8, "ffn": 8192, "vocab": 128256},
+    "8B": {"d": 4096, "layers": 32, "heads": 32, "kv": 8, "ffn": 14336, "vocab": 128256},
+}
+CASES = {  # batch, length, tokens per step, goal (of the best bare log-likelihood)
+    "135M": [(32, 256, 24, 1.15), (8, 2048, 40, 1.15)],
+    "1B": [(8, 2048, 40, 1.00)],
+    "8B": [(8, 2048, 40, 1.05), (2, 8192, 40, 1.08), (8, 2048, 24, 1.05)],
+}
+
+
+def tokenizer() -> Any:
+    """Bytes; the benchmark gives ids, so it only has to exist."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def scorer_of(shape: str, dtype: torch.dtype = torch.bfloat16) -> HuggingFaceScorer:
+    """Random weights of a shape, made on the GPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    s = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=s["vocab"],
+        hidden_size=s["d"],
+        intermediate_size=s["ffn"],
+        num_hidden_layers=s["layers"],
+        num_attention_heads=s["heads"],
+        num_key_value_heads=s["kv"],
+        max_position_embeddings=16384,
+        tie_word_embeddings=shape != "8B",
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    with torch.device("cuda"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    return HuggingFaceScorer(model.eval(), tokenizer(), name=shape, revision="random")
+
+
+def passes_of(shape: str, batch: int, length: int, step: int) -> list[_Pass]:
+    """Random ids in steps of ``step`` tokens."""
+    generator = np.random.default_rng(0)
+    made = []
+    for _ in range(batch):
+        sequence = sequence_of(generator.integers(0, SHAPES[shape]["vocab"], length).tolist(), step)
+        made.append(_Pass(sequence, 0, 0, length))
+    return made
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Seconds of one synchronised call."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def log_likelihood(head: Any, rows: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target."""
+    return torch.log_softmax(head(rows).float(), -1).gather(1, targets[:, None])[:, 0]
+
+
+def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: int, goal: float, eager: bool) -> None:
+    """One row group of the table."""
+    passes = passes_of(shape, batch, length, step)
+    layout, ids = scorer._layout(passes)
+    compiled = torch.compile(log_likelihood, dynamic=False)
+    rows, _ = scorer._tile()
+    head = scorer._head
+
+    def trunk(recorder: Recorder | None = None) -> Tensor:
+        with torch.inference_mode():
+            return scorer._forward(ids, recorder)
+
+    def likelihood(function: Callable[..., Tensor]) -> None:
+        with torch.inference_mode():
+            hidden, targets = trunk().flatten(0, 1), ids.roll(-1, 1).flatten()
+            for begin in range(0, len(hidden), rows):
+                function(head, hidden[begin : begin + rows], targets[begin : begin + rows])
+
+    def part(*want: str, stats: bool = False) -> None:
+        recorder = Part(layout)
+        recorder.want = frozenset(want)
+        if "attention" in want:
+            with scorer._measuring():
+                hidden = trunk(recorder)
+        else:
+            hidden = trunk(recorder if want else None)
+        if stats:
+            with torch.inference_mode():
+                scorer._statistics(passes, ids, hidden)
+
+    def everything(options: MeasureOptions = MeasureOptions()) -> None:  # noqa: B008
+        partial: dict[int, Any] = {}
+        with scorer._measuring():
+            scorer._run_batch(passes, options, partial)
+        for p in passes:
+            scorer._trace(p.sequence, partial[id(p.sequence)], options, None)
+
+    def output_attentions() -> None:
+        with scorer._attention("eager"), torch.inference_mode():
+            scorer.model(input_ids=ids, use_cache=False, output_attentions=True, output_hidden_states=True)
+
+    functions: dict[str, Callable[[], Any]] = {
+        "bare trunk": trunk,
+        "log-likelihood, plain": lambda: likelihood(log_likelihood),
+        "log-likelihood, compiled": lambda: likelihood(compiled),
+        "trunk + attention measures": lambda: part("attention"),
+        "trunk + hidden shifts": lambda: part("hidden"),
+        "trunk + logit statistics": lambda: part(stats=True),
+        "forward + reductions on the GPU": lambda: part("attention", "hidden", stats=True),
+        "all measures": everything,
+        "all + token attention": lambda: everything(MeasureOptions(token_attention=True)),
+    }
+    if eager:
+        functions["eager, output_attentions"] = output_attentions
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    peak: dict[str, float] = {}
+    for name, function in list(functions.items()):
+        try:
+            for _ in range(2):
+                function()
+            torch.cuda.reset_peak_memory_stats()
+            function()
+            torch.cuda.synchronize()
+            peak[name] = torch.cuda.max_memory_allocated() / 2**30
+        except torch.OutOfMemoryError:
+            print(f"  {name}: out of memory")
+            del functions[name]
+        torch.cuda.empty_cache()
+    for _ in range(5):
+        for name, function in functions.items():
+            if name != "eager, output_attentions" or len(seconds[name]) < 2:
+                seconds[name].append(timed(function))
+    middle = {name: statistics.median(values) for name, values in seconds.items() if values}
+    best = min(middle["log-likelihood, plain"], middle["log-likelihood, compiled"])
+    tokens = batch * length
+    print(f"\n{shape}, {batch} x {length}, steps of {step} tokens, bfloat16; goal for all measures {goal:.2f}")
+    print(f"{'':36s}{'ms':>9s}{'tok/s':>10s}{'x best LL':>11s}{'x plain LL':>11s}{'peak GiB':>10s}{'spread':>8s}")
+    for name, value in middle.items():
+        spread = (max(seconds[name]) - min(seconds[name])) / value
+        plain = value / middle["log-likelihood, plain"]
+        ratios = f"{value / best:11.3f}{plain:11.3f}{peak[name]:10.2f}{spread:8.1%}"
+        print(f"{name:36s}{value * 1e3:9.2f}{tokens / value:10.0f}{ratios}")
+    bare = min(peak["log-likelihood, plain"], peak["log-likelihood, compiled"])
+    print(f"memory of all measures: {peak['all measures'] / bare:.3f} x the leaner log-likelihood run")
+
+
+def correctness() -> None:
+    """Kernels against the plain functions on the same half-precision inputs, computed in float32."""
+    print(
+        "\nlargest difference of the kernels from the plain float32 path (weights enter the mass product in half precision)"
+    )
+    torch.manual_seed(1)
+    for B, H, G, T, D, bins in (
+        (2, 8, 2, 333, 64, 9),
+        (1, 8, 2, 700, 128, 50),
+        (2, 4, 4, 1000, 128, 200),
+        (1, 2, 1, 31, 64, 3),
+    ):
+        for dtype in (torch.bfloat16, torch.float16):
+            q, k, v = (torch.randn(B, T, n, D, device="cuda").to(dtype).transpose(1, 2) for n in (H, G, G))
+            bin_of = torch.randint(1, bins, (B, T), device="cuda").sort(1).values
+            bin_of[:, 0] = 0
+            layout = Layout(
+                bin_of,
+                torch.zeros(B, bins - 2, T, device="cuda"),
+                torch.zeros(B, 0, 2, dtype=torch.int64, device="cuda"),
+            )
+            out, truth = blocked_attention(q.float(), k.float(), v.float(), None, 0.2, None, Recorder(layout))
+            assert truth is not None
+            one_hot, edges = layout.for_kernel(dtype)
+            found = kernels.attention(q, k, v, 0.2, one_hot, edges)
+            expected = (
+                out.transpose(1, 2),
+                torch.nn.functional.pad(truth.masses, (0, one_hot.shape[-1] - bins)),
+                truth.previous,
+                truth.entropy,
+                attention_shift(truth.masses),
+                truth.masses[..., 0],
+            )
+            names = ("output", "masses", "previous", "entropy", "shift", "sink")
+            gaps = {
+                n: float((a.float() - b).abs().nan_to_num().max())
+                for n, a, b in zip(names, found, expected, strict=True)
+            }
+            print(
+                f"  B{B} H{H}/{G} T{T} d{D} bins {bins} {str(dtype)[6:]}: "
+                + ", ".join(f"{n} {g:.1e}" for n, g in gaps.items())
+            )
+            limits = {"output": 3e-2, "masses": 4e-3, "previous": 1e-4, "entropy": 1e-3, "shift": 4e-3, "sink": 4e-3}
+            assert all(gaps[n] < limits[n] for n in names), gaps
+    logits, targets = (
+        torch.randn(777, 50_000, device="cuda").mul_(3).bfloat16(),
+        torch.randint(0, 50_000, (777,), device="cuda"),
+    )
+    found_rows = logit_statistics(lambda h: h, logits, targets, tile=300, block=50)
+    kernels._failed = True
+    plain = logit_statistics(lambda h: h, logits, targets, tile=300, block=50)
+    kernels._failed = False
+    for name in ("surprisal", "entropy", "rank", "shift"):
+        gap = float((getattr(found_rows, name).float() - getattr(plain, name).float()).abs().nan_to_num().max())
+        print(f"  logit statistics, {name}: {gap:.1e}")
+        assert gap < 1e-4
+    state = torch.randn(3, 200, 576, device="cuda").bfloat16()
+    pairs = torch.randint(0, 200, (3, 64, 2), device="cuda")
+    a, b = (
+        Recorder(
+            Layout(torch.zeros(3, 200, dtype=torch.int64, device="cuda"), torch.zeros(3, 1, 200, device="cuda"), pairs)
+        ),
+        None,
+    )
+    a.hidden(state)
+    kernels._failed = True
+    b = Recorder(a.layout)
+    b.hidden(state)
+    kernels._failed = False
+    for name in ("hidden_shift", "baseline"):
+        gap = float((getattr(a, name)[0] - getattr(b, name)[0]).abs().nan_to_num().max())
+        print(f"  {name}: {gap:.1e}")
+        assert gap < 1e-5
+
+
+def whole_path() -> None:
+    """A model with kernels against the same model without, and its noise floor."""
+    scorer = scorer_of("135M")
+    generator = np.random.default_rng(3)
+    sequences = [sequence_of(generator.integers(0, 49152, n).tolist(), 20) for n in (40, 90, 160, 200, 64, 120)]
+    items = [s.item for s in sequences]
+    scorer._encoded = {s.item.chain.id: s for s in sequences}
+    from trails.measure.huggingface import differences
+
+    scorer.run.notes["noise_floor"] = {}  # type: ignore[index]
+    with_kernels = scorer.measure(items, MeasureOptions(batch_tokens=1))
+    kernels._failed = True
+    without = scorer.measure(items, MeasureOptions(batch_tokens=1))
+    kernels._failed = False
+    print("\n135M shape, random weights, bfloat16: largest difference per measure")
+    print("  kernels on / off      ", {k: f"{v:.1e}" for k, v in differences(with_kernels, without).items()})
+    for name, floor in scorer.noise_floor(items).items():
+        print(
+            f"  noise floor, {name:9s}", {k: f"{v:.1e}" for k, v in floor.items()} if isinstance(floor, dict) else floor
+        )
+
+
+def kernel_times() -> None:
+    """The attention kernel alone against flash attention, over its settings."""
+    from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+    print("\nattention alone, ms (median of 10), H200 or what is here:", torch.cuda.get_device_name())
+    for B, H, G, T, D, bins in (
+        (8, 32, 8, 2048, 128, 54),
+        (2, 32, 8, 8192, 128, 207),
+        (8, 32, 8, 2048, 64, 54),
+        (32, 9, 3, 256, 64, 13),
+    ):
+        q, k, v = (torch.randn(B, T, n, D, device="cuda").bfloat16().transpose(1, 2) for n in (H, G, G))
+        bin_of = (torch.arange(T, device="cuda") * (bins - 2) // T + 2).repeat(B, 1)
+        layout = Layout(
+            bin_of, torch.zeros(B, bins - 2, T, device="cuda"), torch.zeros(B, 0, 2, dtype=torch.int64, device="cuda")
+        )
+        one_hot, edges = layout.for_kernel(torch.bfloat16)
+
+        def run(function: Callable[[], Any]) -> float:
+            for _ in range(3):
+                function()
+            return statistics.median(timed(function) for _ in range(10)) * 1e3
+
+        flash = run(lambda: sdpa(q, k, v, is_causal=True, enable_gqa=True))  # noqa: B023
+        flops = B * H * T * T / 2 * D * 4
+        line = [f"flash {flash:.2f} ({flops / flash / 1e9:.0f} TFLOP/s)"]
+        kept = dict(kernels._CONFIG)
+        for config in (
+            (128, 64, 4, 3),
+            (128, 64, 8, 3),
+            (128, 64, 8, 2),
+            (64, 64, 4, 3),
+            (128, 128, 8, 2),
+            (128, 32, 4, 4),
+        ):
+            kernels._CONFIG[D] = config
+            try:
+                line.append(f"{config} {run(lambda: kernels.attention(q, k, v, 0.1, one_hot, edges)):.2f}")  # noqa: B023
+            except Exception as error:  # a setting that needs too much shared memory
+                line.append(f"{config} fails ({type(error).__name__})")
+        kernels._CONFIG.update(kept)
+        print(f"  B{B} H{H}/{G} T{T} d{D} bins {bins}: " + "; ".join(line))
+
+
+def profile(shape: str, batch: int, length: int) -> None:
+    """Where the time of all measures goes, by kernel."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    scorer = scorer_of(shape)
+    passes = passes_of(shape, batch, length, 40)
+    with scorer._measuring():
+        for _ in range(2):
+            scorer._run_batch(passes, MeasureOptions(), {})
+        torch.cuda.synchronize()
+        with profiler(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+            scorer._run_batch(passes, MeasureOptions(), {})
+            torch.cuda.synchronize()
+    print(f"\nprofile of all measures, {shape}, {batch} x {length}")
+    events = sorted(found.key_averages(), key=lambda e: -e.self_device_time_total)[:14]
+    total = sum(e.self_device_time_total for e in found.key_averages())
+    for event in events:
+        share = event.self_device_time_total / total
+        print(f"  {share:6.1%} {event.self_device_time_total / 1e3:9.2f} ms {event.count:6d} x {event.key[:90]}")
+
+
+def main() -> None:
+    """Run and print."""
+    import transformers
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--only", default="correctness,kernels,135M,1B,8B,profile")
+    args = parser.parse_args()
+    only, start = args.only.split(","), time.monotonic()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, transformers {transformers.__version__}")
+
+    def left() -> bool:
+        return time.monotonic() - start < args.minutes * 60
+
+    if "correctness" in only:
+        correctness()
+        whole_path()
+    if "kernels" in only:
+        kernel_times()
+    for shape, cases in CASES.items():
+        if shape in only and left():
+            scorer = scorer_of(shape)
+            for index, (batch, length, step, goal) in enumerate(cases):
+                if left():
+                    case(scorer, shape, batch, length, step, goal, eager=index == len(cases) - 1 and shape != "8B")
+            del scorer
+            torch.cuda.empty_cache()
+    if "profile" in only and left():
+        profile("8B", 8, 2048)
+        torch.cuda.empty_cache()
+        profile("135M", 32, 256)
+    print(f"\n{time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""What measuring costs, as a multiple of running: bare forward, this path with each measure alone and all, eager, other tools.
+
+    python -m benchmarks.measure [--chains 6] [--repeats 5] [--long 2048] [--no-long] [--no-others]
+
+CPU, float32, the real SmolLM2-135M on the packaged sample. Everything runs in one process, interleaved, medians of CPU
+seconds (a busy machine's wall clock says little); the peak of memory above the loaded model is taken in a process of its
+own per variant. The GPU table is benchmarks/gpu.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trails.measure import MeasureOptions, Segmented, open_scorer
+from trails.measure.attention import Recorder
+from trails.measure.huggingface import HuggingFaceScorer, _Pass, _Sequence
+from trails.measure.tokens import Encoded
+from trails.schema import Chain, Step
+
+PLAIN = MeasureOptions()
+
+
+class Part(Recorder):
+    """A recorder that takes only some of the measures, to see what each costs alone."""
+
+    want: frozenset[str] = frozenset({"attention", "hidden"})
+
+    def hidden(self, state: Tensor) -> None:
+        """Skip hidden shifts unless wanted."""
+        if "hidden" in self.want:
+            super().hidden(state)
+
+
+def sequence_of(ids: Sequence[int], step_tokens: int) -> _Sequence:
+    """A chain of given ids without context, in steps of ``step_tokens`` tokens."""
+    n = len(ids)
+    edges = [*range(0, n, step_tokens), n]
+    spans = np.asarray(list(pairwise(edges)), np.int32)
+    chain = Chain("benchmark", str(ids[:4]), "", "x" * n)
+    steps = tuple(Step(i, int(a), int(b)) for i, (a, b) in enumerate(spans))
+    positions = np.arange(n, dtype=np.int32)
+    tokens = Encoded(np.asarray(ids, np.int32), positions, positions + 1, ("x",) * n)
+    bins = np.repeat(np.arange(len(spans)), np.diff(spans, axis=1)[:, 0]) + 2
+    return _Sequence(Segmented(chain, steps), [], slice(0, 0), tokens, spans, bins)
+
+
+def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Callable[[], Any]]:
+    """Name → function that runs it over all passes, one at a time (CPU)."""
+    model = scorer.model
+    ids = [torch.from_numpy(p.ids())[None].to(scorer.device) for p in passes]
+
+    def each(function: Callable[[Tensor, _Pass], Any]) -> Callable[[], None]:
+        def run() -> None:
+            with torch.inference_mode():
+                for sequence, part in zip(ids, passes, strict=True):
+                    function(sequence, part)
+
+        return run
+
+    def likelihood(sequence: Tensor, _: _Pass) -> Tensor:
+        logits = model(input_ids=sequence, use_cache=False).logits[0]
+        return torch.log_softmax(logits[:-1].float(), -1).gather(1, sequence[0, 1:, None])
+
+    def eager(sequence: Tensor, _: _Pass) -> Any:
+        with scorer._attention("eager"):
+            out = model(input_ids=sequence, use_cache=False, output_attentions=True, output_hidden_states=True)
+        return likelihood_of(out.logits[0], sequence)
+
+    def likelihood_of(logits: Tensor, sequence: Tensor) -> Tensor:
+        return torch.log_softmax(logits[:-1].float(), -1).gather(1, sequence[0, 1:, None])
+
+    def recorded(*want: str, statistics: bool) -> Callable[[Tensor, _Pass], None]:
+        def run(sequence: Tensor, part: _Pass) -> None:
+            layout, _ = scorer._layout([part])
+            recorder = Part(layout)
+            recorder.want = frozenset(want)
+            if "attention" in want:
+                with scorer._measuring():
+                    hidden = scorer._forward(sequence, recorder)
+            else:
+                hidden = scorer._forward(sequence, recorder if want else None)
+            if statistics:
+                scorer._statistics([part], sequence, hidden)
+
+        return run
+
+    def all_measures(options: MeasureOptions = PLAIN) -> Callable[[], None]:
+        def run() -> None:
+            partial: dict[int, Any] = {}
+            with scorer._measuring():
+                for part in passes:
+                    scorer._run_batch([part], options, partial)
+            for part in passes:
+                scorer._trace(part.sequence, partial[id(part.sequence)], options, None)
+
+        return run
+
+    return {
+        "bare trunk": each(lambda s, _: scorer._trunk(input_ids=s, use_cache=False)),
+        "forward + logits": each(lambda s, _: model(input_ids=s, use_cache=False).logits),
+        "forward + log-likelihood": each(likelihood),
+        "trunk + attention measures": each(recorded("attention", statistics=False)),
+        "trunk + hidden shifts": each(recorded("hidden", statistics=False)),
+        "trunk + logit statistics": each(recorded(statistics=True)),
+        "all measures": all_measures(),
+        "all + token attention": all_measures(MeasureOptions(token_attention=True)),
+        "all + 4 peaks": all_measures(MeasureOptions(peaks=4)),
+        "eager, output_attentions": each(eager),
+    }
+
+
+def others(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Callable[[], Any]]:
+    """The same model in other tools, where they are installed."""
+    found: dict[str, Callable[[], Any]] = {}
+    ids = [torch.from_numpy(p.ids())[None] for p in passes]
+    if importlib.util.find_spec("nnsight"):
+        from nnsight import LanguageModel
+
+        wrapped = LanguageModel(scorer.model, tokenizer=scorer.tokenizer)
+
+        def nnsight() -> None:
+            with torch.inference_mode():
+                for sequence in ids:
+                    with wrapped.trace(sequence):
+                        for layer in wrapped.model.layers:
+                            layer.output.save()
+                        wrapped.lm_head.output.save()
+
+        found["nnsight, hidden states and logits saved"] = nnsight
+    if importlib.util.find_spec("transformer_lens"):
+        found["TransformerLens"] = lambda: (_ for _ in ()).throw(RuntimeError("needs a model name it knows"))
+    return found
+
+
+def time_all(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median CPU seconds of each, interleaved."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def resident() -> int:
+    """Resident memory of this process now, bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak_above(function: Callable[[], Any]) -> int:
+    """Largest resident memory while ``function`` runs, above what there was before."""
+    start = top = resident()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal top
+        while not done.wait(0.002):
+            top = max(top, resident())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    function()
+    done.set()
+    thread.join()
+    return max(top, resident()) - start
+
+
+def sample_passes(scorer: HuggingFaceScorer, count: int, long: int) -> list[_Pass]:
+    """``count`` chains of the packaged sample of about 165 tokens, or one sequence of ``long`` tokens of it."""
+    from trails import sample
+    from trails.readers import read
+    from trails.segment import segment
+
+    items = [Segmented(chain, segment(chain)) for chain in read([sample.path()])]
+    if long:
+        ids: list[int] = []
+        for item in items:
+            ids += scorer.text.ids(item.chain.text + "\n")
+            if len(ids) >= long:
+                break
+        sequence = sequence_of(ids[:long], 40)
+        return [_Pass(sequence, 0, 0, long)]
+    near = [s for s in map(scorer._sequence, items) if 120 <= s.length <= 210]
+    return [_Pass(s, 0, 0, len(s.tokens)) for s in near[:count]]
+
+
+def warm_up(scorer: HuggingFaceScorer) -> None:
+    """Touch the weights, so that mapping them in counts as loading."""
+    with torch.inference_mode():
+        for parameter in scorer.model.parameters():
+            parameter.sum()
+        scorer.model(torch.zeros(1, 8, dtype=torch.int64))
+
+
+def table(title: str, times: dict[str, float], peaks: dict[str, int], tokens: int) -> None:
+    """Print one table; the ratio is tokens/s against forward + logits."""
+    print(f"\n{title}\n{'':42s}{'tok/s':>8s}{'of forward':>12s}{'x trunk':>9s}{'peak MB':>9s}")
+    for name, seconds in times.items():
+        peak = f"{peaks[name] / 1e6:9.0f}" if name in peaks else ""
+        ratio, trunk = times["forward + logits"] / seconds, seconds / times["bare trunk"]
+        print(f"{name:42s}{tokens / seconds:8.0f}{ratio:12.3f}{trunk:9.2f}{peak}")
+
+
+def main() -> None:
+    """Run and print."""
+    import transformers
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chains", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--long", type=int, default=2048)
+    parser.add_argument("--no-long", action="store_true")
+    parser.add_argument("--no-others", action="store_true")
+    parser.add_argument("--peak", nargs=2, metavar=("VARIANT", "LONG"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    scorer = open_scorer(device="cpu")
+    assert isinstance(scorer, HuggingFaceScorer)
+    if args.peak:
+        passes = sample_passes(scorer, args.chains, int(args.peak[1]))
+        warm_up(scorer)
+        print(peak_above(variants(scorer, passes)[args.peak[0]]))
+        return
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}")
+    warm_up(scorer)
+    for long in (0,) if args.no_long else (0, args.long):
+        passes = sample_passes(scorer, args.chains, long)
+        tokens = sum(p.length for p in passes)
+        functions = variants(scorer, passes)
+        if not long and not args.no_others:
+            for name, function in others(scorer, passes).items():
+                try:
+                    function()
+                    functions[name] = function
+                except Exception as error:  # a tool that does not run with these versions is a result, too
+                    print(f"{name}: does not run here: {str(error).splitlines()[0][:160]}")
+        if not long:
+            functions |= batched(scorer, passes)
+        times = time_all(functions, args.repeats if not long else max(2, args.repeats // 2))
+        peaks = {}
+        for name in ("bare trunk", "forward + logits", "all measures", "eager, output_attentions"):
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.measure",
+                "--chains",
+                str(args.chains),
+                "--peak",
+                name,
+                str(long),
+            ]
+            peaks[name] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        what = (
+            f"one sequence of {long} tokens"
+            if long
+            else f"{len(passes)} chains, {tokens / len(passes):.0f} tokens on average"
+        )
+        table(f"SmolLM2-135M, float32, CPU, {what}", times, peaks, tokens)
+
+
+def batched(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Callable[[], Any]]:
+    """All measures with several chains per forward pass, to see what one at a time costs."""
+
+    def run() -> None:
+        partial: dict[int, Any] = {}
+        with scorer._measuring():
+            for batch in scorer._batches(list(passes), MeasureOptions(batch_tokens=1024)):
+                scorer._run_batch(batch, PLAIN, partial)
+        for part in passes:
+            scorer._trace(part.sequence, partial[id(part.sequence)], PLAIN, None)
+
+    return {"all measures, batches of 1024 tokens": run}
+
+
+if __name__ == "__main__":
+    main()
