@@ -27,6 +27,7 @@ _MARK_ONLY = re.compile(
 # (the looked-for mark comes first and its left side is checked behind it: the search skips from mark to mark)
 _LOWER_STYLE = re.compile(r"[.!?](?<=[^\W\d_]{2}.) +([^\W\d_])")
 _WRAPPED = re.compile(r"\n(?<=[^\n]{40}[^\s.!?:;…]\n)(\S)")
+_RELATION = re.compile(r"[=<>≤≥≈]")
 _COMMA = re.compile(rf"[\s{FILL}]*[,:;—–-]")  # "that is (by Prop. 3), …" has its comma behind the parenthesis
 _EQUATION = re.compile(r"[a-zA-Z][\w']?\s*[=<>≤≥+*/^(-]")
 _ROMAN = re.compile(r"[ivxlcIVXLC]+$")
@@ -116,11 +117,20 @@ def _line_border(text: str, masked: str, position: int, after: int, wrapped: boo
         return -1  # a displayed formula belongs to the sentence around it
     if previous in ".!?:;…。！？":
         return after
-    if previous == "," or wrapped or displayed or (following.islower() and not _EQUATION.match(text, after)):
+    if previous == "," or wrapped or displayed:
+        return -1
+    if following.islower() and not _EQUATION.match(text, after) and not _both_equations(masked, position, after):
         return -1
     if following in "$\\" and previous.islower():
         return -1
     return after
+
+
+def _both_equations(masked: str, position: int, after: int) -> bool:
+    """Whether the lines on both sides of a line break hold a relation sign: two equations, not one wrapped sentence."""
+    above = masked[max(0, position - 120) : position].rpartition("\n")[2]
+    below = masked[after : after + 120].partition("\n")[0]
+    return bool(_RELATION.search(above)) and bool(_RELATION.search(below))
 
 
 def _sentence_border(
