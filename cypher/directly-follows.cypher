@@ -11,12 +11,14 @@
 MATCH (a:Step)-[l:LEADS_TO]->(b:Step)
 WHERE $run = '' OR l.run = $run
 WITH a.role AS role, b.role AS next, count(l) AS n, avg(l.nll_given_all) AS nll, avg(l.premise_usefulness) AS useful
-WITH collect({role: role, next: next, n: n, nll: nll, useful: useful}) AS pairs
-UNWIND pairs AS pair
-WITH pair, reduce(s = 0, p IN pairs | s + p.n) AS total,
-     reduce(s = 0, p IN pairs | s + CASE WHEN p.role = pair.role THEN p.n ELSE 0 END) AS as_first,
-     reduce(s = 0, p IN pairs | s + CASE WHEN p.next = pair.next THEN p.n ELSE 0 END) AS as_second
-RETURN pair.role AS role, pair.next AS next, pair.n AS count, 1.0 * as_first * as_second / total AS expected,
+WITH next, sum(n) AS as_second, collect({role: role, n: n, nll: nll, useful: useful}) AS firsts
+UNWIND firsts AS pair
+WITH pair.role AS role, sum(pair.n) AS as_first,
+     collect({next: next, as_second: as_second, n: pair.n, nll: pair.nll, useful: pair.useful}) AS seconds
+WITH collect({role: role, as_first: as_first, seconds: seconds}) AS groups, sum(as_first) AS total
+UNWIND groups AS of_role
+UNWIND of_role.seconds AS pair
+RETURN of_role.role AS role, pair.next AS next, pair.n AS count, 1.0 * of_role.as_first * pair.as_second / total AS expected,
        pair.nll AS nll, pair.useful AS premise_usefulness
 ORDER BY count DESC, role, next
 LIMIT $limit

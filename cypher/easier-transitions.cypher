@@ -2,7 +2,7 @@
 // The transitions whose surprisal fell most from one run to another, in the chains whose mean fell most.
 // $before: string = "r0000000000000000" | a run's id
 // $after: string = "r0000000000000001" | another run's id
-// $chains: integer := 20 | chains to open, those that became easiest first
+// $chains: integer := 10 | chains to open, those that became easiest first
 // $limit: integer := 50 | rows at most
 // returns chain: string, id
 // returns position: integer, tokens from 0

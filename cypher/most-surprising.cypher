@@ -1,6 +1,6 @@
 // Most surprising transitions
 // The transitions with the highest surprisal in the whole graph, with the tokens on both sides.
-// Only the chains with the highest peaks are opened: the top transitions can only lie there.
+// Only the chains and steps with the highest peaks are opened: the top transitions can only lie there.
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 20 | rows at most
 // returns chain: string, id
@@ -15,9 +15,12 @@
 MATCH (c:Chain)-[m:MEASURED]->(:Run)
 WHERE ($run = '' OR m.run = $run) AND m.max_surprisal IS NOT NULL
 WITH c, m ORDER BY m.max_surprisal DESC, c.id LIMIT $limit
-MATCH (b)-[r:BEGINS|NEXT]->(t:Token {chain: c.id})
-WHERE r.run = m.run AND r.surprisal IS NOT NULL
-RETURN c.id AS chain, t.position AS position, b.piece AS before, t.piece AS piece, r.surprisal AS surprisal,
+MATCH (c)-[:HAS_STEP]->(s:Step)-[x:MEASURED_STEP]->(:Run)
+WHERE x.run = m.run AND x.max_surprisal IS NOT NULL
+WITH s, x ORDER BY x.max_surprisal DESC, s.chain, s.index LIMIT $limit
+MATCH (b)-[r:BEGINS|NEXT]->(t:Token {chain: s.chain, step: s.index})
+WHERE r.run = x.run AND r.surprisal IS NOT NULL
+RETURN t.chain AS chain, t.position AS position, b.piece AS before, t.piece AS piece, r.surprisal AS surprisal,
        r.entropy AS entropy, r.rank AS rank, t.step AS step, r.run AS run
 ORDER BY surprisal DESC, chain, position, run
 LIMIT $limit

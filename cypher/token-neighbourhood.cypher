@@ -8,7 +8,8 @@
 // returns count: integer, occurrences
 // returns surprisal: float, nats, of the token, mean
 // returns next_surprisal: float, nats, of its successor, mean
-MATCH (a:Token)-[r:NEXT]->(t:Token {piece: $piece})-[q:NEXT]->(b:Token)
+MATCH (t:Token {piece: $piece})-[q:NEXT]->(b:Token)
+MATCH (a:Token)-[r:NEXT]->(t)
 WHERE r.run = q.run AND ($run = '' OR r.run = $run)
 RETURN a.piece AS before, b.piece AS after, count(t) AS count, avg(r.surprisal) AS surprisal, avg(q.surprisal) AS next_surprisal
 ORDER BY count DESC, before, after

@@ -1,0 +1,223 @@
+"""The embedded graph store and the shards: load rate, bytes, growth, latency of the named queries.
+
+    python -m benchmarks.embedded [--home DIR] [--tokens 1000000]
+
+``--home`` is a home with measured chains (default: 40 chains of the packaged sample are measured now with the packaged model).
+Its traces are repeated under other record names until there are enough tokens, so every number in the graph is a measured
+one. Load rates stand beside the engine's own bulk calls on the same rows in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import platform
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import kglite
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trails.schema import RELATIONSHIP, Run, Trace
+from trails.store.base import GraphBatch
+from trails.store.digest import compare, graph_digest
+from trails.store.embedded import EmbeddedStore
+from trails.store.queries import named_queries
+from trails.store.rows import graph_batch
+from trails.store.traces import _FLOAT_COLUMNS, TraceStore, encode_shard, to_table
+
+SHARD_CHAINS = 64
+
+
+def repeated(traces: Sequence[Trace], tokens: int) -> Iterator[list[Trace]]:
+    """Blocks of traces, the same ones under other record names, until ``tokens`` tokens are out."""
+    held = 0
+    for turn in itertools.count():
+        for start in range(0, len(traces), SHARD_CHAINS):
+            block = [
+                replace(trace, chain=replace(trace.chain, source_id=f"{trace.chain.source_id}/{turn}"))
+                for trace in traces[start : start + SHARD_CHAINS]
+            ]
+            held += sum(trace.n_tokens for trace in block)
+            yield block
+            if held >= tokens:
+                return
+
+
+def engine_only(batches: Sequence[GraphBatch]) -> float:
+    """Seconds that the engine's own bulk calls take for the same rows, frames made beforehand."""
+    graph = kglite.KnowledgeGraph()
+    frames = []
+    for batch in batches:
+        for name, table in {**batch.nodes, **batch.relationships}.items():
+            kept = [column for column in table.column_names if table[column].null_count < len(table)]
+            frames.append((name, table.select(kept).to_pandas(integer_object_nulls=True)))
+    begin = time.perf_counter()
+    for name, frame in frames:
+        if name in RELATIONSHIP:
+            declared = RELATIONSHIP[name]
+            graph.add_relationships(frame, declared.type, declared.start, "start", declared.end, "end", distinct=True)
+        else:
+            graph.add_nodes(frame, name, "id")
+    return time.perf_counter() - begin
+
+
+def encodings(traces: Sequence[Trace]) -> dict[str, float]:
+    """Bytes per token of the same rows under other settings of Parquet."""
+    table, tokens = to_table(traces), sum(trace.n_tokens for trace in traces)
+    floats = [f"{name}.list.element" for name in _FLOAT_COLUMNS]
+    others = [c for c in table.schema.names if c not in _FLOAT_COLUMNS]
+
+    def size(**options: object) -> float:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, **options)
+        return len(sink.getvalue()) / tokens
+
+    return {
+        "as written (zstd 3, byte-stream split for floats)": len(encode_shard(traces)) / tokens,
+        "zstd 3, plain floats": size(compression="zstd", compression_level=3, use_dictionary=others),
+        "zstd 3, Parquet's defaults": size(compression="zstd", compression_level=3),
+        "zstd 12, byte-stream split": size(
+            compression="zstd", compression_level=12, use_byte_stream_split=floats, use_dictionary=False
+        ),
+        "snappy, Parquet's defaults": size(compression="snappy"),
+        "nothing compressed": size(compression="none", use_dictionary=False),
+    }
+
+
+def latencies(
+    store: EmbeddedStore, traces: Sequence[Trace], run: Run, repeats: int
+) -> list[tuple[str, float, float, int]]:
+    """Milliseconds (median, worst) and rows of every named query; warm, with other parameters at each call."""
+    rows = []
+    chains = [row[0] for row in store.run("MATCH (c:Chain) RETURN c.id ORDER BY c.id", max_rows=10**6).rows]
+    rng = np.random.default_rng(1)
+    pieces = sorted({piece for trace in traces for piece in trace.pieces if len(piece) > 4})
+    for name, query in named_queries().items():
+        times, last = [], 0
+        for _ in range(repeats):
+            chain, second = rng.choice(chains, 2)
+            chosen = {"chain": chain, "first": chain, "second": second, "step": f"{chain}:1", "run": run.id}
+            chosen |= {
+                "before": run.id,
+                "after": run.id,
+                "piece": rng.choice(pieces),
+                "text": "apples",
+                "pattern": "IF>THEN",
+            }
+            parameters = {
+                p.name: (chosen.get(p.name, p.example) if not p.default or p.name in ("run", "pattern") else p.example)
+                for p in query.parameters
+            }
+            parameters = {
+                key: value.item() if isinstance(value, np.generic) else value for key, value in parameters.items()
+            }
+            begin = time.perf_counter()
+            last = len(query.execute(store, parameters).rows)
+            times.append((time.perf_counter() - begin) * 1000)
+        rows.append((name, statistics.median(times), max(times), last))
+    return rows
+
+
+def measured_sample(home: Path) -> None:
+    """Forty chains of the packaged sample, measured by the packaged model."""
+    from trails.cli import cli
+
+    try:
+        cli(["ingest", "--sample", "--limit", "40", "--premises", "--token-attention", "--home", str(home)])
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
+def main() -> None:
+    """Print everything as Markdown."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--home", type=Path)
+    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=20)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="trails-bench-"))
+    try:
+        if options.home is None:
+            measured_sample(folder / "home")
+        with TraceStore(options.home or folder / "home") as shards:
+            runs = shards.runs()
+            run = next(iter(runs.values()))
+            traces = list(shards.traces(run.id))
+        base = sum(trace.n_tokens for trace in traces)
+        print(
+            f"{platform.platform()}, Python {platform.python_version()}, kglite {kglite.__version__}, pyarrow {pa.__version__}"
+        )
+        print(f"{len(traces)} measured chains, {base:,} tokens, {run.n_layers} layers ({run.model})\n")
+
+        print("| shard encoding | bytes/token |\n|---|---|")
+        for name, size in encodings(traces).items():
+            print(f"| {name} | {size:,.0f} |")
+        per_layer = 4 * 4 * run.n_layers + 4 * (run.n_layers + 1)
+        print(f"\nof which per-layer float32 arrays, uncompressed: {per_layer:,} bytes/token\n")
+
+        print(
+            "| tokens | rows made | engine's own bulk call | store.write | ratio | save | open | file | bytes/token | µs/token |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        first = 0.0
+        for part in (16, 4, 1):
+            wanted = options.tokens // part
+            begin = time.perf_counter()
+            batches = [graph_batch(block, runs) for block in repeated(traces, wanted)]
+            made = time.perf_counter() - begin
+            tokens = sum(len(batch.nodes["Token"]) for batch in batches)
+            engine = engine_only(batches)
+            place = folder / f"graph{part}"
+            store = EmbeddedStore(place)
+            store.ensure_schema()
+            begin = time.perf_counter()
+            store.write(batches)
+            load = time.perf_counter() - begin
+            begin = time.perf_counter()
+            store.close()
+            save = time.perf_counter() - begin
+            begin = time.perf_counter()
+            store = EmbeddedStore(place)
+            opened = time.perf_counter() - begin
+            size = (place / "graph.kgl").stat().st_size
+            cost = (load + made) / tokens * 1e6
+            first = first or cost
+            print(
+                f"| {tokens:,} | {made:.1f} s | {engine:.1f} s | {load:.1f} s | {engine / load:.2f} | {save:.1f} s | {opened:.2f} s "
+                f"| {size / 1e6:.0f} MB | {size / tokens:.0f} | {cost:.0f} ({cost / first:.2f}x) |",
+                flush=True,
+            )
+            if part == 16:
+                print(
+                    f"<!-- the graph is that of the shards: {compare(graph_digest(batches), graph_digest([store.tables()])) == []} -->"
+                )
+            del batches
+            if part != 1:
+                store.close()
+        found = latencies(store, traces, run, options.repeats)
+        print(
+            f"\nNamed queries on {tokens:,} tokens, {options.repeats} calls each with other parameters, milliseconds:\n"
+        )
+        print("| query | p50 | worst | rows |\n|---|---|---|---|")
+        for name, middle, worst, rows in found:
+            print(f"| {name} | {middle:.1f} | {worst:.1f} | {rows} |")
+        over = [name for name, middle, worst, _ in found if middle > 50 or worst > 300]
+        print(f"\nover the goal (p50 50 ms, p99 300 ms): {', '.join(over) or 'none'}")
+        print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
