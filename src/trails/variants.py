@@ -1,0 +1,710 @@
+"""Microvariants of a chain: small edits in the model's own vocabulary, each measured against its parent and gated.
+
+Six kinds: ``plain`` (the chain itself), ``highlight`` (one word marked), ``summary`` (``→ summary:`` inserted at a step),
+``drop_last`` (the last line dropped), ``json`` (a JSON-like structure around steps), ``synonym`` (one word, verbs first,
+replaced by a likely one that the model itself predicts there).
+
+The bound on token edits holds between a variant and its *parent*. Kinds that by nature change more are ladders: each rung
+is the parent of the next and differs from it by at most the bound; ``distance`` says how far a rung is from the chain
+itself. A dropped last line of 30 tokens is a ladder of 15 rungs; ``[HIGHLIGHT]`` takes six tokens in SmolLM2's vocabulary
+and so three rungs, where ``*word*`` takes one.
+
+Volatility: mean Jensen–Shannon divergence (nats, at most ln 2) between the predictive distributions of chain and variant
+at the tokens they have in common (longest common alignment, the token after the same token). Before the first edit it is
+exactly 0; ``volatility_after`` leaves that part out. The noise floor is the same number for the chain against itself, once
+whole and once continued from the middle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from trails.errors import ModelError, UsageError
+from trails.export.record import COLUMNS
+from trails.measure.base import MeasureOptions, Segmented
+from trails.schema import SHARD_SCHEMA, Chain, Floats, Ints, Step
+
+KINDS = ("plain", "highlight", "summary", "drop_last", "json", "synonym")
+MARKERS = ("[ANCHOR]", "[SHIFT]", "[HIGHLIGHT]", "→ summary:")
+"""Markers by name; :func:`marker_tokens` says how many tokens each takes: they are no single tokens of a base vocabulary."""
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_TILE = 128
+_LIKELY = 40
+
+_VERB_FORMS = """
+is are was were be been has have had do does did make makes made take takes took get gets got give gives gave find
+finds found need needs needed know knows knew think thinks thought see sees saw say says said use uses used add
+adds added multiply divide subtract calculate calculates compute determine consider means mean show shows shown
+follow follows prove proves suppose assume let want wants buy buys bought sell sells sold eat eats ate pay pays
+paid cost costs spend spends spent work works worked earn earns start starts begin begins end ends leave leaves
+left remain remains become becomes exist exists contain contains require requires cause causes conclude concludes
+understand understands keep keeps hold holds call calls called turn turns turned write writes wrote run runs ran
+live lives lived help helps allow allows есть был была было были быть может могут должен должна следует является
+являются имеет имеют значит означает говорит думает знает делает нужно требует получает получаем находит находим
+считает считаем видит существует показывает
+"""
+_VERBS = frozenset(_VERB_FORMS.split())
+"""Common verb forms, English and Russian; a replaced word that is one of them is called a verb, others a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class VariantOptions:
+    """``count`` variants are wanted per chain; at most ``count`` + 8 are measured. ``budget`` is the largest volatility
+    accepted (nats; None = no gate), ``max_edits`` the largest token edit distance to the parent. ``kinds`` limits the kinds;
+    ``drift`` measures attention maps of accepted variants too (costs one full measurement each).
+    """
+
+    count: int = 50
+    budget: float | None = 0.1
+    max_edits: int = 2
+    kinds: tuple[str, ...] = KINDS
+    seed: int = 0
+    drift: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One variant and what the model made of it. ``edits`` counts tokens against the parent, ``distance`` against the chain.
+
+    ``parent`` is the id of a chain or of the rung before. ``hidden_drift`` (L+1,) is the mean 1 - cosine to the chain's hidden
+    states at common tokens, by layer (0 = input embeddings); ``logit_drift`` the mean total variation of the predictive
+    distributions there; ``attention_drift`` (L,) the mean total variation of the binned attention of its steps, None unless
+    measured. ``reason`` says why a variant was not accepted.
+    """
+
+    chain: Chain
+    steps: tuple[Step, ...]
+    root: str
+    parent: str
+    kind: str
+    detail: str
+    edits: int
+    distance: int
+    token_ids: Ints
+    token_start: Ints
+    token_end: Ints
+    step_tokens: Ints
+    surprisal: Floats
+    entropy: Floats
+    volatility: float
+    volatility_after: float
+    logit_drift: float
+    hidden_drift: Floats
+    accepted: bool
+    reason: str = ""
+    attention_drift: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VariantReport:
+    """All variants of one chain, accepted and not. ``passes`` is the work done in forward passes of the chain, by tokens."""
+
+    chain: str
+    variants: tuple[Variant, ...]
+    noise_floor: float
+    passes: float
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def accepted(self) -> tuple[Variant, ...]:
+        """Those within the bound and the budget."""
+        return tuple(variant for variant in self.variants if variant.accepted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    text: str
+    kind: str
+    detail: str
+    parent: int  # index of an earlier candidate of the same chain, -1 = the chain
+    ids: tuple[int, ...]
+    edits: int
+    distance: int
+
+
+def levenshtein(a: Sequence[int], b: Sequence[int]) -> int:
+    """Least number of insertions, deletions and replacements of tokens that turn ``a`` into ``b``."""
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    a, b = a[start:], b[start:]
+    while a and b and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+    return row[-1]
+
+
+def aligned(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of positions of equal tokens, both rising: common beginning, common end, and the common blocks between."""
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    end = 0
+    while end < min(len(a), len(b)) - start and a[-1 - end] == b[-1 - end]:
+        end += 1
+    pairs = [(i, i) for i in range(start)]
+    middle = SequenceMatcher(None, a[start : len(a) - end], b[start : len(b) - end], autojunk=False)
+    for block in middle.get_matching_blocks():
+        pairs += [(start + block.a + k, start + block.b + k) for k in range(block.size)]
+    return pairs + [(len(a) - end + k, len(b) - end + k) for k in range(end)]
+
+
+def marker_tokens(scorer: Any) -> dict[str, int]:
+    """How many tokens of the scorer's vocabulary each marker takes."""
+    return {marker: len(scorer.text.ids(marker)) for marker in MARKERS}
+
+
+class _Maker:
+    """Text edits of one chain, in a fixed order, as candidates within the bound."""
+
+    def __init__(self, scorer: Any, item: Segmented, options: VariantOptions) -> None:
+        self.scorer, self.item, self.options = scorer, item, options
+        self.text = item.chain.text
+        self.base = tuple(scorer.text.ids(self.text))
+        self.seen = {self.base}
+        self.candidates: list[_Candidate] = []
+        self.dropped: dict[str, int] = {}
+
+    def add(self, text: str, kind: str, detail: str, parent: int = -1) -> int:
+        """Add a variant; its index, or -2 if it is empty, known, or further from its parent than the bound."""
+        ids = tuple(self.scorer.text.ids(text))
+        of = self.base if parent < 0 else self.candidates[parent].ids
+        if not ids or (ids in self.seen and kind != "plain"):
+            return -2
+        edits = levenshtein(of, ids)
+        if edits > self.options.max_edits:
+            self.dropped["more token edits than the bound"] = self.dropped.get("more token edits than the bound", 0) + 1
+            return -2
+        self.seen.add(ids)
+        self.candidates.append(_Candidate(text, kind, detail, parent, ids, edits, levenshtein(self.base, ids)))
+        return len(self.candidates) - 1
+
+    def ladder(self, texts: Iterable[str], kind: str, detail: str) -> None:
+        """Add texts as rungs, each the parent of the next; stops where a rung is out of bound."""
+        parent = -1
+        for number, text in enumerate(texts, 1):
+            parent = self.add(text, kind, f"{detail}, rung {number}", parent)
+            if parent == -2:
+                return
+
+    def words(self) -> list[re.Match[str]]:
+        """Words of the chain, spread evenly: every k-th first, then those between."""
+        found = list(_WORD.finditer(self.text))
+        generator = np.random.default_rng(self.options.seed)
+        return [found[i] for i in generator.permutation(len(found))]
+
+    def by_kind(self, likely: Sequence[tuple[int, int, str]]) -> dict[str, Iterator[None]]:
+        """A generator per kind that adds one candidate (or ladder) each time it is advanced."""
+
+        def highlight() -> Iterator[None]:
+            words = self.words()
+            if words:
+                first = words[0]
+                rungs = [
+                    f"{self.text[: first.start()]}{part}{self.text[first.start() :]}"
+                    for part in self.growing("[HIGHLIGHT] ")
+                ]
+                self.ladder(rungs, "highlight", f"[HIGHLIGHT] before {first[0]!r}")
+                yield
+            for word in words:
+                before, after = self.text[: word.start()], self.text[word.end() :]
+                for marked in (f"*{word[0]}*", f"{word[0]}*", f"{word[0]} *"):  # the first that keeps the bound
+                    if self.add(f"{before}{marked}{after}", "highlight", marked) >= 0:
+                        yield
+                        break
+
+        def summary() -> Iterator[None]:
+            for step in reversed(self.item.steps[1:]):
+                place = (
+                    step.start + len(self.text[step.start : step.end]) - len(self.text[step.start : step.end].lstrip())
+                )
+                rungs = [f"{self.text[:place]}{part}{self.text[place:]}" for part in self.growing("→ summary: ")]
+                self.ladder(rungs, "summary", f"before step {step.index}")
+                yield
+
+        def drop_last() -> Iterator[None]:
+            stripped = self.text.rstrip()
+            cut = stripped.rfind("\n")
+            cut = self.item.steps[-1].start if cut < 0 else cut
+            whole, line = stripped[:cut].rstrip(), self.scorer.text.encode(self.text, "a chain")
+            ends = [int(end) for end in line.end if len(whole) < int(end) < len(self.text)]
+            stops = ends[::-1][self.options.max_edits - 1 :: self.options.max_edits]
+            parent = -1
+            for number, stop in enumerate([*stops, len(whole)], 1):
+                if not stop:
+                    return
+                parent = self.add(
+                    self.text[:stop], "drop_last", f"{len(self.text) - stop} characters, rung {number}", parent
+                )
+                if parent == -2:
+                    return
+                yield
+
+        def in_json() -> Iterator[None]:
+            spans = [(step.start, step.end, f"step {step.index}") for step in self.item.steps]
+            for start, end, what in [*spans, (0, len(self.text), "the chain")]:
+                inner = self.text[start:end]
+                lead, tail = len(inner) - len(inner.lstrip()), len(inner.rstrip())
+                before, after = self.text[:start], inner[tail:] + self.text[end:]
+                for left, right in (('{"', '"}'), ("{", "}"), ("[", "]")):  # inside or outside the space, in that order
+                    texts = (
+                        before + inner[:lead] + left + inner[lead:tail] + right + after,
+                        before + (" " if lead else "") + left + inner[:tail] + right + after,
+                    )
+                    if tail > lead and any(
+                        self.add(text, "json", f"{left}…{right} around {what}") >= 0 for text in texts
+                    ):
+                        yield
+                        break
+
+        def synonym() -> Iterator[None]:
+            encoded = self.scorer.text.encode(self.text, "a chain")
+            for verb in (True, False):
+                for position, _, word in likely:
+                    start, end = int(encoded.start[position]), int(encoded.end[position])
+                    old = self.text[start:end]
+                    if (old.strip().lower() in _VERBS) is not verb:
+                        continue
+                    name = "verb" if verb else "word"
+                    if (
+                        self.add(
+                            self.text[:start] + word + self.text[end:],
+                            "synonym",
+                            f"{name} {old.strip()!r} → {word.strip()!r}",
+                        )
+                        >= 0
+                    ):
+                        yield
+
+        makers = {
+            "highlight": highlight,
+            "summary": summary,
+            "drop_last": drop_last,
+            "json": in_json,
+            "synonym": synonym,
+        }
+        return {kind: makers[kind]() for kind in self.options.kinds if kind != "plain"}
+
+    def growing(self, marker: str) -> list[str]:
+        """The marker in parts that grow by at most the bound of tokens, the last one whole."""
+        encoded = self.scorer.text.encode(marker.strip(), "a marker")
+        ends = [int(end) for end in encoded.end]
+        stops = ends[self.options.max_edits - 1 :: self.options.max_edits]
+        if not stops or stops[-1] != ends[-1]:
+            stops.append(ends[-1])
+        return [marker[:stop] + (" " if stop == ends[-1] else "") for stop in stops]
+
+    def choose(self, likely: Sequence[tuple[int, int, str]], wanted: int) -> None:
+        """Fill up to ``wanted`` candidates, the kinds in turn."""
+        if "plain" in self.options.kinds:
+            self.add(self.text, "plain", "the chain itself")
+        open_kinds = self.by_kind(likely)
+        while open_kinds and len(self.candidates) < wanted:
+            for kind in list(open_kinds):
+                if next(open_kinds[kind], False) is False:
+                    del open_kinds[kind]
+                if len(self.candidates) >= wanted:
+                    break
+
+
+class _Model:
+    """Forward passes of one context, continued from a kept beginning."""
+
+    def __init__(self, scorer: Any, context: Sequence[int]) -> None:
+        self.scorer, self.model = scorer, scorer.model
+        self.context = list(context)
+        self.cache: Any = None
+        self.tokens = 0
+
+    def states(self, ids: Sequence[int], keep: int) -> list[Tensor]:
+        """Hidden states of every layer (L+1 tensors (n, d), the last after the final norm) at the positions that follow the
+        first ``keep`` tokens of the context and ``ids``."""
+        whole = [*self.context, *ids]
+        if self.cache is not None and keep:
+            if (surplus := self.cache.get_seq_length() - keep) > 0:
+                self.cache.crop(-surplus)
+        else:
+            self.cache, keep = None, 0
+        feed = torch.tensor([whole[keep:]], device=self.scorer.device)
+        with torch.inference_mode():
+            out = self.scorer._trunk(
+                input_ids=feed, past_key_values=self.cache, use_cache=True, output_hidden_states=True
+            )
+        self.cache = out.past_key_values
+        self.tokens += len(whole) - keep
+        return [layer[0] for layer in out.hidden_states[:-1]] + [out.last_hidden_state[0]]
+
+
+def _compare(scorer: Any, a: Tensor, b: Tensor) -> tuple[Floats, Floats]:
+    """Jensen–Shannon divergence (nats) and total variation, row by row, of the distributions after hidden states (n, d)."""
+    js, tv = [], []
+    for start in range(0, len(a), _TILE):
+        p = torch.softmax(scorer.logits(a[start : start + _TILE]).float(), -1)
+        q = torch.softmax(scorer.logits(b[start : start + _TILE]).float(), -1)
+        m = torch.log((p + q) / 2)
+        js.append((torch.special.xlogy(p, p) - p * m + torch.special.xlogy(q, q) - q * m).sum(-1) / 2)
+        tv.append((p - q).abs().sum(-1) / 2)
+
+    def array(parts: list[Tensor]) -> Floats:
+        return torch.cat(parts).clamp(min=0).cpu().numpy().astype(np.float32) if parts else np.zeros(0, np.float32)
+
+    return array(js), array(tv)
+
+
+def _predicted(scorer: Any, states: Tensor, targets: Sequence[int]) -> tuple[Floats, Floats]:
+    """Surprisal and entropy (nats) of targets predicted from hidden states (n, d)."""
+    surprisal, entropy = [], []
+    for start in range(0, len(targets), _TILE):
+        log_p = torch.log_softmax(scorer.logits(states[start : start + _TILE]).float(), -1)
+        wanted = torch.tensor(targets[start : start + _TILE], device=log_p.device)
+        surprisal.append(-log_p.gather(1, wanted[:, None])[:, 0])
+        entropy.append(-(log_p.exp() * log_p).sum(-1))
+    if not surprisal:
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    return torch.cat(surprisal).cpu().numpy(), torch.cat(entropy).cpu().numpy()
+
+
+def _likely(scorer: Any, states: Tensor, ids: Sequence[int]) -> list[tuple[int, int, str]]:
+    """(position, token id, text) of likely other words, best first.
+
+    A word that is one token is replaced by a token that the model finds likely there, is a word too, and whose input
+    embedding is similar (cosine of at least 0.15). Ranked by log-probability plus four times the cosine.
+    """
+    tokenizer = scorer.tokenizer
+    pieces = [tokenizer.decode([int(token)]) for token in ids]
+    embeddings = scorer.model.get_input_embeddings().weight
+    places = [
+        position
+        for position in range(1, len(ids))
+        if re.fullmatch(r" [^\W\d_]{2,}", pieces[position])
+        and not (position + 1 < len(ids) and pieces[position + 1][:1].isalpha())
+    ]
+    found: list[tuple[float, int, int, str]] = []
+    for start in range(0, len(places), _TILE):
+        part = places[start : start + _TILE]
+        log_p = torch.log_softmax(scorer.logits(states[torch.tensor(part) - 1]).float(), -1)
+        top = torch.topk(log_p, _LIKELY)
+        own = embeddings[torch.tensor([int(ids[position]) for position in part])].float()
+        cosine = torch.cosine_similarity(embeddings[top.indices].float(), own[:, None], dim=-1)
+        rows = zip(part, top.indices.tolist(), top.values.tolist(), cosine.tolist(), strict=True)
+        for position, tokens, values, near in rows:
+            piece = pieces[position]
+            for token, value, similar in zip(tokens, values, near, strict=True):
+                word = tokenizer.decode([token])
+                if token == ids[position] or similar < 0.15 or not re.fullmatch(r" [^\W\d_]{2,}", word):
+                    continue
+                if word.lower() != piece.lower() and word[1].isupper() == piece[1].isupper():
+                    found.append((value + 4 * similar, position, token, word))
+    found.sort(key=lambda entry: (-entry[0], entry[1], entry[2]))
+    return [entry[1:] for entry in found]
+
+
+@torch.inference_mode()
+def make_variants(scorer: Any, item: Segmented, options: VariantOptions | None = None) -> VariantReport:
+    """Variants of one chain, measured by ``scorer`` (a :class:`trails.measure.huggingface.HuggingFaceScorer`).
+
+    The same chain, model and options give the same variants. Raises UsageError for a kind that does not exist, ModelError
+    for a scorer without a model.
+    """
+    options = options or VariantOptions()
+    unknown = sorted(set(options.kinds) - set(KINDS))
+    if unknown:
+        raise UsageError(f"kind {unknown[0]!r} does not exist. Kinds: {', '.join(KINDS)}.")
+    if not hasattr(scorer, "model"):
+        raise ModelError("variants need a language model; this scorer has none. Leave out --model uniform.")
+    sequence = scorer._sequence(item)
+    maker = _Maker(scorer, item, options)
+    context = list(sequence.context)
+    n_context = len(context)
+    model = _Model(scorer, context)
+    base = model.states(maker.base, 0)
+    whole = float(n_context + len(maker.base))
+    likely = _likely(scorer, base[-1][n_context:], maker.base) if "synonym" in options.kinds else []
+    maker.choose(likely, options.count + 8)
+
+    def first_edit(candidate: _Candidate) -> int:
+        place = 0
+        while place < min(len(candidate.ids), len(maker.base)) and candidate.ids[place] == maker.base[place]:
+            place += 1
+        return place
+
+    # from the last edit to the first, so that what is kept of the chain's own pass stays valid
+    order = sorted(range(len(maker.candidates)), key=lambda i: (-first_edit(maker.candidates[i]), i))
+    base_surprisal, base_entropy = _base_numbers(scorer, base[-1], maker.base, n_context)
+    measured: dict[int, Variant] = {}
+    ids_of: dict[int, str] = {}
+    for index, candidate in enumerate(maker.candidates):
+        ids_of[index] = _variant_chain(item.chain, candidate, item.chain.id).id
+    accepted = 0
+    for index in order:
+        candidate = maker.candidates[index]
+        keep = max(n_context + first_edit(candidate) - 1, 0)
+        variant = _measure(scorer, model, item, maker, candidate, base, (base_surprisal, base_entropy), n_context, keep)
+        parent = item.chain.id if candidate.parent < 0 else ids_of[candidate.parent]
+        reason = ""
+        if options.budget is not None and variant.volatility > options.budget:
+            reason = f"volatility {variant.volatility:.4f} above the budget {options.budget:g}"
+        measured[index] = replace(variant, parent=parent, accepted=not reason, reason=reason)
+        accepted += not reason
+    floor = _noise_floor(scorer, model, maker.base, base[-1], n_context)
+    ordered = [measured[index] for index in range(len(maker.candidates))]
+    kept = 0
+    final: list[Variant] = []
+    for (
+        variant
+    ) in ordered:  # a rung counts only if its parent counts; what is beyond the count is left out, with a reason
+        lost = variant.parent != item.chain.id and not any(v.chain.id == variant.parent and v.accepted for v in final)
+        if variant.accepted and lost:
+            variant = replace(variant, accepted=False, reason="its parent was not accepted")
+        elif variant.accepted and kept >= options.count:
+            variant = replace(variant, accepted=False, reason="enough variants")
+        kept += variant.accepted
+        final.append(variant)
+    if options.drift:
+        final = _with_attention(scorer, item, final)
+    return VariantReport(item.chain.id, tuple(final), floor, model.tokens / whole, maker.dropped)
+
+
+def _base_numbers(scorer: Any, states: Tensor, ids: Sequence[int], n_context: int) -> tuple[Floats, Floats]:
+    before = states[n_context - 1 : -1] if n_context else states[:-1]
+    surprisal, entropy = _predicted(scorer, before, list(ids) if n_context else list(ids[1:]))
+    if not n_context:
+        surprisal, entropy = (np.concatenate([[np.nan], values]).astype(np.float32) for values in (surprisal, entropy))
+    return surprisal, entropy
+
+
+def _variant_chain(chain: Chain, candidate: _Candidate, root: str) -> Chain:
+    metadata = dict(chain.metadata) | {"parent": root, "variant": candidate.kind, "detail": candidate.detail}
+    return replace(
+        chain,
+        source_id=f"{chain.source_id}~{candidate.kind}~{candidate.detail}",
+        text=candidate.text,
+        boundaries=(),
+        metadata=metadata,
+    )
+
+
+def _measure(
+    scorer: Any,
+    model: _Model,
+    item: Segmented,
+    maker: _Maker,
+    candidate: _Candidate,
+    base: list[Tensor],
+    numbers: tuple[Floats, Floats],
+    n_context: int,
+    keep: int,
+) -> Variant:
+    """One variant against the chain: a forward pass of what follows the first edit."""
+    ids = candidate.ids
+    if candidate.kind == "plain":
+        keep = n_context + len(maker.base) - 1  # nothing differs; one token is enough to keep the cache as it is
+    states = model.states(ids, keep) if len(ids) + n_context > keep else [layer[:0] for layer in base]
+    pairs = [(a, b) for a, b in aligned(maker.base, ids) if n_context + b >= keep]
+    common = len(aligned(maker.base, ids))
+    at_base = torch.tensor([n_context + a for a, _ in pairs], dtype=torch.long, device=states[0].device)
+    at_variant = torch.tensor([n_context + b - keep for _, b in pairs], dtype=torch.long, device=states[0].device)
+    js, tv = _compare(scorer, base[-1][at_base], states[-1][at_variant])
+    drift = [
+        (1 - torch.cosine_similarity(one[at_base].float(), two[at_variant].float(), dim=-1)).clamp(min=0).sum()
+        for one, two in zip(base, states, strict=True)
+    ]
+    hidden = np.array([float(value) for value in drift], np.float32) / max(common, 1)
+    # numbers of the variant's own tokens: those of the chain up to the first edit, then its own
+    known = max(keep + 1 - n_context, 0)
+    surprisal, entropy = _predicted(scorer, states[-1][:-1], list(ids[known:]))
+    surprisal = np.concatenate([numbers[0][:known], surprisal]).astype(np.float32)[: len(ids)]
+    entropy = np.concatenate([numbers[1][:known], entropy]).astype(np.float32)[: len(ids)]
+    encoded = scorer.text.encode(candidate.text, "a variant")
+    steps, spans = _steps(item, maker, candidate, encoded)
+    return Variant(
+        chain=_variant_chain(item.chain, candidate, item.chain.id),
+        steps=steps,
+        root=item.chain.id,
+        parent="",
+        kind=candidate.kind,
+        detail=candidate.detail,
+        edits=candidate.edits,
+        distance=candidate.distance,
+        token_ids=encoded.ids,
+        token_start=encoded.start,
+        token_end=encoded.end,
+        step_tokens=spans,
+        surprisal=surprisal,
+        entropy=entropy,
+        volatility=float(js.sum()) / max(common, 1),
+        volatility_after=float(js.mean()) if len(js) else 0.0,
+        logit_drift=float(tv.sum()) / max(common, 1),
+        hidden_drift=hidden.astype(np.float32),
+        accepted=True,
+    )
+
+
+def _steps(item: Segmented, maker: _Maker, candidate: _Candidate, encoded: Any) -> tuple[tuple[Step, ...], Ints]:
+    """Steps of the variant: a token belongs to the step of the common token before it. A dropped step is left out."""
+    base = maker.scorer.text.encode(maker.text, "a chain")
+    ends = [step.end for step in item.steps]
+    of_base = np.searchsorted(ends, np.maximum(base.end, 1), side="left")
+    step_of = np.full(len(encoded.ids), -1)
+    for a, b in aligned(maker.base, candidate.ids):
+        step_of[b] = min(int(of_base[a]), len(item.steps) - 1)
+    current = max(int(step_of[step_of >= 0][0]), 0) if (step_of >= 0).any() else 0
+    for position in range(len(step_of)):
+        current = max(current, int(step_of[position]))
+        step_of[position] = current
+    steps: list[Step] = []
+    spans: list[list[int]] = []
+    for index in sorted(set(step_of.tolist())):
+        places = np.flatnonzero(step_of == index)
+        start = 0 if not steps else steps[-1].end
+        end = len(candidate.text) if index == step_of[-1] else int(encoded.end[places[-1]])
+        steps.append(replace(item.steps[index], index=len(steps), start=start, end=end))
+        spans.append([int(places[0]), int(places[-1]) + 1])
+    return tuple(steps), np.array(spans, np.int32)
+
+
+def _noise_floor(scorer: Any, model: _Model, ids: Sequence[int], base: Tensor, n_context: int) -> float:
+    """Mean divergence of the chain from itself, continued from its middle: what rounding alone gives, nats."""
+    model.cache = None
+    model.states(ids, 0)
+    keep = n_context + len(ids) // 2
+    again = model.states(ids, keep)[-1]
+    js, _ = _compare(scorer, base[keep:], again)
+    return float(js.mean()) if len(js) else 0.0
+
+
+def _with_attention(scorer: Any, item: Segmented, variants: list[Variant]) -> list[Variant]:
+    """Attention drift of accepted variants with the chain's steps: total variation of the binned attention of each step."""
+    parent = scorer.measure([item], MeasureOptions())[0]
+    found = []
+    for variant in variants:
+        if variant.accepted and len(variant.steps) == len(item.steps):
+            trace = scorer.measure([Segmented(variant.chain, variant.steps)], MeasureOptions())[0]
+            per_step = [
+                np.abs(parent.step_masses(step) - trace.step_masses(step)).sum(0) / 2 for step in range(len(item.steps))
+            ]
+            variant = replace(variant, attention_drift=np.nanmean(per_step, axis=0).astype(np.float32))
+        found.append(variant)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# files
+# --------------------------------------------------------------------------------------------------------------------
+
+_OWN = (
+    ("parent", pa.string()),
+    ("kind", pa.string()),
+    ("detail", pa.string()),
+    ("edits", pa.int32()),
+    ("distance", pa.int32()),
+    ("volatility", pa.float32()),
+    ("volatility_after", pa.float32()),
+    ("noise_floor", pa.float32()),
+    ("logit_drift", pa.float32()),
+    ("hidden_drift", pa.list_(pa.float32())),
+    ("attention_drift", pa.list_(pa.float32())),
+)
+VARIANT_SCHEMA = pa.schema([*(SHARD_SCHEMA.field(name) for name in COLUMNS), *_OWN])
+"""Columns of a file of accepted variants: those a training record is made from, then the gate's and the drift map's."""
+
+
+def variant_table(report: VariantReport, run: str, tokenizer: str, question_ids: Sequence[int]) -> pa.Table:
+    """Accepted variants as rows. The question's surprisal is left undefined (the chain's own trace has it)."""
+    rows = []
+    for v in report.accepted:
+        chain = v.chain
+        rows.append(
+            {
+                "chain": chain.id,
+                "run": run,
+                "source": chain.source,
+                "source_id": chain.source_id,
+                "licence": chain.licence,
+                "language": chain.language,
+                "question": chain.question,
+                "text": chain.text,
+                "metadata": [*chain.metadata.items(), ("parent_variant", v.parent)],
+                "tokenizer": tokenizer,
+                "token_ids": v.token_ids,
+                "token_start": v.token_start,
+                "token_end": v.token_end,
+                "step_tokens": v.step_tokens.reshape(-1),
+                "steps": [
+                    {
+                        "start": s.start,
+                        "end": s.end,
+                        "role": s.role.value,
+                        "connective": s.connective,
+                        "sense": s.sense,
+                        "explicit": s.explicit,
+                    }
+                    for s in v.steps
+                ],
+                "question_token_ids": list(question_ids),
+                "question_surprisal": [float("nan")] * len(question_ids),
+                "surprisal": v.surprisal,
+                "entropy": v.entropy,
+                "parent": v.parent,
+                "kind": v.kind,
+                "detail": v.detail,
+                "edits": v.edits,
+                "distance": v.distance,
+                "volatility": v.volatility,
+                "volatility_after": v.volatility_after,
+                "noise_floor": report.noise_floor,
+                "logit_drift": v.logit_drift,
+                "hidden_drift": v.hidden_drift,
+                "attention_drift": v.attention_drift,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=VARIANT_SCHEMA)
+
+
+def write_variants(tables: Iterable[pa.Table], reports: Sequence[VariantReport], path: Path) -> Path:
+    """Write accepted variants to ``path`` (Parquet) and the others, with reasons, beside it; return the second file."""
+    if path.suffix != ".parquet":
+        raise UsageError(f"{path} ends in {path.suffix!r}. Write a name that ends in .parquet.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, VARIANT_SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+    rejected = path.with_name(f"{path.stem}.rejected.jsonl")
+    with rejected.open("w", encoding="utf-8", newline="\n") as file:
+        for report in reports:
+            for v in report.variants:
+                if not v.accepted:
+                    line = {
+                        "chain": report.chain,
+                        "variant": v.chain.id,
+                        "parent": v.parent,
+                        "kind": v.kind,
+                        "detail": v.detail,
+                        "edits": v.edits,
+                        "distance": v.distance,
+                        "volatility": round(v.volatility, 6),
+                        "reason": v.reason,
+                    }
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            for reason, count in sorted(report.dropped.items()):
+                file.write(
+                    json.dumps({"chain": report.chain, "reason": reason, "count": count}, ensure_ascii=False) + "\n"
+                )
+    return rejected
