@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import neo4j
-
 from trails.store.neo4j import Neo4jStore
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "neo4j"
@@ -58,7 +57,9 @@ class Server:
         self.process.wait(PATIENCE_S)
 
 
-def start(version: str = "LTS", *, password: str = "", name: str = "", settings: tuple[str, ...] = (), port: int = 0) -> Server:
+def start(
+    version: str = "LTS", *, password: str = "", name: str = "", settings: tuple[str, ...] = (), port: int = 0
+) -> Server:
     """Start a server and wait for it; AssertionError when it does not come."""
     command = [str(SCRIPT), "run", "--version", version, "--port", str(port), "--http-port", "0", "--heap", "512m"]
     command += ["--pagecache", "128m", "--until-eof", "--wait", str(PATIENCE_S)]
