@@ -39,7 +39,10 @@ def test_limit_and_standard_input(trails, chains_file: Path, tmp_path: Path) -> 
     environment = {**os.environ, "TRAILS_HOME": str(tmp_path / "other")}
     with chains_file.open("rb") as source:
         done = subprocess.run(
-            [sys.executable, "-m", "trails", "ingest", "-", "--json"], stdin=source, capture_output=True, env=environment
+            [sys.executable, "-m", "trails", "ingest", "-", "--json"],
+            stdin=source,
+            capture_output=True,
+            env=environment,
         )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["measured"] == 4
@@ -80,7 +83,9 @@ def test_a_lost_graph_is_rebuilt_from_shards(trails, chains_file: Path, tmp_path
 
 def test_show_names_chains_by_id_prefix_and_record(trails, chains_file: Path) -> None:
     trails("ingest", chains_file)
-    listed = trails("cypher", "MATCH (c:Chain) RETURN c.id AS id, c.source AS source, c.source_id AS record", "--json").json()
+    listed = trails(
+        "cypher", "MATCH (c:Chain) RETURN c.id AS id, c.source AS source, c.source_id AS record", "--json"
+    ).json()
     chain = listed[0]["id"]
     by_record = trails("show", f"{listed[0]['source']}:{listed[0]['record']}").out
     assert chain in by_record
@@ -97,7 +102,11 @@ def test_show_names_chains_by_id_prefix_and_record(trails, chains_file: Path) ->
 BAD = [
     (["ingest"], 2, "Error: nothing to ingest. Give files or folders, - for standard input, or --sample.\n"),
     (["ingest", "{chains}", "--limit", "0"], 2, "Error: Invalid value for '--limit': 0 is not in the range x>=1.\n"),
-    (["ingest", "{chains}", "--states", "a"], 2, "Error: layers 'a' cannot be read. Write numbers with commas, e.g. 16,30.\n"),
+    (
+        ["ingest", "{chains}", "--states", "a"],
+        2,
+        "Error: layers 'a' cannot be read. Write numbers with commas, e.g. 16,30.\n",
+    ),
     (["show", "c1"], 5, "{home} holds no trails"),
     (["query", "nothing-such"], 2, "'nothing-such'"),
     (["export", "--subgraph", "all", "--format", "nothing", "-o", "x.jsonl"], 2, "'nothing'"),
@@ -120,6 +129,7 @@ def test_a_home_of_a_newer_version_is_refused(trails, chains_file: Path, tmp_pat
     content = json.loads(manifest.read_text())
     content["format"] = FORMAT_VERSION + 1
     manifest.write_text(json.dumps(content))
+
     def shards() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*") if path.suffix != ""}
 

@@ -58,7 +58,9 @@ def test_undefined_rank_is_not_a_number_and_wrong_measures_are_refused() -> None
     assert np.isnan(token_values(trace, "rank")[0])
     with pytest.raises(UsageError, match=r"^layer 2 of hidden_shift does not exist. This run has layers 0 to 1.$"):
         token_values(trace, "hidden_shift", 2)
-    with pytest.raises(UsageError, match=r"^surprisal has no layers. Leave out --layer, or show one of: attention_shift"):
+    with pytest.raises(
+        UsageError, match=r"^surprisal has no layers. Leave out --layer, or show one of: attention_shift"
+    ):
         token_values(trace, "surprisal", 0)
     with pytest.raises(UsageError, match=r"^measure 'loss' does not exist. Measures: surprisal, entropy"):
         token_values(trace, "loss")
