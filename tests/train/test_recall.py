@@ -1,0 +1,87 @@
+"""Conclusions are cut at the last step; shuffling keeps the tokens; scores equal the model's own probabilities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trails.measure.base import Segmented
+from trails.recall import Recalled, conclusion_row, recall, shuffled_steps, summary, verdict
+from trails.schema import Chain, Step
+
+pytestmark = pytest.mark.train
+
+
+class Words:
+    """A tokenizer of words w2 … w63 with offsets."""
+
+    def __call__(self, text, add_special_tokens=False, return_offsets_mapping=False):
+        ids, offsets, at = [], [], 0
+        for word in text.split():
+            start = text.index(word, at)
+            at = start + len(word)
+            ids.append(int(word[1:]))
+            offsets.append((start, at))
+        return {"input_ids": ids, "offset_mapping": offsets}
+
+
+def item() -> Segmented:
+    text = "w2 w3 w4 w5 w6 w7 w8"
+    return Segmented(Chain("s", "1", "w9 w10", text), (Step(0, 0, 6), Step(1, 6, 15), Step(2, 15, len(text))))
+
+
+def test_the_conclusion_is_the_last_step() -> None:
+    row = conclusion_row(Words(), item())
+    assert row["input_ids"] == [9, 10, 2, 3, 4, 5, 6, 7, 8]
+    assert row["labels"] == [-100] * 7 + [7, 8]
+    assert conclusion_row(Words(), item(), max_tokens=8) is None
+    assert conclusion_row(Words(), Segmented(item().chain, (Step(0, 0, 20),))) is None
+
+
+def test_shuffled_steps_keep_every_token_and_no_order(make_rows) -> None:
+    rows = make_rows(6)
+    for row, other in zip(rows, shuffled_steps(rows, 1), strict=True):
+        assert sorted(zip(row["input_ids"], row["labels"], strict=True)) == sorted(
+            zip(other["input_ids"], other["labels"], strict=True)
+        )
+        a, b = row["step_spans"]
+        assert other["input_ids"] == [
+            *row["input_ids"][:3],
+            *row["input_ids"][b["start"] : b["end"]],
+            *row["input_ids"][a["start"] : a["end"]],
+        ]
+        assert [s["role"] for s in other["step_spans"]] == ["THEN", "IF"]
+    assert shuffled_steps(rows, 1) == shuffled_steps(rows, 1)
+
+
+def test_scores_are_the_models_own(tiny) -> None:
+    model = tiny()
+    row = conclusion_row(Words(), item())
+    (found,) = recall(model, [row])
+    with torch.no_grad():
+        log_p = torch.log_softmax(model(input_ids=torch.tensor([row["input_ids"]])).logits[0], -1)
+    assert found.nll == pytest.approx(-float(log_p[6, 7] + log_p[7, 8]) / 2, abs=1e-4)
+    first = [int(log_p[6].argmax()) == 7, int(log_p[7].argmax()) == 8]
+    assert found.first_choice == sum(first) / 2
+    assert found.exact == all(first)
+    ids = row["input_ids"][:7]
+    for _ in range(2):
+        with torch.no_grad():
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    greedy = row | {"input_ids": ids, "labels": [-100] * 7 + ids[7:]}
+    assert recall(model, [greedy])[0].exact
+
+
+def test_summary_is_paired_and_the_verdict_needs_every_control() -> None:
+    base = [Recalled(2.0 + i, 0.1, False) for i in range(6)]
+    better = [Recalled(r.nll - 1 - 0.01 * i, 0.5, True) for i, r in enumerate(base)]
+    same = [Recalled(r.nll + (0.01 if i % 2 else -0.01), 0.5, False) for i, r in enumerate(better)]
+    rows = summary({"untrained": base, "trained": better, "shuffled": same})
+    assert rows[1].against["untrained"][2] < 0
+    assert rows[1].exact == 1
+    assert verdict(rows, "trained", ["untrained"]) == (
+        "trained recalls conclusions better than untrained: every interval lies below 0."
+    )
+    assert verdict(rows, "trained", ["untrained", "shuffled"]) == (
+        "trained was not shown to recall conclusions better than shuffled."
+    )
