@@ -167,7 +167,7 @@ def main() -> None:
         print(f"\nof which per-layer float32 arrays, uncompressed: {per_layer:,} bytes/token\n")
 
         print(
-            "| tokens | rows made | engine's own bulk call | store.write | ratio | save | open | file | bytes/token | µs/token |"
+            "| tokens | rows made | engine's bulk call | store.write | ratio | save | open | file | bytes/token | µs/token |"
         )
         print("|---|---|---|---|---|---|---|---|---|---|")
         first = 0.0
@@ -194,8 +194,8 @@ def main() -> None:
             cost = (load + made) / tokens * 1e6
             first = first or cost
             print(
-                f"| {tokens:,} | {made:.1f} s | {engine:.1f} s | {load:.1f} s | {engine / load:.2f} | {save:.1f} s | {opened:.2f} s "
-                f"| {size / 1e6:.0f} MB | {size / tokens:.0f} | {cost:.0f} ({cost / first:.2f}x) |",
+                f"| {tokens:,} | {made:.1f} s | {engine:.1f} s | {load:.1f} s | {engine / load:.2f} | {save:.1f} s "
+                f"| {opened:.2f} s | {size / 1e6:.0f} MB | {size / tokens:.0f} | {cost:.0f} ({cost / first:.2f}x) |",
                 flush=True,
             )
             if part == 16:

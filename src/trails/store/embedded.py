@@ -213,7 +213,7 @@ class EmbeddedStore:
         try:
             for batch in batches:
                 handed += self._write_batch(batch)
-        except (kglite.KgError, ValueError, TypeError) as error:
+        except (kglite.KgError, TrailsError, ValueError, TypeError) as error:
             self._graph = self._load()
             self._changed = False
             if isinstance(error, TrailsError):
