@@ -199,9 +199,8 @@ def main() -> None:
                 flush=True,
             )
             if part == 16:
-                print(
-                    f"<!-- the graph is that of the shards: {compare(graph_digest(batches), graph_digest([store.tables()])) == []} -->"
-                )
+                differences = compare(graph_digest(batches), graph_digest([store.tables()]))
+                sys.stderr.write(f"differences between graph and rows: {differences or 'none'}\n")
             del batches
             if part != 1:
                 store.close()
