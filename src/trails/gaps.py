@@ -34,6 +34,7 @@ from trails.statistics import (
     Withheld,
     bootstrap,
     centred,
+    choose_ridge,
     cross_validated_choice,
     fit_choice,
     ranks,
@@ -69,6 +70,7 @@ SEAM_SCORES: tuple[SeamScore, ...] = (
     SeamScore(
         "underivable", False, 1, "values", "of these, the ones that no single operation on two known values gives"
     ),
+    SeamScore("pending", False, 1, "values", "ungrounded values of later steps, which this seam may have lost too"),
     SeamScore("dangling", False, 1, "0..1", "share of the previous step's new values that no later step uses"),
     SeamScore("passed_over", False, 1, "0..1", "share of the previous step's new values that this step does not use"),
     SeamScore("new_words", False, 1, "0..1", "share of content words found neither in the question nor earlier"),
@@ -77,6 +79,7 @@ SEAM_SCORES: tuple[SeamScore, ...] = (
     SeamScore("surprisal_excess", True, 1, "nats per token", "surprisal minus that of the same tokens in other chains"),
     SeamScore("value_surprisal", True, 1, "nats per token", "mean surprisal of digits and names"),
     SeamScore("operand_surprisal", True, 1, "nats", "largest surprisal of a value, results left out"),
+    SeamScore("ungrounded_surprisal", True, 1, "nats", "summed surprisal of the ungrounded values, 0 without any"),
     SeamScore("onset_surprisal", True, 1, "nats per token", "mean surprisal of the first five tokens"),
     SeamScore("context_gain", True, -1, "nats per token", "NLL given the question only minus NLL given everything"),
     SeamScore("premise_usefulness", True, -1, "nats per token", "NLL without the previous step minus NLL with it"),
@@ -201,7 +204,7 @@ def _stems(text: str) -> set[str]:
     return set(content_words(text))
 
 
-_TEXT = ("ungrounded", "underivable", "dangling", "passed_over", "new_words", "unlinked")
+_TEXT = ("ungrounded", "underivable", "pending", "dangling", "passed_over", "new_words", "unlinked")
 
 
 def text_scores(chain: Chain, steps: Sequence[Step]) -> dict[str, Array]:
@@ -217,11 +220,12 @@ def text_scores(chain: Chain, steps: Sequence[Step]) -> dict[str, Array]:
     for index in range(n - 1, -1, -1):
         later[index] = later[index + 1] | {value.value for value in values[index]}
     fresh: list[set[str]] = []
+    lacking: list[set[str]] = [set() for _ in range(n)]
     for index in range(n):
         fresh.append({value.value for value in values[index]} - known)
         if index:
             operands = {value.value for value in values[index] if not value.result}
-            missing = operands - known
+            missing = lacking[index] = operands - known
             if values[index]:
                 result["ungrounded"][index] = len(missing)
                 numbers = [float(k) for k in known if re.fullmatch(r"\d+(\.\d+)?", k)][:60]
@@ -236,6 +240,11 @@ def text_scores(chain: Chain, steps: Sequence[Step]) -> dict[str, Array]:
                 result["unlinked"][index] = len(have - stems[index - 1] - stated[index - 1]) / len(have)
         known |= stated[index]
         words |= stems[index]
+    waiting: set[str] = set()
+    for index in range(n - 1, 0, -1):
+        if any(values):
+            result["pending"][index] = len(waiting - lacking[index])
+        waiting |= lacking[index]
     return result
 
 
@@ -333,12 +342,17 @@ def seam_scores(trace: Trace, known: Background, own: Trace | None = None) -> di
         if marked.any():
             result["value_surprisal"][index] = np.nanmean(surprisal[marked])
         largest = math.nan
+        known_values = _stated(trace.chain.question) | _stated(text[: steps[index].start])
+        if result["ungrounded"][index] >= 0:
+            result["ungrounded_surprisal"][index] = 0.0
         for value in _values(text, steps[index].start, steps[index].end):
             if value.result:
                 continue
             under = _tokens_under(trace, first, last, [(value.start, value.end)])
             nats = float(np.nansum(surprisal[under]))
             largest = nats if math.isnan(largest) else max(largest, nats)
+            if value.value not in known_values:
+                result["ungrounded_surprisal"][index] += nats
         result["operand_surprisal"][index] = largest
         if trace.nll_given_all is not None and trace.nll_given_question is not None:
             result["context_gain"][index] = trace.nll_given_question[index] - trace.nll_given_all[index]
@@ -396,14 +410,13 @@ class Calibration:
     ``scores``: one per seam score and combination (``no model``, ``model``, ``all``), each the AUC of the removed step within
     its chain, beside position alone and the no-model combination; and ``model's own share``: AUC of all scores minus AUC of
     those without a model, beside the same when the model's scores are shuffled within each chain. ``weights`` combine the
-    centred scores (conditional logit over all chains); ``features`` names them.
+    scores' ranks within the chain (conditional logit over all chains, penalty by cross-validation); ``features`` names them.
     """
 
     run: str
     n_chains: int
     features: tuple[str, ...]
     weights: tuple[float, ...]
-    scale: tuple[float, ...]
     scores: tuple[Score, ...]
     withheld: tuple[Withheld, ...] = ()
 
@@ -423,7 +436,6 @@ class Calibration:
             "n_chains": self.n_chains,
             "features": list(self.features),
             "weights": list(self.weights),
-            "scale": list(self.scale),
             "scores": [score_record(score) for score in self.scores],
             "withheld": [withheld_record(item) for item in self.withheld],
         }
@@ -446,7 +458,6 @@ def calibration_from(record: Mapping[str, Any]) -> Calibration:
         int(record["n_chains"]),
         tuple(record["features"]),
         tuple(record["weights"]),
-        tuple(record["scale"]),
         tuple(score(entry) for entry in record["scores"]),
         tuple(Withheld(entry["name"], entry["reason"]) for entry in record["withheld"]),
     )
@@ -518,7 +529,7 @@ def calibrate(
     cases = shortened(corpus, limit=limit, seed=seed)
     if len(cases) < MIN_CHAINS:
         reason = f"{len(cases)} chains have four steps or more, a calibration needs {MIN_CHAINS}: ingest more"
-        return Calibration(run, len(cases), (), (), (), (), tuple(Withheld(name, reason) for name in (*NAMES, "all")))
+        return Calibration(run, len(cases), (), (), (), tuple(Withheld(name, reason) for name in (*NAMES, "all")))
     known = background(corpus)
     measured: Iterator[Trace | Segmented] = iter(item for _, item, _ in cases)
     if scorer is not None:
@@ -578,7 +589,7 @@ def _calibration(
                 moved = np.empty_like(values)
                 moved[np.argsort(table.chain, kind="stable")] = values[order]
                 values = moved
-            columns.append(centred(values, table.chain))
+            columns.append(_ranked(values, table.chain))
         return cross_validated_choice(np.stack(columns, axis=1), table.true, table.chain, seed=seed)
 
     relative = table.step / np.maximum(table.last, 1)
@@ -644,20 +655,15 @@ def _calibration(
                     f"mean of the true size: {float(np.mean(nats)):.2f} nats",
                 )
             )
-    columns = np.stack([centred(table.values[name], table.chain) for name in features], axis=1)
-    weights = fit_choice(columns, table.true, table.chain)
-    scale = tuple(_scale(table.values[name], table.chain) for name in features)
-    return Calibration(run, n_chains, features, tuple(float(w) for w in weights), scale, tuple(scores), tuple(withheld))
+    columns = np.stack([_ranked(table.values[name], table.chain) for name in features], axis=1)
+    ridge = choose_ridge(columns, table.true, table.chain, seed=seed)
+    weights = fit_choice(columns, table.true, table.chain, ridge)
+    return Calibration(run, n_chains, features, tuple(float(w) for w in weights), tuple(scores), tuple(withheld))
 
 
-def _scale(values: Array, chain: Longs) -> float:
-    """Standard deviation of the values around their chain's mean, as :func:`centred` divides by it; 0 if constant."""
-    good = np.isfinite(values)
-    if not good.any():
-        return 0.0
-    total = np.bincount(chain[good], weights=values[good])
-    mean = total / np.maximum(np.bincount(chain[good]), 1)
-    return float((values[good] - mean[chain[good]]).std())
+def _ranked(values: Array, chain: Longs) -> Array:
+    """Ranks within the chain, from -0.5 to 0.5, undefined values in the middle: what the combinations are made of."""
+    return within_group_ranks(values, chain) - 0.5
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -670,7 +676,7 @@ class Gaps:
     """Seams, most gap-like first, and what their scores are worth.
 
     ``seams`` has one row per seam: ``id``, ``chain``, ``step``, ``score`` (share of the corpus's seams with a smaller combined
-    score, 0..1), ``rank`` (within the chain, 0 = most gap-like), ``bridge_nats``, and every seam score by name. A score that was not
+    score, 0..1), ``rank`` (within the chain, 0 = most gap-like), ``bridge_nats``, and every seam score by name. What was not
     calibrated is null, and without any there are no rows: no score without its control.
     """
 
@@ -764,11 +770,8 @@ def find(traces: Iterable[Trace], calibration: Calibration | None = None) -> Gap
         score, rank = np.empty(0), np.empty(0, np.int64)
     else:
         combined = np.zeros(len(table.chain))
-        # The same scaling as in the calibration, so that a weight means the same.
-        for name, weight, scale in zip(calibration.features, calibration.weights, calibration.scale, strict=True):
-            values = table.values[name]
-            unit = _scale(values, table.chain)
-            combined += weight * centred(values, table.chain) * (unit / scale if scale > 0 else 0.0)
+        for name, weight in zip(calibration.features, calibration.weights, strict=True):
+            combined += weight * _ranked(table.values[name], table.chain)
         score = (ranks(combined) - 1) / max(len(combined) - 1, 1)
         rank = _rank_in_chain(combined, table.chain)
     names = [corpus[number].chain.id for number in table.chain]
@@ -854,6 +857,5 @@ __all__ = [
     "shortened",
     "step_nll",
     "text_scores",
-    "within_group_ranks",
     "without_step",
 ]

@@ -18,7 +18,6 @@ RESULTS: dict[type, set[str]] = {
     gaps.Gaps: set(),
     gaps.Calibration: {
         "weights",  # how the calibrated scores are combined
-        "scale",  # units of those weights
     },
     bridge.Bridge: set(),
     bridge.Crossing: set(),
