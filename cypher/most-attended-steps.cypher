@@ -1,5 +1,5 @@
 // Most attended steps of a chain
-// How much attention each step gets from later steps, beside what an even spread over its tokens would mean.
+// How much attention each step gets from later steps, in all and per token of it, because a longer step catches more.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 50 | rows at most
