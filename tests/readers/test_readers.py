@@ -104,8 +104,8 @@ def test_every_container_gives_the_same_chains(container: Path) -> None:
 
 
 def test_fields_can_be_mapped(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"q": "why?", "steps": ["one", "", "two"], "text": "other", "key": 5}])
-    chain = one(path, fields=parse_fields(["question=q", "chain=steps", "id=key"]))
+    path = jsonl(tmp_path / "a.jsonl", [{"q": "why?", "moves": ["one", "", "two"], "text": "other", "key": 5}])
+    chain = one(path, fields=parse_fields(["question=q", "chain=moves", "id=key"]))
     assert (chain.question, chain.text, chain.source_id) == ("why?", "one\ntwo", "5")
     assert chain.boundaries == (0, 4)
     assert chain.metadata == {"text": "other"}

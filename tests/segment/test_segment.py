@@ -179,6 +179,7 @@ def test_steps(text: str, expected: list[str]) -> None:
     [
         ("If it rains, then we stay.", ["IF", "THEN"]),
         ("If it rains, we stay at home.", ["IF", "THEN"]),
+        ("If n is even, n + 2 is even.", ["IF", "THEN"]),
         ("If something is cold then it is blue.", ["IF", "THEN"]),
         ("So, if it is even, then we halve it.", ["THEREFORE", "THEN"]),
         ("Let x be even. Then x/2 is whole.", ["NONE", "THEN"]),

@@ -20,7 +20,19 @@ from trails.schema import Chain
 QUESTION_FIELDS = ("question", "problem", "instruction", "prompt", "query", "input", "statement", "conclusion", "title")
 CHAIN_FIELDS = (
     *("chain", "chain_of_thought", "cot", "reasoning", "reasoning_content", "thoughts", "thought", "thinking", "trace"),
-    *("trail", "rationale", "explanation", "solution", "proof", "response", "completion", "output", "text", "content"),
+    *(
+        "trail",
+        "steps",
+        "rationale",
+        "explanation",
+        "solution",
+        "proof",
+        "response",
+        "completion",
+        "output",
+        "text",
+        "content",
+    ),
     *("premises", "context", "answer"),
 )
 ANSWER_FIELDS = ("answer", "final_answer", "gold_answer", "correct", "target", "expected_answer")

@@ -28,6 +28,7 @@ _MARK_ONLY = re.compile(
 _LOWER_STYLE = re.compile(r"[.!?](?<=[^\W\d_]{2}.) +([^\W\d_])")
 _WRAPPED = re.compile(r"\n(?<=[^\n]{40}[^\s.!?:;…]\n)(\S)")
 _RELATION = re.compile(r"[=<>≤≥≈]")
+_VARIABLE = re.compile(r"[a-zA-Z]\w?(?:\s*[=+*/^<>≤≥-]|\s(?:is|has|must|can|equals)\b)")
 _COMMA = re.compile(rf"[\s{FILL}]*[,:;—–-]")  # "that is (by Prop. 3), …" has its comma behind the parenthesis
 _EQUATION = re.compile(r"[a-zA-Z][\w']?\s*[=<>≤≥+*/^(-]")
 _ROMAN = re.compile(r"[ivxlcIVXLC]+$")
@@ -117,9 +118,11 @@ def _line_border(text: str, masked: str, position: int, after: int, wrapped: boo
         return -1  # a displayed formula belongs to the sentence around it
     if previous in ".!?:;…。！？":
         return after
-    if previous == "," or wrapped or displayed:
+    if previous == "," or displayed:
         return -1
-    if following.islower() and not _EQUATION.match(text, after) and not _both_equations(masked, position, after):
+    if _EQUATION.match(text, after) or _both_equations(masked, position, after):
+        return after
+    if wrapped or following.islower():
         return -1
     if following in "$\\" and previous.islower():
         return -1
@@ -354,7 +357,9 @@ def _joins_adjectives(masked: str, comma: int, stop: int, lexicon: Lexicon) -> b
 def _implicit_then(masked: str, at: int, end: int, lexicon: Lexicon) -> bool:
     """Whether the main clause of a condition begins at ``at`` without a "then": a subject after the comma, no "then" later."""
     word = LETTERS.match(masked, at)
-    if word is None or word.group().lower() not in lexicon.subjects or _words(masked, at, end) < 3:
+    if word is None or _words(masked, at, end) < 3:
+        return False
+    if word.group().lower() not in lexicon.subjects and not _VARIABLE.match(masked, at):
         return False
     rest = masked[at : min(end, at + 600)].lower()
     marks = (" then ", "тогда ", ", то ") if lexicon.language == "ru" else (" then ",)
