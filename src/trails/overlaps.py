@@ -27,6 +27,7 @@ from trails.sequences import (
     Ints,
     Longs,
     content_key,
+    content_words,
     context_ranks,
     coverage,
     covered,
@@ -524,6 +525,11 @@ def near(
                 bootstrap(explained.astype(np.float64), seed=seed),
             )
         )
+    if (~explained).any():
+        texts = [trace.chain.text[step.start : step.end] for trace in kept for step in trace.steps]
+        scores.append(
+            _beyond_words(texts, left[~explained], right[~explained], random_left[apart], random_right[apart], rng)
+        )
     runs = _diagonal_runs(left[~explained], right[~explained], chain)
     entries = []
     for a, b, size in runs:
@@ -560,6 +566,36 @@ def near(
         similar=similar,
         layer=chosen,
         n_steps=len(states),
+    )
+
+
+def _beyond_words(
+    texts: list[str], left: Longs, right: Longs, random_left: Longs, random_right: Longs, rng: np.random.Generator
+) -> Score:
+    """Share of near pairs that have no more content words in common than 95 of 100 random pairs of steps.
+
+    What is near only because it is worded alike is no shared reasoning; this is what is left without it.
+    """
+    bags = {
+        step: set(content_words(texts[step]))
+        for step in np.unique(np.concatenate([left, right, random_left, random_right])).tolist()
+    }
+
+    def shared(one: Longs, two: Longs) -> npt.NDArray[np.float64]:
+        pairs = zip(one.tolist(), two.tolist(), strict=True)
+        return np.array([len(bags[a] & bags[b]) / max(len(bags[a] | bags[b]), 1) for a, b in pairs])
+
+    pick = rng.permutation(len(left))[:5_000]
+    near_pairs, chance = shared(left[pick], right[pick]), shared(random_left, random_right)
+    bound = float(np.quantile(chance, 0.95))
+    beyond = (near_pairs <= bound).astype(np.float64)
+    return Score(
+        "unexplained near pairs that share no more words than random pairs",
+        float(beyond.mean()),
+        "share of pairs",
+        (Control("random pairs of steps", float((chance <= bound).mean())),),
+        bootstrap(beyond),
+        f"at most {bound:.0%} of their words; mean of near pairs {near_pairs.mean():.0%}, of random pairs {chance.mean():.0%}",
     )
 
 
