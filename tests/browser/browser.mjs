@@ -1,0 +1,57 @@
+// Drives Neo4j Browser in headless Chromium: imports favourites and style sheet by dropping the files, runs statements, takes
+// pictures. Arguments: a JSON file {address, files: [path], statements: [{name, text}], pictures: folder, chromium, library}.
+// Prints one JSON object: {favourites: [title], frames: {name: text shown}}. Nothing outside the loopback interface is asked.
+import { readFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { createRequire } from 'node:module'
+
+const plan = JSON.parse(readFileSync(process.argv[2], 'utf8'))
+const { chromium } = createRequire(join(plan.library, 'x.js'))('playwright-core')
+const browser = await chromium.launch({
+  executablePath: plan.chromium,
+  args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update',
+    '--disable-sync', '--no-first-run', '--disable-default-apps'],
+})
+const shown = { favourites: [], frames: {} }
+try {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 860 } })
+  page.setDefaultTimeout(120000)
+  await page.route('**/*', route => /^(https?|wss?):\/\/(127\.0\.0\.1|localhost)[:/]/.test(route.request().url())
+    ? route.continue() : route.abort())
+  await page.goto(plan.address)
+  await page.waitForSelector('.monaco-editor', { timeout: 120000 })
+  await page.waitForTimeout(3000)
+  for (const path of plan.files) {
+    const bytes = readFileSync(path).toString('base64')
+    await page.evaluate(async ([name, data]) => {
+      const raw = Uint8Array.from(atob(data), c => c.charCodeAt(0))
+      const transfer = new DataTransfer()
+      transfer.items.add(new File([raw], name))
+      const target = document.querySelector('.filedrop') || document.body
+      for (const kind of ['dragenter', 'dragover', 'drop'])
+        target.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: transfer }))
+    }, [basename(path), bytes])
+    await page.waitForTimeout(2500)
+  }
+  const saved = await page.evaluate(() => localStorage.getItem('neo4j.documents') || '[]')
+  shown.favourites = JSON.parse(saved).filter(d => !d.isStatic).map(d => d.content)
+  shown.style = await page.evaluate(() => localStorage.getItem('neo4j.grass') || '')
+  await page.evaluate(() => document.body.click())
+  for (const { name, text } of plan.statements) {
+    await page.click('.monaco-editor')
+    await page.keyboard.press('Control+A')
+    await page.keyboard.press('Delete')
+    await page.keyboard.insertText(text)
+    await page.keyboard.press('Control+Enter')
+    await page.waitForTimeout(plan.wait || 6000)
+    const frame = page.locator('[data-testid="frame"]').first()
+    shown.frames[name] = (await frame.innerText()).slice(0, 20000)
+    if (plan.pictures) {
+      await page.waitForTimeout(plan.settle || 4000)
+      await page.screenshot({ path: join(plan.pictures, name + '.png') })
+    }
+  }
+} finally {
+  await browser.close()
+}
+console.log(JSON.stringify(shown))
