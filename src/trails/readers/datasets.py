@@ -26,8 +26,8 @@ def _json(value: Any) -> str:
 # --- GSM8K ----------------------------------------------------------------------------------------------------------
 
 _CALCULATOR = re.compile(r"<<(.*?)>>")
-_ANSWER_LINE = re.compile(r"(?:^|\n)\s*(?:####|A:)\s*([^\n]*)\s*$")
-_SUBQUESTION = re.compile(r"\s*\*\*\s*")
+_ANSWER_MARKS = ("####", "A:")
+_SUBQUESTION = "**"
 
 
 def split_calculations(text: str) -> tuple[str, list[dict[str, Any]]]:
@@ -47,11 +47,10 @@ def split_calculations(text: str) -> tuple[str, list[dict[str, Any]]]:
 def _gsm8k_solution(solution: str) -> tuple[str, str, tuple[int, ...], dict[str, str]]:
     """(text, answer, boundaries, metadata) of a worked solution: one step a line, sub-questions a step of their own."""
     answer = ""
-    found = _ANSWER_LINE.search(solution)
-    if found:
-        answer = found.group(1).strip()
-        solution = solution[: found.start()]
-    steps: list[str] = []
+    body, _, last = solution.rstrip().rpartition("\n")
+    for mark in _ANSWER_MARKS:
+        if last.lstrip().startswith(mark):
+            solution, answer = body, last.lstrip().removeprefix(mark).strip()
     marks: list[dict[str, Any]] = []
     text = ""
     boundaries: list[int] = []
@@ -59,7 +58,7 @@ def _gsm8k_solution(solution: str) -> tuple[str, str, tuple[int, ...], dict[str,
     for line in solution.split("\n"):
         if not line.strip():
             continue
-        parts = [part for part in _SUBQUESTION.split(line.strip(), maxsplit=1) if part]
+        parts = [part.strip() for part in line.split(_SUBQUESTION, 1) if part.strip()]
         for number, part in enumerate(parts):
             text += "" if not text else " " if number else "\n"
             boundaries.append(len(text))
@@ -68,7 +67,6 @@ def _gsm8k_solution(solution: str) -> tuple[str, str, tuple[int, ...], dict[str,
             clean, found_marks = split_calculations(part)
             marks += [{"at": mark["at"] + len(text), "text": mark["text"]} for mark in found_marks]
             text += clean
-            steps.append(clean)
     metadata = {}
     if marks:
         metadata["calculator"] = _json(marks)
@@ -133,7 +131,7 @@ def _bbh(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
     yield Draft(text, record["question"].strip(), _claimed(text), identity, "en", metadata=metadata)
 
 
-_BBH_HEAD = re.compile(r"^-{5}\s*$(?s:.*?)^Q: (?s:.*?)^A: ", re.MULTILINE)
+_BBH_RULE = "\n-----\n"
 _LEAD_IN = re.compile(r"\s*Let's think step by step\.\s*")
 
 
@@ -146,7 +144,12 @@ class BbhPrompts:
 
     def can_read(self, file: SourceFile) -> bool:
         """Whether the text has the rule, a question and an answer."""
-        return file.container == "text" and bool(_BBH_HEAD.search(file.head.decode("utf-8", "replace")))
+        if file.container != "text":
+            return False
+        head = file.head.decode("utf-8", "replace").replace("\r\n", "\n")
+        rule = head.find(_BBH_RULE)
+        question = head.find("\nQ: ", rule)
+        return 0 <= rule < question < head.find("\nA: ", question)
 
     def read(self, file: SourceFile, options: ReadOptions, report: ReadReport) -> Iterator[Chain]:
         """One chain per worked example; the canary and the task description go to the metadata."""
@@ -390,7 +393,7 @@ def _is_mgsm(record: Mapping[str, Any]) -> bool:
 def _mgsm(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
     """The lead words of the prompt are dropped; what the chain concludes is the answer, and stays in the text."""
     text = _MGSM_LEAD.sub("", record["chain"], count=1).strip()
-    found = _MGSM_ANSWER.search(text)
+    found = _MGSM_ANSWER.search(text[-200:])
     question = _MGSM_LEAD.sub("", record["question"], count=1).strip()
     identity = f"{record['lang']}:{record['n']}"
     yield Draft(text, question, found.group(1) if found else "", identity, record["lang"])

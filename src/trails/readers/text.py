@@ -14,7 +14,8 @@ from trails.readers.base import BadRecordError, Draft, ReadOptions, ReadReport, 
 from trails.readers.containers import lines
 from trails.schema import Chain
 
-_HEADING = re.compile(r" {0,3}#{1,6}\s+(.*?)\s*#*\s*$")
+_HEADING = re.compile(r" {0,3}#{1,6}\s+(?=\S)")
+MAX_RULE_CHARS = 200
 _RULE = re.compile(r"\s*([-=*_])(\s*\1){2,}\s*$")
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
 LINE_MODE_LINES = 50
@@ -35,14 +36,17 @@ def split_paragraphs(
             fence = "" if fence else opened.group(1)
         found = _HEADING.match(line) if headings and not fence else None
         ends = found or (
-            not fence and how in ("paragraph", "line") and (not line.strip() or _RULE.match(line)) and not opened
+            not fence
+            and how in ("paragraph", "line")
+            and (not line.strip() or (len(line) < MAX_RULE_CHARS and _RULE.match(line)))
+            and not opened
         )
         if (ends and how != "file") or (how == "line" and block):
             if any(part.strip() for part in block):
                 yield first, heading, "\n".join(block).strip()
             block = []
         if found and how != "file":
-            heading = found.group(1)
+            heading = line[found.end() :].rstrip().rstrip("#").rstrip()
         elif not ends or how == "file":
             if not block:
                 first = number
