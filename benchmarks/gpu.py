@@ -127,10 +127,10 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
             with torch.inference_mode():
                 scorer._statistics(passes, ids, hidden)
 
-    def everything(options: MeasureOptions = MeasureOptions()) -> None:  # noqa: B008
+    def everything(options: MeasureOptions = MeasureOptions(), batches: int = 1) -> None:  # noqa: B008
         partial: dict[int, Any] = {}
         with scorer._measuring():
-            scorer._run_batch(passes, options, partial)
+            scorer._run_all([passes] * batches, options, partial)
         for p in passes:
             scorer._trace(p.sequence, partial[id(p.sequence)], options, None)
 
@@ -147,6 +147,7 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
         "trunk + logit statistics": lambda: part(stats=True),
         "forward + reductions on the GPU": lambda: part("attention", "hidden", stats=True),
         "all measures": everything,
+        "all measures, 4 batches in a row (/ 4)": lambda: everything(batches=4),
         "all + token attention": lambda: everything(MeasureOptions(token_attention=True)),
     }
     if eager:
@@ -168,17 +169,17 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
     for _ in range(5):
         for name, function in functions.items():
             if name != "eager, output_attentions" or len(seconds[name]) < 2:
-                seconds[name].append(timed(function))
+                seconds[name].append(timed(function) / (4 if name.endswith("(/ 4)") else 1))
     middle = {name: statistics.median(values) for name, values in seconds.items() if values}
     best = min(middle["log-likelihood, plain"], middle["log-likelihood, compiled"])
     tokens = batch * length
     print(f"\n{shape}, {batch} x {length}, steps of {step} tokens, bfloat16; goal for all measures {goal:.2f}")
-    print(f"{'':36s}{'ms':>9s}{'tok/s':>10s}{'x best LL':>11s}{'x plain LL':>11s}{'peak GiB':>10s}{'spread':>8s}")
+    print(f"{'':40s}{'ms':>9s}{'tok/s':>10s}{'x best LL':>11s}{'x plain LL':>11s}{'peak GiB':>10s}{'spread':>8s}")
     for name, value in middle.items():
         spread = (max(seconds[name]) - min(seconds[name])) / value
         plain = value / middle["log-likelihood, plain"]
         ratios = f"{value / best:11.3f}{plain:11.3f}{peak[name]:10.2f}{spread:8.1%}"
-        print(f"{name:36s}{value * 1e3:9.2f}{tokens / value:10.0f}{ratios}")
+        print(f"{name:40s}{value * 1e3:9.2f}{tokens / value:10.0f}{ratios}")
     bare = min(peak["log-likelihood, plain"], peak["log-likelihood, compiled"])
     print(f"memory of all measures: {peak['all measures'] / bare:.3f} x the leaner log-likelihood run")
 
@@ -207,7 +208,8 @@ def correctness() -> None:
             out, truth = blocked_attention(q.float(), k.float(), v.float(), None, 0.2, None, Recorder(layout))
             assert truth is not None
             one_hot, edges = layout.for_kernel(dtype)
-            found = kernels.attention(q, k, v, 0.2, one_hot, edges)
+            output, masses, (shift, previous, sink, entropy) = kernels.attention(q, k, v, 0.2, one_hot, edges)
+            found = (output, masses, previous, entropy, shift, sink)
             expected = (
                 out.transpose(1, 2),
                 torch.nn.functional.pad(truth.masses, (0, one_hot.shape[-1] - bins)),
@@ -296,31 +298,34 @@ def kernel_times() -> None:
         layout = Layout(
             bin_of, torch.zeros(B, bins - 2, T, device="cuda"), torch.zeros(B, 0, 2, dtype=torch.int64, device="cuda")
         )
-        one_hot, edges = layout.for_kernel(torch.bfloat16)
 
         def run(function: Callable[[], Any]) -> float:
             for _ in range(3):
                 function()
-            return statistics.median(timed(function) for _ in range(10)) * 1e3
+
+            def ten() -> None:
+                for _ in range(10):
+                    function()
+
+            return statistics.median(timed(ten) for _ in range(5)) * 100
 
         flash = run(lambda: sdpa(q, k, v, is_causal=True, enable_gqa=True))  # noqa: B023
         flops = B * H * T * T / 2 * D * 4
-        line = [f"flash {flash:.2f} ({flops / flash / 1e9:.0f} TFLOP/s)"]
-        kept = dict(kernels._CONFIG)
-        for config in (
-            (128, 64, 4, 3),
-            (128, 64, 8, 3),
-            (128, 64, 8, 2),
-            (64, 64, 4, 3),
-            (128, 128, 8, 2),
-            (128, 32, 4, 4),
-        ):
-            kernels._CONFIG[D] = config
-            try:
-                line.append(f"{config} {run(lambda: kernels.attention(q, k, v, 0.1, one_hot, edges)):.2f}")  # noqa: B023
-            except Exception as error:  # a setting that needs too much shared memory
-                line.append(f"{config} fails ({type(error).__name__})")
+        backend = "cuDNN" if kernels._cudnn(q, k, v) else "flash"
+        line = [f"{backend} {flash:.2f} ({flops / flash / 1e9:.0f} TFLOP/s)"]
+        kept, chunk = dict(kernels._CONFIG), kernels.CHUNK
+        for kernels.CHUNK in (16, 32, 64):
+            layout._kernel = None
+            one_hot, edges = layout.for_kernel(torch.bfloat16)
+            for config in ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 4, 3), (128, 128, 8, 3), (64, 128, 4, 3)):
+                kernels._CONFIG[D] = config
+                try:
+                    ms = run(lambda: kernels.attention(q, k, v, 0.1, one_hot, edges))  # noqa: B023
+                    line.append(f"{kernels.CHUNK}{config} {ms:.2f}")
+                except Exception as error:  # a setting that needs too much shared memory
+                    line.append(f"{kernels.CHUNK}{config} {type(error).__name__}")
         kernels._CONFIG.update(kept)
+        kernels.CHUNK = chunk
         print(f"  B{B} H{H}/{G} T{T} d{D} bins {bins}: " + "; ".join(line))
 
 
@@ -333,10 +338,10 @@ def profile(shape: str, batch: int, length: int) -> None:
     passes = passes_of(shape, batch, length, 40)
     with scorer._measuring():
         for _ in range(2):
-            scorer._run_batch(passes, MeasureOptions(), {})
+            scorer._run_all([passes], MeasureOptions(), {})
         torch.cuda.synchronize()
         with profiler(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
-            scorer._run_batch(passes, MeasureOptions(), {})
+            scorer._run_all([passes], MeasureOptions(), {})
             torch.cuda.synchronize()
     print(f"\nprofile of all measures, {shape}, {batch} x {length}")
     events = sorted(found.key_averages(), key=lambda e: -e.self_device_time_total)[:14]

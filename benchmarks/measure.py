@@ -104,8 +104,7 @@ def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Ca
         def run() -> None:
             partial: dict[int, Any] = {}
             with scorer._measuring():
-                for part in passes:
-                    scorer._run_batch([part], options, partial)
+                scorer._run_all(([part] for part in passes), options, partial)
             for part in passes:
                 scorer._trace(part.sequence, partial[id(part.sequence)], options, None)
 
@@ -281,8 +280,7 @@ def batched(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Cal
     def run() -> None:
         partial: dict[int, Any] = {}
         with scorer._measuring():
-            for batch in scorer._batches(list(passes), MeasureOptions(batch_tokens=1024)):
-                scorer._run_batch(batch, PLAIN, partial)
+            scorer._run_all(scorer._batches(list(passes), MeasureOptions(batch_tokens=1024)), PLAIN, partial)
         for part in passes:
             scorer._trace(part.sequence, partial[id(part.sequence)], PLAIN, None)
 

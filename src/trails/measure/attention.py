@@ -59,13 +59,14 @@ class Layout:
 class LayerAttention:
     """Head means of one layer: bin masses (B, T, K), mass on the previous position and row entropy (B, T).
 
-    ``shift`` is set where a kernel has computed it from the masses already.
+    ``shift`` and ``sink`` (B, T) are set where a kernel has computed them from the masses already.
     """
 
     masses: Tensor
     previous: Tensor
     entropy: Tensor
     shift: Tensor | None = None
+    sink: Tensor | None = None
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Recorder:
         index = len(self.attention_shift)
         self.attention_shift.append(attention_shift(layer.masses) if layer.shift is None else layer.shift)
         self.attention_previous.append(layer.previous)
-        self.attention_sink.append(layer.masses[:, :, 0].clone())
+        self.attention_sink.append(layer.masses[:, :, 0].clone() if layer.sink is None else layer.sink)
         self.attention_entropy.append(layer.entropy)
         self.step_masses.append(torch.bmm(self.layout.keep, layer.masses))
         if self.token_attention:
@@ -318,12 +319,12 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, re
         return None
     try:
         one_hot, edges = recorder.layout.for_kernel(query.dtype)
-        out, masses, previous, entropy, shift, sink = kernels.attention(query, key, value, scale, one_hot, edges)
+        out, masses, rows = kernels.attention(query, key, value, scale, one_hot, edges)
     except Exception as error:  # Triton's errors have no common base
         kernels.failed(error)
         return None
-    del sink  # bin 0 of the masses
-    recorder.attention(LayerAttention(masses[..., : recorder.layout.one_hot.shape[-1]], previous, entropy, shift))
+    shift, previous, sink, entropy = rows.unbind()
+    recorder.attention(LayerAttention(masses[..., : recorder.layout.one_hot.shape[-1]], previous, entropy, shift, sink))
     return out
 
 

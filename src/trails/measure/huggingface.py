@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -105,11 +105,26 @@ class _Partial:
     baseline: list[Floats] = field(default_factory=list)  # one (L+1,) per pass
     states: npt.NDArray[np.float64] | None = None  # (S, len(states), d) sums
     attends_sum: Floats | None = None  # (n, S)
-    attends_top: Floats | None = None
     attends_layer: Ints | None = None
     peak_token: Ints | None = None
     peak_mass: Floats | None = None
     peak_layer: Ints | None = None
+
+
+@dataclass(slots=True)
+class _Flight:
+    """Reductions of one batch on their way to the host; whole when ``landed`` has happened."""
+
+    batch: list[_Pass]
+    layers: dict[str, Tensor]  # (L, B, T) each
+    hidden_shift: Tensor  # (L+1, B, T)
+    baseline: Tensor  # (L+1, B)
+    step_masses: Tensor  # (L, B, S, K)
+    statistics: list[LogitStatistics]
+    states: Tensor | None = None  # (layers kept, B, S, d)
+    attends: tuple[Tensor, ...] | None = None  # mass summed over layers, layer of the largest mass: (B, T, K)
+    peaks: tuple[Tensor, ...] | None = None  # position, mass, layer: (B, T, k)
+    landed: torch.cuda.Event | None = None
 
 
 class HuggingFaceScorer:
@@ -268,8 +283,7 @@ class HuggingFaceScorer:
         passes = [part for sequence in sequences for part in self._passes(sequence)]
         partial: dict[int, _Partial] = {}
         with self._measuring():
-            for batch in self._batches(passes, options):
-                self._measured(batch, options, partial)
+            self._run_all(self._batches(passes, options), options, partial)
             premises = {id(s): self._premises(s, partial[id(s)]) for s in sequences} if options.premises else {}
         return [self._trace(s, partial[id(s)], options, premises.get(id(s))) for s in sequences]
 
@@ -365,10 +379,10 @@ class HuggingFaceScorer:
         size = torch.finfo(self.dtype).bits // 8
         return int(size * (12 * self.run.d_model + 4 * wide) + 64 * 4 * (self.run.n_heads + 4) + layers)
 
-    def _measured(self, batch: list[_Pass], options: MeasureOptions, partial: dict[int, _Partial]) -> None:
-        """Run a batch; out of memory halves it, and the following ones, and tries again."""
+    def _launched(self, batch: list[_Pass], options: MeasureOptions) -> Iterator[_Flight]:
+        """Start a batch; out of memory halves it, and the following ones, and tries again."""
         try:
-            self._run_batch(batch, options, partial)
+            yield self._launch(batch, options)
             return
         except torch.OutOfMemoryError:
             if len(batch) == 1:
@@ -380,10 +394,24 @@ class HuggingFaceScorer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         half = (len(batch) + 1) // 2
-        self._batch_tokens = max(batch[0].length, batch[0].length * half)
+        self._batch_tokens = batch[0].length * half
         logger.warning("out of memory with %d chains at once; going on with %d", len(batch), half)
-        self._measured(batch[:half], options, partial)
-        self._measured(batch[half:], options, partial)
+        yield from self._launched(batch[:half], options)
+        yield from self._launched(batch[half:], options)
+
+    def _run_all(self, batches: Iterable[list[_Pass]], options: MeasureOptions, partial: dict[int, _Partial]) -> None:
+        """Run batches; on a GPU the next one is started before the numbers of the last are put in place."""
+        waiting: _Flight | None = None
+        for batch in batches:
+            for flight in self._launched(batch, options):
+                if waiting is not None:
+                    self._unpack(waiting, options, partial)
+                waiting = flight
+                if self.device.type == "cpu":
+                    self._unpack(waiting, options, partial)
+                    waiting = None
+        if waiting is not None:
+            self._unpack(waiting, options, partial)
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
@@ -460,7 +488,8 @@ class HuggingFaceScorer:
                     if "attention" in type(module).__name__.lower() and "." not in name:
                         yield module.register_forward_hook(weights)
 
-    def _run_batch(self, batch: list[_Pass], options: MeasureOptions, partial: dict[int, _Partial]) -> None:
+    def _launch(self, batch: list[_Pass], options: MeasureOptions) -> _Flight:
+        """Run a batch and send its reductions to the host; on a GPU nothing is waited for."""
         layout, ids = self._layout(batch)
         recorder = Recorder(
             layout,
@@ -470,7 +499,30 @@ class HuggingFaceScorer:
         )
         hidden = self._forward(ids, recorder)
         self._check_count(recorder)
-        self._unpack(batch, recorder, self._statistics(batch, ids, hidden), options, partial)
+        flight = _Flight(
+            batch=batch,
+            layers={name: self._to_host(torch.stack(getattr(recorder, name))) for name in _LAYER_MEASURES},
+            hidden_shift=self._to_host(torch.stack(recorder.hidden_shift)),
+            baseline=self._to_host(torch.stack(recorder.baseline)),
+            step_masses=self._to_host(torch.stack(recorder.step_masses)),
+            statistics=self._statistics(batch, ids, hidden),
+        )
+        if recorder.states:
+            flight.states = self._to_host(torch.stack(recorder.states))
+        if recorder.mass_sum is not None and recorder.mass_top is not None and recorder.mass_layer is not None:
+            flight.attends = tuple(map(self._to_host, (recorder.mass_sum, recorder.mass_layer)))
+        if recorder.peak is not None:
+            flight.peaks = tuple(map(self._to_host, (recorder.peak.token, recorder.peak.mass, recorder.peak.layer)))
+        if self.device.type == "cuda":
+            flight.landed = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            flight.landed.record()
+        return flight
+
+    def _to_host(self, tensor: Tensor) -> Tensor:
+        """A copy on the host that may still be on its way (see ``_Flight.landed``); the tensor itself on a CPU."""
+        if not tensor.is_cuda:
+            return tensor
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
     def _check_count(self, recorder: Recorder) -> None:
         layers = self.run.n_layers
@@ -534,31 +586,20 @@ class HuggingFaceScorer:
             target.scatter_(1, last, -1)
             rows, targets = hidden[real], target[real]
         stats = logit_statistics(self.logits, rows, targets, tile=tile, block=max(1, 2**25 // self.run.vocab_size))
-        floats = torch.stack((stats.surprisal, stats.entropy, stats.shift)).cpu()
-        ranks = stats.rank.cpu()
+        floats = self._to_host(torch.stack((stats.surprisal, stats.entropy, stats.shift)))
+        ranks = self._to_host(stats.rank)
         edges = np.cumsum([0, *lengths])
         return [LogitStatistics(floats[0, a:b], floats[1, a:b], ranks[a:b], floats[2, a:b]) for a, b in pairwise(edges)]
 
-    def _unpack(
-        self,
-        batch: list[_Pass],
-        recorder: Recorder,
-        statistics: list[LogitStatistics],
-        options: MeasureOptions,
-        partial: dict[int, _Partial],
-    ) -> None:
-        def array(tensors: list[Tensor]) -> npt.NDArray[Any]:
-            return torch.stack(tensors).cpu().numpy()
-
-        layers = {
-            "attention_shift": array(recorder.attention_shift),  # (L, B, T)
-            "attention_previous": array(recorder.attention_previous),
-            "attention_sink": array(recorder.attention_sink),
-            "attention_entropy": array(recorder.attention_entropy),
-        }
-        shift, baseline = array(recorder.hidden_shift), array(recorder.baseline)
-        masses = array(recorder.step_masses)  # (L, B, S, K)
-        states = array(recorder.states) if recorder.states else None
+    def _unpack(self, flight: _Flight, options: MeasureOptions, partial: dict[int, _Partial]) -> None:
+        """Put the numbers of a batch where their chains are."""
+        if flight.landed is not None:
+            flight.landed.synchronize()
+        batch = flight.batch
+        layers = {name: values.numpy() for name, values in flight.layers.items()}  # (L, B, T)
+        shift, baseline = flight.hidden_shift.numpy(), flight.baseline.numpy()
+        masses = flight.step_masses.numpy()  # (L, B, S, K)
+        states = None if flight.states is None else flight.states.numpy()
         for row, part in enumerate(batch):
             sequence, n = part.sequence, len(part.sequence.tokens)
             steps = len(sequence.step_tokens)
@@ -583,28 +624,25 @@ class HuggingFaceScorer:
             into.baseline.append(
                 baseline[:, row] if part.end - part.keep > 1 else np.full_like(baseline[:, row], np.nan)
             )
-            self._unpack_logits(part, here, chain, statistics[row], into)
+            self._unpack_logits(part, here, chain, flight.statistics[row], into)
             if states is not None:
                 if into.states is None:
                     into.states = np.zeros((steps, len(states), states.shape[-1]))
                 into.states += states[:, row, :steps].transpose(1, 0, 2)
-            if recorder.mass_sum is not None and recorder.mass_top is not None and recorder.mass_layer is not None:
-                if into.attends_sum is None or into.attends_top is None or into.attends_layer is None:
-                    into.attends_sum, into.attends_top = _nan(n, steps), _nan(n, steps)
-                    into.attends_layer = np.zeros((n, steps), np.int32)
-                span = slice(2, steps + 2)
-                into.attends_sum[chain] = recorder.mass_sum[row, here, span].cpu().numpy()
-                into.attends_top[chain] = recorder.mass_top[row, here, span].cpu().numpy()
-                into.attends_layer[chain] = recorder.mass_layer[row, here, span].cpu().numpy()
-            if recorder.peak is not None:
+            if flight.attends is not None:
+                if into.attends_sum is None or into.attends_layer is None:
+                    into.attends_sum, into.attends_layer = _nan(n, steps), np.zeros((n, steps), np.int32)
+                total, layer = (x[row, here, 2 : steps + 2].numpy() for x in flight.attends)
+                into.attends_sum[chain], into.attends_layer[chain] = total, layer
+            if flight.peaks is not None:
                 if into.peak_token is None or into.peak_mass is None or into.peak_layer is None:
                     into.peak_token = np.full((n, options.peaks), -1, np.int32)
                     into.peak_layer, into.peak_mass = into.peak_token.copy(), _nan(n, options.peaks)
-                token = recorder.peak.token[row, here].cpu().numpy()
+                token, mass, layer = (x[row, here].numpy() for x in flight.peaks)
                 found = token >= 0
                 into.peak_token[chain] = np.where(found, token - part.context + part.begin, -1)
-                into.peak_mass[chain] = np.where(found, recorder.peak.mass[row, here].cpu().numpy(), np.nan)
-                into.peak_layer[chain] = np.where(found, recorder.peak.layer[row, here].cpu().numpy(), -1)
+                into.peak_mass[chain] = np.where(found, mass, np.nan)
+                into.peak_layer[chain] = np.where(found, layer, -1)
 
     @staticmethod
     def _unpack_logits(part: _Pass, here: slice, chain: slice, stats: LogitStatistics, into: _Partial) -> None:
@@ -613,11 +651,11 @@ class HuggingFaceScorer:
         known = positions > 0
         rows = positions[known] - 1
         where = np.arange(chain.start, chain.stop)[known]
-        surprisal = stats.surprisal.cpu().numpy()
+        surprisal = stats.surprisal.numpy()
         into.surprisal[where] = surprisal[rows]
-        into.entropy[where] = stats.entropy.cpu().numpy()[rows]
-        into.rank[where] = stats.rank.cpu().numpy()[rows]
-        into.logit_shift[where] = stats.shift.cpu().numpy()[rows + 1]
+        into.entropy[where] = stats.entropy.numpy()[rows]
+        into.rank[where] = stats.rank.numpy()[rows]
+        into.logit_shift[where] = stats.shift.numpy()[rows + 1]
         if part.begin == 0 and part.question:
             span = part.sequence.question
             first = max(1, span.start)

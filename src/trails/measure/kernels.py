@@ -2,8 +2,9 @@
 # ruff: noqa: E741
 """CUDA kernels (Triton) for the reductions, with the plain PyTorch functions as their reference and fallback.
 
-- :func:`attention`: flash attention that also adds up, for every query, the weight on each bin of keys, the weight on the
-  previous token and the row's entropy, in the same pass over the keys. The bins ride along as further value columns.
+- :func:`attention`: the library's flash attention for the output and the logsumexp, then one more product of queries and keys
+  that adds up, for every query, the weight on each bin of keys, on the previous token, and the row's entropy. The heads of
+  one key head are summed before anything is written.
 - :func:`hidden_shift`: 1 - cosine of consecutive rows and of random pairs, reading each row once or twice, in float32.
 - :func:`logit_rows`: surprisal, entropy, rank and total variation of a tile of logits, read three times, written never.
 
@@ -28,10 +29,8 @@ try:
 except ImportError:  # the plain path needs no Triton
     triton = None
 
-CHUNK = 64
+CHUNK = 32
 """Bins that one accumulator holds; more bins are taken one chunk of consecutive keys after the other."""
-PARTIAL_BYTES = 2**28
-"""Bound on the masses per head that exist at once; more heads are taken in several launches."""
 
 _failed = False
 
@@ -67,10 +66,10 @@ if triton is not None:
 
     @triton.jit
     def _keys(
-        acc, mass, m, l, e, prev, q, k_at, v_at, o_at, low, high, limit, rows, scale,
-        k_row, v_row, o_row, MASKED: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr,
+        mass, negative, prev, q, lse, k_at, o_at, low, high, limit, rows, scale, k_row, o_row,
+        MASKED: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr,
     ):  # fmt: skip
-        """Keys ``low`` … ``high`` in blocks of BN; MASKED where a block may hold later keys or keys past ``limit``."""
+        """Add keys ``low`` … ``high`` in blocks of BN; MASKED where a block may hold later keys or keys past ``limit``."""
         width = tl.arange(0, D)
         bins = tl.arange(0, KB)
         for n in tl.range(low, high, BN):
@@ -78,99 +77,72 @@ if triton is not None:
             if MASKED:
                 there = columns < limit
                 k = tl.load(k_at + columns[None, :] * k_row + width[:, None], mask=there[None, :], other=0.0)
-            else:
-                k = tl.load(k_at + columns[None, :] * k_row + width[:, None])
-            s = tl.dot(q, k) * scale
-            if MASKED:
-                s = tl.where((columns[None, :] <= rows[:, None]) & there[None, :], s, -1e30)
-            top = tl.maximum(m, tl.max(s, 1))
-            alpha = tl.exp2(m - top)
-            s = s - top[:, None]
-            p = tl.exp2(s)
-            # Σ p·s under the new maximum: what is there already moves by (old - new) for every unit of weight
-            e = alpha * (e + (m - top) * l) + tl.sum(p * s, 1)
-            l = l * alpha + tl.sum(p, 1)
-            m = top
-            acc = acc * alpha[:, None]
-            mass = mass * alpha[:, None]
-            if MASKED:
-                prev = prev * alpha + tl.sum(tl.where(columns[None, :] == rows[:, None] - 1, p, 0.0), 1)
-                v = tl.load(v_at + columns[:, None] * v_row + width[None, :], mask=there[:, None], other=0.0)
                 o = tl.load(o_at + columns[:, None] * o_row + bins[None, :], mask=there[:, None], other=0.0)
             else:
-                v = tl.load(v_at + columns[:, None] * v_row + width[None, :])
+                k = tl.load(k_at + columns[None, :] * k_row + width[:, None])
                 o = tl.load(o_at + columns[:, None] * o_row + bins[None, :])
-            p = p.to(v.dtype)
-            acc = tl.dot(p, v, acc)
-            mass = tl.dot(p, o, mass)
-        return acc, mass, m, l, e, prev
+            s = tl.dot(q, k) * scale - lse[:, None]  # log2 of the weight
+            if MASKED:
+                s = tl.where((columns[None, :] <= rows[:, None]) & there[None, :], s, -1e30)
+            p = tl.exp2(s)
+            negative += tl.sum(p * s, 1)
+            if MASKED:
+                prev += tl.sum(tl.where(columns[None, :] == rows[:, None] - 1, p, 0.0), 1)
+            mass = tl.dot(p.to(o.dtype), o, mass)
+        return mass, negative, prev
 
     @triton.jit
-    def _attention(
-        Q, K, V, ONE_HOT, EDGES, OUT, MASS, TOP, SUM, ENTROPY, PREVIOUS,
-        q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, scale, H, G, T, WIDTH, CHUNKS, first_head, heads,
-        D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr, ONE: tl.constexpr,
+    def _masses(
+        Q, K, LSE, ONE_HOT, EDGES, MASS, ROWS,
+        q_b, q_h, q_t, k_b, k_h, k_t, scale, H, G, T, WIDTH, CHUNKS, GROUPS, rows_size,
+        D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr,
     ):  # fmt: skip
+        """Sums over the G query heads of one key head: masses, and in ROWS entropy and previous mass."""
         block = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest rows first
-        b = tl.program_id(1) // heads
-        slot = tl.program_id(1) % heads
-        h = first_head + slot
+        b = tl.program_id(1) // GROUPS
+        group = tl.program_id(1) % GROUPS
         rows = block * BM + tl.arange(0, BM)
         inside = rows < T
         width = tl.arange(0, D)
-        q = tl.load(
-            Q + b.to(tl.int64) * q_b + h * q_h + rows[:, None] * q_t + width[None, :], mask=inside[:, None], other=0.0
-        )
-        k_at = K + b.to(tl.int64) * k_b + (h // G) * k_h
-        v_at = V + b.to(tl.int64) * v_b + (h // G) * v_h
-        m = tl.full([BM], -1e30, tl.float32)
-        l = tl.zeros([BM], tl.float32)
-        e = tl.zeros([BM], tl.float32)
+        bins = tl.arange(0, KB)
+        k_at = K + b.to(tl.int64) * k_b + group * k_h
+        q_at = Q + b.to(tl.int64) * q_b + rows[:, None] * q_t + width[None, :]
+        negative = tl.zeros([BM], tl.float32)
         prev = tl.zeros([BM], tl.float32)
-        acc = tl.zeros([BM, D], tl.float32)
         end = tl.minimum(T, block * BM + BM)
         plain_end = block * BM - 1  # keys before this one are earlier than the previous token of every row
-        out_row = ((b * heads + slot) * T + rows).to(tl.int64)
-        bins = tl.arange(0, KB)
-        mass = tl.zeros([BM, KB], tl.float32)
+        out_row = ((b * GROUPS + group) * T + rows).to(tl.int64)
         for c in range(CHUNKS):
             low = tl.load(EDGES + b * (CHUNKS + 1) + c)
             high = tl.minimum(tl.load(EDGES + b * (CHUNKS + 1) + c + 1), end)
-            o_at = ONE_HOT + b.to(tl.int64) * T * WIDTH + c * KB
             middle = low + tl.maximum(tl.minimum(high, plain_end) - low, 0) // BN * BN
-            if not ONE:
-                mass = tl.zeros([BM, KB], tl.float32)
-            acc, mass, m, l, e, prev = _keys(
-                acc, mass, m, l, e, prev, q, k_at, v_at, o_at, low, middle, high, rows, scale,
-                k_t, v_t, WIDTH, False, D, BM, BN, KB,
-            )  # fmt: skip
-            acc, mass, m, l, e, prev = _keys(
-                acc, mass, m, l, e, prev, q, k_at, v_at, o_at, middle, high, high, rows, scale,
-                k_t, v_t, WIDTH, True, D, BM, BN, KB,
-            )  # fmt: skip
-            if not ONE:
-                tl.store(MASS + out_row[:, None] * WIDTH + c * KB + bins[None, :], mass, mask=inside[:, None])
-                tl.store(TOP + out_row * CHUNKS + c, m, mask=inside)
-        scale_back = 1.0 / l
-        if ONE:
-            tl.store(MASS + out_row[:, None] * WIDTH + bins[None, :], mass * scale_back[:, None], mask=inside[:, None])
-        else:
-            tl.store(SUM + out_row, m + tl.log2(l), mask=inside)
-        tl.store(ENTROPY + out_row, (tl.log2(l) - e * scale_back) * 0.6931471805599453, mask=inside)
-        tl.store(PREVIOUS + out_row, prev * scale_back, mask=inside)
-        at = ((b * T + rows).to(tl.int64) * H + h) * D
-        tl.store(
-            OUT + at[:, None] + width[None, :],
-            (acc * scale_back[:, None]).to(OUT.dtype.element_ty),
-            mask=inside[:, None],
-        )
+            o_at = ONE_HOT + b.to(tl.int64) * T * WIDTH + c * KB
+            mass = tl.zeros([BM, KB], tl.float32)
+            if low < high:
+                for g in range(G):
+                    h = group * G + g
+                    q = tl.load(q_at + h * q_h, mask=inside[:, None], other=0.0)
+                    lse = (
+                        tl.load(LSE + (b * H + h).to(tl.int64) * T + rows, mask=inside, other=0.0) * 1.4426950408889634
+                    )
+                    mass, negative, prev = _keys(
+                        mass, negative, prev, q, lse, k_at, o_at, low, middle, high, rows, scale, k_t, WIDTH,
+                        False, D, BN, KB,
+                    )  # fmt: skip
+                    mass, negative, prev = _keys(
+                        mass, negative, prev, q, lse, k_at, o_at, middle, high, high, rows, scale, k_t, WIDTH,
+                        True, D, BN, KB,
+                    )  # fmt: skip
+            tl.store(MASS + out_row[:, None] * WIDTH + c * KB + bins[None, :], mass, mask=inside[:, None])
+        tl.store(ROWS + out_row, -0.6931471805599453 * negative, mask=inside)
+        tl.store(ROWS + rows_size + out_row, prev, mask=inside)
 
     @triton.jit
-    def _head_means(
-        MASS, ENTROPY, PREVIOUS, MEAN, SHIFT, SINK, ENTROPY_MEAN, PREVIOUS_MEAN, H, T,
-        WIDTH: tl.constexpr, BT: tl.constexpr,
-    ):  # fmt: skip
-        """Means over heads, and the total variation between the means of t-1 and of t."""
+    def _head_means(MASS, ROWS, MEAN, OUT, rows_size, out_size, H, GROUPS, T, WIDTH: tl.constexpr, BT: tl.constexpr):
+        """Means over heads, and the total variation between the means of t-1 and of t.
+
+        OUT holds shift, previous, sink, entropy, each (B, T).
+        """
         b = tl.program_id(1)
         rows = tl.program_id(0) * BT + tl.arange(0, BT)
         inside = rows < T
@@ -180,22 +152,22 @@ if triton is not None:
         before = tl.zeros([BT, WIDTH], tl.float32)
         entropy = tl.zeros([BT], tl.float32)
         previous = tl.zeros([BT], tl.float32)
-        for h in range(H):
-            row = ((b * H + h) * T + rows).to(tl.int64)
+        for group in range(GROUPS):
+            row = ((b * GROUPS + group) * T + rows).to(tl.int64)
             at = MASS + row[:, None] * WIDTH + bins[None, :]
             now += tl.load(at, mask=inside[:, None], other=0.0)
             before += tl.load(at - WIDTH, mask=earlier[:, None], other=0.0)
-            entropy += tl.load(ENTROPY + row, mask=inside, other=0.0)
-            previous += tl.load(PREVIOUS + row, mask=inside, other=0.0)
+            entropy += tl.load(ROWS + row, mask=inside, other=0.0)
+            previous += tl.load(ROWS + rows_size + row, mask=inside, other=0.0)
         now = now / H
         before = before / H
         out = b * T + rows
         nan = float("nan")
-        tl.store(MEAN + out[:, None] * WIDTH + bins[None, :], now, mask=inside[:, None])
-        tl.store(SHIFT + out, tl.where(rows > 0, tl.sum(tl.abs(now - before), 1) * 0.5, nan), mask=inside)
-        tl.store(SINK + out, tl.sum(tl.where(bins[None, :] == 0, now, 0.0), 1), mask=inside)
-        tl.store(ENTROPY_MEAN + out, entropy / H, mask=inside)
-        tl.store(PREVIOUS_MEAN + out, tl.where(rows > 0, previous / H, nan), mask=inside)
+        tl.store(MEAN + out.to(tl.int64)[:, None] * WIDTH + bins[None, :], now, mask=inside[:, None])
+        tl.store(OUT + out, tl.where(rows > 0, tl.sum(tl.abs(now - before), 1) * 0.5, nan), mask=inside)
+        tl.store(OUT + out_size + out, tl.where(rows > 0, previous / H, nan), mask=inside)
+        tl.store(OUT + 2 * out_size + out, tl.sum(tl.where(bins[None, :] == 0, now, 0.0), 1), mask=inside)
+        tl.store(OUT + 3 * out_size + out, entropy / H, mask=inside)
 
     @triton.jit
     def _hidden(STATE, PAIRS, SHIFT, PAIR, s_b, s_t, T, P, D, BD: tl.constexpr):
@@ -271,59 +243,68 @@ if triton is not None:
         tl.store(SHIFT + row, total)
 
 
+def flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Causal attention by the library's fastest kernel that also gives the logsumexp: (B, H, T, d) and (B, H, T) float32."""
+    if not query.is_cuda:  # the kernels' tests on a machine without a GPU
+        G = query.shape[1] // key.shape[1]
+        scores = query.float() @ key.float().repeat_interleave(G, 1).transpose(-1, -2) * scale
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+        out = scores.softmax(-1) @ value.float().repeat_interleave(G, 1)
+        return out.to(query.dtype), scores.logsumexp(-1)
+    if _cudnn(query, key, value):
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+            query, key, value, None, True, 0.0, True, False, scale=scale
+        )
+        return out, lse.reshape(query.shape[:3])
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True, False, scale=scale)
+    return out, lse[..., : query.shape[2]]
+
+
+def _cudnn(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the library itself would choose cuDNN's kernel here (its choice differs between GPUs and versions)."""
+    choice = torch._fused_sdp_choice(query, key, value, None, 0.0, True, enable_gqa=True)
+    return int(choice) == 3
+
+
 def attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, one_hot: Tensor, edges: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention with its reductions.
 
     ``query`` (B, H, T, d), ``key`` and ``value`` (B, G, T, d); ``one_hot`` (B, T, W) in the query's dtype, W the number of
     bins rounded up by :func:`padded_bins`; ``edges`` (B, C+1) int32: first key of every chunk of bins. Returns the output
-    (B, T, H, d), and head means: masses (B, T, W), previous, entropy, shift, sink, each (B, T) float32.
+    (B, T, H, d), the head-mean masses (B, T, W) and the rows (4, B, T) float32: shift, previous, sink, entropy.
     """
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     B, H, T, D = query.shape
-    W = one_hot.shape[-1]
+    G, W = key.shape[1], one_hot.shape[-1]
     chunks = edges.shape[1] - 1
-    out = torch.empty(B, T, H, D, dtype=query.dtype, device=query.device)
-    slab = max(1, min(H, PARTIAL_BYTES // (B * T * W * 4)))
-    single = chunks == 1 and slab == H
-
-    def floats(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=query.device)
-
-    means = floats(B, T, W)
-    previous, entropy, shift, sink = (floats(B, T) for _ in range(4))
-    if not single:
-        for tensor in (means, previous, entropy):
-            tensor.zero_()
+    out, lse = flash(query, key, value, scale)
+    lse = lse.contiguous()
+    mass = torch.empty(B, G, T, W, dtype=torch.float32, device=query.device)
+    sums = torch.empty(2, B, G, T, dtype=torch.float32, device=query.device)
+    means = torch.empty(B, T, W, dtype=torch.float32, device=query.device)
+    rows = torch.empty(4, B, T, dtype=torch.float32, device=query.device)
     BM, BN, warps, stages = _CONFIG[D]
-    for first in range(0, H, slab):
-        heads = min(slab, H - first)
-        mass, ent, prev = floats(B, heads, T, W), floats(B, heads, T), floats(B, heads, T)
-        top, total = (floats(B, heads, T, chunks), floats(B, heads, T)) if chunks > 1 else (ent, ent)
-        _attention[(triton.cdiv(T, BM), B * heads)](
-            query, key, value, one_hot, edges, out, mass, top, total, ent, prev,
-            query.stride(0), query.stride(1), query.stride(2),
-            key.stride(0), key.stride(1), key.stride(2),
-            value.stride(0), value.stride(1), value.stride(2),
-            scale * 1.4426950408889634, H, H // key.shape[1], T, W, chunks, first, heads,
-            D=D, BM=BM, BN=BN, KB=W // chunks, ONE=chunks == 1, num_warps=warps, num_stages=stages,
-        )  # fmt: skip
-        if single:
-            _head_means[(triton.cdiv(T, 16), B)](
-                mass, ent, prev, means, shift, sink, entropy, previous, H, T, WIDTH=W, BT=16, num_warps=4
-            )
-            break
-        if chunks > 1:
-            mass.view(B, heads, T, chunks, -1).mul_(torch.exp2(top - total.unsqueeze(-1)).unsqueeze(-1))
-        means += mass.sum(1) / H
-        previous += prev.sum(1) / H
-        entropy += ent.sum(1) / H
-    if not single:
-        sink = means[:, :, 0].clone()
-        shift[:, 0] = previous[:, 0] = torch.nan
-        shift[:, 1:] = (means[:, 1:] - means[:, :-1]).abs_().sum(-1).mul_(0.5)
-    return out, means, previous, entropy, shift, sink
+    _masses[(triton.cdiv(T, BM), B * G)](
+        query, key, lse, one_hot, edges, mass, sums,
+        query.stride(0), query.stride(1), query.stride(2), key.stride(0), key.stride(1), key.stride(2),
+        scale * 1.4426950408889634, H, H // G, T, W, chunks, G, B * G * T,
+        D=D, BM=BM, BN=BN, KB=W // chunks, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    if W & (W - 1) == 0 and W <= 256:
+        tile = max(1, 1024 // W)
+        _head_means[(triton.cdiv(T, tile), B)](
+            mass, sums, means, rows, B * G * T, B * T, H, G, T, WIDTH=W, BT=tile, num_warps=4
+        )
+    else:
+        torch.sum(mass, 1, out=means)
+        means /= H
+        rows[1], rows[3] = sums[1].sum(1) / H, sums[0].sum(1) / H
+        rows[2] = means[:, :, 0]
+        rows[0, :, 1:] = (means[:, 1:] - means[:, :-1]).abs_().sum(-1).mul_(0.5)
+        rows[0, :, 0] = rows[1, :, 0] = torch.nan
+    return out.transpose(1, 2).contiguous(), means, rows
 
 
 _CONFIG = {64: (128, 64, 4, 3), 128: (128, 64, 8, 3)}
@@ -331,16 +312,16 @@ _CONFIG = {64: (128, 64, 4, 3), 128: (128, 64, 8, 3)}
 
 
 def padded_bins(count: int) -> int:
-    """Width of the one-hot matrix: 16, 32 or 64 bins in one chunk, else whole chunks of 64."""
-    for width in (16, 32, CHUNK):
-        if count <= width:
-            return width
-    return -(-count // CHUNK) * CHUNK
+    """Width of the one-hot matrix: whole chunks, a power of two up to 256."""
+    width = CHUNK
+    while width < count and width < 256:
+        width *= 2
+    return width if width >= count else -(-count // CHUNK) * CHUNK
 
 
 def chunk_edges(bins: Tensor, width: int) -> Tensor:
     """First key of each chunk of bins, (B, C+1) int32, for ``bins`` (B, T), never decreasing up to the padding (-1)."""
-    chunks = max(1, width // CHUNK) if width > CHUNK else 1
+    chunks = width // CHUNK
     known = torch.where(bins < 0, width, bins)
     limits = torch.arange(1, chunks, device=bins.device) * CHUNK
     inner = (known.unsqueeze(-1) < limits).sum(1)

@@ -84,6 +84,7 @@ def logit_statistics(
                 surprisal[span], entropy[span], rank[span], shift[span], before = kernels.logit_rows(
                     logits, targets[span], before
                 )
+                del logits  # before the next tile's are made
                 continue
             except Exception as error:  # Triton's errors have no common base
                 kernels.failed(error)
