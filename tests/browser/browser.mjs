@@ -48,7 +48,7 @@ try {
     shown.frames[name] = (await frame.innerText()).slice(0, 20000)
     if (plan.pictures) {
       await page.waitForTimeout(plan.settle || 4000)
-      await page.screenshot({ path: join(plan.pictures, name + '.png') })
+      await frame.screenshot({ path: join(plan.pictures, name + '.png') })
     }
   }
 } finally {

@@ -1,5 +1,7 @@
 """What Neo4j Browser needs to be a home for trails: favourites, a style sheet, a guide, and the address that opens it.
 
+The Browser styles by label and relationship type only, never by a property: a step's role is its caption, not its colour.
+
 The favourites are the files of ``cypher/``, each with ``:param`` lines whose values exist in the packaged sample. They travel
 as a zip file, which Neo4j Browser takes when it is dropped on its window; so does the style sheet.
 """
@@ -21,7 +23,7 @@ STYLE = "trails.grass"
 GUIDE = "trails-guide.html"
 BROWSER_PORT = 7474
 NODE_COLOURS = {
-    "Chain": ("#4c566a", "{question}", 70),
+    "Chain": ("#4c566a", "{id}", 70),
     "Step": ("#2f7ed8", "{role}", 60),
     "Token": ("#8bbc21", "{piece}", 50),
     "Run": ("#a0a0a0", "{model}", 50),
@@ -35,9 +37,11 @@ RELATIONSHIP_STYLES = {
     "NEXT": ("#8bbc21", 3, "{surprisal}"),
     "BEGINS": ("#8bbc21", 3, "{surprisal}"),
     "LEADS_TO": ("#2f7ed8", 4, "{roles}"),
-    "ATTENDS_TO": ("#f2b84b", 2, "{mean}"),
-    "HAS_STEP": ("#c8ccd4", 1, "<type>"),
+    "ATTENDS_TO": ("#f2b84b", 2, ""),
+    "HAS_STEP": ("#c8ccd4", 1, ""),
     "TRAIL": ("#f28f43", 3, "{count}"),
+    "IN": ("#910000", 2, ""),
+    "AT": ("#f28f43", 2, ""),
     "SIMILAR": ("#9467bd", 2, "{cosine}"),
 }
 
@@ -92,8 +96,9 @@ code{{background:#f0f0f0;padding:0 .2em}}</style></head><body>
 <code>trails rebuild --store neo4j --fresh</code> makes it anew from the shards.</p>
 <h2>What the picture shows</h2>
 <p>A blue node is a step, captioned with its role; a thick blue arrow leads to the next step. A yellow arrow goes from a later
-step to an earlier one that it attends to, captioned with the attention mass (mean over layers and heads). Green nodes are
-tokens; the number on a green arrow is the surprisal of the token it points at, in nats. Orange nodes are states: the same last
+step to an earlier one that it attends to; click it for the attention mass (mean over layers and heads, and per layer). The
+Browser also draws relationships that the query left out: switch off <i>Connect result nodes</i> in its settings. Green
+nodes are tokens; the number on a green arrow is the surprisal of the token it points at, in nats. Orange nodes are states: the same last
 tokens in different chains. Results are limited; raise
 <code>limit</code> when you need more; the Browser draws 300 nodes at first.</p>
 <h2>Favourites</h2><table>{rows}</table></body></html>
