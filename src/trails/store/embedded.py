@@ -78,6 +78,7 @@ class EmbeddedStore:
         self._lock: int | None = None
         self._changed = False
         self._loaded: set[tuple[str, str]] | None = None
+        self._chains: set[str] = set()
         self._filled: set[str] = set()
         self._graph = self._load()
 
@@ -197,10 +198,14 @@ class EmbeddedStore:
 
     def loaded(self) -> set[tuple[str, str]]:
         """(chain, run) pairs that are completely in the graph: ``MEASURED`` is written after everything else of the pair."""
+        return set(self._known())
+
+    def _known(self) -> set[tuple[str, str]]:
         if self._loaded is None:
             rows = self._ask("MATCH (c:Chain)-[m:MEASURED]->(r:Run) RETURN c.id AS c, m.run AS r")
             self._loaded = set(zip(rows.column("c"), rows.column("r"), strict=True)) if len(rows) else set()
-        return set(self._loaded)
+            self._chains = {chain for chain, _ in self._loaded}
+        return self._loaded
 
     def write(self, batches: Iterable[GraphBatch]) -> int:
         """Write all batches into the graph in memory; :meth:`save` makes them durable. Returns the rows handed over.
@@ -224,7 +229,7 @@ class EmbeddedStore:
         return handed
 
     def _write_batch(self, batch: GraphBatch) -> int:
-        known = self.loaded()
+        self._known()
         self._changed = True
         handed = 0
         for label, table in batch.nodes.items():
@@ -232,31 +237,40 @@ class EmbeddedStore:
             for part in _slices(table):
                 self._graph.add_nodes(_frame(part), label, "id")
         # chains that the graph does not know at all cannot have relationships there: the engine's bulk call serves them
-        measured_before = {chain for chain, _ in known}
         new_runs: dict[str, str] = {}
         for chain, run in batch.whole:
-            if chain not in measured_before:
+            if chain not in self._chains:
                 new_runs.setdefault(chain, run)
+        chains = batch.nodes.get("Chain")
+        all_new = (
+            chains is not None and len(new_runs) == len(batch.whole) == len(chains) and len(set(new_runs.values())) == 1
+        )
         last = batch.relationships.get("MEASURED")
         for name, table in batch.relationships.items():
             if name != "MEASURED":
                 handed += len(table)
-                self._write_relationships(RELATIONSHIP[name], table, new_runs)
+                self._write_relationships(RELATIONSHIP[name], table, new_runs, all_new=all_new)
         if last is not None:
             handed += len(last)
-            self._write_relationships(RELATIONSHIP["MEASURED"], last, new_runs)
-        assert self._loaded is not None
-        self._loaded.update(batch.whole)
+            self._write_relationships(RELATIONSHIP["MEASURED"], last, new_runs, all_new=all_new)
+        self._known().update(batch.whole)
+        self._chains.update(chain for chain, _ in batch.whole)
         return handed
 
-    def _write_relationships(self, declared: Relationship, table: pa.Table, new_runs: Mapping[str, str]) -> None:
+    def _write_relationships(
+        self, declared: Relationship, table: pa.Table, new_runs: Mapping[str, str], *, all_new: bool
+    ) -> None:
         """Bulk for rows that cannot meet a relationship of the same key; the others are looked up and created or updated.
 
         The engine's bulk call joins rows with the same two ends into one relationship, whatever their run; hence the split.
+        ``new_runs`` maps chains that the graph does not know to the run that may go in bulk; ``all_new`` says that the whole
+        batch is such rows.
         """
         if not len(table):
             return
-        if "run" in declared.key and new_runs:
+        if "run" in declared.key and all_new:
+            bulk, rest = table, table.slice(0, 0)
+        elif "run" in declared.key and new_runs:
             chain = pc.list_element(pc.split_pattern(table["start"].combine_chunks(), ":"), 0)
             place = pc.index_in(chain, pa.array(list(new_runs))).fill_null(len(new_runs))
             fresh = pc.equal(pa.array([*new_runs.values(), None]).take(place), table["run"].combine_chunks()).fill_null(
