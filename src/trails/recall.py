@@ -71,38 +71,6 @@ def conclusion_row(tokenizer: Any, item: Segmented, max_tokens: int = 0) -> Row 
     }
 
 
-def shuffled_steps(rows: Sequence[Row], seed: int = 0) -> list[Row]:
-    """The same rows with the tokens of their steps in another order: the same tokens, the same labels, no walk.
-
-    A row with two or more steps never keeps its order; a row with one step stays as it is.
-    """
-    found = []
-    for number, row in enumerate(rows):
-        spans = [(span["start"], span["end"]) for span in row["step_spans"]]
-        if len(spans) < 2:
-            found.append(row)
-            continue
-        generator = np.random.default_rng([seed, number])
-        order = list(range(len(spans)))
-        while order == sorted(order):
-            order = generator.permutation(len(spans)).tolist()
-        places = [i for k in order for i in range(*spans[k])]
-        start, end = spans[0][0], spans[-1][1]
-        mapped = [*range(start), *places, *range(end, len(row["input_ids"]))]
-        starts, at = [], start
-        for step, k in enumerate(order):
-            size = spans[k][1] - spans[k][0]
-            starts.append(
-                {"step": step, "start": at, "end": at + size, "role": row["step_spans"][k].get("role", "NONE")}
-            )
-            at += size
-        moved = {name: [row[name][i] for i in mapped] for name in ("input_ids", "labels", "loss_weights")}
-        if start == 0:
-            moved["labels"][0] = -100
-        found.append(row | moved | {"step_spans": starts})
-    return found
-
-
 def recall(model: Any, rows: Sequence[Row], *, exact: bool = True) -> list[Recalled]:
     """Score every row. ``exact`` decodes as many tokens as the conclusion has, greedily (slow; otherwise always False)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from trails.measure.base import Segmented
-from trails.recall import Recalled, conclusion_row, recall, shuffled_steps, summary, verdict
+from trails.recall import Recalled, conclusion_row, recall, summary, verdict
 from trails.schema import Chain, Step
+from trails.train.data import shuffled_steps
 
 pytestmark = pytest.mark.train
 

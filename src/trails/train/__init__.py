@@ -27,7 +27,7 @@ from trails.export.files import sha256
 from trails.schema import Run
 from trails.train.attention import NAME as BINNED
 from trails.train.attention import TeacherMap, attention_loss, install, tapped
-from trails.train.data import Collator, Row, dataset, load_rows
+from trails.train.data import Collator, Row, dataset, load_rows, shuffled_steps
 from trails.train.loss import OBJECTIVES, Objective, labelled_logits, shifted, token_loss, token_nll
 
 __all__ = ["TrainOptions", "TrainReport", "train", "train_rows"]
@@ -47,7 +47,8 @@ class TrainOptions:
     ``layers`` are the only layers with an adapter (None: those the export names, empty: all). ``targets`` is a name of
     :data:`TARGETS` or module names joined by commas; None means ``all``, and ``channels`` for the attention objective.
     ``lm_share`` adds that share of the language-model loss to the attention objective. ``max_tokens`` cuts longer rows; 0
-    refuses rows longer than the model's window. ``checkpoint_every`` steps (0 = only at the end).
+    refuses rows longer than the model's window. ``shuffle_steps`` trains on the same tokens with the steps of every chain in
+    another order (the control for recall). ``checkpoint_every`` steps (0 = only at the end).
     """
 
     steps: int = 0
@@ -67,6 +68,7 @@ class TrainOptions:
     checkpoint_every: int = 0
     max_tokens: int = 0
     seed: int = 0
+    shuffle_steps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ def train(
                 f"{export} was made with tokenizer {row['tokenizer_sha'][:8]}, the model {run.model} has {run.tokenizer[:8]}."
                 " Measure and export with this model: trails ingest, trails export"
             )
+    if options.shuffle_steps:
+        rows = shuffled_steps(rows, options.seed)
     identity = {"export": sha256(export), "model": run.model, "revision": run.revision, "adapter": run.adapter}
     return train_rows(
         rows,

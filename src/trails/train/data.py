@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,3 +106,35 @@ class Collator:
             batch["chains"] = [row["chain"] for row in rows]
             batch["spans"] = [row["step_spans"] for row in rows]
         return batch
+
+
+def shuffled_steps(rows: Sequence[Row], seed: int = 0) -> list[Row]:
+    """The same rows with the tokens of their steps in another order: the same tokens, the same labels, no walk.
+
+    A row with two or more steps never keeps its order; a row with one step stays as it is.
+    """
+    found = []
+    for number, row in enumerate(rows):
+        spans = [(span["start"], span["end"]) for span in row["step_spans"]]
+        if len(spans) < 2:
+            found.append(row)
+            continue
+        generator = np.random.default_rng([seed, number])
+        order = list(range(len(spans)))
+        while order == sorted(order):
+            order = generator.permutation(len(spans)).tolist()
+        places = [i for k in order for i in range(*spans[k])]
+        start, end = spans[0][0], spans[-1][1]
+        mapped = [*range(start), *places, *range(end, len(row["input_ids"]))]
+        starts, at = [], start
+        for step, k in enumerate(order):
+            size = spans[k][1] - spans[k][0]
+            starts.append(
+                {"step": step, "start": at, "end": at + size, "role": row["step_spans"][k].get("role", "NONE")}
+            )
+            at += size
+        moved = {name: [row[name][i] for i in mapped] for name in ("input_ids", "labels", "loss_weights")}
+        if start == 0:
+            moved["labels"][0] = -100
+        found.append(row | moved | {"step_spans": starts})
+    return found

@@ -1,0 +1,132 @@
+"""``trails train``: a LoRA adapter from an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trails.cli.common import device_option, err, home_option, json_option, model_option, print_json, settings_from
+
+
+@click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("export", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Adapter's folder."
+)
+@click.option("--steps", type=click.IntRange(min=0), default=0, help="Optimiser steps (default: one pass).")
+@click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of a forward pass.")
+@click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Passes of a step.")
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
+@click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--alpha", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--layers", help="Only these layers, e.g. 10-19; all = every layer (default: those the export names).")
+@click.option("--targets", help="all, attention, channels (query and key), or module names with commas.")
+@click.option("--objective", type=click.Choice(["lm", "dft", "attention"]), default="lm", show_default=True)
+@click.option("--teacher", help="Run whose stored attention maps to learn (objective attention).")
+@click.option("--lm-share", type=float, default=0.0, show_default=True, help="Share of the lm loss beside attention.")
+@click.option("--checkpoint-every", type=click.IntRange(min=0), default=0, help="Steps between checkpoints.")
+@click.option("--max-tokens", type=click.IntRange(min=0), default=0, help="Cut longer rows (default: refuse).")
+@click.option("--shuffle-steps", is_flag=True, help="Control: train on the same chains with their steps shuffled.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Start anew where the folder holds another training.")
+@model_option
+@device_option
+@home_option
+@json_option
+def command(
+    export: Path,
+    output: Path,
+    steps: int,
+    batch: int,
+    accumulate: int,
+    learning_rate: float,
+    rank: int,
+    alpha: int,
+    layers: str | None,
+    targets: str | None,
+    objective: str,
+    teacher: str | None,
+    lm_share: float,
+    checkpoint_every: int,
+    max_tokens: int,
+    shuffle_steps: bool,
+    seed: int,
+    overwrite: bool,
+    model: str | None,
+    device: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Train a LoRA adapter on EXPORT, a file of `trails export --format trails`.
+
+    The weights, the order and the layers of the export are used as written. An interrupted training continues where it
+    stopped when the same command is typed again.
+
+    \b
+    trails export --subgraph all --format trails --split 0.2 -o rows.parquet
+    trails train rows.parquet -o adapter --steps 25 --layers 10-19
+    trails diff --adapter adapter --export rows.parquet
+    """
+    from trails.export import parse_layers
+    from trails.pipeline import Home, scorer_from
+    from trails.train import TrainOptions, train
+    from trails.train.attention import teacher_map
+
+    options = TrainOptions(
+        steps=steps,
+        batch=batch,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        rank=rank,
+        alpha=alpha,
+        layers=None if layers is None else () if layers == "all" else parse_layers(layers),
+        targets=targets,
+        objective=objective,  # type: ignore[arg-type]
+        lm_share=lm_share,
+        checkpoint_every=checkpoint_every,
+        max_tokens=max_tokens,
+        seed=seed,
+        shuffle_steps=shuffle_steps,
+    )
+    teachers = {}
+    if teacher:
+        with Home(home) as opened:
+            teachers = {trace.chain.id: teacher_map(trace) for trace in opened.traces(opened.run(teacher).id)}
+    scorer: Any = scorer_from(settings_from(home=home, model=model, device=device))
+    if not hasattr(scorer, "model"):
+        raise click.UsageError("the uniform scorer cannot be trained. Give a model.")
+    report = train(
+        export,
+        output,
+        scorer.model,
+        scorer.tokenizer,
+        scorer.run,
+        options,
+        teachers=teachers or None,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print_json(
+            {
+                "adapter": str(report.adapter),
+                "steps": report.steps,
+                "rows": report.rows,
+                "tokens": report.tokens,
+                "layers": list(report.layers) or "all",
+                "trainable": report.trainable,
+                "resumed": report.resumed,
+                "losses": [list(entry) for entry in report.losses],
+                "checkpoints": {str(step): str(path) for step, path in report.checkpoints.items()},
+            }
+        )
+        return
+    if report.finished_before:
+        err.print("this training was finished before; nothing was done", style="yellow")
+    if report.resumed:
+        err.print(f"continued from step {report.resumed}", style="yellow")
+    first, last = report.losses[0], report.losses[-1]
+    click.echo(f"{report.steps} steps over {report.rows} rows, {report.trainable:,} trainable parameters")
+    click.echo(f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]} (not a measure of success)")
+    click.echo(f"adapter: {report.adapter}\nwhat it did: trails diff --adapter {report.adapter} --export {export}")
