@@ -5,3 +5,38 @@ direction and threshold. The plan with its hash is written first, then one JSON 
 compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 6 (volatility) and 10 (cheap
 paths), and one on masks and orders.
 """
+
+from __future__ import annotations
+
+from trails.experiments.base import Arm, Claim, Criterion, Experiment, Scale
+
+__all__ = ["Arm", "Claim", "Criterion", "Experiment", "Scale", "experiments", "named"]
+
+
+def experiments() -> dict[str, Experiment]:
+    """Every experiment by its name, in the order of their numbers."""
+    from trails.experiments import anchor, cheap_paths, depth, mask_order, minimal_step, volatility
+
+    found = (
+        minimal_step.EXPERIMENT,
+        anchor.EXPERIMENT,
+        depth.EXPERIMENT,
+        volatility.EXPERIMENT,
+        cheap_paths.EXPERIMENT,
+        mask_order.EXPERIMENT,
+    )
+    return {experiment.name: experiment for experiment in found}
+
+
+def named(name: str) -> tuple[Experiment, ...]:
+    """The experiment with this name or number; ``all`` is every one. Raises UsageError listing what there is."""
+    from trails.errors import UsageError
+
+    known = experiments()
+    if name == "all":
+        return tuple(known.values())
+    for experiment in known.values():
+        if name in (experiment.name, experiment.number):
+            return (experiment,)
+    listed = ", ".join(f"{e.name} ({e.number})" if e.number else e.name for e in known.values())
+    raise UsageError(f"experiment {name!r} does not exist. Experiments: {listed}, or all.")

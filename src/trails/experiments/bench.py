@@ -1,0 +1,378 @@
+"""One model on one device: rows from chains, training from a fresh adapter, and the measures every experiment reports."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trails.align import assign_tokens
+from trails.experiments.base import Metrics, Scale
+from trails.experiments.corpus import Corpus, disjoint
+from trails.measure import open_scorer
+from trails.measure.base import Segmented
+from trails.train import TrainOptions
+from trails.train.data import Collator, Row
+from trails.train.loop import fit
+from trails.train.loss import labelled_logits, shifted
+from trails.train.probe import Probe, continuations, repetition
+
+
+class TimeUpError(Exception):
+    """The time given to the experiments is over; what was measured is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """Training chains of the trained family as rows, and the evaluation rows H, U and D, without a common 13-gram."""
+
+    train: tuple[Row, ...]
+    items: tuple[Segmented, ...]
+    held_out: tuple[Row, ...]
+    unseen: tuple[Row, ...]
+    unrelated: tuple[Row, ...]
+
+
+class Bench:
+    """A loaded model. Training never changes it: adapters are taken off again, full training works on a copy."""
+
+    def __init__(self, model: str = "", *, device: str = "auto", threads: int = 0, deadline: float = 0.0) -> None:
+        """``threads`` limits those of torch (0 = its own choice), ``deadline`` is a time (seconds since the epoch, 0 = none)."""
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        if threads:
+            torch.set_num_threads(threads)
+        scorer: Any = open_scorer(model, device=device)
+        self.scorer = scorer
+        self.model, self.tokenizer, self.run = scorer.model, scorer.tokenizer, scorer.run
+        self.device = next(self.model.parameters()).device
+        self.cuda = self.device.type == "cuda"
+        if self.cuda:
+            torch.set_float32_matmul_precision("high")
+        self.layers = int(self.model.config.get_text_config().num_hidden_layers)
+        self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
+        self.batch_tokens = 16384 if self.cuda else 2048
+        self.tile = 4096 if self.cuda else 256
+        self.deadline = deadline
+
+    @property
+    def hardware(self) -> str:
+        """The device in words."""
+        return torch.cuda.get_device_name(self.device) if self.cuda else "CPU"
+
+    def check_time(self) -> None:
+        """Raise TimeUpError past the deadline; called before each arm."""
+        if self.deadline and time.time() > self.deadline:
+            raise TimeUpError
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def row(self, item: Segmented, max_tokens: int, *, question: bool = True) -> Row:
+        """A chain as a row: the question as context, the chain's tokens labelled, cut to ``max_tokens`` in all.
+
+        The question is cut to a quarter of the row at most. The first token of a row is never a label.
+        """
+        chain = item.chain
+        context = self.ids(chain.question + "\n")[: max_tokens // 4] if question and chain.question else []
+        encoded = self.scorer.text.encode(chain.text, f"chain {chain.id}")
+        ids = encoded.ids.tolist()[: max_tokens - len(context)]
+        owned = assign_tokens(
+            [(step.start, step.end) for step in item.steps], np.stack((encoded.start, encoded.end), axis=1)
+        )
+        spans = []
+        for step, (start, end) in zip(item.steps, owned.tolist(), strict=True):
+            if start < min(end, len(ids)):
+                first, last = len(context) + start, len(context) + min(end, len(ids))
+                spans.append({"step": step.index, "start": first, "end": last, "role": step.role.value})
+        return self.ids_row(ids, context, chain=chain.id, spans=spans)
+
+    def ids_row(
+        self,
+        ids: Sequence[int],
+        context: Sequence[int] = (),
+        *,
+        chain: str = "",
+        spans: list[dict[str, Any]] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> Row:
+        """A row of token ids; every token of ``ids`` is a label, except the first of a row."""
+        whole = [*context, *ids]
+        labels = [-100] * len(context) + list(ids)
+        if labels and not context:
+            labels[0] = -100
+        given = [0.0] * len(context) + list(weights if weights is not None else [1.0] * len(ids))
+        return {
+            "input_ids": whole,
+            "labels": labels,
+            "loss_weights": [w if label != -100 else 0.0 for w, label in zip(given, labels, strict=True)],
+            "step_spans": spans or [{"step": 0, "start": len(context), "end": len(whole), "role": "NONE"}],
+            "offset": len(context),
+            "chain": chain,
+            "layers": [],
+        }
+
+    def sets(self, corpus: Corpus, scale: Scale, seed: int, train: int, *, spare: int = 0) -> Sets:
+        """``train`` chains to train on and ``scale.evaluate`` rows each of H, U and D (H gets ``spare`` more).
+
+        At least a third of the trained family is held out of training however many chains are asked for.
+        """
+        family = corpus.family(corpus.roles.trained, seed)
+        wanted = scale.evaluate + spare
+        train = max(1, min(train, len(family) - min(wanted, len(family) // 3 + 1)))
+        items = tuple(family[:train])
+        rows = tuple(self.row(item, scale.max_tokens) for item in items)
+        taken = [row["input_ids"] for row in rows]
+
+        return Sets(
+            rows,
+            items,
+            self.apart(family[train:], wanted, taken, scale.max_tokens),
+            self.apart(corpus.family(corpus.roles.unseen, seed), scale.evaluate, taken, scale.max_tokens),
+            self.apart(corpus.unrelated(seed), scale.evaluate, taken, scale.max_tokens),
+        )
+
+    def apart(
+        self, candidates: Iterable[Segmented], count: int, taken: Sequence[Sequence[int]], max_tokens: int
+    ) -> tuple[Row, ...]:
+        """Rows of the first ``count`` candidates that share no 13-gram with the rows ``taken``."""
+        found: list[Row] = []
+        for item in candidates:
+            if len(found) == count:
+                break
+            row = self.row(item, max_tokens)
+            if len(row["input_ids"]) >= 8 and disjoint([row["input_ids"]], taken):
+                found.append(row)
+        return tuple(found)
+
+    def shortened(self, item: Segmented, max_tokens: int) -> Segmented:
+        """The chain's leading steps that fit into ``max_tokens`` with its question, and at least one step (cut if need be)."""
+        room = max_tokens - len(self.ids(item.chain.question + "\n"))
+        encoded = self.scorer.text.encode(item.chain.text, f"chain {item.chain.id}")
+        if len(encoded.ids) <= room:
+            return item
+        limit = int(encoded.end[max(room, 8) - 1])
+        kept = tuple(step for step in item.steps if step.end <= limit) or (replace(item.steps[0], end=limit),)
+        chain = replace(
+            item.chain,
+            text=item.chain.text[: kept[-1].end],
+            boundaries=tuple(b for b in item.chain.boundaries if b < kept[-1].end),
+        )
+        return Segmented(chain, kept)
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def options(self, scale: Scale, steps: int, seed: int, **changes: Any) -> TrainOptions:
+        """Training options shared by all arms: LoRA of rank 8 on all linear layers, constant learning rate 1e-3."""
+        return replace(
+            TrainOptions(steps=steps, batch=scale.batch, learning_rate=1e-3, rank=8, alpha=16, layers=(), seed=seed),
+            **changes,
+        )
+
+    @contextmanager
+    def trained(
+        self,
+        rows: Sequence[Row],
+        options: TrainOptions,
+        *,
+        at: Sequence[int] = (),
+        on: Callable[[int, Any], None] | None = None,
+        full: bool = False,
+    ) -> Iterator[tuple[Any, list[float]]]:
+        """The trained model and its losses by step; the base is as before afterwards. ``on`` is called after the steps of ``at``."""
+        self.check_time()
+        losses: list[float] = []
+
+        def step(number: int, loss: float, model: Any) -> None:
+            losses.append(loss)
+            if on is not None and number in at:
+                on(number, model)
+
+        model = copy.deepcopy(self.model) if full else self.model
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                trained = fit(model, rows, options, on_step=step, full=full)
+            yield trained, losses
+        finally:
+            if not full:
+                self._take_off(model)
+            model = None
+
+    def _take_off(self, model: Any) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, BaseTunerLayer):
+                    setattr(module, name, child.get_base_layer())
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        model.eval()
+
+    # --- measures ----------------------------------------------------------------------------------------------------
+
+    def probe(self, model: Any, rows: Sequence[Row], *, compare: bool = False) -> list[Probe]:
+        """Surprisal and entropy of the labelled tokens, and KL(base ‖ model) where asked (also after full training)."""
+        found: dict[int, Probe] = {}
+        for chosen, batch in self.batches(rows):
+            predicts, targets, _ = shifted(batch["labels"], batch["loss_weights"])
+            with torch.inference_mode():
+                after = self.logits(model, batch, predicts)
+                before = None
+                if compare:
+                    with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
+                        before = self.logits(
+                            model if hasattr(model, "disable_adapter") else self.model, batch, predicts
+                        )
+                values = self._reduce(after, before, targets)
+            owner = torch.nonzero(predicts)[:, 0].cpu().numpy()
+            for place, index in enumerate(chosen):
+                mine = owner == place
+                found[index] = Probe(values[0][mine], values[1][mine], values[2][mine] if compare else None)
+        return [found[i] for i in range(len(rows))]
+
+    def batches(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Rows by length in padded batches on the device."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]["input_ids"]) <= self.batch_tokens:
+                stop += 1
+            chosen = order[start:stop]
+            batch = Collator()([rows[i] for i in chosen])
+            yield chosen, {k: v.to(self.device) for k, v in batch.items() if torch.is_tensor(v)}
+            start = stop
+
+    def logits(self, model: Any, batch: dict[str, Tensor], predicts: Tensor) -> Tensor:
+        """Logits (N, V) of the marked positions of a batch."""
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        with labelled_logits(base, predicts):
+            out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        logits: Tensor = out.logits[0]
+        return logits
+
+    def _reduce(self, after: Tensor, before: Tensor | None, targets: Tensor) -> tuple[Any, Any, Any]:
+        nll, entropy, kl = [], [], []
+        for start in range(0, len(targets), self.tile):
+            part = slice(start, start + self.tile)
+            log_p = torch.log_softmax(after[part].float(), -1)
+            nll.append(-log_p.gather(1, targets[part, None])[:, 0])
+            entropy.append(-(log_p.exp() * log_p).sum(-1))
+            if before is not None:
+                log_q = torch.log_softmax(before[part].float(), -1)
+                kl.append((log_q.exp() * (log_q - log_p)).sum(-1))
+        return tuple(
+            torch.cat(parts).cpu().numpy().astype(np.float32) if parts else np.zeros(0, np.float32)
+            for parts in (nll, entropy, kl)
+        )
+
+    def measure(self, model: Any, sets: Sets) -> Metrics:
+        """NLL and KL from the base on H, U and D, entropy on D; per token, nats."""
+        result: Metrics = {}
+        for name, rows in (("h", sets.held_out), ("u", sets.unseen), ("d", sets.unrelated)):
+            probes = self.probe(model, rows, compare=True)
+            result[f"nll_{name}"] = mean(p.nll for p in probes)
+            result[f"kl_{name}"] = mean(p.kl for p in probes if p.kl is not None)
+            if name != "u":
+                result[f"entropy_{name}"] = mean(p.entropy for p in probes)
+        return result
+
+    def base(self, sets: Sets) -> Metrics:
+        """The same of the untrained model: KL is 0."""
+        result: Metrics = {}
+        for name, rows in (("h", sets.held_out), ("u", sets.unseen), ("d", sets.unrelated)):
+            probes = self.probe(self.model, rows)
+            result[f"nll_{name}"] = mean(p.nll for p in probes)
+            result[f"kl_{name}"] = 0.0
+            if name != "u":
+                result[f"entropy_{name}"] = mean(p.entropy for p in probes)
+        return result
+
+    def changes(self, after: Metrics, before: Metrics) -> Metrics:
+        """``after`` with the change of every NLL: ``change_h`` is after - before (negative = easier)."""
+        return after | {f"change_{n}": after[f"nll_{n}"] - before[f"nll_{n}"] for n in ("h", "u", "d")}
+
+    def repetition(self, model: Any, prompts: Sequence[Sequence[int]], n_tokens: int) -> float:
+        """Share of 4-grams of greedy continuations that occurred before in them; mean over prompts."""
+        found = continuations(model, prompts, n_tokens)
+        return float(np.mean([repetition(tokens) for tokens in found]))
+
+    def hidden(self, model: Any, rows: Sequence[Row], layer: int) -> Any:
+        """Mean hidden state of each row's labelled tokens at ``layer`` (0 = input embeddings): (rows, d) float32."""
+        found: dict[int, Any] = {}
+        for chosen, batch in self.batches(rows):
+            with torch.inference_mode():
+                out = model(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    use_cache=False,
+                    output_hidden_states=True,
+                    logits_to_keep=1,
+                )
+                mask = (batch["labels"] != -100).float()[..., None]
+                states = (out.hidden_states[layer].float() * mask).sum(1) / mask.sum(1).clamp(min=1)
+            for place, index in enumerate(chosen):
+                found[index] = states[place].cpu().numpy()
+        return np.stack([found[i] for i in range(len(rows))])
+
+    # --- volatility --------------------------------------------------------------------------------------------------
+
+    def volatility(self, context: Sequence[int], ids: Sequence[int], edited: Sequence[Sequence[int]]) -> list[float]:
+        """Mean Jensen–Shannon divergence (nats, at most ln 2) between the predictions of the base for ``ids`` and for each
+        edited row of the same length, at the tokens they have in common; 0 before the first edit.
+        """
+        with torch.inference_mode():
+            at = slice(len(context), len(context) + len(ids))
+            base = self._log_p([*context, *ids])[at]
+            result = []
+            per_pass = max(1, self.batch_tokens // (4 * (len(context) + len(ids))))
+            for start in range(0, len(edited), per_pass):
+                block = [list(row) for row in edited[start : start + per_pass]]
+                tokens = torch.tensor([[*context, *row] for row in block], device=self.device)
+                logits = self.model(input_ids=tokens, use_cache=False).logits[:, at]
+                for place, row in enumerate(block):
+                    same = torch.tensor([a == b for a, b in zip(ids, row, strict=True)], device=self.device)
+                    total = torch.zeros((), device=self.device, dtype=torch.float64)
+                    for begin in range(0, len(ids), self.tile):
+                        part = slice(begin, begin + self.tile)
+                        log_q = torch.log_softmax(logits[place, part].float(), -1)
+                        log_p = base[part]
+                        middle = torch.logaddexp(log_p, log_q) - float(np.log(2))
+                        js = 0.5 * ((log_p.exp() * (log_p - middle)).sum(-1) + (log_q.exp() * (log_q - middle)).sum(-1))
+                        total += js.clamp(min=0).double()[same[part]].sum()
+                    result.append(float(total) / max(int(same.sum()), 1))
+        return result
+
+    def _log_p(self, ids: Sequence[int]) -> Tensor:
+        logits = self.model(input_ids=torch.tensor([list(ids)], device=self.device), use_cache=False).logits[0]
+        return torch.log_softmax(logits.float(), -1)
+
+    def likely(self, context: Sequence[int], ids: Sequence[int], k: int) -> Any:
+        """The ``k`` most likely tokens at every place of ``ids``, (n, k); the first place of a row without context has none
+        of its own and takes those of the second.
+        """
+        with torch.inference_mode():
+            log_p = self._log_p([*context, *ids])
+            top = log_p.topk(min(k, log_p.shape[-1]), -1).indices.cpu().numpy()
+        places = np.maximum(np.arange(len(context), len(context) + len(ids)) - 1, 0)
+        return top[places]
+
+
+def mean(parts: Iterable[Any]) -> float:
+    """Mean over all values of several arrays, in float64; NaN for none."""
+    whole = [np.asarray(part, np.float64) for part in parts]
+    joined = np.concatenate(whole) if whole else np.zeros(0)
+    return float(joined.mean()) if len(joined) else float("nan")
