@@ -387,3 +387,23 @@ def test_any_json_is_chains_or_bad_records(tmp_path_factory: pytest.TempPathFact
         for value in (chain.text, chain.question, chain.answer, chain.source_id, *chain.metadata.values()):
             assert isinstance(value, str)
     assert report.chains + report.bad >= 1
+
+
+# --- long and hostile -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "unit", ["#", " ", "# ", "- ", "\n", "-----\n", "```\n", "<<", "**", "* * ", "\nQ: \nA: ", "<output>"]
+)
+def test_a_long_run_of_one_mark_is_read_in_linear_time(tmp_path: Path, unit: str) -> None:
+    # a quadratic pattern would need minutes here
+    run = unit * (300_000 // len(unit))
+    put(tmp_path / "a.md", "# " + run)
+    put(tmp_path / "b.txt", "-----\n" + run)
+    put(tmp_path / "c.jsonl", json.dumps({"question": "q", "answer": f"{run}\n#### 5"}) + "\n")
+    put(tmp_path / "d.jsonl", json.dumps({"prompt": "q", "response": f"<think>{run}"}) + "\n")
+    put(tmp_path / "e.jsonl", '{"chain": "one"}\n')
+    report = ReadReport()
+    chains = list(read([tmp_path], options=ReadOptions(bad_tolerance=9), report=report))
+    assert chains[-1].text == "one"
+    assert report.bad <= 2

@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from trails.readers.base import ReadReport, SourceFile, strip_bom
 CHUNK = 1 << 20
 BATCH_ROWS = 256
 MAX_OBJECT_BYTES = 256_000_000
+_BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 
 def records(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
@@ -146,23 +148,23 @@ def _json_document(file: SourceFile) -> Iterator[tuple[int, Any]]:
 def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tuple[int, Any]]:
     """Elements of a JSON array, decoded one at a time from a sliding buffer."""
     decoder = json.JSONDecoder()
-    line, column = 1, 0  # where the buffer begins
+    line, column = 1, 0  # of ``counted``, up to which line breaks were counted
+    counted = 0
     position = buffer.index("[") + 1
     grow = CHUNK
     ended = False
     while True:
-        # skip blanks and the comma before the next element
-        while position < len(buffer) and buffer[position] in " \t\r\n,":
-            position += 1
-        breaks = buffer.count("\n", 0, position)
-        column = position - buffer.rfind("\n", 0, position) - 1 if breaks else column + position
-        line += breaks
-        buffer, position = buffer[position:], 0
-        if buffer.startswith("]"):
+        # blanks and the comma before the next element
+        skipped = _BETWEEN.match(buffer, position)
+        position = skipped.end() if skipped else position
+        if buffer.startswith("]", position):
             return
-        if buffer:
+        breaks = buffer.count("\n", counted, position)
+        column = position - buffer.rfind("\n", counted, position) - 1 if breaks else column + position - counted
+        line, counted = line + breaks, position
+        if position < len(buffer):
             try:
-                value, end = decoder.raw_decode(buffer)
+                value, end = decoder.raw_decode(buffer, position)
                 if end < len(buffer) or ended:
                     yield line, value
                     position, grow = end, CHUNK
@@ -172,15 +174,19 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tu
             except ValueError as error:
                 place, message = line, str(error)
                 if isinstance(error, json.JSONDecodeError):
-                    place, message = (
-                        line + error.lineno - 1,
-                        f"{error.msg} at column {error.colno + (error.lineno == 1) * column}",
+                    inner = buffer.count("\n", position, error.pos)
+                    at = (
+                        error.pos - buffer.rfind("\n", position, error.pos)
+                        if inner
+                        else error.pos - position + column + 1
                     )
+                    place, message = line + inner, f"{error.msg} at column {at}"
                 if ended:
                     raise InputError(
-                        f"{file.shown}:{place}: broken JSON: {message}. An array cannot be read past a mistake; JSON Lines can."
+                        f"{file.shown}:{place}: broken JSON: {message}. "
+                        "An array cannot be read past a mistake; JSON Lines can."
                     ) from None
-                if len(buffer) > file.max_record_bytes:
+                if len(buffer) - position > file.max_record_bytes:
                     raise InputError(
                         f"{file.shown}:{place}: broken JSON: {message}, or a record longer than "
                         f"{file.max_record_bytes:,} bytes (max_record_bytes, --max-record-bytes)."
@@ -190,7 +196,7 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tu
         piece = text.read(grow)
         grow *= 2  # so that a long element is decoded a logarithmic number of times
         ended = not piece
-        buffer += piece
+        buffer, position, counted = buffer[position:] + piece, 0, 0
 
 
 def _object(file: SourceFile, text: io.TextIOWrapper, start: str) -> Iterator[tuple[int, Any]]:

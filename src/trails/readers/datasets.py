@@ -25,7 +25,6 @@ def _json(value: Any) -> str:
 
 # --- GSM8K ----------------------------------------------------------------------------------------------------------
 
-_CALCULATOR = re.compile(r"<<(.*?)>>")
 _ANSWER_MARKS = ("####", "A:")
 _SUBQUESTION = "**"
 
@@ -35,11 +34,15 @@ def split_calculations(text: str) -> tuple[str, list[dict[str, Any]]]:
     marks: list[dict[str, Any]] = []
     pieces: list[str] = []
     at = kept = 0
-    for found in _CALCULATOR.finditer(text):
-        pieces.append(text[at : found.start()])
-        kept += found.start() - at
-        marks.append({"at": kept, "text": found.group(1)})
-        at = found.end()
+    while True:
+        start = text.find("<<", at)
+        end = text.find(">>", start + 2) if start >= 0 else -1
+        if end < 0:
+            break
+        pieces.append(text[at:start])
+        kept += start - at
+        marks.append({"at": kept, "text": text[start + 2 : end]})
+        at = end + 2
     pieces.append(text[at:])
     return "".join(pieces), marks
 
@@ -52,27 +55,29 @@ def _gsm8k_solution(solution: str) -> tuple[str, str, tuple[int, ...], dict[str,
         if last.lstrip().startswith(mark):
             solution, answer = body, last.lstrip().removeprefix(mark).strip()
     marks: list[dict[str, Any]] = []
-    text = ""
+    pieces: list[str] = []
+    length = 0
     boundaries: list[int] = []
     socratic: list[int] = []
     for line in solution.split("\n"):
-        if not line.strip():
-            continue
         parts = [part.strip() for part in line.split(_SUBQUESTION, 1) if part.strip()]
         for number, part in enumerate(parts):
-            text += "" if not text else " " if number else "\n"
-            boundaries.append(len(text))
+            if pieces:
+                pieces.append(" " if number else "\n")
+                length += 1
+            boundaries.append(length)
             if number:
-                socratic.append(len(text))
-            clean, found_marks = split_calculations(part)
-            marks += [{"at": mark["at"] + len(text), "text": mark["text"]} for mark in found_marks]
-            text += clean
+                socratic.append(length)
+            clean, found = split_calculations(part)
+            marks += [{"at": mark["at"] + length, "text": mark["text"]} for mark in found]
+            pieces.append(clean)
+            length += len(clean)
     metadata = {}
     if marks:
         metadata["calculator"] = _json(marks)
     if socratic:
         metadata["socratic"] = _json(socratic)
-    return text, answer, tuple(boundaries), metadata
+    return "".join(pieces), answer, tuple(boundaries), metadata
 
 
 def _is_gsm8k(record: Mapping[str, Any]) -> bool:
