@@ -7,7 +7,14 @@ import sys
 
 import click
 
+from trails import static_tls
 from trails.errors import TrailsError
+
+
+def start() -> None:
+    """The ``trails`` program: :func:`main` in a process with room for every native library."""
+    static_tls.ensure()
+    main()
 
 
 def main() -> None:
@@ -34,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -140,25 +140,29 @@ def test_a_query_that_would_fill_the_memory_is_stopped(tmp_path: Path) -> None:
             )
 
 
-def test_torch_and_faiss_before_the_engine_give_a_message_not_a_crash(tmp_path: Path) -> None:
-    """The engine's library needs static thread-local storage; the loader's message is turned into advice."""
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="static TLS space is a limit of glibc")
+def test_no_room_for_the_engine_gives_advice_that_helps(tmp_path: Path) -> None:
+    """The other native libraries first, in a process with glibc's smallest reserve; then the same with the advised room."""
     code = textwrap.dedent(
         """
-        import sys, importlib.abc
-        class Broken(importlib.abc.MetaPathFinder):
-            def find_spec(self, name, path, target=None):
-                if name == "kglite":
-                    raise ImportError("kglite.abi3.so: cannot allocate memory in static TLS block")
-        sys.meta_path.insert(0, Broken())
+        import usearch.index, torch
         try:
             import trails.store.embedded
+            print("ready")
         except Exception as error:
             print(type(error).__name__, error)
         """
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.startswith("MissingPackageError the embedded graph engine cannot start after torch and faiss")
-    assert "Import trails.store.embedded before them" in found.stdout
+
+    def output(tunables: str) -> str:
+        environment = {**os.environ, "GLIBC_TUNABLES": tunables}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        return done.stdout
+
+    refused = output("glibc.rtld.optional_static_tls=0")
+    assert refused.startswith("MissingPackageError the embedded graph engine finds no room beside the native libraries")
+    advised = refused.strip().rpartition("export GLIBC_TUNABLES=")[2]
+    assert output(advised) == "ready\n"
 
 
 def test_long_text_and_a_long_chain(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from trails.errors import MissingPackageError, QueryError, StoreError, TrailsError
 from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
+from trails.static_tls import ADVICE
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
 from trails.store.rows import distinct, table_schema
 
@@ -33,8 +34,7 @@ try:
 except ImportError as error:
     if "static TLS" in str(error):
         raise MissingPackageError(
-            "the embedded graph engine cannot start after torch and faiss were both imported in this process "
-            f"({error}). Import trails.store.embedded before them, or work without faiss"
+            f"the embedded graph engine finds no room beside the native libraries of this process ({error}). {ADVICE}"
         ) from None
     raise MissingPackageError(
         f"the embedded graph engine is not installed ({error}). Type: pip install kglite==0.21.2"
@@ -59,7 +59,11 @@ READ_PROCEDURES = frozenset(
 )
 """Procedures allowed on the read path, lower case: they describe the graph and nothing else."""
 
-_BATCH_ROWS = 20_000
+_BATCH_ROWS = 200_000
+"""Rows of one call of the engine."""
+
+_WAITING_TOKENS = 50_000
+"""New tokens that wait until they are handed over together."""
 
 
 class EmbeddedStore:
@@ -79,6 +83,7 @@ class EmbeddedStore:
         self._changed = False
         self._loaded: set[tuple[str, str]] | None = None
         self._chains: set[str] = set()
+        self._waiting: list[GraphBatch] = []
         self._filled: set[str] = set()
         self._graph = self._load()
 
@@ -145,6 +150,7 @@ class EmbeddedStore:
 
     def save(self) -> None:
         """Replace the file by the graph as it is now; survives the loss of power. Does nothing when nothing changed."""
+        self._flush()
         if not self._changed:
             return
         try:
@@ -198,6 +204,7 @@ class EmbeddedStore:
 
     def loaded(self) -> set[tuple[str, str]]:
         """(chain, run) pairs that are completely in the graph: ``MEASURED`` is written after everything else of the pair."""
+        self._flush()
         return set(self._known())
 
     def _known(self) -> set[tuple[str, str]]:
@@ -210,15 +217,56 @@ class EmbeddedStore:
     def write(self, batches: Iterable[GraphBatch]) -> int:
         """Write all batches into the graph in memory; :meth:`save` makes them durable. Returns the rows handed over.
 
-        When a batch cannot be written the graph goes back to what was last saved, and the error says what was wrong.
+        Batches of new chains wait until there are enough of them, or until the graph is asked or saved: the engine takes
+        many rows at once faster. When a batch cannot be written the graph goes back to what was last saved, and the error
+        says what was wrong.
         """
         self._for_writing()
         self.ensure_schema()
         handed = 0
+        for batch in batches:
+            handed += sum(map(len, (*batch.nodes.values(), *batch.relationships.values())))
+            self._guarded([batch] if not self._may_wait(batch) else [])
+            if (
+                sum(len(waiting.nodes["Token"]) for waiting in self._waiting if "Token" in waiting.nodes)
+                >= _WAITING_TOKENS
+            ):
+                self._flush()
+        return handed
+
+    def _may_wait(self, batch: GraphBatch) -> bool:
+        """Keep a batch for later if it and what waits can go to the engine as one; else let go of what waits first."""
+        self._changed = True
+        self._known()
+        chains = {chain for chain, _ in batch.whole}
+        runs = {run for _, run in batch.whole}
+        waiting = {pair for other in self._waiting for pair in other.whole}
+        alone = (
+            len(runs) != 1
+            or len(chains) != len(batch.whole)
+            or "Chain" not in batch.nodes
+            or len(batch.nodes["Chain"]) != len(chains)
+            or not chains.isdisjoint(self._chains)
+            or any(run not in runs or chain in chains for chain, run in waiting)
+        )
+        if alone:
+            self._flush()
+            return False
+        self._waiting.append(batch)
+        return True
+
+    def _flush(self) -> None:
+        """Hand over what waits, as one batch."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._guarded([_joined(waiting)])
+
+    def _guarded(self, batches: Sequence[GraphBatch]) -> None:
         try:
             for batch in batches:
-                handed += self._write_batch(batch)
+                self._write_batch(batch)
         except (kglite.KgError, TrailsError, ValueError, TypeError) as error:
+            self._waiting = []
             self._graph = self._load()
             self._changed = False
             if isinstance(error, TrailsError):
@@ -226,15 +274,13 @@ class EmbeddedStore:
             raise StoreError(
                 f"the graph {self._path} refused rows ({_first_line(error)}). Type: trails rebuild"
             ) from error
-        return handed
 
-    def _write_batch(self, batch: GraphBatch) -> int:
+    def _write_batch(self, batch: GraphBatch) -> None:
         self._known()
         self._changed = True
-        handed = 0
         for label, table in batch.nodes.items():
-            handed += len(table)
-            for part in _slices(table):
+            # the engine would keep two nodes of one id
+            for part in _slices(distinct(table, ("id",))):
                 self._graph.add_nodes(_frame(part), label, "id")
         # chains that the graph does not know at all cannot have relationships there: the engine's bulk call serves them
         new_runs: dict[str, str] = {}
@@ -248,14 +294,11 @@ class EmbeddedStore:
         last = batch.relationships.get("MEASURED")
         for name, table in batch.relationships.items():
             if name != "MEASURED":
-                handed += len(table)
                 self._write_relationships(RELATIONSHIP[name], table, new_runs, all_new=all_new)
         if last is not None:
-            handed += len(last)
             self._write_relationships(RELATIONSHIP["MEASURED"], last, new_runs, all_new=all_new)
         self._known().update(batch.whole)
         self._chains.update(chain for chain, _ in batch.whole)
-        return handed
 
     def _write_relationships(
         self, declared: Relationship, table: pa.Table, new_runs: Mapping[str, str], *, all_new: bool
@@ -362,6 +405,7 @@ class EmbeddedStore:
 
     def delete(self, chains: Sequence[str]) -> None:
         """Remove chains with their steps, tokens, gaps and relationships. Unknown ids are ignored."""
+        self._flush()
         graph = self._for_writing()
         ids = {"ids": list(chains)}
         for label in ("Token", "Step", "Gap"):
@@ -375,6 +419,7 @@ class EmbeddedStore:
         unknown = [label for label in labels if label not in NODE]
         if unknown:
             raise StoreError(f"there is no label {unknown[0]}; labels: {', '.join(NODE)}")
+        self._flush()
         graph = self._for_writing()
         if set(labels) >= set(NODE):
             self._graph = kglite.KnowledgeGraph()
@@ -402,6 +447,7 @@ class EmbeddedStore:
         """Run one statement; see :meth:`GraphStore.run`. A read runs on a frozen snapshot that has no way to be changed."""
         if not write:
             refuse_unless_read(query)
+        self._flush()
         options: dict[str, Any] = {
             "params": dict(parameters or {}),
             "timeout_ms": max(1, int(timeout_s * 1000)),
@@ -435,6 +481,7 @@ class EmbeddedStore:
 
     def counts(self) -> dict[str, int]:
         """Number of nodes per label and of relationships per declared name; only those that exist."""
+        self._flush()
         nodes = {label: count for label, count in self._graph.node_type_counts().items() if count}
         found = {label: nodes[label] for label in NODE if label in nodes}
         found |= {label: count for label, count in sorted(nodes.items()) if label not in found}
@@ -476,32 +523,37 @@ class EmbeddedStore:
         return pa.table(arrays, schema=schema)
 
 
+def _joined(batches: Sequence[GraphBatch]) -> GraphBatch:
+    """One batch of batches that share no chain; their runs and sources may be the same nodes."""
+    if len(batches) == 1:
+        return batches[0]
+    sides: list[dict[str, pa.Table]] = []
+    for parts in ([batch.nodes for batch in batches], [batch.relationships for batch in batches]):
+        names = dict.fromkeys(name for part in parts for name in part)
+        sides.append(
+            {
+                name: pa.concat_tables(
+                    [part[name] for part in parts if name in part], promote_options="default"
+                ).combine_chunks()
+                for name in names
+            }
+        )
+    return GraphBatch(sides[0], sides[1], tuple(pair for batch in batches for pair in batch.whole))
+
+
 def _columns(variable: str, names: Sequence[str]) -> str:
     return ", ".join(f"{variable}.`{name}` AS `c_{name}`" for name in names)
 
 
 def _slices(table: pa.Table) -> Iterable[pa.Table]:
-    for start in range(0, len(table), _BATCH_ROWS * 10):
-        yield table.slice(start, _BATCH_ROWS * 10)
+    for start in range(0, len(table), _BATCH_ROWS):
+        yield table.slice(start, _BATCH_ROWS)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
     """A frame whose integers stay exact beside nulls. Columns without a value are left out: an absent property."""
-    columns: dict[str, Any] = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if column.null_count == len(column):
-            continue
-        if column.null_count and (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
-            absent = column.is_null().to_numpy(zero_copy_only=False)
-            values = column.fill_null(False if pa.types.is_boolean(column.type) else 0).to_numpy(zero_copy_only=False)
-            masked = pd.arrays.BooleanArray if pa.types.is_boolean(column.type) else pd.arrays.IntegerArray
-            columns[name] = masked(values, absent)
-        else:
-            values = column.to_numpy(zero_copy_only=False)
-            # text as objects: what the engine reads; pandas would make another copy of it
-            columns[name] = pd.Series(values, dtype=object, copy=False) if values.dtype == object else values
-    return pd.DataFrame(columns, copy=False)
+    kept = [name for name in table.column_names if table[name].null_count < len(table)]
+    return table.select(kept).to_pandas(integer_object_nulls=True)
 
 
 def _plain(value: Any) -> Any:
