@@ -56,7 +56,8 @@ class Found:
     connective: str = ""
     sense: str = ""
     explicit: bool = False
-    conditional: bool = False  # a consequence without a connective may follow
+    opens: bool = False  # a consequence may follow in the same sentence ("…, then …")
+    conditional: bool = False  # … also without a connective
 
 
 def _next_visible(text: str, position: int) -> int:
@@ -266,23 +267,28 @@ def _fixed(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool, p
     content = head.end() if head else start
     before = masked[max(0, start - 24) : start].rstrip(_CLOSING)[-1:]
     inside = previous is not None and before not in ("", ".", "!", "?", "…", *"。！？")
-    condition = inside and previous is not None and previous.conditional
-    places: tuple[str, ...] = ("start", "start,")
+    condition = inside and previous is not None and previous.opens
+    bare = condition and before == "," and previous is not None and previous.conditional
+    got = None
     if inside:
-        places += ("clause", "clause,", "space") if before != ";" else ("clause", "clause,", "space", "semicolon")
-    got = _match(masked, content, places, lexicon, condition=condition, premise=premise)
+        places = ("clause", "clause,", "space", "semicolon") if before == ";" else ("clause", "clause,", "space")
+        got = _match(masked, content, places, lexicon, condition=condition, premise=premise)
+    if got is None and bare and _implicit_then(masked, content, end, lexicon):
+        return Found(start, Role.THEN, "", IMPLICIT_THEN, False)
+    if got is None:
+        got = _match(masked, content, ("start", "start,"), lexicon, condition=condition, premise=premise)
     if got is not None:
         cue, role, sense, stop = got
-        conditional = cue.opens and lexicon.is_conditional(cue)
-        if not conditional:  # "However, if A,": the consequence is the next step
+        opens, conditional = cue.opens, cue.opens and lexicon.is_conditional(cue)
+        if not opens:  # "However, if A,": the consequence is the next step
             following = _match(
                 masked, _next_visible(masked, stop + (masked[stop : stop + 1] == ",")), ("start",), lexicon
             )
-            conditional = following is not None and following[0].opens and lexicon.is_conditional(following[0])
-        return Found(start, role, masked[content:stop], sense, True, conditional)
-    if condition and before == "," and _implicit_then(masked, content, end, lexicon):
-        return Found(start, Role.THEN, "", IMPLICIT_THEN, False)
-    step = Found(start)
+            if following is not None and following[0].opens:
+                opens, conditional = True, lexicon.is_conditional(following[0])
+        opens = opens or (condition and role not in (Role.THEN, Role.THEREFORE))
+        return Found(start, role, masked[content:stop], sense, True, opens, conditional)
+    step = Found(start, opens=condition)
     _medial(masked, step, min(end, start + INSIDE_CHARS), lexicon)
     return step
 
@@ -299,7 +305,7 @@ def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool
         if got is not None:
             cue, role, sense, last = got
             condition, conditional = cue.opens, cue.opens and lexicon.is_conditional(cue)
-            steps[0] = Found(start, role, masked[content:last], sense, True, conditional)
+            steps[0] = Found(start, role, masked[content:last], sense, True)
     if not lexicon.cues or end - start < MIN_SPLIT_CHARS:
         return steps
     for soft in lexicon.soft.finditer(masked, content, end):
@@ -327,7 +333,7 @@ def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool
             needed = 1 if role is Role.THEN else MIN_LEFT_WORDS + (mark == ":")
             if left >= needed:
                 conditional = cue.opens and lexicon.is_conditional(cue)
-                steps.append(Found(at, role, masked[at:stop], sense, True, conditional))
+                steps.append(Found(at, role, masked[at:stop], sense, True))
                 condition = cue.opens or (condition and role not in (Role.THEN, Role.THEREFORE))
                 last = stop
             elif cue.opens:
