@@ -39,7 +39,7 @@ class Layout:
     keep: Tensor
     pairs: Tensor
     one_hot: Tensor = field(init=False)  # (B, T, K) float32
-    _kernel: tuple[Tensor, Tensor] | None = None
+    _kernel: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.one_hot = self._one_hot(self.keep.shape[1] + 2, torch.float32)
@@ -47,11 +47,16 @@ class Layout:
     def _one_hot(self, width: int, dtype: torch.dtype) -> Tensor:
         return (self.bins.unsqueeze(-1) == torch.arange(width, device=self.bins.device)).to(dtype)
 
-    def for_kernel(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """One-hot bins in the width and dtype of the CUDA kernel, and the keys where its chunks of bins begin."""
+    def for_kernel(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """For the CUDA kernel: one-hot bins in its width and dtype, the first key of each chunk of bins, and the positions
+        (B, S, 2) that count as queries of each step (they are consecutive).
+        """
         if self._kernel is None:
             width = kernels.padded_bins(self.keep.shape[1] + 2)
-            self._kernel = (self._one_hot(width, dtype), kernels.chunk_edges(self.bins, width))
+            kept = self.keep > 0
+            first = kept.int().argmax(-1)
+            spans = torch.stack((first, first + kept.sum(-1)), -1).int().contiguous()
+            self._kernel = (self._one_hot(width, dtype), kernels.chunk_edges(self.bins, width), spans)
         return self._kernel
 
 
@@ -59,7 +64,8 @@ class Layout:
 class LayerAttention:
     """Head means of one layer: bin masses (B, T, K), mass on the previous position and row entropy (B, T).
 
-    ``shift`` and ``sink`` (B, T) are set where a kernel has computed them from the masses already.
+    ``shift`` and ``sink`` (B, T) and the sums of the masses over each step's queries, ``steps`` (B, S, K), are set where
+    a kernel has computed them already.
     """
 
     masses: Tensor
@@ -67,6 +73,7 @@ class LayerAttention:
     entropy: Tensor
     shift: Tensor | None = None
     sink: Tensor | None = None
+    steps: Tensor | None = None
 
 
 @dataclass
@@ -83,7 +90,7 @@ class Recorder:
     attention_entropy: list[Tensor] = field(default_factory=list)
     step_masses: list[Tensor] = field(default_factory=list)  # L × (B, S, K): sums over the kept queries of a step
     hidden_shift: list[Tensor] = field(default_factory=list)  # L+1 × (B, T)
-    baseline: list[Tensor] = field(default_factory=list)  # L+1 × (B,)
+    baseline: list[Tensor] = field(default_factory=list)  # L+1 × (B, P)
     states: list[Tensor] = field(default_factory=list)  # len(state_layers) × (B, S, d): sums over the kept positions
     mass_sum: Tensor | None = None  # (B, T, K) over layers
     mass_top: Tensor | None = None  # (B, T, K) largest over layers
@@ -97,7 +104,7 @@ class Recorder:
         self.attention_previous.append(layer.previous)
         self.attention_sink.append(layer.masses[:, :, 0].clone() if layer.sink is None else layer.sink)
         self.attention_entropy.append(layer.entropy)
-        self.step_masses.append(torch.bmm(self.layout.keep, layer.masses))
+        self.step_masses.append(torch.bmm(self.layout.keep, layer.masses) if layer.steps is None else layer.steps)
         if self.token_attention:
             if self.mass_sum is None or self.mass_top is None or self.mass_layer is None:
                 self.mass_sum, self.mass_top = layer.masses.clone(), layer.masses.clone()
@@ -116,7 +123,7 @@ class Recorder:
             try:
                 shift, pairs = kernels.hidden_shift(state, self.layout.pairs)
                 self.hidden_shift.append(shift)
-                self.baseline.append(pairs.mean(-1))
+                self.baseline.append(pairs)
                 return
             except Exception as error:  # Triton's errors have no common base
                 kernels.failed(error)
@@ -125,9 +132,9 @@ class Recorder:
         if self.layout.pairs.shape[1]:
             row = torch.arange(len(unit), device=unit.device).unsqueeze(1)
             left, right = unit[row, self.layout.pairs[..., 0]], unit[row, self.layout.pairs[..., 1]]
-            self.baseline.append((left - right).square().sum(-1).mul_(0.5).mean(-1))
+            self.baseline.append((left - right).square().sum(-1).mul_(0.5))
         else:
-            self.baseline.append(unit.new_full((len(unit),), torch.nan))
+            self.baseline.append(unit.new_full((len(unit), 1), torch.nan))
 
     def weights(self, weights: Tensor) -> None:
         """Take a layer whose head weights (B, H, T, T) the model itself computed."""
@@ -318,13 +325,13 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, re
     if not kernels.usable(query) or not kernels.attention_fits(query, key, value):
         return None
     try:
-        one_hot, edges = recorder.layout.for_kernel(query.dtype)
-        out, masses, rows = kernels.attention(query, key, value, scale, one_hot, edges)
+        out, masses, steps, rows = kernels.attention(query, key, value, scale, *recorder.layout.for_kernel(query.dtype))
     except Exception as error:  # Triton's errors have no common base
         kernels.failed(error)
         return None
     shift, previous, sink, entropy = rows.unbind()
-    recorder.attention(LayerAttention(masses[..., : recorder.layout.one_hot.shape[-1]], previous, entropy, shift, sink))
+    bins = recorder.layout.one_hot.shape[-1]
+    recorder.attention(LayerAttention(masses[..., :bins], previous, entropy, shift, sink, steps))
     return out
 
 

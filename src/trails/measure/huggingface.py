@@ -503,7 +503,7 @@ class HuggingFaceScorer:
             batch=batch,
             layers={name: self._to_host(torch.stack(getattr(recorder, name))) for name in _LAYER_MEASURES},
             hidden_shift=self._to_host(torch.stack(recorder.hidden_shift)),
-            baseline=self._to_host(torch.stack(recorder.baseline)),
+            baseline=self._to_host(torch.stack(recorder.baseline).mean(-1)),
             step_masses=self._to_host(torch.stack(recorder.step_masses)),
             statistics=self._statistics(batch, ids, hidden),
         )

@@ -29,7 +29,7 @@ try:
 except ImportError:  # the plain path needs no Triton
     triton = None
 
-CHUNK = 32
+CHUNK = 64
 """Bins that one accumulator holds; more bins are taken one chunk of consecutive keys after the other."""
 
 _failed = False
@@ -66,10 +66,13 @@ if triton is not None:
 
     @triton.jit
     def _keys(
-        mass, negative, prev, q, lse, k_at, o_at, low, high, limit, rows, scale, k_row, o_row,
-        MASKED: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr,
+        mass, negative, prev, q_at, q_h, lse_at, inside, k_at, o_at, low, high, limit, rows, scale, k_row, o_row, T,
+        MASKED: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr, G: tl.constexpr,
     ):  # fmt: skip
-        """Add keys ``low`` … ``high`` in blocks of BN; MASKED where a block may hold later keys or keys past ``limit``."""
+        """Add keys ``low`` … ``high`` in blocks of BN; MASKED where a block may hold later keys or keys past ``limit``.
+
+        The weights of the G heads that share a key are summed before they meet the bins.
+        """
         width = tl.arange(0, D)
         bins = tl.arange(0, KB)
         for n in tl.range(low, high, BN):
@@ -78,26 +81,32 @@ if triton is not None:
                 there = columns < limit
                 k = tl.load(k_at + columns[None, :] * k_row + width[:, None], mask=there[None, :], other=0.0)
                 o = tl.load(o_at + columns[:, None] * o_row + bins[None, :], mask=there[:, None], other=0.0)
+                seen = (columns[None, :] <= rows[:, None]) & there[None, :]
             else:
                 k = tl.load(k_at + columns[None, :] * k_row + width[:, None])
                 o = tl.load(o_at + columns[:, None] * o_row + bins[None, :])
-            s = tl.dot(q, k) * scale - lse[:, None]  # log2 of the weight
+            weight = tl.zeros([BM, BN], tl.float32)
+            for g in tl.static_range(G):
+                q = tl.load(q_at + g * q_h, mask=inside[:, None], other=0.0)
+                lse = tl.load(lse_at + g * T, mask=inside, other=0.0) * 1.4426950408889634
+                s = tl.dot(q, k) * scale - lse[:, None]  # log2 of the weight
+                if MASKED:
+                    s = tl.where(seen, s, -1e30)
+                p = tl.exp2(s)
+                negative += p * s
+                weight += p
             if MASKED:
-                s = tl.where((columns[None, :] <= rows[:, None]) & there[None, :], s, -1e30)
-            p = tl.exp2(s)
-            negative += tl.sum(p * s, 1)
-            if MASKED:
-                prev += tl.sum(tl.where(columns[None, :] == rows[:, None] - 1, p, 0.0), 1)
-            mass = tl.dot(p.to(o.dtype), o, mass)
+                prev += tl.sum(tl.where(columns[None, :] == rows[:, None] - 1, weight, 0.0), 1)
+            mass = tl.dot(weight.to(o.dtype), o, mass)
         return mass, negative, prev
 
     @triton.jit
     def _masses(
         Q, K, LSE, ONE_HOT, EDGES, MASS, ROWS,
-        q_b, q_h, q_t, k_b, k_h, k_t, scale, H, G, T, WIDTH, CHUNKS, GROUPS, rows_size,
-        D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr,
+        q_b, q_h, q_t, k_b, k_h, k_t, scale, H, T, WIDTH, CHUNKS, GROUPS, PER, rows_size,
+        D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr, G: tl.constexpr,
     ):  # fmt: skip
-        """Sums over the G query heads of one key head: masses, and in ROWS entropy and previous mass."""
+        """Sums over G query heads of one key head: masses, and in ROWS entropy and previous mass."""
         block = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest rows first
         b = tl.program_id(1) // GROUPS
         group = tl.program_id(1) % GROUPS
@@ -105,9 +114,10 @@ if triton is not None:
         inside = rows < T
         width = tl.arange(0, D)
         bins = tl.arange(0, KB)
-        k_at = K + b.to(tl.int64) * k_b + group * k_h
-        q_at = Q + b.to(tl.int64) * q_b + rows[:, None] * q_t + width[None, :]
-        negative = tl.zeros([BM], tl.float32)
+        k_at = K + b.to(tl.int64) * k_b + (group // PER) * k_h
+        q_at = Q + b.to(tl.int64) * q_b + group * G * q_h + rows[:, None] * q_t + width[None, :]
+        lse_at = LSE + (b * H + group * G).to(tl.int64) * T + rows
+        negative = tl.zeros([BM, BN], tl.float32)
         prev = tl.zeros([BM], tl.float32)
         end = tl.minimum(T, block * BM + BM)
         plain_end = block * BM - 1  # keys before this one are earlier than the previous token of every row
@@ -118,24 +128,32 @@ if triton is not None:
             middle = low + tl.maximum(tl.minimum(high, plain_end) - low, 0) // BN * BN
             o_at = ONE_HOT + b.to(tl.int64) * T * WIDTH + c * KB
             mass = tl.zeros([BM, KB], tl.float32)
-            if low < high:
-                for g in range(G):
-                    h = group * G + g
-                    q = tl.load(q_at + h * q_h, mask=inside[:, None], other=0.0)
-                    lse = (
-                        tl.load(LSE + (b * H + h).to(tl.int64) * T + rows, mask=inside, other=0.0) * 1.4426950408889634
-                    )
-                    mass, negative, prev = _keys(
-                        mass, negative, prev, q, lse, k_at, o_at, low, middle, high, rows, scale, k_t, WIDTH,
-                        False, D, BN, KB,
-                    )  # fmt: skip
-                    mass, negative, prev = _keys(
-                        mass, negative, prev, q, lse, k_at, o_at, middle, high, high, rows, scale, k_t, WIDTH,
-                        True, D, BN, KB,
-                    )  # fmt: skip
+            mass, negative, prev = _keys(
+                mass, negative, prev, q_at, q_h, lse_at, inside, k_at, o_at, low, middle, high, rows, scale, k_t,
+                WIDTH, T, False, D, BM, BN, KB, G,
+            )  # fmt: skip
+            mass, negative, prev = _keys(
+                mass, negative, prev, q_at, q_h, lse_at, inside, k_at, o_at, middle, high, high, rows, scale, k_t,
+                WIDTH, T, True, D, BM, BN, KB, G,
+            )  # fmt: skip
             tl.store(MASS + out_row[:, None] * WIDTH + c * KB + bins[None, :], mass, mask=inside[:, None])
-        tl.store(ROWS + out_row, -0.6931471805599453 * negative, mask=inside)
+        tl.store(ROWS + out_row, -0.6931471805599453 * tl.sum(negative, 1), mask=inside)
         tl.store(ROWS + rows_size + out_row, prev, mask=inside)
+
+    @triton.jit
+    def _step_sums(MEAN, SPANS, OUT, T, S, K, WIDTH: tl.constexpr, BT: tl.constexpr):
+        """Sum of the masses over the kept positions of one step."""
+        s = tl.program_id(0)
+        b = tl.program_id(1)
+        low = tl.load(SPANS + (b * S + s) * 2)
+        high = tl.load(SPANS + (b * S + s) * 2 + 1)
+        bins = tl.arange(0, WIDTH)
+        total = tl.zeros([WIDTH], tl.float32)
+        for t in range(low, high, BT):
+            rows = t + tl.arange(0, BT)
+            at = MEAN + (b * T + rows).to(tl.int64)[:, None] * WIDTH + bins[None, :]
+            total += tl.sum(tl.load(at, mask=(rows < high)[:, None], other=0.0), 0)
+        tl.store(OUT + (b * S + s) * K + bins, total, mask=bins < K)
 
     @triton.jit
     def _head_means(MASS, ROWS, MEAN, OUT, rows_size, out_size, H, GROUPS, T, WIDTH: tl.constexpr, BT: tl.constexpr):
@@ -178,14 +196,21 @@ if triton is not None:
         p = tl.maximum(t - T, 0)
         left = tl.load(PAIRS + (b * P + p) * 2, mask=is_pair, other=0)
         right = tl.load(PAIRS + (b * P + p) * 2 + 1, mask=is_pair, other=0)
-        left = tl.where(is_pair, left, tl.maximum(t - 1, 0))
-        right = tl.where(is_pair, right, t)
-        column = tl.arange(0, BD)
-        x = tl.load(STATE + b * s_b + left * s_t + column, mask=column < D, other=0.0).to(tl.float32)
-        y = tl.load(STATE + b * s_b + right * s_t + column, mask=column < D, other=0.0).to(tl.float32)
-        x = x / tl.maximum(tl.sqrt(tl.sum(x * x, 0)), 1e-38)
-        y = y / tl.maximum(tl.sqrt(tl.sum(y * y, 0)), 1e-38)
-        shift = tl.sum((x - y) * (x - y), 0) * 0.5
+        left = STATE + b * s_b + tl.where(is_pair, left, tl.maximum(t - 1, 0)) * s_t
+        right = STATE + b * s_b + tl.where(is_pair, right, t) * s_t
+        xx = tl.zeros([BD], tl.float32)
+        yy = tl.zeros([BD], tl.float32)
+        xy = tl.zeros([BD], tl.float32)
+        for d in range(0, D, BD):
+            column = d + tl.arange(0, BD)
+            x = tl.load(left + column, mask=column < D, other=0.0).to(tl.float32)
+            y = tl.load(right + column, mask=column < D, other=0.0).to(tl.float32)
+            xx += x * x
+            yy += y * y
+            xy += x * y
+        # the three sums of equal rows are equal, so their shift is exactly 0
+        length = tl.sqrt(tl.sum(xx, 0) * tl.sum(yy, 0))
+        shift = 1.0 - tl.sum(xy, 0) / tl.maximum(length, 1e-30)
         if is_pair:
             tl.store(PAIR + b * P + p, shift)
         else:
@@ -260,20 +285,27 @@ def flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tens
     return out, lse[..., : query.shape[2]]
 
 
+_choices: dict[tuple[object, ...], bool] = {}
+
+
 def _cudnn(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the library itself would choose cuDNN's kernel here (its choice differs between GPUs and versions)."""
-    choice = torch._fused_sdp_choice(query, key, value, None, 0.0, True, enable_gqa=True)
-    return int(choice) == 3
+    what = (query.shape, query.stride(), key.shape, query.dtype, query.device)
+    if what not in _choices:
+        choice = torch._fused_sdp_choice(query, key, value, None, 0.0, True, enable_gqa=True)
+        _choices[what] = int(choice) == 3
+    return _choices[what]
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, one_hot: Tensor, edges: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    query: Tensor, key: Tensor, value: Tensor, scale: float, one_hot: Tensor, edges: Tensor, spans: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Causal attention with its reductions.
 
     ``query`` (B, H, T, d), ``key`` and ``value`` (B, G, T, d); ``one_hot`` (B, T, W) in the query's dtype, W the number of
-    bins rounded up by :func:`padded_bins`; ``edges`` (B, C+1) int32: first key of every chunk of bins. Returns the output
-    (B, T, H, d), the head-mean masses (B, T, W) and the rows (4, B, T) float32: shift, previous, sink, entropy.
+    bins rounded up by :func:`padded_bins`; ``edges`` (B, C+1) int32: first key of every chunk of bins; ``spans`` (B, S, 2)
+    int32: positions that count as queries of each step. Returns the output (B, T, H, d), the head-mean masses (B, T, W),
+    their sums over the steps (B, S, S+2) and the rows (4, B, T) float32: shift, previous, sink, entropy.
     """
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     B, H, T, D = query.shape
@@ -281,21 +313,24 @@ def attention(
     chunks = edges.shape[1] - 1
     out, lse = flash(query, key, value, scale)
     lse = lse.contiguous()
-    mass = torch.empty(B, G, T, W, dtype=torch.float32, device=query.device)
-    sums = torch.empty(2, B, G, T, dtype=torch.float32, device=query.device)
+    share = H // G
+    per = next(n for n in (4, 3, 2, 1) if share % n == 0)  # heads summed inside one program
+    programs = H // per
+    mass = torch.empty(B, programs, T, W, dtype=torch.float32, device=query.device)
+    sums = torch.empty(2, B, programs, T, dtype=torch.float32, device=query.device)
     means = torch.empty(B, T, W, dtype=torch.float32, device=query.device)
     rows = torch.empty(4, B, T, dtype=torch.float32, device=query.device)
     BM, BN, warps, stages = _CONFIG[D]
-    _masses[(triton.cdiv(T, BM), B * G)](
+    _masses[(triton.cdiv(T, BM), B * programs)](
         query, key, lse, one_hot, edges, mass, sums,
         query.stride(0), query.stride(1), query.stride(2), key.stride(0), key.stride(1), key.stride(2),
-        scale * 1.4426950408889634, H, H // G, T, W, chunks, G, B * G * T,
-        D=D, BM=BM, BN=BN, KB=W // chunks, num_warps=warps, num_stages=stages,
+        scale * 1.4426950408889634, H, T, W, chunks, programs, share // per, B * programs * T,
+        D=D, BM=BM, BN=BN, KB=W // chunks, G=per, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     if W & (W - 1) == 0 and W <= 256:
         tile = max(1, 1024 // W)
         _head_means[(triton.cdiv(T, tile), B)](
-            mass, sums, means, rows, B * G * T, B * T, H, G, T, WIDTH=W, BT=tile, num_warps=4
+            mass, sums, means, rows, B * programs * T, B * T, H, programs, T, WIDTH=W, BT=tile, num_warps=4
         )
     else:
         torch.sum(mass, 1, out=means)
@@ -304,16 +339,24 @@ def attention(
         rows[2] = means[:, :, 0]
         rows[0, :, 1:] = (means[:, 1:] - means[:, :-1]).abs_().sum(-1).mul_(0.5)
         rows[0, :, 0] = rows[1, :, 0] = torch.nan
-    return out.transpose(1, 2).contiguous(), means, rows
+    S = spans.shape[1]
+    steps = torch.empty(B, S, S + 2, dtype=torch.float32, device=query.device)
+    if W & (W - 1) == 0:
+        _step_sums[(S, B)](means, spans, steps, T, S, S + 2, WIDTH=W, BT=max(1, 2048 // W), num_warps=4)
+    else:
+        position = torch.arange(T, device=query.device)
+        keep = (position >= spans[..., :1]) & (position < spans[..., 1:])
+        torch.bmm(keep.float(), means[..., : S + 2], out=steps)
+    return out.transpose(1, 2).contiguous(), means, steps, rows
 
 
-_CONFIG = {64: (128, 64, 4, 3), 128: (128, 64, 8, 3)}
+_CONFIG = {64: (64, 64, 4, 2), 128: (128, 64, 8, 3)}
 """Head width → queries per program, keys per step, warps, pipeline stages (measured on an H200, see benchmarks)."""
 
 
 def padded_bins(count: int) -> int:
-    """Width of the one-hot matrix: whole chunks, a power of two up to 256."""
-    width = CHUNK
+    """Width of the one-hot matrix: 16, 32 or one chunk of 64 bins; else whole chunks, a power of two up to 256."""
+    width = 16
     while width < count and width < 256:
         width *= 2
     return width if width >= count else -(-count // CHUNK) * CHUNK
@@ -321,7 +364,7 @@ def padded_bins(count: int) -> int:
 
 def chunk_edges(bins: Tensor, width: int) -> Tensor:
     """First key of each chunk of bins, (B, C+1) int32, for ``bins`` (B, T), never decreasing up to the padding (-1)."""
-    chunks = width // CHUNK
+    chunks = max(1, width // CHUNK)
     known = torch.where(bins < 0, width, bins)
     limits = torch.arange(1, chunks, device=bins.device) * CHUNK
     inner = (known.unsqueeze(-1) < limits).sum(1)
@@ -340,7 +383,7 @@ def hidden_shift(state: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     pair = torch.empty(B, P, dtype=torch.float32, device=state.device)
     _hidden[(T + P, B)](
         state, pairs, shift, pair, state.stride(0), state.stride(1), T, P, D,
-        BD=triton.next_power_of_2(D), num_warps=4 if D <= 2048 else 8,
+        BD=min(1024, triton.next_power_of_2(D)), num_warps=4,
     )  # fmt: skip
     return shift, pair
 
