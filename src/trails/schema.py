@@ -374,7 +374,9 @@ TRANSITION: tuple[Property, ...] = (
         "0..1",
     ),
     _p("attention_entropy", "float", "entropy of the attention row; mean over layers and heads", "nats"),
-    *_thirds("hidden_shift", "1 - cosine between the hidden states of the two tokens", "0..2"),
+    *_thirds(
+        "hidden_shift", "1 - cosine between the hidden states of the two tokens, input embeddings left out", "0..2"
+    ),
 )
 """Scalars of one measured transition, in storage order."""
 
