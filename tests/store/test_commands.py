@@ -1,0 +1,180 @@
+"""trails status, query and cypher on a small home of hand-made traces."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.store.factory import corpus, make_run
+
+from trails.cli import cli
+from trails.errors import QueryError, StoreError, TrailsError, UsageError
+from trails.store.embedded import EmbeddedStore
+from trails.store.rows import graph_batch
+from trails.store.traces import TraceStore
+
+ONE, TWO = make_run("one"), make_run("two")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six chains of one run."""
+    folder = tmp_path_factory.mktemp("home")
+    fill(folder, [ONE])
+    return folder
+
+
+def fill(folder: Path, runs: list) -> None:
+    with TraceStore(folder, write=True) as shards, EmbeddedStore(folder) as graph:
+        for run in runs:
+            shards.put_run(run)
+            shards.write(corpus(6, run))
+        graph.write([graph_batch(corpus(6, run), shards.runs()) for run in runs])
+
+
+def trails(*arguments: str, home: Path | None = None) -> Result:
+    more = ["--home", str(home), "--store", "embedded"] if home else []
+    return CliRunner().invoke(cli, [*arguments, *more])
+
+
+def test_status_counts_shards_and_graph(home: Path) -> None:
+    shown = trails("status", home=home)
+    assert shown.exit_code == 0
+    assert f"home        {home}: 6 chains in 1 shards" in shown.stdout
+    assert f"run         {ONE.id}  one, float32: 6 chains" in shown.stdout
+    assert "next        trails query most-surprising" in shown.stdout
+    found = json.loads(trails("status", "--json", home=home).stdout)
+    assert found["shards"]["chains"] == 6
+    assert found["graph"]["counts"]["Chain"] == 6
+    assert found["graph"]["missing"] == 0
+    assert found["languages"] == {"en": 6}
+
+
+def test_status_of_a_home_without_graph_says_rebuild(tmp_path: Path) -> None:
+    with TraceStore(tmp_path, write=True) as shards:
+        shards.put_run(ONE)
+        shards.write(corpus(3, ONE))
+    shown = trails("status", home=tmp_path)
+    assert "3 measured chains of the shards are not in the graph" in shown.stdout
+    assert "next        trails rebuild" in shown.stdout
+    (tmp_path / "graph.kgl").write_bytes(b"broken")
+    assert "cannot be read" in trails("status", home=tmp_path).stdout
+
+
+def test_status_of_no_home(tmp_path: Path) -> None:
+    error = trails("status", home=tmp_path / "none").exception
+    assert isinstance(error, StoreError)
+    assert "Type: trails ingest PATH" in str(error)
+
+
+def test_query_fills_in_the_only_run_and_prints_tables_json_and_csv(home: Path) -> None:
+    shown = trails("query", "most-surprising", "--limit", "3", home=home)
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("Most surprising transitions")
+    assert "the first 3 rows; more with --limit" in shown.stderr
+    rows = json.loads(trails("query", "most-surprising", "--limit", "3", "--json", home=home).stdout)
+    assert [row["run"] for row in rows] == [ONE.id] * 3
+    assert rows == sorted(rows, key=lambda row: -row["surprisal"])
+    table = list(
+        csv.DictReader(io.StringIO(trails("query", "most-surprising", "--csv", "--limit", "3", home=home).stdout))
+    )
+    assert [float(row["surprisal"]) for row in table] == [row["surprisal"] for row in rows]
+
+
+def test_query_without_rows_says_what_the_query_needs(home: Path) -> None:
+    shown = trails("query", "gaps-top", home=home)
+    assert shown.exit_code == 0
+    assert "Needs: trails gaps." in shown.stderr
+
+
+def test_query_with_several_runs_asks_which(tmp_path: Path) -> None:
+    fill(tmp_path, [ONE, TWO])
+    error = trails("query", "most-surprising", home=tmp_path).exception
+    assert isinstance(error, UsageError)
+    assert str(error).startswith("query most-surprising asks one run and there are 2: ")
+    assert str(error).endswith("Add --param run=ID")
+    shown = trails("query", "moved-chains", "-p", f"before={ONE.id}", "-p", f"after={TWO.id}", "--json", home=tmp_path)
+    assert len(json.loads(shown.stdout)) == 6
+    for run in (ONE, TWO):
+        rows = json.loads(trails("query", "most-surprising", "-p", f"run={run.id}", "--json", home=tmp_path).stdout)
+        assert {row["run"] for row in rows} == {run.id}
+
+
+def test_query_list_and_show(home: Path) -> None:
+    listed = json.loads(trails("query", "--list", "--json").stdout)
+    assert "most-surprising" in {query["name"] for query in listed}
+    assert all(query["title"] and query["columns"] and query["cypher"] for query in listed)
+    shown = trails("query", "chain-steps", "--show").stdout
+    assert shown.startswith("// Steps and roles of a chain\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        (
+            ["query"],
+            UsageError,
+            "name a query, for example: trails query most-surprising. All names: trails query --list",
+        ),
+        (["query", "chain-stepz"], UsageError, "there is no query 'chain-stepz'. Did you mean chain-steps"),
+        (
+            ["query", "chain-steps"],
+            UsageError,
+            "query chain-steps needs chain. Type: trails query chain-steps --param chain=",
+        ),
+        (
+            ["query", "corpus", "-p", "limit=x"],
+            UsageError,
+            "query corpus: limit is 'x' and must be an integer, for example 50",
+        ),
+        (
+            ["query", "corpus", "-p", "limit"],
+            UsageError,
+            "--param 'limit' is not NAME=VALUE. Write for example",
+        ),
+        (
+            ["cypher", "CREATE (:X)"],
+            QueryError,
+            "the statement writes and was refused. Queries read; to write, add --write",
+        ),
+        (["cypher", "MATCH (n RETURN n"], QueryError, "the query failed: "),
+        (["cypher", "@none.cypher"], UsageError, "none.cypher cannot be read"),
+    ],
+)
+def test_mistakes_are_named(home: Path, arguments: list[str], kind: type[TrailsError], message: str) -> None:
+    result = trails(*arguments, home=home)
+    assert isinstance(result.exception, kind)
+    assert str(result.exception).startswith(message)
+    assert result.exit_code != 0
+
+
+def test_cypher_reads_parameters_files_and_standard_input(home: Path, tmp_path: Path) -> None:
+    statement = "MATCH (c:Chain) WHERE c.n_steps >= $least RETURN c.id AS id, c.n_steps AS n ORDER BY id"
+    rows = json.loads(trails("cypher", statement, "-p", "least=4", "--json", home=home).stdout)
+    assert rows
+    assert all(row["n"] >= 4 for row in rows)
+    (tmp_path / "mine.cypher").write_text(statement)
+    again = trails("cypher", f"@{tmp_path / 'mine.cypher'}", "-p", "least=4", "--json", home=home)
+    assert json.loads(again.stdout) == rows
+    piped = CliRunner().invoke(
+        cli, ["cypher", "-", "-p", "least=4", "--json", "--home", str(home), "--store", "embedded"], input=statement
+    )
+    assert json.loads(piped.stdout) == rows
+    text = trails("cypher", "RETURN $x AS x", "-p", "x=it's 3", "--csv", home=home).stdout
+    assert text == "x\nit's 3\n"
+    cut = trails("cypher", "UNWIND range(1, 9) AS x RETURN x", "--limit", "2", "--csv", home=home)
+    assert cut.stdout == "x\n1\n2\n"
+    assert "only the first 2 rows are shown" in cut.stderr
+
+
+def test_cypher_writes_only_when_told(tmp_path: Path) -> None:
+    fill(tmp_path, [ONE])
+    trails("cypher", "MATCH (c:Chain) SET c.language = 'xx'", "--write", home=tmp_path)
+    rows = json.loads(
+        trails("cypher", "MATCH (c:Chain) RETURN DISTINCT c.language AS l", "--json", home=tmp_path).stdout
+    )
+    assert rows == [{"l": "xx"}]
