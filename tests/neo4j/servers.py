@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import neo4j
+
 from trails.store.neo4j import Neo4jStore
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "neo4j"

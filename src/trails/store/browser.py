@@ -95,12 +95,12 @@ code{{background:#f0f0f0;padding:0 .2em}}</style></head><body>
 <p><b>The Browser connects in write mode.</b> A statement with CREATE, SET or DELETE changes the graph.
 <code>trails rebuild --store neo4j --fresh</code> makes it anew from the shards.</p>
 <h2>What the picture shows</h2>
-<p>A blue node is a step, captioned with its role; a thick blue arrow leads to the next step. A yellow arrow goes from a later
-step to an earlier one that it attends to; click it for the attention mass (mean over layers and heads, and per layer). The
-Browser also draws relationships that the query left out: switch off <i>Connect result nodes</i> in its settings. Green
-nodes are tokens; the number on a green arrow is the surprisal of the token it points at, in nats. Orange nodes are states: the same last
-tokens in different chains. Results are limited; raise
-<code>limit</code> when you need more; the Browser draws 300 nodes at first.</p>
+<p>A blue node is a step, captioned with its role; a thick blue arrow leads to the next step. A yellow arrow goes from a
+later step to an earlier one that it attends to; click it for the attention mass (mean over layers and heads, and per layer).
+The Browser also draws relationships that the query left out: switch off <i>Connect result nodes</i> in its settings. Green
+nodes are tokens; the number on a green arrow is the surprisal of the token it points at, in nats. Orange nodes are states:
+the same last tokens in different chains. Results are limited; raise <code>limit</code> when you need more; the Browser draws
+300 nodes at first.</p>
 <h2>Favourites</h2><table>{rows}</table></body></html>
 """
 

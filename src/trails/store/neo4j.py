@@ -52,6 +52,7 @@ logging.getLogger("neo4j").addHandler(logging.NullHandler())
 T = TypeVar("T")
 Numbers = npt.NDArray[np.int64]
 
+SCHEMES = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
 MINIMUM_SERVER = (5, 26)
 """Oldest server whose Cypher has everything that loading needs."""
 
@@ -64,7 +65,7 @@ RETRY_S = 2.0
 """How long a transaction is tried again when the server cannot be reached."""
 DEADLOCK_TRIES = 8
 """How often a transaction is tried again when the server asks for it (deadlock, leader change)."""
-LOAD_TIMEOUT_S = 600.0
+LOAD_TIMEOUT_S = 120.0
 """Longest time that one loading transaction may take."""
 READ_BYTES = 256 * 2**20
 """Size of a result, roughly, at which a query is stopped."""
@@ -548,7 +549,9 @@ def _translate(
         return StoreError(f"user {username!r} of Neo4j at {address} may not do that: {text}")
     if "ConstraintValidationFailed" in code:
         return StoreError(f"Neo4j at {address} refused a row: {text}")
-    if isinstance(error, bolt.Neo4jError) and code.startswith(("Neo.ClientError.Statement", "Neo.ClientError.Procedure")):
+    if isinstance(error, bolt.Neo4jError) and code.startswith(
+        ("Neo.ClientError.Statement", "Neo.ClientError.Procedure")
+    ):
         return QueryError(text)
     if isinstance(error, bolt.ConfigurationError | bolt.UnsupportedServerProduct):
         return StoreError(f"NEO4J_URI {address}: {text}")
@@ -1106,6 +1109,10 @@ def _address(uri: str) -> str:
     if secret:
         raise StoreError(
             "NEO4J_URI holds a user or a password; write bolt://HOST:7687 and set NEO4J_USERNAME and NEO4J_PASSWORD instead"
+        )
+    if parts.scheme not in SCHEMES:
+        raise StoreError(
+            f"NEO4J_URI {uri!r} cannot be used: it begins with none of {', '.join(SCHEMES)}; write bolt://HOST:7687"
         )
     return uri
 
