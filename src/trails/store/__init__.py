@@ -15,14 +15,9 @@ def open_graph(settings: Settings) -> GraphStore:
     Raises StoreError if it cannot be opened or reached.
     """
     if settings.store_name == "neo4j":
-        from trails.store.neo4j import Neo4jStore
+        from trails.store.neo4j import open_neo4j
 
-        return Neo4jStore(
-            settings.neo4j_uri,
-            settings.neo4j_username,
-            settings.neo4j_password.get_secret_value(),
-            settings.neo4j_database,
-        )
+        return open_neo4j(settings)
     from trails.store.embedded import EmbeddedStore
 
     return EmbeddedStore(settings.home)
