@@ -10,17 +10,29 @@ about 165 tokens in 6 steps. Client and server share the machine. Prints a table
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import platform
+import shlex
+import statistics
 import subprocess
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import neo4j
 import numpy as np
 
-from trails.schema import Chain, Role, Run, Step, Trace
+from trails.schema import NODES, Chain, Role, Run, Step, Trace
 from trails.store.base import GraphBatch
+from trails.store.bulk import write_bulk
+from trails.store.embedded import EmbeddedStore
+from trails.store.neo4j import Neo4jStore
+from trails.store.queries import named_queries
 from trails.store.rows import graph_batch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -269,9 +281,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
     parser.add_argument("--tokens", type=int, default=200_000)
     options = parser.parse_args()
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.tokens:,} tokens, Python {platform.python_version()}"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"{machine}, {options.tokens:,} tokens, Python {platform.python_version()}")
     print("| what | measured | goal |\n|---|---|---|")
 
     def show(what: str, measured: str, goal: str) -> None:
