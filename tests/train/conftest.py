@@ -72,3 +72,11 @@ def make_rows() -> Callable[..., list[dict[str, Any]]]:
         return rows
 
     return make
+
+
+@pytest.fixture
+def fresh_model(smollm2: Any) -> Callable[[], Any]:
+    """``fresh_model()``: a copy of the packaged model without any adapter."""
+    import copy
+
+    return lambda: copy.deepcopy(smollm2.model)

@@ -69,9 +69,12 @@ def command(
     from trails.store import open_graph
     from trails.store.rows import graph_batch
     from trails.store.traces import TraceStore
+    from trails.train import check_adapter
 
     if (adapter is None) == (after is None):
         raise click.UsageError("give two runs, or one run (or none, if there is only one) and --adapter FOLDER.")
+    if adapter is not None:
+        check_adapter(adapter)
     with Home(**settings_for(home, store)) as opened:
         plain = [run_id for run_id, run in opened.runs().items() if not run.adapter]
         first = opened.run(before or (plain[0] if len(plain) == 1 else None))
@@ -215,8 +218,7 @@ def _light(
     base: Any, adapter: Path, shards: Any, run: str, groups: dict[str, str], count: int, checkpoints: bool
 ) -> list[dict[str, Any]]:
     """Surprisal by group, KL from the base and repetition, for the base, every checkpoint and the adapter."""
-    from peft import PeftModel
-
+    from trails.train import put_adapter
     from trails.train.probe import continuations, mean_kl, mean_nll, probe, repetition, text_row
 
     chosen: dict[str, list[Any]] = {}
@@ -233,15 +235,10 @@ def _light(
     folders[steps] = adapter
     prompts = [row["input_ids"][:32] for rows in chosen.values() for row in rows[:2]]
     rows_out: list[dict[str, Any]] = []
-    peft_model: Any = None
+    current: Any = base.model
     for step, folder in [(0, None), *sorted(folders.items())]:
-        if folder is not None and peft_model is None:
-            peft_model = PeftModel.from_pretrained(base.model, folder, adapter_name=f"s{step}")
-        elif folder is not None:
-            peft_model.load_adapter(folder, adapter_name=f"s{step}")
-        current = base.model if peft_model is None else peft_model
-        if peft_model is not None:
-            peft_model.set_adapter(f"s{step}")
+        if folder is not None:
+            current = put_adapter(current, folder, f"s{step}")
         row: dict[str, Any] = {"step": step}
         for group, rows in chosen.items():
             found = probe(current, rows, compare=folder is not None)

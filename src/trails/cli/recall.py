@@ -47,12 +47,13 @@ def command(
     trails train rows.parquet -o control --shuffle-steps
     trails recall held-out.cypher --adapter adapter --shuffled control
     """
-    from peft import PeftModel
-
     from trails.measure.base import Segmented
     from trails.pipeline import Home
     from trails.recall import conclusion_row, recall, summary, verdict
+    from trails.train import check_adapter, put_adapter
 
+    for folder in filter(None, (adapter, shuffled)):
+        check_adapter(folder)
     with Home(**settings_for(home, None)) as opened:
         plain = [run_id for run_id, known in opened.runs().items() if not known.adapter]
         instrument = opened.run(run or (plain[0] if len(plain) == 1 else None))
@@ -65,11 +66,10 @@ def command(
             f"selection {selection!r} holds no chain of two steps or more within {max_tokens} tokens."
         )
     results = {"untrained": recall(scorer.model, rows)}
-    peft_model = PeftModel.from_pretrained(scorer.model, adapter, adapter_name="trained")
+    peft_model = put_adapter(scorer.model, adapter, "trained")
     results["trained"] = recall(peft_model, rows)
     if shuffled is not None:
-        peft_model.load_adapter(shuffled, adapter_name="shuffled")
-        peft_model.set_adapter("shuffled")
+        peft_model = put_adapter(peft_model, shuffled, "shuffled")
         results["shuffled"] = recall(peft_model, rows)
     found = summary(results)
     sentence = verdict(found, "trained", [name for name in results if name != "trained"])

@@ -30,7 +30,7 @@ from trails.train.attention import TeacherMap, attention_loss, install, tapped
 from trails.train.data import Collator, Row, dataset, load_rows, shuffled_steps
 from trails.train.loss import OBJECTIVES, Objective, labelled_logits, shifted, token_loss, token_nll
 
-__all__ = ["TrainOptions", "TrainReport", "train", "train_rows"]
+__all__ = ["TrainOptions", "TrainReport", "check_adapter", "put_adapter", "train", "train_rows"]
 
 TARGETS: dict[str, tuple[str, ...] | str] = {
     "all": "all-linear",
@@ -189,20 +189,21 @@ def train_rows(
     _write(output / "train.json", record)
 
     data = dataset(rows, options.max_tokens)
-    peft_model = _with_adapter(model, options, layers)
-    trainer = trainer_class(
-        peft_model,
-        _arguments(checkpoints, steps, options),
-        data,
-        tokenizer,
-        options=options,
-        layers=layers,
-        teachers=teachers or {},
-        callbacks=list(callbacks),
-    )
+    _forget_gguf(model)
     last = _last_checkpoint(checkpoints)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # deprecations between transformers, PEFT and TRL, nothing a user can act on
+        peft_model = _with_adapter(model, options, layers)
+        trainer = trainer_class(
+            peft_model,
+            _arguments(checkpoints, steps, options),
+            data,
+            tokenizer,
+            options=options,
+            layers=layers,
+            teachers=teachers or {},
+            callbacks=list(callbacks),
+        )
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     peft_model.save_pretrained(output, safe_serialization=True)
     losses = [(int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
@@ -226,6 +227,7 @@ def _trainer_class() -> Any:
     """The trainer. Raises MissingPackageError when PEFT or TRL is not installed."""
     try:
         import peft  # noqa: F401
+        from transformers import PrinterCallback
         from trl import SFTTrainer
     except ImportError as error:
         raise MissingPackageError(f"training needs PEFT and TRL ({error}). Type: pip install 'trails[train]'") from None
@@ -256,6 +258,7 @@ def _trainer_class() -> Any:
                 processing_class=tokenizer,
                 callbacks=callbacks,
             )
+            self.remove_callback(PrinterCallback)  # it writes the loss to standard output
             # the loss below is divided by the labels of the whole accumulated batch
             self.loss_is_scaled_for_ga = True
 
@@ -358,6 +361,45 @@ def _with_adapter(model: Any, options: TrainOptions, layers: Sequence[int]) -> A
     except ValueError as error:
         known = ", ".join(_linear_names(model))
         raise UsageError(f"targets {name!r} do not fit this model ({error}). Modules: {known}.") from None
+
+
+def _forget_gguf(model: Any) -> None:
+    """Take the mark of a GGUF origin off a model whose weights are plain floats, or the trainer takes it for quantised."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    method = str(getattr(getattr(quantizer, "quantization_config", None), "quant_method", "")).lower()
+    if method.endswith("gguf") and all(parameter.is_floating_point() for parameter in model.parameters()):
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+
+
+def check_adapter(folder: Path) -> Path:
+    """The folder if it holds a PEFT adapter in safetensors. Raises ModelError that says what is missing."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} has no {name}, so it is no adapter. Give the folder that training wrote: trails train"
+            )
+    return folder
+
+
+def put_adapter(model: Any, folder: Path, name: str) -> Any:
+    """The model with the adapter of a folder in use, beside those it has already; a PEFT model.
+
+    Raises ModelError when the folder holds no adapter.
+    """
+    from peft import PeftModel
+
+    check_adapter(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if hasattr(model, "load_adapter") and hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+            model.load_adapter(str(folder), adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    model.set_adapter(name)
+    return model
 
 
 def _linear_names(model: Any) -> list[str]:
