@@ -70,7 +70,8 @@ def command(
     text = f"chain:{selection}" if re.fullmatch(r"c[0-9a-f]{16}", selection) else selection
     reports, tables, drifts = [], [], []
     with Home(**settings_for(home, None)) as opened:
-        instrument = opened.run(run)
+        plain = [run_id for run_id, known in opened.runs().items() if not known.adapter]
+        instrument = opened.run(run or (plain[0] if len(plain) == 1 else None))
         scorer = scorer_like(instrument, home=home, model=model, device=device)
         for trace in opened.shards.traces(instrument.id, opened.select(text).chains):
             report = make_variants(scorer, Segmented(trace.chain, trace.steps), options)

@@ -60,7 +60,7 @@ class ExportOptions:
     """What to do with the selected tokens. See :mod:`trails.export.choose`, ``order`` and ``split`` for the values.
 
     ``layers`` are the layers that a LoRA shall change (0 = first), empty for all. ``split`` is the share to hold out.
-    ``run`` names the run whose numbers count (an id or its beginning; the only run by default). ``variants`` is a file
+    ``run`` names the run whose numbers count (an id or its beginning; by default the only one without an adapter). ``variants`` is a file
     written by ``trails variants``.
     """
 
@@ -265,6 +265,9 @@ def read_records(path: Path) -> Iterator[pa.Table]:
 def _run(traces: TraceStore, name: str | None) -> Run:
     runs = traces.runs()
     fitting = [run for run_id, run in runs.items() if run_id.startswith(name or "")]
+    if not name and len(fitting) > 1:  # a run with an adapter is a diff of another one, never the default
+        plain = [run for run in fitting if not run.adapter]
+        fitting = plain if len(plain) == 1 else fitting
     if len(fitting) != 1:
         known = (
             ", ".join(f"{run.id} ({run.model})" for run in runs.values()) or "none; measure with: trails ingest PATH"
