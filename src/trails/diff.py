@@ -201,11 +201,11 @@ def _summary(name: str, group: _Group) -> GroupChange:
 
 
 def interval(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean and its 95 % percentile bootstrap interval; the interval of one value is undefined (NaN)."""
+    """Mean and its 95 % percentile bootstrap interval; undefined (NaN) for fewer than five values, which cannot carry one."""
     data = np.asarray(values, np.float64)
     data = data[np.isfinite(data)]
-    if len(data) < 2:
-        return (float(data[0]) if len(data) else math.nan), math.nan, math.nan
+    if len(data) < 5:
+        return (float(data.mean()) if len(data) else math.nan), math.nan, math.nan
     generator = np.random.default_rng(seed)
     means = data[generator.integers(0, len(data), (draws, len(data)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
@@ -288,10 +288,7 @@ def _mean_change(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.
 def table(report: DiffReport) -> pa.Table:
     """Groups as rows."""
     return pa.Table.from_pylist(
-        [
-            {name: getattr(group, name) for name in GroupChange.__slots__}
-            for group in report.groups
-        ]
+        [{name: getattr(group, name) for name in GroupChange.__slots__} for group in report.groups]
     )
 
 
@@ -304,10 +301,10 @@ def repetition_alarm(before: float, after: float) -> str:
 
 def verdict(group: GroupChange, noise_mean: float) -> str:
     """One plain sentence about a group."""
-    if math.isnan(group.low):
-        return f"{group.group}: one chain only, no interval"
     if math.isfinite(noise_mean) and abs(group.surprisal) <= noise_mean:
         return f"{group.group}: no change beyond the noise floor"
+    if math.isnan(group.low):
+        return f"{group.group}: {group.chains} chains are too few for an interval"
     if group.high < 0:
         return f"{group.group}: became easier by {-group.surprisal:.3f} nats per token"
     if group.low > 0:

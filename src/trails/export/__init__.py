@@ -60,8 +60,8 @@ class ExportOptions:
     """What to do with the selected tokens. See :mod:`trails.export.choose`, ``order`` and ``split`` for the values.
 
     ``layers`` are the layers that a LoRA shall change (0 = first), empty for all. ``split`` is the share to hold out.
-    ``run`` names the run whose numbers count (an id or its beginning; by default the only one without an adapter). ``variants`` is a file
-    written by ``trails variants``.
+    ``run`` names the run whose numbers count (an id or its beginning; by default the only one without an adapter).
+    ``variants`` is a file written by ``trails variants``.
     """
 
     mask: str = "none"

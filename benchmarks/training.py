@@ -1,0 +1,221 @@
+"""Export rate and memory, and the cost of a training step against plain TRL.
+
+    python -m benchmarks.training [--chains 100000] [--only export,step]
+
+Export: shards with the columns an export reads, ~165 tokens a chain as in GSM8K; baseline in the same run: the bare Arrow
+copy of the same columns to a Parquet file. Training step: median seconds of a step of ``trails train`` against SFTTrainer on
+the same rows, same model (random Llama shape of SmolLM2-135M cut to four layers), same batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trails.export import ExportOptions, export_selection
+from trails.export.record import COLUMNS
+from trails.schema import SHARD_SCHEMA, Run, stable_hash
+from trails.store.traces import TraceStore
+from trails.subgraph import Selection
+
+VOCABULARY = 49_152
+
+
+def home_of(folder: Path, chains: int) -> Run:
+    """A home with that many made-up chains of about 165 tokens with context, in shards of 2,000."""
+    rng = np.random.default_rng(0)
+    run = Run("bench", "0", "ab" * 32, n_layers=30, n_heads=9, d_model=576, vocab_size=VOCABULARY, max_tokens=8192)
+    with TraceStore(folder, write=True) as store:
+        store.put_run(run)
+    for start in range(0, chains, 2_000):
+        rows = []
+        for number in range(start, min(start + 2_000, chains)):
+            n, q = int(rng.integers(80, 140)), int(rng.integers(35, 75))
+            text = "word " * n
+            ends = np.arange(5, 5 * n + 1, 5, dtype=np.int32)
+            cut = np.linspace(0, n, 5).astype(np.int32)
+            rows.append(
+                dict.fromkeys(SHARD_SCHEMA.names)
+                | {
+                    "chain": "c" + stable_hash(str(number)),
+                    "run": run.id,
+                    "source": f"set{number % 3}",
+                    "source_id": str(number),
+                    "source_sha256": "",
+                    "licence": "MIT",
+                    "question": "why " * q,
+                    "text": text,
+                    "answer": "",
+                    "language": "en",
+                    "boundaries": [],
+                    "metadata": [],
+                    "steps": [
+                        {
+                            "start": int(a) * 5,
+                            "end": int(b) * 5,
+                            "role": "NEXT",
+                            "connective": "",
+                            "sense": "",
+                            "explicit": False,
+                        }
+                        for a, b in zip(cut, cut[1:], strict=False)
+                    ],
+                    "tokenizer": run.tokenizer,
+                    "n_layers": 30,
+                    "n_context": q,
+                    "token_ids": rng.integers(0, VOCABULARY, n, dtype=np.int32),
+                    "token_start": ends - 5,
+                    "token_end": ends,
+                    "step_tokens": np.stack([cut[:-1], cut[1:]], 1).reshape(-1),
+                    "question_token_ids": rng.integers(0, VOCABULARY, q, dtype=np.int32),
+                    "question_surprisal": rng.random(q, np.float32),
+                    "surprisal": rng.random(n, np.float32) * 5,
+                    "entropy": rng.random(n, np.float32) * 5,
+                }
+            )
+        table = pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
+        pq.write_table(table, folder / "shards" / f"{start:032x}.parquet", row_group_size=150, compression="zstd")
+    return run
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def bench_export(chains: int) -> None:
+    """Rows per second of every format, beside a bare copy of the columns, and the peak memory."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        home_of(folder / "home", chains)
+        with TraceStore(folder / "home") as store:
+            started = time.perf_counter()
+            writer = None
+            for table in store.tables(list(COLUMNS)):
+                writer = writer or pq.ParquetWriter(folder / "copy.parquet", table.schema, compression="zstd")
+                writer.write_table(table)
+            if writer:
+                writer.close()
+            bare = time.perf_counter() - started
+            print(f"{chains:,} chains; bare copy of the columns: {chains / bare:,.0f} rows/s, peak {peak_mb():.0f} MB")
+            for format, suffix, options in (
+                ("trails", ".parquet", {}),
+                ("trl", ".parquet", {}),
+                ("trl", ".jsonl", {}),
+                ("messages", ".jsonl", {}),
+                ("trails", ".parquet", {"split": 0.1, "order": "rising", "weights": "both"}),
+            ):
+                started = time.perf_counter()
+                export_selection(
+                    Selection("all", None),
+                    store,
+                    format,
+                    folder / f"o{suffix}",
+                    ExportOptions(overwrite=True, **options),
+                )
+                seconds = time.perf_counter() - started
+                print(
+                    f"  {format}{suffix} {options or ''}: {chains / seconds:,.0f} rows/s"
+                    f" ({bare / seconds:.2f} of the bare copy), peak {peak_mb():.0f} MB"
+                )
+
+
+def bench_step(steps: int = 6) -> None:
+    """Seconds per step of our trainer and of plain TRL, interleaved runs."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
+    from trl import SFTTrainer
+
+    from trails.measure.packaged import packaged_model
+    from trails.train import TrainOptions, _arguments, _with_adapter, train_rows
+
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(packaged_model(), local_files_only=True)
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for _ in range(4 * steps):
+        ids = rng.integers(10, VOCABULARY - 10, 160).tolist()
+        rows.append(
+            {
+                "input_ids": ids,
+                "labels": [-100] * 40 + ids[40:],
+                "loss_weights": [0.0] * 40 + [1.0] * 120,
+                "step_spans": [{"step": 0, "start": 40, "end": 160, "role": "NONE"}],
+                "offset": 40,
+                "chain": "c",
+                "layers": [],
+            }
+        )
+
+    def model() -> Any:
+        torch.manual_seed(0)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=576,
+                intermediate_size=1536,
+                num_hidden_layers=4,
+                num_attention_heads=9,
+                num_key_value_heads=3,
+                tie_word_embeddings=True,
+            )
+        )
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.times.append(time.perf_counter() - self.start)
+
+    options = TrainOptions(steps=steps, batch=4)
+    found: dict[str, list[float]] = {"trails": [], "plain TRL": []}
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as name:
+            clock = Clock()
+            train_rows(rows, Path(name) / "a", model(), tokenizer, options, identity={}, callbacks=[clock])
+            found["trails"] += clock.times[1:]
+            clock = Clock()
+            arguments = _arguments(Path(name) / "b", steps, options)
+            arguments.dataset_kwargs = None
+            arguments.remove_unused_columns = True
+            data = Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows])
+            SFTTrainer(
+                _with_adapter(model(), options, ()),
+                arguments,
+                train_dataset=data,
+                processing_class=tokenizer,
+                callbacks=[clock],
+            ).train()
+            found["plain TRL"] += clock.times[1:]
+    ours, plain = (statistics.median(found[name]) for name in ("trails", "plain TRL"))
+    print(f"training step: {ours:.3f} s, plain TRL {plain:.3f} s, ratio {ours / plain:.2f}")
+
+
+def main() -> None:
+    """Run the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chains", type=int, default=100_000)
+    parser.add_argument("--only", default="export,step")
+    given = parser.parse_args()
+    if "export" in given.only:
+        bench_export(given.chains)
+    if "step" in given.only:
+        bench_step()
+
+
+if __name__ == "__main__":
+    main()
