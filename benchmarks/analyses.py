@@ -37,7 +37,7 @@ from trails.sequences import (
     suffixes,
     text_corpus,
 )
-from trails.statistics import Score, Withheld, auc, bootstrap, fit_whitening, nearest, nearest_exact
+from trails.statistics import Score, Withheld, auc, bootstrap, fit_whitening, nearest, nearest_exact, within_group_auc
 
 FILES = {
     "gsm8k": "gsm8k/train.jsonl",
@@ -176,7 +176,7 @@ def section_growth(data: Path, args: argparse.Namespace) -> None:
         first = None
         for factor in (1, 2, 4, 8, 16):
             corpus = resized(base, factor * base.n_tokens)
-            if name == "map" and factor > 8:
+            if name == "map" and factor > 4:
                 continue
             seconds, _ = timed(lambda c=corpus, w=work: w(c), 2 if factor < 8 else 1)
             rate = corpus.n_tokens / seconds
@@ -208,21 +208,23 @@ def section_map(data: Path, args: argparse.Namespace) -> None:
 def section_near(data: Path, args: argparse.Namespace) -> None:
     """Nearest neighbours: usearch against brute force on clustered vectors of the model's width."""
     rng = np.random.default_rng(0)
-    for count, dimensions in ((27_000, 576), (100_000, 576)):
+    for count, dimensions in ((27_000, 576), (args.vectors, 576)):
         centres = rng.normal(size=(count // 20, dimensions)).astype(np.float32)
         raw = centres[rng.integers(0, len(centres), count)] + 0.7 * rng.normal(size=(count, dimensions)).astype(
             np.float32
         )
         raw *= np.linspace(3, 0.3, dimensions, dtype=np.float32)
         white = fit_whitening(raw)(raw)
-        seconds, (found, _) = timed(lambda w=white: nearest(w, w, 6, exact=False), 1)
+        start = time.perf_counter()
+        found, _ = nearest(white, white, 6, exact=False)
+        seconds = time.perf_counter() - start
         sample = rng.permutation(count)[:2_000]
         brute, (truth, _) = timed(lambda w=white, s=sample: nearest_exact(w, w[s], 6), 1)
         recall = np.mean(
             [len(set(a) & set(b)) / 6 for a, b in zip(truth.tolist(), found[sample].tolist(), strict=True)]
         )
         print(
-            f"{count:,} x {white.shape[1]}: index {seconds:.1f} s, brute force {brute * count / len(sample):.1f} s "
+            f"{count:,} x {white.shape[1]}: index {seconds:.1f} s (clock), brute force {brute * count / len(sample):.1f} s "
             f"(from {len(sample):,} queries), recall {recall:.3f} (goal >= 0.95)"
         )
 
@@ -249,9 +251,7 @@ def section_texts(data: Path, args: argparse.Namespace) -> None:
         return str(tokenizer.decode(np.asarray(tokens).tolist()))
 
     found = capture.calibrate(base, queries, other=other, decode=decode)
-    print(
-        f"experiment 9: {found.n_held_out} held-out GSM8K chains, map of {found.n_chains:,}; other map {other.n_chains:,} chains"
-    )
+    print(f"experiment 9: {found.n_held_out} held-out GSM8K chains, maps of {found.n_chains:,} and {other.n_chains:,}")
     tell(found.scores, found.withheld)
     print("recovery from a contiguous part (row 16)")
     tell(capture.recovery(corpus, decode=decode))
@@ -373,7 +373,11 @@ def section_premises(data: Path, args: argparse.Namespace) -> None:
             return auc(column[picked][truth[picked]], column[picked][~truth[picked]])
 
         interval = bootstrap(np.unique(of)[:, None].astype(np.float64), statistic, draws=200)
-        print(f"  {name}: AUC {auc(column[truth], column[~truth]):.3f} {interval}")
+        _, level = within_group_auc(column, truth, np.array(distance).astype(np.int64))
+        print(
+            f"  {name}: AUC {auc(column[truth], column[~truth]):.3f} {interval}; "
+            f"mean over pairs of equal distance {float(level.mean()):.3f}"
+        )
 
 
 def gold_edges(trace: Trace) -> set[tuple[int, int]]:
@@ -447,6 +451,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("sections", nargs="*", default=["overlaps", "map"], choices=[*SECTIONS, []])
     parser.add_argument("--chains", type=int, default=300)
+    parser.add_argument("--vectors", type=int, default=100_000, help="step vectors of the section near")
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/.cache"))
     args = parser.parse_args()
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}")

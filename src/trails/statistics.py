@@ -325,7 +325,7 @@ def nearest_exact(vectors: Floats, queries: Floats, k: int, *, block: int = 1024
     return found, cosine
 
 
-EXACT_UP_TO = 20_000
+EXACT_UP_TO = 32_000
 """Number of vectors up to which brute force is used: exact, and not slower."""
 
 
@@ -341,7 +341,7 @@ def nearest(
     from usearch.index import Index
 
     index = Index(
-        ndim=vectors.shape[1], metric="ip", dtype="bf16", connectivity=16, expansion_add=64, expansion_search=96
+        ndim=vectors.shape[1], metric="ip", dtype="bf16", connectivity=16, expansion_add=40, expansion_search=64
     )
     index.add(np.arange(len(vectors), dtype=np.uint64), vectors, threads=threads)
     k = min(k, len(vectors))

@@ -1,0 +1,164 @@
+"""The commands end to end on a home measured by the uniform scorer: exact, quick, no model download."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trails.__main__ import main as program
+from trails.cli import cli
+from trails.config import load_settings
+from trails.errors import TrailsError
+from trails.measure import open_scorer
+from trails.pipeline import Home, IngestOptions, ingest
+
+
+def chains(path: Path, count: int = 30) -> Path:
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            a, b = 1200 + 7 * number, 3100 + 11 * number
+            steps = [
+                f"If Ann has {a} coins and gets {b} then she has {a}+{b}={a + b} coins.",
+                f"But she gives {number + 5} away, so {a + b}-{number + 5}={a + b - number - 5} coins are left.",
+                f"Then she doubles them and has {2 * (a + b - number - 5)} coins.",
+                f"However the tax takes {number + 9} of these coins from her purse.",
+                f"Therefore Ann keeps {2 * (a + b - number - 5) - number - 9} coins.",
+            ]
+            record = {"question": f"Ann has {a} coins and gets {b}. How many are left?", "text": " ".join(steps)}
+            file.write(json.dumps(record) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with thirty chains, measured by the uniform scorer."""
+    folder = tmp_path_factory.mktemp("analyses")
+    settings = load_settings(home=folder / "home", model="uniform", store="embedded")
+    ingest([chains(folder / "ann.jsonl")], settings, IngestOptions(), make_scorer=lambda: open_scorer("uniform"))
+    return folder / "home"
+
+
+def run(home: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, [*arguments, "--home", str(home)], catch_exceptions=True)
+
+
+def answer(home: Path, *arguments: str) -> Any:
+    result = run(home, *arguments, "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+def ids(home: Path) -> list[str]:
+    with Home(home) as opened:
+        return sorted(trace.chain.id for trace in opened.traces())
+
+
+@pytest.mark.parametrize("kind", ["exact", "masked", "skeleton"])
+def test_overlaps_print_their_control_and_reach_the_graph(home: Path, kind: str) -> None:
+    found = answer(home, "overlaps", "--kind", kind)
+    assert found["n_overlaps"] > 0
+    assert all(score["controls"] for score in found["scores"])
+    with Home(home) as opened:
+        question = "MATCH (o:Overlap)-[:IN]->(c:Chain) WHERE o.kind = $kind RETURN count(o) AS n"
+        assert opened.cypher(question, {"kind": kind}).rows[0][0] > 0
+    again = answer(home, "overlaps", "--kind", kind, "--min-tokens", "60", "--min-steps", "5")
+    with Home(home) as opened:
+        question = "MATCH (o:Overlap) WHERE o.kind = $kind RETURN count(o) AS n"
+        # those of the first call are replaced, those of other kinds stay
+        assert opened.cypher(question, {"kind": kind}).rows[0][0] == again["n_overlaps"]
+    table = run(home, "overlaps", "--kind", kind, "--no-graph")
+    assert table.exit_code == 0
+    assert "control" in table.stdout
+
+
+def test_overlaps_between_two_chains(home: Path) -> None:
+    one, two = ids(home)[:2]
+    found = answer(home, "overlaps", "--between", one, two, "--no-graph")
+    assert 0 < found["n_overlaps"] <= answer(home, "overlaps", "--no-graph")["n_overlaps"]
+
+
+def test_the_map_reaches_the_graph(home: Path) -> None:
+    found = answer(home, "map", "--k", "3")
+    assert found["n_shared_states"] > 0
+    assert {score["name"] for score in found["scores"]} == {"fitness", "branching perplexity", "walk is real"}
+    with Home(home) as opened:
+        assert opened.cypher("MATCH (s:State) RETURN count(s) AS n").rows[0][0] == found["n_shared_states"]
+        assert opened.cypher("MATCH (:Token)-[a:AT]->(:State) RETURN count(a) AS n").rows[0][0] > 0
+    assert run(home, "map", "--no-graph").exit_code == 0
+
+
+def test_gaps_without_and_with_calibration(home: Path) -> None:
+    before = answer(home, "gaps", "--top", "3")
+    assert {score["name"] for score in before["calibration"]["scores"]} >= {"ungrounded", "no model"}
+    assert all(seam["surprisal_excess"] is None for seam in before["seams"])
+    calibrated = answer(home, "gaps", "--calibrate", "--model", "uniform", "--top", "3")
+    names = {score["name"] for score in calibrated["calibration"]["scores"]}
+    assert {"all", "model's own share"} <= names
+    kept = answer(home, "gaps", "--top", "3")
+    assert kept["calibration"] == calibrated["calibration"]  # the run keeps it
+    with Home(home) as opened:
+        rows = opened.cypher(
+            "MATCH (g:Gap)-[:BEFORE]->(s:Step) RETURN g.control_auc, g.baseline_auc, g.step, s.index"
+        ).rows
+    assert rows
+    assert all(auc is not None and base is not None and step == index for auc, base, step, index in rows)
+    one = ids(home)[0]
+    assert {seam["chain"] for seam in answer(home, "gaps", "--chain", one)["seams"]} == {one}
+    assert "Ranked without a model" not in run(home, "gaps", "--top", "2").stderr
+
+
+def test_bridge_is_rescored(home: Path) -> None:
+    one, two = ids(home)[:2]
+    found = answer(home, "bridge", f"{one}:0", f"{two}:2", "--model", "uniform", "--splices", "2", "--budget", "9")
+    (score, _) = found["minimax"]["scores"]
+    assert score["value"] == pytest.approx(5.545, abs=1e-3)  # ln 256 everywhere
+    assert {control["name"] for control in score["controls"]} >= {
+        "claimed by the path",
+        "goal directly after the start",
+    }
+    assert found["fewest"]["keeps_budget"] is True
+    shown = run(home, "bridge", one, two, "--model", "uniform", "--splices", "1")
+    assert shown.exit_code == 0, shown.output
+
+
+def test_capture_of_a_text_and_of_a_file(home: Path, tmp_path: Path) -> None:
+    text = "But she gives 8 away, so 4000-8=3992 coins are left. Therefore Ann keeps coins."
+    found = answer(home, "capture", text, "--model", "uniform")
+    assert found["trail"] in ids(home)
+    assert {score["name"] for score in found["scores"]} == {"caught", "fitness", "votes for the trail"}
+    file = tmp_path / "text.txt"
+    file.write_text(text, encoding="utf-8")
+    assert answer(home, "capture", str(file), "--model", "uniform") == found
+    assert run(home, "capture", text, "--model", "uniform").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("overlaps", "--kind", "near"), "--states"),
+        (("drift", "CHAIN"), "layers"),
+        (("gaps", "--chain", "nothing"), "no chain fits"),
+        (("overlaps", "--run", "rnothing"), "rnothing"),
+        (("bridge", "CHAIN:99", "CHAIN:1", "--model", "uniform"), "steps 0 to"),
+        (("capture", "short", "--model", "uniform"), "8 or more"),
+    ],
+)
+def test_bad_input_says_what_to_type(home: Path, arguments: tuple[str, ...], says: str) -> None:
+    one = ids(home)[0]
+    result = run(home, *(argument.replace("CHAIN", one) for argument in arguments))
+    assert isinstance(result.exception, TrailsError), result.exception
+    assert says in str(result.exception)
+
+
+def test_the_program_prints_an_error_without_a_traceback(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["trails", "overlaps", "--kind", "near", "--home", str(home)])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
