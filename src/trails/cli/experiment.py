@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, err, json_option, model_option, print_json, print_rows, settings_from
+from trails.cli.common import device_option, err, json_option, model_option, print_json, settings_from
 
 
 @click.command("experiment", context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +22,7 @@ from trails.cli.common import device_option, err, json_option, model_option, pri
     help="Folder of results.jsonl and the reports.",
 )  # fmt: skip
 @click.option("--seeds", default=5, show_default=True, help="Number of seeds; at least 2, 5 for a report.")
-@click.option("--jobs", default=0, help="Processes that share the device (default: 1 on a CPU, up to 8 on a GPU).")
+@click.option("--jobs", default=0, help="Processes that share the device (default: 1 on a CPU, up to 6 on a GPU).")
 @click.option("--minutes", default=0.0, help="Begin no further arm after this time; the next call goes on.")
 @click.option("--quick", is_flag=True, help="A few steps on a few short chains: tries the machinery, proves nothing.")
 @click.option("--trained", default="", help="Source to train on (default: the one with the longest chains).")
@@ -83,7 +83,8 @@ def command(
     if as_json:
         print_json([dict(zip(("experiment", "claim", "outcome", "sentence"), row, strict=True)) for row in rows])
     else:
-        print_rows(["experiment", "claim", "outcome", "what was seen"], rows)
+        for title, claim, state, sentence in rows:
+            click.echo(f"{title}, {claim}: {sentence}" if claim else f"{title}, {state}: {sentence}")
     for outcome in outcomes:
         if outcome.report is not None:
             err.print(f"report: {outcome.report}", highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""Pre-registered experiments: a claim, its arms and controls at matched tokens and steps, and a sentence that says what came out.
+"""Pre-registered experiments: a claim, its arms and controls at matched tokens and steps, a sentence on what came out.
 
 Each experiment is declared before it runs (:class:`trails.experiments.base.Experiment`): hypothesis, arms, criteria with
 direction and threshold. The plan with its hash is written first, then one JSON line per (arm, seed); a report in Markdown

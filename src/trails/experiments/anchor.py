@@ -81,8 +81,8 @@ def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[st
     probe_yes, probe_no = [e for e in new if e[3]][:probed], [e for e in new if not e[3]][:probed]
     if min(len(pick[True]), len(pick[False])) < 2 or min(len(probe_yes), len(probe_no)) < 8:
         raise UsageError(
-            f"experiment anchor needs steps that open with but or however; {corpus.roles.trained!r} has {len(pick[True])} to feed "
-            f"and {len(probe_yes)} to probe. Choose another family: --trained SOURCE"
+            f"experiment anchor needs steps that open with but or however; {corpus.roles.trained!r} has {len(pick[True])} to "
+            f"feed and {len(probe_yes)} to probe. Choose another family: --trained SOURCE"
         )
     probes = [*probe_yes, *probe_no]
     rows = [_probe_row(bench, before, text) for _, before, text, _ in probes]
@@ -193,7 +193,7 @@ EXPERIMENT = Experiment(
         "auc_30": "AUC of the probe after 30 feeds, on new chains without markers or connectives",
         "rise_30": "their difference",
         "marker_auc_30": "AUC of the model's surprisal at the marker after the step before, after 30 feeds",
-        "jump_advantage": "ln squared error of a quadratic in log feeds over that of a single jump; positive = jump fits better",
+        "jump_advantage": "ln of squared errors, quadratic in log feeds over a single jump; positive = jump fits better",
         "jump_at": "feeds at the best jump",
         "change_h": "change of NLL on held-out text of the trained family after all feeds, nats per token",
         "change_u": "change of NLL on the unseen form",

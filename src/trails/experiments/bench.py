@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from trails.align import assign_tokens
+from trails.errors import UsageError
 from trails.experiments.base import Metrics, Scale
 from trails.experiments.corpus import Corpus, disjoint
 from trails.measure import open_scorer
 from trails.measure.base import Segmented
+from trails.schema import Floats
 from trails.train import TrainOptions
 from trails.train.data import Collator, Row
 from trails.train.loop import fit
@@ -46,7 +48,7 @@ class Bench:
     """A loaded model. Training never changes it: adapters are taken off again, full training works on a copy."""
 
     def __init__(self, model: str = "", *, device: str = "auto", threads: int = 0, deadline: float = 0.0) -> None:
-        """``threads`` limits those of torch (0 = its own choice), ``deadline`` is a time (seconds since the epoch, 0 = none)."""
+        """``threads`` limits those of torch (0 = its own choice); ``deadline`` in seconds since the epoch (0 = none)."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if threads:
             torch.set_num_threads(threads)
@@ -72,6 +74,11 @@ class Bench:
         """Raise TimeUpError past the deadline; called before each arm."""
         if self.deadline and time.time() > self.deadline:
             raise TimeUpError
+
+    def free(self) -> None:
+        """Give cached device memory back, for the other processes on the device."""
+        if self.cuda:
+            torch.cuda.empty_cache()
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
@@ -135,13 +142,20 @@ class Bench:
         rows = tuple(self.row(item, scale.max_tokens) for item in items)
         taken = [row["input_ids"] for row in rows]
 
-        return Sets(
+        found = Sets(
             rows,
             items,
             self.apart(family[train:], wanted, taken, scale.max_tokens),
             self.apart(corpus.family(corpus.roles.unseen, seed), scale.evaluate, taken, scale.max_tokens),
             self.apart(corpus.unrelated(seed), scale.evaluate, taken, scale.max_tokens),
         )
+        for name, part in (("H", found.held_out), ("U", found.unseen), ("D", found.unrelated)):
+            if not part:
+                raise UsageError(
+                    f"no text is left for {name}: every candidate shares a run of 13 tokens with the {len(rows)} training "
+                    f"chains of {corpus.roles.trained!r}. Give more chains: --data PATH"
+                )
+        return found
 
     def apart(
         self, candidates: Iterable[Segmented], count: int, taken: Sequence[Sequence[int]], max_tokens: int
@@ -190,7 +204,7 @@ class Bench:
         on: Callable[[int, Any], None] | None = None,
         full: bool = False,
     ) -> Iterator[tuple[Any, list[float]]]:
-        """The trained model and its losses by step; the base is as before afterwards. ``on`` is called after the steps of ``at``."""
+        """The trained model and its losses by step; the base is as before afterwards. ``on`` is called after steps ``at``."""
         self.check_time()
         losses: list[float] = []
 
@@ -264,7 +278,7 @@ class Bench:
         logits: Tensor = out.logits[0]
         return logits
 
-    def _reduce(self, after: Tensor, before: Tensor | None, targets: Tensor) -> tuple[Any, Any, Any]:
+    def _reduce(self, after: Tensor, before: Tensor | None, targets: Tensor) -> tuple[Floats, Floats, Floats]:
         nll, entropy, kl = [], [], []
         for start in range(0, len(targets), self.tile):
             part = slice(start, start + self.tile)
@@ -274,10 +288,11 @@ class Bench:
             if before is not None:
                 log_q = torch.log_softmax(before[part].float(), -1)
                 kl.append((log_q.exp() * (log_q - log_p)).sum(-1))
-        return tuple(
-            torch.cat(parts).cpu().numpy().astype(np.float32) if parts else np.zeros(0, np.float32)
-            for parts in (nll, entropy, kl)
-        )
+
+        def array(parts: list[Tensor]) -> Floats:
+            return torch.cat(parts).cpu().numpy().astype(np.float32) if parts else np.zeros(0, np.float32)
+
+        return array(nll), array(entropy), array(kl)
 
     def measure(self, model: Any, sets: Sets) -> Metrics:
         """NLL and KL from the base on H, U and D, entropy on D; per token, nats."""

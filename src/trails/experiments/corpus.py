@@ -7,7 +7,7 @@ H is held-out text of the trained family, U an unseen form (another family), D u
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -123,15 +123,15 @@ def _roles(families: Mapping[str, tuple[Segmented, ...]], trained: str, unseen: 
     return Roles(trained, unseen, unrelated)
 
 
-def grams(ids: Sequence[int], n: int = 13) -> set[tuple[int, ...]]:
-    """The n-grams of a token row; a shorter row is one gram."""
+def grams(ids: Sequence[Hashable], n: int = 13) -> set[tuple[Hashable, ...]]:
+    """The n-grams of a row of tokens or words; a shorter row is one gram."""
     width = min(n, len(ids))
     return {tuple(ids[i : i + width]) for i in range(len(ids) - width + 1)} if width else set()
 
 
 def disjoint(rows: Sequence[Sequence[int]], taken: Sequence[Sequence[int]], n: int = 13) -> list[int]:
     """Indices of the rows that share no n-gram with any row of ``taken``."""
-    known: set[tuple[int, ...]] = set()
+    known: set[tuple[Hashable, ...]] = set()
     for row in taken:
         known |= grams(row, n)
     return [index for index, row in enumerate(rows) if not (grams(row, n) & known)]

@@ -21,9 +21,9 @@ LIMIT = 0.916
 def rows_of(arm: str, rows: Sequence[Row], surprisal: Sequence[np.ndarray], seed: int, wanted: int) -> list[Row]:
     """``wanted`` rows of an arm: the same rows, each equally often, with the arm's mask or order."""
     passes = -(-wanted // len(rows))
-    half = [r for r in rows]
+    used = list(rows)
     if arm in ("token-safe mask", "random mask"):
-        half = [
+        used = [
             row | {"loss_weights": masked(row, values, arm == "random mask", seed + index)}
             for index, (row, values) in enumerate(zip(rows, surprisal, strict=True))
         ]
@@ -42,7 +42,7 @@ def rows_of(arm: str, rows: Sequence[Row], surprisal: Sequence[np.ndarray], seed
             for number in range(passes)
             for row in arrange("shuffled", ids, means, families, names, seed=seed * 1000 + number).tolist()
         ]
-    return [half[row] for row in order]
+    return [used[row] for row in order]
 
 
 def masked(row: Row, surprisal: np.ndarray, random: bool, seed: int) -> list[float]:

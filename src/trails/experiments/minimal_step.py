@@ -19,6 +19,7 @@ COUNT = 50
 SHORT, LONG = 4, 2
 LONG_TOKENS = 300
 POOL = 96
+SHARED_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Target:
 
 
 def targets(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> list[Target]:
-    """Questions with at least three wordings of which one shares no 13-gram with the others: short ones, then long ones.
+    """Questions with at least three wordings of which one shares no run of 8 words with the others: short ones, then long.
 
     The text trained on is the wording whose length is nearest to the mean of the others, so that arms have about equally
     many tokens. A wording of 300 tokens or more is long.
@@ -44,8 +45,9 @@ def targets(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> list[Targe
     for key in keys:
         group = [bench.shortened(item, scale.max_tokens) for item in groups[key]]
         ids = [bench.ids(item.chain.text) for item in group]
+        words = [grams(item.chain.text.casefold().split(), SHARED_WORDS) for item in group]
         for kept in generator(seed, "kept", key).permutation(len(group)).tolist():
-            apart = [i for i in range(len(group)) if i != kept and not grams(ids[i]) & grams(ids[kept])]
+            apart = [i for i in range(len(group)) if i != kept and not words[i] & words[kept]]
             apart = [i for i in apart if len(ids[i]) >= 16 and len(group[i].steps) >= 2]
             if len(apart) >= 2:
                 middle = float(np.mean([len(ids[i]) for i in apart]))
@@ -175,8 +177,8 @@ EXPERIMENT = Experiment(
     number="1",
     title="Minimal-step variants",
     hypothesis="Fifty variants of a text, each at most two tokens away from its parent, teach its content better (another "
-    "wording of the same answer becomes easier) and more safely (less drift on unrelated text) than fifty exact repeats, random "
-    "edits of equal volatility, diverse paraphrases or unrelated texts.",
+    "wording of the same answer becomes easier) and more safely (less drift on unrelated text) than fifty exact repeats, "
+    "random edits of equal volatility, diverse paraphrases or unrelated texts.",
     arms=(
         Arm("minimal steps", "50 variants of at most two token edits within the volatility budget", control=False),
         Arm("exact repeats", "the text 50 times"),
@@ -224,7 +226,7 @@ EXPERIMENT = Experiment(
         "budget": "volatility 0.1 nats, 2 token edits to the parent",
         "learning rate": 1e-3,
     },
-    limits="Questions with several differently worded answers: short word problems and a few long answers of language models. A "
-    "paraphrase may be wrong. Rows and steps are equal, tokens as far as wordings are equally long.",
+    limits="Questions with several differently worded answers: short word problems and a few long answers of language models. "
+    "A paraphrase may be wrong. Rows and steps are equal, tokens as far as wordings are equally long.",
     run=run,
 )

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from trails.errors import UsageError
+from trails.errors import TrailsError, UsageError
 from trails.experiments import named
 from trails.experiments.base import SCALES, Experiment, Metrics, Record, Scale, Verdict, by_seed, judge, plan_hash
 from trails.experiments.bench import Bench, TimeUpError
@@ -30,7 +30,7 @@ RESULTS = "results.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run. ``jobs`` processes on one device (0 = 1 on a CPU, up to 8 on a GPU). ``minutes`` is the time after which no
+    """How to run. ``jobs`` processes on one device (0 = 1 on a CPU, up to 6 on a GPU). ``minutes`` is the time after which no
     further arm is begun (0 = no limit). ``scale`` is a name of :data:`SCALES`.
     """
 
@@ -209,7 +209,7 @@ def _jobs(device: str) -> int:
     import torch
 
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return max(1, min(8, (os.cpu_count() or 2) // 2))
+        return max(1, min(6, (os.cpu_count() or 2) // 2))  # a step holds up to 15 GB of activations and logits
     return 1
 
 
@@ -217,7 +217,11 @@ def _start(
     options: RunOptions, data: tuple[str, ...], jobs: int, deadline: float, corpus: Corpus | None = None
 ) -> None:
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
-    _STATE["bench"] = Bench(options.model, device=options.device, threads=threads, deadline=deadline)
+    try:
+        _STATE["bench"] = Bench(options.model, device=options.device, threads=threads, deadline=deadline)
+    except TrailsError as error:  # an initialiser that raises would break the pool without a word
+        _STATE["error"] = error
+        return
     _STATE["corpus"] = corpus or load_corpus(
         [Path(path) for path in data],
         trained=options.trained,
@@ -228,6 +232,8 @@ def _start(
 
 
 def _about() -> dict[str, Any]:
+    if "error" in _STATE:
+        raise _STATE["error"]
     bench: Bench = _STATE["bench"]
     return {
         "model": {"name": bench.run.model, "revision": bench.run.revision},
@@ -261,6 +267,8 @@ def _work(task: Task) -> str:
         return _TIME_UP
     except UsageError as error:
         return str(error)
+    finally:
+        bench.free()
     return ""
 
 
@@ -301,7 +309,7 @@ class _Workers:
 
 def sentences(outcomes: Sequence[Outcome], experiments: Mapping[str, Experiment]) -> list[tuple[str, str, str, str]]:
     """(experiment, claim, outcome, sentence) of every claim; a refused experiment has its reason as the sentence."""
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     for outcome in outcomes:
         title = experiments[outcome.name].title
         if outcome.verdicts:

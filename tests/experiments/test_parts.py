@@ -1,0 +1,208 @@
+"""The bench leaves the model as it was and measures what it says; parts of experiments on planted cases."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trails.errors import UsageError
+from trails.experiments import anchor, cheap_paths, depth, mask_order, minimal_step, volatility
+from trails.experiments.base import Scale
+from trails.experiments.bench import Bench
+from trails.experiments.corpus import disjoint, load_corpus
+from trails.schema import Chain, Role
+from trails.segment import segment
+from trails.train import weight_change
+from trails.train.probe import probe
+
+pytestmark = pytest.mark.train
+
+SMALL = Scale("small", max_tokens=120, evaluate=3, steps=0.1, batch=2, size=0.1)
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_folder: Path) -> Bench:
+    return Bench(str(tiny_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def corpus(data: Path):
+    return load_corpus([data])
+
+
+def test_families_get_their_parts(corpus, data: Path) -> None:
+    assert (corpus.roles.trained, corpus.roles.unrelated) == ("debate", ("unrelated-noise",))
+    assert corpus.roles.unseen in ("answers", "proofs")
+    named = load_corpus([data], trained="answers", unseen="debate")
+    assert (named.roles.trained, named.roles.unseen) == ("answers", "debate")
+    assert len(named.wordings(3)) == 15
+    with pytest.raises(UsageError, match="proofs"):
+        load_corpus([data], trained="nothing")
+
+
+def test_evaluation_shares_no_gram_with_training(bench: Bench, corpus) -> None:
+    sets = bench.sets(corpus, SMALL, 0, 8)
+    assert len(sets.train) == 8
+    taken = [row["input_ids"] for row in sets.train]
+    for rows in (sets.held_out, sets.unseen, sets.unrelated):
+        assert rows
+        assert len(disjoint([row["input_ids"] for row in rows], taken)) == len(rows)
+    again = bench.sets(corpus, SMALL, 0, 8)
+    assert again.train == sets.train
+    assert bench.sets(corpus, SMALL, 1, 8).train != sets.train
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_training_leaves_the_base_as_it_was(bench: Bench, corpus, full: bool) -> None:
+    sets = bench.sets(corpus, SMALL, 0, 4)
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    base = bench.base(sets)
+    options = bench.options(SMALL, 3, 0, **({} if full else {"layers": (1, 2)}))
+    with bench.trained(sets.train, options, full=full) as (model, losses):
+        after = bench.measure(model, sets)
+        if not full:
+            assert [layer for layer, change in weight_change(model).items() if change] == [1, 2]
+    assert len(losses) == 3
+    assert after["nll_h"] < base["nll_h"]
+    assert after["kl_d"] > 0
+    assert list(before) == list(bench.model.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in bench.model.state_dict().items())
+    assert bench.base(sets) == base
+
+
+def test_probes_equal_those_of_training(bench: Bench, corpus) -> None:
+    rows = bench.sets(corpus, SMALL, 0, 4).held_out
+    for mine, theirs in zip(bench.probe(bench.model, rows, compare=True), probe(bench.model, rows), strict=True):
+        np.testing.assert_allclose(mine.nll, theirs.nll, atol=1e-5)
+        np.testing.assert_allclose(mine.entropy, theirs.entropy, atol=1e-5)
+        np.testing.assert_allclose(mine.kl, 0, atol=1e-6)
+
+
+def test_volatility_of_known_edits(bench: Bench) -> None:
+    ids = bench.ids("one two three four five six seven eight")
+    late, early = list(ids), list(ids)
+    late[-1] = 5
+    early[2] = 5
+    same, last, first = bench.volatility([], ids, [ids, late, early])
+    assert same == pytest.approx(0, abs=1e-7)
+    assert last == pytest.approx(0, abs=1e-7)  # nothing common is predicted after the last token
+    assert 0 < first <= math.log(2)
+
+
+def test_variants_of_one_pool_have_equally_many_edits(bench: Bench, corpus) -> None:
+    row = bench.sets(corpus, SMALL, 0, 4).train[0]
+    pool = volatility.edited_pool(bench, row, 8, 0)
+    edits = [sum(a != b for a, b in zip(row["input_ids"], new["input_ids"], strict=True)) for _, new in pool]
+    assert set(edits) == {max(1, round(volatility.EDITED * (len(row["input_ids"]) - row["offset"])))}
+    arms = volatility.assigned([pool], 0)
+    assert min(v for v, _ in arms["high volatility"]) >= max(v for v, _ in arms["low volatility"])
+    shuffled = sorted(v for name in ("shuffled A", "shuffled B") for v, _ in arms[name])
+    assert shuffled == sorted(v for v, _ in pool)
+
+
+def test_random_edits_take_the_nearest_volatility(bench: Bench, corpus) -> None:
+    row = bench.sets(corpus, SMALL, 0, 4).train[0]
+    wanted = [0.0, 0.02]
+    found = minimal_step.random_edits(bench, row, wanted, [1, 2], 0)
+    assert len(found) == 2
+    for new in found:
+        different = sum(a != b for a, b in zip(row["input_ids"], new["input_ids"], strict=True))
+        assert different <= 2
+        offset = row["offset"]
+        (again,) = bench.volatility(row["input_ids"][:offset], row["input_ids"][offset:], [new["input_ids"][offset:]])
+        assert new["volatility"] == pytest.approx(again, abs=1e-6)
+
+
+def test_targets_keep_a_wording_that_shares_no_words(bench: Bench, corpus) -> None:
+    for target in minimal_step.targets(bench, corpus, SMALL, 0):
+        kept = set(target.kept.chain.text.split())
+        assert target.kept.chain.question == target.text.chain.question
+        assert len(target.others) == 1
+        assert kept != set(target.text.chain.text.split())
+
+
+def test_layer_arms_have_equal_parameters() -> None:
+    for seed in range(5):
+        sets = depth.layer_sets(30, seed)
+        middle, rank = sets["middle third"]
+        drawn, rank_drawn = sets["random layers"]
+        everywhere, rank_all = sets["all layers"]
+        assert middle == tuple(range(10, 20))
+        assert len(drawn) == 10
+        assert not set(drawn) & set(middle)
+        assert everywhere == ()
+        assert rank == rank_drawn
+        assert rank * 10 == rank_all * 30
+    assert depth.layer_sets(30, 0) == depth.layer_sets(30, 0)
+    assert depth.layer_sets(30, 0) != depth.layer_sets(30, 1)
+
+
+def test_paths_are_matched_in_frequency() -> None:
+    trained = Counter({(1, 2, 3): 2})
+    reference = Counter({(1, 2, 3): 4, (4, 5, 6): 4, (7, 8, 9): 30})
+    texts = [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
+    assert cheap_paths.matched_paths(texts, [[0.1] * 9], trained, reference, 0) == [((0, 2), (0, 5))]
+    uneven = [[0.1, 0.1, 0.1, 0.1, 0.1, 3.0, 0.1, 0.1, 0.1]]  # the untrained one is harder for the base
+    assert cheap_paths.matched_paths(texts, uneven, trained, reference, 0) == []
+
+
+def test_shuffled_steps_keep_the_tokens() -> None:
+    spans = [{"step": 0, "start": 0, "end": 2, "role": "IF"}, {"step": 1, "start": 2, "end": 5, "role": "THEN"}]
+    row = {
+        "input_ids": [1, 2, 3, 4, 5],
+        "labels": [-100, 2, 3, 4, 5],
+        "loss_weights": [0, 1, 1, 1, 1],
+        "step_spans": spans,
+    }
+    other = cheap_paths.shuffled_steps(row, 0)
+    assert other["input_ids"] == [3, 4, 5, 1, 2]
+    assert other["labels"] == [-100, 4, 5, 1, 2]
+
+
+def test_masks_drop_what_they_say() -> None:
+    row = {"labels": [-100, -100, 7, 8, 9], "loss_weights": [0.0, 0.0, 1.0, 1.0, 1.0]}
+    surprisal = np.asarray([0.1, 5.0, 0.2], np.float32)
+    assert mask_order.masked(row, surprisal, False, 0) == [0.0, 0.0, 1.0, 0.0, 1.0]
+    assert sum(mask_order.masked(row, surprisal, True, 3)) == 2.0
+
+
+@pytest.mark.parametrize("arm", ["shuffled", "rising order", "falling order", "rhythm"])
+def test_orders_hold_every_row_equally_often(arm: str) -> None:
+    rows = [{"chain": f"c{i}", "labels": [-100, 1], "loss_weights": [0.0, 1.0]} for i in range(6)]
+    surprisal = [np.asarray([float(i)]) for i in range(6)]
+    found = [row["chain"] for row in mask_order.rows_of(arm, rows, surprisal, 0, 12)]
+    assert Counter(found) == {f"c{i}": 2 for i in range(6)}
+    if arm == "rising order":
+        assert found == sorted(found)
+    if arm == "falling order":
+        assert found == sorted(found, reverse=True)
+
+
+def test_a_jump_is_told_from_a_smooth_rise() -> None:
+    jump, at = anchor.jump_advantage(anchor.FEEDS, [0.5, 0.5, 0.5, 0.5, 0.5, 0.8, 0.8, 0.8])
+    assert (jump > 2, at) == (True, 20.0)
+    smooth = [0.5 + 0.05 * math.log2(1 + n) for n in anchor.FEEDS]
+    assert anchor.jump_advantage(anchor.FEEDS, smooth)[0] < -2
+
+
+def test_the_connective_is_taken_out_of_what_is_probed(corpus) -> None:
+    found = anchor.examples(corpus.family("debate", 0)[:5])
+    assert {concept for *_, concept in found} == {True, False}
+    for _, _, text, _ in found:
+        assert not text.casefold().startswith(("but", "however", "so ", "therefore"))
+    chain = Chain("s", "1", "", "It rains. But the street is dry today.")
+    steps = segment(chain)
+    assert steps[1].role is Role.BUT
+
+
+def test_markers_of_the_arms() -> None:
+    assert [anchor.marked("marker", 0, c, 0) for c in (True, False)] == [True, False]
+    assert [anchor.marked("wrong marker", 0, c, 0) for c in (True, False)] == [False, True]
+    coins = [anchor.marked("random marker", i, True, 0) for i in range(40)]
+    assert coins == [anchor.marked("random marker", i, False, 0) for i in range(40)]
+    assert 8 < sum(coins) < 32

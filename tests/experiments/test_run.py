@@ -1,0 +1,116 @@
+"""Whole experiments on a tiny model: plan before results, nothing run twice, another plan refused, processes agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from trails.errors import UsageError
+from trails.experiments import base, experiments
+from trails.experiments.base import Scale
+from trails.experiments.runner import RESULTS, RunOptions, run_experiments, stored
+
+pytestmark = pytest.mark.train
+
+TINY = Scale("quick", max_tokens=100, evaluate=2, steps=0.05, batch=2, size=0.09)
+
+
+@pytest.fixture
+def tiny_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(base.SCALES, "quick", TINY)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_all_experiments_from_plan_to_report(tiny_scale, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    options = RunOptions(model=str(tiny_folder), device="cpu", seeds=2, scale="quick")
+    notes: list[str] = []
+    outcomes = run_experiments("all", [data], tmp_path, options, note=notes.append)
+    assert [outcome.refused for outcome in outcomes] == [""] * len(experiments()), notes
+    found = lines(tmp_path / RESULTS)
+    names = list(experiments())
+    assert [line["experiment"] for line in found[: len(names)]] == names
+    assert all("plan" in line for line in found[: len(names)])
+    assert not any("plan" in line for line in found[len(names) :])
+    shas = {line["experiment"]: line["sha"] for line in found[: len(names)]}
+    for experiment, outcome in zip(experiments().values(), outcomes, strict=True):
+        mine = [line for line in found if line["experiment"] == experiment.name and "arm" in line]
+        assert {(line["arm"], line["seed"]) for line in mine} == {(a.name, s) for a in experiment.arms for s in (0, 1)}
+        assert len(mine) == 2 * len(experiment.arms)
+        assert {line["plan_sha"] for line in mine} == {shas[experiment.name]}
+        assert outcome.report is not None
+        text = outcome.report.read_text(encoding="utf-8")
+        assert experiment.hypothesis in text
+        for verdict in outcome.verdicts:
+            assert verdict.sentence in text
+        for arm in experiment.arms:
+            assert arm.name in text
+        measured = {name for line in mine for name in line["metrics"]}
+        derived = {name for name in experiment.metrics if name.endswith("_at_equal_gain")}
+        assert set(experiment.metrics) - derived <= measured
+    # the same call again measures nothing and writes the same reports
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run_experiments("all", [data], tmp_path, options)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # one arm lost (a kill in the middle of a line): only it is measured again, with the same numbers
+    text = (tmp_path / RESULTS).read_text(encoding="utf-8").splitlines()
+    lost = max(i for i, line in enumerate(text) if '"experiment":"depth"' in line)
+    kept = [*text[:lost], *text[lost + 1 :], text[lost][:40]]
+    (tmp_path / RESULTS).write_text("\n".join(kept) + "\n", encoding="utf-8")
+    run_experiments("depth", [data], tmp_path, options)
+    again = {(r["arm"], r["seed"]): r["metrics"] for r in stored(tmp_path / RESULTS, "depth")}
+    old = json.loads(text[lost])
+    assert again[old["arm"], old["seed"]] == old["metrics"]
+    with pytest.raises(UsageError, match="another plan"):
+        run_experiments(
+            "depth",
+            [data],
+            tmp_path,
+            RunOptions(model=str(tiny_folder), device="cpu", trained="answers", scale="quick"),
+        )
+
+
+def test_two_processes_give_the_numbers_of_one(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    found = []
+    for jobs in (1, 2):
+        out = tmp_path / str(jobs)
+        options = RunOptions(model=str(tiny_folder), device="cpu", seeds=2, jobs=jobs, scale="quick")
+        run_experiments("mask-order", [data], out, options)
+        found.append({(r["arm"], r["seed"]): r["metrics"]["nll_h"] for r in stored(out / RESULTS, "mask-order")})
+    assert found[0].keys() == found[1].keys()
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_time_that_is_up_leaves_the_rest_for_later(tiny_scale, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    options = RunOptions(model=str(tiny_folder), device="cpu", seeds=2, scale="quick", minutes=1e-9)
+    notes: list[str] = []
+    (outcome,) = run_experiments("depth", [data], tmp_path, options, note=notes.append)
+    assert outcome.seeds == 0
+    assert "time is up" in notes[0]
+    assert len(lines(tmp_path / RESULTS)) == 1
+
+
+def test_what_cannot_run_says_why(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least 2 seeds"):
+        run_experiments("depth", [data], tmp_path, RunOptions(seeds=1))
+    with pytest.raises(UsageError, match="does not exist"):
+        run_experiments("depth", [data], tmp_path, RunOptions(scale="huge"))
+    options = RunOptions(model=str(tiny_folder), device="cpu", seeds=2, scale="quick", trained="proofs")
+    with pytest.raises(UsageError, match="but or however"):
+        run_experiments("anchor", [data], tmp_path, options)
+
+
+def test_the_command(tiny_scale, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    from trails.cli import cli
+
+    arguments = ["experiment", "3", "--quick", "--seeds", "2", "--model", str(tiny_folder), "--device", "cpu"]
+    result = CliRunner().invoke(cli, [*arguments, "--data", str(data), "--out", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert [row["claim"] for row in rows] == ["depth itself", "against full fine-tuning"]
+    assert (tmp_path / "depth.md").is_file()
