@@ -141,7 +141,7 @@ def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[st
         (),
         bench.apart(same_form, scale.evaluate, taken, scale.max_tokens),
         bench.apart(corpus.family(unseen, seed), scale.evaluate, taken, scale.max_tokens),
-        tuple(bench.row(item, scale.max_tokens) for item in unrelated),
+        bench.apart(unrelated, scale.evaluate, taken, scale.max_tokens),
     )
     base = bench.base(sets)
     kept = {long: [bench.row(t.kept, scale.max_tokens) for t in chosen if t.long is long] for long in (False, True)}

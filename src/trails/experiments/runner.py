@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
 import os
 import time
@@ -24,6 +25,8 @@ from trails.experiments.base import SCALES, Experiment, Metrics, Record, Scale, 
 from trails.experiments.bench import Bench, TimeUpError
 from trails.experiments.corpus import Corpus, load_corpus
 from trails.experiments.report import markdown
+
+logger = logging.getLogger(__name__)
 
 RESULTS = "results.jsonl"
 
@@ -267,6 +270,9 @@ def _work(task: Task) -> str:
         return _TIME_UP
     except UsageError as error:
         return str(error)
+    except Exception as error:  # one seed of one experiment must not take the others with it
+        logger.exception("experiment %s, seed %d", name, seed)
+        return f"failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     finally:
         bench.free()
     return ""
