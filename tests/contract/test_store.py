@@ -14,7 +14,7 @@ from tests.contract.world import World
 from tests.store.factory import corpus, make_chain, make_run, make_trace
 
 from trails.errors import QueryError
-from trails.schema import Run, Trace
+from trails.schema import NODE, Run, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.digest import ALL_TABLES, compare, graph_digest
 from trails.store.rows import graph_batch, table_of
@@ -67,6 +67,22 @@ def test_analyses_are_written_updated_and_cleared(open_store: Open, world: World
         assert similar == ((6,),)
         assert graph_digest([store.tables()]).hex == graph_digest([world.batch()]).hex
         assert "Overlap" not in store.counts()
+
+
+def test_clearing_everything_of_trails_leaves_what_others_put_there(open_store: Open, world: World) -> None:
+    with open_store() as store:
+        store.write([world.batch()])
+        store.run("CREATE (:Note {id: 'n1', text: 'mine'})", write=True)
+        store.clear(list(NODE))
+        assert store.loaded() == set()
+        assert not set(store.counts()) & set(ALL_TABLES)
+        assert store.run("MATCH (n:Note) RETURN n.text").rows == (("mine",),)
+        store.run("MATCH (n:Note) DELETE n", write=True)
+        store.write([world.batch()])
+        store.clear(list(NODE))
+        assert store.counts() == {}
+        store.write([world.batch()])
+        assert graph_digest([store.tables()]).hex == graph_digest([world.batch()]).hex
 
 
 def test_delete_removes_a_chain_and_nothing_else(open_store: Open, world: World) -> None:

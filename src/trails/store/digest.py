@@ -49,7 +49,7 @@ class TableDigest:
     """Fingerprints of a table's rows: two 64-bit numbers per row, sorted, and the key that names each row."""
 
     hashes: Words  # (rows, 2), distinct and sorted
-    keys: tuple[str, ...]
+    keys: pa.StringArray
     duplicates: int
     columns: tuple[str, ...]
 
@@ -90,7 +90,7 @@ def graph_digest(batches: Iterable[GraphBatch], names: Collection[str] = TRACE_T
         together = np.concatenate(parts)
         distinct, first = np.unique(together, axis=0, return_index=True)
         ids = pa.concat_arrays([part.cast(pa.string()) for part in keys[name]]).take(pa.array(first))
-        found[name] = TableDigest(distinct, tuple(ids.to_pylist()), len(together) - len(distinct), tuple(columns[name]))
+        found[name] = TableDigest(distinct, ids, len(together) - len(distinct), tuple(columns[name]))
     return GraphDigest(found)
 
 
@@ -123,11 +123,11 @@ def compare(expected: GraphDigest, actual: GraphDigest, *, shown: int = 3) -> li
     return findings
 
 
-_NOTHING = TableDigest(np.zeros((0, 2), np.uint64), (), 0, ())
+_NOTHING = TableDigest(np.zeros((0, 2), np.uint64), pa.array([], pa.string()), 0, ())
 
 
 def _tuples(table: TableDigest) -> dict[tuple[int, int], str]:
-    return {(int(a), int(b)): key for (a, b), key in zip(table.hashes, table.keys, strict=True)}
+    return {(int(a), int(b)): key for (a, b), key in zip(table.hashes, table.keys.to_pylist(), strict=True)}
 
 
 def _some(keys: list[str], shown: int) -> str:

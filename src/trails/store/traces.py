@@ -31,7 +31,7 @@ from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, Chain, Role, Run, Step, 
 ROW_GROUP_TOKENS = 16_384
 """Tokens after which a shard starts a new row group: what a reader holds in memory at a time."""
 
-# name -> (field of the trace, width as a function of the row: tokens n, steps S, layers L); one place for the shapes
+# the columns that are arrays; _shape gives back their shapes
 _INT_COLUMNS = (
     "token_ids",
     "token_start",
