@@ -10,13 +10,13 @@ The order depends on the rows' content and the seed only, never on the order in 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from trails.errors import UsageError
-from trails.schema import stable_hash
 
 ORDERS = ("shuffled", "rising", "falling", "rhythm:N", "source")
 
@@ -56,7 +56,8 @@ def arrange(
         return np.array(
             sorted(rows, key=lambda row: (names[row][0], _natural(names[row][1]), ids[row])), dtype=np.int64
         )
-    shuffled = sorted(rows, key=lambda row: stable_hash(str(seed), ids[row]))
+    drawn = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in ids]
+    shuffled = sorted(rows, key=drawn.__getitem__)
     if name == "shuffled":
         return np.array(shuffled, dtype=np.int64)
     if name == "rhythm":

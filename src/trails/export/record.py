@@ -7,6 +7,7 @@ cost per row is that of copying its numbers.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trails.schema import Run, stable_hash
+from trails.schema import Run
 from trails.subgraph import Part, Selection
 
 IGNORED = -100
@@ -223,6 +224,7 @@ def build(
         text if length else "" for text, length in zip(table["question"].to_pylist(), question.lengths, strict=True)
     ]
     prompts, completions, suffix = _texts(table, kept, cut, selected, questions)
+    run_id = run.id  # a hash: once per table, not per row
     chains = table["chain"].to_pylist()
     tokenizers = table["tokenizer"].to_pylist()
     metadata = [dict(item or ()) for item in table["metadata"].to_pylist()]
@@ -230,7 +232,7 @@ def build(
     layer_values = np.tile(np.asarray(layers, np.int32), n)
     return pa.table(
         [
-            pa.array([example_id(chain, part, run.id) for chain, part in zip(chains, kept, strict=True)]),
+            pa.array([example_id(chain, part, run_id) for chain, part in zip(chains, kept, strict=True)]),
             pa.array(prompts, pa.string()),
             pa.array(completions, pa.string()),
             pa.array(questions, pa.string()),
@@ -257,7 +259,7 @@ def build(
             pa.array([run.revision] * n, pa.string()),
             pa.array([selection.digest] * n, pa.string()),
             pa.array(["train"] * n, pa.string()),
-            pa.array([run.id] * n, pa.string()),
+            pa.array([run_id] * n, pa.string()),
             table["source"],
             table["source_id"],
             table["licence"],
@@ -291,7 +293,8 @@ def _context(question: Ragged, surprisal: Ragged, run: Run) -> tuple[Ragged, Rag
 
 def example_id(chain: str, part: Part, run: str) -> str:
     """``e`` + 16 hex digits over the chain, what is selected of it, and the run."""
-    return "e" + stable_hash(chain, repr(part.steps), repr(part.tokens), run)
+    what = "whole" if part.whole else f"{part.steps} {part.tokens}"
+    return "e" + hashlib.sha256(f"{chain} {run} {what}".encode()).hexdigest()[:16]
 
 
 def _texts(

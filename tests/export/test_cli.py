@@ -1,0 +1,40 @@
+"""``trails export`` from the command line: rows, card, JSON, and what stands on stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from trails.cli import cli
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(cli, ["export", *arguments])
+
+
+def test_export_writes_rows_card_and_says_how_to_load(make_home, tmp_path: Path) -> None:
+    home = make_home(12)
+    to = tmp_path / "rows.jsonl"
+    done = run("--subgraph", "all", "--format", "trl", "-o", str(to), "--home", str(home.home), "--split", "0.25")
+    assert done.exit_code == 0, done.output
+    rows = to.read_text(encoding="utf-8").splitlines()
+    held = (tmp_path / "rows.held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(rows) + len(held) == 12
+    assert done.stdout.startswith("12 rows of 12 chains, ")
+    assert f"train: {to}\n" in done.stdout
+    assert 'load with: SFTConfig(packing=False, max_length=None, train_sampling_strategy="sequential")' in done.stdout
+    again = run("--subgraph", f"chain:{home.chains[0].id}", "--format", "trails", "-o", str(tmp_path / "one.parquet"),
+                "--home", str(home.home), "--layers", "1-2", "--json")  # fmt: skip
+    report = json.loads(again.stdout)
+    assert (report["rows"], report["chains"], report["lost"]) == (1, 1, [])
+
+
+def test_what_is_lost_is_said_on_stderr(make_home, tmp_path: Path) -> None:
+    home = make_home(3)
+    done = run("--subgraph", "all", "--format", "messages", "-o", str(tmp_path / "m.jsonl"), "--home", str(home.home),
+               "--weights", "surprisal", "--lossy")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "lost: The weights" in done.stderr
+    assert "lost" not in done.stdout
