@@ -49,8 +49,9 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
                 against = c.control or "0"
                 if c.null:
                     against += f", beyond {c.null[0]} − {c.null[1]}"
+                bound = -c.threshold if c.direction == "lower" and c.threshold else c.threshold
                 sign = "<" if c.direction == "lower" else ">"
-                wanted = f"{sign} {(-c.threshold if c.direction == 'lower' else c.threshold):g}"
+                wanted = f"{sign} {bound:g}" if c.role == "primary" else f"not wholly {'><'[sign == '>']} {bound:g}"
                 rows.append(
                     [
                         verdict.claim.name,
