@@ -38,6 +38,7 @@ from trails.store.rows import graph_batch
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "neo4j"
 LAYERS = 30
+ROUNDS = 4
 WORDS = tuple(f" {a}{b}" for a in "badefghiklmnop" for b in ("ana", "elo", "iru", "ost", "um", "er"))
 ROLES = (Role.IF, Role.THEN, Role.BUT, Role.THEREFORE, Role.NEXT, Role.NONE)
 RUN = Run("benchmark", "0", "feedc0de" * 8, n_layers=LAYERS, n_heads=9, d_model=64, vocab_size=1000, max_tokens=8192)
@@ -183,19 +184,22 @@ def load(n_tokens: int, show: Callable[..., None]) -> None:
     with server() as found:
         uri, pid = found["bolt"], found["pid"]
         with Neo4jStore(uri) as store:
-            empty(store)
-            for _ in range(2):  # a JVM that has seen the statements
-                store.write(small)
-                empty(store)
-            wall, cpu = timed(lambda: store.write(small), pid)
+            loads: dict[str, Callable[[], object]] = {
+                "ours": lambda: store.write(small),
+                "plain": lambda: plain_load(uri, rows),
+                "all": lambda: store.write(rows),
+            }
+            best: dict[str, tuple[float, float]] = {}
+            # turn by turn, the best of several: the server's JIT compiler warms up for all of them alike
+            for _ in range(ROUNDS):
+                for kind, work in loads.items():
+                    empty(store)
+                    now = timed(work, pid)
+                    known = best.get(kind, now)
+                    best[kind] = (min(known[0], now[0]), min(known[1], now[1]))
+            (wall, cpu), (plain_wall, plain_cpu), (all_wall, all_cpu) = best["ours"], best["plain"], best["all"]
             show("online load: tokens with transitions, 19 scalars each", f"{tokens / wall:,.0f}/s", "30,000/s")
-            empty(store)
-            all_wall, all_cpu = timed(lambda: store.write(rows), pid)
             show("the same with everything between steps", f"{tokens / all_wall:,.0f} tokens/s", "")
-            empty(store)
-            plain_load(uri, rows)
-            empty(store)
-            plain_wall, plain_cpu = timed(lambda: plain_load(uri, rows), pid)
             show("plain UNWIND ... MERGE, tokens and transitions only", f"{tokens / plain_wall:,.0f}/s", "")
             show("online load against plain, wall clock", f"{plain_wall / wall:.1f}x", "5x")
             show("online load against plain, CPU of client and server", f"{plain_cpu / cpu:.1f}x", "")

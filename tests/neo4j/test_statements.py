@@ -30,6 +30,8 @@ REVIEWED = {
     # results of the builders above and loop variables over the schema
     "neo4j.py": {
         *("table", "rows", "one", "key", "rest", "ends", "label", "scope", "body", "anchor", "measured", "n", "e"),
+        # MATCH … RETURN and the list of a declaration's properties; EXPLAIN before the user's own statement
+        *("_name", "p", "node", "properties_of", "per_layer", "r", "query"),
     },
     # declarations of the schema, labels checked against it, and lists of such
     "embedded.py": {"declared", "label", "ends", "values", "same", "key", "name", "i", "enumerate"},
@@ -56,10 +58,9 @@ def interpolations() -> list[tuple[str, int, str]]:
                             found.append((path.name, node.lineno, ast.unparse(part.value)))
             if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod | ast.Add):
                 left = node.left
-                if isinstance(left, ast.Constant) and isinstance(left.value, str) and CYPHER.match(left.value):
-                    right = ast.unparse(node.right)
-                    if "_name(" not in right:
-                        found.append((path.name, node.lineno, right))
+                cypher = isinstance(left, ast.Constant) and isinstance(left.value, str) and CYPHER.match(left.value)
+                if cypher and made_of(node.right) - REVIEWED.get(path.name, set()):
+                    found.append((path.name, node.lineno, ast.unparse(node.right)))
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)

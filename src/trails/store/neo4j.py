@@ -517,7 +517,12 @@ def _translate(
             f"Neo4j at {address} does not accept user {username!r} with this password. Set NEO4J_USERNAME and NEO4J_PASSWORD"
             + ("; after several wrong tries the server waits a few seconds" if "RateLimit" in code else "")
         )
-    if "DatabaseNotFound" in code or "DatabaseUnavailable" in code:
+    if "DatabaseUnavailable" in code:
+        return StoreError(
+            f"database {database!r} of Neo4j at {address} is not available: it is starting, stopped, or could not start (a full "
+            "disk is one cause). Look into the server's log, then try again"
+        )
+    if "DatabaseNotFound" in code:
         return StoreError(
             f"Neo4j at {address} has no database {database!r} that can be used. Set NEO4J_DATABASE (Community Edition has one: "
             f"neo4j). The server said: {text}"
