@@ -210,11 +210,11 @@ def warm_up(scorer: HuggingFaceScorer) -> None:
 
 def table(title: str, times: dict[str, float], peaks: dict[str, int], tokens: int) -> None:
     """Print one table; the ratio is tokens/s against forward + logits."""
-    print(f"\n{title}\n{'':42s}{'tok/s':>8s}{'of forward':>12s}{'x trunk':>9s}{'peak MB':>9s}")
+    print(f"\n{title}\n{'':42s}{'tok/s':>8s}{'of forward':>12s}{'peak MB':>9s}")
     for name, seconds in times.items():
         peak = f"{peaks[name] / 1e6:9.0f}" if name in peaks else ""
-        ratio, trunk = times["forward + logits"] / seconds, seconds / times["bare trunk"]
-        print(f"{name:42s}{tokens / seconds:8.0f}{ratio:12.3f}{trunk:9.2f}{peak}")
+        ratio = times["forward + logits"] / seconds
+        print(f"{name:42s}{tokens / seconds:8.0f}{ratio:12.3f}{peak}")
 
 
 def main() -> None:
@@ -227,6 +227,8 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=2048)
     parser.add_argument("--no-long", action="store_true")
     parser.add_argument("--no-others", action="store_true")
+    parser.add_argument("--no-short", action="store_true")
+    parser.add_argument("--only", default="", help="names of variants, separated by ;")
     parser.add_argument("--peak", nargs=2, metavar=("VARIANT", "LONG"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     scorer = open_scorer(device="cpu")
@@ -239,7 +241,7 @@ def main() -> None:
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}")
     warm_up(scorer)
-    for long in (0,) if args.no_long else (0, args.long):
+    for long in ([] if args.no_short else [0]) + ([] if args.no_long else [args.long]):
         passes = sample_passes(scorer, args.chains, long)
         tokens = sum(p.length for p in passes)
         functions = variants(scorer, passes)
@@ -252,9 +254,11 @@ def main() -> None:
                     print(f"{name}: does not run here: {str(error).splitlines()[0][:160]}")
         if not long:
             functions |= batched(scorer, passes)
-        times = time_all(functions, args.repeats if not long else max(2, args.repeats // 2))
+        if args.only:
+            functions = {name: function for name, function in functions.items() if name in args.only.split(";")}
+        times = time_all(functions, args.repeats if not long else max(1, args.repeats // 2))
         peaks = {}
-        for name in ("bare trunk", "forward + logits", "all measures", "eager, output_attentions"):
+        for name in functions.keys() & {"forward + logits", "all measures", "eager, output_attentions"}:
             command = [
                 sys.executable,
                 "-m",

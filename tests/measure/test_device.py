@@ -1,0 +1,133 @@
+"""What belongs to a GPU, as far as a machine without one can check it: kernels in the interpreter, back-off, noise floor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import tiny
+from reference import item, scorer_of
+from test_truth import PLAIN, largest_difference, many
+
+from trails.errors import ModelError
+from trails.measure.base import MeasureOptions
+
+KERNELS = """
+import torch
+from trails.measure import kernels as K, attention as A, metrics as M
+torch.manual_seed(0)
+K._CONFIG = {64: (32, 16, 4, 2), 128: (32, 16, 4, 2)}
+K._failed = True  # the plain path first
+def gap(a, b):
+    assert (a.isnan() == b.isnan()).all()
+    return float((a.float() - b.float()).abs().nan_to_num().max())
+for B, H, G, T, D, n in ((2, 4, 2, 75, 64, 9), (1, 3, 1, 130, 128, 90)):
+    q, k, v = (torch.randn(B, T, h, D).half().transpose(1, 2) for h in (H, G, G))
+    bins = torch.randint(1, n, (B, T)).sort(1).values
+    bins[:, 0] = 0
+    keep = (bins.unsqueeze(1) == torch.arange(2, n)[None, :, None]).float()
+    layout = A.Layout(bins, keep, torch.randint(0, T, (B, 5, 2)))
+    out, truth = A.blocked_attention(q.float(), k.float(), v.float(), None, 0.3, None, A.Recorder(layout))
+    mine, masses, steps, (shift, previous, sink, entropy) = K.attention(q, k, v, 0.3, *layout.for_kernel(torch.float16))
+    assert gap(mine, out.transpose(1, 2)) < 4e-3
+    assert gap(masses[..., :n], truth.masses) < 1e-3
+    assert gap(steps, torch.bmm(keep, truth.masses)) < 5e-3
+    assert gap(shift, M.attention_shift(truth.masses)) < 1e-3
+    assert gap(sink, truth.masses[..., 0]) < 1e-3
+    assert gap(previous, truth.previous) < 1e-5
+    assert gap(entropy, truth.entropy) < 1e-4
+state, pairs = torch.randn(2, 20, 1100), torch.randint(0, 20, (2, 8, 2))
+state[1, 7] = state[1, 6]
+unit = M.unit_rows(state)
+shift, pair = K.hidden_shift(state, pairs)
+assert gap(shift, M.hidden_shift(unit)) < 1e-5 and shift[1, 7] == 0
+row = torch.arange(2)[:, None]
+assert gap(pair, (unit[row, pairs[..., 0]] - unit[row, pairs[..., 1]]).square().sum(-1) / 2) < 1e-5
+x, target = torch.randn(12, 5000) * 3, torch.randint(0, 5000, (12,))
+target[3] = -1
+truth = M.logit_statistics(lambda h: h, x, target, tile=100, block=5)
+first = K.logit_rows(x[:7], target[:7], None)
+second = K.logit_rows(x[7:], target[7:], first[4])
+for i, name in enumerate(("surprisal", "entropy", "rank", "shift")):
+    assert gap(torch.cat((first[i], second[i])).float(), getattr(truth, name).float()) < 1e-5, name
+print("exact")
+"""
+
+
+def test_kernels_compute_what_the_plain_functions_compute() -> None:
+    """The Triton kernels, interpreted on the CPU, against the reference path of the same tensors."""
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-c", KERNELS],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.stdout.strip() == "exact", done.stderr[-2000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_kernels_on_the_gpu() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from benchmarks.gpu import correctness
+
+    correctness()
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = scorer_of(tiny("llama (grouped-query)"))
+    expected = scorer.measure(many(), PLAIN)
+    forward, sizes = scorer._forward, []
+
+    def small(ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(ids, *args, **kwargs)
+
+    monkeypatch.setattr(scorer, "_forward", small)
+    found = scorer.measure(many(), MeasureOptions(batch_tokens=10_000))
+    assert sizes[0] == len(many())
+    assert max(sizes[2:]) <= 4
+    for a, b in zip(expected, found, strict=True):
+        assert largest_difference(a, b) < 1e-4
+
+
+def test_a_chain_that_never_fits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = scorer_of(tiny("llama (grouped-query)"))
+
+    def never(*_: Any, **__: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(scorer, "_forward", never)
+    with pytest.raises(ModelError) as error:
+        scorer.measure([item()], PLAIN)
+    assert str(error.value) == (
+        f"chain {item().chain.id} with {scorer.count_tokens(item())} tokens does not fit into the memory of cpu beside tiny. "
+        "Use a smaller dtype, a smaller model, or --device cpu."
+    )
+
+
+def test_the_noise_floor_is_measured_for_short_dtypes_and_kept_in_the_run() -> None:
+    scorer = scorer_of(tiny("llama (grouped-query)").to(torch.bfloat16))
+    before = scorer.run.id
+    scorer.measure(many(), PLAIN)
+    floor = scorer.run.notes["noise_floor"]
+    assert scorer.run.id == before
+    assert set(floor) == {"batch", "float32"}
+    assert 0 < floor["float32"]["surprisal_mean"] <= floor["float32"]["surprisal"]
+    assert floor["float32"]["surprisal"] > 1e-3  # bfloat16 keeps eight bits
+    exact = scorer_of(tiny("llama (grouped-query)"))
+    exact.measure(many(), PLAIN)
+    assert "noise_floor" not in exact.run.notes
+    assert exact.noise_floor(many())["batch"]["surprisal"] < 1e-4
+    assert np.isfinite(list(floor["batch"].values())).all()
