@@ -450,10 +450,10 @@ def rebuild(
     """Load into the graph what it misses, from the shards; return the number of (chain, run) pairs loaded.
 
     ``fresh`` removes everything that trails put into the graph first (analysis results too; they are computed again by
-    their commands).
+    their commands), and starts anew where the file of the embedded graph is damaged.
     """
     settings = settings or load_settings()
-    with TraceStore(settings.home) as traces, open_graph(settings) as graph:
+    with TraceStore(settings.home) as traces, open_graph(settings, discard_damaged=fresh) as graph:
         if fresh:
             graph.clear([node.label for node in NODES])
         graph.ensure_schema()

@@ -45,7 +45,8 @@ class StepLink:
 
 
 def token_values(trace: Trace, measure: str, layer: int | None = None) -> Floats:
-    """One value per token, shape (n,). A per-layer measure is averaged over layers unless ``layer`` is given.
+    """One value per token, shape (n,). A per-layer measure is averaged over layers unless ``layer`` is given; the input
+    embeddings (layer 0 of hidden_shift) are no layer of the model and stay out of the mean, as in the graph.
 
     Raises UsageError for an unknown measure or a layer that the run does not have.
     """
@@ -57,8 +58,8 @@ def token_values(trace: Trace, measure: str, layer: int | None = None) -> Floats
             raise UsageError(f"{measure} has no layers. Leave out --layer, or show one of: {', '.join(PER_LAYER)}.")
         return np.where(values < 0, np.nan, values) if measure == "rank" else values
     if layer is None:
-        with np.errstate(invalid="ignore"):
-            return values.mean(axis=1) if values.shape[1] else np.full(len(values), np.nan, np.float32)
+        layers = values[:, 1:] if measure == "hidden_shift" else values
+        return layers.mean(axis=1) if layers.shape[1] else np.full(len(values), np.nan, np.float32)
     if not 0 <= layer < values.shape[1]:
         raise UsageError(f"layer {layer} of {measure} does not exist. This run has layers 0 to {values.shape[1] - 1}.")
     return values[:, layer]
@@ -125,7 +126,7 @@ def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
         uniform = f"a uniform guess over {run.vocab_size:,} tokens: {math.log(run.vocab_size):.3f}"
         return f"{measure} {mean:.3f} nats/token{at} ({uniform})"
     if measure == "hidden_shift":
-        baseline = trace.hidden_baseline if layer is None else trace.hidden_baseline[layer : layer + 1]
+        baseline = trace.hidden_baseline[1:] if layer is None else trace.hidden_baseline[layer : layer + 1]
         return (
             f"hidden_shift {mean:.3f}{at} (random pairs of positions of this chain: {float(np.nanmean(baseline)):.3f})"
         )

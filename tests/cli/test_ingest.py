@@ -158,3 +158,12 @@ def test_one_bad_record_stops_before_anything_is_measured(trails, chains_file: P
     tolerant = trails("ingest", chains_file, "--bad-tolerance", 1, "--report-file", report, "--json").json()
     assert (tolerant["measured"], tolerant["bad"]) == (4, 1)
     assert len(report.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_a_damaged_graph_is_made_again_by_rebuild_fresh(trails, chains_file: Path, tmp_path: Path) -> None:
+    trails("ingest", chains_file)
+    expected = trails("verify", "--json").json()
+    (tmp_path / "home" / "graph.kgl").write_bytes(b"not a graph")
+    assert "can be made again from the shards" in trails("status", code=None).err + trails("verify", code=5).err
+    assert "loaded 4 chains" in trails("rebuild", "--fresh").err
+    assert trails("verify", "--json").json() == expected

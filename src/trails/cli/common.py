@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,10 @@ err = Console(stderr=True, soft_wrap=True)
 
 def out() -> Console:
     """Console for data on stdout; honours NO_COLOR and falls back to plain text when not a terminal."""
-    return Console(soft_wrap=not sys.stdout.isatty())
+    if sys.stdout.isatty():
+        return Console()
+    # a pipe has no width: wide enough that tables stay readable, unless the user says otherwise
+    return Console(soft_wrap=True, width=int(os.environ.get("COLUMNS") or 140))
 
 
 home_option = click.option(

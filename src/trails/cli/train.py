@@ -18,18 +18,26 @@ from trails.cli.common import device_option, err, home_option, json_option, mode
 @click.option("--steps", type=click.IntRange(min=0), default=0, help="Optimiser steps (default: one pass).")
 @click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of a forward pass.")
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Passes of a step.")
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
-@click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--alpha", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Rank of the adapter.")
+@click.option(
+    "--alpha", type=click.IntRange(min=1), default=16, show_default=True, help="Scale of the adapter (alpha)."
+)
 @click.option("--layers", help="Only these layers, e.g. 10-19; all = every layer (default: those the export names).")
 @click.option("--targets", help="all, attention, channels (query and key), or module names with commas.")
-@click.option("--objective", type=click.Choice(["lm", "dft", "attention"]), default="lm", show_default=True)
+@click.option(
+    "--objective",
+    type=click.Choice(["lm", "dft", "attention"]),
+    default="lm",
+    show_default=True,
+    help="Cross entropy, dynamic fine-tuning, or cross entropy with attention held to the base.",
+)
 @click.option("--teacher", help="Run whose stored attention maps to learn (objective attention).")
 @click.option("--lm-share", type=float, default=0.0, show_default=True, help="Share of the lm loss beside attention.")
 @click.option("--checkpoint-every", type=click.IntRange(min=0), default=0, help="Steps between checkpoints.")
 @click.option("--max-tokens", type=click.IntRange(min=0), default=0, help="Cut longer rows (default: refuse).")
 @click.option("--shuffle-steps", is_flag=True, help="Control: train on the same chains with their steps shuffled.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of the adapter and the dropout.")
 @click.option("--overwrite", is_flag=True, help="Start anew where the folder holds another training.")
 @model_option
 @device_option

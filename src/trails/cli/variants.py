@@ -25,7 +25,7 @@ from trails.cli.scores import run_option, scorer_like, settings_for
 )
 @click.option("--drift", is_flag=True, help="Also measure the attention drift by layer (one full measurement each).")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Parquet file for the accepted ones.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of every choice among candidates.")
 @run_option
 @model_option
 @device_option

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from trails.store.base import GraphStore
 
 
-def open_graph(settings: Settings) -> GraphStore:
+def open_graph(settings: Settings, *, discard_damaged: bool = False) -> GraphStore:
     """The graph store that the settings name: the embedded one in the home, or Neo4j. Its module is imported only here.
 
-    Raises StoreError if it cannot be opened or reached.
+    ``discard_damaged`` starts with an empty embedded graph where its file cannot be read. Raises StoreError if it cannot be opened or reached.
     """
     if settings.store_name == "neo4j":
         from trails.store.neo4j import open_neo4j
@@ -20,4 +20,4 @@ def open_graph(settings: Settings) -> GraphStore:
         return open_neo4j(settings)
     from trails.store.embedded import EmbeddedStore
 
-    return EmbeddedStore(settings.home)
+    return EmbeddedStore(settings.home, damaged="discard" if discard_damaged else "refuse")
