@@ -105,7 +105,7 @@ def test_a_server_killed_while_loading_costs_nothing_but_time(home: Path, tmp_pa
             waited = time.monotonic() - killed
             assert not loader.is_alive()
             (done,) = outcome
-            server.process.wait(60)
+            server.stop()
             if done.returncode != 0:
                 # seconds on a quiet machine (see docs/neo4j.md); a hang would be minutes
                 assert waited < 60, done.stderr

@@ -519,8 +519,8 @@ def _translate(
         )
     if "DatabaseUnavailable" in code:
         return StoreError(
-            f"database {database!r} of Neo4j at {address} is not available: it is starting, stopped, or could not start (a full "
-            "disk is one cause). Look into the server's log, then try again"
+            f"database {database!r} of Neo4j at {address} is not available: it is starting, stopped, or could not start "
+            "(a full disk is one cause). Look into the server's log, then try again"
         )
     if "DatabaseNotFound" in code:
         return StoreError(
