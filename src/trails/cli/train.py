@@ -30,7 +30,7 @@ from trails.cli.common import device_option, err, home_option, json_option, mode
     type=click.Choice(["lm", "dft", "attention"]),
     default="lm",
     show_default=True,
-    help="Cross entropy, dynamic fine-tuning, or cross entropy with attention held to the base.",
+    help="lm: cross entropy; dft: dynamic fine-tuning; attention: match stored attention maps.",
 )
 @click.option("--teacher", help="Run whose stored attention maps to learn (objective attention).")
 @click.option("--lm-share", type=float, default=0.0, show_default=True, help="Share of the lm loss beside attention.")
