@@ -182,7 +182,7 @@ def test_card_says_where_the_rows_came_from(make_home, tmp_path: Path) -> None:
     assert report.files["train"].name == "train.parquet"
     text = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
     head = text.split("---")[1]
-    assert "license:\n- mit\n- pddl\n" in head
+    assert "license:\n- mit\n- other\n" in head
     assert '- split: train\n    path: "train.parquet"' in head
     assert '- split: held_out\n    path: "train.held_out.parquet"' in head
     assert "| set0.jsonl | public domain | en |" in text

@@ -177,7 +177,7 @@ def export_selection(
                     hashes[beside[split].name] = write_file(
                         (t.select(PROVENANCE) for t in chunks), schema, beside[split]
                     )
-            if options.split and len(facts.ids) <= 20_000:  # a second way to the same answer, where it fits in memory
+            if options.split and len(facts.ids) <= 2_000:  # a second way to the same answer, where it fits in memory
                 shared = _shared(places, parts)
     lost = _lost(writer, options, facts)
     lint = facts.lint()

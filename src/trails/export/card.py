@@ -16,7 +16,6 @@ _LICENCES = {
     "cc-by-4.0": "cc-by-4.0",
     "cc by-sa 4.0": "cc-by-sa-4.0",
     "cc-by-sa-4.0": "cc-by-sa-4.0",
-    "public domain": "pddl",
 }
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
