@@ -109,7 +109,8 @@ def bench_export(chains: int) -> None:
                 writer.close()
             bare = time.process_time() - started
             print(
-                f"{chains:,} chains; bare copy of the columns: {chains / bare:,.0f} rows per CPU second, peak {peak_mb():.0f} MB"
+                f"{chains:,} chains; bare copy of the columns: {chains / bare:,.0f} rows per CPU second,"
+                f" peak {peak_mb():.0f} MB"
             )
             for format, suffix, options in (
                 ("trails", ".parquet", {}),
