@@ -100,7 +100,9 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, style: 
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
         numeric = all(isinstance(row[index], int | float) or row[index] is None for row in rows) and bool(rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        # ids and short words stay on one line, so that they can be copied
+        short = max((len(cell(row[index])) for row in rows), default=0) <= 24
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=short)
     for row in rows:
         # Text, not markup: a token such as "[/b]" is data
         from rich.text import Text
