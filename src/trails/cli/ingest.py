@@ -55,6 +55,13 @@ from trails.errors import UsageError
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Number format of the forward pass."
 )
+@click.option(
+    "--attention",
+    type=click.Choice(["sdpa", "eager"]),
+    default="sdpa",
+    show_default=True,
+    help="The fused path, or the model's own eager attention, layer by layer.",
+)
 @device_option
 @click.option(
     "--bos",
@@ -105,6 +112,7 @@ def command(
     adapter: Path | None,
     trust_remote_code: bool,
     dtype: str | None,
+    attention: str,
     device: str | None,
     bos: str,
     template: str,
@@ -169,6 +177,7 @@ def command(
                 revision=revision,
                 adapter=adapter,
                 trust_remote_code=trust_remote_code,
+                attention=attention,
                 bos=bos,
                 template=template,
                 window=window,
