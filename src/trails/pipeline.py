@@ -28,7 +28,7 @@ from trails.export import ExportReport, export_selection
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.readers import ReadOptions, ReadReport, read
-from trails.schema import NODES, Chain, Run, Trace
+from trails.schema import NODES, Chain, Run, Trace, fitting_runs
 from trails.segment import detect_language, segment, segmenter_hash
 from trails.store import open_graph
 from trails.store.base import GraphStore, Result
@@ -558,12 +558,12 @@ class Home:
         return self._traces.runs()
 
     def run(self, name: str | None = None) -> Run:
-        """The run with this id or unique beginning of one; without a name the only run.
+        """The run with this id or unique beginning of one; without a name the only run, or the only one without adapter.
 
         Raises UsageError when there is none, or more than one fits.
         """
         runs = self.runs()
-        found = [run for run_id, run in runs.items() if run_id.startswith(name or "")]
+        found = fitting_runs(runs, name)
         if len(found) == 1:
             return found[0]
         known = (

@@ -142,6 +142,15 @@ class Run:
         return self.tokenizer[:8]
 
 
+def fitting_runs(runs: Mapping[str, Run], name: str | None = None) -> list[Run]:
+    """Runs whose id begins with ``name``. Without a name a run with an adapter gives way: it is a change of another run, so
+    the only run without one is the default.
+    """
+    fitting = [run for run_id, run in runs.items() if run_id.startswith(name or "")]
+    plain = [run for run in fitting if not run.adapter]
+    return plain if not name and len(plain) == 1 else fitting
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """One chain measured by one run: the unit that shards hold and graphs are loaded from.

@@ -30,7 +30,7 @@ from trails.export.order import arrange, parse_order, stratified_spread
 from trails.export.record import COLUMNS, IGNORED, RECORD, build, coalesce, ragged
 from trails.export.split import GramIndex, shared_grams
 from trails.export.writer import PROVENANCE, Writer
-from trails.schema import Run
+from trails.schema import Run, fitting_runs
 from trails.store.traces import TraceStore
 from trails.subgraph import Selection
 
@@ -264,10 +264,7 @@ def read_records(path: Path) -> Iterator[pa.Table]:
 
 def _run(traces: TraceStore, name: str | None) -> Run:
     runs = traces.runs()
-    fitting = [run for run_id, run in runs.items() if run_id.startswith(name or "")]
-    if not name and len(fitting) > 1:  # a run with an adapter is a diff of another one, never the default
-        plain = [run for run in fitting if not run.adapter]
-        fitting = plain if len(plain) == 1 else fitting
+    fitting = fitting_runs(runs, name)
     if len(fitting) != 1:
         known = (
             ", ".join(f"{run.id} ({run.model})" for run in runs.values()) or "none; measure with: trails ingest PATH"

@@ -193,6 +193,9 @@ class HuggingFaceScorer:
                 "transformers": _version("transformers"),
                 "architecture": type(model).__name__,
                 "attention_observed": self._observed,
+                # token ids around the question, so that an export can write the context that was measured
+                "prefix_ids": list(self._prefix),
+                "infix_ids": list(self._infix or ()),
             },
         )
 

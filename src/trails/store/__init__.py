@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def open_graph(settings: Settings, *, discard_damaged: bool = False) -> GraphStore:
     """The graph store that the settings name: the embedded one in the home, or Neo4j. Its module is imported only here.
 
-    ``discard_damaged`` starts with an empty embedded graph where its file cannot be read. Raises StoreError if it cannot be opened or reached.
+    ``discard_damaged`` starts with an empty embedded graph where its file cannot be read. Raises StoreError if the store
+    cannot be opened or reached.
     """
     if settings.store_name == "neo4j":
         from trails.store.neo4j import open_neo4j

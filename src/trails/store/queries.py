@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from trails.errors import QueryError, UsageError
-from trails.schema import Run
+from trails.schema import Run, fitting_runs
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphStore, Result
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -87,8 +87,8 @@ class NamedQuery:
         for parameter in self.parameters:
             if parameter.name in given:
                 bound[parameter.name] = _typed(self.name, parameter, given[parameter.name])
-            elif parameter.name == "run" and runs is not None and len(runs) == 1:
-                bound["run"] = next(iter(runs))
+            elif parameter.name == "run" and runs is not None and len(default := fitting_runs(runs)) == 1:
+                bound["run"] = default[0].id
             elif parameter.default and not (parameter.name == "run" and runs):
                 bound[parameter.name] = parameter.example
             else:
