@@ -32,7 +32,7 @@ def sums(make: Any, count: int = 40, *, run: str = "rmade", steps: int = 6, seed
 
 
 def test_a_removed_step_is_ranked_first() -> None:
-    from conftest import build_trace
+    from tests.analyses.conftest import build_trace
 
     traces = sums(build_trace)
     intact = traces[0]
