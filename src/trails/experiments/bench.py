@@ -21,12 +21,11 @@ from trails.experiments.base import Metrics, Scale
 from trails.experiments.corpus import Corpus, disjoint
 from trails.measure import open_scorer
 from trails.measure.base import Segmented
-from trails.schema import Floats
 from trails.train import TrainOptions
 from trails.train.data import Collator, Row
 from trails.train.loop import fit
 from trails.train.loss import labelled_logits, shifted
-from trails.train.probe import Probe, continuations, repetition
+from trails.train.probe import Probe, continuations, reduce_logits, repetition
 
 
 class TimeUpError(Exception):
@@ -250,7 +249,7 @@ class Bench:
                         before = self.logits(
                             model if hasattr(model, "disable_adapter") else self.model, batch, predicts
                         )
-                values = self._reduce(after, before, targets)
+                values = reduce_logits(after, before, targets, self.tile)
             owner = torch.nonzero(predicts)[:, 0].cpu().numpy()
             for place, index in enumerate(chosen):
                 mine = owner == place
@@ -277,22 +276,6 @@ class Bench:
             out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
         logits: Tensor = out.logits[0]
         return logits
-
-    def _reduce(self, after: Tensor, before: Tensor | None, targets: Tensor) -> tuple[Floats, Floats, Floats]:
-        nll, entropy, kl = [], [], []
-        for start in range(0, len(targets), self.tile):
-            part = slice(start, start + self.tile)
-            log_p = torch.log_softmax(after[part].float(), -1)
-            nll.append(-log_p.gather(1, targets[part, None])[:, 0])
-            entropy.append(-(log_p.exp() * log_p).sum(-1))
-            if before is not None:
-                log_q = torch.log_softmax(before[part].float(), -1)
-                kl.append((log_q.exp() * (log_q - log_p)).sum(-1))
-
-        def array(parts: list[Tensor]) -> Floats:
-            return torch.cat(parts).cpu().numpy().astype(np.float32) if parts else np.zeros(0, np.float32)
-
-        return array(nll), array(entropy), array(kl)
 
     def measure(self, model: Any, sets: Sets) -> Metrics:
         """NLL and KL from the base on H, U and D, entropy on D; per token, nats."""

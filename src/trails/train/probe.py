@@ -57,7 +57,7 @@ def probe(
             if compare:
                 with model.disable_adapter():
                     before = _logits(model, base, batch, predicts)
-            values = _reduce(after, before, targets, tile)
+            values = reduce_logits(after, before, targets, tile)
         owner = torch.nonzero(predicts)[:, 0].cpu().numpy()
         for place, index in enumerate(chosen):
             mine = owner == place
@@ -75,7 +75,11 @@ def _logits(model: Any, base: Any, batch: dict[str, Tensor], predicts: Tensor) -
     return logits
 
 
-def _reduce(after: Tensor, before: Tensor | None, targets: Tensor, tile: int) -> tuple[Floats, Floats, Floats]:
+def reduce_logits(after: Tensor, before: Tensor | None, targets: Tensor, tile: int) -> tuple[Floats, Floats, Floats]:
+    """NLL of the targets (N,), entropy (N,) and KL(before ‖ after) (N,) of logits (N, V), in nats, ``tile`` rows at a time.
+
+    KL is empty without ``before``.
+    """
     nll, entropy, kl = [], [], []
     for start in range(0, len(targets), tile):
         part = slice(start, start + tile)
