@@ -212,7 +212,7 @@ def _jobs(device: str) -> int:
     import torch
 
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return max(1, min(6, (os.cpu_count() or 2) // 2))  # a step holds up to 15 GB of activations and logits
+        return max(1, min(6, (os.cpu_count() or 2) // 2))  # a process takes up to 27 GB, 15 GB on average
     return 1
 
 
