@@ -1,8 +1,7 @@
-"""All of it in order: read → segment → measure → write → query → subgraph → export.
+"""Read → segment → measure → write.
 
-The only module that knows both a model and a store. Reading and segmenting run ahead in a thread, shards and graph are
-written behind in another, so that the model waits for neither; what lies between is bounded, so memory does not grow
-with the corpus.
+Reading and segmenting run ahead in a thread, shards and graph are written behind in another, so that the model waits for
+neither; what lies between is bounded, so memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -17,61 +16,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from trails.config import Settings, load_settings
 from trails.errors import UsageError
-from trails.export import ExportReport, export_selection
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.pipeline.loading import SHARD_CHAINS, load_missing
+from trails.pipeline.progress import Progress, Silent
 from trails.readers import ReadOptions, ReadReport, read
-from trails.schema import NODES, Chain, Run, Trace, fitting_runs
+from trails.schema import Chain, Run, Trace
 from trails.segment import detect_language, segment, segmenter_hash
 from trails.store import open_graph
-from trails.store.base import GraphStore, Result
-from trails.store.digest import compare, graph_digest
-from trails.store.queries import find
+from trails.store.base import GraphStore
 from trails.store.rows import graph_batch
 from trails.store.traces import TraceStore
-from trails.subgraph import Selection, select
 
 SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
 """Tokens after which a shard is closed: about a minute of work, which is what a hard kill can cost."""
-SHARD_CHAINS = 500
-"""Chains after which a shard is closed, however short they are."""
 
 
 STAGES = ("reading", "measuring", "shards", "graph")
 """Stages whose busy time the summary tells."""
-
-
-class Progress(Protocol):
-    """What ingest and rebuild report while they work; the command line draws it."""
-
-    def begin(self, task: str, total: int) -> None:
-        """A piece of work of ``total`` units begins."""
-
-    def advance(self, amount: int, *, tokens: int = 0) -> None:
-        """``amount`` units are done; ``tokens`` were measured for them."""
-
-    def note(self, message: str) -> None:
-        """Something the user should know; work goes on."""
-
-
-class Silent:
-    """Progress that says nothing."""
-
-    def begin(self, task: str, total: int) -> None:
-        """Say nothing."""
-
-    def advance(self, amount: int, *, tokens: int = 0) -> None:
-        """Say nothing."""
-
-    def note(self, message: str) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,199 +378,3 @@ def _count_measured(summary: IngestSummary, item: Segmented, trace: Trace) -> No
     summary.chain_tokens += trace.n_tokens
     summary.sequence_tokens += trace.n_tokens + trace.n_context
     summary.measured += 1
-
-
-def load_missing(
-    traces: TraceStore, graph: GraphStore, *, per_layer: bool = False, progress: Progress | None = None
-) -> int:
-    """Load every (chain, run) of the shards that the graph does not hold completely; return how many. No model is needed."""
-    progress = progress or Silent()
-    runs = traces.runs()
-    present = graph.loaded()
-    missing = {run: traces.done(run) - {chain for chain, of in present if of == run} for run in runs}
-    total = sum(map(len, missing.values()))
-    if not total:
-        return 0
-    progress.begin("loading the graph", total)
-    for run, chains in missing.items():
-        if not chains:
-            continue
-        block: list[Trace] = []
-        for trace in traces.traces(run, chains):
-            block.append(trace)
-            if len(block) == SHARD_CHAINS:
-                graph.write([graph_batch(block, runs, per_layer=per_layer)])
-                progress.advance(len(block))
-                block = []
-        if block:
-            graph.write([graph_batch(block, runs, per_layer=per_layer)])
-            progress.advance(len(block))
-    return total
-
-
-def rebuild(
-    settings: Settings | None = None,
-    *,
-    fresh: bool = False,
-    per_layer: bool = False,
-    progress: Progress | None = None,
-) -> int:
-    """Load into the graph what it misses, from the shards; return the number of (chain, run) pairs loaded.
-
-    ``fresh`` removes everything that trails put into the graph first (analysis results too; they are computed again by
-    their commands), and starts anew where the file of the embedded graph is damaged.
-    """
-    settings = settings or load_settings()
-    with TraceStore(settings.home) as traces, open_graph(settings, discard_damaged=fresh) as graph:
-        if fresh:
-            graph.clear([node.label for node in NODES])
-        graph.ensure_schema()
-        loaded = load_missing(traces, graph, per_layer=per_layer, progress=progress)
-        graph.save()
-        return loaded
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What verify found. ``differences`` is empty when shards and graph agree."""
-
-    content: str
-    values: str
-    graph: str
-    expected: str
-    chains: int
-    differences: tuple[str, ...]
-
-
-def verify(settings: Settings | None = None) -> Verdict:
-    """Check every shard against its name and the graph against the shards.
-
-    ``content`` and ``values`` are the digests of the shards (see :meth:`TraceStore.digest`); ``expected`` is the digest of
-    the graph that the shards would give, ``graph`` that of the graph as it is.
-    """
-    settings = settings or load_settings()
-    with TraceStore(settings.home) as traces, open_graph(settings) as graph:
-        damaged = traces.damaged()
-        digest = traces.digest()
-        runs = traces.runs()
-        pairs = sum(len(traces.done(run)) for run in runs)
-        per_layer = graph_has_arrays(graph)
-        expected = graph_digest(
-            graph_batch(block, runs, per_layer=per_layer) for block in _in_blocks(traces.traces(), SHARD_CHAINS)
-        )
-        actual = graph_digest([graph.tables()])
-        differences = [*damaged, *compare(expected, actual)]
-        return Verdict(digest.content, digest.values, actual.hex, expected.hex, pairs, tuple(differences))
-
-
-def graph_has_arrays(graph: GraphStore) -> bool:
-    """Whether token transitions in the graph carry per-layer arrays."""
-    found = graph.run("MATCH ()-[r:NEXT]->() WHERE r.hidden_shift_by_layer IS NOT NULL RETURN count(r) AS n LIMIT 1")
-    return bool(found.rows and found.rows[0][0])
-
-
-def _in_blocks(traces: Iterable[Trace], size: int) -> Iterator[list[Trace]]:
-    block: list[Trace] = []
-    for trace in traces:
-        block.append(trace)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
-
-
-class Home:
-    """A folder of trails with its graph: what Python code works with.
-
-    Use as a context manager. Nothing is measured here and nothing is written, except by :meth:`export` to its own file.
-    """
-
-    def __init__(self, home: str | Path | None = None, **settings: Any) -> None:
-        """Open the home at ``home`` (default: as the command line finds it). ``settings`` are those of :class:`Settings`.
-
-        Raises StoreError if the folder is no home of trails or is of a newer version.
-        """
-        self.settings = load_settings(home=Path(home) if home is not None else None, **settings)
-        self._traces = TraceStore(self.settings.home)
-        self._graph: GraphStore | None = None
-
-    def __enter__(self) -> Home:
-        """The home itself."""
-        self._traces.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the graph and the shards."""
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None
-        self._traces.__exit__(kind, error, trace)
-
-    @property
-    def shards(self) -> TraceStore:
-        """The trace store."""
-        return self._traces
-
-    @property
-    def graph(self) -> GraphStore:
-        """The graph store, opened at its first use."""
-        if self._graph is None:
-            self._graph = open_graph(self.settings)
-        return self._graph
-
-    def runs(self) -> dict[str, Run]:
-        """Measuring instruments by id."""
-        return self._traces.runs()
-
-    def run(self, name: str | None = None) -> Run:
-        """The run with this id or unique beginning of one; without a name the only run, or the only one without adapter.
-
-        Raises UsageError when there is none, or more than one fits.
-        """
-        runs = self.runs()
-        found = fitting_runs(runs, name)
-        if len(found) == 1:
-            return found[0]
-        known = (
-            ", ".join(f"{run.id} ({run.model})" for run in runs.values()) or "none; measure with: trails ingest PATH"
-        )
-        asked = f"run {name!r}" if name else "a run"
-        raise UsageError(f"{asked} was asked for and {len(found)} fit. Runs: {known}.")
-
-    def traces(self, run: str | None = None) -> Iterator[Trace]:
-        """Every trace of a run (the only run by default), streamed from the shards."""
-        return self._traces.traces(self.run(run).id)
-
-    def trace(self, chain: str, run: str | None = None) -> Trace:
-        """One chain: its id, a unique beginning of the id, or SOURCE:RECORD. Raises UsageError if not exactly one fits."""
-        of = self.run(run).id
-        fitting = sorted(known for known in self._traces.done(of) if known.startswith(chain))
-        if not fitting and ":" in chain:
-            batches = self._traces.tables(["chain", "source", "source_id"], of)
-            rows = (row for batch in batches for row in batch.to_pylist())
-            fitting = sorted({row["chain"] for row in rows if f"{row['source']}:{row['source_id']}" == chain})
-        if len(fitting) != 1:
-            hint = f"{len(fitting)} chains fit: {', '.join(fitting[:5])}" if fitting else "no chain fits"
-            raise UsageError(
-                f"chain {chain!r} was asked for, {hint}. Ids are listed by: trails query chains-by-roles --limit 20"
-            )
-        return next(self._traces.traces(of, [fitting[0]]))
-
-    def cypher(self, query: str, parameters: Mapping[str, Any] | None = None) -> Result:
-        """Run a read-only Cypher statement."""
-        return self.graph.run(query, parameters)
-
-    def query(self, name: str, **parameters: Any) -> Result:
-        """Run a query of the library ``cypher/``; ``run`` is filled in when the home has one run."""
-        return find(name).execute(self.graph, parameters, runs=self.runs())
-
-    def export(self, selection: str, *, format: str, to: str | Path, **options: Any) -> ExportReport:
-        """Write a subgraph as training data, as ``trails export`` does."""
-        return export_selection(self.select(selection), self._traces, format, Path(to), **options)
-
-    def select(self, selection: str) -> Selection:
-        """A subgraph by its selection, as in ``trails export --subgraph``."""
-        return select(self.graph, self._traces, selection)

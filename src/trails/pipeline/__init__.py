@@ -1,0 +1,36 @@
+"""All of it in order: read → segment → measure → write → query → subgraph → export → train → diff.
+
+The only package that knows both a model and a store.
+"""
+
+from __future__ import annotations
+
+from trails.pipeline.home import Home
+from trails.pipeline.ingest import (
+    IngestOptions,
+    IngestSummary,
+    ingest,
+    parse_layers,
+    scorer_from,
+    segmented,
+    summary_lines,
+)
+from trails.pipeline.loading import Verdict, load_missing, rebuild, verify
+from trails.pipeline.progress import Progress, Silent
+
+__all__ = [
+    "Home",
+    "IngestOptions",
+    "IngestSummary",
+    "Progress",
+    "Silent",
+    "Verdict",
+    "ingest",
+    "load_missing",
+    "parse_layers",
+    "rebuild",
+    "scorer_from",
+    "segmented",
+    "summary_lines",
+    "verify",
+]

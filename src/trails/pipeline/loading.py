@@ -1,0 +1,118 @@
+"""From the shards to the graph: load what is missing, and compare the two. No model is needed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from trails.config import Settings, load_settings
+from trails.pipeline.progress import Progress, Silent
+from trails.schema import NODES, Trace
+from trails.store import open_graph
+from trails.store.base import GraphStore
+from trails.store.digest import compare, graph_digest
+from trails.store.rows import graph_batch
+from trails.store.traces import TraceStore
+
+SHARD_CHAINS = 500
+"""Chains loaded, or put into one shard, at a time, however short they are."""
+
+
+def load_missing(
+    traces: TraceStore, graph: GraphStore, *, per_layer: bool = False, progress: Progress | None = None
+) -> int:
+    """Load every (chain, run) of the shards that the graph does not hold completely; return how many. No model is needed."""
+    progress = progress or Silent()
+    runs = traces.runs()
+    present = graph.loaded()
+    missing = {run: traces.done(run) - {chain for chain, of in present if of == run} for run in runs}
+    total = sum(map(len, missing.values()))
+    if not total:
+        return 0
+    progress.begin("loading the graph", total)
+    for run, chains in missing.items():
+        if not chains:
+            continue
+        block: list[Trace] = []
+        for trace in traces.traces(run, chains):
+            block.append(trace)
+            if len(block) == SHARD_CHAINS:
+                graph.write([graph_batch(block, runs, per_layer=per_layer)])
+                progress.advance(len(block))
+                block = []
+        if block:
+            graph.write([graph_batch(block, runs, per_layer=per_layer)])
+            progress.advance(len(block))
+    return total
+
+
+def rebuild(
+    settings: Settings | None = None,
+    *,
+    fresh: bool = False,
+    per_layer: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Load into the graph what it misses, from the shards; return the number of (chain, run) pairs loaded.
+
+    ``fresh`` removes everything that trails put into the graph first (analysis results too; they are computed again by
+    their commands), and starts anew where the file of the embedded graph is damaged.
+    """
+    settings = settings or load_settings()
+    with TraceStore(settings.home) as traces, open_graph(settings, discard_damaged=fresh) as graph:
+        if fresh:
+            graph.clear([node.label for node in NODES])
+        graph.ensure_schema()
+        loaded = load_missing(traces, graph, per_layer=per_layer, progress=progress)
+        graph.save()
+        return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verify found. ``differences`` is empty when shards and graph agree."""
+
+    content: str
+    values: str
+    graph: str
+    expected: str
+    chains: int
+    differences: tuple[str, ...]
+
+
+def verify(settings: Settings | None = None) -> Verdict:
+    """Check every shard against its name and the graph against the shards.
+
+    ``content`` and ``values`` are the digests of the shards (see :meth:`TraceStore.digest`); ``expected`` is the digest of
+    the graph that the shards would give, ``graph`` that of the graph as it is.
+    """
+    settings = settings or load_settings()
+    with TraceStore(settings.home) as traces, open_graph(settings) as graph:
+        damaged = traces.damaged()
+        digest = traces.digest()
+        runs = traces.runs()
+        pairs = sum(len(traces.done(run)) for run in runs)
+        per_layer = graph_has_arrays(graph)
+        expected = graph_digest(
+            graph_batch(block, runs, per_layer=per_layer) for block in _in_blocks(traces.traces(), SHARD_CHAINS)
+        )
+        actual = graph_digest([graph.tables()])
+        differences = [*damaged, *compare(expected, actual)]
+        return Verdict(digest.content, digest.values, actual.hex, expected.hex, pairs, tuple(differences))
+
+
+def graph_has_arrays(graph: GraphStore) -> bool:
+    """Whether token transitions in the graph carry per-layer arrays."""
+    found = graph.run("MATCH ()-[r:NEXT]->() WHERE r.hidden_shift_by_layer IS NOT NULL RETURN count(r) AS n LIMIT 1")
+    return bool(found.rows and found.rows[0][0])
+
+
+def _in_blocks(traces: Iterable[Trace], size: int) -> Iterator[list[Trace]]:
+    block: list[Trace] = []
+    for trace in traces:
+        block.append(trace)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
