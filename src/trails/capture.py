@@ -37,10 +37,12 @@ from trails.sequences import (
     window_keys,
 )
 from trails.statistics import (
+    MIN_VECTORS,
     Array,
     Control,
     Floats,
     Score,
+    Whitening,
     Withheld,
     auc,
     bootstrap,
@@ -263,6 +265,7 @@ class Capture:
 
     ``trail`` is the chain with the most votes, empty if no window is known. ``entry`` and ``exit`` are the first and the last
     stretch of at least ``min_match`` tokens shared with it. ``longest`` are the longest stretches shared with any chain.
+    ``nearest`` are the chains nearest in whitened hidden space (:func:`retrieve`), where that was asked for.
     """
 
     run: str
@@ -277,6 +280,7 @@ class Capture:
     scores: tuple[Score, ...]
     withheld: tuple[Withheld, ...]
     notes: tuple[str, ...] = field(default_factory=tuple)
+    nearest: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -294,6 +298,7 @@ class Capture:
             "entry": match(self.entry),
             "exit": match(self.exit),
             "longest": [match(item) for item in self.longest],
+            "nearest": list(self.nearest),
             "scores": [score_record(score) for score in self.scores],
             "withheld": [withheld_record(item) for item in self.withheld],
             "notes": list(self.notes),
@@ -454,13 +459,20 @@ def _scores(
 
 
 def retrieve(
-    traces: Iterable[Trace], new: Trace, *, layer: int | None = None, top: int = 5, seed: int = 0
+    traces: Iterable[Trace],
+    new: Trace,
+    *,
+    layer: int | None = None,
+    top: int = 5,
+    seed: int = 0,
+    whitening: Callable[[int], Whitening] | None = None,
 ) -> tuple[tuple[str, ...], tuple[Score, ...], tuple[Withheld, ...]]:
     """Chains nearest to a measured text by whitened step states: ids, the best one's score, what was withheld.
 
     A chain's score is the mean over the new text's steps of the best cosine with a step of the chain. The control draws
-    every whitened coordinate of the new text's steps from another step of the corpus. Without stored
-    states on either side the score is withheld.
+    every whitened coordinate of the new text's steps from another step of the corpus. ``whitening`` gives the whitening of a
+    layer (that of the run); without it one is fitted on these traces. Without stored states on either side the score is
+    withheld.
     """
     nothing = ("no hidden states are stored on one side; measure with --states LAYER",)
     if new.step_states is None or not new.state_layers:
@@ -473,15 +485,16 @@ def retrieve(
         state = trace.step_states[:, trace.state_layers.index(chosen)]
         good = np.isfinite(state).all(axis=1)
         names += [trace.chain.id] * int(good.sum())
-        vectors.append(state[good])
+        vectors.append(np.array(state[good], np.float32))
     stack = np.concatenate(vectors) if vectors else np.empty((0, 1), np.float32)
-    if len(stack) < 50:
+    if len(stack) < MIN_VECTORS:
         reason = (
-            f"{len(stack)} steps have a stored state and 50 are needed to whiten: ingest more with --states {chosen}"
+            f"{len(stack)} steps have a stored state and {MIN_VECTORS} are needed to whiten: "
+            f"ingest more with --states {chosen}"
         )
         return (), (), (Withheld("retrieval in whitened space", reason),)
-    whitening = fit_whitening(stack)
-    white = whitening(stack)
+    fitted = whitening(chosen) if whitening else fit_whitening(stack)
+    white = fitted(stack)
     mine = new.step_states[:, new.state_layers.index(chosen)]
     mine = mine[np.isfinite(mine).all(axis=1)]
     labels = np.array(names)
@@ -496,9 +509,9 @@ def retrieve(
         mean: Array = result.mean(axis=0)
         return mean
 
-    real = best(whitening(mine))
+    real = best(fitted(mine))
     rng = np.random.default_rng(seed)
-    coordinates = (stack - whitening.mean) @ whitening.components
+    coordinates = (stack - fitted.mean) @ fitted.components
     columns = np.arange(coordinates.shape[1])
     null = []
     for _ in range(DRAWS):

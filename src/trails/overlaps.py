@@ -10,7 +10,7 @@ dimensions and masked exact matching for near overlaps, a shuffle of all roles f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -47,6 +47,7 @@ from trails.statistics import (
     Control,
     Floats,
     Score,
+    Whitening,
     Withheld,
     bootstrap,
     fit_whitening,
@@ -169,15 +170,21 @@ class Overlaps:
 
 
 def find(
-    kind: Kind, traces: Iterable[Trace], *, min_tokens: int = 10, min_steps: int = 3, layer: int | None = None
+    kind: Kind,
+    traces: Iterable[Trace],
+    *,
+    min_tokens: int = 10,
+    min_steps: int = 3,
+    layer: int | None = None,
+    whitening: Callable[[int], Whitening] | None = None,
 ) -> Overlaps:
-    """Overlaps of one kind in the traces of one run."""
+    """Overlaps of one kind in the traces of one run; ``whitening`` as in :func:`near`."""
     if kind == "exact":
         return exact(token_corpus(traces), min_tokens)
     if kind == "masked":
         return masked(token_corpus(traces), min_tokens)
     if kind == "near":
-        return near(traces, layer=layer)
+        return near(traces, layer=layer, whitening=whitening)
     return skeleton(traces, min_steps)
 
 
@@ -385,28 +392,37 @@ class Neighbours:
     false_share: float
 
 
-def neighbours(vectors: Floats, chain: Longs, *, k: int = 5, seed: int = 0, exact: bool | None = None) -> Neighbours:
+def neighbours(
+    vectors: Floats,
+    chain: Longs,
+    *,
+    k: int = 5,
+    seed: int = 0,
+    exact: bool | None = None,
+    whitening: Whitening | None = None,
+) -> Neighbours:
     """Nearest neighbours of raw vectors after whitening, own chain excluded, with the threshold from permuted dimensions.
 
-    The null keeps the distribution of every whitened dimension and destroys how they go together. Raises UsageError for
-    fewer than :data:`~trails.statistics.MIN_VECTORS` vectors.
+    The null keeps the distribution of every whitened dimension and destroys how they go together. Without ``whitening`` it is
+    fitted on the vectors. Raises UsageError for fewer than :data:`~trails.statistics.MIN_VECTORS` vectors.
     """
     if len(vectors) < MIN_VECTORS:
         raise UsageError(
             f"near overlaps were asked for and {len(vectors)} steps have a stored state; whitening needs {MIN_VECTORS}: "
             "ingest more chains with --states LAYER"
         )
-    whitening = fit_whitening(vectors)
+    whitening = whitening or fit_whitening(vectors)
     white = whitening(vectors)
     index, cosine = _others(white, chain, k, exact)
+    del white
     rng = np.random.default_rng(seed)
-    raw = (vectors - whitening.mean) @ whitening.components
     best = []
     # A null of at most 20,000 vectors is enough for a quantile; it has fewer candidates than the corpus, so its quantile
     # would be too low: each query looks among as many candidates as it has in the corpus only up to that size.
-    pick = np.sort(rng.permutation(len(raw))[:20_000])
+    pick = np.sort(rng.permutation(len(vectors))[:20_000])
+    raw = (vectors[pick] - whitening.mean) @ whitening.components
     for _ in range(2):
-        permuted = np.stack([rng.permutation(raw[pick, column]) for column in range(raw.shape[1])], axis=1)
+        permuted = np.stack([rng.permutation(raw[:, column]) for column in range(raw.shape[1])], axis=1)
         norm = np.linalg.norm(permuted, axis=1, keepdims=True)
         permuted = (permuted / np.where(norm > 0, norm, 1)).astype(np.float32)
         sample = permuted[: min(len(permuted), 4_000)]
@@ -431,12 +447,49 @@ def _others(white: Floats, chain: Longs, k: int, exact: bool | None) -> tuple[Lo
     return index, cosine.astype(np.float32)
 
 
+def _slim(trace: Trace) -> Trace:
+    """The trace without what near overlaps do not need: the arrays by layer of a large corpus would fill the memory."""
+    none, square = np.empty(0, np.float32), np.empty((0, 0), np.float32)
+    return replace(
+        trace,
+        pieces=(),
+        question_token_ids=np.empty(0, np.int32),
+        question_surprisal=none,
+        entropy=none,
+        rank=np.empty(0, np.int32),
+        logit_shift=none,
+        attention_shift=square,
+        attention_previous=square,
+        attention_sink=square,
+        attention_entropy=square,
+        hidden_shift=square,
+        hidden_baseline=none,
+        step_attention=square,
+        token_attends_step=None,
+        token_attends_mass=None,
+        token_attends_layer=None,
+        peak_token=None,
+        peak_mass=None,
+        peak_layer=None,
+        state_layers=(),
+        step_states=None,
+    )
+
+
 def near(
-    traces: Iterable[Trace], *, layer: int | None = None, k: int = 5, min_tokens: int = 10, seed: int = 0
+    traces: Iterable[Trace],
+    *,
+    layer: int | None = None,
+    k: int = 5,
+    min_tokens: int = 10,
+    seed: int = 0,
+    whitening: Callable[[int], Whitening] | None = None,
 ) -> Overlaps:
     """Steps of different chains that lie near each other in whitened hidden space, beyond masked exact matching.
 
-    ``layer`` is one of the stored state layers (default: the one nearest the middle of the model). A pair is *explained* when
+    ``layer`` is one of the stored state layers (default: the one nearest the middle of the model). ``whitening`` gives the
+    whitening of a layer (:meth:`trails.store.traces.TraceStore.whitening` is that of the run); without it one is fitted on
+    these traces. A pair is *explained* when
     the two steps share ``min_tokens`` masked tokens in a row, or are equal once masked. Overlaps are diagonal runs of
     unexplained pairs of at least two steps; ``similar`` lists all pairs. Raises UsageError for a run without stored states.
     """
@@ -455,14 +508,16 @@ def near(
         if chosen not in trace.state_layers:
             stored = ", ".join(map(str, trace.state_layers))
             raise UsageError(f"layer {chosen} was asked for; run {trace.run} holds states of layers {stored}")
-        kept.append(trace)
-        vectors.append(np.asarray(trace.step_states[:, trace.state_layers.index(chosen)], np.float32))
+        kept.append(_slim(trace))
+        # a copy: a view would hold the states of all layers
+        vectors.append(np.array(trace.step_states[:, trace.state_layers.index(chosen)], np.float32))
     if not kept:
         raise UsageError("no chain to analyse: ingest some with 'trails ingest PATH --states 16,30'")
     order = sorted(range(len(kept)), key=lambda i: kept[i].chain.id)
     kept, vectors = [kept[i] for i in order], [vectors[i] for i in order]
     corpus = token_corpus(kept)
     states = np.concatenate(vectors)
+    del vectors
     n_steps = np.array([len(trace.steps) for trace in kept], np.int64)
     chain = np.repeat(np.arange(len(kept)), n_steps)
     first_step = np.concatenate([[0], np.cumsum(n_steps)])
@@ -486,7 +541,8 @@ def near(
             layer=chosen,
             n_steps=len(states),
         )
-    found = neighbours(states[rows], chain[rows], k=k, seed=seed)
+    fitted = whitening(chosen) if whitening and chosen is not None else None
+    found = neighbours(states[rows], chain[rows], k=k, seed=seed, whitening=fitted)
     close = (found.index >= 0) & (found.cosine > found.threshold)
     left, place = np.nonzero(close)
     right = rows[found.index[left, place]]

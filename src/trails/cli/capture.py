@@ -59,7 +59,9 @@ def command(
         item = segmented(Chain("captured", "0", "", text_or_file(text)))
         (new,) = scorer.measure([item], MeasureOptions(states=states))
         found = capture(corpus, query_of(new), k=k, min_match=min_match)
-        nearest, scores, withheld = retrieve(opened.traces(instrument.id), new)
+        nearest, scores, withheld = retrieve(
+            opened.traces(instrument.id), new, whitening=lambda layer: opened.shards.whitening(instrument.id, layer)
+        )
     if as_json:
         print_json({**found.record(), "nearest": list(nearest)})
         return

@@ -61,6 +61,7 @@ def command(
             min_tokens=min_tokens,
             min_steps=min_steps,
             layer=layer,
+            whitening=lambda number: opened.shards.whitening(instrument.id, number),
         )
         if not no_graph:
             opened.graph.run(replace_statement(), {"kind": kind}, write=True)

@@ -1,19 +1,23 @@
 """The trace store: Parquet shards, the truth from which every graph can be rebuilt.
 
 A home folder holds ``trails.json`` (format version, segmenter), ``runs/RUN.json`` (one instrument each) and
-``shards/HASH.parquet`` (one row per trace, columns of :data:`trails.schema.SHARD_SCHEMA`). A shard is named by the SHA-256
+``shards/HASH.parquet`` (one row per trace, columns of :data:`trails.schema.SHARD_SCHEMA`), and what is derived from the shards
+and may be deleted at any time: ``whitening/RUN-LAYER.npz``. A shard is named by the SHA-256
 of its bytes and appears by rename, after its bytes and before its name reached the disk: a killed writer loses at most the
 shard in flight, and a shard that is there is whole. One writer at a time; readers need no lock, shards never change.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import secrets
+import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -26,7 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.errors import InputError, StoreError
-from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, Chain, Role, Run, Step, Trace
+from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, Chain, Role, Run, Step, Trace, stable_hash
+from trails.statistics import Moments, Whitening
 
 ROW_GROUP_TOKENS = 16_384
 """Tokens after which a shard starts a new row group: what a reader holds in memory at a time."""
@@ -368,6 +373,38 @@ class TraceStore:
             content.append(a)
             values.append(b)
         return TraceDigest(_of_rows(content), _of_rows(values), len(content))
+
+    def whitening(self, run: str, layer: int) -> Whitening:
+        """The whitening of a run's step states at one of its stored layers, fitted on all its chains.
+
+        It is kept with the run (where the home can be written) and fitted anew when the run has other chains than it was
+        fitted on. States are streamed. Raises ValueError for too few steps with a state
+        (:data:`trails.statistics.MIN_VECTORS`).
+        """
+        path = self.home / "whitening" / f"{run}-{layer}.npz"
+        fitted_on = stable_hash(run, str(layer), *sorted(self.done(run)))
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as kept:
+            if str(kept["fitted_on"]) == fitted_on:
+                return Whitening(kept["mean"], kept["components"], int(kept["n"]))
+        moments = Moments()
+        for table in self.tables(["steps", "state_layers", "step_states"], run):
+            n_steps = np.diff(_list_array(table["steps"]).offsets.to_numpy())
+            layers, states = _views(table["state_layers"]), _views(table["step_states"])
+            mine = [
+                values.reshape(count, len(of), -1)[:, of.tolist().index(layer)]
+                for count, of, values in zip(n_steps.tolist(), layers, states, strict=True)
+                if count and of is not None and values is not None and layer in of
+            ]
+            if mine:
+                block = np.concatenate(mine)
+                moments.add(block[np.isfinite(block).all(axis=1)])
+        found = moments.whitening()
+        file = io.BytesIO()
+        np.savez(file, mean=found.mean, components=found.components, n=found.n, fitted_on=fitted_on)
+        with contextlib.suppress(OSError, StoreError):  # a home that cannot be written is as good for reading
+            path.parent.mkdir(exist_ok=True)
+            self._put(path, file.getvalue())
+        return found
 
     def damaged(self) -> list[str]:
         """Names of shards whose bytes no longer have the hash that names them."""
