@@ -1,6 +1,7 @@
-"""Export rate and memory, and the cost of a training step against plain TRL.
+"""Export rate and memory, the cost of a training step against plain TRL, and microvariants of real chains.
 
     python -m benchmarks.training [--chains 100000] [--only export,step]
+    python -m benchmarks.training --only variants [--chains 100] [--device cpu]
 
 Export: shards with the columns an export reads, ~165 tokens a chain as in GSM8K; baseline in the same run: the bare Arrow
 copy of the same columns to a Parquet file. All times are CPU seconds of the process, which other work on the machine disturbs
@@ -16,6 +17,7 @@ import resource
 import statistics
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -210,16 +212,89 @@ def bench_step(steps: int = 6) -> None:
     print(f"training step: {ours:.3f} CPU s, plain TRL {plain:.3f} CPU s, ratio {ours / plain:.2f}")
 
 
+def real_chains(count: int) -> list[Any]:
+    """Chains of the packaged sample written by people or models, up to 107: school sums, proofs, Russian answers, long
+    thoughts, in turn."""
+    from trails.readers import read
+    from trails.sample import CANONICAL_SOURCE, PAIR_SOURCE, path
+
+    by_source: dict[str, list[Any]] = {}
+    for chain in read([str(path())]):
+        if chain.source not in (CANONICAL_SOURCE, PAIR_SOURCE):
+            by_source.setdefault(chain.source, []).append(chain)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_source.values()))
+    return [chain for chain in turns if chain is not None][:count]
+
+
+def bench_variants(chains: int, device: str, start: int = 0) -> None:
+    """Accepted variants per chain, their cost in forward passes (by tokens and by the clock), and why others were rejected."""
+    import torch
+
+    from trails.measure import Segmented, open_scorer
+    from trails.segment import segment
+    from trails.variants import VariantOptions, make_variants
+
+    scorer: Any = open_scorer(device=device)
+    options = VariantOptions()
+    reasons: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    accepted, passes, clocked, edits = [], [], [], []
+
+    def forward(item: Segmented) -> float:
+        """Seconds of one bare pass that gives every token's log-likelihood."""
+        sequence = scorer._sequence(item)
+        ids = torch.tensor([[*sequence.context, *sequence.tokens.ids.tolist()]], device=scorer.device)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            logits = scorer.model(input_ids=ids, use_cache=False).logits[0]
+            torch.log_softmax(logits[:-1].float(), -1).gather(1, ids[0, 1:, None]).sum().item()
+        return time.perf_counter() - began
+
+    print(f"{'source':>20} {'tokens':>6} {'made':>5} {'taken':>5} {'passes':>7} {'by the clock':>12}", flush=True)
+    for chain in real_chains(chains)[start:]:
+        item = Segmented(chain, segment(chain))
+        forward(item)
+        bare = min(forward(item) for _ in range(3))
+        began = time.perf_counter()
+        report = make_variants(scorer, item, options)
+        clock = (time.perf_counter() - began) / bare
+        accepted.append(len(report.accepted))
+        passes.append(report.passes)
+        clocked.append(clock)
+        edits.append(max((v.edits for v in report.accepted), default=0))
+        kinds.update(v.kind for v in report.accepted)
+        reasons.update(v.reason.partition(" 0.")[0] for v in report.variants if not v.accepted)
+        reasons.update(report.dropped)
+        n = scorer.count_tokens(item)
+        print(
+            f"{chain.source:>20} {n:>6} {len(report.variants):>5} {accepted[-1]:>5} {passes[-1]:>7.1f} {clock:>12.1f}",
+            flush=True,
+        )
+    enough = sum(count >= options.count for count in accepted)
+    print(f"{enough} of {len(accepted)} chains have {options.count} accepted variants; most token edits {max(edits)}")
+    for name, values in (("accepted", accepted), ("passes by tokens", passes), ("passes by the clock", clocked)):
+        cuts = np.percentile(values, [0, 5, 50, 95, 100])
+        print(
+            f"  {name}: least {cuts[0]:.1f}, 5 % {cuts[1]:.1f}, median {cuts[2]:.1f}, 95 % {cuts[3]:.1f}, most {cuts[4]:.1f}"
+        )
+    print(f"  accepted by kind: {dict(kinds.most_common())}")
+    print(f"  not accepted: {dict(reasons.most_common())}")
+
+
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chains", type=int, default=100_000)
+    parser.add_argument("--chains", type=int, default=0, help="export: 100,000; variants: 100")
+    parser.add_argument("--start", type=int, default=0, help="variants: the first chain, to run in parts")
     parser.add_argument("--only", default="export,step")
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     if "export" in given.only:
-        bench_export(given.chains)
+        bench_export(given.chains or 100_000)
     if "step" in given.only:
         bench_step()
+    if "variants" in given.only:
+        bench_variants(given.chains or 100, given.device, given.start)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ MARKERS = ("[ANCHOR]", "[SHIFT]", "[HIGHLIGHT]", "→ summary:")
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _TILE = 128
+_KEPT = 2**26
+_SPARE = 8
+_TINY = 1e-37
 _LIKELY = 40
 
 _VERB_FORMS = """
@@ -177,7 +180,8 @@ class _Maker:
     def __init__(self, scorer: Any, item: Segmented, options: VariantOptions) -> None:
         self.scorer, self.item, self.options = scorer, item, options
         self.text = item.chain.text
-        self.base = tuple(scorer.text.ids(self.text))
+        self.encoded = scorer.text.encode(self.text, "a chain")
+        self.base = tuple(self.encoded.ids.tolist())
         self.seen = {self.base}
         self.candidates: list[_Candidate] = []
         self.dropped: dict[str, int] = {}
@@ -243,8 +247,8 @@ class _Maker:
             stripped = self.text.rstrip()
             cut = stripped.rfind("\n")
             cut = self.item.steps[-1].start if cut < 0 else cut
-            whole, line = stripped[:cut].rstrip(), self.scorer.text.encode(self.text, "a chain")
-            ends = [int(end) for end in line.end if len(whole) < int(end) < len(self.text)]
+            whole = stripped[:cut].rstrip()
+            ends = [int(end) for end in self.encoded.end if len(whole) < int(end) < len(self.text)]
             stops = ends[::-1][self.options.max_edits - 1 :: self.options.max_edits]
             parent = -1
             for number, stop in enumerate([*stops, len(whole)], 1):
@@ -275,7 +279,7 @@ class _Maker:
                         break
 
         def synonym() -> Iterator[None]:
-            encoded = self.scorer.text.encode(self.text, "a chain")
+            encoded = self.encoded
             for verb in (True, False):
                 for position, _, word in likely:
                     start, end = int(encoded.start[position]), int(encoded.end[position])
@@ -352,36 +356,73 @@ class _Model:
         return [layer[0] for layer in out.hidden_states[:-1]] + [out.last_hidden_state[0]]
 
 
-def _compare(scorer: Any, a: Tensor, b: Tensor) -> tuple[Floats, Floats]:
-    """Jensen–Shannon divergence (nats) and total variation, row by row, of the distributions after hidden states (n, d)."""
-    js, tv = [], []
-    for start in range(0, len(a), _TILE):
-        p = torch.softmax(scorer.logits(a[start : start + _TILE]).float(), -1)
-        q = torch.softmax(scorer.logits(b[start : start + _TILE]).float(), -1)
-        m = torch.log((p + q) / 2)
-        js.append((torch.special.xlogy(p, p) - p * m + torch.special.xlogy(q, q) - q * m).sum(-1) / 2)
-        tv.append((p - q).abs().sum(-1) / 2)
+class _Base:
+    """The chain's own pass: hidden states by layer, and the predictive distribution after each position of it.
 
-    def array(parts: list[Tensor]) -> Floats:
-        return torch.cat(parts).clamp(min=0).cpu().numpy().astype(np.float32) if parts else np.zeros(0, np.float32)
+    ``states`` are L+1 tensors (n, d). Log-probabilities are kept while they fit into :data:`_KEPT` numbers, else made anew.
+    """
 
-    return array(js), array(tv)
+    def __init__(self, scorer: Any, states: list[Tensor]) -> None:
+        self.scorer, self.states = scorer, states
+        self.kept: Tensor | None = None
+        last = states[-1]
+        if len(last) * scorer.run.vocab_size <= _KEPT:
+            parts = [self._made(last[start : start + _TILE]) for start in range(0, len(last), _TILE)]
+            self.kept = torch.cat(parts)
 
+    def _made(self, states: Tensor) -> Tensor:
+        return torch.log_softmax(self.scorer.logits(states).float(), -1)
 
-def _predicted(scorer: Any, states: Tensor, targets: Sequence[int]) -> tuple[Floats, Floats]:
-    """Surprisal and entropy (nats) of targets predicted from hidden states (n, d)."""
-    surprisal, entropy = [], []
-    for start in range(0, len(targets), _TILE):
-        log_p = torch.log_softmax(scorer.logits(states[start : start + _TILE]).float(), -1)
-        wanted = torch.tensor(targets[start : start + _TILE], device=log_p.device)
-        surprisal.append(-log_p.gather(1, wanted[:, None])[:, 0])
-        entropy.append(-(log_p.exp() * log_p).sum(-1))
-    if not surprisal:
-        return np.zeros(0, np.float32), np.zeros(0, np.float32)
-    return torch.cat(surprisal).cpu().numpy(), torch.cat(entropy).cpu().numpy()
+    def log_p(self, positions: Tensor) -> Tensor:
+        """Log-probabilities (len(positions), V) of what follows each position of the sequence."""
+        return self._made(self.states[-1][positions]) if self.kept is None else self.kept[positions]
 
 
-def _likely(scorer: Any, states: Tensor, ids: Sequence[int]) -> list[tuple[int, int, str]]:
+@dataclass(frozen=True, slots=True)
+class _Reduced:
+    """Per position: Jensen–Shannon divergence (nats) and total variation of the compared ones, surprisal and entropy (nats) of
+    the predicted ones."""
+
+    divergence: Floats
+    variation: Floats
+    surprisal: Floats
+    entropy: Floats
+
+
+def _reduce(
+    base: _Base, states: Tensor, of_base: Sequence[int], own: Sequence[int], targets: Sequence[int], first: int
+) -> _Reduced:
+    """Distributions after hidden states (n, d), each made once: compared with the base's (position ``own[i]`` with the base's
+    ``of_base[i]``, both rising), and as prediction of ``targets``, the tokens after positions ``first``, ``first`` + 1, ...
+    """
+    device = states.device
+    there, here = torch.tensor(of_base, dtype=torch.long, device=device), torch.tensor(own, dtype=torch.long)
+    wanted = torch.tensor(targets, dtype=torch.long, device=device)
+    parts: list[list[Tensor]] = [[], [], [], []]
+    for start in range(0, len(states), _TILE):
+        log_q = base._made(states[start : start + _TILE])
+        stop = start + len(log_q)
+        q = log_q.exp()
+        a, b = max(start, first), min(stop, first + len(targets))
+        if b > a:
+            parts[2].append(-log_q[a - start : b - start].gather(1, wanted[a - first : b - first, None])[:, 0])
+            parts[3].append(-(q[a - start : b - start] * log_q[a - start : b - start]).sum(-1))
+        left, right = (int(torch.searchsorted(here, edge)) for edge in (start, stop))
+        if right > left:
+            log_p = base.log_p(there[left:right])
+            if right - left != len(log_q):
+                mine = (here[left:right] - start).to(device)
+                log_q, q = log_q[mine], q[mine]
+            p = log_p.exp()
+            middle = torch.log(((p + q) / 2).clamp(min=_TINY))
+            parts[0].append((p * (log_p - middle) + q * (log_q - middle)).sum(-1) / 2)
+            parts[1].append((p - q).abs().sum(-1) / 2)
+    return _Reduced(
+        *(torch.cat(part).clamp(min=0).cpu().numpy() if part else np.zeros(0, np.float32) for part in parts)
+    )
+
+
+def _likely(scorer: Any, base: _Base, ids: Sequence[int], n_context: int) -> list[tuple[int, int, str]]:
     """(position, token id, text) of likely other words, best first.
 
     A word that is one token is replaced by a token that the model finds likely there, is a word too, and whose input
@@ -399,7 +440,7 @@ def _likely(scorer: Any, states: Tensor, ids: Sequence[int]) -> list[tuple[int, 
     found: list[tuple[float, int, int, str]] = []
     for start in range(0, len(places), _TILE):
         part = places[start : start + _TILE]
-        log_p = torch.log_softmax(scorer.logits(states[torch.tensor(part) - 1]).float(), -1)
+        log_p = base.log_p(torch.tensor(part, device=embeddings.device) + (n_context - 1))
         top = torch.topk(log_p, _LIKELY)
         own = embeddings[torch.tensor([int(ids[position]) for position in part])].float()
         cosine = torch.cosine_similarity(embeddings[top.indices].float(), own[:, None], dim=-1)
@@ -434,10 +475,11 @@ def make_variants(scorer: Any, item: Segmented, options: VariantOptions | None =
     context = list(sequence.context)
     n_context = len(context)
     model = _Model(scorer, context)
-    base = model.states(maker.base, 0)
+    base = _Base(scorer, model.states(maker.base, 0))
     whole = float(n_context + len(maker.base))
-    likely = _likely(scorer, base[-1][n_context:], maker.base) if "synonym" in options.kinds else []
-    maker.choose(likely, options.count + 8)
+    floor = _noise_floor(model, maker.base, base, n_context)
+    likely = _likely(scorer, base, maker.base, n_context) if "synonym" in options.kinds else []
+    maker.choose(likely, options.count + _SPARE)
 
     def first_edit(candidate: _Candidate) -> int:
         place = 0
@@ -445,49 +487,48 @@ def make_variants(scorer: Any, item: Segmented, options: VariantOptions | None =
             place += 1
         return place
 
-    # from the last edit to the first, so that what is kept of the chain's own pass stays valid
-    order = sorted(range(len(maker.candidates)), key=lambda i: (-first_edit(maker.candidates[i]), i))
-    base_surprisal, base_entropy = _base_numbers(scorer, base[-1], maker.base, n_context)
-    measured: dict[int, Variant] = {}
-    ids_of: dict[int, str] = {}
-    for index, candidate in enumerate(maker.candidates):
-        ids_of[index] = _variant_chain(item.chain, candidate, item.chain.id).id
-    accepted = 0
-    for index in order:
-        candidate = maker.candidates[index]
-        keep = max(n_context + first_edit(candidate) - 1, 0)
-        variant = _measure(scorer, model, item, maker, candidate, base, (base_surprisal, base_entropy), n_context, keep)
-        parent = item.chain.id if candidate.parent < 0 else ids_of[candidate.parent]
-        reason = ""
-        if options.budget is not None and variant.volatility > options.budget:
-            reason = f"volatility {variant.volatility:.4f} above the budget {options.budget:g}"
-        measured[index] = replace(variant, parent=parent, accepted=not reason, reason=reason)
-        accepted += not reason
-    floor = _noise_floor(scorer, model, maker.base, base[-1], n_context)
-    ordered = [measured[index] for index in range(len(maker.candidates))]
-    kept = 0
+    numbers = _base_numbers(base, maker.base, n_context)
+    ids_of = [_variant_chain(item.chain, candidate, item.chain.id).id for candidate in maker.candidates]
     final: list[Variant] = []
-    for (
-        variant
-    ) in ordered:  # a rung counts only if its parent counts; what is beyond the count is left out, with a reason
-        lost = variant.parent != item.chain.id and not any(v.chain.id == variant.parent and v.accepted for v in final)
-        if variant.accepted and lost:
-            variant = replace(variant, accepted=False, reason="its parent was not accepted")
-        elif variant.accepted and kept >= options.count:
-            variant = replace(variant, accepted=False, reason="enough variants")
-        kept += variant.accepted
-        final.append(variant)
+    keep = 0
+    accepted = {item.chain.id}  # and the variants that later rungs may build on
+    # those beyond the count are measured only where the gate took some of the first ones away
+    for block in (range(options.count), range(options.count, len(maker.candidates))):
+        places = [index for index in block if index < len(maker.candidates)]
+        if not places or len(accepted) > options.count:
+            continue
+        if final:  # the cache ends in a variant: back to the chain
+            model.states(maker.base, keep)
+        measured: dict[int, Variant] = {}
+        # from the last edit to the first, so that what is kept of the chain's own pass stays valid
+        for index in sorted(places, key=lambda i: (-first_edit(maker.candidates[i]), i)):
+            candidate = maker.candidates[index]
+            keep = max(n_context + first_edit(candidate) - 1, 0)
+            measured[index] = _measure(model, item, maker, candidate, base, numbers, n_context, keep)
+        for index in places:
+            variant, of = measured[index], maker.candidates[index].parent
+            parent = item.chain.id if of < 0 else ids_of[of]
+            reason = ""
+            if options.budget is not None and variant.volatility > options.budget:
+                reason = f"volatility {variant.volatility:.4f} above the budget {options.budget:g}"
+            elif parent not in accepted:  # a rung counts only if its parent counts
+                reason = "its parent was not accepted"
+            elif len(accepted) > options.count:
+                reason = "enough variants"
+            if not reason:
+                accepted.add(ids_of[index])
+            final.append(replace(variant, parent=parent, accepted=not reason, reason=reason))
     if options.drift:
         final = _with_attention(scorer, item, final)
     return VariantReport(item.chain.id, tuple(final), floor, model.tokens / whole, maker.dropped)
 
 
-def _base_numbers(scorer: Any, states: Tensor, ids: Sequence[int], n_context: int) -> tuple[Floats, Floats]:
-    before = states[n_context - 1 : -1] if n_context else states[:-1]
-    surprisal, entropy = _predicted(scorer, before, list(ids) if n_context else list(ids[1:]))
-    if not n_context:
-        surprisal, entropy = (np.concatenate([[np.nan], values]).astype(np.float32) for values in (surprisal, entropy))
-    return surprisal, entropy
+def _base_numbers(base: _Base, ids: Sequence[int], n_context: int) -> tuple[Floats, Floats]:
+    """Surprisal and entropy of the chain's own tokens, from its own pass."""
+    known = 0 if n_context else 1  # nothing predicts the first token of a sequence
+    found = _reduce(base, base.states[-1], [], [], list(ids[known:]), n_context - 1 + known)
+    undefined = np.full(known, np.nan, np.float32)
+    return np.concatenate([undefined, found.surprisal]), np.concatenate([undefined, found.entropy])
 
 
 def _variant_chain(chain: Chain, candidate: _Candidate, root: str) -> Chain:
@@ -502,37 +543,34 @@ def _variant_chain(chain: Chain, candidate: _Candidate, root: str) -> Chain:
 
 
 def _measure(
-    scorer: Any,
     model: _Model,
     item: Segmented,
     maker: _Maker,
     candidate: _Candidate,
-    base: list[Tensor],
+    base: _Base,
     numbers: tuple[Floats, Floats],
     n_context: int,
     keep: int,
 ) -> Variant:
     """One variant against the chain: a forward pass of what follows the first edit."""
     ids = candidate.ids
-    if candidate.kind == "plain":
-        keep = n_context + len(maker.base) - 1  # nothing differs; one token is enough to keep the cache as it is
-    states = model.states(ids, keep) if len(ids) + n_context > keep else [layer[:0] for layer in base]
-    pairs = [(a, b) for a, b in aligned(maker.base, ids) if n_context + b >= keep]
-    common = len(aligned(maker.base, ids))
-    at_base = torch.tensor([n_context + a for a, _ in pairs], dtype=torch.long, device=states[0].device)
-    at_variant = torch.tensor([n_context + b - keep for _, b in pairs], dtype=torch.long, device=states[0].device)
-    js, tv = _compare(scorer, base[-1][at_base], states[-1][at_variant])
-    drift = [
-        (1 - torch.cosine_similarity(one[at_base].float(), two[at_variant].float(), dim=-1)).clamp(min=0).sum()
-        for one, two in zip(base, states, strict=True)
-    ]
-    hidden = np.array([float(value) for value in drift], np.float32) / max(common, 1)
+    states = model.states(ids, keep)
+    pairs = aligned(maker.base, ids)
+    common = max(len(pairs), 1)
+    after = [(n_context + a, n_context + b - keep) for a, b in pairs if n_context + b >= keep]
+    there, here = [a for a, _ in after], [b for _, b in after]
     # numbers of the variant's own tokens: those of the chain up to the first edit, then its own
     known = max(keep + 1 - n_context, 0)
-    surprisal, entropy = _predicted(scorer, states[-1][:-1], list(ids[known:]))
-    surprisal = np.concatenate([numbers[0][:known], surprisal]).astype(np.float32)[: len(ids)]
-    entropy = np.concatenate([numbers[1][:known], entropy]).astype(np.float32)[: len(ids)]
-    encoded = scorer.text.encode(candidate.text, "a variant")
+    found = _reduce(base, states[-1], there, here, ids[known:], n_context + known - 1 - keep)
+    surprisal = np.concatenate([numbers[0][:known], found.surprisal])[: len(ids)]
+    entropy = np.concatenate([numbers[1][:known], found.entropy])[: len(ids)]
+    at_base, at_variant = (torch.tensor(at, dtype=torch.long, device=states[0].device) for at in (there, here))
+    drift = [
+        (1 - torch.cosine_similarity(one[at_base].float(), two[at_variant].float(), dim=-1)).clamp(min=0).sum()
+        for one, two in zip(base.states, states, strict=True)
+    ]
+    hidden = torch.stack(drift).cpu().numpy() / common
+    encoded = maker.scorer.text.encode(candidate.text, "a variant")
     steps, spans = _steps(item, maker, candidate, encoded)
     return Variant(
         chain=_variant_chain(item.chain, candidate, item.chain.id),
@@ -549,9 +587,9 @@ def _measure(
         step_tokens=spans,
         surprisal=surprisal,
         entropy=entropy,
-        volatility=float(js.sum()) / max(common, 1),
-        volatility_after=float(js.mean()) if len(js) else 0.0,
-        logit_drift=float(tv.sum()) / max(common, 1),
+        volatility=float(found.divergence.sum()) / common,
+        volatility_after=float(found.divergence.mean()) if len(after) else 0.0,
+        logit_drift=float(found.variation.sum()) / common,
         hidden_drift=hidden.astype(np.float32),
         accepted=True,
     )
@@ -559,7 +597,7 @@ def _measure(
 
 def _steps(item: Segmented, maker: _Maker, candidate: _Candidate, encoded: Any) -> tuple[tuple[Step, ...], Ints]:
     """Steps of the variant: a token belongs to the step of the common token before it. A dropped step is left out."""
-    base = maker.scorer.text.encode(maker.text, "a chain")
+    base = maker.encoded
     ends = [step.end for step in item.steps]
     of_base = np.searchsorted(ends, np.maximum(base.end, 1), side="left")
     step_of = np.full(len(encoded.ids), -1)
@@ -580,14 +618,12 @@ def _steps(item: Segmented, maker: _Maker, candidate: _Candidate, encoded: Any) 
     return tuple(steps), np.array(spans, np.int32)
 
 
-def _noise_floor(scorer: Any, model: _Model, ids: Sequence[int], base: Tensor, n_context: int) -> float:
+def _noise_floor(model: _Model, ids: Sequence[int], base: _Base, n_context: int) -> float:
     """Mean divergence of the chain from itself, continued from its middle: what rounding alone gives, nats."""
-    model.cache = None
-    model.states(ids, 0)
     keep = n_context + len(ids) // 2
     again = model.states(ids, keep)[-1]
-    js, _ = _compare(scorer, base[keep:], again)
-    return float(js.mean()) if len(js) else 0.0
+    found = _reduce(base, again, range(keep, keep + len(again)), range(len(again)), [], 0).divergence
+    return float(found.mean()) if len(found) else 0.0
 
 
 def _with_attention(scorer: Any, item: Segmented, variants: list[Variant]) -> list[Variant]:

@@ -147,6 +147,14 @@ def test_the_gate_rejects_with_a_reason_and_rungs_need_their_parent(scorer, repo
             assert v.reason == ""
         else:
             assert v.reason.startswith(("volatility ", "its parent was not accepted", "enough variants"))
+    # those measured in place of rejected ones have the numbers that a longer list gives them at once
+    longer = make_variants(scorer, item(), VariantOptions(count=48, budget=None))
+    assert len(gated.variants) > 40
+    assert len(report.variants) == 40
+    for one, two in zip(gated.variants, longer.variants, strict=True):
+        assert one.chain.id == two.chain.id
+        assert one.volatility == pytest.approx(two.volatility, abs=1e-6)
+        np.testing.assert_allclose(one.hidden_drift, two.hidden_drift, atol=1e-5)
     table = variant_table(gated, scorer.run.id, scorer.run.tokenizer, scorer.text.ids("How many apples?\n"))
     rejected = write_variants([table], [gated], tmp_path / "v.parquet")
     lines = [json.loads(line) for line in rejected.read_text(encoding="utf-8").splitlines()]
