@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trails.errors import UsageError
-from trails.schema import Run, Step, Trace
+from trails.schema import Step, Trace
 from trails.sequences import (
     Bools,
     Corpus,
@@ -89,15 +89,6 @@ def query_of(trace: Trace) -> Query:
     """A query from a measured chain."""
     characters = np.stack([trace.token_start, trace.token_end], axis=1)
     return query(trace.chain.text, trace.token_ids, characters, trace.steps)
-
-
-def check_tokenizer(new: Run, known: Run) -> None:
-    """Raises UsageError when a text was measured with another tokenizer than the map."""
-    if new.tokenizer != known.tokenizer:
-        raise UsageError(
-            f"the text would be tokenised by {new.model} ({new.tokenizer_id}), the map was by {known.model} "
-            f"({known.tokenizer_id}); their tokens do not compare: give that model with --model"
-        )
 
 
 def encoded_query(

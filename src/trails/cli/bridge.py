@@ -15,7 +15,7 @@ from trails.cli.common import (
     print_json,
     print_rows,
 )
-from trails.cli.scores import print_scores, run_option, scorer_like, settings_for, shown
+from trails.cli.scores import print_scores, run_option, settings_for, shown
 
 
 @click.command("bridge", context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,14 +55,10 @@ def command(
     trails bridge c1f0:2 c77a:1
     trails bridge c1f0 c77a --budget 6
     """
-    from trails import bridge
     from trails.pipeline import Home
 
-    with Home(**settings_for(home, None)) as opened:
-        instrument = opened.run(run)
-        graph = bridge.step_graph(opened.traces(instrument.id), neighbours=neighbours)
-    scorer = scorer_like(instrument, home=home, model=model, device=device)
-    found = bridge.find(graph, scorer, start, goal, budget=budget, splices=splices)
+    with Home(**settings_for(home, None, model=model, device=device)) as opened:
+        found = opened.bridge(start, goal, budget=budget, neighbours=neighbours, splices=splices, run=run)
     if as_json:
         print_json(found.record())
         return

@@ -14,7 +14,7 @@ from trails.cli.common import (
     print_json,
     print_rows,
 )
-from trails.cli.scores import print_scores, run_option, scorer_like, settings_for, shown, text_or_file
+from trails.cli.scores import print_scores, run_option, settings_for, shown, text_or_file
 
 
 @click.command("capture", context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,26 +44,12 @@ def command(
     trails capture "If it rains, the street is wet. But it is dry. Therefore it did not rain."
     trails capture new_answer.txt
     """
-    from trails.capture import capture, check_tokenizer, query_of, retrieve
-    from trails.measure.base import MeasureOptions
-    from trails.pipeline import Home, segmented
-    from trails.schema import Chain
-    from trails.sequences import token_corpus
+    from trails.pipeline import Home
 
-    with Home(**settings_for(home, None)) as opened:
-        instrument = opened.run(run)
-        scorer = scorer_like(instrument, home=home, model=model, device=device)
-        check_tokenizer(scorer.run, instrument)
-        corpus = token_corpus(opened.traces(instrument.id))
-        states = next((trace.state_layers for trace in opened.traces(instrument.id)), ())
-        item = segmented(Chain("captured", "0", "", text_or_file(text)))
-        (new,) = scorer.measure([item], MeasureOptions(states=states))
-        found = capture(corpus, query_of(new), k=k, min_match=min_match)
-        nearest, scores, withheld = retrieve(
-            opened.traces(instrument.id), new, whitening=lambda layer: opened.shards.whitening(instrument.id, layer)
-        )
+    with Home(**settings_for(home, None, model=model, device=device)) as opened:
+        found = opened.capture(text_or_file(text), k=k, min_match=min_match, run=run)
     if as_json:
-        print_json({**found.record(), "nearest": list(nearest)})
+        print_json(found.record())
         return
     if found.trail:
         click.echo(f"trail: {found.trail}")
@@ -74,6 +60,6 @@ def command(
     ]
     if rows:
         print_rows(["", "chain", "tokens of the text", "token of the chain", "text"], rows)
-    if nearest:
-        click.echo(f"nearest chains in whitened space: {', '.join(nearest)}")
-    print_scores((*found.scores, *scores), (*found.withheld, *withheld), found.notes)
+    if found.nearest:
+        click.echo(f"nearest chains in whitened space: {', '.join(found.nearest)}")
+    print_scores(found.scores, found.withheld, found.notes)

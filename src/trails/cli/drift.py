@@ -26,13 +26,11 @@ def command(chain: str, against: str | None, width: int, run: str | None, home: 
     trails drift c1f0
     trails drift c1f0 --run r12 --against r7f
     """
-    from trails.drift import drift, picture
+    from trails.drift import picture
     from trails.pipeline import Home
 
     with Home(**settings_for(home, None)) as opened:
-        trace = opened.trace(chain, run)
-        other = opened.trace(trace.chain.id, against) if against else None
-    found = drift(trace, other)
+        found = opened.drift(chain, against=against, run=run)
     if as_json:
         print_json(found.record())
         return

@@ -16,7 +16,7 @@ from trails.cli.common import (
     print_rows,
     store_option,
 )
-from trails.cli.scores import graph_option, print_scores, run_option, scorer_like, settings_for, shown
+from trails.cli.scores import graph_option, print_scores, run_option, settings_for, shown
 
 
 @click.command("gaps", context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,25 +58,15 @@ def command(
     trails gaps --top 20
     trails gaps --chain c1f0
     """
-    from trails import gaps
+    from trails.gaps import NOTE
     from trails.pipeline import Home
-    from trails.store.traces import TraceStore
 
-    with Home(**settings_for(home, store)) as opened:
+    with Home(**settings_for(home, store, model=model, device=device)) as opened:
         instrument = opened.run(run)
-        calibration = None
         if calibrate:
-            scorer = scorer_like(instrument, home=home, model=model, device=device)
-            calibration = gaps.calibrate(opened.traces(instrument.id), scorer, limit=calibrate_chains)
-            with TraceStore(opened.settings.home, write=True) as shards:
-                shards.update_run_notes(instrument.id, {gaps.NOTE: calibration.record()})
-        elif gaps.NOTE in instrument.notes:
-            calibration = gaps.calibration_from(instrument.notes[gaps.NOTE])
-        found = gaps.find(opened.traces(instrument.id), calibration)
-        if not no_graph:
-            opened.graph.clear(["Gap"])
-            opened.graph.write([found.batch()])
-            opened.graph.save()
+            opened.calibrate_gaps(chains=calibrate_chains, run=instrument.id)
+        found = opened.gaps(run=instrument.id, write=not no_graph)
+        calibrated = NOTE in opened.run(instrument.id).notes
         if chain:
             found = found.of(opened.trace(chain, instrument.id).chain.id)
         texts = opened.shards.traces(instrument.id, set(found.seams["chain"].slice(0, top).to_pylist()))
@@ -85,7 +75,7 @@ def command(
         print_json(found.record(top))
         return
     print_scores(found.scores, found.withheld, found.notes)
-    if calibration is None:
+    if not calibrated:
         err.print(
             "Ranked without a model. What the model adds is measured by: trails gaps --calibrate", highlight=False
         )

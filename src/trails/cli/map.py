@@ -40,15 +40,9 @@ def command(
     trails map --k 3 --limit 30
     """
     from trails.pipeline import Home
-    from trails.sequences import token_corpus
-    from trails.statemap import build
 
     with Home(**settings_for(home, store)) as opened:
-        found = build(token_corpus(opened.traces(opened.run(run).id)), k)
-        if not no_graph:
-            opened.graph.clear(["State"])
-            opened.graph.write([found.batch(shared_only=not all_states)])
-            opened.graph.save()
+        found = opened.map(k, run=run, all_states=all_states, write=not no_graph)
     record = found.record(limit)
     if as_json:
         print_json(record)

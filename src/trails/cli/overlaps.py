@@ -50,23 +50,18 @@ def command(
     trails overlaps --kind masked --min-tokens 15
     trails overlaps --kind skeleton --limit 20
     """
-    from trails.overlaps import find, replace_statement
     from trails.pipeline import Home
 
     with Home(**settings_for(home, store)) as opened:
         instrument = opened.run(run)
-        found = find(
+        found = opened.overlaps(
             kind,  # type: ignore[arg-type]  # click.Choice guarantees one of the kinds
-            opened.traces(instrument.id),
             min_tokens=min_tokens,
             min_steps=min_steps,
             layer=layer,
-            whitening=lambda number: opened.shards.whitening(instrument.id, number),
+            run=instrument.id,
+            write=not no_graph,
         )
-        if not no_graph:
-            opened.graph.run(replace_statement(), {"kind": kind}, write=True)
-            opened.graph.write([found.batch()])
-            opened.graph.save()
         shared = found.between(*(opened.trace(name, instrument.id).chain.id for name in between)) if between else found
     if as_json:
         print_json(shared.record(limit))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from trails.cli.common import device_option, home_option, json_option, model_option, print_json, print_rows
-from trails.cli.scores import run_option, scorer_like, settings_for
+from trails.cli.scores import run_option, settings_for
 
 
 @click.command("recall", context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,6 +21,12 @@ from trails.cli.scores import run_option, scorer_like, settings_for
     help="Control: an adapter of `trails train --shuffle-steps` on the same export.",
 )
 @click.option(
+    "--export",
+    "exported",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="What was trained on: its chains are left out.",
+)
+@click.option(
     "--max-tokens", type=click.IntRange(min=0), default=1024, show_default=True, help="Leave out longer chains."
 )
 @run_option
@@ -33,6 +38,7 @@ def command(
     selection: str,
     adapter: Path,
     shuffled: Path | None,
+    exported: Path | None,
     max_tokens: int,
     run: str | None,
     model: str | None,
@@ -40,55 +46,36 @@ def command(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Prefix to conclusion on the chains of a SELECTION that were not trained on, against the untrained model.
+    """Prefix to conclusion on the chains of a SELECTION that were not trained on (--export), against the untrained model.
 
     \b
     trails train rows.parquet -o adapter
     trails train rows.parquet -o control --shuffle-steps
-    trails recall held-out.cypher --adapter adapter --shuffled control
+    trails recall all --adapter adapter --shuffled control --export rows.parquet
     """
-    from trails.measure.base import Segmented
     from trails.pipeline import Home
-    from trails.recall import conclusion_row, recall, summary, verdict
-    from trails.train import check_adapter, put_adapter
 
-    for folder in filter(None, (adapter, shuffled)):
-        check_adapter(folder)
-    with Home(**settings_for(home, None)) as opened:
-        plain = [run_id for run_id, known in opened.runs().items() if not known.adapter]
-        instrument = opened.run(run or (plain[0] if len(plain) == 1 else None))
-        traces = opened.shards.traces(instrument.id, opened.select(selection).chains)
-        items = [Segmented(trace.chain, trace.steps) for trace in traces]
-    scorer: Any = scorer_like(instrument, home=home, model=model, device=device)
-    rows = [row for item in items if (row := conclusion_row(scorer.tokenizer, item, max_tokens)) is not None]
-    if not rows:
-        raise click.UsageError(
-            f"selection {selection!r} holds no chain of two steps or more within {max_tokens} tokens."
-        )
-    results = {"untrained": recall(scorer.model, rows)}
-    peft_model = put_adapter(scorer.model, adapter, "trained")
-    results["trained"] = recall(peft_model, rows)
-    if shuffled is not None:
-        peft_model = put_adapter(peft_model, shuffled, "shuffled")
-        results["shuffled"] = recall(peft_model, rows)
-    found = summary(results)
-    sentence = verdict(found, "trained", [name for name in results if name != "trained"])
+    with Home(**settings_for(home, None, model=model, device=device)) as opened:
+        found = opened.recall(selection, adapter, shuffled=shuffled, export=exported, max_tokens=max_tokens, run=run)
     if as_json:
-        print_json({"rows": [{n: getattr(r, n) for n in r.__slots__} for r in found], "verdict": sentence})
+        print_json(found.record())
         return
-    others = [name for name in results if name != "trained"]
     print_rows(
         ["model", "chains", "nll", "first choice", "exact"],
-        [[r.name, r.chains, r.nll, r.first_choice, r.exact] for r in found],
+        [[r.name, r.chains, r.nll, r.first_choice, r.exact] for r in found.rows],
         title="surprisal of the conclusion, nats per token; share of first choices; exact greedy matches",
     )
-    trained = next(r for r in found if r.name == "trained")
+    trained = next(r for r in found.rows if r.name == "trained")
     print_rows(
         ["trained minus", "nll", "low", "high"],
-        [[name, *trained.against[name]] for name in others],
+        [[name, *trained.against[name]] for name in trained.against],
         title="paired over chains, 95 % interval",
     )
-    click.echo(sentence)
+    click.echo(found.verdict)
+    if found.trained_on is None:
+        click.echo("not checked: whether these chains were trained on. Give the export: --export rows.parquet")
+    elif found.trained_on:
+        click.echo(f"{found.trained_on} chains of the selection were trained on and left out")
     if shuffled is None:
         click.echo(
             "no shuffled control was given: a gain may be wording alone. Train one: trails train --shuffle-steps"

@@ -9,9 +9,7 @@ from typing import Any
 
 import click
 
-from trails.cli.common import err, print_rows, settings_from
-from trails.measure.base import Scorer
-from trails.schema import Run
+from trails.cli.common import err, print_rows
 from trails.statistics import SCORE_COLUMNS, Score, Withheld, score_rows
 
 run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
@@ -55,11 +53,3 @@ def text_or_file(value: str) -> str:
 def settings_for(home: Path | None, store: str | None, **flags: Any) -> dict[str, Any]:
     """Keyword arguments for :class:`trails.pipeline.Home`."""
     return {"home": home, **({"store": store} if store else {}), **{k: v for k, v in flags.items() if v is not None}}
-
-
-def scorer_like(run: Run, *, home: Path | None, model: str | None, device: str | None) -> Scorer:
-    """The model of the settings with the number format and the context policy of a run, so that its numbers compare."""
-    from trails.pipeline import scorer_from
-
-    settings = settings_from(home=home, model=model, device=device, dtype=run.dtype)
-    return scorer_from(settings, bos=run.bos, template=run.template, window=run.window)

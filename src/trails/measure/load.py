@@ -38,7 +38,7 @@ def load_scorer(
 ) -> HuggingFaceScorer:
     """See :func:`trails.measure.open_scorer`."""
     target = choose_device(device)
-    if not model:
+    if model in ("", MODEL_ID):
         folder, name = packaged_model(), MODEL_ID
     elif _is_path(model):
         folder = Path(model).expanduser()

@@ -6,7 +6,8 @@ The only package that knows both a model and a store.
 from __future__ import annotations
 
 from trails.pipeline.home import Home
-from trails.pipeline.ingest import (
+from trails.pipeline.loading import Verdict, load_missing, rebuild, verify
+from trails.pipeline.measuring import (
     IngestOptions,
     IngestSummary,
     ingest,
@@ -15,7 +16,6 @@ from trails.pipeline.ingest import (
     segmented,
     summary_lines,
 )
-from trails.pipeline.loading import Verdict, load_missing, rebuild, verify
 from trails.pipeline.progress import Progress, Silent
 
 __all__ = [

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trails.config import load_settings
 from trails.errors import UsageError
 from trails.export import ExportReport, export_selection
-from trails.schema import Run, Trace, fitting_runs
+from trails.measure import open_scorer
+from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.pipeline.measuring import segmented
+from trails.pipeline.progress import Progress
+from trails.schema import Chain, Run, Trace, fitting_runs
 from trails.store import open_graph
-from trails.store.base import GraphStore, Result
+from trails.store.base import GraphBatch, GraphStore, Result
 from trails.store.queries import find
 from trails.store.traces import TraceStore
 from trails.subgraph import Selection, select
+
+if TYPE_CHECKING:
+    from trails.bridge import Bridge
+    from trails.capture import Capture
+    from trails.drift import Drift
+    from trails.gaps import Gaps
+    from trails.overlaps import Kind, Overlaps
+    from trails.pipeline.again import Difference, Recall
+    from trails.statemap import StateMap
+    from trails.variants import VariantOptions, VariantReport
 
 
 class Home:
     """A folder of trails with its graph: what Python code works with.
 
-    Use as a context manager. Nothing is measured here and nothing is written, except by :meth:`export` to its own file.
+    Use as a context manager. What needs a model opens that of the run at its first use and keeps it (:meth:`scorer`).
+    Nothing is written, except by :meth:`export` to its own file, where ``write=True`` puts results of an analysis into the
+    graph, by :meth:`calibrate_gaps` into the notes of the run, and by :meth:`diff` with an adapter.
     """
 
     def __init__(self, home: str | Path | None = None, **settings: Any) -> None:
@@ -32,6 +50,7 @@ class Home:
         self.settings = load_settings(home=Path(home) if home is not None else None, **settings)
         self._traces = TraceStore(self.settings.home)
         self._graph: GraphStore | None = None
+        self._scorers: dict[str, Scorer] = {}
 
     def __enter__(self) -> Home:
         """The home itself."""
@@ -42,9 +61,7 @@ class Home:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the graph and the shards."""
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None
+        self._close_graph()
         self._traces.__exit__(kind, error, trace)
 
     @property
@@ -112,3 +129,258 @@ class Home:
     def select(self, selection: str) -> Selection:
         """A subgraph by its selection, as in ``trails export --subgraph``."""
         return select(self.graph, self._traces, selection)
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def scorer(self, run: str | None = None) -> Scorer:
+        """The instrument of a run (the only run by default), to measure something new with: its model, number format and
+        context policy. The model is that of the settings, else the one that the run names.
+
+        Raises UsageError for a run with an adapter, and when the model found has other weights or another tokenizer.
+        """
+        known = self.run(run)
+        if known.adapter:
+            raise UsageError(
+                f"run {known.id} measured {known.model} with an adapter, and adapters are not kept. Choose a run without: "
+                f"{', '.join(r.id for r in self.runs().values() if not r.adapter)}"
+            )
+        if known.id not in self._scorers:
+            self._scorers[known.id] = self._like(known)
+        return self._scorers[known.id]
+
+    def _like(self, known: Run, adapter: Path | None = None) -> Scorer:
+        """A new scorer with the model and the policies of a run, and with an adapter where one is given."""
+        hub = not self.settings.model and len(known.revision) == 40
+        found = open_scorer(
+            self.settings.model or known.model,
+            device=self.settings.device,
+            dtype=known.dtype,  # type: ignore[arg-type]  # a run holds what open_scorer was given
+            attention=known.attention,  # type: ignore[arg-type]
+            bos=known.bos,
+            template=known.template,
+            window=known.window,
+            adapter=adapter,
+            revision=known.revision if hub else None,
+        )
+        if (found.run.revision, found.run.tokenizer) != (known.revision, known.tokenizer):
+            raise UsageError(
+                f"run {known.id} was measured with {known.model} (weights {known.revision[:12]}), the model given is "
+                f"{found.run.model} (weights {found.run.revision[:12]}). Give the model of that run with --model, or choose "
+                "another run with --run."
+            )
+        return found
+
+    # --- analyses ----------------------------------------------------------------------------------------------------
+
+    def overlaps(
+        self,
+        kind: Kind = "exact",
+        *,
+        min_tokens: int = 10,
+        min_steps: int = 3,
+        layer: int | None = None,
+        run: str | None = None,
+        write: bool = False,
+    ) -> Overlaps:
+        """What chains share, beside what chance alone shares; see :func:`trails.overlaps.find`."""
+        from trails.overlaps import find as find_overlaps
+        from trails.overlaps import replace_statement
+
+        of = self.run(run).id
+        found = find_overlaps(
+            kind,
+            self.traces(of),
+            min_tokens=min_tokens,
+            min_steps=min_steps,
+            layer=layer,
+            whitening=lambda number: self._traces.whitening(of, number),
+        )
+        if write:
+            self.graph.run(replace_statement(), {"kind": kind}, write=True)
+            self._write(found.batch())
+        return found
+
+    def map(self, k: int = 4, *, run: str | None = None, all_states: bool = False, write: bool = False) -> StateMap:
+        """The woven map of all chains; see :func:`trails.statemap.build`. ``all_states`` writes states of one chain, too."""
+        from trails.sequences import token_corpus
+        from trails.statemap import build
+
+        found = build(token_corpus(self.traces(run)), k)
+        if write:
+            self._write(found.batch(shared_only=not all_states), replaces=("State",))
+        return found
+
+    def gaps(self, *, run: str | None = None, write: bool = False) -> Gaps:
+        """Seams where a step seems to be missing, ranked by what :meth:`calibrate_gaps` found, if it was run."""
+        from trails import gaps
+
+        instrument = self.run(run)
+        noted = instrument.notes.get(gaps.NOTE)
+        found = gaps.find(self.traces(instrument.id), gaps.calibration_from(noted) if noted else None)
+        if write:
+            self._write(found.batch(), replaces=("Gap",))
+        return found
+
+    def calibrate_gaps(self, *, chains: int = 300, run: str | None = None) -> None:
+        """Measure what the scores of gaps are worth on this corpus; kept in the notes of the run."""
+        from trails import gaps
+
+        instrument = self.run(run)
+        calibration = gaps.calibrate(self.traces(instrument.id), self.scorer(instrument.id), limit=chains)
+        with TraceStore(self.settings.home, write=True) as shards:
+            shards.update_run_notes(instrument.id, {gaps.NOTE: calibration.record()})
+
+    def bridge(
+        self,
+        start: str,
+        goal: str,
+        *,
+        budget: float | None = None,
+        neighbours: int = 4,
+        splices: int = 8,
+        run: str | None = None,
+    ) -> Bridge:
+        """The cheapest way between two steps (``CHAIN:STEP``) or chains, re-scored as one text; see
+        :func:`trails.bridge.find`."""
+        from trails import bridge
+
+        of = self.run(run).id
+        graph = bridge.step_graph(self.traces(of), neighbours=neighbours)
+        return bridge.find(graph, self.scorer(of), start, goal, budget=budget, splices=splices)
+
+    def capture(self, text: str, *, k: int = 4, min_match: int = 6, run: str | None = None) -> Capture:
+        """Does a new text fall into a known trail? See :func:`trails.capture.capture`."""
+        from trails.capture import capture, query_of, retrieve
+        from trails.sequences import token_corpus
+
+        of = self.run(run).id
+        states = next((trace.state_layers for trace in self.traces(of)), ())
+        item = segmented(Chain("captured", "0", "", text))
+        (new,) = self.scorer(of).measure([item], MeasureOptions(states=states))
+        found = capture(token_corpus(self.traces(of)), query_of(new), k=k, min_match=min_match)
+        nearest, scores, withheld = retrieve(
+            self.traces(of), new, whitening=lambda layer: self._traces.whitening(of, layer)
+        )
+        return replace(
+            found,
+            nearest=nearest,
+            scores=(*found.scores, *scores),
+            withheld=(*found.withheld, *withheld),
+        )
+
+    def drift(self, chain: str, *, against: str | None = None, run: str | None = None) -> Drift:
+        """Hidden-state drift of a chain by layer and position; ``against`` is another run of it. See :mod:`trails.drift`."""
+        from trails.drift import drift
+
+        trace = self.trace(chain, run)
+        return drift(trace, self.trace(trace.chain.id, against) if against else None)
+
+    # --- variants, and what a training did -----------------------------------------------------------------------------
+
+    def variants(
+        self,
+        selection: str,
+        options: VariantOptions | None = None,
+        *,
+        to: str | Path | None = None,
+        run: str | None = None,
+        each: Callable[[VariantReport], None] = lambda _: None,
+    ) -> tuple[Sequence[VariantReport], Path | None]:
+        """Microvariants of a chain (its id) or of every chain of a selection; ``to`` keeps them in a Parquet file, and the
+        second result is the file with the rejected ones. ``each`` is told every report as it is made.
+        """
+        from trails.variants import make_variants, variant_table, write_variants
+
+        text = f"chain:{selection}" if re.fullmatch(r"c[0-9a-f]{16}", selection) else selection
+        instrument = self.run(run)
+        scorer = self.scorer(instrument.id)
+        reports, tables = [], []
+        for trace in self._traces.traces(instrument.id, self.select(text).chains):
+            report = make_variants(scorer, Segmented(trace.chain, trace.steps), options)
+            reports.append(report)
+            tables.append(variant_table(report, instrument.id, instrument.tokenizer, trace.question_token_ids.tolist()))
+            each(report)
+        return reports, write_variants(tables, reports, Path(to)) if to else None
+
+    def diff(
+        self,
+        before: str | None = None,
+        after: str | None = None,
+        *,
+        adapter: Path | None = None,
+        export: Path | None = None,
+        unrelated: Sequence[str] = (),
+        noise: int = 8,
+        kl: int = 16,
+        checkpoints: bool = False,
+        top: int = 20,
+        progress: Progress | None = None,
+    ) -> Difference:
+        """What changed between two runs, or between a run and what an ``adapter`` makes of its chains.
+
+        With an adapter every chain of the first run is measured once more, into the shards and the graph as a second run.
+        ``export`` is the file that was trained on, ``unrelated`` are sources of unrelated text. See
+        :func:`trails.diff.compare`. Raises UsageError unless exactly one of ``after`` and ``adapter`` is given.
+        """
+        from trails.pipeline.again import difference, groups_of, measure_again
+        from trails.train import check_adapter
+
+        if (adapter is None) == (after is None):
+            raise UsageError("give two runs, or one run (or none, if there is only one) and --adapter FOLDER.")
+        first = self.run(before)
+        if adapter is not None:
+            trained = self._like(first, check_adapter(adapter))
+            second = trained.run.id
+            self._close_graph()  # the embedded graph has one writer
+            measure_again(self.settings, first, trained, progress)
+            del trained
+        else:
+            second = self.run(after).id
+        sources: dict[str, str] = {}
+        for table in self._traces.tables(["chain", "source"], first.id):
+            sources |= dict(zip(table["chain"].to_pylist(), table["source"].to_pylist(), strict=True))
+        return difference(
+            self._traces,
+            first,
+            second,
+            groups_of(sources, export, unrelated),
+            lambda: self.scorer(first.id),
+            adapter=adapter,
+            noise=noise,
+            kl=kl,
+            checkpoints=checkpoints,
+            top=top,
+        )
+
+    def recall(
+        self,
+        selection: str,
+        adapter: Path,
+        *,
+        shuffled: Path | None = None,
+        export: Path | None = None,
+        max_tokens: int = 1024,
+        run: str | None = None,
+    ) -> Recall:
+        """Prefix to conclusion on the chains of a selection, against the untrained model and the adapter ``shuffled``; see
+        :mod:`trails.recall`. Chains of ``export``, the file that was trained on, are left out.
+        """
+        from trails.pipeline.again import recall_of
+
+        of = self.run(run).id
+        traces = self._traces.traces(of, self.select(selection).chains)
+        items = [Segmented(trace.chain, trace.steps) for trace in traces]
+        scorer = self._scorers.pop(of, None) or self.scorer(of)
+        self._scorers.pop(of, None)  # it carries the adapters afterwards
+        return recall_of(items, scorer, adapter, shuffled=shuffled, exported=export, max_tokens=max_tokens)
+
+    def _write(self, batch: GraphBatch, replaces: Sequence[str] = ()) -> None:
+        if replaces:
+            self.graph.clear(replaces)
+        self.graph.write([batch])
+        self.graph.save()
+
+    def _close_graph(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import SHARD_CHAINS, load_missing
 from trails.pipeline.progress import Progress, Silent
 from trails.readers import ReadOptions, ReadReport, read
-from trails.schema import Chain, Run, Trace
+from trails.schema import Chain, Trace
 from trails.segment import detect_language, segment, segmenter_hash
 from trails.store import open_graph
 from trails.store.base import GraphStore
@@ -227,15 +227,14 @@ def ingest(
         with open_graph(settings) as graph:
             summary.graph = graph.address
             graph.ensure_schema()
-            runs = traces.runs()
             summary.loaded_from_shards = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
             if todo:
                 # the second reading meets the same bad records; they are reported already
                 quietly = replace(options.read, report_file=None)
                 again = kept if kept is not None else read(paths, reader=options.reader, options=quietly)
-                fresh = _new_only(again, set(todo))
+                fresh = map(segmented, _new_only(again, set(todo)))
                 progress.begin("measuring", sum(todo.values()))
-                _measure_and_write(fresh, scorer, traces, graph, runs, options, summary, progress, report)
+                measure_and_write(fresh, scorer, traces, graph, options, summary, progress, report)
             with _timed(summary.seconds, "graph"):
                 graph.save()
         traces.update_run_notes(run.id, scorer.run.notes)
@@ -268,20 +267,19 @@ def _count(summary: IngestSummary, item: Segmented) -> None:
 
 
 def _blocks(
-    chains: Iterable[Chain], scorer: Scorer, shard_tokens: int, report: ReadReport, summary: IngestSummary
+    items: Iterable[Segmented], scorer: Scorer, shard_tokens: int, report: ReadReport, summary: IngestSummary
 ) -> Iterator[list[Segmented]]:
-    """Segmented chains in blocks of one shard; a chain beyond the model's window is refused, by name, and counted as bad."""
+    """Chains in blocks of one shard; a chain beyond the model's window is refused, by name, and counted as bad."""
     block: list[Segmented] = []
     tokens = 0
-    for chain in chains:
-        item = segmented(chain)
+    for item in items:
         length = scorer.count_tokens(item)
         if scorer.run.window == "refuse" and scorer.run.max_tokens and length > scorer.run.max_tokens:
             summary.refused += 1
             report.bad_record(
-                chain.source,
-                int(chain.source_id) if chain.source_id.isdigit() else 0,
-                f"chain {chain.id} has {length} tokens with its context, the model's window is {scorer.run.max_tokens}. "
+                item.chain.source,
+                int(item.chain.source_id) if item.chain.source_id.isdigit() else 0,
+                f"chain {item.chain.id} has {length} tokens with its context, the model's window is {scorer.run.max_tokens}. "
                 "Use --window stride to measure it in overlapping windows.",
             )
             continue
@@ -327,17 +325,20 @@ def _ahead(blocks: Iterator[list[Segmented]], depth: int = 2) -> Iterator[list[S
         thread.join()
 
 
-def _measure_and_write(
-    fresh: Iterator[Chain],
+def measure_and_write(
+    items: Iterable[Segmented],
     scorer: Scorer,
     traces: TraceStore,
     graph: GraphStore,
-    runs: Mapping[str, Run],
     options: IngestOptions,
     summary: IngestSummary,
     progress: Progress,
     report: ReadReport,
 ) -> None:
+    """Measure chains with a run that the shards know, and write them shard by shard, into the graph too; count into
+    ``summary``. Chains beyond the model's window go to ``report``.
+    """
+    runs = traces.runs()
     device = str(scorer.run.notes.get("device", "cpu")).split(":")[0]
     shard_tokens = options.shard_tokens or SHARD_TOKENS.get(device, SHARD_TOKENS["cpu"])
     # chains measured one at a time may as well be shown one at a time; batches want the whole block to sort by length
@@ -352,7 +353,7 @@ def _measure_and_write(
     waiting: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="trails-write") as writer:
         try:
-            for block in _ahead(_blocks(fresh, scorer, shard_tokens, report, summary)):
+            for block in _ahead(_blocks(items, scorer, shard_tokens, report, summary)):
                 measured: list[Trace] = []
                 for start in range(0, len(block), portion):
                     items = block[start : start + portion]

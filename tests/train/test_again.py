@@ -1,0 +1,130 @@
+"""After a training, through the commands: measured again, compared by group, recalled; the wrong model or export is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tests.measure.reference import byte_tokenizer
+
+from trails.cli import cli
+from trails.errors import UsageError
+from trails.pipeline import Home
+
+pytestmark = pytest.mark.train
+
+
+def run(*arguments: Any) -> str:
+    result = CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+WALK = ("\nSo odd ", "\nThus even ")  # each below the 13 tokens that tie chains to one side of a split
+
+
+def save_model(folder: Path, seed: int = 0) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder with a model, a home of three sources measured by it, an export of one of them, an adapter and its control."""
+    save_model(tmp_path / "model")
+    letters = random.Random(0)
+
+    def lines(fixed: bool) -> str:
+        def free() -> str:
+            return " ".join("".join(letters.choices("abcdefgh", k=4)) for _ in range(2))
+
+        return f"{free()}{WALK[0]}{free()}{WALK[1]}{free()}." if fixed else f"{free()}.\n{free()}.\n{free()}."
+
+    for name, count, fixed in (("walks", 24, True), ("other", 6, True), ("noise", 6, False)):
+        rows = [{"question": "Why?", "answer": lines(fixed)} for _ in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    home, model = ("--home", tmp_path / "home"), ("--model", tmp_path / "model")
+    run("ingest", *(tmp_path / f"{n}.jsonl" for n in ("walks", "other", "noise")), *home, *model, "--device", "cpu")
+    walks = "MATCH (c:Chain) WHERE c.source CONTAINS 'walks' RETURN c"
+    export = tmp_path / "rows.parquet"
+    run("export", "--subgraph", walks, "--format", "trails", "--split", "0.25", "-o", export, *home)
+    for name, extra in (("adapter", ()), ("control", ("--shuffle-steps",))):
+        settings = ("--steps", 12, "--learning-rate", 0.02, "--checkpoint-every", 6)
+        run("train", export, "-o", tmp_path / name, *settings, *extra, *home, *model, "--device", "cpu")
+    return tmp_path
+
+
+def test_the_trained_walk_is_measured_again_compared_and_recalled(trained: Path) -> None:
+    common = ("--home", trained / "home", "--model", trained / "model", "--device", "cpu")
+    arguments = ("--adapter", trained / "adapter", "--export", trained / "rows.parquet", "--unrelated", "noise.jsonl")
+    found = json.loads(run("diff", *arguments, "--checkpoints", "--json", *common))
+    groups = {group["group"]: group for group in found["groups"]}
+    assert set(groups) == {"trained", "held_out", "unseen", "unrelated"}
+    assert groups["trained"]["chains"] + groups["held_out"]["chains"] == 24
+    for name in ("trained", "held_out", "unseen"):  # the walk was planted there
+        assert groups[name]["high"] < -found["noise"]
+        assert groups[name]["surprisal"] < groups["unrelated"]["surprisal"]
+    assert [row["step"] for row in found["checkpoints"]] == [0, 6, 12]
+    assert found["checkpoints"][0]["kl held_out"] == 0 < found["checkpoints"][-1]["kl held_out"]
+
+    with Home(trained / "home") as home:
+        second = next(known for known in home.runs().values() if known.adapter)
+        assert found["after"] == second.id
+        moved = home.query("easier-transitions", before=found["before"], after=second.id, limit=5)
+        assert {row["piece"] for row in moved.dicts()} <= set("".join(WALK))
+        with pytest.raises(UsageError, match="with an adapter"):
+            home.scorer(second.id)
+    again = json.loads(
+        run("diff", found["before"], found["after"], "--export", trained / "rows.parquet", "--json", *common)
+    )
+    assert {group["group"]: group["surprisal"] for group in again["groups"]}["trained"] == groups["trained"][
+        "surprisal"
+    ]
+
+    recalled = json.loads(
+        run("recall", "all", "--adapter", trained / "adapter", "--shuffled", trained / "control",
+            "--export", trained / "rows.parquet", "--json", *common)
+    )  # fmt: skip
+    assert recalled["left_out_as_trained_on"] == groups["trained"]["chains"]
+    rows = {row["name"]: row for row in recalled["rows"]}
+    assert rows["trained"]["chains"] == 36 - groups["trained"]["chains"]
+    assert rows["trained"]["against"]["untrained"][2] < 0
+    beaten = all(rows["trained"]["against"][control][2] < 0 for control in ("untrained", "shuffled"))
+    assert ("was not shown" not in recalled["verdict"]) == beaten
+
+
+def test_another_model_and_another_export_are_refused(trained: Path) -> None:
+    save_model(trained / "other-model", seed=1)
+    with Home(trained / "home", model=str(trained / "other-model"), device="cpu") as home:
+        with pytest.raises(UsageError, match="--model, or choose"):
+            home.scorer()
+        with pytest.raises(UsageError, match="--adapter FOLDER"):
+            home.diff()
+        run_id = home.run().id
+        with pytest.raises(UsageError, match=r"'wiki' fits no source.*noise.jsonl"):
+            home.diff(run_id, run_id, unrelated=["wiki"], noise=0)
+    with Home(trained / "home", model=str(trained / "model"), device="cpu") as home:
+        home.export("all", format="trails", to=trained / "all.parquet")
+        with pytest.raises(UsageError, match="another export"):
+            home.recall("all", trained / "adapter", export=trained / "all.parquet")
+        adapted = next(iter(home.runs()))
+        with pytest.raises(UsageError, match="none of those"):
+            home.recall("all", trained / "adapter", export=trained / "rows.parquet", max_tokens=2, run=adapted)
