@@ -4,8 +4,7 @@
     python -m benchmarks.training --only variants [--chains 100] [--device cpu]
 
 Export: shards with the columns an export reads, ~165 tokens a chain as in GSM8K; baseline in the same run: the bare Arrow
-copy of the same columns to a Parquet file. All times are CPU seconds of the process, which other work on the machine disturbs
-least. Training step: median of a step of ``trails train`` against SFTTrainer on
+copy of the same columns to a Parquet file. Training step: median of a step of ``trails train`` against SFTTrainer on
 the same rows, same model (random Llama shape of SmolLM2-135M cut to four layers), same batches.
 """
 
@@ -13,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import resource
 import statistics
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -91,9 +90,32 @@ def home_of(folder: Path, chains: int) -> Run:
     return run
 
 
-def peak_mb() -> float:
-    """Largest resident memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+class Watch:
+    """Wall and CPU seconds of a block, and the largest memory in it: what the process itself holds, and mapped file pages."""
+
+    def __enter__(self) -> Watch:
+        self.anonymous = self.mapped = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.02):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            found = {
+                name: int(value.split()[0]) / 1024
+                for name, _, value in (x.partition(":") for x in lines)
+                if "Rss" in name
+            }
+            self.anonymous = max(self.anonymous, found["RssAnon"])
+            self.mapped = max(self.mapped, found["RssFile"])
+
+    def __exit__(self, *_: object) -> None:
+        self.wall, self.cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        self._stop.set()
+        self._thread.join()
 
 
 def bench_export(chains: int) -> None:
@@ -102,38 +124,38 @@ def bench_export(chains: int) -> None:
         folder = Path(name)
         home_of(folder / "home", chains)
         with TraceStore(folder / "home") as store:
-            started = time.process_time()
-            writer = None
-            for table in store.tables(list(COLUMNS)):
-                writer = writer or pq.ParquetWriter(folder / "copy.parquet", table.schema, compression="zstd")
-                writer.write_table(table)
-            if writer:
-                writer.close()
-            bare = time.process_time() - started
-            print(
-                f"{chains:,} chains; bare copy of the columns: {chains / bare:,.0f} rows per CPU second,"
-                f" peak {peak_mb():.0f} MB"
-            )
+            with Watch() as bare:
+                writer = None
+                for table in store.tables(list(COLUMNS)):
+                    writer = writer or pq.ParquetWriter(folder / "copy.parquet", table.schema, compression="zstd")
+                    writer.write_table(table)
+                if writer:
+                    writer.close()
+
+            def line(what: str, seen: Watch) -> None:
+                print(
+                    f"  {what:>40} {chains / seen.wall:>7,.0f} {chains / seen.cpu:>7,.0f} {bare.wall / seen.wall:>5.2f}"
+                    f" {seen.anonymous:>6.0f} {seen.mapped:>6.0f}",
+                    flush=True,
+                )
+
+            print(f"{chains:,} chains: rows per second, per CPU second, of the copy's speed; peak MB held, mapped")
+            line("bare copy of the columns", bare)
             for format, suffix, options in (
                 ("trails", ".parquet", {}),
+                ("trails", ".jsonl", {}),
                 ("trl", ".parquet", {}),
                 ("trl", ".jsonl", {}),
                 ("messages", ".jsonl", {}),
+                ("ms-swift", ".jsonl", {}),
                 ("trails", ".parquet", {"split": 0.1, "order": "rising", "weights": "both"}),
             ):
-                started = time.process_time()
-                export_selection(
-                    Selection("all", None),
-                    store,
-                    format,
-                    folder / f"o{suffix}",
-                    ExportOptions(overwrite=True, **options),
-                )
-                seconds = time.process_time() - started
-                print(
-                    f"  {format}{suffix} {options or ''}: {chains / seconds:,.0f} rows per CPU second"
-                    f" ({bare / seconds:.2f} of the bare copy), peak {peak_mb():.0f} MB"
-                )
+                to = folder / f"o{suffix}"
+                with Watch() as seen:
+                    export_selection(
+                        Selection("all", None), store, format, to, ExportOptions(overwrite=True, **options)
+                    )
+                line(f"{format}{suffix} {' '.join(f'{k}={v}' for k, v in options.items())}", seen)
 
 
 def bench_step(steps: int = 6) -> None:

@@ -181,21 +181,23 @@ def test_parts_share_no_gram(rows: list[list[int]]) -> None:
     assert train
 
 
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=10))
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=18), min_size=1, max_size=10),
+    st.sampled_from([1, 3, 4, 13]),
+)
 @settings(max_examples=200, deadline=None)
-def test_equal_grams_meet_and_others_do_not(rows: list[list[int]]) -> None:
-    hashes, row_of = gram_hashes(rows_to_ragged(rows), 4)
-    by_hash: dict[int, set[tuple[int, ...]]] = {}
-    expected = 0
+def test_equal_grams_meet_and_others_do_not(rows: list[list[int]], gram: int) -> None:
+    hashes, row_of = gram_hashes(rows_to_ragged(rows), gram)
+    assert len(hashes) == len(row_of)
+    known: dict[tuple[int, ...], int] = {}
     for index, row in enumerate(rows):
-        width = min(4, len(row))
-        grams = {tuple(row[i : i + width]) for i in range(len(row) - width + 1)}
-        expected += len(grams)
-        mine = hashes[row_of == index]
+        width = min(gram, len(row))
+        grams = [tuple(row[i : i + width]) for i in range(len(row) - width + 1)]
+        mine = hashes[row_of == index].tolist()
         assert len(mine) == len(grams)
-    for h, r in zip(hashes.tolist(), row_of.tolist(), strict=True):
-        by_hash.setdefault(h, set()).add(r)
-    assert sum(len(hashes[row_of == i]) for i in range(len(rows))) == expected
+        for name, value in zip(grams, mine, strict=True):
+            assert known.setdefault(name, value) == value
+    assert len(set(known.values())) == len(known)
 
 
 def test_split_of_real_looking_rows(make_home, tmp_path: Path) -> None:

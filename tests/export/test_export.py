@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trails.errors import UsageError
 from trails.export import WRITERS, ExportOptions, export_selection, parse_layers, read_records
+from trails.export.files import json_lines
 from trails.export.record import IGNORED, graph_token
+from trails.export.spill import Spill
 from trails.schema import Chain
 from trails.store.traces import TraceStore
 from trails.subgraph import Part, Selection, select
@@ -159,6 +164,103 @@ def test_two_exports_are_byte_identical_whatever_the_order_of_storage(make_home,
     for split in a.files:
         assert a.files[split].read_bytes() == b.files[split].read_bytes()
         assert a.files[split].stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_rows_of_many_small_batches_are_those_of_one(make_home, tmp_path: Path, name: str, monkeypatch) -> None:
+    home = make_home(23)
+    options = {"split": 0.2, "order": "rising", "mask": "random:0.7", "lossy": True}
+    whole = export(home, tmp_path / "a" / "o.jsonl", format=name, **options)
+    monkeypatch.setattr("trails.export.BATCH_ROWS", 4)
+    parts = export(home, tmp_path / "b" / "o.jsonl", format=name, **options)
+    for split in whole.files:
+        assert whole.files[split].read_bytes() == parts.files[split].read_bytes()
+        assert whole.files[split].stat().st_size > 0
+    assert whole.card.read_text() == parts.card.read_text()
+
+
+def test_an_error_while_rows_are_made_is_the_caller_s_and_leaves_no_file(
+    make_home, tmp_path: Path, monkeypatch
+) -> None:
+    import threading
+
+    home = make_home(9)
+    monkeypatch.setattr("trails.export.BATCH_ROWS", 2)
+
+    def fail(self, rows):
+        if rows[0] != fail.first:
+            raise ValueError("torn")
+        return take(self, rows)
+
+    take = Spill.take
+    fail.first = 0
+    monkeypatch.setattr(Spill, "take", fail)
+    with pytest.raises(ValueError, match="torn"):
+        export(home, tmp_path / "o.jsonl", order="source")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "trails-export"]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+VALUES = {
+    pa.string(): TEXTS,
+    pa.bool_(): st.booleans(),
+    pa.int32(): st.integers(-(2**31), 2**31 - 1),
+    pa.float32(): st.floats(width=32),
+}
+
+
+@st.composite
+def any_column(draw) -> pa.Array:
+    kind = draw(st.sampled_from(list(VALUES)))
+    values = VALUES[kind]
+    for _ in range(draw(st.integers(0, 2))):
+        if draw(st.booleans()):
+            kind, values = pa.list_(kind), st.lists(values, max_size=3)
+        else:
+            kind, values = pa.struct([("a", kind), ('ß"', kind)]), st.fixed_dictionaries({"a": values, 'ß"': values})
+    rows = draw(st.lists(values, min_size=1, max_size=5))
+    skip = draw(st.integers(0, len(rows) - 1))
+    return pa.array(rows, kind).slice(skip)
+
+
+def rounded(value):
+    """As it must come back: floats to six places, what is not finite as null."""
+    match value:
+        case float():
+            return round(value, 6) if np.isfinite(value) else None
+        case list():
+            return [rounded(item) for item in value]
+        case dict():
+            return {key: rounded(item) for key, item in value.items()}
+    return value
+
+
+@given(any_column())
+@settings(max_examples=300, deadline=None)
+def test_json_made_by_column_is_read_back_by_the_standard_reader(values: pa.Array) -> None:
+    table = pa.table({"x": values, "é": values})
+    rows = [json.loads(line) for line in json_lines(table).decode().split("\n")[:-1]]
+    assert [list(row) for row in rows] == [["x", "é"]] * len(values)
+
+    def same(found, wanted) -> None:
+        assert type(found) is type(wanted)
+        if isinstance(wanted, list):
+            assert len(found) == len(wanted)
+            for pair in zip(found, wanted, strict=True):
+                same(*pair)
+        elif isinstance(wanted, dict):
+            assert found.keys() == wanted.keys()
+            for key in wanted:
+                same(found[key], wanted[key])
+        elif isinstance(wanted, float):
+            assert found == pytest.approx(wanted, rel=1e-12, abs=1e-6)
+        else:
+            assert found == wanted
+
+    for row, value in zip(rows, values.to_pylist(), strict=True):
+        same(row["x"], rounded(value))
+        same(row["é"], rounded(value))
 
 
 def test_parquet_and_json_lines_hold_the_same_rows(make_home, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
     selection → records (record) → masks and weights (choose) → split and order → rows of a format (one file per writer)
 
-Rows stream through a temporary Arrow file beside the output, so memory does not grow with the corpus. The same selection of
+Rows stream through temporary files beside the output, so memory does not grow with the corpus. The same selection of
 the same traces with the same options gives the same bytes, in whatever order the traces were stored.
 """
 
@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.errors import UsageError
 from trails.export import axolotl, canonical, llama_factory, messages, ms_swift, prompt_completion, trl
 from trails.export.card import Counts, card, findings
 from trails.export.choose import apply_mask, apply_weights, parse_mask, parse_weights
-from trails.export.files import SUFFIXES, write_file
+from trails.export.files import SUFFIXES, ahead, write_file
 from trails.export.order import arrange, parse_order, stratified_spread
 from trails.export.record import COLUMNS, IGNORED, RECORD, build, coalesce, ragged
+from trails.export.spill import Spill
 from trails.export.split import GramIndex, shared_grams
 from trails.export.writer import PROVENANCE, Writer
 from trails.schema import Run, fitting_runs
@@ -50,7 +52,6 @@ WRITERS: dict[str, Writer] = {
 """Formats by name."""
 
 BATCH_ROWS = 2_000
-CHUNK_ROWS = 8_000
 
 __all__ = ["WRITERS", "ExportOptions", "ExportReport", "export_selection"]
 
@@ -125,19 +126,17 @@ def export_selection(
     reference = _reference(traces, reference_run, selection)
     with (
         tempfile.TemporaryDirectory(prefix=".trails-export-", dir=card_file.parent) as folder,
+        Spill(Path(folder), [*writer.schema.names, *writer.reads, *PROVENANCE]) as spill,
         GramIndex(Path(folder)) as grams,
     ):
-        spill = Path(folder) / "records.arrow"
-        facts = _Facts(run)
-        with pa.OSFile(str(spill), "wb") as sink, pa.ipc.new_file(sink, RECORD) as out:
-            for table in _records(selection, traces, run, options):
-                table = apply_weights(apply_mask(table, mask, options.seed), options.weights, reference)
-                facts.add(table, writer)
-                if options.split:
-                    keys = zip(table["chain"].to_pylist(), table["parent"].to_pylist(), strict=True)
-                    grams.add(ragged(table["input_ids"], np.int64), list(keys))
-                for batch in table.combine_chunks().to_batches():
-                    out.write_batch(batch)
+        facts = _Facts(run, named=options.order == "source")
+        for table in _records(selection, traces, run, options):
+            table = apply_weights(apply_mask(table, mask, options.seed), options.weights, reference)
+            facts.add(table, writer)
+            if options.split:
+                keys = zip(table["chain"].to_pylist(), table["parent"].to_pylist(), strict=True)
+                grams.add(ragged(table["input_ids"], np.int64), list(keys))
+            spill.add(table)
         if not facts.ids:
             raise UsageError(
                 f"selection {selection.text!r} holds no chain that run {run.id} measured. Type: trails status"
@@ -154,7 +153,7 @@ def export_selection(
         order = arrange(
             options.order,
             facts.ids,
-            np.asarray(facts.surprisal),
+            facts.surprisal,
             facts.families,
             facts.names,
             seed=options.seed,
@@ -165,20 +164,16 @@ def export_selection(
             parts["held_out"] = order[held[order]][np.sort(np.unique(order[held[order]], return_index=True)[1])]
         hashes: dict[str, str] = {}
         shared = 0
-        with pa.memory_map(str(spill)) as source:
-            reader = pa.ipc.open_file(source)
-            places = _Places(reader)
-            for split, rows in parts.items():
-                chunks = _chunks(places, rows, split)
-                hashes[files[split].name] = write_file(_converted(chunks, writer), writer.schema, files[split])
-                if beside:
-                    chunks = _chunks(places, rows, split)
-                    schema = pa.schema([RECORD.field(name) for name in PROVENANCE])
-                    hashes[beside[split].name] = write_file(
-                        (t.select(PROVENANCE) for t in chunks), schema, beside[split]
-                    )
-            if options.split and len(facts.ids) <= 2_000:  # a second way to the same answer, where it fits in memory
-                shared = _shared(places, parts)
+        spill.read()
+        for split, rows in parts.items():
+            chunks = _chunks(spill, rows, split)
+            hashes[files[split].name] = write_file(map(writer.convert, chunks), writer.schema, files[split])
+            if beside:
+                chunks = _chunks(spill, rows, split)
+                schema = pa.schema([RECORD.field(name) for name in PROVENANCE])
+                hashes[beside[split].name] = write_file((t.select(PROVENANCE) for t in chunks), schema, beside[split])
+        if options.split and len(facts.ids) <= 2_000:  # a second way to the same answer, where it fits in memory
+            shared = _shared(spill, parts)
     lost = _lost(writer, options, facts)
     lint = facts.lint()
     counts = facts.counts(order, held, components, largest, shared)
@@ -315,7 +310,7 @@ def _lost(writer: Writer, options: ExportOptions, facts: _Facts) -> list[str]:
 
 def _records(selection: Selection, traces: TraceStore, run: Run, options: ExportOptions) -> Iterator[pa.Table]:
     tables = traces.tables(list(COLUMNS), run.id, None if selection.parts is None else selection.chains)
-    for table in coalesce(tables, BATCH_ROWS):
+    for table in ahead(coalesce(tables, BATCH_ROWS)):
         yield build(table, selection, run, layers=options.layers)
     if options.variants:
         from trails.export.variant_rows import variant_tables
@@ -337,18 +332,17 @@ def _reference(traces: TraceStore, name: str, selection: Selection) -> dict[str,
 
 
 class _Facts:
-    """What is remembered of every row: a few numbers and names, never its tokens."""
+    """What is remembered of every row: a few numbers and names, never its tokens. ``named`` keeps source and record, too."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, *, named: bool) -> None:
+        self.run, self._named = run, named
         self.ids: list[str] = []
         self.families: list[str] = []
         self.names: list[tuple[str, str]] = []
-        self.surprisal: list[float] = []
-        self.tokens: list[int] = []
-        self.labels: list[int] = []
-        self.variants: list[bool] = []
-        self.sources: list[tuple[str, str, str]] = []
+        self._surprisal: list[npt.NDArray[np.float64]] = []
+        self._sizes: list[npt.NDArray[np.int64]] = []  # tokens, labels, 1 for a variant
+        self._texts: dict[str, str] = {}  # one object for equal names
+        self.sources: Counter[tuple[str, str, str]] = Counter()
         self.chains: set[str] = set()
         self.weightless = 0
         self.unfit = 0
@@ -367,9 +361,9 @@ class _Facts:
         per_row = np.bincount(labels.row_of, on, n)
         sums = np.bincount(labels.row_of, surprisal, n)
         weights = np.bincount(labels.row_of, ragged(table["loss_weights"], np.float32).values, n)
-        self.surprisal += np.divide(sums, per_row, out=np.full(n, math.nan), where=per_row > 0).tolist()
-        self.labels += per_row.astype(int).tolist()
-        self.tokens += labels.lengths.tolist()
+        self._surprisal.append(np.divide(sums, per_row, out=np.full(n, math.nan), where=per_row > 0))
+        variants = np.asarray(pc.not_equal(table["variant"], "").to_numpy())
+        self._sizes.append(np.stack([labels.lengths, per_row.astype(np.int64), variants.astype(np.int64)], axis=1))
         self.labelled += int(on.sum())
         self.nats += float(surprisal.sum())
         self.weightless += int((weights == 0).sum())
@@ -382,12 +376,17 @@ class _Facts:
                 fit = fit & np.array([p == c for p, c in zip(table["prompt"].to_pylist(), context, strict=True)])
             self.unfit += int((~fit).sum())
         self.ids += table["id"].to_pylist()
-        self.families += table["family"].to_pylist()
+        self.families += [self._texts.setdefault(name, name) for name in table["family"].to_pylist()]
         sources, licences = table["source"].to_pylist(), table["licence"].to_pylist()
-        self.names += list(zip(sources, table["source_id"].to_pylist(), strict=True))
-        self.sources += list(zip(sources, licences, table["language"].to_pylist(), strict=True))
-        self.variants += [bool(v) for v in table["variant"].to_pylist()]
+        if self._named:
+            self.names += list(zip(sources, table["source_id"].to_pylist(), strict=True))
+        self.sources.update(zip(sources, licences, table["language"].to_pylist(), strict=True))
         self.chains.update(table["chain"].to_pylist())
+
+    @property
+    def surprisal(self) -> npt.NDArray[np.float64]:
+        """Mean over the labelled tokens of each row, nats."""
+        return np.concatenate(self._surprisal)
 
     def lint(self) -> list[str]:
         """Checks that hold for what was written. Raises UsageError for a token outside the base vocabulary."""
@@ -415,17 +414,17 @@ class _Facts:
         shared: int,
     ) -> Counts:
         """Counts over the rows that were written."""
-        rows = order.tolist()
+        tokens, labelled, variants = np.concatenate(self._sizes)[order].sum(0).tolist()
         return Counts(
             rows=int((~held[order]).sum() + held.sum()),
             held_out=int(held.sum()),
-            tokens=sum(self.tokens[row] for row in rows),
-            labelled=sum(self.labels[row] for row in rows),
+            tokens=tokens,
+            labelled=labelled,
             weightless=self.weightless,
             chains=len(self.chains),
-            variants=sum(self.variants[row] for row in rows),
+            variants=variants,
             mean_surprisal=self.nats / max(self.labelled, 1),
-            sources=dict(Counter(self.sources)),
+            sources=dict(self.sources),
             components=components,
             largest_component=largest,
             shared_grams=shared,
@@ -433,49 +432,23 @@ class _Facts:
         )
 
 
-class _Places:
-    """Random access to the rows of an Arrow file, by record batch."""
-
-    def __init__(self, reader: pa.ipc.RecordBatchFileReader) -> None:
-        self.batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        self.starts = np.concatenate([[0], np.cumsum([len(batch) for batch in self.batches])])
-
-    def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
-        """Rows in the order asked for."""
-        batch = np.searchsorted(self.starts, rows, side="right") - 1
-        by_batch = np.argsort(batch, kind="stable")
-        bounds = np.searchsorted(batch[by_batch], np.arange(len(self.batches) + 1))
-        pieces = []
-        for index in range(len(self.batches)):
-            mine = by_batch[bounds[index] : bounds[index + 1]]
-            if len(mine):
-                pieces.append(self.batches[index].take(pa.array(rows[mine] - self.starts[index])))
-        table = pa.Table.from_batches(pieces, RECORD).combine_chunks()
-        back = np.empty(len(rows), dtype=np.int64)
-        back[by_batch] = np.arange(len(rows))
-        return table.take(pa.array(back))
-
-
-def _chunks(places: _Places, rows: npt.NDArray[np.int64], split: str) -> Iterator[pa.Table]:
+def _chunks(spill: Spill, rows: npt.NDArray[np.int64], split: str) -> Iterator[pa.Table]:
     """The rows in order, numbered, in tables of bounded size."""
-    for start in range(0, len(rows), CHUNK_ROWS):
-        part = rows[start : start + CHUNK_ROWS]
-        table = places.take(part)
-        numbers = pa.array(np.arange(start, start + len(part), dtype=np.int64))
-        table = table.set_column(table.schema.get_field_index("order"), "order", numbers)
-        yield table.set_column(table.schema.get_field_index("split"), "split", pa.array([split] * len(part)))
+    for start in range(0, len(rows), BATCH_ROWS):
+        part = rows[start : start + BATCH_ROWS]
+        table = spill.take(part)
+        own = {"order": pa.array(np.arange(start, start + len(part))), "split": pa.array([split] * len(part))}
+        for name, values in own.items():
+            if name in spill.columns:
+                table = table.set_column(spill.columns.index(name), table.schema.field(name), values)
+        yield table
 
 
-def _converted(tables: Iterator[pa.Table], writer: Writer) -> Iterator[pa.Table]:
-    for table in tables:
-        yield writer.convert(table)
-
-
-def _shared(places: _Places, parts: dict[str, npt.NDArray[np.int64]]) -> int:
+def _shared(spill: Spill, parts: dict[str, npt.NDArray[np.int64]]) -> int:
     sides = [np.unique(rows) for rows in parts.values()]
     if not all(len(rows) for rows in sides):
         return 0
-    train, held = (ragged(places.take(rows)["input_ids"], np.int64) for rows in sides)
+    train, held = (ragged(spill.take(rows)["input_ids"], np.int64) for rows in sides)
     return shared_grams(train, held)
 
 

@@ -7,8 +7,10 @@ tokenised anew one by one: tokens that would join across a border differ, so the
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from trails.export.record import IGNORED, RECORD
+from trails.export.files import one_array
+from trails.export.record import IGNORED, RECORD, two_parts
 from trails.export.writer import PROVENANCE, Writer, pick
 
 SCHEMA = pa.schema([RECORD.field(name) for name in ("input_ids", "attention_mask", "labels")])
@@ -23,13 +25,10 @@ def _tokens(table: pa.Table) -> pa.Table:
 
 
 def _segments(table: pa.Table) -> pa.Table:
-    rows = [
-        [{"label": False, "text": prompt}, {"label": True, "text": completion}]
-        if prompt
-        else [{"label": True, "text": completion}]
-        for prompt, completion in zip(table["prompt"].to_pylist(), table["completion"].to_pylist(), strict=True)
-    ]
-    columns = {"segments": pa.array(rows, SEGMENTS)} | {name: table[name] for name in PROVENANCE}
+    places, lists = two_parts(pc.not_equal(table["prompt"], ""))
+    texts = pa.concat_arrays([one_array(table["prompt"]), one_array(table["completion"])]).take(pa.array(places))
+    items = pa.StructArray.from_arrays([pa.array(places >= len(table)), texts], fields=list(SEGMENTS.value_type))
+    columns = {"segments": pa.ListArray.from_arrays(lists, items)} | {name: table[name] for name in PROVENANCE}
     return pa.table(columns, schema=SEGMENT_SCHEMA)
 
 
@@ -52,4 +51,5 @@ SEGMENT_WRITER = Writer(
     schema=SEGMENT_SCHEMA,
     keeps=frozenset({"order"}),
     settings=f"datasets:\n  - path: FILE\n    ds_type: json\n    type: input_output\ntrain_on_inputs: false\n{_CURRICULUM}",
+    reads=("prompt", "completion"),
 )

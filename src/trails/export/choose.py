@@ -25,8 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trails.errors import UsageError
+from trails.export.files import one_array
 from trails.export.record import IGNORED, Ragged, ragged
 from trails.schema import Role
 
@@ -99,22 +101,35 @@ def apply_mask(table: pa.Table, mask: Masking, seed: int) -> pa.Table:
     if mask.roles:
         keep &= _in_roles(table, labels, mask.roles)
     if mask.share is not None:
-        for row, name in enumerate(table["id"].to_pylist()):
-            place = slice(labels.offsets[row], labels.offsets[row + 1])
-            generator = np.random.default_rng([seed, int(name[1:9], 16), int(name[9:17], 16)])
-            keep[place] &= generator.random(int(labels.lengths[row])) < mask.share
+        keep &= _uniform(table["id"].to_pylist(), labels, seed) < mask.share
     values = np.where(keep, labels.values, IGNORED).astype(np.int32)
     weights = np.where(keep, ragged(table["loss_weights"], np.float32).values, 0).astype(np.float32)
     return _with(table, labels, values, weights, changed=(values != labels.values))
 
 
+def _uniform(ids: list[str], rows: Ragged, seed: int) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) per value, from the row's id (17 characters), the place in the row and the seed alone (SplitMix64)."""
+    place = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
+    row = np.array([int(name[1:], 16) for name in ids], np.uint64)
+    start = np.random.default_rng(seed).integers(0, 2**64, dtype=np.uint64)
+    state = (row ^ start)[rows.row_of] + (place.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    state ^= state >> np.uint64(31)
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def _in_roles(table: pa.Table, labels: Ragged, wanted: frozenset[str]) -> npt.NDArray[np.bool_]:
-    inside = np.zeros(len(labels.values), dtype=bool)
-    for start, spans in zip(labels.offsets.tolist(), table["step_spans"].to_pylist(), strict=False):
-        for span in spans:
-            if span["role"] in wanted:
-                inside[start + span["start"] : start + span["end"]] = True
-    return inside
+    """Which tokens lie in steps with one of the roles."""
+    lists = one_array(table["step_spans"])
+    spans = lists.flatten()
+    row = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
+    chosen = np.flatnonzero(pc.is_in(spans.field("role"), pa.array(sorted(wanted))).to_numpy(zero_copy_only=False))
+    begins, ends = (labels.offsets[row] + spans.field(name).to_numpy() for name in ("start", "end"))
+    edges = np.zeros(len(labels.values) + 1, np.int64)
+    np.add.at(edges, begins[chosen], 1)
+    np.add.at(edges, ends[chosen], -1)
+    return np.asarray(np.cumsum(edges)[:-1] > 0)
 
 
 def _with(

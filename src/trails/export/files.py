@@ -1,51 +1,128 @@
 """Writing tables of rows as JSON Lines or Parquet: streamed, byte-identical for equal rows, atomic.
 
-Floats are written with at most seven significant decimals after rounding to six places; NaN becomes null.
+Floats are written rounded to six decimal places; NaN becomes null. JSON is made column by column: only texts pass through
+Python one by one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import queue
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.errors import StoreError
-from trails.export.record import lists
 
 DIGITS = 6
 SUFFIXES = (".jsonl", ".parquet")
 RAW_JSON = {"json": "1"}
 """Metadata of a string field that holds JSON, to be written as it is: for rows whose shape Arrow has no type for."""
 
-
-def columns(table: pa.Table) -> dict[str, list[Any]]:
-    """Columns as Python lists, fast for lists of numbers."""
-    found: dict[str, list[Any]] = {}
-    for name in table.column_names:
-        kind = table.schema.field(name).type
-        if pa.types.is_list(kind) and pa.types.is_integer(kind.value_type):
-            found[name] = lists(table[name])
-        elif pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
-            found[name] = lists(table[name], digits=DIGITS)
-        else:
-            found[name] = table[name].to_pylist()
-    return found
+_Item = TypeVar("_Item")
 
 
-def json_lines(table: pa.Table) -> Iterator[str]:
-    """One JSON object per row, keys in column order, text as it is."""
-    named = columns(table)
-    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
-    raw = {name for name in named if (table.schema.field(name).metadata or {}).get(b"json")}
-    keys = [encode(name) + ":" for name in named]
-    parts = [values if name in raw else map(encode, values) for name, values in named.items()]
-    for row in zip(*parts, strict=True):
-        yield "{" + ",".join(map(str.__add__, keys, row)) + "}"
+def json_text(values: pa.Array) -> pa.Array:
+    """Each value as JSON text, keys of structs in their order; for the types of an export's columns, without nulls.
+
+    Raises TypeError for another type.
+    """
+    kind = values.type
+    if pa.types.is_string(kind):
+        return pa.array(map(encode_basestring, values.to_pylist()), pa.string())
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+        return values.cast(pa.string())
+    if pa.types.is_floating(kind):
+        numbers = np.round(values.to_numpy(zero_copy_only=False).astype(np.float64), DIGITS)
+        text = pa.array(numbers).cast(pa.string())
+        whole = pa.array((numbers == np.trunc(numbers)) & (np.abs(numbers) < 1e9))  # larger ones have an exponent
+        text = pc.if_else(whole, pc.binary_join_element_wise(text, ".0", ""), text)
+        return pc.if_else(pa.array(np.isfinite(numbers)), text, "null")
+    if pa.types.is_list(kind):
+        items = pa.ListArray.from_arrays(_from_zero(values), json_text(values.flatten()))
+        return pc.binary_join_element_wise("[", pc.binary_join(items, ","), "]", "")
+    if pa.types.is_struct(kind):
+        names = [kind.field(index).name for index in range(kind.num_fields)]
+        return _objects(names, [json_text(part) for part in values.flatten()])
+    raise TypeError(f"no JSON for a column of type {kind}")
+
+
+def _from_zero(values: pa.ListArray) -> pa.Array:
+    """Offsets of the lists in their flattened values."""
+    offsets = values.offsets.to_numpy()
+    return pa.array((offsets - offsets[0]).astype(np.int32))
+
+
+def _objects(names: list[str], parts: list[pa.Array]) -> pa.Array:
+    """JSON objects of parts that are JSON already."""
+    pieces: list[Any] = []
+    for name, part in zip(names, parts, strict=True):
+        pieces += ["{" if not pieces else ",", encode_basestring(name) + ":", part]
+    return pc.binary_join_element_wise(*pieces, "}", "")
+
+
+def json_lines(table: pa.Table) -> bytes:
+    """One JSON object per row and line, keys in column order, text as it is."""
+    if not len(table):
+        return b""
+    parts = []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        values = one_array(column)
+        parts.append(values if (field.metadata or {}).get(b"json") else json_text(values))
+    lines = _objects(table.column_names, parts)
+    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines), "\n")
+    return bytes(joined[0].as_buffer()) + b"\n"
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array."""
+    array = column.combine_chunks()
+    return array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
+
+
+def ahead(items: Iterable[_Item], depth: int = 2) -> Iterator[_Item]:
+    """The same items, made in a thread of their own while the caller works on those before (Arrow lets go of the lock)."""
+    made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[bool, Any]) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                made.put(entry, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((True, item))
+                if stop.is_set():
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=work, name="trails-export", daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = made.get()
+            if more:
+                yield item
+            elif item is not None:
+                raise item
+            else:
+                return
+    finally:
+        stop.set()
+        thread.join()
 
 
 def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str:
@@ -57,15 +134,14 @@ def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".parquet":
-            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                for table in tables:
-                    writer.write_table(table.cast(schema).combine_chunks())
+            texts = [field.name for field in schema if pa.types.is_string(field.type)]  # numbers seldom repeat
+            with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts) as writer:
+                for table in ahead(tables):
+                    writer.write_table(table.cast(schema))
         else:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                for table in tables:
-                    for line in json_lines(table):
-                        file.write(line)
-                        file.write("\n")
+            with temporary.open("wb") as file:
+                for table in ahead(tables):
+                    file.write(json_lines(table))
         digest = sha256(temporary)
         temporary.replace(path)
     except OSError as error:

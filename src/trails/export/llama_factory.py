@@ -24,6 +24,7 @@ WRITER = Writer(
     convert=_convert,
     schema=SCHEMA,
     keeps=frozenset({"order"}),
+    reads=("prompt", "completion", "question"),
     settings=(
         'dataset_info.json: {"trails": {"file_name": "FILE", "formatting": "alpaca",'
         ' "columns": {"prompt": "instruction", "response": "output"}}}\n'

@@ -5,9 +5,12 @@ A chain without a question has the assistant's turn only.
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from trails.export.record import RECORD
+from trails.export.files import one_array
+from trails.export.record import RECORD, two_parts
 from trails.export.writer import PROVENANCE, Writer
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -25,11 +28,13 @@ def answers(table: pa.Table) -> list[str]:
 
 
 def _convert(table: pa.Table) -> pa.Table:
-    rows = [
-        [*([{"role": "user", "content": question}] if question else []), {"role": "assistant", "content": answer}]
-        for question, answer in zip(table["question"].to_pylist(), answers(table), strict=True)
-    ]
-    columns = {"messages": pa.array(rows, MESSAGES)} | {name: table[name] for name in PROVENANCE}
+    places, lists = two_parts(pc.not_equal(table["question"], ""))
+    texts = pa.concat_arrays([one_array(table["question"]), pa.array(answers(table), pa.string())]).take(
+        pa.array(places)
+    )
+    roles = pa.array(["user", "assistant"]).take(pa.array((places >= len(table)).astype(np.int8)))
+    turns = pa.StructArray.from_arrays([roles, texts], fields=list(MESSAGES.value_type))
+    columns = {"messages": pa.ListArray.from_arrays(lists, turns)} | {name: table[name] for name in PROVENANCE}
     return pa.table(columns, schema=SCHEMA)
 
 
@@ -39,6 +44,7 @@ WRITER = Writer(
     convert=_convert,
     schema=SCHEMA,
     keeps=frozenset({"order"}),
+    reads=("prompt", "completion", "question"),
     settings='SFTConfig(assistant_only_loss=True, train_sampling_strategy="sequential")',
     chat=True,
 )

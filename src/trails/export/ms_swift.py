@@ -5,26 +5,34 @@ The one trainer here that takes a weight per token as it is. A token that is mas
 
 from __future__ import annotations
 
-import json
-
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from trails.export.files import DIGITS, RAW_JSON
-from trails.export.record import RECORD, lists
+from trails.export.files import RAW_JSON, json_text, one_array
+from trails.export.record import RECORD, ragged
 from trails.export.writer import PROVENANCE, Writer
 
 SCHEMA = pa.schema([pa.field("messages", pa.string(), metadata=RAW_JSON), *(RECORD.field(name) for name in PROVENANCE)])
 
 
 def _convert(table: pa.Table) -> pa.Table:
-    ids, weights = lists(table["input_ids"]), lists(table["loss_weights"], digits=DIGITS)
-    offsets = [place["offset"] for place in table["token_ids_in_graph"].to_pylist()]
-    rows = []
-    for question, row, weight, offset in zip(table["question"].to_pylist(), ids, weights, offsets, strict=True):
-        answer = {"token_ids": row[offset:], "loss_scale": weight[offset:]}
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        rows.append(json.dumps(turns, ensure_ascii=False, separators=(",", ":")))
-    columns = {"messages": pa.array(rows, pa.string())} | {name: table[name] for name in PROVENANCE}
+    first = one_array(table["token_ids_in_graph"]).field("offset").to_numpy().astype(np.int64)
+    answer = [
+        json_text(ragged(table[name], kind).after(first).arrow(RECORD.field(name).type.value_type))
+        for name, kind in (("input_ids", np.int32), ("loss_weights", np.float32))
+    ]
+    rows = pc.binary_join_element_wise(
+        '[{"role":"user","content":',
+        json_text(one_array(table["question"])),
+        '},{"role":"assistant","content":{"token_ids":',
+        answer[0],
+        ',"loss_scale":',
+        answer[1],
+        "}}]",
+        "",
+    )
+    columns = {"messages": rows} | {name: table[name] for name in PROVENANCE}
     return pa.table(columns, schema=SCHEMA)
 
 
@@ -34,6 +42,7 @@ WRITER = Writer(
     convert=_convert,
     schema=SCHEMA,
     keeps=frozenset({"mask", "weights", "order"}),
+    reads=("question", "input_ids", "loss_weights"),
     settings=(
         "swift sft --dataset FILE --loss_scale default --packing false"
         " --dataset_shuffle false --train_dataloader_shuffle false"

@@ -48,7 +48,8 @@ def arrange(
 ) -> Int64:
     """Indices of rows in the order they are written; with a rhythm, rows occur several times.
 
-    ``surprisal`` (rows,) is the mean over the labelled tokens, nats (NaN sorts last); ``names`` are (source, source id).
+    ``surprisal`` (rows,) is the mean over the labelled tokens, nats (NaN sorts last); ``names`` are (source, source id), needed
+    for the order ``source`` only.
     """
     name, repeats = parse_order(order)
     rows = list(range(len(ids)))

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from trails.export.files import one_array
 from trails.schema import Run
 from trails.subgraph import Part, Selection
 
@@ -118,6 +120,12 @@ class Ragged:
         """Row index of every value."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
 
+    def after(self, first: Int64) -> Ragged:
+        """Every row from its value ``first[row]`` on."""
+        keep = np.arange(len(self.values)) >= np.repeat(self.offsets[:-1] + first, self.lengths)
+        lengths = np.maximum(self.lengths - first, 0)
+        return Ragged(np.concatenate([[0], np.cumsum(lengths)]), self.values[keep])
+
     def arrow(self, kind: pa.DataType) -> pa.Array:
         """As an Arrow list array whose values have the type ``kind``."""
         return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pa.array(self.values, type=kind))
@@ -125,9 +133,7 @@ class Ragged:
 
 def ragged(column: pa.ChunkedArray | pa.Array, dtype: npt.DTypeLike) -> Ragged:
     """A list column as flat values and offsets from 0."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
+    array = one_array(column) if isinstance(column, pa.ChunkedArray) else column
     offsets = array.offsets.to_numpy().astype(np.int64)
     values = array.values.slice(offsets[0], offsets[-1] - offsets[0]).to_numpy(zero_copy_only=False)
     return Ragged(offsets - offsets[0], np.asarray(values, dtype=dtype))
@@ -161,13 +167,6 @@ def _selected(table: pa.Table, tokens: Ragged, parts: Sequence[Part]) -> Mask:
     return mask
 
 
-def _row_max(values: Int64, rows: Ragged) -> Int64:
-    """Largest value of each row; -1 for an empty row."""
-    found = np.full(len(rows.offsets) - 1, -1, dtype=np.int64)
-    np.maximum.at(found, rows.row_of, values)
-    return found
-
-
 def family_of(metadata: Mapping[str, str], source: str) -> str:
     """The family that orders and splits are stratified by: ``family`` of the chain's metadata, else its source."""
     return str(metadata.get("family", "")) or source
@@ -194,12 +193,17 @@ def build(
         return RECORD.empty_table()
     question = ragged(table["question_token_ids"], np.int32)
     tokens = ragged(table["token_ids"], np.int32)
-    selected = _selected(table, tokens, kept)
-    position = np.arange(len(tokens.values)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
-    last = _row_max(np.where(selected, position, -1), tokens)  # last selected token of each row
-    keep = position <= np.repeat(last, tokens.lengths)
-    cut = Ragged(np.concatenate([[0], np.cumsum(last + 1)]), tokens.values[keep])
-    selected = selected[keep]
+    if all(part.whole for part in kept):
+        keep: Mask | slice = slice(None)
+        last, cut, selected = tokens.lengths - 1, tokens, np.ones(len(tokens.values), bool)
+    else:
+        selected = _selected(table, tokens, kept)
+        last = np.full(n, -1, np.int64)  # last selected token of each row
+        row_of, places = tokens.row_of, np.flatnonzero(selected)
+        last[row_of[places]] = places - tokens.offsets[row_of[places]]  # rising, so the last one stays
+        keep = np.arange(len(tokens.values)) - tokens.offsets[row_of] <= last[row_of]
+        cut = Ragged(np.concatenate([[0], np.cumsum(last + 1)]), tokens.values[keep])
+        selected = selected[keep]
     context, context_surprisal = _context(question, ragged(table["question_surprisal"], np.float32), run)
     offsets, to_question, to_chain = _join(context, cut)
     size = int(offsets[-1])
@@ -224,9 +228,11 @@ def build(
         text if length else "" for text, length in zip(table["question"].to_pylist(), question.lengths, strict=True)
     ]
     prompts, completions, suffix = _texts(table, kept, cut, selected, questions)
+    prefixes = pc.binary_join_element_wise(
+        table["chain"], pc.utf8_slice_codeunits(table["tokenizer"], 0, 8), pa.scalar(""), ":"
+    )
     run_id = run.id  # a hash: once per table, not per row
     chains = table["chain"].to_pylist()
-    tokenizers = table["tokenizer"].to_pylist()
     metadata = [dict(item or ()) for item in table["metadata"].to_pylist()]
     sources = table["source"].to_pylist()
     layer_values = np.tile(np.asarray(layers, np.int32), n)
@@ -247,7 +253,7 @@ def build(
             _step_spans(table, last, context.lengths),
             pa.StructArray.from_arrays(
                 [
-                    pa.array([f"{c}:{t[:8]}:" for c, t in zip(chains, tokenizers, strict=True)]),
+                    one_array(prefixes),
                     pa.array(np.zeros(n, np.int32)),
                     pa.array((last + 1).astype(np.int32)),
                     pa.array(context.lengths.astype(np.int32)),
@@ -255,7 +261,7 @@ def build(
                 fields=list(RECORD.field("token_ids_in_graph").type),
             ),
             Ragged(np.arange(n + 1) * len(layers), layer_values).arrow(pa.int32()),
-            pa.array(tokenizers, pa.string()),
+            table["tokenizer"],
             pa.array([run.revision] * n, pa.string()),
             pa.array([selection.digest] * n, pa.string()),
             pa.array(["train"] * n, pa.string()),
@@ -304,9 +310,11 @@ def _texts(
 
     The completion runs from the first to the last selected token. A boundary inside a character moves out to its edge.
     """
+    texts = table["text"].to_pylist()
+    if all(part.whole for part in parts):
+        return [question + "\n" if question else "" for question in questions], texts, [True] * len(parts)
     starts, ends = ragged(table["token_start"], np.int64), ragged(table["token_end"], np.int64)
     prompts, completions, suffix = [], [], []
-    texts = table["text"].to_pylist()
     for row, part in enumerate(parts):
         text = texts[row]
         context = questions[row] + "\n" if questions[row] else ""
@@ -352,9 +360,7 @@ def _step_spans(table: pa.Table, last: Int64, question: Int64) -> pa.Array:
 
 def _roles(table: pa.Table) -> pa.Array:
     """Role of every step, flat."""
-    array = table["steps"].combine_chunks()
-    array = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
-    return array.flatten().field("role")
+    return one_array(table["steps"]).flatten().field("role")
 
 
 def coalesce(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -385,6 +391,15 @@ def lists(column: pa.ChunkedArray, *, digits: int | None = None) -> list[list[in
             flat = [None if value != value else value for value in flat]
     offsets = array.offsets.tolist()
     return [flat[a:b] for a, b in pairwise(offsets)]
+
+
+def two_parts(has_first: pa.ChunkedArray) -> tuple[Int64, pa.Array]:
+    """For rows of a first part, if ``has_first``, and a second one: places in all first parts followed by all second ones, and
+    the offsets of the rows' lists."""
+    has = np.asarray(has_first.to_numpy(), dtype=bool)
+    both = np.stack([np.arange(len(has)), np.arange(len(has)) + len(has)], axis=1)
+    keep = np.stack([has, np.ones(len(has), bool)], axis=1)
+    return both[keep], pa.array(np.concatenate([[0], np.cumsum(has + 1)]).astype(np.int32))
 
 
 def graph_token(row: Mapping[str, object], index: int) -> str:

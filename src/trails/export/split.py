@@ -95,16 +95,15 @@ class GramIndex:
         for index, names in enumerate(keys):
             for name in names:
                 if name:
-                    seen = self.keys.setdefault(stable_hash(name), first + index)
+                    seen = self.keys.setdefault(name, first + index)
                     if seen != first + index:
                         self.links.append((seen, first + index))
         hashes, row = gram_hashes(rows, self.gram)
+        order = np.argsort(hashes)
         pairs = np.empty(len(hashes), dtype=_PAIR)
-        pairs["gram"], pairs["row"] = hashes, row + first
-        bucket = (hashes >> np.uint64(59)).astype(np.int64)
-        order = np.argsort(bucket, kind="stable")
-        bounds = np.searchsorted(bucket[order], np.arange(BUCKETS + 1))
-        pairs = pairs[order]
+        pairs["gram"], pairs["row"] = hashes[order], row[order] + first
+        edges = np.arange(1, BUCKETS, dtype=np.uint64) << np.uint64(64 - (BUCKETS - 1).bit_length())
+        bounds = [0, *np.searchsorted(pairs["gram"], edges).tolist(), len(pairs)]
         for b in range(BUCKETS):
             if bounds[b + 1] > bounds[b]:
                 self._files[b].write(pairs[bounds[b] : bounds[b + 1]].tobytes())
@@ -116,17 +115,19 @@ class GramIndex:
         number of held-out rows within the share. Depends on content only, never on the order of rows.
         """
         components = Components(self.rows)
-        for a, b in self.links:
-            components.join(a, b)
+        for one, other in self.links:
+            components.join(one, other)
         for file in self._files:
             file.flush()
             pairs = np.fromfile(file.name, dtype=_PAIR)
-            pairs.sort(order=("gram", "row"))
-            same = (pairs["gram"][1:] == pairs["gram"][:-1]) & (pairs["row"][1:] != pairs["row"][:-1])
+            grams = pairs["gram"].copy()
+            order = np.argsort(grams)
+            grams, of = grams[order], pairs["row"][order]
+            same = (grams[1:] == grams[:-1]) & (of[1:] != of[:-1])
             roots = components.roots()  # rows that are linked already need no further pair
-            linked = np.stack([roots[pairs["row"][:-1][same]], roots[pairs["row"][1:][same]]], axis=1)
-            for a, b in np.unique(linked[linked[:, 0] != linked[:, 1]], axis=0).tolist():
-                components.join(a, b)
+            linked = np.stack([roots[of[:-1][same]], roots[of[1:][same]]], axis=1)
+            for one, other in np.unique(linked[linked[:, 0] != linked[:, 1]], axis=0).tolist():
+                components.join(one, other)
         roots = components.roots()
         members: dict[int, list[int]] = {}
         for row, root in enumerate(roots.tolist()):
@@ -151,26 +152,37 @@ class GramIndex:
 
 
 def gram_hashes(rows: Ragged, gram: int = GRAM) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """Hash of every gram, and its row. Equal grams have equal hashes; repeats within a row are kept once."""
-    tokens = rows.values.astype(np.uint64) + np.uint64(1)
+    """Hash of every gram, and its row. Equal grams have equal hashes, wherever they stand; a short row is one gram."""
+    tokens = _mixed(rows.values.astype(np.uint64))
     lengths = rows.lengths
-    width = np.minimum(lengths, gram)  # a short row is one gram
-    starts = np.arange(len(tokens)) - np.repeat(rows.offsets[:-1], lengths)
-    begins = np.flatnonzero(starts <= np.repeat(lengths - width, lengths))
-    row = rows.row_of[begins]
-    with np.errstate(over="ignore"):
-        value = np.zeros(len(begins), dtype=np.uint64)
-        for k in range(gram):
-            inside = k < width[row]
-            step = tokens[np.minimum(begins + k, max(len(tokens) - 1, 0))] if len(tokens) else value
-            value = np.where(inside, (value ^ step) * _MULTIPLIER, value)
-            value ^= value >> np.uint64(29)
-        value ^= width[row].astype(np.uint64)
-        value *= _MULTIPLIER
-    pairs = np.empty(len(begins), dtype=_PAIR)
-    pairs["gram"], pairs["row"] = value, row
-    unique = np.unique(pairs)
-    return unique["gram"], unique["row"].astype(np.int64)
+    long = lengths >= gram
+    left = np.repeat(rows.offsets[1:], lengths) - np.arange(len(tokens))  # tokens of the row from here on
+    begins = np.flatnonzero(left >= gram)
+    # windows of 1, 2, 4, … tokens from those half as wide; a gram is put together from the widths that add up to it
+    values = np.zeros(len(begins), np.uint64)
+    done, width, window = 0, 1, tokens
+    while True:
+        if gram & width:
+            values = _mixed(values * _MULTIPLIER ^ window[begins + done])
+            done += width
+        width *= 2
+        if width > gram or len(window) <= width // 2:
+            break
+        half = width // 2
+        window = _mixed(window[:-half] * _MULTIPLIER ^ window[half:])
+    short = np.flatnonzero(~long & (lengths > 0))
+    edges = zip(rows.offsets[short].tolist(), rows.offsets[short + 1].tolist(), strict=True)
+    names = [",".join(map(str, rows.values[start:end].tolist())) for start, end in edges]
+    whole = np.array([int(stable_hash(name), 16) for name in names], np.uint64)
+    return np.concatenate([values, whole]), np.concatenate([rows.row_of[begins], short])
+
+
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A one-to-one mixing of 64 bits, so that grams meet by their tokens only."""
+    values = (values + np.uint64(1)) * _MULTIPLIER
+    values ^= values >> np.uint64(29)
+    values *= _MULTIPLIER
+    return values ^ (values >> np.uint64(32))
 
 
 def shared_grams(a: Ragged, b: Ragged, gram: int = GRAM) -> int:

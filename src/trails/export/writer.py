@@ -21,7 +21,8 @@ PROVENANCE = ("id", "chain", "token_ids_in_graph")
 class Writer:
     """One output format.
 
-    ``convert`` turns records (:data:`trails.export.record.RECORD`) into rows. ``keeps`` says what survives: ``mask`` (any
+    ``convert`` turns records (:data:`trails.export.record.RECORD`) into rows; ``reads`` names the columns it needs beside those
+    that its rows have, too. ``keeps`` says what survives: ``mask`` (any
     set of labelled tokens; without it only rows whose labels are exactly the completion), ``weights`` (a number per
     token), ``order``. ``settings`` are the lines a user must give the trainer so that it does survive. ``beside`` writes
     the provenance columns to a second file, for trainers that accept no further columns. ``chat`` says that a row is
@@ -34,6 +35,7 @@ class Writer:
     schema: pa.Schema
     keeps: frozenset[Kept]
     settings: str
+    reads: tuple[str, ...] = ()
     beside: bool = False
     chat: bool = False
 
