@@ -71,12 +71,14 @@ def print_json(value: Any) -> None:
 
 
 def cell(value: Any) -> str:
-    """A value in a table: floats with four digits, lists shortened."""
+    """A value in a table: floats with four digits (small ones with two significant ones), lists shortened."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
+        if 0 < abs(value) < 5e-4:
+            return f"{value:.2g}"  # a noise floor is not 0
         return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1e6 else f"{value:.4g}"
     if isinstance(value, list | tuple):
         shown = ", ".join(cell(item) for item in value[:8])

@@ -16,7 +16,7 @@ from trails.cli.common import (
     print_rows,
     store_option,
 )
-from trails.cli.scores import settings_for
+from trails.cli.scores import settings_for, shown
 
 
 @click.command("diff", context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,7 +105,7 @@ def command(
     for name, moved in (("easier", report.easier), ("harder", report.harder)):
         print_rows(
             ["token", "piece", "after the text", "group", "before", "after"],
-            [[t.token, t.piece, t.context, t.group, t.before, t.after] for t in moved],
+            [[t.token, shown(t.piece, 20), shown(t.context, 44), t.group, t.before, t.after] for t in moved],
             title=f"transitions that became {name}",
         )
     if found.checkpoints:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from trails.config import Settings
-from trails.diff import DiffReport, compare, repetition_alarm
+from trails.diff import GROUPS, DiffReport, compare, repetition_alarm
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.measuring import IngestOptions, IngestSummary, measure_and_write
@@ -187,7 +187,8 @@ def _by_checkpoint(
         if folder is not None:
             current = put_adapter(current, folder, f"s{step}")
         row: dict[str, Any] = {"step": step}
-        for group, rows in chosen.items():
+        for group in sorted(chosen, key=GROUPS.index):
+            rows = chosen[group]
             probes = probe(current, rows, compare=folder is not None)
             row[f"nll {group}"] = mean_nll(probes)
             row[f"kl {group}"] = mean_kl(probes) if folder is not None else 0.0

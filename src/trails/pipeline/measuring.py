@@ -38,8 +38,8 @@ SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
 """Tokens after which a shard is closed: about a minute of work, which is what a hard kill can cost."""
 
 
-STAGES = ("reading", "measuring", "shards", "graph")
-"""Stages whose busy time the summary tells."""
+STAGES = ("reading", "model", "measuring", "shards", "graph")
+"""Stages whose busy time the summary tells; ``model`` is opening it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,9 @@ def ingest(
 
     with TraceStore(settings.home, write=True) as traces:
         traces.set_segmenter(segmenter_hash())
-        scorer = scorer or (make_scorer() if make_scorer else scorer_from(settings))
+        if scorer is None:
+            with _timed(summary.seconds, "model"):
+                scorer = make_scorer() if make_scorer else scorer_from(settings)
         run = scorer.run
         summary.run, summary.model, summary.vocab_size = run.id, run.model, run.vocab_size
         done = traces.done(run.id)

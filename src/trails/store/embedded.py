@@ -154,7 +154,10 @@ class EmbeddedStore:
         if not self._changed:
             return
         try:
-            self._graph.save(str(self._path))
+            with warnings.catch_warnings():
+                # it says which columns a memory-mapped load would hold on the heap; files are never loaded that way here
+                warnings.simplefilter("ignore", kglite.MappedFallbackWarning)
+                self._graph.save(str(self._path))
         except (kglite.KgError, OSError) as error:
             if "No space left" in str(error) or "os error 28" in str(error):
                 raise StoreError(
