@@ -37,7 +37,7 @@ from trails.sequences import (
     suffixes,
     text_corpus,
 )
-from trails.statistics import Score, Withheld, auc, bootstrap, fit_whitening, nearest, nearest_exact, within_group_auc
+from trails.statistics import Score, Withheld, auc, bootstrap, fit_whitening, nearest_others, within_group_auc
 
 FILES = {
     "gsm8k": "gsm8k/train.jsonl",
@@ -166,24 +166,39 @@ def section_overlaps(data: Path, args: argparse.Namespace) -> None:
 
 
 def section_growth(data: Path, args: argparse.Namespace) -> None:
-    """Time and memory from 1x to 16x of 655,590 tokens; the larger corpora continue the real one with order-2 resamples."""
+    """Time and memory from 1x to 16x of 655,590 tokens; the larger corpora continue the real one with order-2 resamples.
+
+    The suffix array and its LCP alone stand beside the overlaps: what they lose to larger memory, overlaps lose too.
+    """
+    import pydivsufsort
+
     base = corpus_of(data, "gsm8k")
-    for name, work in (
-        ("exact overlaps", lambda c: overlaps._tables("exact", c, 10)),
-        ("coverage", lambda c: coverage(c.tokens, c.offsets, 10)),
-        ("map", lambda c: statemap.build(c, 4, score=False)),
-    ):
-        first = None
-        for factor in (1, 2, 4, 8, 16):
-            corpus = resized(base, factor * base.n_tokens)
-            if name == "map" and factor > 4:
-                continue
-            seconds, _ = timed(lambda c=corpus, w=work: w(c), 2 if factor < 8 else 1)
+
+    def plain(corpus: Corpus) -> Any:
+        chain = corpus.chain_of(np.arange(corpus.n_tokens))
+        text = np.zeros(corpus.n_tokens + corpus.n_chains, np.uint16)
+        text[np.arange(corpus.n_tokens) + chain] = corpus.tokens + 1
+        return text
+
+    works: tuple[tuple[str, Callable[[Any], Any], Callable[[Corpus], Any]], ...] = (
+        ("suffix array alone", lambda text: pydivsufsort.divsufsort(text), plain),
+        ("suffix array and LCP alone", lambda text: pydivsufsort.kasai(text, pydivsufsort.divsufsort(text)), plain),
+        ("exact overlaps", lambda corpus: overlaps._tables("exact", corpus, 10), lambda corpus: corpus),
+        ("coverage", lambda corpus: coverage(corpus.tokens, corpus.offsets, 10), lambda corpus: corpus),
+        ("map", lambda corpus: statemap.build(corpus, 4, score=False), lambda corpus: corpus),
+    )
+    first: dict[str, float] = {}
+    for factor in (1, 4, 16):
+        corpus = resized(base, factor * base.n_tokens)
+        for name, work, prepare in works:
+            given = prepare(corpus)
+            seconds, _ = timed(lambda g=given, w=work: w(g), 3 if factor < 16 else 2)
             rate = corpus.n_tokens / seconds
-            first = first or rate
+            first.setdefault(name, rate)
             print(
                 f"{name}: {corpus.n_tokens:>10,} tokens {seconds:7.2f} s, {rate / 1e3:7.0f} k tokens/s, "
-                f"{rate / first:.2f} of the rate at 1x; peak {peak_gb():.2f} GB"
+                f"{rate / first[name]:.2f} of the rate at 1x; peak {peak_gb():.2f} GB",
+                flush=True,
             )
 
 
@@ -205,28 +220,108 @@ def section_map(data: Path, args: argparse.Namespace) -> None:
         tell(found.scores)
 
 
-def section_near(data: Path, args: argparse.Namespace) -> None:
-    """Nearest neighbours: usearch against brute force on clustered vectors of the model's width."""
+def step_states(data: Path, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Mean hidden state at layer 15 of every GSM8K step of the first chains by hash, (n, 576), and the number of its chain.
+
+    Only the layers up to 15 are run; kept in the cache folder.
+    """
+    file = args.cache / "step-states.npz"
+    if not file.is_file():
+        import torch
+
+        from trails.align import assign_tokens
+
+        scorer: Any = open_scorer(device="cpu")
+        trunk = scorer.model.model
+        trunk.layers, trunk.norm = trunk.layers[: STATES[0]], torch.nn.Identity()
+        chains = sorted(read([data / FILES["gsm8k"]]), key=lambda chain: content_key("calibration", chain.id, 0))
+        states, owner = [], []
+        for number, chain in enumerate(chains[: args.state_chains]):
+            item = segmented(chain)
+            context = [0, *scorer.tokenizer(chain.question + "\n", add_special_tokens=False)["input_ids"]]
+            found = scorer.text.encode(chain.text, chain.id)
+            spans = [(step.start, step.end) for step in item.steps]
+            steps = assign_tokens(spans, np.stack((found.start, found.end), axis=1))
+            with torch.inference_mode():
+                ids = torch.tensor([[*context, *found.ids.tolist()]])
+                hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state[0, len(context) :].numpy()
+            for first, stop in steps.tolist():
+                if stop > first:
+                    states.append(hidden[first:stop].mean(axis=0))
+                    owner.append(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, states=np.stack(states).astype(np.float32), chain=np.array(owner))
+    with np.load(file) as kept:
+        return kept["states"], kept["chain"]
+
+
+def many_steps(states: np.ndarray, chain: np.ndarray, count: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """The real steps, then copies of them, each moved by ``noise`` / sqrt(2) times the difference of two random steps: noise
+    with the covariance of the data. Five copies make a chain.
+    """
     rng = np.random.default_rng(0)
-    for count, dimensions in ((27_000, 576), (args.vectors, 576)):
-        centres = rng.normal(size=(count // 20, dimensions)).astype(np.float32)
-        raw = centres[rng.integers(0, len(centres), count)] + 0.7 * rng.normal(size=(count, dimensions)).astype(
-            np.float32
-        )
-        raw *= np.linspace(3, 0.3, dimensions, dtype=np.float32)
+    more = count - len(states)
+    result = np.concatenate([states, states[rng.integers(0, len(states), more)]])
+    for start in range(len(states), count, 65_536):
+        stop = min(start + 65_536, count)
+        one, two = rng.integers(0, len(states), (2, stop - start))
+        result[start:stop] += np.float32(noise / math.sqrt(2)) * (states[one] - states[two])
+    return result, np.concatenate([chain, chain.max() + 1 + np.arange(more) // 5])
+
+
+def section_near(data: Path, args: argparse.Namespace) -> None:
+    """Nearest steps of other chains in whitened space: time of the product's way, recall against all pairs; an HNSW graph
+    (usearch) beside it on the smaller sets.
+    """
+    real, of = step_states(data, args)
+    for count in (27_000, 100_000, args.vectors):
+        raw, chain = many_steps(real, of, count, args.noise)
         white = fit_whitening(raw)(raw)
+        del raw
         start = time.perf_counter()
-        found, _ = nearest(white, white, 6, exact=False)
+        found, cosine = nearest_others(white, chain, 5)
         seconds = time.perf_counter() - start
-        sample = rng.permutation(count)[:2_000]
-        brute, (truth, _) = timed(lambda w=white, s=sample: nearest_exact(w, w[s], 6), 1)
-        recall = np.mean(
-            [len(set(a) & set(b)) / 6 for a, b in zip(truth.tolist(), found[sample].tolist(), strict=True)]
-        )
+        sample = np.random.default_rng(1).permutation(count)[:500]
+        start = time.perf_counter()
+        every = white[sample] @ white.T
+        every[chain[sample][:, None] == chain] = -1
+        bar = np.partition(every, count - 5, axis=1)[:, count - 5]
+        truth = [np.flatnonzero(row >= least) for row, least in zip(every, bar, strict=True)]
+        brute = (time.perf_counter() - start) * count / len(sample)
+        of_real = sample < len(real)
+
+        def recall(index: np.ndarray, truth: Any = truth, sample: Any = sample) -> np.ndarray:
+            return np.array([len(set(a) & set(b)) / 5 for a, b in zip(truth, index[sample].tolist(), strict=True)])
+
+        hits = recall(found)
+        best = cosine[sample, 0]
         print(
-            f"{count:,} x {white.shape[1]}: index {seconds:.1f} s (clock), brute force {brute * count / len(sample):.1f} s "
-            f"(from {len(sample):,} queries), recall {recall:.3f} (goal >= 0.95)"
+            f"{count:,} x {white.shape[1]} ({len(real):,} real): {seconds:.1f} s clock, recall {hits.mean():.3f} (of real "
+            f"steps {hits[of_real].mean():.3f}, where the best cosine exceeds 0.3 {hits[best > 0.3].mean():.3f}); brute "
+            f"force {brute:.0f} s (from {len(sample):,}); best cosine {np.nanmedian(best):.2f} in the median; "
+            f"peak {peak_gb():.1f} GB",
+            flush=True,
         )
+        del every
+        if count <= args.hnsw:
+            from usearch.index import Index
+
+            for dtype, connectivity, add, search in (("bf16", 16, 40, 64), ("i8", 16, 32, 48), ("i8", 8, 24, 32)):
+                start = time.perf_counter()
+                graph = Index(
+                    ndim=white.shape[1], metric="cos", dtype=dtype, connectivity=connectivity, expansion_add=add,
+                    expansion_search=search,
+                )  # fmt: skip
+                graph.add(np.arange(count, dtype=np.uint64), white, threads=2)
+                keys = np.asarray(graph.search(white, 5 + 10, threads=2).keys).astype(np.int64)
+                took = time.perf_counter() - start
+                foreign = chain[keys] != chain[:, None]
+                order = np.argsort(~foreign, axis=1, kind="stable")[:, :5]
+                print(
+                    f"  usearch {dtype}, connectivity {connectivity}, expansion {add}/{search}: {took:.1f} s clock, "
+                    f"recall {recall(np.take_along_axis(keys, order, axis=1)).mean():.3f}",
+                    flush=True,
+                )
 
 
 def section_texts(data: Path, args: argparse.Namespace) -> None:
@@ -322,9 +417,14 @@ def measured(
 def section_gaps(data: Path, args: argparse.Namespace) -> None:
     """Removed-step AUC of every seam score on GSM8K (goal: all >= 0.85, and the model's own share with its interval)."""
     scorer, traces = measured(data, "gsm8k", args)
-    found = gaps.calibrate(traces, scorer, block=10)
-    print(f"gsm8k: {found.n_chains} chains, one step removed of each")
-    tell(found.scores, found.withheld)
+    known = {trace.chain.id for trace in traces}
+    more = [segmented(chain) for chain in read([data / FILES["gsm8k"]]) if chain.id not in known]
+    for further in ([], more):
+        found = gaps.calibrate(traces, scorer, more=further, block=10)
+        print(
+            f"gsm8k: {found.n_chains} chains, one step removed of each; weights without a model from {len(further)} more"
+        )
+        tell(found.scores, found.withheld)
     print("  weights:", ", ".join(f"{n} {w:+.2f}" for n, w in zip(found.features, found.weights, strict=True)))
 
 
@@ -451,7 +551,14 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("sections", nargs="*", default=["overlaps", "map"], choices=[*SECTIONS, []])
     parser.add_argument("--chains", type=int, default=300)
-    parser.add_argument("--vectors", type=int, default=100_000, help="step vectors of the section near")
+    parser.add_argument("--vectors", type=int, default=1_000_000, help="step vectors of the section near")
+    parser.add_argument(
+        "--noise", type=float, default=1.0, help="how far copies of real steps are moved, in section near"
+    )
+    parser.add_argument(
+        "--state-chains", type=int, default=2_200, help="chains whose real step states section near starts from"
+    )
+    parser.add_argument("--hnsw", type=int, default=0, help="sets up to this size are also searched with usearch")
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/.cache"))
     args = parser.parse_args()
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}")

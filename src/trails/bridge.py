@@ -29,7 +29,7 @@ from trails.statistics import (
     Score,
     Withheld,
     hashed_words,
-    nearest,
+    nearest_others,
     score_record,
     spread,
     withheld_record,
@@ -129,10 +129,10 @@ def step_graph(
     pairs: set[tuple[int, int]] = set()
     if neighbours and len(kept) > 1:
         vectors: Floats = hashed_words(words)
-        found, cosine = nearest(vectors, vectors, neighbours + int(min(sizes.max(), 16)))
-        other = (chain[np.maximum(found, 0)] != chain[:, None]) & (found >= 0) & (cosine >= min_cosine)
-        for node in np.flatnonzero(other.any(axis=1)).tolist():
-            pairs.update((node, int(twin)) for twin in found[node][other[node]][:neighbours])
+        # hashed words have no leading coordinates: the clusters are made of all
+        found, cosine = nearest_others(vectors, chain, neighbours, lead=vectors.shape[1])
+        near, place = np.nonzero(cosine >= min_cosine)
+        pairs.update(zip(near.tolist(), found[near, place].tolist(), strict=True))
     number_of = {trace.chain.id: number for number, trace in enumerate(kept)}
     for one, two, _ in links:
         ends = []

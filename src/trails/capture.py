@@ -48,7 +48,7 @@ from trails.statistics import (
     bootstrap,
     fit_whitening,
     hashed_words,
-    nearest,
+    nearest_exact,
     score_record,
     spread,
     withheld_record,
@@ -580,7 +580,7 @@ def calibrate(
 
     def bag(texts: Sequence[str], base: Corpus) -> Array:
         vectors = hashed_words([content_words(text) for text in (*base.texts, *texts)])
-        _, cosine = nearest(vectors[: base.n_chains], vectors[base.n_chains :], 1, exact=True)
+        _, cosine = nearest_exact(vectors[: base.n_chains], vectors[base.n_chains :], 1)
         return cosine[:, 0].astype(np.float64)
 
     real = judged([one.tokens for one in held], corpus, index, known)
@@ -684,5 +684,5 @@ def _recall(index: TrailIndex, texts: Sequence[Ints], able: Longs, twin: npt.NDA
 
 def _bag_recall(corpus: Corpus, texts: Sequence[str], able: Longs, twin: npt.NDArray[np.str_]) -> float:
     bags = hashed_words([content_words(text) for text in (*corpus.texts, *texts)])
-    found, _ = nearest(bags[: corpus.n_chains], bags[corpus.n_chains :], 1, exact=True)
+    found, _ = nearest_exact(bags[: corpus.n_chains], bags[corpus.n_chains :], 1)
     return float((twin[found[:, 0]] == twin[able]).mean())

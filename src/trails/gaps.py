@@ -14,7 +14,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,13 +31,17 @@ from trails.statistics import (
     Array,
     Control,
     Longs,
+    Rows,
     Score,
     Withheld,
     bootstrap,
     centred,
     choose_ridge,
     cross_validated_choice,
+    cross_validated_stack,
     fit_choice,
+    fit_stacked,
+    joined_rows,
     ranks,
     score_record,
     spearman,
@@ -73,6 +78,26 @@ SEAM_SCORES: tuple[SeamScore, ...] = (
     SeamScore("pending", False, 1, "values", "ungrounded values of later steps, which this seam may have lost too"),
     SeamScore("dangling", False, 1, "0..1", "share of the previous step's new values that no later step uses"),
     SeamScore("passed_over", False, 1, "0..1", "share of the previous step's new values that this step does not use"),
+    SeamScore(
+        "uncarried", False, 1, "0 or 1", "1 when no operand of this step is a value that the step before has found"
+    ),
+    SeamScore(
+        "expected_here",
+        False,
+        1,
+        "values",
+        "ungrounded operands that, by the order of their expression, come from here",
+    ),
+    SeamScore(
+        "from_previous", False, 1, "values", "ungrounded values, here or later, one operation from the last step's"
+    ),
+    SeamScore("from_unused", False, 1, "values", "the same from a value of the question that no step uses"),
+    SeamScore(
+        "skipped_values", False, 1, "values", "values of the question that the order of the steps passes over here"
+    ),
+    SeamScore(
+        "question_jump", False, 1, "0..1", "share of the question between what the last step and this one speak of"
+    ),
     SeamScore("new_words", False, 1, "0..1", "share of content words found neither in the question nor earlier"),
     SeamScore("unlinked", False, 1, "0..1", "share of words and values that the previous step does not have"),
     SeamScore("role_bigram", False, 1, "nats", "surprisal of the role given the role before, in the other chains"),
@@ -204,7 +229,9 @@ def _stems(text: str) -> set[str]:
     return set(content_words(text))
 
 
-_TEXT = ("ungrounded", "underivable", "pending", "dangling", "passed_over", "new_words", "unlinked")
+_TEXT = tuple(score.name for score in SEAM_SCORES if not score.model and score.name != "role_bigram")
+_LOOKAHEAD = 8
+"""Steps ahead in which an ungrounded value may show that a step is missing here."""
 
 
 def text_scores(chain: Chain, steps: Sequence[Step]) -> dict[str, Array]:
@@ -245,7 +272,132 @@ def text_scores(chain: Chain, steps: Sequence[Step]) -> dict[str, Array]:
         if any(values):
             result["pending"][index] = len(waiting - lacking[index])
         waiting |= lacking[index]
+    result["question_jump"] = _question_jump(chain.question, stems)
+    if any(values):
+        operands_of = [[value.value for value in step if not value.result] for step in values]
+        for index in range(1, n):
+            results = fresh[index - 1] | {value.value for value in values[index - 1] if value.result}
+            result["uncarried"][index] = not results & set(operands_of[index])
+        result["expected_here"] = _expected_here(operands_of, fresh, lacking)
+        used = [{value.value for value in step} | words_ for step, words_ in zip(values, stated, strict=True)]
+        at = _question_values(chain.question)
+        unused = {value: place for value, place in at.items() if not any(value in step for step in used)}
+        result["from_previous"], result["from_unused"] = _one_operation(chain.question, used, fresh, lacking, unused)
+        if at:
+            result["skipped_values"] = _skipped(at, unused, used)
     return result
+
+
+def _question_values(question: str) -> dict[str, int]:
+    """Values of the question, in digits or words, with the place where each stands first."""
+    found = [(match.start(), _value(match.group())) for match in NUMBER.finditer(question)]
+    for word in _WORD.finditer(question.casefold()):
+        found += [(word.start(), value) for value in _NUMBER_WORDS.get(word.group(), ())[:1]]
+    places: dict[str, int] = {}
+    for place, value in sorted(found):
+        places.setdefault(value, place)
+    return places
+
+
+def _question_jump(question: str, stems: Sequence[set[str]]) -> Array:
+    """How far in the question this step's place lies behind that of the step before, as a share of its length; 0 if it does
+    not. A step's place is the median place of its content words that the question has once.
+    """
+    places: dict[str, list[int]] = {}
+    for match in _WORD.finditer(question):
+        if len(match.group()) > 3:
+            places.setdefault(match.group().casefold()[:5], []).append(match.start())
+    once = {word: at[0] for word, at in places.items() if len(at) == 1}
+    middle = [float(np.median(found)) if (found := [once[w] for w in step if w in once]) else None for step in stems]
+    jumps = np.full(len(stems), np.nan)
+    for index in range(1, len(stems)):
+        before, here = middle[index - 1], middle[index]
+        jumps[index] = max(here - before, 0.0) / len(question) if before is not None and here is not None else 0.0
+    return jumps
+
+
+def _expected_here(operands: Sequence[Sequence[str]], fresh: Sequence[set[str]], lacking: Sequence[set[str]]) -> Array:
+    """Ungrounded operands shared out over the seams where their step may have stood.
+
+    Sums name their terms in the order in which they were found, so a lacking operand comes from between the steps that found
+    its neighbours in the expression. Without such a neighbour it comes from right before the step that uses it.
+    """
+    n = len(operands)
+    result = np.zeros(n)
+    result[:1] = np.nan
+
+    def origin(value: str, before: int) -> int | None:
+        return next((index for index in range(before - 1, -1, -1) if value in fresh[index]), None)
+
+    for index in range(1, n):
+        for k, value in enumerate(operands[index]):
+            if value not in lacking[index]:
+                continue
+            left = origin(operands[index][k - 1], index) if k else None
+            right = origin(operands[index][k + 1], index) if k + 1 < len(operands[index]) else None
+            low = left + 1 if left is not None else 1 if right is not None else index
+            high = right if right is not None and right >= low else index
+            result[low : high + 1] += 1 / (high - low + 1)
+    return result
+
+
+def _skipped(at: Mapping[str, int], unused: Mapping[str, int], used: Sequence[set[str]]) -> Array:
+    """Unused values of the question that stand between those of the nearest step before the seam and of the step after it.
+
+    A value that several steps use places none of them.
+    """
+    n = len(used)
+    times = Counter(value for step in used for value in step)
+    places = [sorted(at[value] for value in step if value in at and times[value] == 1) for step in used]
+    result = np.full(n, np.nan)
+    for index in range(1, n):
+        low = next((step[-1] for step in places[index - 1 :: -1] if step), -1)
+        after = next((step for step in places[index:] if step), None)
+        high = math.inf
+        if after is not None:
+            edge = after[0] if after[0] > low else after[-1]
+            high = edge if edge > low else math.inf
+        result[index] = sum(low < place < high for place in unused.values())
+    return result
+
+
+def _numbers(values: Iterable[str]) -> Array:
+    return np.array(sorted(float(v) for v in values if re.fullmatch(r"\d+(\.\d+)?", v)))
+
+
+def _one_operation(
+    question: str,
+    used: Sequence[set[str]],
+    fresh: Sequence[set[str]],
+    lacking: Sequence[set[str]],
+    unused: Iterable[str],
+) -> tuple[Array, Array]:
+    """Ungrounded values of this step and the next few that + - × ÷ (or a percentage) gives from two values known before the
+    seam: one of them new in the step before, or one of them in the question and used by no step.
+    """
+    n = len(used)
+    previous, left_over = np.full(n, np.nan), np.full(n, np.nan)
+    known, spare = _stated(question), _numbers(unused)
+
+    def reachable(one: Array, two: Array) -> Array:
+        a, b = one[:, None], two[None, :]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = np.concatenate([(a + b), (a * b), (a - b), (b - a), (a / b), (b / a), (a * b / 100)], axis=None)
+        return np.sort(found[np.isfinite(found)])
+
+    for index in range(1, n):
+        known = known | used[index - 1]
+        # Sixty values are enough to say what can be reached; with more, everything can.
+        base = _numbers(known)[:60]
+        sets = ((previous, reachable(_numbers(fresh[index - 1]), base)), (left_over, reachable(spare, base)))
+        targets = _numbers(value for step in lacking[index : index + _LOOKAHEAD] for value in step)
+        for result, values in sets:
+            if len(values) and len(targets):
+                close = np.minimum(np.searchsorted(values, targets * (1 - 1e-6)), len(values) - 1)
+                result[index] = float((np.abs(values[close] - targets) <= 1e-6 * targets).sum())
+            else:
+                result[index] = 0.0
+    return previous, left_over
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -397,10 +549,14 @@ def without_step(item: Segmented, index: int) -> Segmented:
 
 def removable(trace: Trace, seed: int = 0) -> int | None:
     """The interior step of this chain that calibration removes, drawn by the chain's id; None below four steps."""
-    n = len(trace.steps)
+    return _removable(Segmented(trace.chain, trace.steps), seed)
+
+
+def _removable(item: Segmented, seed: int) -> int | None:
+    n = len(item.steps)
     if n < 4:
         return None
-    return 1 + int(content_key("removed step", trace.chain.id, seed), 16) % (n - 2)
+    return 1 + int(content_key("removed step", item.chain.id, seed), 16) % (n - 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,7 +566,8 @@ class Calibration:
     ``scores``: one per seam score and combination (``no model``, ``model``, ``all``), each the AUC of the removed step within
     its chain, beside position alone and the no-model combination; and ``model's own share``: AUC of all scores minus AUC of
     those without a model, beside the same when the model's scores are shuffled within each chain. ``weights`` combine the
-    scores' ranks within the chain (conditional logit over all chains, penalty by cross-validation); ``features`` names them.
+    scores' ranks within the chain (conditional logit over all chains, penalty by cross-validation, the scores without a model
+    first: :func:`trails.statistics.fit_stacked`); ``features`` names them.
     """
 
     run: str
@@ -511,13 +668,27 @@ def shortened(
     return [(trace, without_step(Segmented(trace.chain, trace.steps), index), index) for trace, index in chosen[:limit]]
 
 
+DIVISIONS = 3
+"""Divisions of the chains into folds over which a combination's AUC is averaged."""
+MORE_CHAINS = 2_000
+"""Further chains from which the scores without a model are weighed; they are shortened, not measured."""
+
+
 def calibrate(
-    traces: Iterable[Trace], scorer: Scorer | None = None, *, limit: int | None = 300, seed: int = 0, block: int = 32
+    traces: Iterable[Trace],
+    scorer: Scorer | None = None,
+    *,
+    limit: int | None = 300,
+    more: Iterable[Segmented] = (),
+    seed: int = 0,
+    block: int = 32,
 ) -> Calibration:
     """AUC of every seam score on this corpus, by removing one interior step of up to ``limit`` chains.
 
     Without a scorer only the scores that need no model are calibrated; the others are withheld. The scorer must be the
     instrument of the traces (UsageError otherwise). Combinations are cross-validated by chain; intervals resample chains.
+    The weights of the scores without a model are learnt from up to :data:`MORE_CHAINS` further chains too: the
+    traces beyond ``limit``, and ``more`` chains that no model has measured. No AUC is taken on those.
     """
     corpus = sorted(one_instrument(traces), key=lambda trace: trace.chain.id)
     run = corpus[0].run if corpus else ""
@@ -526,7 +697,8 @@ def calibrate(
             f"calibration was asked for with {scorer.run.model} (run {scorer.run.id}), the traces were measured by run {run}: "
             "give the model of that run with --model"
         )
-    cases = shortened(corpus, limit=limit, seed=seed)
+    every = shortened(corpus, seed=seed)
+    cases, rest = every[:limit], every[limit:] if limit is not None else []
     if len(cases) < MIN_CHAINS:
         reason = f"{len(cases)} chains have four steps or more, a calibration needs {MIN_CHAINS}: ingest more"
         return Calibration(run, len(cases), (), (), (), tuple(Withheld(name, reason) for name in (*NAMES, "all")))
@@ -545,20 +717,27 @@ def calibrate(
             guess.append(float(scores["bridge_nats"][seam]))
             tokens.append(float(intact.step_tokens[seam, 1] - intact.step_tokens[seam, 0]))
         else:
-            scores = text_scores(item.chain, item.steps)
-            pairs = _role_pairs(intact.steps)
-            scores["role_bigram"] = np.array(
-                [math.nan]
-                + [
-                    known.role_surprisal(_ROLE[item.steps[i - 1].role], _ROLE[item.steps[i].role], pairs)
-                    for i in range(1, len(item.steps))
-                ]
-            )
-            for name in (*MODEL, "bridge_nats"):
-                scores[name] = np.full(len(item.steps), np.nan)
+            scores = _unmeasured_scores(item, known, intact.steps)
         entries.append((scores, number, seam))
-    table = _table(entries)
-    return _calibration(table, run, len(cases), scorer is not None, (nats, guess, tokens), seed)
+    seen = {trace.chain.id for trace in corpus}
+    spare = [(item, index) for item in more if item.chain.id not in seen and (index := _removable(item, seed))]
+    others = [(item, seam, intact.steps) for intact, item, seam in rest]
+    others += [(without_step(item, index), index, ()) for item, index in spare]
+    learnt = _table(
+        (_unmeasured_scores(item, known, steps), number, seam)
+        for number, (item, seam, steps) in enumerate(others[:MORE_CHAINS])
+    )
+    return _calibration(_table(entries), learnt, run, len(cases), scorer is not None, (nats, guess, tokens), seed)
+
+
+def _unmeasured_scores(item: Segmented, known: Background, own: Sequence[Step]) -> dict[str, Array]:
+    """Scores of a chain that no model has measured; ``own`` steps are taken out of the role pairs."""
+    scores = text_scores(item.chain, item.steps)
+    pairs = _role_pairs(own)
+    roles = [_ROLE[step.role] for step in item.steps]
+    bigrams = [known.role_surprisal(a, b, pairs) for a, b in itertools.pairwise(roles)]
+    scores["role_bigram"] = np.array([math.nan, *bigrams])
+    return scores | {name: np.full(len(item.steps), np.nan) for name in (*MODEL, "bridge_nats")}
 
 
 def _measured(items: Sequence[Segmented], scorer: Scorer, block: int) -> Iterator[Trace]:
@@ -569,6 +748,7 @@ def _measured(items: Sequence[Segmented], scorer: Scorer, block: int) -> Iterato
 
 def _calibration(
     table: _Table,
+    learnt: _Table,
     run: str,
     n_chains: int,
     with_model: bool,
@@ -579,25 +759,36 @@ def _calibration(
         _, per_chain = within_group_auc(values, table.true, table.chain)
         return float(per_chain.mean()), per_chain
 
-    def combined(names: Sequence[str], shuffle: Sequence[str] = ()) -> Array:
-        columns = []
+    def repeated(fit: Callable[[int], Array]) -> tuple[float, Array]:
+        """AUC of out-of-fold values, mean over several divisions into folds: one alone moves it by 0.01."""
+        per_chain = np.mean([judged(fit(seed + number))[1] for number in range(DIVISIONS)], axis=0)
+        return float(per_chain.mean()), per_chain
+
+    def columns(of: _Table, names: Sequence[str], *, shuffle: bool = False) -> Array:
         rng = np.random.default_rng(seed)
+        found = []
         for name in names:
-            values = table.values[name]
-            if name in shuffle:
-                order = np.lexsort((rng.random(len(values)), table.chain))
+            values = of.values[name]
+            if shuffle:
+                order = np.lexsort((rng.random(len(values)), of.chain))
                 moved = np.empty_like(values)
-                moved[np.argsort(table.chain, kind="stable")] = values[order]
+                moved[np.argsort(of.chain, kind="stable")] = values[order]
                 values = moved
-            columns.append(_ranked(values, table.chain))
-        return cross_validated_choice(np.stack(columns, axis=1), table.true, table.chain, seed=seed)
+            found.append(_ranked(values, of.chain))
+        return np.stack(found, axis=1)
+
+    plain = [name for name in NO_MODEL if np.isfinite(table.values[name]).any()]
+    text_columns = columns(table, plain)
+    more: Rows | None = (columns(learnt, plain), learnt.true, learnt.chain) if len(learnt.chain) else None
 
     relative = table.step / np.maximum(table.last, 1)
     shape = np.stack(
         [centred(x, table.chain) for x in (relative, relative**2, (table.step == 1).astype(np.float64))], axis=1
     )
-    position, position_chains = judged(cross_validated_choice(shape, table.true, table.chain, seed=seed))
-    text, text_chains = judged(combined(NO_MODEL))
+    position, position_chains = repeated(lambda s: cross_validated_choice(shape, table.true, table.chain, seed=s))
+    text, text_chains = repeated(
+        lambda s: cross_validated_choice(text_columns, table.true, table.chain, seed=s, more=more)
+    )
     baselines = (
         Control("position only", position, bootstrap(position_chains, seed=seed)),
         Control("no model (all its scores)", text, bootstrap(text_chains, seed=seed)),
@@ -621,9 +812,16 @@ def _calibration(
     features = tuple(usable)
     if with_model:
         model_names = [name for name in usable if name in MODEL]
-        model, model_chains = judged(combined(model_names))
-        everything, all_chains = judged(combined(usable))
-        _, null_chains = judged(combined(usable, shuffle=model_names))
+        model_columns = columns(table, model_names)
+        model, model_chains = repeated(lambda s: cross_validated_choice(model_columns, table.true, table.chain, seed=s))
+
+        def stacked(second: Array) -> tuple[float, Array]:
+            return repeated(
+                lambda s: cross_validated_stack(text_columns, second, table.true, table.chain, seed=s, more=more)
+            )
+
+        everything, all_chains = stacked(model_columns)
+        _, null_chains = stacked(columns(table, model_names, shuffle=True))
         scores.append(Score("model", model, unit, baselines, bootstrap(model_chains, seed=seed)))
         scores.append(Score("all", everything, unit, baselines, bootstrap(all_chains, seed=seed)))
         share = all_chains - text_chains
@@ -655,9 +853,12 @@ def _calibration(
                     f"mean of the true size: {float(np.mean(nats)):.2f} nats",
                 )
             )
-    columns = np.stack([_ranked(table.values[name], table.chain) for name in features], axis=1)
-    ridge = choose_ridge(columns, table.true, table.chain, seed=seed)
-    weights = fit_choice(columns, table.true, table.chain, ridge)
+    if with_model and any(name in MODEL for name in features):
+        second = columns(table, [name for name in features if name in MODEL])
+        weights = fit_stacked(text_columns, second, table.true, table.chain, seed=seed, more=more)
+    else:
+        rows = joined_rows((text_columns, table.true, table.chain), more)
+        weights = fit_choice(*rows, choose_ridge(*rows, seed=seed))
     return Calibration(run, n_chains, features, tuple(float(w) for w in weights), tuple(scores), tuple(withheld))
 
 

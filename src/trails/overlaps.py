@@ -51,7 +51,8 @@ from trails.statistics import (
     Withheld,
     bootstrap,
     fit_whitening,
-    nearest,
+    nearest_exact,
+    nearest_others,
     score_record,
     spread,
     withheld_record,
@@ -413,7 +414,7 @@ def neighbours(
         )
     whitening = whitening or fit_whitening(vectors)
     white = whitening(vectors)
-    index, cosine = _others(white, chain, k, exact)
+    index, cosine = nearest_others(white, chain, k, exact=exact)
     del white
     rng = np.random.default_rng(seed)
     best = []
@@ -426,25 +427,11 @@ def neighbours(
         norm = np.linalg.norm(permuted, axis=1, keepdims=True)
         permuted = (permuted / np.where(norm > 0, norm, 1)).astype(np.float32)
         sample = permuted[: min(len(permuted), 4_000)]
-        found, value = nearest(permuted, sample, 2, exact=True)
+        found, value = nearest_exact(permuted, sample, 2)
         own = found == np.arange(len(sample))[:, None]
         best.append(np.where(own[:, 0], value[:, 1], value[:, 0]))
     threshold = float(np.quantile(best[0], QUANTILE))
     return Neighbours(index, cosine, threshold, float((best[1] > threshold).mean()))
-
-
-def _others(white: Floats, chain: Longs, k: int, exact: bool | None) -> tuple[Longs, Floats]:
-    """The k nearest vectors of other chains."""
-    sizes = np.bincount(chain - chain.min()) if len(chain) else np.zeros(1, np.int64)
-    # Own steps may take the first places: ask for as many more as a chain commonly has.
-    extra = int(min(np.quantile(sizes[sizes > 0], 0.9), 24))
-    found, value = nearest(white, white, k + extra, exact=exact)
-    foreign = (found >= 0) & (chain[np.maximum(found, 0)] != chain[:, None])
-    order = np.argsort(~foreign, axis=1, kind="stable")[:, :k]
-    keep = np.take_along_axis(foreign, order, axis=1)
-    index = np.where(keep, np.take_along_axis(found, order, axis=1), -1)
-    cosine = np.where(keep, np.take_along_axis(value, order, axis=1), np.nan)
-    return index, cosine.astype(np.float32)
 
 
 def _slim(trace: Trace) -> Trace:

@@ -526,16 +526,37 @@ def mixed(x: Keys) -> Keys:
     return x ^ (x >> np.uint64(31))
 
 
+_PART = 1 << 17
+"""Symbols worked on at once, so that what is computed of them stays in the processor's cache: the cost per symbol then does not
+grow with the corpus."""
+
+
 def window_keys(tokens: Ints, offsets: Longs, size: int) -> tuple[Keys, Longs]:
     """64-bit keys of all windows of ``size`` symbols that stay in one chain, and the index where each begins.
 
     Two different windows share a key with probability about 2^-64; ten million windows hold a collision with 3e-6.
     """
-    n = len(tokens)
+    n, done = len(tokens), 0
+    count = int(np.maximum(np.diff(offsets) - size + 1, 0).sum())
+    keys, begins = np.empty(count, np.uint64), np.empty(count, np.int64)
+    for start in range(0, n - size + 1 if count else 0, _PART):
+        stop = min(start + _PART, n - size + 1)
+        found = _keys_of(tokens[start : stop + size - 1], size)
+        first, last = np.searchsorted(offsets, [start, stop - 1], side="right").tolist()
+        bounds = np.clip(offsets[first - 1 : last + 1], start, stop)
+        end = np.repeat(offsets[first : last + 1], np.diff(bounds))
+        inside = np.flatnonzero(np.arange(start + size, stop + size) <= end)
+        np.take(found, inside, out=keys[done : done + len(inside)])
+        np.add(inside, start, out=begins[done : done + len(inside)])
+        done += len(inside)
+    return keys, begins
+
+
+def _keys_of(tokens: Ints, size: int) -> Keys:
+    """Keys of all windows of ``size`` symbols, whatever chain they are in."""
     with np.errstate(over="ignore"):
-        single = mixed(tokens.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-        keys, done, power, width = None, 0, single, 1
-        rest = size
+        power = mixed(tokens.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        keys, done, width, rest = None, 0, 1, size
         while rest:
             if rest & 1:
                 if keys is None:
@@ -550,40 +571,59 @@ def window_keys(tokens: Ints, offsets: Longs, size: int) -> tuple[Keys, Longs]:
                 power = mixed(power[:m] * np.uint64(0xD6E8FEB86659FD93) + power[width : width + m])
                 width *= 2
     assert keys is not None
-    end = np.repeat(offsets[1:], np.diff(offsets))
-    begins = np.flatnonzero(np.arange(n, dtype=np.int64) + size <= end)
-    return keys[begins], begins
+    return keys
 
 
 def shared_windows(tokens: Ints, offsets: Longs, size: int) -> Longs:
-    """Indices where a window of ``size`` symbols begins that occurs in at least two chains."""
+    """Indices where a window of ``size`` symbols begins that occurs in at least two chains, ascending."""
     keys, begins = window_keys(tokens, offsets, size)
     if not len(keys):
         return begins
-    # Most windows of real text are unique: sort the keys alone first, then look at the owners of the repeated ones only.
-    ordered = np.sort(keys)
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(repeated):
-        return begins[:0]
-    repeated = repeated[np.append(True, repeated[1:] != repeated[:-1])]
-    slot = np.minimum(np.searchsorted(repeated, keys), len(repeated) - 1)
-    hit = repeated[slot] == keys
-    begins, slot = begins[hit], slot[hit]
-    chain = np.searchsorted(offsets, begins, side="right") - 1
-    low = np.full(len(repeated), len(offsets), np.int64)
-    high = np.full(len(repeated), -1, np.int64)
-    np.minimum.at(low, slot, chain)
-    np.maximum.at(high, slot, chain)
-    kept: Longs = begins[(low != high)[slot]]
-    return kept
+    chain = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
+    shared = np.zeros(len(keys), np.bool_)
+    for part in _divided(keys):
+        mine = keys[part]
+        order = np.argsort(mine)
+        mine = mine[order]
+        same = mine[1:] == mine[:-1]
+        # Most windows of real text are unique: only the repeated ones are looked at further.
+        repeated = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        if not len(repeated):
+            continue
+        heads = np.flatnonzero(np.append(True, mine[repeated][1:] != mine[repeated][:-1]))
+        member = order[repeated] if part is _ALL else part[order[repeated]]
+        owner = chain[begins[member]]
+        several = np.minimum.reduceat(owner, heads) != np.maximum.reduceat(owner, heads)
+        shared[member] = np.repeat(several, np.diff(np.append(heads, len(member))))
+    return begins[shared]
+
+
+_ALL = slice(None)
+
+
+def _divided(keys: Keys) -> Iterable[Longs | slice]:
+    """Indices of the keys in parts of about :data:`_PART`, equal keys in one part: by their leading bits, with a radix sort."""
+    bits = min(max(len(keys).bit_length() - _PART.bit_length(), 0), 16)
+    if not bits:
+        yield _ALL
+        return
+    leading = (keys >> np.uint64(64 - bits)).astype(np.uint16)
+    order = np.argsort(leading, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(leading, minlength=1 << bits))])
+    for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        yield order[a:b]
 
 
 def covered(n: int, begins: Longs, sizes: Longs | int) -> Bools:
     """Which of ``n`` symbols lie under the windows that begin at ``begins`` and are ``sizes`` long."""
-    change = np.zeros(n + 1, np.int64)
-    np.add.at(change, begins, 1)
-    np.add.at(change, begins + sizes, -1)
-    return np.cumsum(change[:-1]) > 0
+    reach = np.zeros(n, np.int32)
+    ends = (begins + sizes).astype(np.int32)
+    if isinstance(sizes, int):
+        reach[begins] = ends
+    else:
+        np.maximum.at(reach, begins, ends)
+    under: Bools = np.maximum.accumulate(reach) > np.arange(n, dtype=np.int32)
+    return under
 
 
 def coverage(tokens: Ints, offsets: Longs, size: int) -> float:

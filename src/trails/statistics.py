@@ -356,40 +356,146 @@ def nearest_exact(vectors: Floats, queries: Floats, k: int, *, block: int = 1024
 
 
 EXACT_UP_TO = 32_000
-"""Number of vectors up to which brute force is used: exact, and not slower."""
+"""Number of vectors up to which :func:`nearest_others` compares every pair."""
+LEAD = 128
+"""Leading coordinates by which vectors are put into clusters: whitened vectors begin with the directions of largest variance,
+which carry most of what neighbours have in common."""
+CLUSTER = 128
+"""Mean number of vectors in a cluster."""
+SHARE = 0.02
+"""Share of the clusters that every vector is compared with."""
+BLOCK = 16_384
+"""Vectors that look for neighbours together; a block of this size fits into the cache of a processor."""
 
 
-def nearest(
-    vectors: Floats, queries: Floats, k: int, *, threads: int = 0, exact: bool | None = None
+def nearest_others(
+    vectors: Floats,
+    group: Longs,
+    k: int,
+    *,
+    exact: bool | None = None,
+    share: float = SHARE,
+    lead: int = LEAD,
+    seed: int = 0,
 ) -> tuple[Longs, Floats]:
-    """The k most similar vectors of each query: brute force up to :data:`EXACT_UP_TO` vectors, else an HNSW graph (usearch).
+    """For every vector the k most similar ones of other groups: indices (n, k) and cosines (n, k), best first; -1 and NaN
+    where there are fewer.
 
-    Unit-length float32 in, indices (q, k) and cosines (q, k) out, best first; -1 and NaN where fewer were found.
+    Vectors have unit length. Up to :data:`EXACT_UP_TO` vectors every pair is compared. Beyond, vectors lie in clusters
+    (spherical k-means on the ``lead`` first coordinates; an inverted file, Sivic and Zisserman 2003), and each is compared
+    with those in the ``share`` of the clusters whose centres are nearest: cosines are exact, what lies in other clusters is
+    missed.
     """
-    if exact if exact is not None else len(vectors) <= EXACT_UP_TO:
-        return nearest_exact(vectors, queries, k)
-    from usearch.index import Index
+    n = len(vectors)
+    if exact if exact is not None else n <= EXACT_UP_TO:
+        every = _Best(vectors, group, k)
+        for start in range(0, n, 1024):
+            rows = np.arange(start, min(start + 1024, n))
+            for low in range(0, n, 8192):
+                every.offer(rows, low, min(low + 8192, n))
+            every.settle()
+        return every.index, every.cosine
+    rng = np.random.default_rng(seed)
+    leading = _unit(vectors[:, :lead])
+    count = max(n // CLUSTER, 2)
+    centres = _centres(leading[np.sort(rng.permutation(n)[: 16 * count])], count, rng)
+    # Clusters are numbered so that neighbours have near numbers: a block of vectors then looks into few of them.
+    coarse = _centres(centres, max(int(math.sqrt(count)), 2), rng)
+    centres = centres[np.argsort((centres @ coarse.T).argmax(axis=1), kind="stable")]
+    home = np.concatenate([(leading[a : a + 8192] @ centres.T).argmax(axis=1) for a in range(0, n, 8192)])
+    order = np.argsort(home, kind="stable")
+    bounds = np.searchsorted(home[order], np.arange(count + 1)).tolist()
+    found = _Best(vectors[order], group[order], k)
+    probes = max(round(share * count), 1)
+    for start in range(0, n, BLOCK):
+        block = order[start : start + BLOCK]
+        wanted = np.empty((count, len(block)), np.bool_)
+        for a in range(0, len(block), 1024):
+            similarity = leading[block[a : a + 1024]] @ centres.T
+            bar = np.partition(similarity, count - probes, axis=1)[:, count - probes]
+            wanted[:, a : a + 1024] = (similarity >= bar[:, None]).T
+        # The own clusters first: they raise the bar for all that follows.
+        own = np.unique(home[block])
+        for cluster in (*own.tolist(), *np.setdiff1d(np.flatnonzero(wanted.any(axis=1)), own).tolist()):
+            if bounds[cluster] < bounds[cluster + 1]:
+                found.offer(start + np.flatnonzero(wanted[cluster]), bounds[cluster], bounds[cluster + 1])
+        found.settle()
+    back = np.empty(n, np.int64)
+    back[order] = np.arange(n)
+    index = np.where(found.index >= 0, order[np.maximum(found.index, 0)], -1)
+    return index[back], found.cosine[back]
 
-    index = Index(
-        ndim=vectors.shape[1], metric="ip", dtype="bf16", connectivity=16, expansion_add=40, expansion_search=64
-    )
-    index.add(np.arange(len(vectors), dtype=np.uint64), vectors, threads=threads)
-    k = min(k, len(vectors))
-    found = np.full((len(queries), k), -1, np.int64)
-    cosine = np.full((len(queries), k), np.nan, np.float32)
-    for a in range(0, len(queries), 65_536):
-        batch = index.search(queries[a : a + 65_536], k, threads=threads)
-        keys = np.asarray(batch.keys).reshape(-1, k).astype(np.int64)
-        counts = np.asarray(batch.counts).reshape(-1, 1)
-        valid = np.arange(k) < counts
-        found[a : a + 65_536] = np.where(valid, keys, -1)
-    # The index works in bfloat16; the cosines reported are those of the float32 vectors.
-    for a in range(0, len(queries), 65_536):
-        part = found[a : a + 65_536]
-        exact_value = np.einsum("qd,qkd->qk", queries[a : a + 65_536], vectors[np.maximum(part, 0)])
-        cosine[a : a + 65_536] = np.where(part >= 0, exact_value, np.nan)
-    order = np.argsort(-np.nan_to_num(cosine, nan=-np.inf), axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(cosine, order, axis=1)
+
+def _unit(vectors: Floats) -> Floats:
+    unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+    return unit
+
+
+def _centres(vectors: Floats, count: int, rng: np.random.Generator, rounds: int = 5) -> Floats:
+    """Unit-length centres of spherical k-means."""
+    centres = vectors[rng.permutation(len(vectors))[:count]]
+    for _ in range(rounds):
+        home = np.concatenate(
+            [(vectors[a : a + 8192] @ centres.T).argmax(axis=1) for a in range(0, len(vectors), 8192)]
+        )
+        order = np.argsort(home, kind="stable")
+        filled, begins = np.unique(home[order], return_index=True)
+        centres[filled] = np.add.reduceat(vectors[order], begins, axis=0)
+        centres = _unit(centres)
+    return centres
+
+
+class _Best:
+    """The k best of other groups that every vector was offered; what was offered counts after :meth:`settle`."""
+
+    def __init__(self, vectors: Floats, group: Longs, k: int) -> None:
+        self._vectors, self._group, self._k = vectors, group, k
+        self._value = np.full((len(vectors), k), -np.inf, np.float32)
+        self.index = np.full((len(vectors), k), -1, np.int64)
+        self._waiting: list[tuple[Longs, Longs, Floats]] = []
+        self._size = 0
+
+    @property
+    def cosine(self) -> Floats:
+        """Cosines of :attr:`index`."""
+        return np.where(self.index >= 0, self._value, np.float32(np.nan))
+
+    def offer(self, rows: Longs, low: int, high: int) -> None:
+        """The vectors ``low:high`` as candidates for the vectors numbered ``rows``."""
+        contiguous = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+        queries = self._vectors[rows[0] : rows[-1] + 1] if contiguous else self._vectors[rows]
+        similarity = queries @ self._vectors[low:high].T
+        bar, width = self._value[rows, -1], high - low
+        if np.isneginf(bar).any():
+            similarity[self._group[rows][:, None] == self._group[low:high]] = -np.inf
+            if width > self._k:
+                # Nothing below the k-th best of what is offered here can be among the k best.
+                least = np.partition(similarity, width - self._k, axis=1)[:, width - self._k]
+                bar = np.maximum(bar, np.nextafter(least, np.float32(-np.inf)))
+        hit = np.flatnonzero(similarity > bar[:, None])
+        if not len(hit):
+            return
+        row, column = rows[hit // width], low + hit % width
+        foreign = self._group[row] != self._group[column]
+        self._waiting.append((row[foreign], column[foreign], similarity.reshape(-1)[hit[foreign]]))
+        self._size += len(hit)
+        if self._size > 250_000:
+            self.settle()
+
+    def settle(self) -> None:
+        """Take in what was offered."""
+        if not self._waiting:
+            return
+        row, column, value = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._size = [], 0
+        touched = np.unique(row)
+        row = np.concatenate([np.repeat(touched, self._k), row])
+        column = np.concatenate([self.index[touched].reshape(-1), column])
+        value = np.concatenate([self._value[touched].reshape(-1), value])
+        order = np.lexsort((column, -value, row))
+        begins = np.flatnonzero(np.append(True, row[order][1:] != row[order][:-1]))
+        top = order[begins[:, None] + np.arange(self._k)]
+        self._value[touched], self.index[touched] = value[top], column[top]
 
 
 def hashed_words(words: list[list[str]], *, width: int = 512) -> Floats:
@@ -499,6 +605,22 @@ def choose_ridge(
     return best
 
 
+Rows = tuple[Array, npt.NDArray[np.bool_], Longs]
+"""Features, which row is chosen, and the group of each."""
+
+
+def joined_rows(rows: Rows, more: Rows | None) -> Rows:
+    """Rows of two sets of groups together."""
+    if more is None:
+        return rows
+    apart = int(rows[2].max(initial=-1)) + 1 - int(more[2].min(initial=0))
+    return (
+        np.concatenate([rows[0], more[0]]),
+        np.concatenate([rows[1], more[1]]),
+        np.concatenate([rows[2], more[2] + apart]),
+    )
+
+
 def cross_validated_choice(
     features: Array,
     chosen: npt.NDArray[np.bool_],
@@ -507,19 +629,60 @@ def cross_validated_choice(
     folds: int = 5,
     seed: int = 0,
     ridge: float | None = None,
+    more: Rows | None = None,
 ) -> Array:
     """Out-of-fold utilities of :func:`fit_choice`; a group is never scored by a fit that saw it.
 
-    Without ``ridge`` the penalty is chosen anew inside every fold's training groups (:func:`choose_ridge`).
+    Without ``ridge`` the penalty is chosen anew inside every fold's training groups (:func:`choose_ridge`). ``more`` are rows
+    of other groups that every fit learns from too.
     """
     fold = fold_of(group, folds, seed)
     result = np.full(len(features), np.nan)
     for number in range(folds):
         test = fold == number
         if test.any() and chosen[~test].any():
-            train = (features[~test], chosen[~test], group[~test])
+            train = joined_rows((features[~test], chosen[~test], group[~test]), more)
             penalty = choose_ridge(*train, seed=seed) if ridge is None else ridge
             result[test] = features[test] @ fit_choice(*train, penalty)
+    return result
+
+
+def fit_stacked(
+    first: Array, second: Array, chosen: npt.NDArray[np.bool_], group: Longs, *, seed: int = 0, more: Rows | None = None
+) -> Array:
+    """Weights of the ``first`` and then of the ``second`` features, fitted in two stages (stacked generalisation).
+
+    The first features' utility is fitted alone, with the rows ``more`` that have no others. Its out-of-fold value then stands
+    beside the second features, nearly without penalty: few groups with many features cannot spoil what many groups taught.
+    """
+    free = 10.0
+    rows = joined_rows((first, chosen, group), more)
+    ridge = choose_ridge(*rows, seed=seed)
+    utility = cross_validated_choice(first, chosen, group, seed=seed + 1, ridge=ridge, more=more)
+    weights = fit_choice(*rows, ridge)
+    stage = np.column_stack([free * np.nan_to_num(utility), second])
+    both = fit_choice(stage, chosen, group, choose_ridge(stage, chosen, group, seed=seed))
+    return np.concatenate([both[0] * free * weights, both[1:]])
+
+
+def cross_validated_stack(
+    first: Array,
+    second: Array,
+    chosen: npt.NDArray[np.bool_],
+    group: Longs,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    more: Rows | None = None,
+) -> Array:
+    """Out-of-fold utilities of :func:`fit_stacked`; a group is never scored by a fit, of either stage, that saw it."""
+    fold = fold_of(group, folds, seed)
+    result = np.full(len(first), np.nan)
+    for number in range(folds):
+        test = fold == number
+        if test.any() and chosen[~test].any():
+            weights = fit_stacked(first[~test], second[~test], chosen[~test], group[~test], seed=seed, more=more)
+            result[test] = np.column_stack([first[test], second[test]]) @ weights
     return result
 
 

@@ -231,3 +231,58 @@ def test_another_instrument_is_refused(make: Any) -> None:
     calibration = gaps.calibrate(sums(make))
     with pytest.raises(UsageError, match="calibrate"):
         gaps.find(sums(make, run="rother"), calibration)
+
+
+def scores_of(make: Any, question: str, steps: list[str]) -> dict[str, Any]:
+    trace = make(steps, question=question)
+    return gaps.text_scores(trace.chain, trace.steps)
+
+
+def test_the_order_of_a_sum_tells_where_its_missing_term_was_found(make: Any) -> None:
+    question = "Cats cost 21, dogs 32, fish 43 each and birds 54; he takes 2 of each."
+    parts = [
+        "Cats are 21*2=42. ",
+        "Dogs are 32*2=64. ",
+        "Fish are 43*2=86. ",
+        "Birds are 54*2=108. ",
+        "So 42+64+86+108=300.",
+    ]
+    whole = scores_of(make, question, parts)
+    assert not whole["expected_here"][1:].any()
+    assert not whole["skipped_values"][1:].any()
+    for missing in (1, 2):
+        found = scores_of(make, question, parts[:missing] + parts[missing + 1 :])
+        assert found["expected_here"].tolist()[1:] == [float(i == missing) for i in (1, 2, 3)]
+        # the price of the missing thing is the one value of the question that no step uses
+        assert found["skipped_values"].tolist()[1:] == [float(i == missing) for i in (1, 2, 3)]
+        assert found["from_unused"][missing] == 1
+
+
+def test_a_step_that_takes_up_nothing_of_the_step_before_is_uncarried(make: Any) -> None:
+    found = scores_of(make, "Ann has 7.", ["She gets 7+12=19. ", "Then 19*3=57. ", "Now 500*12=6000. ", "It is 6000."])
+    assert found["uncarried"].tolist()[1:] == [0.0, 1.0, 0.0]
+    # 500 is no result of one operation on 3 or 57 and a known value
+    assert found["from_previous"].tolist()[1:] == [0.0, 0.0, 0.0]
+    near = scores_of(make, "Ann has 7.", ["She gets 7+12=19. ", "Then 19*3=57. ", "Now 64*12=768. ", "It is 768."])
+    assert near["from_previous"].tolist()[1:] == [0.0, 1.0, 0.0]  # 57+7
+
+
+def test_without_values_nothing_is_said_of_them(make: Any) -> None:
+    found = scores_of(make, "Is rain wet?", ["Rain is water. ", "Water is wet. ", "So rain is wet."])
+    for name in ("uncarried", "expected_here", "from_previous", "from_unused", "skipped_values", "pending"):
+        assert np.isnan(found[name]).all(), name
+    assert np.isfinite(found["question_jump"][1:]).all()
+
+
+def test_further_chains_teach_the_weights_and_are_not_scored(make: Any) -> None:
+    traces = sums(make, 60)
+    few = gaps.calibrate(traces, limit=25)
+    assert few.n_chains == 25
+    more = [Segmented(t.chain, t.steps) for t in sums(make, 30, seed=9)]
+    taught = gaps.calibrate(traces[:25], more=more)
+    alone = gaps.calibrate(traces[:25])
+    assert taught.n_chains == alone.n_chains == 25
+    assert taught.weights != alone.weights
+    # the same chains again teach nothing: they are those that are scored
+    again = gaps.calibrate(traces[:25], more=[Segmented(t.chain, t.steps) for t in traces[:25]])
+    assert again == alone

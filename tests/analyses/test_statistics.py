@@ -17,10 +17,12 @@ from trails.statistics import (
     centred,
     cross_validated,
     cross_validated_choice,
+    cross_validated_stack,
     fit_choice,
+    fit_stacked,
     fit_whitening,
     hashed_words,
-    nearest,
+    nearest_others,
     ranks,
     spearman,
     step_change,
@@ -133,18 +135,69 @@ def test_whitening_keeps_no_more_directions_than_the_vectors_carry() -> None:
     assert fit_whitening(raw).components.shape == (64, 20)
 
 
-def test_the_index_finds_what_brute_force_finds() -> None:
-    rng = np.random.default_rng(5)
-    centres = rng.normal(size=(200, 48))
-    raw = centres[rng.integers(0, 200, 5000)] + 0.5 * rng.normal(size=(5000, 48))
-    unit = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
-    truth, _ = nearest(unit, unit[:500], 5, exact=True)
-    found, cosine = nearest(unit, unit[:500], 5, exact=False)
-    recall = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(truth.tolist(), found.tolist(), strict=True)])
-    assert recall >= 0.95
-    rows = np.arange(500)[:, None]
-    assert cosine == pytest.approx(np.einsum("qd,qkd->qk", unit[rows[:, 0]], unit[found]), abs=1e-5)
+def planted_vectors(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors around centres, in groups of three that mostly share a centre."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(n // 25, 48))
+    place = np.repeat(rng.integers(0, len(centres), n // 3 + 1), 3)[:n]
+    place = np.where(rng.random(n) < 0.3, rng.integers(0, len(centres), n), place)
+    raw = centres[place] + 0.5 * rng.normal(size=(n, 48))
+    return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32), np.arange(n) // 3
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_nearest_of_other_groups_are_those_of_all_pairs(exact: bool) -> None:
+    unit, group = planted_vectors(5000, 5)
+    every = unit[:400] @ unit.T
+    every[group[:400, None] == group] = -np.inf
+    truth = np.argsort(-every, axis=1)[:, :5]
+    found, cosine = nearest_others(unit, group, 5, exact=exact, share=0.1, lead=48)
+    assert (group[found] != group[:, None]).all()
+    recall = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(truth.tolist(), found[:400].tolist(), strict=True)])
+    assert recall >= (1.0 if exact else 0.95)
+    assert cosine == pytest.approx(np.einsum("qd,qkd->qk", unit, unit[found]), abs=1e-5)
     assert (np.diff(cosine, axis=1) <= 1e-6).all()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_neighbours_that_do_not_exist_are_told(exact: bool) -> None:
+    unit, _ = planted_vectors(300, 6)
+    group = np.where(np.arange(300) < 298, 0, np.arange(300))
+    found, cosine = nearest_others(unit, group, 5, exact=exact, share=1.0, lead=48)
+    assert (np.sort(found[:298], axis=1)[:, 3:] == [298, 299]).all()  # two others exist
+    assert (found[:298, 2:] == -1).all()
+    assert np.isnan(cosine[:298, 2:]).all()
+    assert (found[298:] >= 0).all()
+
+
+def test_two_stages_learn_from_rows_without_the_second_features() -> None:
+    """The first features' weights come from many other groups, the second one's from few; neither fit saw its test group."""
+    rng = np.random.default_rng(7)
+
+    def rows(groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        x = rng.normal(size=(groups * 6, 12))
+        z = rng.normal(size=(groups * 6, 1))
+        group = np.repeat(np.arange(groups), 6)
+        utility = x[:, 0] + 1.5 * z[:, 0] + rng.gumbel(size=len(x))
+        chosen = np.zeros(len(x), bool)
+        chosen[np.arange(groups) * 6 + utility.reshape(groups, 6).argmax(axis=1)] = True
+        return x, z, chosen, group
+
+    x, z, chosen, group = rows(60)
+    other, _, picked, groups = rows(1000)
+
+    def mean(values: np.ndarray) -> float:
+        return float(within_group_auc(values, chosen, group)[1].mean())
+
+    alone = mean(cross_validated_choice(x, chosen, group))
+    more = mean(cross_validated_choice(x, chosen, group, more=(other, picked, groups)))
+    both = mean(cross_validated_stack(x, z, chosen, group, more=(other, picked, groups)))
+    assert alone < more < both - 0.05
+    null = mean(cross_validated_stack(x, rng.normal(size=z.shape), chosen, group, more=(other, picked, groups)))
+    assert abs(null - more) < 0.03
+    weights = fit_stacked(x, z, chosen, group, more=(other, picked, groups))
+    assert weights.shape == (13,)
+    assert np.abs(weights[[0, 12]]).min() > 3 * np.abs(weights[1:12]).max()
 
 
 def test_hashed_words_ignore_order_and_favour_rare_words() -> None:
