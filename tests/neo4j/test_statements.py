@@ -15,7 +15,16 @@ from trails.store.neo4j import Neo4jStore, judge
 
 SOURCE = Path(module.__file__).parents[1]
 CYPHER = re.compile(r"\s*(OPTIONAL MATCH|MATCH|MERGE|CREATE|UNWIND|DETACH|RETURN|CALL|WITH|EXPLAIN)\b[\s(`]")
-BUILDERS = {"_name", "_map", "_list", "_ends", "_fresh_check", "_create_group", "_merge_nodes", "_merge_relationships"}
+BUILDERS = {
+    "_name",
+    "_map",
+    "_list",
+    "_ends",
+    "_other_run_check",
+    "_create_group",
+    "_merge_nodes",
+    "_merge_relationships",
+}
 """Functions of store/neo4j.py that make Cypher from declarations of schema.py. :func:`_name` refuses what is no identifier."""
 
 

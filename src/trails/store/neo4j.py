@@ -56,13 +56,15 @@ SCHEMES = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
 MINIMUM_SERVER = (5, 26)
 """Oldest server whose Cypher has everything that loading needs."""
 
-GROUP_TOKENS = 4_000
+GROUP_TOKENS = 3_000
 """Tokens per transaction; a chain is never divided."""
-CONNECTIONS = 2
-"""Transactions in flight while loading."""
+CONNECTIONS = 3
+"""Transactions in flight while loading; one waits for the disk while others compute."""
 CONNECT_TIMEOUT_S = 4.0
-RETRY_S = 2.0
+RETRY_S = 1.0
 """How long a transaction is tried again when the server cannot be reached."""
+RETRY_DELAY_S = 0.2
+"""First pause before trying again; each pause is twice the last."""
 DEADLOCK_TRIES = 8
 """How often a transaction is tried again when the server asks for it (deadlock, leader change)."""
 LOAD_TIMEOUT_S = 120.0
@@ -111,11 +113,18 @@ def _name(name: str) -> str:
     return f"`{name}`"
 
 
-def _map(declaration: Node | Relationship, per_layer: bool, skip: Sequence[str] = ()) -> str:
-    """``{`key`: $Table.`key`[i], …}``: one row of the columns in the parameter named like the table."""
+def _map(declaration: Node | Relationship, per_layer: bool, skip: Sequence[str] = (), group: bool = False) -> str:
+    """``{`key`: $Table.`key`[i], …}``: one row of the columns in the parameter named like the table.
+
+    In a ``group``, which is of one run, the run is one parameter, and chains are places in the list of the group's chains.
+    """
     table = declaration.label if isinstance(declaration, Node) else declaration.name
     keys = [_name(p.name) for p in properties_of(table, per_layer=per_layer) if p.name not in skip]
-    return "{" + ", ".join(f"{key}: ${_name(table)}.{key}[i]" for key in keys) + "}"
+    values = {key: f"${_name(table)}.{key}[i]" for key in keys}
+    if group:
+        values |= {key: "$run" for key in ("`run`",) if key in values}
+        values |= {key: f"$Chain.id[{values[key]}]" for key in ("`chain`",) if key in values}
+    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
 
 def _list(label: str) -> str:
@@ -134,7 +143,11 @@ def _create_group(steps_exist: bool, tokens_exist: bool, per_layer: bool) -> str
     for label, there in exist.items():
         table = _name(label)
         rows = f"UNWIND range(0, $counts.{table} - 1) AS i"
-        one = f"MATCH (n:{table} {{id: ${table}.id[i]}})" if there else f"CREATE (n:{table} {_map(NODE[label], False)})"
+        one = (
+            f"MATCH (n:{table} {{id: ${table}.id[i]}})"
+            if there
+            else f"CREATE (n:{table} {_map(NODE[label], False, (), True)})"
+        )
         # rows arrive in the order of i; the sort makes that a promise instead of an observation
         parts.append(f"CALL () {{ {rows} {one} WITH n, i ORDER BY i RETURN collect(n) AS {_list(label)} }}")
     written = list(MEASURED)
@@ -145,7 +158,7 @@ def _create_group(steps_exist: bool, tokens_exist: bool, per_layer: bool) -> str
     for name in written:
         r = RELATIONSHIP[name]
         table = _name(name)
-        body = _map(r, per_layer) if r.properties else ""
+        body = _map(r, per_layer, group=True) if r.properties else ""
         if name == "MEASURED":
             body = body[:-1] + f", {_name(LOADED)}: true}}"
         scope = ", ".join(dict.fromkeys((_list(r.start), _list(r.end))))
@@ -182,28 +195,24 @@ def _ends(r: Relationship) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
     return ("a", r.start, "`start`"), ("b", r.end, "`end`")
 
 
-def _fresh_check() -> str:
-    """What is there of each chain of a group (locked by the same transaction).
-
-    ``runs``: (run, tokenizer) pairs that are whole. ``steps``, ``tokens``, ``links``: whether anything is there that a
-    first load would create. ``tokenized``: whether tokens of this tokenizer are there. ``measured``: whether any
-    relationship of this run is there.
+def _other_run_check() -> str:
+    """What is there of chains that another run has measured. ``tokenized``: whether tokens of this tokenizer are there.
+    ``measured``: whether any relationship of this run is there.
     """
-    token = []
+    parts = []
     for name in MEASURED:
         r = RELATIONSHIP[name]
-        start = _name(r.start)
-        anchor = "c" if r.start == "Chain" else f"(:{start} {{chain: c.id}})"
-        anchor = "(c)" if anchor == "c" else anchor
-        token.append(f"EXISTS {{ {anchor}-[:{_name(r.type)} {{run: $run}}]->(:{_name(r.end)}) }}")
-    measured = " OR ".join(token)
+        tail = f"-[:{_name(r.type)} {{run: $run}}]->(:{_name(r.end)})"
+        if r.start == "Chain":
+            parts.append(f"EXISTS {{ (c){tail} }}")
+        else:
+            start = _name(r.start)
+            parts.append(f"EXISTS {{ MATCH (s:{start} {{chain: c.id}}){tail} USING INDEX SEEK s:{start}(chain) }}")
+    measured = " OR ".join(parts)
     return (
         "UNWIND $ids AS id MATCH (c:Chain {id: id}) RETURN c.id AS id, "
-        f"[(c)-[m:MEASURED]->(r:Run) WHERE m.{_name(LOADED)} | [r.id, r.tokenizer]] AS runs, "
-        "EXISTS { (:Step {chain: c.id}) } AS steps, EXISTS { (:Token {chain: c.id}) } AS tokens, "
-        "EXISTS { (c)--() } AS links, "
-        "EXISTS { MATCH (t:Token {chain: c.id}) WHERE t.id STARTS WITH c.id + $tokenizer } AS tokenized, "
-        f"{measured} AS measured"
+        "EXISTS { MATCH (t:Token {chain: c.id}) USING INDEX SEEK t:Token(chain) WHERE t.id STARTS WITH c.id + $tokenizer } "
+        f"AS tokenized, {measured} AS measured"
     )
 
 
@@ -211,7 +220,15 @@ LOCK_CHAINS = (
     "UNWIND range(0, $counts.Chain - 1) AS i MERGE (n:Chain {id: $Chain.id[i]}) "
     f"SET n += {_map(NODE['Chain'], False, ('id',))}"
 )
-FRESH_CHECK = _fresh_check()
+# what is there of each chain of a group: runs that are whole, with their tokenizers, and anything that a first load would
+# create. The hints matter: planned while the graph is small, the checks would scan an index and go on doing so
+FRESH_CHECK = (
+    "UNWIND $ids AS id MATCH (c:Chain {id: id}) RETURN c.id AS id, "
+    f"[(c)-[m:MEASURED]->(r:Run) WHERE m.{_name(LOADED)} | [r.id, r.tokenizer]] AS runs, EXISTS {{ (c)--() }} "
+    "OR EXISTS { MATCH (s:Step {chain: c.id}) USING INDEX SEEK s:Step(chain) } "
+    "OR EXISTS { MATCH (t:Token {chain: c.id}) USING INDEX SEEK t:Token(chain) } AS begun"
+)
+OTHER_RUN_CHECK = _other_run_check()
 CREATE_GROUP = {
     (steps, tokens, per_layer): _create_group(steps, tokens, per_layer)
     for steps, tokens in ((False, False), (True, False), (True, True))
@@ -294,8 +311,17 @@ def _values(column: pa.ChunkedArray | pa.Array) -> list[Any] | None:
     return listed
 
 
-def _columns(table: pa.Table, skip: Sequence[str] = ()) -> dict[str, list[Any] | None]:
-    return {name: _values(table[name]) for name in table.column_names if name not in skip}
+class _Columns(dict[str, list[Any] | None]):
+    """Columns of a table as a parameter. The driver formats the parameters of every statement for its debug log, also when
+    nobody reads it; spelling out the values would cost more than sending them.
+    """
+
+    def __repr__(self) -> str:
+        return f"<columns {', '.join(self)}>"
+
+
+def _columns(table: pa.Table, skip: Sequence[str] = ()) -> _Columns:
+    return _Columns((name, _values(table[name])) for name in table.column_names if name not in skip)
 
 
 def _chain_of(ids: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -423,11 +449,14 @@ def _cut(
     bounds = {name: np.searchsorted(place[name], np.array(cuts)) for name in part}
     for number in range(len(cuts) - 1):
         tables = {name: part[name].slice(int(b[number]), int(b[number + 1] - b[number])) for name, b in bounds.items()}
-        parameters: dict[str, Any] = {"counts": {}}
+        parameters: dict[str, Any] = {"counts": {}, "run": run}
         rows = 0
         for label in CHAIN_NODES:
             if label in tables:
-                parameters[label] = _columns(tables[label])
+                parameters[label] = _columns(tables[label], ("chain",))
+                if label != "Chain":
+                    of = place[label][int(bounds[label][number]) : int(bounds[label][number + 1])]
+                    parameters[label]["chain"] = (of - cuts[number]).tolist()
         parameters |= {label: {"id": shared[label].to_pylist()} for label in shared}
         for name in (*STRUCTURE, *MEASURED):
             table = tables.get(name)
@@ -435,7 +464,7 @@ def _cut(
                 continue
             r = RELATIONSHIP[name]
             cut = slice(int(bounds[name][number]), int(bounds[name][number + 1]))
-            parameters[name] = _columns(table, ("start", "end"))
+            parameters[name] = _columns(table, ("start", "end", "run"))
             for end, label, places in (("start", r.start, ends[name][0]), ("end", r.end, ends[name][1])):
                 first = int(bounds[label][number]) if label in CHAIN_NODES else 0
                 parameters[name][end] = (places[cut] - first).tolist()
@@ -724,7 +753,9 @@ class Neo4jStore:
                 connection_acquisition_timeout=CONNECT_TIMEOUT_S + 1.0,
                 connection_write_timeout=30.0,
                 max_transaction_retry_time=RETRY_S,
-                initial_retry_delay=0.2,
+                initial_retry_delay=RETRY_DELAY_S,
+                retry_delay_multiplier=2.0,
+                retry_delay_jitter_factor=0.2,
                 max_connection_pool_size=self._connections + 2,
                 notifications_min_severity="OFF",
                 telemetry_disabled=True,
@@ -883,22 +914,23 @@ class Neo4jStore:
 
         @neo4j.unit_of_work(timeout=self._load_timeout_s)
         def work(tx: neo4j.ManagedTransaction) -> None:
-            tx.run(LOCK_CHAINS, group.parameters).consume()
+            locked = {"Chain": group.parameters["Chain"], "counts": {"Chain": len(group.chains)}}
+            tx.run(LOCK_CHAINS, locked).consume()
             kinds: dict[str, list[str]] = {"new": [], "tokens": [], "run": [], "mixed": []}
-            check = {"ids": group.chains, "run": group.run, "tokenizer": group.tokenizer}
-            for row in tx.run(FRESH_CHECK, check):
+            others: dict[str, bool] = {}
+            for row in tx.run(FRESH_CHECK, ids=group.chains):
                 whole = dict(row["runs"])
-                if group.run in whole:
-                    continue
                 if not whole:
-                    kind = "mixed" if row["steps"] or row["tokens"] or row["links"] else "new"
-                elif row["measured"]:
-                    kind = "mixed"
-                elif any(":" + str(tokenizer)[:8] + ":" == group.tokenizer for tokenizer in whole.values()):
-                    kind = "run"
-                else:
-                    kind = "mixed" if row["tokenized"] else "tokens"
-                kinds[kind].append(row["id"])
+                    kinds["mixed" if row["begun"] else "new"].append(row["id"])
+                elif group.run not in whole:
+                    prefixes = [":" + str(tokenizer)[:8] + ":" for tokenizer in whole.values()]
+                    others[row["id"]] = group.tokenizer in prefixes
+            if others:
+                check = {"ids": list(others), "run": group.run, "tokenizer": group.tokenizer}
+                for row in tx.run(OTHER_RUN_CHECK, check):
+                    same = others[row["id"]]
+                    mixed = row["measured"] or (row["tokenized"] and not same)
+                    kinds["mixed" if mixed else "run" if same else "tokens"].append(row["id"])
             for kind, chains in kinds.items():
                 if not chains:
                     continue
