@@ -10,20 +10,45 @@ from typing import Any
 import click
 
 from trails.cli.common import err, print_rows
-from trails.statistics import SCORE_COLUMNS, Score, Withheld, score_rows
+from trails.statistics import SCORE_COLUMNS, Control, Score, Withheld, score_rows
 
 run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
 graph_option = click.option("--no-graph", is_flag=True, help="Print only; write nothing to the graph.")
 limit_option = click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows to print.")
 
 
+_MANY = 4
+"""So many scores with the same controls get a table of their own."""
+
+
 def print_scores(scores: Sequence[Score], withheld: Sequence[Withheld], notes: Sequence[str] = ()) -> None:
-    """Scores with their controls as a table on stdout; what was withheld, and why, below it; notes on stderr."""
-    if scores:
-        print_rows(SCORE_COLUMNS, score_rows(scores))
-        for score in scores:
-            if score.note:
-                click.echo(f"{score.name}: {score.note}")
+    """Scores with their controls as a table on stdout; what was withheld, and why, below it; notes on stderr. Many scores with
+    the same controls stand in a table of their own, largest first, with a column for each control.
+    """
+    alike: dict[tuple[str, ...], list[Score]] = {}
+    for score in scores:
+        alike.setdefault((score.unit, *(control.name for control in score.controls)), []).append(score)
+    few: list[Score] = []
+    for (unit, *controls), group in alike.items():
+        if len(group) < _MANY:
+            few += group
+            continue
+        group.sort(key=lambda score: -score.value)
+        rows = [
+            [
+                score.name,
+                *_with_interval(score),
+                *(part for control in score.controls for part in _with_interval(control)),
+            ]
+            for score in group
+        ]
+        columns = [part for name in ("value", *controls) for part in (name, "95 %")]
+        print_rows(["score", *columns], rows, title=unit)
+    if few:
+        print_rows(SCORE_COLUMNS, score_rows(few))
+    for score in scores:
+        if score.note:
+            click.echo(f"{score.name}: {score.note}")
     by_reason: dict[str, list[str]] = {}
     for item in withheld:
         by_reason.setdefault(item.reason, []).append(item.name)
@@ -31,6 +56,10 @@ def print_scores(scores: Sequence[Score], withheld: Sequence[Withheld], notes: S
         click.echo(f"no score for {', '.join(names)}: {reason}")
     for note in notes:
         err.print(note, highlight=False, markup=False)
+
+
+def _with_interval(found: Score | Control) -> tuple[float, str]:
+    return found.value, f"{found.interval[0]:.3f} to {found.interval[1]:.3f}" if found.interval else ""
 
 
 def shown(text: str, width: int = 90) -> str:
