@@ -131,8 +131,8 @@ def step_graph(
         vectors: Floats = hashed_words(words)
         # hashed words have no leading coordinates: the clusters are made of all
         found, cosine = nearest_others(vectors, chain, neighbours, lead=vectors.shape[1])
-        near, place = np.nonzero(cosine >= min_cosine)
-        pairs.update(zip(near.tolist(), found[near, place].tolist(), strict=True))
+        near, best = np.nonzero(cosine >= min_cosine)
+        pairs.update(zip(near.tolist(), found[near, best].tolist(), strict=True))
     number_of = {trace.chain.id: number for number, trace in enumerate(kept)}
     for one, two, _ in links:
         ends = []

@@ -360,10 +360,13 @@ EXACT_UP_TO = 32_000
 LEAD = 128
 """Leading coordinates by which vectors are put into clusters: whitened vectors begin with the directions of largest variance,
 which carry most of what neighbours have in common."""
-CLUSTER = 128
+CLUSTER = 512
 """Mean number of vectors in a cluster."""
-SHARE = 0.02
-"""Share of the clusters that every vector is compared with."""
+SHARE = 0.01
+"""Share of the clusters that every vector is compared with, and the smallest number of them."""
+FEWEST = 8
+ROUNDS = 2
+"""Times that the neighbours of the neighbours are looked at."""
 BLOCK = 16_384
 """Vectors that look for neighbours together; a block of this size fits into the cache of a processor."""
 
@@ -383,8 +386,9 @@ def nearest_others(
 
     Vectors have unit length. Up to :data:`EXACT_UP_TO` vectors every pair is compared. Beyond, vectors lie in clusters
     (spherical k-means on the ``lead`` first coordinates; an inverted file, Sivic and Zisserman 2003), and each is compared
-    with those in the ``share`` of the clusters whose centres are nearest: cosines are exact, what lies in other clusters is
-    missed.
+    with those in the ``share`` of the clusters whose centres are nearest. What lies in other clusters is looked for among the
+    neighbours of the neighbours (Dong, Moses, Li, "Efficient k-nearest neighbor graph construction", 2011). Cosines are exact,
+    but a neighbour may be missed.
     """
     n = len(vectors)
     if exact if exact is not None else n <= EXACT_UP_TO:
@@ -406,7 +410,7 @@ def nearest_others(
     order = np.argsort(home, kind="stable")
     bounds = np.searchsorted(home[order], np.arange(count + 1)).tolist()
     found = _Best(vectors[order], group[order], k)
-    probes = max(round(share * count), 1)
+    probes = min(max(round(share * count), FEWEST), count)
     for start in range(0, n, BLOCK):
         block = order[start : start + BLOCK]
         wanted = np.empty((count, len(block)), np.bool_)
@@ -420,6 +424,8 @@ def nearest_others(
             if bounds[cluster] < bounds[cluster + 1]:
                 found.offer(start + np.flatnonzero(wanted[cluster]), bounds[cluster], bounds[cluster + 1])
         found.settle()
+    for _ in range(ROUNDS):
+        found.follow()
     back = np.empty(n, np.int64)
     back[order] = np.arange(n)
     index = np.where(found.index >= 0, order[np.maximum(found.index, 0)], -1)
@@ -480,6 +486,34 @@ class _Best:
         self._waiting.append((row[foreign], column[foreign], similarity.reshape(-1)[hit[foreign]]))
         self._size += len(hit)
         if self._size > 250_000:
+            self.settle()
+
+    def follow(self) -> None:
+        """Offer to every vector the neighbours of its neighbours, and of those whose neighbour it is (at most k of them)."""
+        n, k = self.index.shape
+        known = self.index >= 0
+        target, source = self.index[known], np.nonzero(known)[0]
+        order = np.argsort(target, kind="stable")
+        target, source = target[order], source[order]
+        place = np.arange(len(target)) - np.searchsorted(target, target)
+        links = np.full((n, 2 * k), -1, np.int64)
+        links[:, :k] = self.index
+        links[target[place < k], k + place[place < k]] = source[place < k]
+        before = self.index.copy()
+        for start in range(0, n, 1024):
+            rows = np.arange(start, min(start + 1024, n))
+            near = links[rows]
+            further = np.where(near[:, :, None] >= 0, before[near], -1).reshape(len(rows), -1)
+            offered = np.sort(np.concatenate([near[:, k:], further], axis=1), axis=1)
+            fresh = offered >= 0
+            fresh[:, 1:] &= offered[:, 1:] != offered[:, :-1]
+            fresh &= self._group[np.maximum(offered, 0)] != self._group[rows][:, None]
+            fresh &= ~(offered[:, :, None] == before[rows][:, None, :]).any(axis=2)
+            row, column = np.nonzero(fresh)
+            other = offered[row, column]
+            value = np.einsum("ij,ij->i", self._vectors[rows[row]], self._vectors[other])
+            better = value > self._value[rows[row], -1]
+            self._waiting.append((rows[row[better]], other[better], value[better]))
             self.settle()
 
     def settle(self) -> None:

@@ -46,8 +46,8 @@ def command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Run experiment NAME with its controls: minimal-step (1), anchor (2), depth (3), volatility (6), cheap-paths (10),
-    mask-order, or all.
+    """Run experiment NAME with its controls: minimal-step (1), anchor (2), depth (3), same-loss (4), neutrality (5),
+    volatility (6), capture (9), cheap-paths (10), mask-order, or all.
 
     The plan (hypothesis, arms, criteria with direction and threshold) is written before the first run. What is done is not
     run again: the same command continues. Every experiment ends in OUT/NAME.md.

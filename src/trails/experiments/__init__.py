@@ -2,8 +2,8 @@
 
 Each experiment is declared before it runs (:class:`trails.experiments.base.Experiment`): hypothesis, arms, criteria with
 direction and threshold. The plan with its hash is written first, then one JSON line per (arm, seed); a report in Markdown
-compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 6 (volatility) and 10 (cheap
-paths), and one on masks and orders.
+compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 4 (same loss, different
+inside), 5 (paradoxical neutrality), 6 (volatility), 9 (capture) and 10 (cheap paths), and one on masks and orders.
 """
 
 from __future__ import annotations
@@ -15,13 +15,26 @@ __all__ = ["Arm", "Claim", "Criterion", "Experiment", "Scale", "experiments", "n
 
 def experiments() -> dict[str, Experiment]:
     """Every experiment by its name, in the order of their numbers."""
-    from trails.experiments import anchor, cheap_paths, depth, mask_order, minimal_step, volatility
+    from trails.experiments import (
+        anchor,
+        capture,
+        cheap_paths,
+        depth,
+        mask_order,
+        minimal_step,
+        neutrality,
+        same_loss,
+        volatility,
+    )
 
     found = (
         minimal_step.EXPERIMENT,
         anchor.EXPERIMENT,
         depth.EXPERIMENT,
+        same_loss.EXPERIMENT,
+        neutrality.EXPERIMENT,
         volatility.EXPERIMENT,
+        capture.EXPERIMENT,
         cheap_paths.EXPERIMENT,
         mask_order.EXPERIMENT,
     )
