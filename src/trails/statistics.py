@@ -522,6 +522,8 @@ class _Best:
             return
         row, column, value = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting, self._size = [], 0
+        if not len(row):
+            return
         touched = np.unique(row)
         row = np.concatenate([np.repeat(touched, self._k), row])
         column = np.concatenate([self.index[touched].reshape(-1), column])
