@@ -89,7 +89,31 @@ def test_the_trained_walk_is_measured_again_compared_and_recalled(trained: Path)
         second = next(known for known in home.runs().values() if known.adapter)
         assert found["after"] == second.id
         moved = home.query("easier-transitions", before=found["before"], after=second.id, limit=5)
-        assert {row["piece"] for row in moved.dicts()} <= set("".join(WALK))
+        rows = moved.dicts()
+        assert len(rows) == 5
+        assert {row["piece"] for row in rows} <= set("".join(WALK))
+        assert all(row["change"] == pytest.approx(row["after"] - row["before"], abs=1e-5) for row in rows)
+        assert max(row["change"] for row in rows) < -found["noise"]
+        # which unrelated transitions moved: the graph's rows are those that the two runs of the shards differ by
+        unrelated = home.cypher(
+            "MATCH (c:Chain)-[:HAS_STEP]->(:Step)-[:FIRST]->(:Token) WHERE c.source CONTAINS 'noise' WITH DISTINCT c "
+            "MATCH (a:Token {chain: c.id})-[x:NEXT]->(b:Token) WHERE x.run = $before "
+            "MATCH (a)-[y:NEXT]->(b) WHERE y.run = $after AND abs(y.surprisal - x.surprisal) > $floor "
+            "RETURN b.id AS token, y.surprisal - x.surprisal AS change ORDER BY abs(change) DESC",
+            {"before": found["before"], "after": second.id, "floor": found["noise"]},
+        ).dicts()
+        first = {trace.chain.id: trace for trace in home.traces(found["before"]) if "noise" in trace.chain.source}
+        wanted = {}
+        for trace in home.traces(second.id):
+            if trace.chain.id in first:
+                delta = trace.surprisal - first[trace.chain.id].surprisal
+                # the first token of a chain has no token before it, so no relationship
+                wanted |= {
+                    trace.token_id(i): float(delta[i]) for i in range(1, len(delta)) if abs(delta[i]) > found["noise"]
+                }
+        assert len(first) == 6
+        assert unrelated
+        assert {row["token"]: pytest.approx(row["change"], abs=1e-5) for row in unrelated} == wanted
         with pytest.raises(UsageError, match="with an adapter"):
             home.scorer(second.id)
     again = json.loads(
@@ -118,13 +142,14 @@ def test_another_model_and_another_export_are_refused(trained: Path) -> None:
             home.scorer()
         with pytest.raises(UsageError, match="--adapter FOLDER"):
             home.diff()
-        run_id = home.run().id
-        with pytest.raises(UsageError, match=r"'wiki' fits no source.*noise.jsonl"):
-            home.diff(run_id, run_id, unrelated=["wiki"], noise=0)
+        with pytest.raises(UsageError, match="given twice"):
+            home.diff(home.run().id, home.run().id)
     with Home(trained / "home", model=str(trained / "model"), device="cpu") as home:
         home.export("all", format="trails", to=trained / "all.parquet")
         with pytest.raises(UsageError, match="another export"):
             home.recall("all", trained / "adapter", export=trained / "all.parquet")
-        adapted = next(iter(home.runs()))
+        with pytest.raises(UsageError, match=r"'wiki' fits no source.*noise.jsonl"):
+            home.diff(adapter=trained / "adapter", unrelated=["wiki"], noise=0, kl=0)
+        adapted = home.run().id
         with pytest.raises(UsageError, match="none of those"):
             home.recall("all", trained / "adapter", export=trained / "rows.parquet", max_tokens=2, run=adapted)

@@ -134,8 +134,7 @@ class BarProgress:
         self._began = 0.0
 
     def __enter__(self) -> BarProgress:
-        """Start drawing."""
-        self._bar.start()
+        """Drawing starts with the first piece of work."""
         return self
 
     def __exit__(
@@ -146,6 +145,7 @@ class BarProgress:
 
     def begin(self, task: str, total: int) -> None:
         """A new bar replaces the old one."""
+        self._bar.start()
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(task, total=total, speed="")

@@ -103,11 +103,12 @@ def command(
             title="layers that moved most: mean absolute change of hidden_shift and attention_shift",
         )
     for name, moved in (("easier", report.easier), ("harder", report.harder)):
-        print_rows(
-            ["token", "piece", "after the text", "group", "before", "after"],
-            [[t.token, shown(t.piece, 20), shown(t.context, 44), t.group, t.before, t.after] for t in moved],
-            title=f"transitions that became {name}",
-        )
+        if moved:
+            print_rows(
+                ["token", "piece", "after the text", "group", "before", "after"],
+                [[t.token, shown(t.piece, 20), shown(t.context, 44), t.group, t.before, t.after] for t in moved],
+                title=f"transitions that became {name}",
+            )
     if found.checkpoints:
         keys = list(found.checkpoints[0])
         rows = [[row[key] for key in keys] for row in found.checkpoints]

@@ -328,6 +328,10 @@ class Home:
         if (adapter is None) == (after is None):
             raise UsageError("give two runs, or one run (or none, if there is only one) and --adapter FOLDER.")
         first = self.run(before)
+        sources: dict[str, str] = {}
+        for table in self._traces.tables(["chain", "source"], first.id):
+            sources |= dict(zip(table["chain"].to_pylist(), table["source"].to_pylist(), strict=True))
+        groups = groups_of(sources, export, unrelated)
         if adapter is not None:
             trained = self._like(first, check_adapter(adapter))
             second = trained.run.id
@@ -336,14 +340,15 @@ class Home:
             del trained
         else:
             second = self.run(after).id
-        sources: dict[str, str] = {}
-        for table in self._traces.tables(["chain", "source"], first.id):
-            sources |= dict(zip(table["chain"].to_pylist(), table["source"].to_pylist(), strict=True))
+            if second == first.id:
+                raise UsageError(
+                    f"run {second} was given twice, so there is nothing to compare. Runs: {', '.join(self.runs())}"
+                )
         return difference(
             self._traces,
             first,
             second,
-            groups_of(sources, export, unrelated),
+            groups,
             lambda: self.scorer(first.id),
             adapter=adapter,
             noise=noise,
