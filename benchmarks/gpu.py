@@ -1,19 +1,24 @@
 """Every GPU figure of the measuring path in one go: correctness of the kernels, cost against a bare forward, noise floor.
 
-    python -m benchmarks.gpu [--minutes 9] [--only correctness,kernels,135M,1B,8B,profile]
+    python -m benchmarks.gpu [--minutes 9] [--only correctness,kernels,135M,1B,8B,ingest,real,profile] [--tokenizer FOLDER]
 
 One CUDA GPU, bfloat16, random weights of Llama shape (speed does not depend on what was learnt). Baselines in the same
-run: the trunk alone; trunk + log-likelihood of every token, plain and compiled, in tiles. Times are medians of the wall
-clock around a synchronised call, variants interleaved. ``all measures`` is everything that ends in a Trace, transfers
-included.
+run: the trunk alone; trunk + log-likelihood of every token, plain and with the log-likelihood compiled, in the tiles that
+measuring uses; for the smaller shapes also the whole forward pass with log-likelihood compiled for this one batch shape and
+replayed from a CUDA graph. Times are medians of the wall clock around a synchronised call, variants interleaved. ``all
+measures`` is everything that ends in a Trace, transfers included. ``ingest``: `trails ingest` of text against measuring
+alone. ``real``: the noise floor of the packaged model.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +30,7 @@ from trails.measure import MeasureOptions, kernels
 from trails.measure.attention import Layout, Recorder, blocked_attention
 from trails.measure.huggingface import HuggingFaceScorer, _Pass
 from trails.measure.metrics import attention_shift, logit_statistics
+from trails.measure.packaged import packaged_model
 
 SHAPES: dict[str, dict[str, int]] = {
     "135M": {"d": 576, "layers": 30, "heads": 9, "kv": 3, "ffn": 1536, "vocab": 49152},
@@ -36,6 +42,8 @@ CASES = {  # batch, length, tokens per step, goal (of the best bare log-likeliho
     "1B": [(8, 2048, 40, 1.00)],
     "8B": [(8, 2048, 40, 1.05), (2, 8192, 40, 1.08), (8, 2048, 24, 1.05)],
 }
+EAGER = {"135M": 1, "1B": 0, "8B": 0}
+"""The case that is also run with the model's own eager attention and ``output_attentions``."""
 
 
 def tokenizer() -> Any:
@@ -102,8 +110,10 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
     passes = passes_of(shape, batch, length, step)
     layout, ids = scorer._layout(passes)
     compiled = torch.compile(log_likelihood, dynamic=False)
-    rows, _ = scorer._tile()
+    most, _ = scorer._tile()
+    rows = -(-batch * length // -(-batch * length // most))  # tiles of even size, as in measuring
     head = scorer._head
+    in_row = 2 if shape == "8B" else 4
 
     def trunk(recorder: Recorder | None = None) -> Tensor:
         with torch.inference_mode():
@@ -114,6 +124,23 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
             hidden, targets = trunk().flatten(0, 1), ids.roll(-1, 1).flatten()
             for begin in range(0, len(hidden), rows):
                 function(head, hidden[begin : begin + rows], targets[begin : begin + rows])
+
+    def one_graph() -> Callable[[], Tensor]:
+        """Trunk and log-likelihood as one compiled function of fixed shape, replayed from a CUDA graph."""
+
+        def forward(ids: Tensor) -> Tensor:
+            hidden = scorer._trunk(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+            targets = ids.roll(-1, 1).flatten()
+            tiles = range(0, len(hidden), rows)
+            return torch.cat([log_likelihood(head, hidden[i : i + rows], targets[i : i + rows]) for i in tiles])
+
+        function = torch.compile(forward, mode="reduce-overhead", dynamic=False)
+
+        def run() -> Tensor:
+            with torch.no_grad():
+                return function(ids)
+
+        return run
 
     def part(*want: str, stats: bool = False) -> None:
         recorder = Part(layout)
@@ -129,10 +156,13 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
 
     def everything(options: MeasureOptions = MeasureOptions(), batches: int = 1) -> None:  # noqa: B008
         partial: dict[int, Any] = {}
+
+        def complete(batch: list[_Pass]) -> None:
+            for p in batch:
+                scorer._trace(p.sequence, partial.pop(id(p.sequence)), options, None)
+
         with scorer._measuring():
-            scorer._run_all([passes] * batches, options, partial)
-        for p in passes:
-            scorer._trace(p.sequence, partial[id(p.sequence)], options, None)
+            scorer._run_all([passes] * batches, options, partial, complete)
 
     def output_attentions() -> None:
         with scorer._attention("eager"), torch.inference_mode():
@@ -142,12 +172,13 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
         "bare trunk": trunk,
         "log-likelihood, plain": lambda: likelihood(log_likelihood),
         "log-likelihood, compiled": lambda: likelihood(compiled),
+        **({} if shape == "8B" else {"log-likelihood, all compiled": one_graph()}),
         "trunk + attention measures": lambda: part("attention"),
         "trunk + hidden shifts": lambda: part("hidden"),
         "trunk + logit statistics": lambda: part(stats=True),
         "forward + reductions on the GPU": lambda: part("attention", "hidden", stats=True),
         "all measures": everything,
-        "all measures, 4 batches in a row (/ 4)": lambda: everything(batches=4),
+        f"all measures, {in_row} batches in a row (each)": lambda: everything(batches=in_row),
         "all + token attention": lambda: everything(MeasureOptions(token_attention=True)),
     }
     if eager:
@@ -156,7 +187,7 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
     peak: dict[str, float] = {}
     for name, function in list(functions.items()):
         try:
-            for _ in range(2):
+            for _ in range(1 if shape == "8B" else 3):  # graphs are recorded at the second call, trusted at the third
                 function()
             torch.cuda.reset_peak_memory_stats()
             function()
@@ -166,19 +197,19 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
             print(f"  {name}: out of memory")
             del functions[name]
         torch.cuda.empty_cache()
-    for _ in range(5):
+    for _ in range(3 if shape == "8B" else 5):
         for name, function in functions.items():
             if name != "eager, output_attentions" or len(seconds[name]) < 2:
-                seconds[name].append(timed(function) / (4 if name.endswith("(/ 4)") else 1))
+                seconds[name].append(timed(function) / (in_row if name.endswith("(each)") else 1))
     middle = {name: statistics.median(values) for name, values in seconds.items() if values}
     best = min(middle["log-likelihood, plain"], middle["log-likelihood, compiled"])
     tokens = batch * length
     print(f"\n{shape}, {batch} x {length}, steps of {step} tokens, bfloat16; goal for all measures {goal:.2f}")
-    print(f"{'':40s}{'ms':>9s}{'tok/s':>10s}{'x best LL':>11s}{'x plain LL':>11s}{'peak GiB':>10s}{'spread':>8s}")
+    print(f"{'':40s}{'ms':>9s}{'tok/s':>10s}{'x best LL':>11s}{'x compiled':>11s}{'peak GiB':>10s}{'spread':>8s}")
     for name, value in middle.items():
         spread = (max(seconds[name]) - min(seconds[name])) / value
-        plain = value / middle["log-likelihood, plain"]
-        ratios = f"{value / best:11.3f}{plain:11.3f}{peak[name]:10.2f}{spread:8.1%}"
+        whole = value / middle.get("log-likelihood, all compiled", np.nan)
+        ratios = f"{value / best:11.3f}{whole:11.3f}{peak[name]:10.2f}{spread:8.1%}"
         print(f"{name:40s}{value * 1e3:9.2f}{tokens / value:10.0f}{ratios}")
     bare = min(peak["log-likelihood, plain"], peak["log-likelihood, compiled"])
     print(f"memory of all measures: {peak['all measures'] / bare:.3f} x the leaner log-likelihood run")
@@ -285,48 +316,101 @@ def whole_path() -> None:
 def kernel_times() -> None:
     """The attention kernel alone against flash attention, over its settings."""
     from torch.nn.functional import scaled_dot_product_attention as sdpa
+    from triton.testing import do_bench
 
-    print("\nattention alone, ms (median of 10), H200 or what is here:", torch.cuda.get_device_name())
+    def run(function: Callable[[], Any]) -> float:
+        return float(do_bench(function, warmup=15, rep=60, return_mode="median"))
+
+    print("\none layer's attention, ms: alone, then with its reductions")
     for B, H, G, T, D, bins in (
         (8, 32, 8, 2048, 128, 54),
         (2, 32, 8, 8192, 128, 207),
         (8, 32, 8, 2048, 64, 54),
-        (32, 9, 3, 256, 64, 13),
+        (8, 9, 3, 2048, 64, 54),
     ):
         q, k, v = (torch.randn(B, T, n, D, device="cuda").bfloat16().transpose(1, 2) for n in (H, G, G))
         bin_of = (torch.arange(T, device="cuda") * (bins - 2) // T + 2).repeat(B, 1)
         layout = Layout(
             bin_of, torch.zeros(B, bins - 2, T, device="cuda"), torch.zeros(B, 0, 2, dtype=torch.int64, device="cuda")
         )
-
-        def run(function: Callable[[], Any]) -> float:
-            for _ in range(3):
-                function()
-
-            def ten() -> None:
-                for _ in range(10):
-                    function()
-
-            return statistics.median(timed(ten) for _ in range(5)) * 100
-
+        arguments = layout.for_kernel(torch.bfloat16)
         flash = run(lambda: sdpa(q, k, v, is_causal=True, enable_gqa=True))  # noqa: B023
-        flops = B * H * T * T / 2 * D * 4
+        ours = run(lambda: kernels.attention(q, k, v, 0.1, *arguments))  # noqa: B023
         backend = "cuDNN" if kernels._cudnn(q, k, v) else "flash"
-        line = [f"{backend} {flash:.2f} ({flops / flash / 1e9:.0f} TFLOP/s)"]
-        kept, chunk = dict(kernels._CONFIG), kernels.CHUNK
-        for kernels.CHUNK in (32, 64):
-            layout._kernel = None
-            arguments = layout.for_kernel(torch.bfloat16)
-            for config in ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 4, 3), (64, 64, 4, 2)):
-                kernels._CONFIG[D] = config
-                try:
-                    ms = run(lambda: kernels.attention(q, k, v, 0.1, *arguments))  # noqa: B023
-                    line.append(f"{kernels.CHUNK}{config} {ms:.2f}")
-                except Exception as error:  # a setting that needs too much shared memory
-                    line.append(f"{kernels.CHUNK}{config} {type(error).__name__}")
-        kernels._CONFIG.update(kept)
-        kernels.CHUNK = chunk
-        print(f"  B{B} H{H}/{G} T{T} d{D} bins {bins}: " + "; ".join(line))
+        rate = B * H * T * T / 2 * D * 4 / flash / 1e9
+        print(
+            f"  B{B} H{H}/{G} T{T} d{D} bins {bins}: {backend} {flash:.3f} ({rate:.0f} TFLOP/s), with reductions {ours:.3f}"
+        )
+    print("logits of 1,024 positions, 128,256 items, ms: a copy of them, compiled log-likelihood, all statistics")
+    x = torch.randn(1024, 128_256, device="cuda").mul_(2).bfloat16()
+    targets = torch.randint(0, 128_256, (1024,), device="cuda")
+    compiled = torch.compile(lambda x, t: torch.log_softmax(x.float(), -1).gather(1, t[:, None])[:, 0])
+    times = (run(x.clone), run(lambda: compiled(x, targets)), run(lambda: kernels.logit_rows(x, targets, None)))
+    print("  " + ", ".join(f"{ms:.3f}" for ms in times))
+
+
+def ingest(folder: Path, shape: str = "1B") -> None:
+    """`trails ingest` of text with random weights of a shape, against measuring the same chains alone."""
+    from transformers import AutoTokenizer
+
+    from trails import sample
+    from trails.config import load_settings
+    from trails.pipeline import IngestOptions
+    from trails.pipeline import ingest as run_ingest
+    from trails.pipeline.measuring import SHARD_CHAINS, segmented
+    from trails.readers import read
+
+    scorer = HuggingFaceScorer(
+        scorer_of(shape).model, AutoTokenizer.from_pretrained(folder), name=shape, revision="random"
+    )
+    scorer.run.notes["noise_floor"] = {}  # type: ignore[index]
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary) / "chains.jsonl"
+        found = [*read([sample.path()])]
+        with source.open("w", encoding="utf-8") as file:  # the sample over and over, each time as other chains
+            for index in range(4000):
+                chain = found[index % len(found)]
+                row = {"source_id": str(index), "question": chain.question, "text": chain.text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        items = [segmented(chain) for chain in read([source])]
+        tokens = sum(map(scorer.count_tokens, items))
+
+        def alone() -> None:
+            for start in range(0, len(items), SHARD_CHAINS):
+                scorer.measure(items[start : start + SHARD_CHAINS], MeasureOptions())
+
+        alone()
+        rates: dict[str, list[float]] = {"alone": [], "ingest": []}
+        for repeat in range(2):
+            rates["alone"].append(tokens / timed(alone))
+            scorer._encoded.clear()
+            settings = load_settings(home=Path(temporary) / f"home{repeat}", store="embedded")
+            summary = run_ingest([source], settings, IngestOptions(), scorer=scorer)
+            rates["ingest"].append(summary.tokens_per_second)
+    print(
+        f"\n`trails ingest`, {shape}, bfloat16, {len(items):,} chains, {tokens:,} tokens; goal 0.90 of measuring alone"
+    )
+    for name, values in rates.items():
+        print(f"  {name:8s}" + ", ".join(f"{value:,.0f}" for value in values) + " tok/s")
+    print(f"  ratio {max(rates['ingest']) / max(rates['alone']):.3f}")
+    print("  busy, s: " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in summary.seconds.items()))
+
+
+def real() -> None:
+    """Noise floor of the packaged model in bfloat16 on the packaged sample."""
+    from trails import sample
+    from trails.measure import open_scorer
+    from trails.pipeline.measuring import segmented
+    from trails.readers import read
+
+    scorer = open_scorer(device="cuda", dtype="bfloat16")
+    assert isinstance(scorer, HuggingFaceScorer)
+    items = [segmented(chain) for chain in read([sample.path()])]
+    found = scorer.measure(items[:64], MeasureOptions())
+    mean = np.nanmean(np.concatenate([trace.surprisal for trace in found]))
+    print(f"\nnoise floor of {scorer.run.model}, bfloat16, 8 chains of the sample (mean surprisal of 64: {mean:.3f})")
+    for name, floor in scorer.run.notes["noise_floor"].items():
+        print(f"  {name:8s}", {k: f"{v:.1e}" for k, v in floor.items()} if isinstance(floor, dict) else floor)
 
 
 def profile(shape: str, batch: int, length: int) -> None:
@@ -357,7 +441,10 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--only", default="correctness,kernels,135M,1B,8B,profile")
+    parser.add_argument("--only", default="correctness,kernels,135M,1B,8B,ingest,real,profile")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="folder of a tokenizer for ingest (default: the packaged model's)"
+    )
     args = parser.parse_args()
     only, start = args.only.split(","), time.monotonic()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, transformers {transformers.__version__}")
@@ -375,13 +462,19 @@ def main() -> None:
             scorer = scorer_of(shape)
             for index, (batch, length, step, goal) in enumerate(cases):
                 if left():
-                    case(scorer, shape, batch, length, step, goal, eager=index == len(cases) - 1 and shape != "8B")
+                    case(scorer, shape, batch, length, step, goal, eager=index == EAGER[shape])
             del scorer
+            torch._dynamo.reset()
             torch.cuda.empty_cache()
-    if "profile" in only and left():
-        profile("8B", 8, 2048)
+    if "ingest" in only and left():
+        ingest(args.tokenizer or packaged_model())
         torch.cuda.empty_cache()
-        profile("135M", 32, 256)
+    if "real" in only and left():
+        real()
+    if "profile" in only and left():
+        profile("8B", 2, 8192)
+        torch.cuda.empty_cache()
+        profile("1B", 8, 2048)
     print(f"\n{time.monotonic() - start:.0f} s")
 
 

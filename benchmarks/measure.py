@@ -30,6 +30,7 @@ from torch import Tensor
 from trails.measure import MeasureOptions, Segmented, open_scorer
 from trails.measure.attention import Recorder
 from trails.measure.huggingface import HuggingFaceScorer, _Pass, _Sequence
+from trails.measure.packaged import packaged_model
 from trails.measure.tokens import Encoded
 from trails.schema import Chain, Step
 
@@ -125,7 +126,9 @@ def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Ca
 
 
 def others(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Callable[[], Any]]:
-    """The same model in other tools, where they are installed."""
+    """The same model in other tools, where they are installed: attention weights, states of all layers and logits saved,
+    nothing reduced.
+    """
     found: dict[str, Callable[[], Any]] = {}
     ids = [torch.from_numpy(p.ids())[None] for p in passes]
     if importlib.util.find_spec("nnsight"):
@@ -134,16 +137,31 @@ def others(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Call
         wrapped = LanguageModel(scorer.model, tokenizer=scorer.tokenizer)
 
         def nnsight() -> None:
-            with torch.inference_mode():
+            with scorer._attention("eager"), torch.inference_mode():
                 for sequence in ids:
                     with wrapped.trace(sequence):
+                        saved = [].save()  # type: ignore[attr-defined]
                         for layer in wrapped.model.layers:
-                            layer.output.save()
-                        wrapped.lm_head.output.save()
+                            saved.append(layer.self_attn.output[1])
+                            saved.append(layer.output)
+                        saved.append(wrapped.lm_head.output)
+                    assert len(saved) == 2 * scorer.run.n_layers + 1
 
-        found["nnsight, hidden states and logits saved"] = nnsight
+        found["nnsight, all saved"] = nnsight
     if importlib.util.find_spec("transformer_lens"):
-        found["TransformerLens"] = lambda: (_ for _ in ()).throw(RuntimeError("needs a model name it knows"))
+        from transformer_lens import TransformerBridge
+
+        bridge = TransformerBridge.boot_transformers(str(packaged_model()), device="cpu", dtype=torch.float32)
+
+        def lens() -> None:
+            with torch.inference_mode():
+                for sequence in ids:
+                    _, cache = bridge.run_with_cache(
+                        sequence, names_filter=lambda name: name.endswith(("hook_pattern", "hook_resid_post"))
+                    )
+                    assert len(cache) == 2 * scorer.run.n_layers
+
+        found["TransformerLens, all saved"] = lens
     return found
 
 

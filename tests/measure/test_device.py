@@ -14,9 +14,12 @@ import torch
 from families import tiny
 from reference import item, scorer_of
 from test_truth import PLAIN, largest_difference, many
+from transformers.masking_utils import sliding_window_causal_mask_function
 
 from trails.errors import ModelError
+from trails.measure.attention import trails_mask
 from trails.measure.base import MeasureOptions
+from trails.measure.replay import agree
 
 KERNELS = """
 import torch
@@ -74,13 +77,68 @@ def test_kernels_compute_what_the_plain_functions_compute() -> None:
     assert done.stdout.strip() == "exact", done.stderr[-2000:]
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpu
 def test_kernels_on_the_gpu() -> None:
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from benchmarks.gpu import correctness
 
     correctness()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_replayed_batches_give_the_same_numbers() -> None:
+    scorer = scorer_of(tiny("llama (grouped-query)").to("cuda", torch.bfloat16))
+    scorer.run.notes["noise_floor"] = {}
+    expected = scorer.measure(many(), MeasureOptions(batch_tokens=10_000))
+    assert scorer._graphs.usable
+    for _ in range(4):
+        for a, b in zip(expected, scorer.measure(many(), MeasureOptions(batch_tokens=10_000)), strict=True):
+            assert largest_difference(a, b) < 1e-2
+    assert scorer._graphs.usable
+    assert any(found is not None and found.trusted for found in scorer._graphs._recorded.values())
+
+
+def test_without_a_gpu_graphs_give_up_and_shapes_for_them_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = scorer_of(tiny("llama (grouped-query)"))
+    expected = scorer.measure(many(), PLAIN)
+    monkeypatch.setattr(scorer, "_launches_dominate", lambda tokens: True)  # rounded lengths and numbers of steps
+    for _ in range(3):
+        for a, b in zip(expected, scorer.measure(many(), MeasureOptions(batch_tokens=10_000)), strict=True):
+            assert largest_difference(a, b) < 1e-4
+    assert scorer._graphs.usable == torch.cuda.is_available()
+
+
+def test_a_replay_with_other_numbers_is_not_used() -> None:
+    hidden, found = torch.ones(2, 3), {"entropy": torch.tensor([1.0, torch.nan])}
+    assert agree((hidden, found), (hidden + 1e-3, {"entropy": torch.tensor([1.001, torch.nan])}))
+    assert not agree((hidden, found), (hidden + 0.1, found))
+    assert not agree((hidden, found), (hidden, {"entropy": torch.tensor([1.0, 2.0])}))
+
+
+def test_only_a_plainly_causal_mask_is_left_out_while_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    size = {"batch_size": 1, "q_length": 5, "kv_length": 5}
+    assert trails_mask(**size) is None
+    assert trails_mask(**size, local_size=6) is None
+    for other in (
+        {"allow_is_causal_skip": False},
+        {"local_size": 3, "mask_function": sliding_window_causal_mask_function(3)},
+        {"attention_mask": torch.tensor([[False, True, True, True, True]])},
+    ):
+        assert trails_mask(**size, **other) is not None, other
+
+
+def test_a_chain_named_twice_gives_the_same_trace_twice() -> None:
+    scorer = scorer_of(tiny("llama (grouped-query)"))
+    once = scorer.measure([item()], PLAIN)
+    for found in scorer.measure([item(), item()], MeasureOptions(batch_tokens=10_000)):
+        assert largest_difference(once[0], found) < 1e-5
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,11 +38,20 @@ class Layout:
     bins: Tensor
     keep: Tensor
     pairs: Tensor
-    one_hot: Tensor = field(init=False)  # (B, T, K) float32
+    _plain: Tensor | None = None
     _kernel: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def __post_init__(self) -> None:
-        self.one_hot = self._one_hot(self.keep.shape[1] + 2, torch.float32)
+    @property
+    def count(self) -> int:
+        """K, the number of bins."""
+        return int(self.keep.shape[1]) + 2
+
+    @property
+    def one_hot(self) -> Tensor:
+        """(B, T, K) float32: 1 where a key lies in a bin."""
+        if self._plain is None:
+            self._plain = self._one_hot(self.count, torch.float32)
+        return self._plain
 
     def _one_hot(self, width: int, dtype: torch.dtype) -> Tensor:
         return (self.bins.unsqueeze(-1) == torch.arange(width, device=self.bins.device)).to(dtype)
@@ -52,7 +61,7 @@ class Layout:
         (B, S, 2) that count as queries of each step (they are consecutive).
         """
         if self._kernel is None:
-            width = kernels.padded_bins(self.keep.shape[1] + 2)
+            width = kernels.padded_bins(self.count)
             kept = self.keep > 0
             first = kept.int().argmax(-1)
             spans = torch.stack((first, first + kept.sum(-1)), -1).int().contiguous()
@@ -227,7 +236,7 @@ def blocked_attention(
     out = query.new_empty(B, H, T, value.shape[-1])
     layer = None
     if recorder is not None:
-        masses = query.new_empty(B, T, recorder.layout.one_hot.shape[-1], dtype=torch.float32)
+        masses = query.new_empty(B, T, recorder.layout.count, dtype=torch.float32)
         layer = LayerAttention(masses, masses.new_full((B, T), torch.nan), masses.new_empty(B, T))
     rows = _block_rows(B, H, T, query.device)
     for start in range(0, T, rows):
@@ -330,15 +339,35 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, re
         kernels.failed(error)
         return None
     shift, previous, sink, entropy = rows.unbind()
-    bins = recorder.layout.one_hot.shape[-1]
-    recorder.attention(LayerAttention(masses[..., :bins], previous, entropy, shift, sink, steps))
+    recorder.attention(LayerAttention(masses[..., : recorder.layout.count], previous, entropy, shift, sink, steps))
     return out
+
+
+def trails_mask(**kwargs: Any) -> Tensor | None:
+    """transformers' mask for scaled dot-product attention; None = plainly causal.
+
+    Up to 5.17 transformers writes out a plainly causal mask while a CUDA graph is recorded, which would send the layers down
+    the block path. The condition here is the one under which it leaves the mask out otherwise.
+    """
+    from transformers.masking_utils import sdpa_mask
+
+    length, window = kwargs["kv_length"], kwargs.get("local_size")
+    plain = (
+        kwargs.get("allow_is_causal_skip", True)
+        and kwargs.get("attention_mask") is None
+        and kwargs["q_length"] == length
+        and (window is None or length < window)
+    )
+    if plain and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return None
+    mask: Tensor | None = sdpa_mask(**kwargs)
+    return mask
 
 
 def install() -> None:
     """Register the attention function and its mask with transformers; doing it twice is harmless."""
     from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    from transformers.masking_utils import AttentionMaskInterface
 
     AttentionInterface.register(NAME, trails_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, trails_mask)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -30,13 +32,23 @@ from trails.measure import attention as on_the_fly
 from trails.measure.attention import Layout, Recorder, recording
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.metrics import LogitStatistics, logit_statistics
+from trails.measure.replay import Graphs
 from trails.measure.tokens import Encoded, TextTokenizer, check_unicode
 from trails.schema import Chain, Floats, Ints, Run, Trace
 
 logger = logging.getLogger(__name__)
 
+REPLAY_FLOPS = 1e13
+"""Batches of fewer operations are replayed from CUDA graphs when their shape comes again: about 20 ms on a large GPU, which is
+what it takes to launch the kernels of a model of 30 layers one by one."""
+
+BATCH_FLOPS = 3e13
+"""Operations of a batch on a GPU, by default: 50 to 100 ms on a large one."""
+
 BASELINE_PAIRS = 64
 """Random pairs of positions per chain for the anisotropy baseline."""
+
+Ints64 = npt.NDArray[np.int64]
 
 _LAYER_MEASURES = ("attention_shift", "attention_previous", "attention_sink", "attention_entropy")
 
@@ -53,6 +65,10 @@ class _Sequence:
     tokens: Encoded
     step_tokens: npt.NDArray[np.int32]  # (S, 2)
     chain_bins: npt.NDArray[np.int64]  # (n,) step of each chain token + 2
+    pairs: npt.NDArray[np.int64] = field(init=False)  # (64, 2) of the whole chain
+
+    def __post_init__(self) -> None:
+        self.pairs = baseline_pairs(self.item.chain, len(self.tokens))
 
     @property
     def length(self) -> int:
@@ -84,10 +100,16 @@ class _Pass:
         chain = self.sequence.tokens.ids[self.begin : self.end].astype(np.int64)
         return np.concatenate((np.asarray(self.sequence.context, np.int64), chain))
 
-    def bins(self) -> npt.NDArray[np.int64]:
-        bins = np.concatenate((np.ones(self.context, np.int64), self.sequence.chain_bins[self.begin : self.end]))
+    def write(self, ids: Ints64, bins: Ints64, queries: Ints64, pairs: Ints64) -> None:
+        """Fill a row of a batch: tokens, bins as keys, steps as queries, each (T,), and the pairs (64, 2)."""
+        c, end, count = self.context, self.length, self.end - self.keep
+        ids[:c], ids[c:end] = self.sequence.context, self.sequence.tokens.ids[self.begin : self.end]
+        bins[:c], bins[c:end] = 1, self.sequence.chain_bins[self.begin : self.end]
         bins[0] = 0
-        return bins
+        queries[end - count : end] = self.sequence.chain_bins[self.keep : self.end] - 2
+        whole = count == len(self.sequence.tokens)
+        pairs[:] = self.sequence.pairs if whole else baseline_pairs(self.sequence.item.chain, count)
+        pairs += end - count
 
 
 @dataclass(slots=True)
@@ -101,7 +123,7 @@ class _Partial:
     layers: dict[str, Floats]  # name → (n, L)
     hidden_shift: Floats  # (n, L+1)
     question_surprisal: Floats
-    step_masses: npt.NDArray[np.float64]  # (S, S+2, L) sums
+    step_masses: npt.NDArray[Any]  # (S, S+2, L) sums
     baseline: list[Floats] = field(default_factory=list)  # one (L+1,) per pass
     states: npt.NDArray[np.float64] | None = None  # (S, len(states), d) sums
     attends_sum: Floats | None = None  # (n, S)
@@ -116,14 +138,8 @@ class _Flight:
     """Reductions of one batch on their way to the host; whole when ``landed`` has happened."""
 
     batch: list[_Pass]
-    layers: dict[str, Tensor]  # (L, B, T) each
-    hidden_shift: Tensor  # (L+1, B, T)
-    baseline: Tensor  # (L+1, B)
-    step_masses: Tensor  # (L, B, S, K)
+    found: dict[str, Tensor]  # see HuggingFaceScorer._observe
     statistics: list[LogitStatistics]
-    states: Tensor | None = None  # (layers kept, B, S, d)
-    attends: tuple[Tensor, ...] | None = None  # mass summed over layers, layer of the largest mass: (B, T, K)
-    peaks: tuple[Tensor, ...] | None = None  # position, mass, layer: (B, T, k)
     landed: torch.cuda.Event | None = None
 
 
@@ -183,6 +199,8 @@ class HuggingFaceScorer:
         self._prefix, self._infix = self._context_parts()
         self._encoded: dict[str, _Sequence] = {}
         self._batch_tokens = 0
+        self._parameters = sum(parameter.numel() for parameter in self._layers.parameters())
+        self._graphs = Graphs()
         self._observed: Literal["interface", "weights"] = self._inspect()
         self.run = replace(
             self.run,
@@ -283,12 +301,23 @@ class HuggingFaceScorer:
             floor = self.noise_floor(items)
             self.run = replace(self.run, notes={**self.run.notes, "noise_floor": floor})
         sequences = [self._sequence(item) for item in items]
-        passes = [part for sequence in sequences for part in self._passes(sequence)]
+        different = {id(sequence): sequence for sequence in sequences}.values()  # a chain may be named twice
+        passes = [part for sequence in different for part in self._passes(sequence)]
         partial: dict[int, _Partial] = {}
+        traces: dict[int, Trace] = {}
+        left = Counter(id(part.sequence) for part in passes)
+
+        def complete(batch: list[_Pass]) -> None:
+            for sequence in (part.sequence for part in batch):
+                left[id(sequence)] -= 1
+                if not left[id(sequence)]:
+                    found = partial.pop(id(sequence))
+                    premises = self._premises(sequence, found) if options.premises else None
+                    traces[id(sequence)] = self._trace(sequence, found, options, premises)
+
         with self._measuring():
-            self._run_all(self._batches(passes, options), options, partial)
-            premises = {id(s): self._premises(s, partial[id(s)]) for s in sequences} if options.premises else {}
-        return [self._trace(s, partial[id(s)], options, premises.get(id(s))) for s in sequences]
+            self._run_all(self._batches(passes, options), options, partial, complete)
+        return [traces[id(sequence)] for sequence in sequences]
 
     def noise_floor(self, items: Sequence[Segmented], count: int = 8) -> dict[str, dict[str, float] | str]:
         """How far numbers move for no reason of the text, on up to ``count`` short chains of ``items``.
@@ -366,12 +395,16 @@ class HuggingFaceScorer:
             yield batch
 
     def _default_batch_tokens(self) -> int:
-        """0 on a CPU: one chain at a time, bit-identical whatever else is measured. On a GPU by the free memory."""
+        """0 on a CPU: one chain at a time, bit-identical whatever else is measured.
+
+        On a GPU enough work for one forward pass to hide what the host does with the batch before, within the free memory.
+        """
         if self.device.type == "cpu":
             return 0
         if not self._batch_tokens:
             free, _ = torch.cuda.mem_get_info(self.device)
-            self._batch_tokens = int(min(65_536, max(2_048, free / 3 / self._bytes_per_token())))
+            work = min(65_536, max(8_192, BATCH_FLOPS / (2 * self._parameters)))
+            self._batch_tokens = int(min(work, max(2_048, free / 3 / self._bytes_per_token())))
         return self._batch_tokens
 
     def _bytes_per_token(self) -> int:
@@ -395,6 +428,7 @@ class HuggingFaceScorer:
                 ) from None
         # outside the handler: the traceback would keep the tensors of the failed pass alive
         if self.device.type == "cuda":
+            self._graphs = Graphs()
             torch.cuda.empty_cache()
         half = (len(batch) + 1) // 2
         self._batch_tokens = batch[0].length * half
@@ -402,19 +436,32 @@ class HuggingFaceScorer:
         yield from self._launched(batch[:half], options)
         yield from self._launched(batch[half:], options)
 
-    def _run_all(self, batches: Iterable[list[_Pass]], options: MeasureOptions, partial: dict[int, _Partial]) -> None:
-        """Run batches; on a GPU the next one is started before the numbers of the last are put in place."""
+    def _run_all(
+        self,
+        batches: Iterable[list[_Pass]],
+        options: MeasureOptions,
+        partial: dict[int, _Partial],
+        complete: Callable[[list[_Pass]], None] = lambda batch: None,
+    ) -> None:
+        """Run batches; on a GPU the next one is started before the numbers of the last are put in place.
+
+        ``complete`` is called with every batch whose numbers are in ``partial``.
+        """
         waiting: _Flight | None = None
+
+        def land() -> None:
+            if waiting is not None:
+                self._unpack(waiting, options, partial)
+                complete(waiting.batch)
+
         for batch in batches:
             for flight in self._launched(batch, options):
-                if waiting is not None:
-                    self._unpack(waiting, options, partial)
+                land()
                 waiting = flight
                 if self.device.type == "cpu":
-                    self._unpack(waiting, options, partial)
+                    land()
                     waiting = None
-        if waiting is not None:
-            self._unpack(waiting, options, partial)
+        land()
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
@@ -493,7 +540,37 @@ class HuggingFaceScorer:
 
     def _launch(self, batch: list[_Pass], options: MeasureOptions) -> _Flight:
         """Run a batch and send its reductions to the host; on a GPU nothing is waited for."""
-        layout, ids = self._layout(batch)
+        packed, length, steps = self._packed_batch(batch, options)
+        words = self._tensor(packed)
+
+        def observe(words: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return self._observe(words, length, steps, options)
+
+        if self._launches_dominate(len(batch) * length):
+            key = (len(batch), length, steps, replace(options, batch_tokens=0))
+            hidden, found = self._graphs.run(key, words, observe)
+        else:
+            hidden, found = observe(words)
+        flight = _Flight(
+            batch,
+            {name: self._to_host(values) for name, values in found.items()},
+            self._statistics(batch, words[:, :length], hidden),
+        )
+        if self.device.type == "cuda":
+            flight.landed = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            flight.landed.record()
+        return flight
+
+    def _observe(
+        self, words: Tensor, length: int, steps: int, options: MeasureOptions
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Last hidden states (B, T, d) of a batch and its reductions.
+
+        Per name of a layer measure, (B, T, L); ``hidden_shift`` (B, T, L+1), ``baseline`` (B, L+1), ``step_masses``
+        (B, S, K, L); on request ``states`` (B, S, layers kept, d), ``attends_sum`` and ``attends_layer`` (B, T, K),
+        ``peak_token``, ``peak_mass`` and ``peak_layer`` (B, T, k). The layers come last, as a trace has them.
+        """
+        layout, ids = _views(words, length, steps)
         recorder = Recorder(
             layout,
             peaks=options.peaks,
@@ -502,24 +579,23 @@ class HuggingFaceScorer:
         )
         hidden = self._forward(ids, recorder)
         self._check_count(recorder)
-        flight = _Flight(
-            batch=batch,
-            layers={name: self._to_host(torch.stack(getattr(recorder, name))) for name in _LAYER_MEASURES},
-            hidden_shift=self._to_host(torch.stack(recorder.hidden_shift)),
-            baseline=self._to_host(torch.stack(recorder.baseline).mean(-1)),
-            step_masses=self._to_host(torch.stack(recorder.step_masses)),
-            statistics=self._statistics(batch, ids, hidden),
-        )
+        found = {name: torch.stack(getattr(recorder, name), -1) for name in _LAYER_MEASURES}
+        found["hidden_shift"] = torch.stack(recorder.hidden_shift, -1)
+        found["baseline"] = torch.stack(recorder.baseline, 1).mean(-1)
+        found["step_masses"] = torch.stack(recorder.step_masses, -1)
         if recorder.states:
-            flight.states = self._to_host(torch.stack(recorder.states))
-        if recorder.mass_sum is not None and recorder.mass_top is not None and recorder.mass_layer is not None:
-            flight.attends = tuple(map(self._to_host, (recorder.mass_sum, recorder.mass_layer)))
+            found["states"] = torch.stack(recorder.states, 2)
+        if recorder.mass_sum is not None and recorder.mass_layer is not None:
+            found |= {"attends_sum": recorder.mass_sum, "attends_layer": recorder.mass_layer}
         if recorder.peak is not None:
-            flight.peaks = tuple(map(self._to_host, (recorder.peak.token, recorder.peak.mass, recorder.peak.layer)))
-        if self.device.type == "cuda":
-            flight.landed = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            flight.landed.record()
-        return flight
+            peak = recorder.peak
+            found |= {"peak_token": peak.token, "peak_mass": peak.mass, "peak_layer": peak.layer}
+        return hidden, found
+
+    def _launches_dominate(self, tokens: int) -> bool:
+        """Whether starting the kernels of a batch takes the host about as long as the GPU needs to run them."""
+        fused = self.device.type == "cuda" and self.run.attention == "sdpa" and self._observed == "interface"
+        return fused and 2 * self._parameters * tokens < REPLAY_FLOPS
 
     def _to_host(self, tensor: Tensor) -> Tensor:
         """A copy on the host that may still be on its way (see ``_Flight.landed``); the tensor itself on a CPU."""
@@ -536,24 +612,29 @@ class HuggingFaceScorer:
                 "be measured; use another model."
             )
 
-    def _layout(self, batch: list[_Pass]) -> tuple[Layout, Tensor]:
-        longest = max(part.length for part in batch)
+    def _packed_batch(self, batch: list[_Pass], options: MeasureOptions) -> tuple[Ints64, int, int]:
+        """All that the GPU is told about a batch as one array (see ``_views``), its length T and its steps S."""
+        length = max(part.length for part in batch)
         steps = max(len(part.sequence.step_tokens) for part in batch)
-        ids = np.zeros((len(batch), longest), np.int64)
-        bins = np.full((len(batch), longest), -1, np.int64)
-        keep = np.zeros((len(batch), steps, longest), np.float32)
-        pairs = []
-        for row, part in enumerate(batch):
-            ids[row, : part.length], bins[row, : part.length] = part.ids(), part.bins()
-            kept = np.arange(part.context + part.keep - part.begin, part.length)
-            keep[row, part.sequence.chain_bins[part.keep : part.end] - 2, kept] = 1
-            pairs.append(baseline_pairs(part.sequence.item.chain, part.end - part.keep) + kept[0])
-        # a chain of one token has no pair; the pair (0, 0) is replaced by NaN later
-        layout = Layout(self._tensor(bins), self._tensor(keep), self._tensor(np.stack(pairs)))
-        return layout, self._tensor(ids)
+        if self._launches_dominate(len(batch) * length):  # shapes that come again
+            length = min(-(-length // 64) * 64, self.run.max_tokens or 2**31)
+            steps = -(-steps // 8) * 8
+        packed = np.zeros((len(batch), 3 * length + 2 * BASELINE_PAIRS), np.int64)
+        packed[:, length : 3 * length] = -1
+        for row, part in zip(packed, batch, strict=True):
+            ids, bins, queries = row[: 3 * length].reshape(3, length)
+            part.write(ids, bins, queries, row[3 * length :].reshape(-1, 2))
+        return packed, length, steps
+
+    def _layout(self, batch: list[_Pass]) -> tuple[Layout, Tensor]:
+        packed, length, steps = self._packed_batch(batch, MeasureOptions())
+        return _views(self._tensor(packed), length, steps)
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":  # a copy from ordinary memory would wait for all the work before it
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _statistics(self, batch: list[_Pass], ids: Tensor, hidden: Tensor) -> list[LogitStatistics]:
         """Per pass: statistics of every row; on a CPU only the surprisal before the last position of the context."""
@@ -584,10 +665,11 @@ class HuggingFaceScorer:
         if min(lengths) == ids.shape[1]:
             rows, targets = hidden.flatten(0, 1), target.flatten()
         else:
-            real = torch.arange(ids.shape[1], device=ids.device) < self._tensor(np.asarray(lengths))[:, None]
-            last = self._tensor(np.asarray(lengths))[:, None] - 1
-            target.scatter_(1, last, -1)
-            rows, targets = hidden[real], target[real]
+            starts = np.arange(len(batch)) * ids.shape[1]
+            real = np.concatenate([np.arange(start, start + n) for start, n in zip(starts, lengths, strict=True)])
+            index = self._tensor(np.concatenate((real, starts + lengths - 1)))  # by number: a mask would be waited for
+            target.view(-1)[index[len(real) :]] = -1
+            rows, targets = hidden.flatten(0, 1)[index[: len(real)]], target.view(-1)[index[: len(real)]]
         stats = logit_statistics(self.logits, rows, targets, tile=tile, block=max(1, 2**25 // self.run.vocab_size))
         floats = self._to_host(torch.stack((stats.surprisal, stats.entropy, stats.shift)))
         ranks = self._to_host(stats.rank)
@@ -598,54 +680,52 @@ class HuggingFaceScorer:
         """Put the numbers of a batch where their chains are."""
         if flight.landed is not None:
             flight.landed.synchronize()
-        batch = flight.batch
-        layers = {name: values.numpy() for name, values in flight.layers.items()}  # (L, B, T)
-        shift, baseline = flight.hidden_shift.numpy(), flight.baseline.numpy()
-        masses = flight.step_masses.numpy()  # (L, B, S, K)
-        states = None if flight.states is None else flight.states.numpy()
-        for row, part in enumerate(batch):
+        found = {name: values.numpy() for name, values in flight.found.items()}
+        for row, part in enumerate(flight.batch):
             sequence, n = part.sequence, len(part.sequence.tokens)
             steps = len(sequence.step_tokens)
+            masses = found["step_masses"][row, :steps, : steps + 2]
             if id(sequence) not in partial:
                 partial[id(sequence)] = _Partial(
                     surprisal=_nan(n),
                     entropy=_nan(n),
                     rank=np.full(n, -1, np.int32),
                     logit_shift=_nan(n),
-                    layers={name: _nan(n, self.run.n_layers) for name in layers},
-                    hidden_shift=_nan(n, self.run.n_layers + 1),
+                    # the passes of a chain cover all of its tokens
+                    layers={name: np.empty((n, self.run.n_layers), np.float32) for name in _LAYER_MEASURES},
+                    hidden_shift=np.empty((n, self.run.n_layers + 1), np.float32),
                     question_surprisal=_nan(sequence.question.stop - sequence.question.start),
-                    step_masses=np.zeros((steps, steps + 2, self.run.n_layers)),
+                    step_masses=masses.copy(),
                 )
-            into = partial[id(sequence)]
+                into = partial[id(sequence)]
+            else:
+                into = partial[id(sequence)]
+                into.step_masses = into.step_masses.astype(np.float64) + masses
             chain = slice(part.keep, part.end)
             here = slice(part.context + part.keep - part.begin, part.length)  # the same tokens in the pass
-            for name, values in layers.items():
-                into.layers[name][chain] = values[:, row, here].T
-            into.hidden_shift[chain] = shift[:, row, here].T
-            into.step_masses += masses[:, row, :steps, : steps + 2].transpose(1, 2, 0)
-            into.baseline.append(
-                baseline[:, row] if part.end - part.keep > 1 else np.full_like(baseline[:, row], np.nan)
-            )
+            for name, values in into.layers.items():
+                values[chain] = found[name][row, here]
+            into.hidden_shift[chain] = found["hidden_shift"][row, here]
+            pair_mean = found["baseline"][row]
+            into.baseline.append(pair_mean.copy() if part.end - part.keep > 1 else np.full_like(pair_mean, np.nan))
             self._unpack_logits(part, here, chain, flight.statistics[row], into)
-            if states is not None:
-                if into.states is None:
-                    into.states = np.zeros((steps, len(states), states.shape[-1]))
-                into.states += states[:, row, :steps].transpose(1, 0, 2)
-            if flight.attends is not None:
+            if "states" in found:
+                states = found["states"][row, :steps].astype(np.float64)
+                into.states = states if into.states is None else into.states + states
+            if "attends_sum" in found:
                 if into.attends_sum is None or into.attends_layer is None:
                     into.attends_sum, into.attends_layer = _nan(n, steps), np.zeros((n, steps), np.int32)
-                total, layer = (x[row, here, 2 : steps + 2].numpy() for x in flight.attends)
-                into.attends_sum[chain], into.attends_layer[chain] = total, layer
-            if flight.peaks is not None:
+                into.attends_sum[chain] = found["attends_sum"][row, here, 2 : steps + 2]
+                into.attends_layer[chain] = found["attends_layer"][row, here, 2 : steps + 2]
+            if "peak_token" in found:
                 if into.peak_token is None or into.peak_mass is None or into.peak_layer is None:
                     into.peak_token = np.full((n, options.peaks), -1, np.int32)
                     into.peak_layer, into.peak_mass = into.peak_token.copy(), _nan(n, options.peaks)
-                token, mass, layer = (x[row, here].numpy() for x in flight.peaks)
-                found = token >= 0
-                into.peak_token[chain] = np.where(found, token - part.context + part.begin, -1)
-                into.peak_mass[chain] = np.where(found, mass, np.nan)
-                into.peak_layer[chain] = np.where(found, layer, -1)
+                token, mass, layer = (found[f"peak_{name}"][row, here] for name in ("token", "mass", "layer"))
+                seen = token >= 0
+                into.peak_token[chain] = np.where(seen, token - part.context + part.begin, -1)
+                into.peak_mass[chain] = np.where(seen, mass, np.nan)
+                into.peak_layer[chain] = np.where(seen, layer, -1)
 
     @staticmethod
     def _unpack_logits(part: _Pass, here: slice, chain: slice, stats: LogitStatistics, into: _Partial) -> None:
@@ -671,9 +751,8 @@ class HuggingFaceScorer:
     ) -> Trace:
         item, spans, n = sequence.item, sequence.step_tokens, len(sequence.tokens)
         counts = np.diff(spans, axis=1)[:, 0]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = found.step_masses / np.where(counts, counts, np.nan)[:, None, None]
-        rows = [means[step, : step + 3] for step in range(len(spans))]
+        query, key = _step_pairs(len(spans))
+        sums = found.step_masses[query, key].astype(np.float64)
         trace = Trace(
             chain=item.chain,
             steps=tuple(item.steps),
@@ -694,7 +773,7 @@ class HuggingFaceScorer:
             logit_shift=found.logit_shift,
             hidden_shift=found.hidden_shift,
             hidden_baseline=_mean_of_defined(np.stack(found.baseline)),
-            step_attention=np.concatenate(rows).astype(np.float32),
+            step_attention=(sums / np.where(counts, counts, np.nan)[query, None]).astype(np.float32),
             attention_shift=found.layers["attention_shift"],
             attention_previous=found.layers["attention_previous"],
             attention_sink=found.layers["attention_sink"],
@@ -913,6 +992,21 @@ def baseline_pairs(chain: Chain, count: int) -> npt.NDArray[np.int64]:
     left = generator.integers(0, count, BASELINE_PAIRS)
     right = (left + generator.integers(1, count, BASELINE_PAIRS)) % count
     return np.stack((left, right), 1)
+
+
+@lru_cache(maxsize=256)
+def _step_pairs(steps: int) -> tuple[Ints64, Ints64]:
+    """Step and bin of every entry of ``Trace.step_attention``: the bins up to a step's own, step after step."""
+    query = np.repeat(np.arange(steps), np.arange(steps) + 3)
+    return query, np.concatenate([np.arange(step + 3) for step in range(steps)] or [query])
+
+
+def _views(words: Tensor, length: int, steps: int) -> tuple[Layout, Tensor]:
+    """Layout and ids (B, T) of a packed batch: ids, bins as keys, steps as queries, then the pairs, in each row."""
+    ids, bins, queries = words[:, : 3 * length].view(-1, 3, length).unbind(1)
+    keep = (queries.unsqueeze(1) == torch.arange(steps, device=words.device)[:, None]).float()
+    pairs = words[:, 3 * length :].reshape(-1, BASELINE_PAIRS, 2).contiguous()
+    return Layout(bins, keep, pairs), ids
 
 
 def differences(left: Sequence[Trace], right: Sequence[Trace]) -> dict[str, float]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,13 +64,24 @@ def attention_fits(query: Tensor, key: Tensor, value: Tensor) -> bool:
 if triton is not None:
 
     @triton.jit
+    def _weigh(q, k, scale, lse, negative, seen, MASKED: tl.constexpr):
+        """Weights of one head in a block of keys; NEGATIVE gains their sum of weight × log2 of the weight."""
+        s = tl.dot(q, k) * scale - lse[:, None]  # log2 of the weight
+        if MASKED:
+            s = tl.where(seen, s, -1e30)
+        p = tl.exp2(s)
+        return p, negative + tl.sum(p * s, 1)
+
+    @triton.jit
     def _keys(
-        mass, negative, prev, q_at, q_h, lse_at, inside, k_at, o_at, low, high, limit, rows, scale, k_row, o_row, T,
-        MASKED: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr, G: tl.constexpr,
+        mass, negative, prev, q0, q1, q2, q3, lse0, lse1, lse2, lse3, k_at, o_at, low, high, limit, rows, scale,
+        k_row, o_row,
+        MASKED: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr, G: tl.constexpr,
     ):  # fmt: skip
         """Add keys ``low`` … ``high`` in blocks of BN; MASKED where a block may hold later keys or keys past ``limit``.
 
-        The weights of the G heads that share a key are summed before they meet the bins.
+        The weights of the G heads that share a key are summed before they meet the bins. The queries of all G heads stay
+        in shared memory for the whole loop; that lets the product of one head run beside the exponentials of another.
         """
         width = tl.arange(0, D)
         bins = tl.arange(0, KB)
@@ -85,15 +95,16 @@ if triton is not None:
             else:
                 k = tl.load(k_at + columns[None, :] * k_row + width[:, None])
                 o = tl.load(o_at + columns[:, None] * o_row + bins[None, :])
-            weight = tl.zeros([BM, BN], tl.float32)
-            for g in tl.static_range(G):
-                q = tl.load(q_at + g * q_h, mask=inside[:, None], other=0.0)
-                lse = tl.load(lse_at + g * T, mask=inside, other=0.0) * 1.4426950408889634
-                s = tl.dot(q, k) * scale - lse[:, None]  # log2 of the weight
-                if MASKED:
-                    s = tl.where(seen, s, -1e30)
-                p = tl.exp2(s)
-                negative += p * s
+                seen = rows
+            weight, negative = _weigh(q0, k, scale, lse0, negative, seen, MASKED)
+            if G > 1:
+                p, negative = _weigh(q1, k, scale, lse1, negative, seen, MASKED)
+                weight += p
+            if G > 2:
+                p, negative = _weigh(q2, k, scale, lse2, negative, seen, MASKED)
+                weight += p
+            if G > 3:
+                p, negative = _weigh(q3, k, scale, lse3, negative, seen, MASKED)
                 weight += p
             if MASKED:
                 prev += tl.sum(tl.where(columns[None, :] == rows[:, None] - 1, weight, 0.0), 1)
@@ -101,12 +112,18 @@ if triton is not None:
         return mass, negative, prev
 
     @triton.jit
+    def _query(q_at, lse_at, inside):
+        """Queries of one head and the logsumexp of their rows, in units of log 2."""
+        q = tl.load(q_at, mask=inside[:, None], other=0.0)
+        return q, tl.load(lse_at, mask=inside, other=0.0) * 1.4426950408889634
+
+    @triton.jit
     def _masses(
         Q, K, LSE, ONE_HOT, EDGES, MASS, ROWS,
         q_b, q_h, q_t, k_b, k_h, k_t, scale, H, T, WIDTH, CHUNKS, GROUPS, PER, rows_size,
         D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KB: tl.constexpr, G: tl.constexpr,
     ):  # fmt: skip
-        """Sums over G query heads of one key head: masses, and in ROWS entropy and previous mass."""
+        """Sums over G (1 to 4) query heads of one key head: masses, and in ROWS entropy and previous mass."""
         block = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest rows first
         b = tl.program_id(1) // GROUPS
         group = tl.program_id(1) % GROUPS
@@ -117,7 +134,15 @@ if triton is not None:
         k_at = K + b.to(tl.int64) * k_b + (group // PER) * k_h
         q_at = Q + b.to(tl.int64) * q_b + group * G * q_h + rows[:, None] * q_t + width[None, :]
         lse_at = LSE + (b * H + group * G).to(tl.int64) * T + rows
-        negative = tl.zeros([BM, BN], tl.float32)
+        q0, lse0 = _query(q_at, lse_at, inside)
+        q1, q2, q3, lse1, lse2, lse3 = q0, q0, q0, lse0, lse0, lse0
+        if G > 1:
+            q1, lse1 = _query(q_at + q_h, lse_at + T, inside)
+        if G > 2:
+            q2, lse2 = _query(q_at + 2 * q_h, lse_at + 2 * T, inside)
+        if G > 3:
+            q3, lse3 = _query(q_at + 3 * q_h, lse_at + 3 * T, inside)
+        negative = tl.zeros([BM], tl.float32)
         prev = tl.zeros([BM], tl.float32)
         end = tl.minimum(T, block * BM + BM)
         plain_end = block * BM - 1  # keys before this one are earlier than the previous token of every row
@@ -129,15 +154,15 @@ if triton is not None:
             o_at = ONE_HOT + b.to(tl.int64) * T * WIDTH + c * KB
             mass = tl.zeros([BM, KB], tl.float32)
             mass, negative, prev = _keys(
-                mass, negative, prev, q_at, q_h, lse_at, inside, k_at, o_at, low, middle, high, rows, scale, k_t,
-                WIDTH, T, False, D, BM, BN, KB, G,
+                mass, negative, prev, q0, q1, q2, q3, lse0, lse1, lse2, lse3, k_at, o_at, low, middle, high, rows,
+                scale, k_t, WIDTH, False, D, BN, KB, G,
             )  # fmt: skip
             mass, negative, prev = _keys(
-                mass, negative, prev, q_at, q_h, lse_at, inside, k_at, o_at, middle, high, high, rows, scale, k_t,
-                WIDTH, T, True, D, BM, BN, KB, G,
+                mass, negative, prev, q0, q1, q2, q3, lse0, lse1, lse2, lse3, k_at, o_at, middle, high, high, rows,
+                scale, k_t, WIDTH, True, D, BN, KB, G,
             )  # fmt: skip
             tl.store(MASS + out_row[:, None] * WIDTH + c * KB + bins[None, :], mass, mask=inside[:, None])
-        tl.store(ROWS + out_row, -0.6931471805599453 * tl.sum(negative, 1), mask=inside)
+        tl.store(ROWS + out_row, -0.6931471805599453 * negative, mask=inside)
         tl.store(ROWS + rows_size + out_row, prev, mask=inside)
 
     @triton.jit
@@ -188,84 +213,95 @@ if triton is not None:
         tl.store(OUT + 3 * out_size + out, entropy / H, mask=inside)
 
     @triton.jit
-    def _hidden(STATE, PAIRS, SHIFT, PAIR, s_b, s_t, T, P, D, BD: tl.constexpr):
-        """Program t < T: rows t-1 and t; program T + p: the p-th pair."""
-        t = tl.program_id(0)
+    def _hidden(STATE, PAIRS, SHIFT, PAIR, s_b, s_t, T, P, D, BLOCKS, R: tl.constexpr, BD: tl.constexpr):
+        """Program i < BLOCKS: R rows against the rows before them; the others: R of the pairs."""
+        block = tl.program_id(0)
         b = tl.program_id(1).to(tl.int64)
-        is_pair = t >= T
-        p = tl.maximum(t - T, 0)
-        left = tl.load(PAIRS + (b * P + p) * 2, mask=is_pair, other=0)
-        right = tl.load(PAIRS + (b * P + p) * 2 + 1, mask=is_pair, other=0)
-        left = STATE + b * s_b + tl.where(is_pair, left, tl.maximum(t - 1, 0)) * s_t
-        right = STATE + b * s_b + tl.where(is_pair, right, t) * s_t
-        xx = tl.zeros([BD], tl.float32)
-        yy = tl.zeros([BD], tl.float32)
-        xy = tl.zeros([BD], tl.float32)
+        row = block * R + tl.arange(0, R)  # T or more in the blocks of pairs
+        pair = (block - BLOCKS) * R + tl.arange(0, R)  # negative in the blocks of rows
+        paired = (pair >= 0) & (pair < P)
+        left = tl.load(PAIRS + (b * P + pair) * 2, mask=paired, other=0)
+        right = tl.load(PAIRS + (b * P + pair) * 2 + 1, mask=paired, other=0)
+        left = STATE + b * s_b + tl.where(paired, left, tl.minimum(tl.maximum(row - 1, 0), T - 1)) * s_t
+        right = STATE + b * s_b + tl.where(paired, right, tl.minimum(row, T - 1)) * s_t
+        xx = tl.zeros([R, BD], tl.float32)
+        yy = tl.zeros([R, BD], tl.float32)
+        xy = tl.zeros([R, BD], tl.float32)
         for d in range(0, D, BD):
             column = d + tl.arange(0, BD)
-            x = tl.load(left + column, mask=column < D, other=0.0).to(tl.float32)
-            y = tl.load(right + column, mask=column < D, other=0.0).to(tl.float32)
+            there = (column < D)[None, :]
+            x = tl.load(left[:, None] + column[None, :], mask=there, other=0.0).to(tl.float32)
+            y = tl.load(right[:, None] + column[None, :], mask=there, other=0.0).to(tl.float32)
             xx += x * x
             yy += y * y
             xy += x * y
         # the three sums of equal rows are equal, so their shift is exactly 0
-        length = tl.sqrt(tl.sum(xx, 0) * tl.sum(yy, 0))
-        shift = 1.0 - tl.sum(xy, 0) / tl.maximum(length, 1e-30)
-        if is_pair:
-            tl.store(PAIR + b * P + p, shift)
-        else:
-            tl.store(SHIFT + b * T + t, tl.where(t > 0, shift, float("nan")))
+        length = tl.sqrt(tl.sum(xx, 1) * tl.sum(yy, 1))
+        shift = 1.0 - tl.sum(xy, 1) / tl.maximum(length, 1e-30)
+        tl.store(PAIR + b * P + pair, shift, mask=paired)
+        tl.store(SHIFT + b * T + row, tl.where(row > 0, shift, float("nan")), mask=row < T)
 
     @triton.jit
-    def _logits(X, TARGET, SURPRISAL, ENTROPY, RANK, SUM, x_row, V, BV: tl.constexpr):
+    def _logits(X, TARGET, SURPRISAL, ENTROPY, RANK, SUM, x_row, V, LANES: tl.constexpr):
+        """One row in LANES lanes of 8 neighbouring items; a lane keeps its own maximum and sums until the end.
+
+        Within, logits and logarithms are in units of log 2.
+        """
         row = tl.program_id(0)
         at = X + row.to(tl.int64) * x_row
         target = tl.load(TARGET + row)
         known = target >= 0
         value = tl.load(at + tl.maximum(target, 0)).to(tl.float32)
-        m = -1e30
-        l = 0.0
-        e = 0.0
-        higher = 0
-        for v in range(0, V, BV):
-            column = v + tl.arange(0, BV)
-            x = tl.load(at + column, mask=column < V, other=-float("inf")).to(tl.float32)
-            higher += tl.sum((x > value).to(tl.int32), 0)
-            x = tl.maximum(x, -1e30)
-            top = tl.maximum(m, tl.max(x, 0))
-            s = x - top
-            p = tl.exp(s)
-            alpha = tl.exp(m - top)
-            e = alpha * (e + (m - top) * l) + tl.sum(p * s, 0)
-            l = l * alpha + tl.sum(p, 0)
+        items = (tl.arange(0, LANES) * 8)[:, None] + tl.arange(0, 8)[None, :]
+        m = tl.full([LANES], -1e30, tl.float32)
+        l = tl.zeros([LANES], tl.float32)
+        e = tl.zeros([LANES], tl.float32)
+        higher = tl.zeros([LANES], tl.int32)
+        for v in range(0, V, LANES * 8):
+            x = tl.load(at + v + items, mask=v + items < V, other=-float("inf")).to(tl.float32)
+            higher += tl.sum((x > value).to(tl.int32), 1)
+            x = tl.maximum(x, -1e30) * 1.4426950408889634
+            top = tl.maximum(m, tl.max(x, 1))
+            s = x - top[:, None]
+            p = tl.exp2(s)
+            alpha = tl.exp2(m - top)
+            e = alpha * (e + (m - top) * l) + tl.sum(p * s, 1)
+            l = l * alpha + tl.sum(p, 1)
             m = top
-        total = m + tl.log(l)
+        top = tl.max(m, 0)
+        alpha = tl.exp2(m - top)
+        mass = tl.sum(alpha * l, 0)
+        mean = tl.sum(alpha * (e + (m - top) * l), 0) / mass
+        total = (top + tl.log2(mass)) * 0.6931471805599453
         tl.store(SUM + row, total)
         tl.store(SURPRISAL + row, tl.where(known, total - value, float("nan")))
-        tl.store(ENTROPY + row, tl.log(l) - e / l)
-        tl.store(RANK + row, tl.where(known, higher, -1))
+        tl.store(ENTROPY + row, (tl.log2(mass) - mean) * 0.6931471805599453)
+        tl.store(RANK + row, tl.where(known, tl.sum(higher, 0), -1))
 
     @triton.jit
-    def _variation(X, BEFORE, SUM, BEFORE_SUM, SHIFT, x_row, V, has_before, BV: tl.constexpr):
-        """Total variation between row and row - 1; row 0 against BEFORE (the last row of the tile before)."""
-        row = tl.program_id(0)
-        at = X + row.to(tl.int64) * x_row
-        first = row == 0
-        prior = tl.where(first, BEFORE.to(tl.int64), (at - tl.where(first, 0, x_row)).to(tl.int64)).to(X.dtype)
-        now = tl.load(SUM + row)
-        then = tl.load(
-            tl.where(first, BEFORE_SUM.to(tl.int64), (SUM + tl.maximum(row - 1, 0)).to(tl.int64)).to(SUM.dtype)
-        )
-        total = 0.0
-        for v in range(0, V, BV):
-            column = v + tl.arange(0, BV)
-            x = tl.load(at + column, mask=column < V, other=-float("inf")).to(tl.float32)
-            y = tl.load(prior + column, mask=column < V, other=-float("inf")).to(tl.float32)
-            total += tl.sum(tl.abs(tl.exp(x - now) - tl.exp(y - then)), 0)
-        total = total * 0.5
-        if first:
-            total = tl.where(has_before != 0, total, float("nan"))
-        tl.store(SHIFT + row, total)
+    def _variation(X, BEFORE, SUM, BEFORE_SUM, PART, x_row, N, V, R: tl.constexpr, BV: tl.constexpr):
+        """Sum of |difference| of the distributions of row - 1 and row over BV items, for R rows one after the other.
+
+        Row 0 is compared with BEFORE (the last row of the tile before).
+        """
+        row = tl.program_id(0) * R
+        column = tl.program_id(1) * BV + tl.arange(0, BV)
+        there = column < V
+        at = X + row.to(tl.int64) * x_row + column
+        if row == 0:
+            x = tl.load(BEFORE + column, mask=there, other=-float("inf")).to(tl.float32)
+            then = tl.load(BEFORE_SUM)
+        else:
+            x = tl.load(at - x_row, mask=there, other=-float("inf")).to(tl.float32)
+            then = tl.load(SUM + row - 1)
+        before = tl.exp2(x * 1.4426950408889634 - then * 1.4426950408889634)
+        for r in tl.static_range(R):
+            last = tl.minimum(row + r, N - 1)  # rows past the end repeat the last one and are not stored
+            x = tl.load(at + (last - row) * x_row, mask=there, other=-float("inf")).to(tl.float32)
+            then = tl.load(SUM + last)
+            now = tl.exp2(x * 1.4426950408889634 - then * 1.4426950408889634)
+            tl.store(PART + tl.program_id(1) * N + last, tl.sum(tl.abs(now - before), 0), mask=row + r < N)
+            before = now
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -350,7 +386,7 @@ def attention(
     return out.transpose(1, 2).contiguous(), means, steps, rows
 
 
-_CONFIG = {64: (64, 64, 4, 2), 128: (128, 64, 8, 3)}
+_CONFIG = {64: (64, 64, 4, 3), 128: (64, 64, 4, 2)}
 """Head width → queries per program, keys per step, warps, pipeline stages (measured on an H200, see benchmarks)."""
 
 
@@ -379,11 +415,14 @@ def hidden_shift(state: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     state = state if state.stride(-1) == 1 else state.contiguous()
     B, T, D = state.shape
     P = pairs.shape[1]
+    pairs = pairs.contiguous()
     shift = torch.empty(B, T, dtype=torch.float32, device=state.device)
     pair = torch.empty(B, P, dtype=torch.float32, device=state.device)
-    _hidden[(T + P, B)](
-        state, pairs, shift, pair, state.stride(0), state.stride(1), T, P, D,
-        BD=min(1024, triton.next_power_of_2(D)), num_warps=4,
+    rows = 16
+    blocks = triton.cdiv(T, rows)
+    _hidden[(blocks + triton.cdiv(P, rows), B)](
+        state, pairs, shift, pair, state.stride(0), state.stride(1), T, P, D, blocks,
+        R=rows, BD=256, num_warps=4,
     )  # fmt: skip
     return shift, pair
 
@@ -400,10 +439,16 @@ def logit_rows(
     def floats() -> Tensor:
         return torch.empty(n, dtype=torch.float32, device=logits.device)
 
-    surprisal, entropy, shift, total = floats(), floats(), floats(), floats()
+    surprisal, entropy, total = floats(), floats(), floats()
     rank = torch.empty(n, dtype=torch.int32, device=logits.device)
-    block: dict[str, Any] = {"BV": 4096, "num_warps": 8}
-    _logits[(n,)](logits, targets, surprisal, entropy, rank, total, logits.stride(0), V, **block)
+    _logits[(n,)](logits, targets, surprisal, entropy, rank, total, logits.stride(0), V, LANES=256, num_warps=4)
     last, last_sum = before if before is not None else (logits[0], total[:1])
-    _variation[(n,)](logits, last, total, last_sum, shift, logits.stride(0), V, int(before is not None), **block)
+    rows, items = 8, 2048
+    part = torch.empty(triton.cdiv(V, items), n, dtype=torch.float32, device=logits.device)
+    _variation[(triton.cdiv(n, rows), len(part))](
+        logits, last, total, last_sum, part, logits.stride(0), n, V, R=rows, BV=items, num_warps=4
+    )
+    shift = part.sum(0).mul_(0.5)
+    if before is None:
+        shift[0] = torch.nan
     return surprisal, entropy, rank, shift, (logits[-1].clone(), total[-1:].clone())

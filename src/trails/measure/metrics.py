@@ -107,6 +107,7 @@ def logit_statistics(
             last = p[-1]
             # comparing into a float buffer and summing is several times faster than counting truth values
             rank[start:end] = torch.gt(x, target, out=torch.empty_like(x)).sum(1)
+        del logits, x  # the same
     surprisal[~known] = torch.nan
     rank[~known] = -1
     return LogitStatistics(surprisal, entropy, rank, shift)
