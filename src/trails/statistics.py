@@ -362,9 +362,8 @@ LEAD = 128
 which carry most of what neighbours have in common."""
 CLUSTER = 512
 """Mean number of vectors in a cluster."""
-SHARE = 0.01
-"""Share of the clusters that every vector is compared with, and the smallest number of them."""
-FEWEST = 8
+PROBES = 20
+"""Clusters that every vector is compared with: about 10,000 vectors, whatever the number of all."""
 ROUNDS = 2
 """Times that the neighbours of the neighbours are looked at."""
 BLOCK = 16_384
@@ -377,7 +376,7 @@ def nearest_others(
     k: int,
     *,
     exact: bool | None = None,
-    share: float = SHARE,
+    probes: int = PROBES,
     lead: int = LEAD,
     seed: int = 0,
 ) -> tuple[Longs, Floats]:
@@ -386,7 +385,7 @@ def nearest_others(
 
     Vectors have unit length. Up to :data:`EXACT_UP_TO` vectors every pair is compared. Beyond, vectors lie in clusters
     (spherical k-means on the ``lead`` first coordinates; an inverted file, Sivic and Zisserman 2003), and each is compared
-    with those in the ``share`` of the clusters whose centres are nearest. What lies in other clusters is looked for among the
+    with those in the ``probes`` clusters whose centres are nearest. What lies in other clusters is looked for among the
     neighbours of the neighbours (Dong, Moses, Li, "Efficient k-nearest neighbor graph construction", 2011). Cosines are exact,
     but a neighbour may be missed.
     """
@@ -410,7 +409,7 @@ def nearest_others(
     order = np.argsort(home, kind="stable")
     bounds = np.searchsorted(home[order], np.arange(count + 1)).tolist()
     found = _Best(vectors[order], group[order], k)
-    probes = min(max(round(share * count), FEWEST), count)
+    probes = min(probes, count)
     for start in range(0, n, BLOCK):
         block = order[start : start + BLOCK]
         wanted = np.empty((count, len(block)), np.bool_)
@@ -500,8 +499,8 @@ class _Best:
         links[:, :k] = self.index
         links[target[place < k], k + place[place < k]] = source[place < k]
         before = self.index.copy()
-        for start in range(0, n, 1024):
-            rows = np.arange(start, min(start + 1024, n))
+        for start in range(0, n, 256):
+            rows = np.arange(start, min(start + 256, n))
             near = links[rows]
             further = np.where(near[:, :, None] >= 0, before[near], -1).reshape(len(rows), -1)
             offered = np.sort(np.concatenate([near[:, k:], further], axis=1), axis=1)

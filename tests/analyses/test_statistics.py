@@ -151,7 +151,7 @@ def test_nearest_of_other_groups_are_those_of_all_pairs(exact: bool) -> None:
     every = unit[:400] @ unit.T
     every[group[:400, None] == group] = -np.inf
     truth = np.argsort(-every, axis=1)[:, :5]
-    found, cosine = nearest_others(unit, group, 5, exact=exact, share=0.1, lead=48)
+    found, cosine = nearest_others(unit, group, 5, exact=exact, probes=2, lead=48)
     assert (group[found] != group[:, None]).all()
     recall = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(truth.tolist(), found[:400].tolist(), strict=True)])
     assert recall >= (1.0 if exact else 0.95)
@@ -163,7 +163,7 @@ def test_nearest_of_other_groups_are_those_of_all_pairs(exact: bool) -> None:
 def test_neighbours_that_do_not_exist_are_told(exact: bool) -> None:
     unit, _ = planted_vectors(300, 6)
     group = np.where(np.arange(300) < 298, 0, np.arange(300))
-    found, cosine = nearest_others(unit, group, 5, exact=exact, share=1.0, lead=48)
+    found, cosine = nearest_others(unit, group, 5, exact=exact, lead=48)
     assert (np.sort(found[:298], axis=1)[:, 3:] == [298, 299]).all()  # two others exist
     assert (found[:298, 2:] == -1).all()
     assert np.isnan(cosine[:298, 2:]).all()
