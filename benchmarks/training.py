@@ -1,22 +1,22 @@
 """Export rate and memory, the cost of a training step against plain TRL, and microvariants of real chains.
 
-    python -m benchmarks.training [--chains 100000] [--only export,step]
+    python -m benchmarks.training [--chains 100000] [--only export,step,diff]
     python -m benchmarks.training --only variants [--chains 100] [--device cpu]
 
 Export: shards with the columns an export reads, ~165 tokens a chain as in GSM8K; baseline in the same run: the bare Arrow
-copy of the same columns to a Parquet file. Training step: median of a step of ``trails train`` against SFTTrainer on
-the same rows, same model (random Llama shape of SmolLM2-135M cut to four layers), same batches.
+copy of the same columns to a Parquet file. Training step: median of a step of ``trails train`` against SFTTrainer, and diff
+against measuring each chain once with both models: SmolLM2-135M-Instruct.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import tempfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,80 +158,135 @@ def bench_export(chains: int) -> None:
                 line(f"{format}{suffix} {' '.join(f'{k}={v}' for k, v in options.items())}", seen)
 
 
-def bench_step(steps: int = 6) -> None:
-    """Seconds per step of our trainer and of plain TRL, interleaved runs."""
+def bench_step(steps: int) -> None:
+    """Seconds per step of our trainer and of plain TRL, real model: same rows, adapter and batches, interleaved runs."""
+    import copy
+
     import torch
     from datasets import Dataset
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
+    from transformers import TrainerCallback
     from trl import SFTTrainer
 
-    from trails.measure.packaged import packaged_model
+    from trails.measure import open_scorer
     from trails.train import TrainOptions, _arguments, _with_adapter, train_rows
+    from trails.train.attention import TeacherMap
 
-    torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(packaged_model(), local_files_only=True)
+    scorer: Any = open_scorer(device="cpu")
     rng = np.random.default_rng(0)
+    layers = scorer.run.n_layers
     rows: list[dict[str, Any]] = []
-    for _ in range(4 * steps):
-        ids = rng.integers(10, VOCABULARY - 10, 160).tolist()
+    teachers = {}
+    for number in range(4 * steps):
+        ids = rng.integers(10, scorer.run.vocab_size - 10, 160).tolist()
+        edges = np.linspace(40, 160, 6).astype(int).tolist()
+        spans = [
+            {"step": k, "start": a, "end": b, "role": "NONE"} for k, (a, b) in enumerate(itertools.pairwise(edges))
+        ]
         rows.append(
             {
                 "input_ids": ids,
                 "labels": [-100] * 40 + ids[40:],
                 "loss_weights": [0.0] * 40 + [1.0] * 120,
-                "step_spans": [{"step": 0, "start": 40, "end": 160, "role": "NONE"}],
+                "step_spans": spans,
                 "offset": 40,
-                "chain": "c",
+                "chain": f"c{number}",
                 "layers": [],
             }
         )
-
-    def model() -> Any:
-        torch.manual_seed(0)
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=VOCABULARY,
-                hidden_size=576,
-                intermediate_size=1536,
-                num_hidden_layers=4,
-                num_attention_heads=9,
-                num_key_value_heads=3,
-                tie_word_embeddings=True,
-            )
-        )
+        bins = [rng.dirichlet(np.ones(k + 3), layers).T for k in range(5)]
+        teachers[f"c{number}"] = TeacherMap(np.concatenate(bins).astype(np.float32), 5)
 
     class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.times: list[float] = []
+        def __init__(self, name: str) -> None:
+            self.name = name
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.start = time.process_time()
+            self.start, self.cpu = time.perf_counter(), time.process_time()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.times.append(time.process_time() - self.start)
+            if state.global_step > 1:
+                found[self.name].append((time.perf_counter() - self.start, time.process_time() - self.cpu))
 
-    options = TrainOptions(steps=steps, batch=4)
-    found: dict[str, list[float]] = {"trails": [], "plain TRL": []}
+    found: dict[str, list[tuple[float, float]]] = {"plain TRL": [], "lm": [], "attention": []}
     for _ in range(2):
-        with tempfile.TemporaryDirectory() as name:
-            clock = Clock()
-            train_rows(rows, Path(name) / "a", model(), tokenizer, options, identity={}, callbacks=[clock])
-            found["trails"] += clock.times[1:]
-            clock = Clock()
-            arguments = _arguments(Path(name) / "b", steps, options)
-            arguments.dataset_kwargs = None
-            arguments.remove_unused_columns = True
-            data = Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows])
-            SFTTrainer(
-                _with_adapter(model(), options, ()),
-                arguments,
-                train_dataset=data,
-                processing_class=tokenizer,
-                callbacks=[clock],
-            ).train()
-            found["plain TRL"] += clock.times[1:]
-    ours, plain = (statistics.median(found[name]) for name in ("trails", "plain TRL"))
-    print(f"training step: {ours:.3f} CPU s, plain TRL {plain:.3f} CPU s, ratio {ours / plain:.2f}")
+        for name in found:
+            options = TrainOptions(steps=steps, batch=4, targets="all")
+            model = copy.deepcopy(scorer.model)
+            with tempfile.TemporaryDirectory() as folder:
+                if name == "plain TRL":
+                    arguments = _arguments(Path(folder), steps, options)
+                    arguments.dataset_kwargs = None
+                    arguments.remove_unused_columns = True
+                    data = Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows])
+                    SFTTrainer(
+                        _with_adapter(model, options, ()),
+                        arguments,
+                        train_dataset=data,
+                        processing_class=scorer.tokenizer,
+                        callbacks=[Clock(name)],
+                    ).train()
+                else:
+                    train_rows(
+                        rows,
+                        Path(folder) / "a",
+                        model,
+                        scorer.tokenizer,
+                        replace(options, objective=name),
+                        identity={},
+                        teachers=teachers if name == "attention" else None,
+                        callbacks=[Clock(name)],
+                    )
+            del model
+    plain = np.median(found["plain TRL"], axis=0)
+    print(
+        f"training step, {torch.get_num_threads()} threads, 4 rows of 160 tokens, 120 of them with loss; adapter on all"
+    )
+    for name, times in found.items():
+        wall, cpu = np.median(times, axis=0)
+        print(f"  {name:>10}: {wall:.2f} s, {cpu:.2f} CPU s; of plain TRL {wall / plain[0]:.2f}, {cpu / plain[1]:.2f}")
+
+
+def bench_diff(chains: int) -> None:
+    """What a diff costs beyond measuring the chains once with each model: noise floor, divergence, comparison."""
+    from trails.measure import MeasureOptions, Segmented, open_scorer
+    from trails.measure.packaged import packaged_model
+    from trails.pipeline.again import difference, groups_of
+    from trails.segment import segment
+    from trails.train import TrainOptions, train_rows
+    from trails.train.probe import text_row
+
+    items = [Segmented(chain, segment(chain)) for chain in real_chains(chains) if len(chain.text) < 2000]
+    model = str(packaged_model())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base: Any = open_scorer(model, device="cpu")
+        rows = [text_row(base.tokenizer, i.chain.text, i.chain.question, chain=i.chain.id) for i in items[:2]]
+        other: Any = open_scorer(model, device="cpu")
+        train_rows(rows, folder / "a", other.model, other.tokenizer, TrainOptions(steps=1, batch=1), identity={})
+        trained: Any = open_scorer(model, device="cpu", adapter=folder / "a")
+        cost: dict[str, float] = {}
+        with TraceStore(folder / "home", write=True) as store:
+            for part, scorer in (("base", base), ("adapter", trained)):
+                scorer.measure(items[:1], MeasureOptions())
+                began = time.perf_counter()
+                store.put_run(scorer.run)
+                for item in items:
+                    store.write(scorer.measure([item], MeasureOptions()))
+                cost[part] = time.perf_counter() - began
+            sources = {item.chain.id: item.chain.source for item in items}
+            groups = groups_of(sources, None, ["spinoza/ethics"])
+            for part, options in (
+                ("comparison", {"noise": 0, "kl": 0}),
+                ("and noise", {"kl": 0}),
+                ("and divergence", {}),
+            ):
+                began = time.perf_counter()
+                difference(store, base.run, trained.run.id, groups, lambda: base, adapter=folder / "a", **options)
+                cost[part] = time.perf_counter() - began
+        both = cost["base"] + cost["adapter"]
+        print(f"diff of {len(items)} chains, seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in cost.items()))
+        for part in ("comparison", "and noise", "and divergence"):
+            print(f"  measuring both once, then {part}: {(both + cost[part]) / both:.2f} of measuring both once")
 
 
 def real_chains(count: int) -> list[Any]:
@@ -308,13 +363,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chains", type=int, default=0, help="export: 100,000; variants: 100")
     parser.add_argument("--start", type=int, default=0, help="variants: the first chain, to run in parts")
-    parser.add_argument("--only", default="export,step")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--only", default="export,step,diff")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     if "export" in given.only:
         bench_export(given.chains or 100_000)
     if "step" in given.only:
-        bench_step()
+        bench_step(given.steps)
+    if "diff" in given.only:
+        bench_diff(given.chains or 60)
     if "variants" in given.only:
         bench_variants(given.chains or 100, given.device, given.start)
 

@@ -26,7 +26,7 @@ from trails.errors import UsageError
 from trails.export import axolotl, canonical, llama_factory, messages, ms_swift, prompt_completion, trl
 from trails.export.card import Counts, card, findings
 from trails.export.choose import apply_mask, apply_weights, parse_mask, parse_weights
-from trails.export.files import SUFFIXES, ahead, write_file
+from trails.export.files import SAVED, SUFFIXES, ahead, describe_saved, write_file
 from trails.export.order import arrange, parse_order, stratified_spread
 from trails.export.record import COLUMNS, IGNORED, RECORD, build, coalesce, ragged
 from trails.export.spill import Spill
@@ -45,6 +45,7 @@ WRITERS: dict[str, Writer] = {
         axolotl.WRITER,
         axolotl.SEGMENT_WRITER,
         llama_factory.WRITER,
+        llama_factory.TOKEN_WRITER,
         ms_swift.WRITER,
         canonical.WRITER,
     )
@@ -163,25 +164,29 @@ def export_selection(
         if options.split:
             parts["held_out"] = order[held[order]][np.sort(np.unique(order[held[order]], return_index=True)[1])]
         hashes: dict[str, str] = {}
+        digests: dict[str, str] = {}
         shared = 0
         spill.read()
         for split, rows in parts.items():
             chunks = _chunks(spill, rows, split)
-            hashes[files[split].name] = write_file(map(writer.convert, chunks), writer.schema, files[split])
+            digests[split] = write_file(map(writer.convert, chunks), writer.schema, files[split])
+            hashes[_beside_card(files[split], card_file)] = digests[split]
             if beside:
                 chunks = _chunks(spill, rows, split)
                 schema = pa.schema([RECORD.field(name) for name in PROVENANCE])
                 hashes[beside[split].name] = write_file((t.select(PROVENANCE) for t in chunks), schema, beside[split])
         if options.split and len(facts.ids) <= 2_000:  # a second way to the same answer, where it fits in memory
             shared = _shared(spill, parts)
+    if writer.folder:
+        describe_saved(to, {files[split].parent.name: digest for split, digest in digests.items()})
     lost = _lost(writer, options, facts)
     lint = facts.lint()
     counts = facts.counts(order, held, components, largest, shared)
     # names as they lie beside the card, so that the same export into another folder gives the same card
-    settings = writer.settings.replace("FILE", files["train"].name)
+    settings = writer.settings.replace("FILE", to.name if writer.folder else files["train"].name)
     text = card(
-        title=files["train"].stem,
-        files={split: path.name for split, path in files.items()},
+        title=to.name if writer.folder else files["train"].stem,
+        files={split: _beside_card(path, card_file) for split, path in files.items()},
         run=run,
         selection=selection.text,
         statement=selection.statement,
@@ -206,9 +211,7 @@ def export_selection(
         hashes=hashes,
     )
     card_file.write_text(text, encoding="utf-8")
-    return ExportReport(
-        files, card_file, hashes[files["train"].name], counts, tuple(lost), tuple(lint), writer.name, settings
-    )
+    return ExportReport(files, card_file, digests["train"], counts, tuple(lost), tuple(lint), writer.name, settings)
 
 
 def writer_named(name: str) -> Writer:
@@ -274,21 +277,33 @@ def _places(to: Path, writer: Writer, options: ExportOptions) -> tuple[dict[str,
     raw_json = any((writer_field.metadata or {}).get(b"json") for writer_field in writer.schema)
     if to.suffix and to.suffix not in SUFFIXES:
         raise UsageError(f"{to} ends in {to.suffix!r}. Write a name that ends in {' or '.join(SUFFIXES)}, or a folder.")
+    if to.suffix and writer.folder:
+        raise UsageError(f"format {writer.name!r} is a folder. Write a name without {to.suffix!r}.")
     if to.suffix == ".parquet" and raw_json:
         raise UsageError(f"format {writer.name!r} has rows that Parquet cannot hold. Write a name that ends in .jsonl.")
     if to.suffix:
         stem, folder, suffix, card_file = to.stem, to.parent, to.suffix, to.with_name(f"{to.stem}.README.md")
     else:
         stem, folder, suffix, card_file = "train", to, ".jsonl" if raw_json else ".parquet", to / "README.md"
-    files = {"train": folder / f"{stem}{suffix}"}
-    if options.split:
-        files["held_out"] = folder / f"{stem}.held_out{suffix}"
-    beside = {k: path.with_name(f"{path.stem}.graph.jsonl") for k, path in files.items()} if writer.beside else {}
+    if writer.folder:  # the names that trainers look for
+        files = {"train": to / "train" / SAVED, "held_out": to / "validation" / SAVED}
+        named = {split: to / path.parent.name for split, path in files.items()}
+    else:
+        files = {"train": folder / f"{stem}{suffix}", "held_out": folder / f"{stem}.held_out{suffix}"}
+        named = {split: path.with_suffix("") for split, path in files.items()}
+    if not options.split:
+        del files["held_out"]
+    beside = {k: named[k].with_name(f"{named[k].name}.graph.jsonl") for k in files} if writer.beside else {}
     if not options.overwrite:
         for path in (*files.values(), card_file, *beside.values()):
             if path.exists():
                 raise UsageError(f"{path} exists. Choose another name, or add --overwrite.")
     return files, card_file, beside
+
+
+def _beside_card(path: Path, card_file: Path) -> str:
+    """A file's name as seen from the card."""
+    return path.relative_to(card_file.parent).as_posix()
 
 
 def _refusal(writer: Writer, what: str, kept: str) -> str:

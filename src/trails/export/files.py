@@ -7,6 +7,7 @@ Python one by one.
 from __future__ import annotations
 
 import hashlib
+import json
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,8 @@ from trails.errors import StoreError
 
 DIGITS = 6
 SUFFIXES = (".jsonl", ".parquet")
+SAVED = "data-00000-of-00001.arrow"
+"""Name of the rows' file in a folder that ``datasets`` opens."""
 RAW_JSON = {"json": "1"}
 """Metadata of a string field that holds JSON, to be written as it is: for rows whose shape Arrow has no type for."""
 
@@ -138,6 +141,10 @@ def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str
             with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts) as writer:
                 for table in ahead(tables):
                     writer.write_table(table.cast(schema))
+        elif path.suffix == ".arrow":
+            with pa.ipc.new_stream(str(temporary), schema) as stream:
+                for table in ahead(tables):
+                    stream.write_table(table.cast(schema))
         else:
             with temporary.open("wb") as file:
                 for table in ahead(tables):
@@ -149,6 +156,25 @@ def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str
     finally:
         temporary.unlink(missing_ok=True)
     return digest
+
+
+def describe_saved(folder: Path, digests: dict[str, str]) -> None:
+    """Make a folder of ``SPLIT/data-00000-of-00001.arrow`` files what ``datasets.load_from_disk`` opens. ``digests`` are the
+    SHA-256 of the files, by split; they also name the data sets in the library's cache.
+    """
+    for split, digest in digests.items():
+        state: dict[str, Any] = {
+            "_data_files": [{"filename": SAVED}],
+            "_fingerprint": digest[:16],
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": split,
+        }
+        for name, value in (("state.json", state), ("dataset_info.json", {})):
+            (folder / split / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(digests)}) + "\n", encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,8 @@
-"""``llama-factory``: instruction and output (its alpaca layout); the entry for ``dataset_info.json`` is in the card."""
+"""``llama-factory`` (texts in its alpaca layout) and ``llama-factory-tokens`` (token ids and labels) for LLaMA-Factory.
+
+The first is tokenised by the trainer and loses a mask. The second is the folder that the trainer's ``tokenized_path`` loads as
+it is, labels included; it may hold no other columns, so the provenance lies beside it, line by line.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ import pyarrow as pa
 
 from trails.export.messages import answers
 from trails.export.record import RECORD
-from trails.export.writer import PROVENANCE, Writer
+from trails.export.writer import PROVENANCE, Writer, pick
 
 SCHEMA = pa.schema(
     [("instruction", pa.string()), ("output", pa.string()), *(RECORD.field(name) for name in PROVENANCE)]
 )
+
+TOKEN_SCHEMA = pa.schema([RECORD.field(name) for name in ("input_ids", "attention_mask", "labels")])
 
 
 def _convert(table: pa.Table) -> pa.Table:
@@ -31,4 +37,20 @@ WRITER = Writer(
         "dataset: trails\ntemplate: empty\ndisable_shuffling: true"
     ),
     chat=True,
+)
+
+
+def _tokens(table: pa.Table) -> pa.Table:
+    return pick(table, TOKEN_SCHEMA)
+
+
+TOKEN_WRITER = Writer(
+    name="llama-factory-tokens",
+    trainer="LLaMA-Factory, pre-tokenised",
+    convert=_tokens,
+    schema=TOKEN_SCHEMA,
+    keeps=frozenset({"mask", "order"}),
+    settings="tokenized_path: FILE\ndisable_shuffling: true\npacking: false",
+    beside=True,
+    folder=True,
 )

@@ -1,6 +1,7 @@
 """``ms-swift``: the user's turn as text, the assistant's as token ids with a loss scale each (ms-swift 4.6).
 
-The one trainer here that takes a weight per token as it is. A token that is masked has scale 0.
+The one trainer here that takes a weight per token as it is. A token that is masked has scale 0. Without
+``--is_binary_loss_scale false`` it uses the weights as a mask only: whatever is above 0 counts 1.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ WRITER = Writer(
     keeps=frozenset({"mask", "weights", "order"}),
     reads=("question", "input_ids", "loss_weights"),
     settings=(
-        "swift sft --dataset FILE --loss_scale default --packing false"
+        "swift sft --dataset FILE --loss_scale default --is_binary_loss_scale false --packing false"
         " --dataset_shuffle false --train_dataloader_shuffle false"
     ),
 )

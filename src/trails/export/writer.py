@@ -25,7 +25,8 @@ class Writer:
     that its rows have, too. ``keeps`` says what survives: ``mask`` (any
     set of labelled tokens; without it only rows whose labels are exactly the completion), ``weights`` (a number per
     token), ``order``. ``settings`` are the lines a user must give the trainer so that it does survive. ``beside`` writes
-    the provenance columns to a second file, for trainers that accept no further columns. ``chat`` says that a row is
+    the provenance columns to a second file, for trainers that accept no further columns. ``folder`` writes a data set as the
+    library ``datasets`` saves it to disk, for trainers that load only that. ``chat`` says that a row is
     question and whole chain, so that a prompt cannot hold a part of the chain.
     """
 
@@ -37,6 +38,7 @@ class Writer:
     settings: str
     reads: tuple[str, ...] = ()
     beside: bool = False
+    folder: bool = False
     chat: bool = False
 
 
