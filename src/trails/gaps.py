@@ -700,7 +700,7 @@ def calibrate(
     every = shortened(corpus, seed=seed)
     cases, rest = every[:limit], every[limit:] if limit is not None else []
     if len(cases) < MIN_CHAINS:
-        reason = f"{len(cases)} chains have four steps or more, a calibration needs {MIN_CHAINS}: ingest more"
+        reason = f"{len(cases)} of {len(corpus)} chains have four steps or more, a calibration needs {MIN_CHAINS}: ingest more"
         return Calibration(run, len(cases), (), (), (), tuple(Withheld(name, reason) for name in (*NAMES, "all")))
     known = background(corpus)
     measured: Iterator[Trace | Segmented] = iter(item for _, item, _ in cases)
@@ -959,7 +959,8 @@ def find(traces: Iterable[Trace], calibration: Calibration | None = None) -> Gap
         notes.append(f"{short} of {len(corpus)} chains have one step and therefore no seam")
     if not any(trace.nll_given_all is not None for trace in corpus):
         notes.append(
-            "no premises were measured; 'trails ingest PATH --premises' adds context_gain and premise_usefulness"
+            "no premises were measured; context_gain and premise_usefulness need another home: "
+            "trails ingest PATH --premises --home FOLDER"
         )
     known = background(corpus)
     table = _table(
