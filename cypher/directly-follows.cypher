@@ -8,9 +8,10 @@
 // returns expected: float, pairs of steps by chance, from how often each role comes first and second
 // returns nll: float, nats per token of the later step, given everything before
 // returns premise_usefulness: float, nats per token that the earlier step saves; null if not measured
-MATCH (a:Step)-[l:LEADS_TO]->(b:Step)
+MATCH (:Step)-[l:LEADS_TO]->(:Step)
 WHERE $run = '' OR l.run = $run
-WITH a.role AS role, b.role AS next, count(l) AS n, avg(l.nll_given_all) AS nll, avg(l.premise_usefulness) AS useful
+WITH l.roles AS roles, count(l) AS n, avg(l.nll_given_all) AS nll, avg(l.premise_usefulness) AS useful
+WITH split(roles, '>')[0] AS role, split(roles, '>')[1] AS next, n, nll, useful
 WITH next, sum(n) AS as_second, collect({role: role, n: n, nll: nll, useful: useful}) AS firsts
 UNWIND firsts AS pair
 WITH pair.role AS role, sum(pair.n) AS as_first,

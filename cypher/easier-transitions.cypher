@@ -13,12 +13,12 @@
 // returns hidden_change: float, 0..2, hidden shift after minus before
 MATCH (c:Chain)-[x:MEASURED]->(:Run {id: $before})
 MATCH (c)-[y:MEASURED]->(:Run {id: $after})
-WITH c, y.mean_surprisal - x.mean_surprisal AS chain_change ORDER BY chain_change, c.id LIMIT $chains
-MATCH (a:Token {chain: c.id})-[r:NEXT]->(b:Token)
+WITH c.id AS id, y.mean_surprisal - x.mean_surprisal AS chain_change ORDER BY chain_change, id LIMIT $chains
+MATCH (a:Token {chain: id})-[r:NEXT]->(b:Token)
 WHERE r.run = $before
 MATCH (a)-[q:NEXT]->(b)
 WHERE q.run = $after
-RETURN c.id AS chain, b.position AS position, b.piece AS piece, r.surprisal AS before, q.surprisal AS after,
+RETURN id AS chain, b.position AS position, b.piece AS piece, r.surprisal AS before, q.surprisal AS after,
        q.surprisal - r.surprisal AS change, q.hidden_shift - r.hidden_shift AS hidden_change
 ORDER BY change, chain, position
 LIMIT $limit

@@ -14,9 +14,9 @@
 // returns run: string, id
 MATCH (c:Chain)-[m:MEASURED]->(:Run)
 WHERE ($run = '' OR m.run = $run) AND m.max_surprisal IS NOT NULL
-WITH c, m ORDER BY m.max_surprisal DESC, c.id LIMIT $limit
-MATCH (c)-[:HAS_STEP]->(s:Step)-[x:MEASURED_STEP]->(:Run)
-WHERE x.run = m.run AND x.max_surprisal IS NOT NULL
+WITH c.id AS id, m.run AS of_run, m.max_surprisal AS most ORDER BY most DESC, id LIMIT $limit
+MATCH (c:Chain {id: id})-[:HAS_STEP]->(s:Step)-[x:MEASURED_STEP]->(:Run)
+WHERE x.run = of_run AND x.max_surprisal IS NOT NULL
 WITH s, x ORDER BY x.max_surprisal DESC, s.chain, s.index LIMIT $limit
 MATCH (b)-[r:BEGINS|NEXT]->(t:Token {chain: s.chain, step: s.index})
 WHERE r.run = x.run AND r.surprisal IS NOT NULL

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from trails.errors import StoreError
+from trails.schema import Role
 from trails.store.queries import NamedQuery, named_queries
 
 FAVOURITES = "trails-favourites.zip"
@@ -44,6 +45,27 @@ RELATIONSHIP_STYLES = {
     "AT": ("#f28f43", 2, ""),
     "SIMILAR": ("#9467bd", 2, "{cosine}"),
 }
+ROLE_COLOURS = {
+    Role.IF: "#1f5fa8",
+    Role.WHEN: "#4a90c2",
+    Role.UNLESS: "#6a51a3",
+    Role.THEN: "#2ca25f",
+    Role.THEREFORE: "#006d2c",
+    Role.BECAUSE: "#b8860b",
+    Role.BUT: "#cb181d",
+    Role.HOWEVER: "#ef6548",
+    Role.AND: "#5f7f8c",
+    Role.OR: "#8c6bb1",
+    Role.NEXT: "#41a6a6",
+    Role.EXAMPLE: "#dd8452",
+    Role.RESTATE: "#937860",
+    Role.QUESTION: "#c2569b",
+    Role.ANSWER: "#222222",
+    Role.NONE: "#9a9a9a",
+}
+ROLE_LABELS = "MATCH (s:Step) SET s:$(s.role)"
+"""Gives every step its role as a second label, because the Browser colours by label only. For a person to type; whatever reads
+the graph asks for the label Step and sees no difference."""
 
 
 def favourite(query: NamedQuery) -> str:
@@ -63,6 +85,10 @@ def style_sheet() -> str:
             f"node.{label} {{\n  diameter: {size}px;\n  color: {colour};\n  border-color: {colour};\n  border-width: 2px;\n"
             f'  text-color-internal: #ffffff;\n  font-size: 10px;\n  caption: "{caption}";\n}}'
         )
+    # later rules win: a step that has its role as a label takes the role's colour
+    parts += [
+        f"node.{role} {{\n  color: {colour};\n  border-color: {colour};\n}}" for role, colour in ROLE_COLOURS.items()
+    ]
     parts.append(
         "relationship { color: #a5abb6; shaft-width: 1px; font-size: 8px; padding: 3px; text-color-external: #000000; "
         'text-color-internal: #ffffff; caption: "<type>"; }'
@@ -90,6 +116,9 @@ code{{background:#f0f0f0;padding:0 .2em}}</style></head><body>
 <ol>
 <li>Drop <code>{FAVOURITES}</code> on the Browser's window: the folder <i>trails</i> appears under the star on the left.</li>
 <li>Drop <code>{STYLE}</code> on it: captions and colours.</li>
+<li>For steps in the colours of their roles, type <code>{html.escape(ROLE_LABELS)}</code> once: the Browser colours by label
+only, so this makes each role a second label. Nothing else changes; take it back with
+<code>MATCH (s:Step) REMOVE s:IF:THEN:BUT</code> and so on. Repeat it after loading more chains.</li>
 <li>Click a favourite, change the <code>:param</code> lines, run it (Ctrl+Enter).</li>
 </ol>
 <p><b>The Browser connects in write mode.</b> A statement with CREATE, SET or DELETE changes the graph.
