@@ -200,6 +200,22 @@ def test_equal_grams_meet_and_others_do_not(rows: list[list[int]], gram: int) ->
     assert len(set(known.values())) == len(known)
 
 
+def test_a_variant_stays_on_the_side_of_its_parent() -> None:
+    rows = [list(range(20 * i, 20 * i + 20)) for i in range(6)]  # no gram in common
+    keys = [("c0", ""), ("c1", ""), ("c2", ""), ("c3", "c0"), ("c4", "c1"), ("c5", "c0")]
+    sides = []
+    for seed in range(8):
+        with GramIndex() as index:
+            index.add(rows_to_ragged(rows[:3]), keys[:3])
+            index.add(rows_to_ragged(rows[3:]), keys[3:])
+            found = index.split(0.4, [f"e{i}" for i in range(6)], ["f"] * 6, seed)
+        assert found.components == 3
+        assert found.held_out[0] == found.held_out[3] == found.held_out[5]
+        assert found.held_out[1] == found.held_out[4]
+        sides.append(found.held_out.tolist())
+    assert sum(map(any, sides)) > 4
+
+
 def test_split_of_real_looking_rows(make_home, tmp_path: Path) -> None:
     shared = " ".join(f"s{i}" for i in range(20))
     chains = [

@@ -108,6 +108,15 @@ def test_a_hole_between_selected_steps_needs_a_format_with_masks(make_home, tmp_
         assert "## Lost on purpose" in report.card.read_text()
 
 
+def test_a_mask_by_numbers_counts_as_a_mask_of_its_rows(make_home, tmp_path: Path) -> None:
+    home = make_home(6)
+    lower = min(float(np.nanmax(trace.surprisal)) for trace in home.traces)  # takes a token of every row
+    with pytest.raises(UsageError, match="'prompt-completion' .* would lose the mask of 6 of 6 rows"):
+        export(home, tmp_path / "o.jsonl", format="prompt-completion", mask=f"surprisal<{lower}")
+    report = export(home, tmp_path / "o.jsonl", format="prompt-completion", mask="surprisal<1000000")
+    assert report.lost == ()
+
+
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_every_format_writes_every_row_with_its_provenance(make_home, tmp_path: Path, name: str) -> None:
     home = make_home(10)

@@ -46,7 +46,7 @@ def json_text(values: pa.Array) -> pa.Array:
     if pa.types.is_floating(kind):
         numbers = np.round(values.to_numpy(zero_copy_only=False).astype(np.float64), DIGITS)
         text = pa.array(numbers).cast(pa.string())
-        whole = pa.array((numbers == np.trunc(numbers)) & (np.abs(numbers) < 1e9))  # larger ones have an exponent
+        whole = pa.array((numbers == np.trunc(numbers)) & (np.abs(numbers) < 1e10))  # larger ones have an exponent
         text = pc.if_else(whole, pc.binary_join_element_wise(text, ".0", ""), text)
         return pc.if_else(pa.array(np.isfinite(numbers)), text, "null")
     if pa.types.is_list(kind):
