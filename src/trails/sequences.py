@@ -591,21 +591,18 @@ def shared_windows(tokens: Ints, offsets: Longs, size: int) -> Longs:
         if not len(repeated):
             continue
         heads = np.flatnonzero(np.append(True, mine[repeated][1:] != mine[repeated][:-1]))
-        member = order[repeated] if part is _ALL else part[order[repeated]]
+        member = part[order[repeated]]
         owner = chain[begins[member]]
         several = np.minimum.reduceat(owner, heads) != np.maximum.reduceat(owner, heads)
         shared[member] = np.repeat(several, np.diff(np.append(heads, len(member))))
     return begins[shared]
 
 
-_ALL = slice(None)
-
-
-def _divided(keys: Keys) -> Iterable[Longs | slice]:
+def _divided(keys: Keys) -> Iterable[Longs]:
     """Indices of the keys in parts of about :data:`_PART`, equal keys in one part: by their leading bits, with a radix sort."""
     bits = min(max(len(keys).bit_length() - _PART.bit_length(), 0), 16)
     if not bits:
-        yield _ALL
+        yield np.arange(len(keys))
         return
     leading = (keys >> np.uint64(64 - bits)).astype(np.uint16)
     order = np.argsort(leading, kind="stable")
