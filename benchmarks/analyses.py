@@ -274,7 +274,7 @@ def section_near(data: Path, args: argparse.Namespace) -> None:
     (usearch) beside it on the smaller sets.
     """
     real, of = step_states(data, args)
-    for count in (27_000, 100_000, args.vectors):
+    for count in args.vectors:
         raw, chain = many_steps(real, of, count, args.noise)
         white = fit_whitening(raw)(raw)
         del raw
@@ -551,7 +551,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("sections", nargs="*", default=["overlaps", "map"], choices=[*SECTIONS, []])
     parser.add_argument("--chains", type=int, default=300)
-    parser.add_argument("--vectors", type=int, default=1_000_000, help="step vectors of the section near")
+    parser.add_argument(
+        "--vectors", type=int, nargs="+", default=[1_000_000], help="numbers of step vectors of section near"
+    )
     parser.add_argument(
         "--noise", type=float, default=1.0, help="how far copies of real steps are moved, in section near"
     )
