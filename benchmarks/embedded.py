@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.schema import RELATIONSHIP, Run, Trace
-from trails.store.base import GraphBatch
+from trails.store.base import GraphBatch, GraphStore
 from trails.store.digest import compare, graph_digest
 from trails.store.embedded import EmbeddedStore
 from trails.store.queries import named_queries
@@ -94,9 +94,7 @@ def encodings(traces: Sequence[Trace]) -> dict[str, float]:
     }
 
 
-def latencies(
-    store: EmbeddedStore, traces: Sequence[Trace], run: Run, repeats: int
-) -> list[tuple[str, list[float], int]]:
+def latencies(store: GraphStore, traces: Sequence[Trace], run: Run, repeats: int) -> list[tuple[str, list[float], int]]:
     """Milliseconds of every call and rows of every named query; warm, with other parameters at each call."""
     rows = []
     chains = [row[0] for row in store.run("MATCH (c:Chain) RETURN c.id ORDER BY c.id", max_rows=10**6).rows]

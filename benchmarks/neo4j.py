@@ -1,8 +1,8 @@
 """Loading and asking Neo4j, against the usual way of loading and against itself at other sizes.
 
-    python -m benchmarks.neo4j                 everything, on the LTS server
+    python -m benchmarks.neo4j                 everything, on the LTS server, with a million tokens
     python -m benchmarks.neo4j --tokens 50000  smaller
-    python -m benchmarks.neo4j load bulk       only these parts
+    python -m benchmarks.neo4j bulk            only this part: import, and the named queries on both engines
 
 The traces are made up (words, random numbers, 30 layers) so that no model is needed; their shape is that of GSM8K answers:
 about 165 tokens in 6 steps. Client and server share the machine. Prints a table with the goal beside each figure.
@@ -17,6 +17,7 @@ import platform
 import shlex
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,18 +28,18 @@ from typing import Any
 import neo4j
 import numpy as np
 
-from trails.schema import NODES, Chain, Role, Run, Step, Trace
-from trails.store.base import GraphBatch
-from trails.store.bulk import write_bulk
+from benchmarks.embedded import latencies
+from trails.schema import NODES, RELATIONSHIP, Chain, Role, Run, Step, Trace
+from trails.store.base import GraphBatch, GraphStore
+from trails.store.bulk import bulk_from_home, write_bulk
 from trails.store.embedded import EmbeddedStore
 from trails.store.neo4j import Neo4jStore
-from trails.store.queries import named_queries
 from trails.store.rows import graph_batch
+from trails.store.traces import TraceStore
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "neo4j"
 LAYERS = 30
-ROUNDS = 4
 WORDS = tuple(f" {a}{b}" for a in "badefghiklmnop" for b in ("ana", "elo", "iru", "ost", "um", "er"))
 ROLES = (Role.IF, Role.THEN, Role.BUT, Role.THEREFORE, Role.NEXT, Role.NONE)
 RUN = Run("benchmark", "0", "feedc0de" * 8, n_layers=LAYERS, n_heads=9, d_model=64, vocab_size=1000, max_tokens=8192)
@@ -110,6 +111,7 @@ def batches(n_tokens: int, seed: int = 0, size: int = 500) -> list[GraphBatch]:
 def server(version: str = "LTS", heap: str = "3g", name: str = "") -> Iterator[dict[str, Any]]:
     """A server of its own for the benchmark; ends with it."""
     command = [str(SCRIPT), "run", "--version", version, "--no-auth", "--port", "0", "--heap", heap, "--until-eof"]
+    command += ["--pagecache", "2g"]
     if name:
         command += ["--name", name]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -142,23 +144,32 @@ def n_tokens_of(rows: list[GraphBatch]) -> int:
     return sum(len(batch.nodes["Token"]) for batch in rows)
 
 
-PLAIN_TOKENS = "UNWIND $rows AS row MERGE (t:Token {id: row.id}) SET t += row"
-PLAIN_NEXT = (
-    "UNWIND $rows AS row MATCH (a:Token {id: row.start}) MATCH (b:Token {id: row.end}) "
-    "MERGE (a)-[r:NEXT {run: row.run}]->(b) SET r += row.properties"
-)
+def plain_node(label: str) -> str:
+    """The usual statement for nodes."""
+    return f"UNWIND $rows AS row MERGE (n:{label} {{id: row.id}}) SET n += row"
+
+
+def plain_relationship(name: str) -> str:
+    """The usual statement for relationships: look up both ends, MERGE, set the properties."""
+    r = RELATIONSHIP[name]
+    key = "{run: row.properties.run}" if "run" in r.key else ""
+    return (
+        f"UNWIND $rows AS row MATCH (a:{r.start} {{id: row.start}}) MATCH (b:{r.end} {{id: row.end}}) "
+        f"MERGE (a)-[r:{r.type} {key}]->(b) SET r += row.properties"
+    )
 
 
 def plain_load(uri: str, rows: list[GraphBatch]) -> None:
-    """The usual way: rows as maps, MERGE nodes, MATCH both ends, MERGE relationships; tokens and transitions only."""
+    """The usual way for the same rows: maps, MERGE nodes, MATCH both ends, MERGE relationships, 10,000 rows a transaction."""
     with neo4j.GraphDatabase.driver(uri) as driver, driver.session() as session:
         for batch in rows:
-            tokens = batch.nodes["Token"].to_pylist()
-            steps = [
-                {"start": row.pop("start"), "end": row.pop("end"), "run": row["run"], "properties": row}
-                for row in batch.relationships["NEXT"].to_pylist()
-            ]
-            for statement, items in ((PLAIN_TOKENS, tokens), (PLAIN_NEXT, steps)):
+            work = [(plain_node(label), table.to_pylist()) for label, table in batch.nodes.items()]
+            for name, table in batch.relationships.items():
+                items = [
+                    {"start": row.pop("start"), "end": row.pop("end"), "properties": row} for row in table.to_pylist()
+                ]
+                work.append((plain_relationship(name), items))
+            for statement, items in work:
                 for first in range(0, len(items), 10_000):
                     part = items[first : first + 10_000]
                     session.execute_write(lambda tx, s=statement, p=part: tx.run(s, rows=p).consume())
@@ -177,113 +188,170 @@ def light(rows: list[GraphBatch]) -> list[GraphBatch]:
     return [GraphBatch(b.nodes, {k: v for k, v in b.relationships.items() if k in kept}, b.whole) for b in rows]
 
 
+def our_load(uri: str, rows: list[GraphBatch]) -> None:
+    """The store's own way."""
+    with Neo4jStore(uri) as store:
+        store.write(rows)
+
+
+WAYS: dict[str, Callable[[str, list[GraphBatch]], None]] = {"ours": our_load, "plain": plain_load}
+
+WITHOUT_EXTENSION = """
+import sys
+sys.modules["neo4j._rust"] = None
+from benchmarks.neo4j import WAYS, batches, light, n_tokens_of, timed
+way, uri, pid, tokens, seed = sys.argv[1:]
+rows = light(batches(int(tokens), int(seed)))
+print(n_tokens_of(rows), *timed(lambda: WAYS[way](uri, rows), int(pid)))
+"""
+
+
+def without_extension(way: str, uri: str, pid: int, n_tokens: int, seed: int) -> tuple[float, float]:
+    """Wall-clock and CPU microseconds per token of a load by a process whose driver is pure Python."""
+    command = [sys.executable, "-c", WITHOUT_EXTENSION, way, uri, str(pid), str(n_tokens), str(seed)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    tokens, wall, cpu = map(float, done.stdout.split())
+    return wall / tokens * 1e6, cpu / tokens * 1e6
+
+
 def load(n_tokens: int, show: Callable[..., None]) -> None:
-    """Online loading against the plain way, and its growth."""
-    rows = batches(n_tokens)
-    small, tokens = light(rows), n_tokens_of(rows)
+    """Online loading of ``n_tokens`` into one growing graph, in pieces, with pieces of the plain way between them.
+
+    Every piece holds other chains. The first quarter warms the server's compiler up and counts for nothing but itself.
+    """
+    piece = max(1, n_tokens // 20)
     with server() as found:
         uri, pid = found["bolt"], found["pid"]
         with Neo4jStore(uri) as store:
-            loads: dict[str, Callable[[], object]] = {
-                "ours": lambda: store.write(small),
-                "plain": lambda: plain_load(uri, rows),
-                "all": lambda: store.write(rows),
-            }
-            best: dict[str, tuple[float, float]] = {}
-            # turn by turn, the best of several: the server's JIT compiler warms up for all of them alike
-            for _ in range(ROUNDS):
-                for kind, work in loads.items():
-                    empty(store)
-                    now = timed(work, pid)
-                    known = best.get(kind, now)
-                    best[kind] = (min(known[0], now[0]), min(known[1], now[1]))
-            (wall, cpu), (plain_wall, plain_cpu), (all_wall, all_cpu) = best["ours"], best["plain"], best["all"]
-            show("online load: tokens with transitions, 19 scalars each", f"{tokens / wall:,.0f}/s", "30,000/s")
-            show("the same with everything between steps", f"{tokens / all_wall:,.0f} tokens/s", "")
-            show("plain UNWIND ... MERGE, tokens and transitions only", f"{tokens / plain_wall:,.0f}/s", "")
-            show("online load against plain, wall clock", f"{plain_wall / wall:.1f}x", "5x")
-            show("online load against plain, CPU of client and server", f"{plain_cpu / cpu:.1f}x", "")
-            show(
-                "CPU per token: ours, ours with steps, plain",
-                f"{[round(c / tokens * 1e6) for c in (cpu, all_cpu, plain_cpu)]} us",
-                "",
-            )
             empty(store)
-            part = light(batches(n_tokens // 16, seed=1))
-            _, first_cpu = timed(lambda: store.write(part), pid)
-            store.write(small)
-            last = light(batches(n_tokens // 16, seed=2))
-            _, last_cpu = timed(lambda: store.write(last), pid)
-            growth = (last_cpu / n_tokens_of(last)) / (first_cpu / n_tokens_of(part))
-            show("CPU per token when 16x the data are in, against an empty graph", f"{growth:.2f}x", "1.1x")
+        seeds = iter(range(10_000))
+        held = 0
+        costs: dict[str, list[tuple[float, float]]] = {}
+
+        def one(kind: str) -> None:
+            nonlocal held
+            rows = batches(piece, next(seeds))
+            rows = rows if kind == "all" else light(rows)
+            tokens = n_tokens_of(rows)
+            wall, cpu = timed(lambda: WAYS["plain" if kind == "plain" else "ours"](uri, rows), pid)
+            costs.setdefault(kind, []).append((wall / tokens * 1e6, cpu / tokens * 1e6))
+            held += tokens
+
+        while held < n_tokens:
+            for kind in ("ours", "ours", "plain", "ours", "all"):
+                one(kind)
+        counted = {kind: values[len(values) // 4 :] for kind, values in costs.items()}
+        for way in WAYS:
+            counted[f"{way}, pure"] = [without_extension(way, uri, pid, piece, next(seeds)) for _ in range(3)]
+        wall = {kind: statistics.median(w for w, _ in values) for kind, values in counted.items()}
+        cpu = {kind: statistics.median(c for _, c in values) for kind, values in counted.items()}
+        best = {kind: min(w for w, _ in values) for kind, values in counted.items()}
+        show("online load: tokens with transitions, 19 scalars each", f"{1e6 / wall['ours']:,.0f}/s", "30,000/s")
+        show("the best piece", f"{1e6 / best['ours']:,.0f}/s", "")
+        show("the same with everything between steps", f"{1e6 / wall['all']:,.0f} tokens/s", "")
+        show("plain UNWIND ... MERGE of the same rows", f"{1e6 / wall['plain']:,.0f}/s", "")
+        show("online load against plain, wall clock", f"{wall['plain'] / wall['ours']:.1f}x", "5x")
+        show("online load against plain, CPU of client and server", f"{cpu['plain'] / cpu['ours']:.1f}x", "")
+        show(
+            "both with the pure Python driver: ours, plain, ratio",
+            f"{1e6 / wall['ours, pure']:,.0f}/s, {1e6 / wall['plain, pure']:,.0f}/s, "
+            f"{wall['plain, pure'] / wall['ours, pure']:.1f}x",
+            "",
+        )
+        show(
+            "ours with the Rust extension against plain without",
+            f"{wall['plain, pure'] / wall['ours']:.1f}x",
+            "",
+        )
+        show(
+            "CPU per token: ours, ours with steps, plain", f"{[round(cpu[k]) for k in ('ours', 'all', 'plain')]} us", ""
+        )
+        shown = [round(c) for _, c in costs["ours"]]
+        show(f"CPU per token of successive pieces of {piece:,} tokens, while the graph grows", f"{shown} us", "")
+        first, last = counted["ours"][:3], counted["ours"][-3:]
+        growth = statistics.median(c for _, c in last) / statistics.median(c for _, c in first)
+        show(
+            f"CPU per token, last three pieces (of {held:,} tokens) against the first three warm ones",
+            f"{growth:.2f}x",
+            "1.1x",
+        )
+
+
+def shards_of(n_tokens: int, home: Path) -> list[Trace]:
+    """A home with made-up traces; returns a few of them."""
+    few: list[Trace] = []
+    with TraceStore(home, write=True) as store:
+        store.put_run(RUN)
+        block: list[Trace] = []
+        for trace in traces(n_tokens):
+            block.append(trace)
+            if len(block) == 500:
+                store.write(block)
+                few, block = few or block, []
+        if block:
+            store.write(block)
+    return few or block
 
 
 def bulk(n_tokens: int, show: Callable[..., None]) -> None:
-    """Files for the importer, the import, and the first answer."""
+    """Files for the importer, the import, the first answer; then the named queries on this server and on the embedded graph."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "files"
+        home, folder = Path(temporary) / "home", Path(temporary) / "files"
+        few = shards_of(n_tokens, home)
         rows = batches(n_tokens)
-        began = time.perf_counter()
-        files = write_bulk(rows, folder)
-        wrote = time.perf_counter() - began
-        show("bulk files written", f"{files.elements / wrote:,.0f} elements/s", "300,000/s")
+        wrote = timed(lambda: write_bulk(rows, Path(temporary) / "rows"), os.getpid())[0]
+        elements = sum(len(t) for b in rows for t in (*b.nodes.values(), *b.relationships.values()))
+        show("bulk files written from rows", f"{elements / wrote:,.0f} elements/s", "300,000/s")
         name = f"benchmark-bulk-{os.getpid()}"
-        command = files.command((str(SCRIPT), "admin", "--name", name, "--heap", "2g", "--"))
         try:
             began = time.perf_counter()
+            files = bulk_from_home(home, folder)
+            show("shards -> files", f"{time.perf_counter() - began:.1f} s", "")
+            command = files.command((str(SCRIPT), "admin", "--name", name, "--heap", "2g", "--"))
             subprocess.run(shlex.split(command), check=True, capture_output=True)
-            imported = time.perf_counter() - began
+            show(
+                f"shards -> files -> imported, {files.elements:,} elements", f"{time.perf_counter() - began:.1f} s", ""
+            )
             with server(name=name) as found, Neo4jStore(found["bolt"]) as store:
                 assert len(store.loaded()) == sum(len(batch.whole) for batch in rows)
-            total = time.perf_counter() - began + wrote
-            show(f"imported, {files.elements:,} elements", f"{imported:.1f} s", "")
-            show(
-                f"rows -> files -> imported -> answering, {n_tokens:,} tokens", f"{total:.1f} s", "40 s for 1 M tokens"
-            )
+                total = time.perf_counter() - began
+                show(f"shards -> imported and answering, {n_tokens:,} tokens", f"{total:.1f} s", "40 s for 1 M tokens")
+                store.ensure_schema()
+                show("the same with all indexes filled", f"{time.perf_counter() - began:.1f} s", "")
+                ask("Neo4j", store, few, show)
         finally:
             subprocess.run([str(SCRIPT), "remove", "--name", name], check=True)
-
-
-def ask(n_tokens: int, show: Callable[..., None]) -> None:
-    """Named queries on both engines."""
-    rows = batches(n_tokens)
-    chain = rows[0].nodes["Chain"]["id"][0].as_py()
-    step = rows[0].nodes["Step"]["id"][1].as_py()
-    token = rows[0].nodes["Token"]["id"][40].as_py()
-    given = {"chain": chain, "run": RUN.id, "step": step, "token": token, "one": RUN.id, "two": RUN.id}
-    with tempfile.TemporaryDirectory() as temporary, server() as found, Neo4jStore(found["bolt"]) as remote:
-        empty(remote)
-        remote.write(rows)
-        embedded = EmbeddedStore(Path(temporary))
+        embedded = EmbeddedStore(Path(temporary) / "graph")
         embedded.ensure_schema()
         embedded.write(rows)
-        for engine, store in (("embedded", embedded), ("Neo4j", remote)):
-            p50, slow = [], []
-            for name, query in named_queries().items():
-                values = {p.name: given.get(p.name, p.example) for p in query.parameters}
-                times = []
-                for _ in range(12):
-                    began = time.perf_counter()
-                    query.execute(store, values)
-                    times.append((time.perf_counter() - began) * 1000)
-                times = sorted(times[2:])
-                p50.append((statistics.median(times), name))
-                slow.append((times[-1], name))
-            over = ", ".join(f"{name} {ms:.0f}" for ms, name in sorted(p50, reverse=True) if ms > 50)
-            show(f"{engine}: median of the queries' medians", f"{statistics.median(p50)[0]:.0f} ms", "50 ms")
-            show(f"{engine}: slowest single answer", f"{max(slow)[0]:.0f} ms ({max(slow)[1]})", "300 ms")
-            show(f"{engine}: queries with a median over 50 ms", over or "none", "none")
+        ask("embedded", embedded, few, show)
         embedded.close()
 
 
-PARTS = {"load": load, "bulk": bulk, "ask": ask}
+def ask(engine: str, store: GraphStore, few: list[Trace], show: Callable[..., None]) -> None:
+    """Latency of every named query, each call with other parameters; the first calls plan and are left out."""
+    latencies(store, few, RUN, 3)
+    found = latencies(store, few, RUN, 20)
+    middle = sorted(((statistics.median(times), name) for name, times, _ in found), reverse=True)
+    every = [time for _, times, _ in found for time in times]
+    over = ", ".join(f"{name} {ms:.0f}" for ms, name in middle if ms > 50)
+    worst = max((max(times), name) for name, times, _ in found)
+    show(f"{engine}: p50 over all calls", f"{np.percentile(every, 50):.1f} ms", "50 ms")
+    show(f"{engine}: p99 over all calls", f"{np.percentile(every, 99):.0f} ms", "300 ms")
+    show(f"{engine}: slowest single answer", f"{worst[0]:.0f} ms ({worst[1]})", "300 ms")
+    show(f"{engine}: queries with a median over 50 ms", over or "none", "none")
+    show(f"{engine}: the slowest medians", ", ".join(f"{name} {ms:.0f}" for ms, name in middle[:6]), "")
+
+
+PARTS = {"load": load, "bulk": bulk}
 
 
 def main() -> None:
     """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
-    parser.add_argument("--tokens", type=int, default=200_000)
+    parser.add_argument("--tokens", type=int, default=1_000_000)
     options = parser.parse_args()
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     print(f"{machine}, {options.tokens:,} tokens, Python {platform.python_version()}")
