@@ -24,7 +24,6 @@ NEEDED = (
     "click",
     "rich",
     "neo4j",
-    "usearch",
     "pydivsufsort",
 )
 TRAINING = ("peft", "trl", "datasets")

@@ -1,6 +1,6 @@
 """Room for native libraries that keep thread-local storage in the static block (a limit of glibc, not of trails).
 
-The embedded graph engine, PyTorch, the suffix array and the nearest-neighbour index each bring a library of that kind. With
+The embedded graph engine, PyTorch and the suffix array each bring a library of that kind. With
 glibc's default of 512 spare bytes they do not all fit into one process: whichever is imported last fails with "cannot allocate
 memory in static TLS block". The tunable ``glibc.rtld.optional_static_tls`` (glibc manual, "Dynamic Linking Tunables") makes
 room, and is read only when a process starts.

@@ -26,7 +26,7 @@ from trails.errors import UsageError
 from trails.export import axolotl, canonical, llama_factory, messages, ms_swift, prompt_completion, trl
 from trails.export.card import Counts, card, findings
 from trails.export.choose import apply_mask, apply_weights, parse_mask, parse_weights
-from trails.export.files import SAVED, SUFFIXES, ahead, describe_saved, write_file
+from trails.export.files import SAVED, SUFFIXES, describe_saved, write_file
 from trails.export.order import arrange, parse_order, stratified_spread
 from trails.export.record import COLUMNS, IGNORED, RECORD, build, coalesce, ragged
 from trails.export.spill import Spill
@@ -35,6 +35,7 @@ from trails.export.writer import PROVENANCE, Writer
 from trails.schema import Run, fitting_runs
 from trails.store.traces import TraceStore
 from trails.subgraph import Selection
+from trails.threads import ahead
 
 WRITERS: dict[str, Writer] = {
     writer.name: writer

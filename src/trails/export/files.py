@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import queue
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.errors import StoreError
+from trails.threads import ahead
 
 DIGITS = 6
 SUFFIXES = (".jsonl", ".parquet")
@@ -89,43 +87,6 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
     """The column as one array."""
     array = column.combine_chunks()
     return array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
-
-
-def ahead(items: Iterable[_Item], depth: int = 2) -> Iterator[_Item]:
-    """The same items, made in a thread of their own while the caller works on those before (Arrow lets go of the lock)."""
-    made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(entry: tuple[bool, Any]) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                made.put(entry, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put((True, item))
-                if stop.is_set():
-                    return
-            put((False, None))
-        except BaseException as error:
-            put((False, error))
-
-    thread = threading.Thread(target=work, name="trails-export", daemon=True)
-    thread.start()
-    try:
-        while True:
-            more, item = made.get()
-            if more:
-                yield item
-            elif item is not None:
-                raise item
-            else:
-                return
-    finally:
-        stop.set()
-        thread.join()
 
 
 def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import queue
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +31,7 @@ from trails.store import open_graph
 from trails.store.base import GraphStore
 from trails.store.rows import graph_batch
 from trails.store.traces import TraceStore
+from trails.threads import ahead
 
 SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
 """Tokens after which a shard is closed: about a minute of work, which is what a hard kill can cost."""
@@ -294,39 +293,6 @@ def _blocks(
         yield block
 
 
-def _ahead(blocks: Iterator[list[Segmented]], depth: int = 2) -> Iterator[list[Segmented]]:
-    """The same blocks, produced in a thread that runs at most ``depth`` blocks ahead. Errors are raised here."""
-    ready: queue.Queue[list[Segmented] | BaseException | None] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(entry: list[Segmented] | BaseException | None) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(entry, timeout=0.1)
-                return
-
-    def produce() -> None:
-        try:
-            for block in blocks:
-                put(block)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # handed over, raised in the consumer
-            put(error)
-
-    thread = threading.Thread(target=produce, name="trails-read", daemon=True)
-    thread.start()
-    try:
-        while (entry := ready.get()) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry
-    finally:
-        stop.set()
-        thread.join()
-
-
 def measure_and_write(
     items: Iterable[Segmented],
     scorer: Scorer,
@@ -355,7 +321,7 @@ def measure_and_write(
     waiting: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="trails-write") as writer:
         try:
-            for block in _ahead(_blocks(items, scorer, shard_tokens, report, summary)):
+            for block in ahead(_blocks(items, scorer, shard_tokens, report, summary)):
                 measured: list[Trace] = []
                 for start in range(0, len(block), portion):
                     items = block[start : start + portion]
