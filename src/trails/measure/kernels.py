@@ -6,7 +6,7 @@
   that adds up, for every query, the weight on each bin of keys, on the previous token, and the row's entropy. The heads of
   one key head are summed before anything is written.
 - :func:`hidden_shift`: 1 - cosine of consecutive rows and of random pairs, reading each row once or twice, in float32.
-- :func:`logit_rows`: surprisal, entropy, rank and total variation of a tile of logits, read three times, written never.
+- :func:`logit_rows`: surprisal, entropy, rank and total variation of a tile of logits, read twice, written never.
 
 ``TRAILS_KERNELS=off`` switches them off. Where Triton is missing or fails, :func:`usable` is False and the plain path runs; the
 numbers are the same up to the dtype's rounding (tests on the GPU).
