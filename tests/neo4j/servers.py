@@ -59,10 +59,28 @@ class Server:
 
 
 def start(
-    version: str = "LTS", *, password: str = "", name: str = "", settings: tuple[str, ...] = (), port: int = 0
+    version: str = "LTS",
+    *,
+    password: str = "",
+    name: str = "",
+    settings: tuple[str, ...] = (),
+    port: int = 0,
+    prefix: tuple[str, ...] = (),
 ) -> Server:
-    """Start a server and wait for it; AssertionError when it does not come."""
-    command = [str(SCRIPT), "run", "--version", version, "--port", str(port), "--http-port", "0", "--heap", "512m"]
+    """Start a server and wait for it; AssertionError when it does not come. ``prefix`` is a command that runs the script."""
+    command = [
+        *prefix,
+        str(SCRIPT),
+        "run",
+        "--version",
+        version,
+        "--port",
+        str(port),
+        "--http-port",
+        "0",
+        "--heap",
+        "512m",
+    ]
     command += ["--pagecache", "128m", "--until-eof", "--wait", str(PATIENCE_S)]
     command += [part for setting in settings for part in ("--set", setting)]
     if name:
@@ -105,6 +123,12 @@ def own(version: str = "LTS", **options: Any) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def instances() -> Path:
+    """Folder of the named instances."""
+    jars = subprocess.run([str(SCRIPT), "fetch"], check=True, capture_output=True, text=True).stdout.strip()
+    return Path(jars).parents[1] / "instances"
 
 
 def forget(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.neo4j.proxy import Proxy
-from tests.neo4j.servers import PASSWORD, SCRIPT, Server, own, shared, start
+from tests.neo4j.servers import PASSWORD, SCRIPT, Server, instances, own, shared, start
 from tests.store.factory import corpus, make_run
 
 from trails.errors import QueryError, StoreError
@@ -88,7 +89,7 @@ def test_a_server_killed_while_loading_costs_nothing_but_time(home: Path, tmp_pa
     try:
         with server.open() as graph:
             graph.ensure_schema()
-        reached = []
+        reached, times = [], []
         for number in range(KILLS):
             with server.open() as graph:
                 graph.clear([node.label for node in module.NODES])
@@ -107,8 +108,10 @@ def test_a_server_killed_while_loading_costs_nothing_but_time(home: Path, tmp_pa
             (done,) = outcome
             server.stop()
             if done.returncode != 0:
-                # seconds on a quiet machine (see docs/neo4j.md); a hang would be minutes
-                assert waited < 60, done.stderr
+                # what the client waits is configured (see below); the clock is judged only when asked for, because the
+                # end of the process may take its time on a busy machine
+                assert waited < (5 if KILLS >= 10 else 60), done.stderr
+                times.append(round(waited, 1))
                 assert "no answer from Neo4j" in done.stderr
                 assert "trails rebuild" in done.stderr
             assert "Traceback" not in done.stderr
@@ -122,6 +125,9 @@ def test_a_server_killed_while_loading_costs_nothing_but_time(home: Path, tmp_pa
             assert again.returncode == 0, again.stderr
             with server.open() as graph:
                 assert compare(expected, graph_digest([graph.tables()])) == []
+        print(
+            f"{sum(map(bool, reached))} of {KILLS} kills in the middle of a load; seconds from kill to message: {times}"
+        )
         assert any(reached), "no kill came in the middle of a load"
     finally:
         server.stop()
@@ -232,6 +238,72 @@ def test_a_read_only_database_says_so(batches: list[GraphBatch]) -> None:
             store.write(batches[:1])
     finally:
         subprocess.run([str(SCRIPT), "remove", "--name", name], check=True)
+
+
+def test_a_full_disk_says_so(batches: list[GraphBatch]) -> None:
+    """The server's folder is a small file system of its own, filled to the last byte."""
+    name = f"test-full-disk-{os.getpid()}"
+    folder = instances() / name
+    folder.mkdir(parents=True)
+    # a mount that only this server sees; needs no privileges where user namespaces are allowed
+    small = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs "$0" && exec "$@"', str(folder))
+    settings = ("db.tx_log.preallocate=false", "db.tx_log.rotation.size=1m")
+    try:
+        with own("LTS", name=name, prefix=small, settings=settings) as server:
+            with server.open() as store:
+                store.ensure_schema()
+                store.write(batches[:1])
+            ballast = Path(f"/proc/{server.pid}/root{folder}/ballast")
+            with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            with server.open() as store, pytest.raises(StoreError, match=DISK) as failed:
+                store.write(batches[1:])
+            assert "trails rebuild" in str(failed.value)
+    finally:
+        subprocess.run([str(SCRIPT), "remove", "--name", name], check=True)
+
+
+DISK = "cannot write; the usual cause is a full disk. Free space there, restart the server"
+
+
+def test_encryption_is_verified_unless_told_otherwise(tmp_path: Path, batches: list[GraphBatch], home: Path) -> None:
+    """A certificate that nobody vouches for is refused by bolt+s and neo4j+s, and accepted by bolt+ssc."""
+    files = [str(tmp_path / "private.key"), str(tmp_path / "public.crt")]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    make += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", files[0], "-out", files[1]]
+    subprocess.run(make, check=True, capture_output=True)
+    policy = "dbms.ssl.policy.bolt"
+    settings = ("server.bolt.tls_level=OPTIONAL", f"{policy}.enabled=true", f"{policy}.base_directory={tmp_path}")
+    settings += (f"{policy}.client_auth=NONE",)
+    with own("LTS", settings=settings) as server:
+        host = server.uri.removeprefix("bolt://")
+        for scheme in ("bolt+s", "neo4j+s"):
+            with Neo4jStore(f"{scheme}://{host}") as store, pytest.raises(StoreError, match="is not trusted") as failed:
+                store.ensure_schema()
+            assert f"{scheme}sc://" in str(failed.value)
+        done = trails("rebuild", uri=f"bolt+s://{host}", home=home)
+        assert done.returncode == 5
+        assert "is not trusted by this machine" in " ".join(done.stderr.split())
+        with Neo4jStore(f"bolt+ssc://{host}") as store:
+            store.ensure_schema()
+            store.write(batches[:1])
+            assert store.loaded() == set(batches[0].whole)
+
+
+def test_the_time_limits_of_a_client_whose_server_is_gone_add_up_to_less_than_five_seconds() -> None:
+    """Nobody listens any more: every attempt fails at once, and the pauses between them are bounded by configuration."""
+    waited, pause = 0.0, module.RETRY_DELAY_S
+    while waited <= module.RETRY_S:
+        waited += pause * 1.2  # the driver lengthens a pause by up to a fifth, and doubles it each time
+        pause *= 2
+    assert waited < 4.0
+    with Neo4jStore("bolt://127.0.0.1:9") as store:
+        driver = store._driver
+        assert driver._default_workspace_config.max_transaction_retry_time == module.RETRY_S
+        assert driver._default_workspace_config.initial_retry_delay == module.RETRY_DELAY_S
+        assert driver._default_workspace_config.retry_delay_multiplier == 2.0
+        assert driver._default_workspace_config.retry_delay_jitter_factor == 0.2
 
 
 @pytest.mark.slow

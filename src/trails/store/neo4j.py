@@ -556,9 +556,11 @@ def _translate(
             f"Neo4j at {address} has no database {database!r} that can be used. Set NEO4J_DATABASE (Community Edition has one: "
             f"neo4j). The server said: {text}"
         )
-    if "no space left" in whole or ("disk" in whole and "full" in whole):
+    if "TransactionLogError" in code or "no space left" in whole or ("disk" in whole and "full" in whole):
+        # the server tells a client only that it could not append to its log
         return StoreError(
-            f"Neo4j at {address} cannot write: its disk is full. Free space there, restart the server, then: trails rebuild"
+            f"Neo4j at {address} cannot write; the usual cause is a full disk. Free space there, restart the server, then: "
+            "trails rebuild --store neo4j"
         )
     if (
         "WriteOnReadOnlyAccessDatabase" in code
@@ -589,6 +591,12 @@ def _translate(
         return QueryError(text)
     if isinstance(error, bolt.ConfigurationError | bolt.UnsupportedServerProduct):
         return StoreError(f"NEO4J_URI {address}: {text}")
+    if "routing information" in text and address.startswith("neo4j+s:"):
+        # while it looks for routes the driver keeps to itself why each server was refused
+        return GoneError(
+            f"no answer from Neo4j at {address}, or its certificate is not trusted by this machine: the same address with "
+            "bolt+s:// says which. neo4j+ssc:// accepts a certificate that nobody vouches for"
+        )
     if isinstance(error, bolt.ServiceUnavailable | bolt.SessionExpired | bolt.DriverError | OSError | TimeoutError):
         return GoneError(
             f"no answer from Neo4j at {address} ({text.split(' (')[0]}). Is it running? Start it: "
