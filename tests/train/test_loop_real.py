@@ -1,20 +1,23 @@
 """One treatment and its control with the real model: training on chains must pay more than training on their shuffled steps.
 
-Gated on surprisal and divergence after a fixed number of steps, never on seconds. About a CPU-minute on a quiet core.
+Gated on paired differences over held-out chains with their intervals, and on divergence, after a fixed number of steps, never
+on seconds. A training that does not learn, or whose order of steps does not arrive, fails. About two CPU-minutes.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from trails.diff import interval
 from trails.readers import read
 from trails.train import TrainOptions, weight_change
 from trails.train.data import shuffled_steps
 from trails.train.loop import fit
-from trails.train.probe import mean_kl, mean_nll, probe, text_row
+from trails.train.probe import mean_kl, probe, text_row
 
 pytestmark = [pytest.mark.model, pytest.mark.train, pytest.mark.slow]
 
@@ -26,7 +29,7 @@ TEXT = (
 
 def test_training_on_chains_beats_the_untrained_model_and_the_shuffled_control(smollm2, fresh_model) -> None:
     sample = Path(__file__).parents[2] / "src" / "trails" / "sample" / "chains.jsonl"
-    chains = [chain for chain in read([str(sample)]) if "gsm8k" in chain.source][:18]
+    chains = [chain for chain in read([str(sample)]) if "gsm8k" in chain.source][:22]
     tokenizer = smollm2.tokenizer
 
     def row(chain) -> dict:
@@ -46,15 +49,26 @@ def test_training_on_chains_beats_the_untrained_model_and_the_shuffled_control(s
     train, held = rows[:12], rows[12:]
     text = [text_row(tokenizer, TEXT)]
     options = TrainOptions(steps=6, batch=2, rank=8, learning_rate=1e-3, layers=tuple(range(10, 20)))
-    base = mean_nll(probe(smollm2.model, held))
-    found = {}
-    for name, data in (("chains", train), ("shuffled", shuffled_steps(train))):
-        model = fit(fresh_model(), data, options)
-        change = weight_change(model)
-        assert {layer for layer, value in change.items() if value > 0} == set(range(10, 20))
-        found[name] = (mean_nll(probe(model, held)), mean_kl(probe(model, text, compare=True)))
+
+    def by_chain(model) -> np.ndarray:
+        return np.array([found.nll.mean(dtype=np.float64) for found in probe(model, held)])
+
+    base = by_chain(smollm2.model)
+    change, kl = {}, {}
+    arms = {"chains": (train, 1e-3), "shuffled": (shuffled_steps(train), 1e-3), "no learning": (train[:2], 0.0)}
+    for name, (data, rate) in arms.items():
+        steps = options.steps if rate else 1
+        model = fit(fresh_model(), data, replace(options, learning_rate=rate, steps=steps))
+        moved = {layer for layer, value in weight_change(model).items() if value > 0}
+        assert moved == (set(range(10, 20)) if rate else set())
+        change[name] = by_chain(model) - base
+        kl[name] = mean_kl(probe(model, text, compare=True))
         del model
-    assert np.isfinite(list(found.values())).all()
-    assert found["chains"][0] < base - 0.02, (base, found)
-    assert found["chains"][0] < found["shuffled"][0], (base, found)
-    assert 0 < found["chains"][1] < 1.0, found
+    # paired over held-out chains: every interval is clear of 0, that of no learning is 0 itself
+    assert np.abs(change["no learning"]).max() < 1e-6
+    assert abs(kl["no learning"]) < 1e-6
+    _, _, gain = interval(change["chains"].tolist())
+    _, _, order = interval((change["chains"] - change["shuffled"]).tolist())
+    assert gain < -0.1, (base, change)
+    assert order < 0, (base, change)
+    assert 1e-4 < kl["chains"] < 0.5, kl
