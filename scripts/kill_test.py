@@ -81,7 +81,7 @@ def main() -> int:
                     failures += 1
                     print(f"home {homes}: exit code {process.returncode}: {problem.decode().strip()}")
                 done = process.returncode == 0
-                if done and not here:  # faster than the first, which found cold files: the instants must fall into the work
+                if done and not here:  # the first found cold files; the instants must fall into the work
                     longest = min(longest, time.monotonic() - begin)
                 if (home / "trails.json").exists():
                     with TraceStore(home) as shards:
