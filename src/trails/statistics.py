@@ -362,9 +362,9 @@ LEAD = 128
 which carry most of what neighbours have in common."""
 CLUSTER = 512
 """Mean number of vectors in a cluster."""
-PROBES = 20
-"""Clusters that every vector is compared with: about 10,000 vectors, whatever the number of all."""
-ROUNDS = 2
+PROBES = 40
+"""Clusters that every vector is compared with: about 20,000 vectors, whatever the number of all."""
+ROUNDS = 3
 """Times that the neighbours of the neighbours are looked at."""
 BLOCK = 16_384
 """Vectors that look for neighbours together; a block of this size fits into the cache of a processor."""

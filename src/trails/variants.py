@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from torch import Tensor
 from trails.errors import ModelError, UsageError
 from trails.export.record import COLUMNS
 from trails.measure.base import MeasureOptions, Segmented
-from trails.schema import SHARD_SCHEMA, Chain, Floats, Ints, Step
+from trails.schema import SHARD_SCHEMA, Chain, Floats, Ints, Step, stable_hash
 
 KINDS = ("plain", "highlight", "summary", "drop_last", "json", "synonym")
 MARKERS = ("[ANCHOR]", "[SHIFT]", "[HIGHLIGHT]", "→ summary:")
@@ -744,3 +744,90 @@ def write_variants(tables: Iterable[pa.Table], reports: Sequence[VariantReport],
                     json.dumps({"chain": report.chain, "reason": reason, "count": count}, ensure_ascii=False) + "\n"
                 )
     return rejected
+
+
+@dataclass(frozen=True, slots=True)
+class KindDrift:
+    """What one kind of variant did, over the accepted ones of a stored run.
+
+    ``edits`` and ``distance`` are the largest. Volatility in nats. The drift map, means: ``logit_drift`` total variation,
+    ``hidden_drift`` (L+1,) 1 - cosine by layer (0 = input embeddings), ``attention_drift`` (L,) total variation by layer, None
+    unless it was measured.
+    """
+
+    kind: str
+    made: int
+    accepted: int
+    edits: int | None
+    distance: int | None
+    volatility_median: float | None
+    volatility_largest: float | None
+    logit_drift: float | None
+    hidden_drift: tuple[float, ...]
+    attention_drift: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRun:
+    """A run of the microvariant loop as it is stored: accepted variants with their drift map in ``path``, the others with the
+    reason in ``rejected``. ``noise_floor`` is the largest volatility (nats) of a chain against itself.
+    """
+
+    id: str
+    path: Path
+    rejected: Path
+    run: str
+    noise_floor: float
+    kinds: tuple[KindDrift, ...]
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        kinds = [{name: getattr(kind, name) for name in kind.__slots__} for kind in self.kinds]
+        return {"id": self.id, "path": str(self.path), "run": self.run, "noise_floor": self.noise_floor, "kinds": kinds}
+
+
+def variant_run_id(run: str, options: VariantOptions, chains: Iterable[str]) -> str:
+    """``v`` + 16 hex digits over the instrument, the options and the chains: what decides every variant."""
+    return "v" + stable_hash(run, json.dumps(asdict(options), sort_keys=True), *sorted(chains))
+
+
+def read_variant_run(path: Path) -> VariantRun:
+    """A stored run with its drift map by kind. Raises UsageError for another file."""
+    own = [name for name, _ in _OWN]
+    try:
+        table = pq.read_table(path, columns=["run", *own])
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{path} is not a file of variants ({error}). Type: trails variants SELECTION") from None
+    rejected = path.with_name(f"{path.stem}.rejected.jsonl")
+    lines = rejected.read_text(encoding="utf-8").splitlines() if rejected.is_file() else []
+    refused = [found["kind"] for line in lines if "kind" in (found := json.loads(line))]
+    rows = table.to_pylist()
+    kinds = []
+    for kind in KINDS:
+        taken = [row for row in rows if row["kind"] == kind]
+        if not taken and kind not in refused:
+            continue
+        volatility = [row["volatility"] for row in taken]
+        attention = [row["attention_drift"] for row in taken if row["attention_drift"] is not None]
+        kinds.append(
+            KindDrift(
+                kind,
+                len(taken) + refused.count(kind),
+                len(taken),
+                max((row["edits"] for row in taken), default=None),
+                max((row["distance"] for row in taken), default=None),
+                float(np.median(volatility)) if taken else None,
+                max(volatility, default=None),
+                float(np.mean([row["logit_drift"] for row in taken])) if taken else None,
+                _means([row["hidden_drift"] for row in taken]),
+                _means(attention) if attention else None,
+            )
+        )
+    floor = max((row["noise_floor"] for row in rows), default=0.0)
+    run = rows[0]["run"] if rows else ""
+    return VariantRun(path.stem, path, rejected, run, floor, tuple(kinds))
+
+
+def _means(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Mean by layer, undefined values left out."""
+    return tuple(np.nanmean(np.asarray(rows, np.float64), axis=0).tolist()) if rows else ()

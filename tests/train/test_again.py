@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
@@ -153,3 +154,33 @@ def test_another_model_and_another_export_are_refused(trained: Path) -> None:
         adapted = home.run().id
         with pytest.raises(UsageError, match="none of those"):
             home.recall("all", trained / "adapter", export=trained / "rows.parquet", max_tokens=2, run=adapted)
+
+
+def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) -> None:
+    common = ("--home", trained / "home", "--model", trained / "model", "--device", "cpu")
+    with Home(trained / "home") as home:
+        chain = next(home.traces()).chain.id
+    made = run("variants", chain, "--count", 6, "--volatility-budget", -1, "--drift", *common)
+    name = made.partition("stored: ")[2].split()[0]
+    assert "drift map, hidden states" in made
+    assert "drift map, attention" in made
+    again = run("variants", name, "--home", trained / "home")  # drawn from the file: no model is opened
+    picture = made.index("volatility in nats")
+    assert again.splitlines()[:-2] == made[picture:].splitlines()[:-3]
+
+    stored = trained / "home" / "variants" / f"{name}.parquet"
+    before = stored.read_bytes()
+    found = json.loads(run("variants", chain, "--count", 6, "--volatility-budget", -1, "--drift", "--json", *common))
+    assert stored.read_bytes() == before
+    assert found["id"] == name
+    assert found["accepted"] == sum(kind["accepted"] for kind in found["kinds"]) == 6
+    for kind in found["kinds"]:
+        assert len(kind["hidden_drift"]) == 3  # two layers and the embeddings
+        assert len(kind["attention_drift"]) == 2
+    rows = ("--format", "trails", "-o", trained / "with-variants.parquet", "--variants", name)
+    assert run("export", "--subgraph", f"chain:{chain}", *rows, "--home", trained / "home").startswith("7 rows of ")
+    written = pq.read_table(trained / "with-variants.parquet")
+    assert sorted(written["parent"].to_pylist()) == ["", *[chain] * 6]
+    assert len(set(written["subgraph"].to_pylist())) == 1
+    with Home(trained / "home") as home, pytest.raises(UsageError, match=f"The home holds: {name}"):
+        home.variant_run("v0123456789abcdef")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -28,7 +29,11 @@ from trails.cli.common import err, home_option, json_option, print_json, setting
 @click.option("--order", default="shuffled", show_default=True, help="shuffled, rising, falling, rhythm:N, source.")
 @click.option("--stratify/--no-stratify", default=True, help="Keep families in proportion in an order by surprisal.")
 @click.option("--layers", default="", help="Layers that a LoRA shall change, e.g. 10-19 (default: all).")
-@click.option("--variants", type=click.Path(path_type=Path, dir_okay=False), help="File written by `trails variants`.")
+@click.option(
+    "--variants",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What `trails variants` stored: its id (v…) or file.",
+)
 @click.option(
     "--split", default=0.0, show_default=True, help="Share of the rows to hold out, without a shared 13-gram."
 )
@@ -78,6 +83,9 @@ def command(
     from trails.subgraph import needs_graph, select
 
     writer_named(format_)
+    settings = settings_from(home=home, store=store)
+    if variants is not None and re.fullmatch(r"v[0-9a-f]{16}", str(variants)):
+        variants = settings.home / "variants" / f"{variants}.parquet"
     options = ExportOptions(
         mask=mask,
         weights=weights,
@@ -91,7 +99,6 @@ def command(
         overwrite=overwrite,
         run=run_id,
     )
-    settings = settings_from(home=home, store=store)
     with TraceStore(settings.home) as traces:
         graph = open_graph(settings) if needs_graph(selection) else None
         try:

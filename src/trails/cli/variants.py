@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+from rich.text import Text
 
-from trails.cli.common import device_option, err, home_option, json_option, model_option, print_json, print_rows
+from trails.cli.common import device_option, err, home_option, json_option, model_option, out, print_json, print_rows
 from trails.cli.scores import run_option, settings_for
+
+if TYPE_CHECKING:
+    from trails.variants import VariantReport
 
 
 @click.command("variants", context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,7 +30,7 @@ from trails.cli.scores import run_option, settings_for
     "--kinds", default="", help="Only these, with commas: plain, highlight, summary, drop_last, json, synonym."
 )
 @click.option("--drift", is_flag=True, help="Also measure the attention drift by layer (one full measurement each).")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Parquet file for the accepted ones.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Parquet file for them (default: in the home).")
 @click.option("--seed", default=0, show_default=True, help="Of every choice among candidates.")
 @run_option
 @model_option
@@ -45,13 +52,15 @@ def command(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Microvariants of a chain (its id) or of every chain of a SELECTION, as in `trails export --subgraph`.
+    """Microvariants of a chain (its id) or of every chain of a SELECTION, as in `trails export --subgraph`. They are stored
+    as a run of their own (v…) with the drift map, which its id draws again.
 
     Six kinds, each within the bound of token edits from its parent; what is more volatile than the budget is rejected and
     written, with the reason, beside the output.
 
     \b
-    trails variants c0123456789abcdef -o variants.parquet
+    trails variants c0123456789abcdef
+    trails variants v0123456789abcdef
     trails variants roles:IF\\>THEN --count 20 -o variants.parquet
     """
     from trails.pipeline import Home
@@ -65,59 +74,64 @@ def command(
         seed=seed,
         drift=drift,
     )
+    reports: Sequence[VariantReport] = ()
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
-        reports, rejected = opened.variants(
-            selection,
-            options,
-            to=output,
-            run=run,
-            each=lambda made: err.print(
-                f"{made.chain}: {len(made.accepted)} of {len(made.variants)} accepted", highlight=False
-            ),
-        )
-    drifts = [(v.kind, v.hidden_drift) for report in reports for v in report.accepted]
-    rows = []
-    for kind in KINDS:
-        of = [v for report in reports for v in report.variants if v.kind == kind]
-        taken = [v for v in of if v.accepted]
-        if of:
-            volatility = [v.volatility for v in taken]
-            rows.append(
-                [
-                    kind,
-                    len(of),
-                    len(taken),
-                    max((v.edits for v in taken), default=None),
-                    max((v.distance for v in taken), default=None),
-                    float(np.median(volatility)) if volatility else None,
-                    float(np.max(volatility)) if volatility else None,
-                ]
+        if re.fullmatch(r"v[0-9a-f]{16}", selection):
+            found = opened.variant_run(selection)
+        else:
+            reports, found = opened.variants(
+                selection,
+                options,
+                to=output,
+                run=run,
+                each=lambda made: err.print(
+                    f"{made.chain}: {len(made.accepted)} of {len(made.variants)} accepted", highlight=False
+                ),
             )
-    floor = max((report.noise_floor for report in reports), default=0.0)
     enough = sum(len(report.accepted) >= count for report in reports)
     if as_json:
-        print_json(
-            {
-                "chains": len(reports),
-                "accepted": sum(len(report.accepted) for report in reports),
-                "chains_with_enough": enough,
-                "noise_floor": floor,
-                "passes": [report.passes for report in reports],
-                "reasons": Counter(v.reason.split(" 0.")[0] for r in reports for v in r.variants if not v.accepted),
-                "output": str(output) if output else None,
-            }
-        )
+        made = {
+            "chains": len(reports),
+            "accepted": sum(len(report.accepted) for report in reports),
+            "chains_with_enough": enough,
+            "passes": [report.passes for report in reports],
+            "reasons": Counter(v.reason.split(" 0.")[0] for r in reports for v in r.variants if not v.accepted),
+        }
+        print_json({**found.record(), **(made if reports else {})})
         return
-    columns = ["kind", "made", "accepted", "most edits", "farthest", "median volatility", "largest"]
-    print_rows(columns, rows, title=f"volatility in nats; noise floor {floor:.2g}")
-    hidden = {kind: np.mean([h for k, h in drifts if k == kind], axis=0) for kind in {k for k, _ in drifts}}
-    if hidden:
-        layers = range(0, len(next(iter(hidden.values()))), max(len(next(iter(hidden.values()))) // 6, 1))
-        print_rows(
-            ["kind", *(f"layer {layer}" for layer in layers)],
-            [[kind, *(float(hidden[kind][layer]) for layer in layers)] for kind in KINDS if kind in hidden],
-            title="drift map: 1 - cosine to the chain's hidden states, mean over variants",
+    columns = ["kind", "made", "accepted", "most edits", "farthest", "median volatility", "largest", "logit drift"]
+    rows = [
+        [k.kind, k.made, k.accepted, k.edits, k.distance, k.volatility_median, k.volatility_largest, k.logit_drift]
+        for k in found.kinds
+    ]
+    print_rows(columns, rows, title=f"volatility in nats; noise floor {found.noise_floor:.2g}")
+    drawings = {
+        "hidden states: 1 - cosine to the chain's": {k.kind: k.hidden_drift for k in found.kinds if k.hidden_drift},
+        "attention: total variation against the chain's": {
+            k.kind: k.attention_drift for k in found.kinds if k.attention_drift
+        },
+    }
+    for title, by_kind in drawings.items():
+        if by_kind:
+            out().print(drift_picture(by_kind), soft_wrap=True)
+            click.echo(f"drift map, {title}, mean over variants; layers from left to right, shading up to the largest")
+    if reports:
+        click.echo(f"{enough} of {len(reports)} chains have {count} accepted variants or more")
+    click.echo(f"stored: {found.id}  {found.path}\nrejected, with reasons: {found.rejected}")
+
+
+_SHADES = " ░▒▓█"
+
+
+def drift_picture(by_kind: Mapping[str, Sequence[float]]) -> Text:
+    """One line per kind: a cell per layer, shaded by its share of the largest value, and that kind's largest value."""
+    largest = max(max(values) for values in by_kind.values())
+    width = max(map(len, by_kind))
+    lines = []
+    for kind, values in by_kind.items():
+        cells = "".join(
+            _SHADES[min(int(len(_SHADES) * value / largest), len(_SHADES) - 1)] if largest > 0 else " "
+            for value in values
         )
-    click.echo(f"{enough} of {len(reports)} chains have {count} accepted variants or more")
-    if output:
-        click.echo(f"accepted: {output}\nrejected, with reasons: {rejected}")
+        lines.append(f"{kind:<{width}} │{cells}│ at most {max(values):.4f} in layer {int(np.argmax(values))}")
+    return Text("\n".join(lines))

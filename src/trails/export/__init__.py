@@ -12,7 +12,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -331,8 +331,14 @@ def _records(selection: Selection, traces: TraceStore, run: Run, options: Export
     if options.variants:
         from trails.export.variant_rows import variant_tables
 
+        whole = replace(selection, parts=None)  # variants have ids of their own: their parent is what was selected
         for table in variant_tables(options.variants, run):
-            yield build(table, selection, run, layers=options.layers)
+            if selection.parts is not None:
+                parents = [dict(item).get("parent") for item in table["metadata"].to_pylist()]
+                table = table.filter(pa.array([parent in selection.parts for parent in parents], pa.bool_()))
+            made = build(table, whole, run, layers=options.layers)
+            asked = pa.array([selection.digest] * len(made), pa.string())
+            yield made.set_column(RECORD.get_field_index("subgraph"), RECORD.field("subgraph"), asked)
 
 
 def _reference(traces: TraceStore, name: str, selection: Selection) -> dict[str, npt.NDArray[np.float32]]:

@@ -186,7 +186,7 @@ def build(
     """
     parts = [selection.part(chain) for chain in table["chain"].to_pylist()]
     if any(part is None for part in parts):
-        table = table.take([row for row, part in enumerate(parts) if part is not None])
+        table = table.take(pa.array([row for row, part in enumerate(parts) if part is not None], pa.int64()))
     kept = [part for part in parts if part is not None]
     n = len(kept)
     if not n:

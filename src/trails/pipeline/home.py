@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trails.overlaps import Kind, Overlaps
     from trails.pipeline.again import Difference, Recall
     from trails.statemap import StateMap
-    from trails.variants import VariantOptions, VariantReport
+    from trails.variants import VariantOptions, VariantReport, VariantRun
 
 
 class Home:
@@ -39,7 +39,7 @@ class Home:
 
     Use as a context manager. What needs a model opens that of the run at its first use and keeps it (:meth:`scorer`).
     Nothing is written, except by :meth:`export` to its own file, where ``write=True`` puts results of an analysis into the
-    graph, by :meth:`calibrate_gaps` into the notes of the run, and by :meth:`diff` with an adapter.
+    graph, by :meth:`calibrate_gaps` into the notes of the run, by :meth:`variants`, and by :meth:`diff` with an adapter.
     """
 
     def __init__(self, home: str | Path | None = None, **settings: Any) -> None:
@@ -285,12 +285,20 @@ class Home:
         to: str | Path | None = None,
         run: str | None = None,
         each: Callable[[VariantReport], None] = lambda _: None,
-    ) -> tuple[Sequence[VariantReport], Path | None]:
-        """Microvariants of a chain (its id) or of every chain of a selection; ``to`` keeps them in a Parquet file, and the
-        second result is the file with the rejected ones. ``each`` is told every report as it is made.
+    ) -> tuple[Sequence[VariantReport], VariantRun]:
+        """Microvariants of a chain (its id) or of every chain of a selection, and the run in which they are stored: in the
+        home's folder ``variants``, or in the Parquet file ``to``. ``each`` is told every report as it is made.
         """
-        from trails.variants import make_variants, variant_table, write_variants
+        from trails.variants import (
+            VariantOptions,
+            make_variants,
+            read_variant_run,
+            variant_run_id,
+            variant_table,
+            write_variants,
+        )
 
+        options = options or VariantOptions()
         text = f"chain:{selection}" if re.fullmatch(r"c[0-9a-f]{16}", selection) else selection
         instrument = self.run(run)
         scorer = self.scorer(instrument.id)
@@ -300,7 +308,24 @@ class Home:
             reports.append(report)
             tables.append(variant_table(report, instrument.id, instrument.tokenizer, trace.question_token_ids.tolist()))
             each(report)
-        return reports, write_variants(tables, reports, Path(to)) if to else None
+        name = variant_run_id(instrument.id, options, (report.chain for report in reports))
+        path = Path(to) if to else self._variant_file(name)
+        write_variants(tables, reports, path)
+        return reports, read_variant_run(path)
+
+    def variant_run(self, name: str) -> VariantRun:
+        """A run of the microvariant loop that the home holds. Raises UsageError that names those there are."""
+        from trails.variants import read_variant_run
+
+        if not self._variant_file(name).is_file():
+            known = ", ".join(sorted(path.stem for path in self._variant_file("*").parent.glob("v*.parquet")))
+            raise UsageError(
+                f"variants {name} were asked for. The home holds: {known or 'none'}. Type: trails variants CHAIN"
+            )
+        return read_variant_run(self._variant_file(name))
+
+    def _variant_file(self, name: str) -> Path:
+        return self.settings.home / "variants" / f"{name}.parquet"
 
     def diff(
         self,

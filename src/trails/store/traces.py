@@ -2,7 +2,7 @@
 
 A home folder holds ``trails.json`` (format version, segmenter), ``runs/RUN.json`` (one instrument each) and
 ``shards/HASH.parquet`` (one row per trace, columns of :data:`trails.schema.SHARD_SCHEMA`), and what is derived from the shards
-and may be deleted at any time: ``whitening/RUN-LAYER.npz``. A shard is named by the SHA-256
+and may be deleted at any time: ``whitening/RUN-LAYER.npz`` and ``variants/ID.parquet``. A shard is named by the SHA-256
 of its bytes and appears by rename, after its bytes and before its name reached the disk: a killed writer loses at most the
 shard in flight, and a shard that is there is whole. One writer at a time; readers need no lock, shards never change.
 """
