@@ -160,7 +160,7 @@ def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) 
     common = ("--home", trained / "home", "--model", trained / "model", "--device", "cpu")
     with Home(trained / "home") as home:
         chain = next(home.traces()).chain.id
-    made = run("variants", chain, "--count", 6, "--volatility-budget", -1, "--drift", *common)
+    made = run("variants", chain[:12], "--count", 6, "--volatility-budget", -1, "--drift", *common)
     name = made.partition("stored: ")[2].split()[0]
     assert "drift map, hidden states" in made
     assert "drift map, attention" in made

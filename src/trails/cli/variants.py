@@ -133,5 +133,5 @@ def drift_picture(by_kind: Mapping[str, Sequence[float]]) -> Text:
             _SHADES[min(int(len(_SHADES) * value / largest), len(_SHADES) - 1)] if largest > 0 else " "
             for value in values
         )
-        lines.append(f"{kind:<{width}} │{cells}│ at most {max(values):.4f} in layer {int(np.argmax(values))}")
+        lines.append(f"{kind:<{width}} │{cells}│ at most {max(values):.2g} in layer {int(np.argmax(values))}")
     return Text("\n".join(lines))

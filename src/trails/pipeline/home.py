@@ -286,8 +286,9 @@ class Home:
         run: str | None = None,
         each: Callable[[VariantReport], None] = lambda _: None,
     ) -> tuple[Sequence[VariantReport], VariantRun]:
-        """Microvariants of a chain (its id) or of every chain of a selection, and the run in which they are stored: in the
-        home's folder ``variants``, or in the Parquet file ``to``. ``each`` is told every report as it is made.
+        """Microvariants of a chain (its id or the beginning of it) or of every chain of a selection, and the run in which
+        they are stored: in the home's folder ``variants``, or in the Parquet file ``to``. ``each`` is told every report as it
+        is made.
         """
         from trails.variants import (
             VariantOptions,
@@ -299,8 +300,9 @@ class Home:
         )
 
         options = options or VariantOptions()
-        text = f"chain:{selection}" if re.fullmatch(r"c[0-9a-f]{16}", selection) else selection
         instrument = self.run(run)
+        one = re.fullmatch(r"c[0-9a-f]{3,16}", selection)
+        text = f"chain:{self.trace(selection, instrument.id).chain.id}" if one else selection
         scorer = self.scorer(instrument.id)
         reports, tables = [], []
         for trace in self._traces.traces(instrument.id, self.select(text).chains):
