@@ -719,7 +719,8 @@ def write_variants(tables: Iterable[pa.Table], reports: Sequence[VariantReport],
     if path.suffix != ".parquet":
         raise UsageError(f"{path} ends in {path.suffix!r}. Write a name that ends in .parquet.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, VARIANT_SCHEMA, compression="zstd") as writer:
+    temporary = path.with_suffix(".parquet.part")  # a killed writer leaves no file that looks whole
+    with pq.ParquetWriter(temporary, VARIANT_SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
     rejected = path.with_name(f"{path.stem}.rejected.jsonl")
@@ -743,6 +744,7 @@ def write_variants(tables: Iterable[pa.Table], reports: Sequence[VariantReport],
                 file.write(
                     json.dumps({"chain": report.chain, "reason": reason, "count": count}, ensure_ascii=False) + "\n"
                 )
+    temporary.replace(path)
     return rejected
 
 

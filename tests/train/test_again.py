@@ -15,6 +15,7 @@ from tests.measure.reference import byte_tokenizer
 
 from trails.cli import cli
 from trails.errors import UsageError
+from trails.measure.base import MeasureOptions, Segmented
 from trails.pipeline import Home
 
 pytestmark = pytest.mark.train
@@ -136,6 +137,22 @@ def test_the_trained_walk_is_measured_again_compared_and_recalled(trained: Path)
     assert ("was not shown" not in recalled["verdict"]) == beaten
 
 
+def test_comparing_leaves_the_instrument_as_it_was(trained: Path) -> None:
+    with Home(trained / "home", model=str(trained / "model"), device="cpu") as home:
+        trace = next(home.traces())
+        item = Segmented(trace.chain, trace.steps)
+
+        def measured() -> list[float]:
+            (again,) = home.scorer().measure([item], MeasureOptions())
+            return again.surprisal.tolist()
+
+        before = measured()
+        home.diff(adapter=trained / "adapter", noise=1, kl=1)
+        assert measured() == before
+        home.recall("all", trained / "adapter", shuffled=trained / "control")
+        assert measured() == before == trace.surprisal.tolist()
+
+
 def test_another_model_and_another_export_are_refused(trained: Path) -> None:
     save_model(trained / "other-model", seed=1)
     with Home(trained / "home", model=str(trained / "other-model"), device="cpu") as home:
@@ -177,6 +194,9 @@ def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) 
     for kind in found["kinds"]:
         assert len(kind["hidden_drift"]) == 3  # two layers and the embeddings
         assert len(kind["attention_drift"]) == 2
+    with Home(trained / "home") as home:
+        report = home.export(f"chain:{chain}", format="trails", to=trained / "from-python.parquet", variants=name)
+        assert report.counts.rows == 7
     rows = ("--format", "trails", "-o", trained / "with-variants.parquet", "--variants", name)
     assert run("export", "--subgraph", f"chain:{chain}", *rows, "--home", trained / "home").startswith("7 rows of ")
     written = pq.read_table(trained / "with-variants.parquet")

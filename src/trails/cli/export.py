@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -83,9 +82,6 @@ def command(
     from trails.subgraph import needs_graph, select
 
     writer_named(format_)
-    settings = settings_from(home=home, store=store)
-    if variants is not None and re.fullmatch(r"v[0-9a-f]{16}", str(variants)):
-        variants = settings.home / "variants" / f"{variants}.parquet"
     options = ExportOptions(
         mask=mask,
         weights=weights,
@@ -99,6 +95,7 @@ def command(
         overwrite=overwrite,
         run=run_id,
     )
+    settings = settings_from(home=home, store=store)
     with TraceStore(settings.home) as traces:
         graph = open_graph(settings) if needs_graph(selection) else None
         try:

@@ -9,6 +9,7 @@ the same traces with the same options gives the same bytes, in whatever order th
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,7 @@ class ExportOptions:
 
     ``layers`` are the layers that a LoRA shall change (0 = first), empty for all. ``split`` is the share to hold out.
     ``run`` names the run whose numbers count (an id or its beginning; by default the only one without an adapter).
-    ``variants`` is a file written by ``trails variants``.
+    ``variants`` is the id (``v…``) of what ``trails variants`` stored in the home, or its file.
     """
 
     mask: str = "none"
@@ -107,6 +108,8 @@ def export_selection(
     a weight or the order (without ``lossy``).
     """
     options = options or ExportOptions(**given)
+    if options.variants and re.fullmatch(r"v[0-9a-f]{16}", str(options.variants)):
+        options = replace(options, variants=traces.variant_file(str(options.variants)))
     writer = writer_named(format)
     mask = parse_mask(options.mask)
     reference_run = parse_weights(options.weights)

@@ -139,17 +139,18 @@ class Home:
         Raises UsageError for a run with an adapter, and when the model found has other weights or another tokenizer.
         """
         known = self.run(run)
-        if known.adapter:
-            raise UsageError(
-                f"run {known.id} measured {known.model} with an adapter, and adapters are not kept. Choose a run without: "
-                f"{', '.join(r.id for r in self.runs().values() if not r.adapter)}"
-            )
         if known.id not in self._scorers:
             self._scorers[known.id] = self._like(known)
         return self._scorers[known.id]
 
     def _like(self, known: Run, adapter: Path | None = None) -> Scorer:
-        """A new scorer with the model and the policies of a run, and with an adapter where one is given."""
+        """A new scorer with the model and the policies of a run, and with an adapter where one is given. Who asks for it may
+        change the model."""
+        if known.adapter:
+            raise UsageError(
+                f"run {known.id} measured {known.model} with an adapter, and adapters are not kept. Choose a run without: "
+                f"{', '.join(r.id for r in self.runs().values() if not r.adapter)}"
+            )
         hub = not self.settings.model and len(known.revision) == 40
         found = open_scorer(
             self.settings.model or known.model,
@@ -311,7 +312,7 @@ class Home:
             tables.append(variant_table(report, instrument.id, instrument.tokenizer, trace.question_token_ids.tolist()))
             each(report)
         name = variant_run_id(instrument.id, options, (report.chain for report in reports))
-        path = Path(to) if to else self._variant_file(name)
+        path = Path(to) if to else self._traces.variant_file(name)
         write_variants(tables, reports, path)
         return reports, read_variant_run(path)
 
@@ -319,15 +320,13 @@ class Home:
         """A run of the microvariant loop that the home holds. Raises UsageError that names those there are."""
         from trails.variants import read_variant_run
 
-        if not self._variant_file(name).is_file():
-            known = ", ".join(sorted(path.stem for path in self._variant_file("*").parent.glob("v*.parquet")))
+        path = self._traces.variant_file(name)
+        if not path.is_file():
+            known = ", ".join(sorted(other.stem for other in path.parent.glob("v*.parquet")))
             raise UsageError(
                 f"variants {name} were asked for. The home holds: {known or 'none'}. Type: trails variants CHAIN"
             )
-        return read_variant_run(self._variant_file(name))
-
-    def _variant_file(self, name: str) -> Path:
-        return self.settings.home / "variants" / f"{name}.parquet"
+        return read_variant_run(path)
 
     def diff(
         self,
@@ -376,7 +375,7 @@ class Home:
             first,
             second,
             groups,
-            lambda: self.scorer(first.id),
+            lambda: self._like(first),
             adapter=adapter,
             noise=noise,
             kl=kl,
@@ -399,12 +398,10 @@ class Home:
         """
         from trails.pipeline.again import recall_of
 
-        of = self.run(run).id
-        traces = self._traces.traces(of, self.select(selection).chains)
+        known = self.run(run)
+        traces = self._traces.traces(known.id, self.select(selection).chains)
         items = [Segmented(trace.chain, trace.steps) for trace in traces]
-        scorer = self._scorers.pop(of, None) or self.scorer(of)
-        self._scorers.pop(of, None)  # it carries the adapters afterwards
-        return recall_of(items, scorer, adapter, shuffled=shuffled, exported=export, max_tokens=max_tokens)
+        return recall_of(items, self._like(known), adapter, shuffled=shuffled, exported=export, max_tokens=max_tokens)
 
     def _write(self, batch: GraphBatch, replaces: Sequence[str] = ()) -> None:
         if replaces:

@@ -406,6 +406,10 @@ class TraceStore:
             self._put(path, file.getvalue())
         return found
 
+    def variant_file(self, name: str) -> Path:
+        """Where the home keeps the run ``name`` (``v…``) of the microvariant loop, whether it is there or not."""
+        return self.home / "variants" / f"{name}.parquet"
+
     def damaged(self) -> list[str]:
         """Names of shards whose bytes no longer have the hash that names them."""
         found = []
