@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from trails.experiments.base import Scale
+from trails.experiments.bench import Bench
+from trails.experiments.corpus import Corpus, load_corpus
 from trails.readers import write_chains
 from trails.schema import Chain
 
@@ -71,3 +74,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("w", encoding="utf-8") as file:
         write_chains(chains, file)
     return path
+
+
+@pytest.fixture(scope="session")
+def small() -> Scale:
+    """A scale at which one arm takes a second."""
+    return Scale("small", max_tokens=120, evaluate=3, steps=0.1, batch=2, size=0.1)
+
+
+@pytest.fixture(scope="session")
+def bench(tiny_folder: Path) -> Bench:
+    """The tiny model on a bench."""
+    return Bench(str(tiny_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def corpus(data: Path) -> Corpus:
+    """The chains of ``data``."""
+    return load_corpus([data])

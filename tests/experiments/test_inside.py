@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from trails.experiments import capture, neutrality, same_loss
 from trails.experiments.base import Scale
 from trails.experiments.bench import Bench
-from trails.experiments.corpus import load_corpus
 
 pytestmark = pytest.mark.train
-
-SMALL = Scale("small", max_tokens=120, evaluate=3, steps=0.1, batch=2, size=0.1)
-
-
-@pytest.fixture(scope="module")
-def bench(tiny_folder: Path) -> Bench:
-    return Bench(str(tiny_folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def corpus(data: Path):
-    return load_corpus([data])
-
 
 # --- capture ---------------------------------------------------------------------------------------------------------
 
@@ -66,10 +50,10 @@ def test_calibration_error_of_known_probabilities() -> None:
     assert capture.calibration_error(np.full(1000, 0.9), truth) == pytest.approx(0.65, abs=1e-9)
 
 
-def test_the_other_map_has_as_many_tokens(bench: Bench, corpus) -> None:
+def test_the_other_map_has_as_many_tokens(bench: Bench, corpus, small: Scale) -> None:
     found = {}
     capture.run(
-        bench, corpus, SMALL, 0, ["real text", "another topic's map"], lambda a, m, e: found.update({a: (m, e)})
+        bench, corpus, small, 0, ["real text", "another topic's map"], lambda a, m, e: found.update({a: (m, e)})
     )
     metrics, extra = found["real text"]
     assert metrics["left"] == pytest.approx(1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,9 @@ from trails.experiments.base import (
     t_interval,
 )
 from trails.experiments.report import markdown
+from trails.experiments.runner import stored
+
+PAGES = Path(__file__).parents[2] / "docs" / "experiments"
 
 
 def declared(*criteria: Criterion) -> Experiment:
@@ -140,3 +145,20 @@ def test_names_and_numbers() -> None:
 def test_a_report_says_what_is_missing() -> None:
     text = markdown(declared(Criterion("x", "a", "b", "lower")), records(a=[1.0], b=[2.0], c=[0.0], d=[0.0]), {}, "p")
     assert "Not enough data: 1 complete seeds" in text
+
+
+def test_arms_are_not_said_to_be_trained_on() -> None:
+    # some experiments only look: their arms are texts and maps
+    text = markdown(declared(Criterion("x", "a", "b", "lower")), records(a=[1.0], b=[2.0], c=[0.0], d=[0.0]), {}, "p")
+    assert "| arm | what it is |" in text
+    assert "trained on" not in text
+
+
+def test_the_published_pages_are_the_reports_of_the_published_rows() -> None:
+    results = PAGES / "results.jsonl"
+    lines = map(json.loads, results.read_text(encoding="utf-8").splitlines())
+    plans = {line["experiment"]: line["plan"] for line in lines if "plan" in line}
+    assert plans
+    for name, plan in plans.items():
+        text = markdown(experiments()[name], stored(results, name), plan, plan_hash(plan))
+        assert (PAGES / f"{name}.md").read_text(encoding="utf-8") == text, name

@@ -22,18 +22,6 @@ from trails.train.probe import probe
 
 pytestmark = pytest.mark.train
 
-SMALL = Scale("small", max_tokens=120, evaluate=3, steps=0.1, batch=2, size=0.1)
-
-
-@pytest.fixture(scope="module")
-def bench(tiny_folder: Path) -> Bench:
-    return Bench(str(tiny_folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def corpus(data: Path):
-    return load_corpus([data])
-
 
 def test_families_get_their_parts(corpus, data: Path) -> None:
     assert (corpus.roles.trained, corpus.roles.unrelated) == ("debate", ("unrelated-noise",))
@@ -45,24 +33,24 @@ def test_families_get_their_parts(corpus, data: Path) -> None:
         load_corpus([data], trained="nothing")
 
 
-def test_evaluation_shares_no_gram_with_training(bench: Bench, corpus) -> None:
-    sets = bench.sets(corpus, SMALL, 0, 8)
+def test_evaluation_shares_no_gram_with_training(bench: Bench, corpus, small: Scale) -> None:
+    sets = bench.sets(corpus, small, 0, 8)
     assert len(sets.train) == 8
     taken = [row["input_ids"] for row in sets.train]
     for rows in (sets.held_out, sets.unseen, sets.unrelated):
         assert rows
         assert len(disjoint([row["input_ids"] for row in rows], taken)) == len(rows)
-    again = bench.sets(corpus, SMALL, 0, 8)
+    again = bench.sets(corpus, small, 0, 8)
     assert again.train == sets.train
-    assert bench.sets(corpus, SMALL, 1, 8).train != sets.train
+    assert bench.sets(corpus, small, 1, 8).train != sets.train
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_training_leaves_the_base_as_it_was(bench: Bench, corpus, full: bool) -> None:
-    sets = bench.sets(corpus, SMALL, 0, 4)
+def test_training_leaves_the_base_as_it_was(bench: Bench, corpus, small: Scale, full: bool) -> None:
+    sets = bench.sets(corpus, small, 0, 4)
     before = {name: value.clone() for name, value in bench.model.state_dict().items()}
     base = bench.base(sets)
-    options = bench.options(SMALL, 3, 0, **({} if full else {"layers": (1, 2)}))
+    options = bench.options(small, 3, 0, **({} if full else {"layers": (1, 2)}))
     with bench.trained(sets.train, options, full=full) as (model, losses):
         after = bench.measure(model, sets)
         if not full:
@@ -75,8 +63,8 @@ def test_training_leaves_the_base_as_it_was(bench: Bench, corpus, full: bool) ->
     assert bench.base(sets) == base
 
 
-def test_probes_equal_those_of_training(bench: Bench, corpus) -> None:
-    rows = bench.sets(corpus, SMALL, 0, 4).held_out
+def test_probes_equal_those_of_training(bench: Bench, corpus, small: Scale) -> None:
+    rows = bench.sets(corpus, small, 0, 4).held_out
     for mine, theirs in zip(bench.probe(bench.model, rows, compare=True), probe(bench.model, rows), strict=True):
         np.testing.assert_allclose(mine.nll, theirs.nll, atol=1e-5)
         np.testing.assert_allclose(mine.entropy, theirs.entropy, atol=1e-5)
@@ -94,8 +82,8 @@ def test_volatility_of_known_edits(bench: Bench) -> None:
     assert 0 < first <= math.log(2)
 
 
-def test_variants_of_one_pool_have_equally_many_edits(bench: Bench, corpus) -> None:
-    row = bench.sets(corpus, SMALL, 0, 4).train[0]
+def test_variants_of_one_pool_have_equally_many_edits(bench: Bench, corpus, small: Scale) -> None:
+    row = bench.sets(corpus, small, 0, 4).train[0]
     pool = volatility.edited_pool(bench, row, 8, 0)
     edits = [sum(a != b for a, b in zip(row["input_ids"], new["input_ids"], strict=True)) for _, new in pool]
     assert set(edits) == {max(1, round(volatility.EDITED * (len(row["input_ids"]) - row["offset"])))}
@@ -105,8 +93,8 @@ def test_variants_of_one_pool_have_equally_many_edits(bench: Bench, corpus) -> N
     assert shuffled == sorted(v for v, _ in pool)
 
 
-def test_random_edits_take_the_nearest_volatility(bench: Bench, corpus) -> None:
-    row = bench.sets(corpus, SMALL, 0, 4).train[0]
+def test_random_edits_take_the_nearest_volatility(bench: Bench, corpus, small: Scale) -> None:
+    row = bench.sets(corpus, small, 0, 4).train[0]
     wanted = [0.0, 0.02]
     found = minimal_step.random_edits(bench, row, wanted, [1, 2], 0)
     assert len(found) == 2
@@ -118,8 +106,8 @@ def test_random_edits_take_the_nearest_volatility(bench: Bench, corpus) -> None:
         assert new["volatility"] == pytest.approx(again, abs=1e-6)
 
 
-def test_targets_keep_a_wording_that_shares_no_words(bench: Bench, corpus) -> None:
-    for target in minimal_step.targets(bench, corpus, SMALL, 0):
+def test_targets_keep_a_wording_that_shares_no_words(bench: Bench, corpus, small: Scale) -> None:
+    for target in minimal_step.targets(bench, corpus, small, 0):
         kept = set(target.kept.chain.text.split())
         assert target.kept.chain.question == target.text.chain.question
         assert len(target.others) == 1

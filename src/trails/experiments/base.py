@@ -58,7 +58,7 @@ def t_interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way of training. ``control`` says whether it is held against the treatment."""
+    """One way of training, or one thing that is looked at. ``control`` says whether it is held against the treatment."""
 
     name: str
     meaning: str

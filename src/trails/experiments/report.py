@@ -68,7 +68,7 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
             ["claim", "role", "metric", "treatment", "against", "difference, 95 %", "wanted", "criterion"], rows
         )
     lines += ["", "## Arms", ""]
-    lines += _table(["arm", "what it is trained on"], [[arm.name, arm.meaning] for arm in experiment.arms])
+    lines += _table(["arm", "what it is"], [[arm.name, arm.meaning] for arm in experiment.arms])
     names = list(experiment.metrics)
     lines += ["", "Mean over seeds with 95 % t interval.", ""]
     lines += _table(
