@@ -772,7 +772,8 @@ class KindDrift:
 @dataclass(frozen=True, slots=True)
 class VariantRun:
     """A run of the microvariant loop as it is stored: accepted variants with their drift map in ``path``, the others with the
-    reason in ``rejected``. ``noise_floor`` is the largest volatility (nats) of a chain against itself.
+    reason in ``rejected``. ``id`` is empty where the file lies outside a home, which only its path then names.
+    ``noise_floor`` is the largest volatility (nats) of a chain against itself.
     """
 
     id: str
@@ -785,7 +786,13 @@ class VariantRun:
     def record(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
         kinds = [{name: getattr(kind, name) for name in kind.__slots__} for kind in self.kinds]
-        return {"id": self.id, "path": str(self.path), "run": self.run, "noise_floor": self.noise_floor, "kinds": kinds}
+        return {
+            "id": self.id or None,
+            "path": str(self.path),
+            "run": self.run,
+            "noise_floor": self.noise_floor,
+            "kinds": kinds,
+        }
 
 
 def variant_run_id(run: str, options: VariantOptions, chains: Iterable[str]) -> str:
@@ -793,9 +800,9 @@ def variant_run_id(run: str, options: VariantOptions, chains: Iterable[str]) -> 
     return "v" + stable_hash(run, json.dumps(asdict(options), sort_keys=True), *sorted(chains))
 
 
-def read_variant_run(path: Path) -> VariantRun:
-    """A stored run with its drift map by kind. Raises UsageError for another file."""
-    own = [name for name, _ in _OWN]
+def read_variant_run(path: Path, name: str = "") -> VariantRun:
+    """A stored run with its drift map by kind; ``name`` is its id in a home. Raises UsageError for another file."""
+    own = [column for column, _ in _OWN]
     try:
         table = pq.read_table(path, columns=["run", *own])
     except (OSError, pa.ArrowException) as error:
@@ -827,7 +834,7 @@ def read_variant_run(path: Path) -> VariantRun:
         )
     floor = max((row["noise_floor"] for row in rows), default=0.0)
     run = rows[0]["run"] if rows else ""
-    return VariantRun(path.stem, path, rejected, run, floor, tuple(kinds))
+    return VariantRun(name, path, rejected, run, floor, tuple(kinds))
 
 
 def _means(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:

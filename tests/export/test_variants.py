@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from trails.variants import (
     levenshtein,
     make_variants,
     marker_tokens,
+    read_variant_run,
     variant_table,
     write_variants,
 )
@@ -160,6 +162,10 @@ def test_the_gate_rejects_with_a_reason_and_rungs_need_their_parent(scorer, repo
     lines = [json.loads(line) for line in rejected.read_text(encoding="utf-8").splitlines()]
     assert sum("variant" in line for line in lines) == len(gated.variants) - len(accepted)
     assert pq.read_table(tmp_path / "v.parquet").num_rows == len(accepted)
+    made = Counter(v.kind for v in gated.variants)
+    taken = Counter(v.kind for v in gated.accepted)
+    kinds = read_variant_run(tmp_path / "v.parquet").kinds
+    assert {kind.kind: (kind.made, kind.accepted) for kind in kinds} == {k: (made[k], taken[k]) for k in made}
 
 
 @pytest.mark.model

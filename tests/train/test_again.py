@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,8 @@ def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) 
     assert "drift map, attention" in made
     again = run("variants", name, "--home", trained / "home")  # drawn from the file: no model is opened
     picture = made.index("volatility in nats")
-    assert again.splitlines()[:-2] == made[picture:].splitlines()[:-3]
+    assert again.splitlines()[:-3] == made[picture:].splitlines()[:-4]
+    assert f"--variants {name} --format trails" in again.splitlines()[-1] == made.splitlines()[-1]
 
     stored = trained / "home" / "variants" / f"{name}.parquet"
     before = stored.read_bytes()
@@ -202,5 +204,19 @@ def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) 
     written = pq.read_table(trained / "with-variants.parquet")
     assert sorted(written["parent"].to_pylist()) == ["", *[chain] * 6]
     assert len(set(written["subgraph"].to_pylist())) == 1
+    with Home(trained / "home") as home:  # variants follow the chains that are selected
+        other = next(trace.chain.id for trace in home.traces() if trace.chain.id != chain)
+        report = home.export(f"chain:{other}", format="trails", to=trained / "other.parquet", variants=name)
+        assert (report.counts.rows, report.counts.variants) == (1, 0)
+
+    own = trained / "my variants.parquet"  # no id of the home: what is printed is what can be typed
+    elsewhere = run("variants", chain, "--count", 6, "--volatility-budget", -1, "--drift", "-o", own, *common)
+    assert f"stored: {own}\n" in elsewhere
+    typed = shlex.split(elsewhere.splitlines()[-1])
+    assert own.read_bytes() == before
+    rows = ("--format", "trails", "-o", trained / "own.parquet", "--variants", typed[typed.index("--variants") + 1])
+    assert run("export", "--subgraph", f"chain:{chain}", *rows, "--home", trained / "home").startswith("7 rows of ")
+    arguments = ("--count", 6, "--volatility-budget", -1, "--drift", "-o", own, "--json")
+    assert json.loads(run("variants", chain, *arguments, *common))["id"] is None
     with Home(trained / "home") as home, pytest.raises(UsageError, match=f"The home holds: {name}"):
         home.variant_run("v0123456789abcdef")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,7 +118,9 @@ def command(
             click.echo(f"drift map, {title}, mean over variants; layers from left to right, shading up to the largest")
     if reports:
         click.echo(f"{enough} of {len(reports)} chains have {count} accepted variants or more")
-    click.echo(f"stored: {found.id}  {found.path}\nrejected, with reasons: {found.rejected}")
+    name = found.id or shlex.quote(str(found.path))  # a file of the user's own has no id in the home
+    click.echo(f"stored: {f'{found.id}  ' if found.id else ''}{found.path}\nrejected, with reasons: {found.rejected}")
+    click.echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
 
 
 _SHADES = " ░▒▓█"

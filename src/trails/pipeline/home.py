@@ -314,7 +314,7 @@ class Home:
         name = variant_run_id(instrument.id, options, (report.chain for report in reports))
         path = Path(to) if to else self._traces.variant_file(name)
         write_variants(tables, reports, path)
-        return reports, read_variant_run(path)
+        return reports, read_variant_run(path, "" if to else name)
 
     def variant_run(self, name: str) -> VariantRun:
         """A run of the microvariant loop that the home holds. Raises UsageError that names those there are."""
@@ -326,7 +326,7 @@ class Home:
             raise UsageError(
                 f"variants {name} were asked for. The home holds: {known or 'none'}. Type: trails variants CHAIN"
             )
-        return read_variant_run(path)
+        return read_variant_run(path, name)
 
     def diff(
         self,
