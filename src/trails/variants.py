@@ -714,10 +714,22 @@ def variant_table(report: VariantReport, run: str, tokenizer: str, question_ids:
     return pa.Table.from_pylist(rows, schema=VARIANT_SCHEMA)
 
 
-def write_variants(tables: Iterable[pa.Table], reports: Sequence[VariantReport], path: Path) -> Path:
-    """Write accepted variants to ``path`` (Parquet) and the others, with reasons, beside it; return the second file."""
+def check_variant_file(path: Path) -> None:
+    """Raises UsageError for a name that variants cannot be written to; variants that lie there may be replaced."""
     if path.suffix != ".parquet":
         raise UsageError(f"{path} ends in {path.suffix!r}. Write a name that ends in .parquet.")
+    if path.exists():
+        try:
+            known = "noise_floor" in pq.read_schema(path).names
+        except (OSError, pa.ArrowException):
+            known = False
+        if not known:
+            raise UsageError(f"{path} exists and is not a file of variants. Choose another name.")
+
+
+def write_variants(tables: Iterable[pa.Table], reports: Sequence[VariantReport], path: Path) -> Path:
+    """Write accepted variants to ``path`` (Parquet) and the others, with reasons, beside it; return the second file."""
+    check_variant_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".parquet.part")  # a killed writer leaves no file that looks whole
     with pq.ParquetWriter(temporary, VARIANT_SCHEMA, compression="zstd") as writer:
@@ -773,14 +785,14 @@ class KindDrift:
 class VariantRun:
     """A run of the microvariant loop as it is stored: accepted variants with their drift map in ``path``, the others with the
     reason in ``rejected``. ``id`` is empty where the file lies outside a home, which only its path then names.
-    ``noise_floor`` is the largest volatility (nats) of a chain against itself.
+    ``noise_floor`` is the largest volatility (nats) of a chain against itself, None where no variant was accepted.
     """
 
     id: str
     path: Path
     rejected: Path
     run: str
-    noise_floor: float
+    noise_floor: float | None
     kinds: tuple[KindDrift, ...]
 
     def record(self) -> dict[str, Any]:
@@ -808,8 +820,15 @@ def read_variant_run(path: Path, name: str = "") -> VariantRun:
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path} is not a file of variants ({error}). Type: trails variants SELECTION") from None
     rejected = path.with_name(f"{path.stem}.rejected.jsonl")
-    lines = rejected.read_text(encoding="utf-8").splitlines() if rejected.is_file() else []
-    refused = [found["kind"] for line in lines if "kind" in (found := json.loads(line))]
+    refused: list[str] = []
+    try:
+        if rejected.is_file():
+            lines = rejected.read_text(encoding="utf-8").split("\n")
+            refused = [found["kind"] for line in lines if line and "kind" in (found := json.loads(line))]
+    except ValueError as error:
+        raise UsageError(
+            f"{rejected} is damaged ({error}). Make the variants anew: trails variants SELECTION"
+        ) from None
     rows = table.to_pylist()
     kinds = []
     for kind in KINDS:
@@ -832,7 +851,7 @@ def read_variant_run(path: Path, name: str = "") -> VariantRun:
                 _means(attention) if attention else None,
             )
         )
-    floor = max((row["noise_floor"] for row in rows), default=0.0)
+    floor = max((row["noise_floor"] for row in rows), default=None)
     run = rows[0]["run"] if rows else ""
     return VariantRun(name, path, rejected, run, floor, tuple(kinds))
 

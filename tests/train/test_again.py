@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,6 +19,7 @@ from trails.cli import cli
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.pipeline import Home
+from trails.variants import VariantOptions, read_variant_run
 
 pytestmark = pytest.mark.train
 
@@ -174,6 +176,24 @@ def test_another_model_and_another_export_are_refused(trained: Path) -> None:
             home.recall("all", trained / "adapter", export=trained / "rows.parquet", max_tokens=2, run=adapted)
 
 
+def test_chains_of_an_export_are_read_or_refused_in_one_sentence(tmp_path: Path) -> None:
+    from trails.pipeline.again import exported_chains
+
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "one\u2028line\x85of a text", "chain": "c1"}, {"text": "two", "chain": "c2"}]
+    whole = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+    path.write_text(whole, encoding="utf-8", newline="\n")
+    assert exported_chains(path) == {"c1", "c2"}
+    pq.write_table(pa.table({"text": ["one"]}), tmp_path / "other.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "other.parquet").read_bytes()[:100])
+    (tmp_path / "cut.jsonl").write_text(whole[:-9], encoding="utf-8")
+    (tmp_path / "other.jsonl").write_text('{"text": "one"}\n', encoding="utf-8")
+    (tmp_path / "list.jsonl").write_text("[1]\n", encoding="utf-8")
+    for name in ("other.parquet", "cut.parquet", "cut.jsonl", "other.jsonl", "list.jsonl", "missing.jsonl", "."):
+        with pytest.raises(UsageError, match="is not an export that names its chains"):
+            exported_chains(tmp_path / name)
+
+
 def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) -> None:
     common = ("--home", trained / "home", "--model", trained / "model", "--device", "cpu")
     with Home(trained / "home") as home:
@@ -220,3 +240,16 @@ def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) 
     assert json.loads(run("variants", chain, *arguments, *common))["id"] is None
     with Home(trained / "home") as home, pytest.raises(UsageError, match=f"The home holds: {name}"):
         home.variant_run("v0123456789abcdef")
+
+    with Home(trained / "home", model=str(trained / "model"), device="cpu") as home:
+        for path, message in (("rows.parquet", "not a file of variants"), ("own.jsonl", "ends in '.jsonl'")):
+            with pytest.raises(UsageError, match=message):
+                home.variants(chain, to=trained / path)
+        # what is refused leaves no noise floor to show
+        nothing = VariantOptions(count=2, budget=-1.0)
+        _, refused = home.variants(chain, nothing, to=trained / "nothing.parquet")
+    assert refused.noise_floor is None
+    assert sum(kind.made for kind in refused.kinds) > sum(kind.accepted for kind in refused.kinds) == 0
+    refused.rejected.write_text(refused.rejected.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    with pytest.raises(UsageError, match="is damaged"):
+        read_variant_run(refused.path)

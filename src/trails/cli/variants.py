@@ -105,7 +105,8 @@ def command(
         [k.kind, k.made, k.accepted, k.edits, k.distance, k.volatility_median, k.volatility_largest, k.logit_drift]
         for k in found.kinds
     ]
-    print_rows(columns, rows, title=f"volatility in nats; noise floor {found.noise_floor:.2g}")
+    floor = "not stored: no variant was accepted" if found.noise_floor is None else f"{found.noise_floor:.2g}"
+    print_rows(columns, rows, title=f"volatility in nats; noise floor {floor}")
     drawings = {
         "hidden states: 1 - cosine to the chain's": {k.kind: k.hidden_drift for k in found.kinds if k.hidden_drift},
         "attention: total variation against the chain's": {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.config import Settings
@@ -75,10 +76,18 @@ class Recall:
 
 
 def exported_chains(path: Path) -> set[str]:
-    """Ids of the chains in a canonical export."""
-    if path.suffix == ".parquet":
-        return set(pq.read_table(path, columns=["chain"])["chain"].to_pylist())
-    return {json.loads(line)["chain"] for line in path.read_text(encoding="utf-8").splitlines()}
+    """Ids of the chains in an export. Raises UsageError for a file that does not name them."""
+    try:
+        if path.suffix == ".parquet":
+            return set(pq.read_table(path, columns=["chain"])["chain"].to_pylist())
+        with path.open(encoding="utf-8", newline="\n") as lines:  # other line ends may lie inside a text
+            return {json.loads(line)["chain"] for line in lines if line.strip()}
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        why = str(error).partition("\n")[0]
+        raise UsageError(
+            f"{path} is not an export that names its chains ({type(error).__name__}: {why}). Give the file that was trained "
+            "on: trails export --subgraph SELECTION --format trails -o FILE"
+        ) from None
 
 
 def groups_of(sources: Mapping[str, str], exported: Path | None, unrelated: Collection[str]) -> dict[str, str]:

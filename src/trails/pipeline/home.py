@@ -289,10 +289,11 @@ class Home:
     ) -> tuple[Sequence[VariantReport], VariantRun]:
         """Microvariants of a chain (its id or the beginning of it) or of every chain of a selection, and the run in which
         they are stored: in the home's folder ``variants``, or in the Parquet file ``to``. ``each`` is told every report as it
-        is made.
+        is made. Raises UsageError for a selection without a measured chain.
         """
         from trails.variants import (
             VariantOptions,
+            check_variant_file,
             make_variants,
             read_variant_run,
             variant_run_id,
@@ -301,6 +302,8 @@ class Home:
         )
 
         options = options or VariantOptions()
+        if to:
+            check_variant_file(Path(to))
         instrument = self.run(run)
         one = re.fullmatch(r"c[0-9a-f]{3,16}", selection)
         text = f"chain:{self.trace(selection, instrument.id).chain.id}" if one else selection
@@ -311,6 +314,10 @@ class Home:
             reports.append(report)
             tables.append(variant_table(report, instrument.id, instrument.tokenizer, trace.question_token_ids.tolist()))
             each(report)
+        if not reports:
+            raise UsageError(
+                f"selection {text!r} holds no chain that run {instrument.id} measured. Type: trails status"
+            )
         name = variant_run_id(instrument.id, options, (report.chain for report in reports))
         path = Path(to) if to else self._traces.variant_file(name)
         write_variants(tables, reports, path)
