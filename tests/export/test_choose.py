@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from trails.errors import UsageError
 from trails.export import ExportOptions, export_selection
 from trails.export.order import arrange, parse_order, stratified_spread
-from trails.export.record import IGNORED, Ragged
+from trails.export.record import COLUMNS, IGNORED, Ragged
 from trails.export.split import GRAM, GramIndex, gram_hashes, shared_grams
 from trails.schema import Chain
 from trails.store.traces import TraceStore
@@ -214,6 +216,30 @@ def test_a_variant_stays_on_the_side_of_its_parent() -> None:
         assert found.held_out[1] == found.held_out[4]
         sides.append(found.held_out.tolist())
     assert sum(map(any, sides)) > 4
+
+
+def test_exported_variants_stay_on_the_side_of_their_parent(make_home, tmp_path: Path) -> None:
+    home = make_home(12)
+
+    def words(i: int) -> str:  # nothing in common with the parent but the name
+        return " ".join(f"v{i}x{j}" for j in range(20)) + "."
+
+    parents = home.chains
+    variants = [
+        Chain(c.source, f"{c.source_id}-v", "", words(i), metadata={"parent": c.id, "variant": "synonym"})
+        for i, c in enumerate(parents)
+    ]
+    other = make_home(chains=variants, name="variants")
+    with TraceStore(other.home) as store:
+        pq.write_table(pa.concat_tables(list(store.tables(list(COLUMNS)))), tmp_path / "variants.parquet")
+    for seed in range(3):
+        rows = export(home, tmp_path / f"{seed}.jsonl", split=0.4, seed=seed, variants=tmp_path / "variants.parquet")
+        lines = (tmp_path / f"{seed}.held_out.jsonl").read_text(encoding="utf-8").splitlines()
+        held = [json.loads(line) for line in lines]
+        assert len(rows) + len(held) == 24
+        assert held
+        for side in (rows, held):
+            assert {row["parent"] for row in side if row["parent"]} == {r["chain"] for r in side if not r["parent"]}
 
 
 def test_split_of_real_looking_rows(make_home, tmp_path: Path) -> None:

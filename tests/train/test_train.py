@@ -327,6 +327,32 @@ def test_attention_objective_moves_attention_towards_the_map(tiny, tokenizer, ma
         run(tmp_path, tiny(), tokenizer, rows, name="none", objective="attention")
 
 
+def test_attention_objective_over_accumulated_batches_and_with_a_share_of_the_language_loss(
+    tiny, tokenizer, make_rows, tmp_path
+) -> None:
+    from trails.train.loop import fit
+
+    rows = make_rows(4)  # two steps each, so that the mean over batches is the mean over all
+    maps = maps_of(tiny(seed=1), rows)
+
+    def first_losses(name: str, teachers=maps, **options) -> tuple[float, float]:
+        report = run(tmp_path, tiny(), tokenizer, rows, name=name, steps=1, teachers=teachers, **options)
+        seen: list[float] = []
+        chosen = TrainOptions(steps=1, rank=4, learning_rate=1e-2, **options)
+        fit(tiny(), rows, chosen, teachers=teachers, on_step=lambda _, loss, __: seen.append(loss))
+        return report.losses[0][1], seen[0]
+
+    whole = first_losses("whole", batch=4, objective="attention")
+    parts = first_losses("parts", batch=1, accumulate=4, objective="attention")
+    language = first_losses("language", None, batch=4)
+    both = first_losses("both", batch=1, accumulate=4, objective="attention", lm_share=0.25)
+    assert whole[0] > 0.01
+    for by in range(2):  # the trainer, the bare loop
+        assert whole[by] == pytest.approx(whole[0], rel=1e-3)
+        assert parts[by] == pytest.approx(whole[0], rel=1e-3)
+        assert both[by] == pytest.approx(whole[0] + 0.25 * language[0], rel=1e-3)
+
+
 def test_bins_of_keys() -> None:
     assert key_bins(6, 2, [{"step": 0, "start": 2, "end": 4}, {"step": 1, "start": 4, "end": 9}]) == [0, 1, 2, 2, 3, 3]
     assert key_bins(3, 0, [{"step": 0, "start": 0, "end": 3}]) == [0, 2, 2]
