@@ -255,7 +255,7 @@ def rounded(value):
 @settings(max_examples=300, deadline=None)
 def test_json_made_by_column_is_read_back_by_the_standard_reader(values: pa.Array) -> None:
     table = pa.table({"x": values, "é": values})
-    rows = [json.loads(line) for line in json_lines(table).decode().split("\n")[:-1]]
+    rows = [json.loads(line) for line in bytes(json_lines(table)).decode().split("\n")[:-1]]
     assert [list(row) for row in rows] == [["x", "é"]] * len(values)
 
     def same(found, wanted) -> None:

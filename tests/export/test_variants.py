@@ -177,6 +177,14 @@ def test_variants_are_the_same_on_a_second_run_and_become_rows(scorer, tmp_path:
         table = variant_table(found, scorer.run.id, scorer.run.tokenizer, question)
         write_variants([table], [found], tmp_path / f"{name}.parquet")
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+    def broken():
+        yield table
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # what lies there stays whole
+        write_variants(broken(), [found], tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     with TraceStore(tmp_path / "home", write=True) as store:
         store.put_run(scorer.run)
         store.write(scorer.measure([item()], MeasureOptions()))

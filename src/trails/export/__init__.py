@@ -328,7 +328,7 @@ def _lost(writer: Writer, options: ExportOptions, facts: _Facts) -> list[str]:
 
 
 def _records(selection: Selection, traces: TraceStore, run: Run, options: ExportOptions) -> Iterator[pa.Table]:
-    tables = traces.tables(list(COLUMNS), run.id, None if selection.parts is None else selection.chains)
+    tables = traces.tables(list(COLUMNS), run.id, selection.chains, rows=BATCH_ROWS)
     for table in ahead(coalesce(tables, BATCH_ROWS)):
         yield build(table, selection, run, layers=options.layers)
     if options.variants:

@@ -1,7 +1,6 @@
 """Writing tables of rows as JSON Lines or Parquet: streamed, byte-identical for equal rows, atomic.
 
-Floats are written rounded to six decimal places; NaN becomes null. JSON is made column by column: only texts pass through
-Python one by one.
+Floats are written rounded to six decimal places, without an exponent; NaN becomes null. JSON is made column by column.
 """
 
 from __future__ import annotations
@@ -9,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from json.encoder import encode_basestring
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -38,7 +38,7 @@ def json_text(values: pa.Array) -> pa.Array:
     """
     kind = values.type
     if pa.types.is_string(kind):
-        return pa.array(map(encode_basestring, values.to_pylist()), pa.string())
+        return pa.array(map(orjson.dumps, values.to_pylist()), pa.string())
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
         return values.cast(pa.string())
     if pa.types.is_floating(kind):
@@ -47,6 +47,12 @@ def json_text(values: pa.Array) -> pa.Array:
         whole = pa.array((numbers == np.trunc(numbers)) & (np.abs(numbers) < 1e10))  # larger ones have an exponent
         text = pc.if_else(whole, pc.binary_join_element_wise(text, ".0", ""), text)
         return pc.if_else(pa.array(np.isfinite(numbers)), text, "null")
+    if (
+        pa.types.is_list(kind)
+        and pa.types.is_primitive(kind.value_type)
+        and (made := _number_lists(values)) is not None
+    ):
+        return made
     if pa.types.is_list(kind):
         items = pa.ListArray.from_arrays(_from_zero(values), json_text(values.flatten()))
         return pc.binary_join_element_wise("[", pc.binary_join(items, ","), "]", "")
@@ -56,31 +62,51 @@ def json_text(values: pa.Array) -> pa.Array:
     raise TypeError(f"no JSON for a column of type {kind}")
 
 
+def _number_lists(lists: pa.ListArray) -> pa.Array | None:
+    """Lists of numbers as JSON text; None where a number is so large that it would get an exponent."""
+    numbers = lists.values.to_numpy(zero_copy_only=False)
+    tiny = False
+    if numbers.dtype.kind == "f":
+        numbers = np.round(numbers.astype(np.float64), DIGITS)
+        size = np.abs(numbers)
+        if (size >= 1e10).any():
+            return None
+        tiny = bool(((size > 0) & (size < 1e-5)).any())
+    offsets = lists.offsets.tolist()
+    texts = [orjson.dumps(numbers[a:b], option=orjson.OPT_SERIALIZE_NUMPY) for a, b in pairwise(offsets)]
+    if tiny:  # after rounding these are 1e-6 to 9e-6
+        for digit in b"123456789":
+            exponent, decimal = b"%ce-6" % digit, b"0.00000%c" % digit
+            texts = [text.replace(exponent, decimal) for text in texts]
+    return pa.array(texts, pa.string())
+
+
 def _from_zero(values: pa.ListArray) -> pa.Array:
     """Offsets of the lists in their flattened values."""
     offsets = values.offsets.to_numpy()
     return pa.array((offsets - offsets[0]).astype(np.int32))
 
 
-def _objects(names: list[str], parts: list[pa.Array]) -> pa.Array:
+def _objects(names: list[str], parts: list[pa.Array], end: str = "}") -> pa.Array:
     """JSON objects of parts that are JSON already."""
     pieces: list[Any] = []
     for name, part in zip(names, parts, strict=True):
-        pieces += ["{" if not pieces else ",", encode_basestring(name) + ":", part]
-    return pc.binary_join_element_wise(*pieces, "}", "")
+        pieces += [("," if pieces else "{") + orjson.dumps(name).decode() + ":", part]
+    return pc.binary_join_element_wise(*pieces, end, "")
 
 
-def json_lines(table: pa.Table) -> bytes:
+def json_lines(table: pa.Table) -> memoryview:
     """One JSON object per row and line, keys in column order, text as it is."""
     if not len(table):
-        return b""
+        return memoryview(b"")
     parts = []
     for field, column in zip(table.schema, table.columns, strict=True):
         values = one_array(column)
         parts.append(values if (field.metadata or {}).get(b"json") else json_text(values))
-    lines = _objects(table.column_names, parts)
-    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines), "\n")
-    return bytes(joined[0].as_buffer()) + b"\n"
+    lines = _objects(table.column_names, parts, "}\n")
+    first, last = lines.offset, lines.offset + len(lines)
+    ends = np.frombuffer(lines.buffers()[1], np.int32)
+    return memoryview(lines.buffers()[2])[ends[first] : ends[last]]
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
@@ -95,28 +121,31 @@ def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str
     The file appears complete or not at all. Raises StoreError when the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
+    digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            texts = [field.name for field in schema if pa.types.is_string(field.type)]  # numbers seldom repeat
-            with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts) as writer:
+        if path.suffix == ".jsonl":
+            with temporary.open("wb") as file:
+                for lines in ahead(map(json_lines, tables)):
+                    file.write(lines)
+                    digest.update(lines)
+        else:
+            if path.suffix == ".parquet":
+                texts = [field.name for field in schema if pa.types.is_string(field.type)]  # numbers seldom repeat
+                opened: Any = pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts)
+            else:
+                opened = pa.ipc.new_stream(str(temporary), schema)
+            with opened as writer:
                 for table in ahead(tables):
                     writer.write_table(table.cast(schema))
-        elif path.suffix == ".arrow":
-            with pa.ipc.new_stream(str(temporary), schema) as stream:
-                for table in ahead(tables):
-                    stream.write_table(table.cast(schema))
-        else:
-            with temporary.open("wb") as file:
-                for table in ahead(tables):
-                    file.write(json_lines(table))
-        digest = sha256(temporary)
+            with temporary.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
         temporary.replace(path)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return digest
+    return digest.hexdigest()
 
 
 def describe_saved(folder: Path, digests: dict[str, str]) -> None:
