@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -286,3 +287,16 @@ def test_further_chains_teach_the_weights_and_are_not_scored(make: Any) -> None:
     # the same chains again teach nothing: they are those that are scored
     again = gaps.calibrate(traces[:25], more=[Segmented(t.chain, t.steps) for t in traces[:25]])
     assert again == alone
+
+
+def test_a_chain_s_own_role_pairs_do_not_make_it_expected(make: Any) -> None:
+    roles = [Role.IF, Role.THEN, Role.BUT, Role.THEREFORE, Role.IF, Role.BUT]
+    traces = sums(make, 8, seed=3)
+    traces = [replace(t, steps=tuple(replace(s, role=r) for s, r in zip(t.steps, roles, strict=True))) for t in traces]
+    known = gaps.background(traces)
+    one = traces[0]
+    measured = gaps.seam_scores(one, known, one)["role_bigram"]
+    unmeasured = gaps._unmeasured_scores(Segmented(one.chain, one.steps), known, one.steps)["role_bigram"]
+    np.testing.assert_allclose(unmeasured, measured)
+    with_own = gaps._unmeasured_scores(Segmented(one.chain, one.steps), known, ())["role_bigram"]
+    assert (with_own[1:] < unmeasured[1:]).all()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trails import sequences
 from trails.errors import UsageError
 from trails.sequences import (
     Corpus,
@@ -198,3 +199,26 @@ def test_shared_windows_of_chains_shorter_than_the_window(corpus_of: Any) -> Non
     made = corpus_of(["a b", "a b"])
     assert len(shared_windows(made.tokens, made.offsets, 3)) == 0
     assert coverage(made.tokens, made.offsets, 2) == 1.0
+
+
+@pytest.mark.parametrize("part", [1, 5, 16])
+@given(
+    chains=st.lists(st.lists(st.integers(0, 2), max_size=14), min_size=1, max_size=8),
+    size=st.integers(1, 6),
+)
+@settings(max_examples=60, deadline=None)
+def test_work_in_parts_is_work_at_once(part: int, chains: list[list[int]], size: int) -> None:
+    made = corpus([chain or [7] for chain in chains])
+    whole = (*window_keys(made.tokens, made.offsets, size), shared_windows(made.tokens, made.offsets, size))
+    windows = [tuple(c[i : i + size]) for c in (chain or [7] for chain in chains) for i in range(len(c) - size + 1)]
+    owners = [n for n, c in enumerate(chain or [7] for chain in chains) for _ in range(len(c) - size + 1)]
+    by_window: dict[tuple[int, ...], set[int]] = {}
+    for window, owner in zip(windows, owners, strict=True):
+        by_window.setdefault(window, set()).add(owner)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequences, "_PART", part)
+        parts = (*window_keys(made.tokens, made.offsets, size), shared_windows(made.tokens, made.offsets, size))
+    for one, two in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one, two)
+    expected = [begin for begin, w in zip(whole[1].tolist(), windows, strict=True) if len(by_window[w]) > 1]
+    assert parts[2].tolist() == expected

@@ -90,6 +90,12 @@ def test_cross_validation_finds_nothing_in_noise_and_something_in_signal() -> No
     _, outside = within_group_auc(cross_validated_choice(noise, chosen, group, ridge=0.1), chosen, group)
     assert inside.mean() > 0.6
     assert outside.mean() < 0.58
+    more = rng.normal(size=(600, 20))
+    _, inside = within_group_auc(
+        np.column_stack([noise, more]) @ fit_stacked(noise, more, chosen, group), chosen, group
+    )
+    _, outside = within_group_auc(cross_validated_stack(noise, more, chosen, group), chosen, group)
+    assert outside.mean() < 0.58 < inside.mean()
     signal = noise.copy()
     signal[:, 3] += 2.0 * chosen
     _, found = within_group_auc(cross_validated_choice(signal, chosen, group), chosen, group)

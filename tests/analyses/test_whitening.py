@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from trails.capture import retrieve
-from trails.overlaps import near
-from trails.statistics import MIN_VECTORS, Moments, fit_whitening
+from trails.overlaps import near, neighbours
+from trails.statistics import MIN_VECTORS, Moments, Whitening, fit_whitening, nearest_others
 from trails.store import traces as store
 from trails.store.traces import TraceStore
 
@@ -100,3 +100,10 @@ def test_overlaps_and_capture_use_the_one_they_are_given(make: Any, tmp_path: Pa
         stored = retrieve(home.traces("rmade"), traces[7], whitening=whitening)
     assert asked == [3, 3]
     assert stored[0] == retrieve(traces, traces[7])[0]
+    states = states_of(traces, 0)
+    chain = np.arange(len(states)) // 4
+    whole = fit_whitening(states)
+    one = Whitening(whole.mean, whole.components[:, -2:], whole.n)  # looks along two directions only
+    given = neighbours(states, chain, k=2, whitening=one)
+    np.testing.assert_array_equal(given.index, nearest_others(one(states), chain, 2)[0])
+    assert (given.index != neighbours(states, chain, k=2).index).mean() > 0.5

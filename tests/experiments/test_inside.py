@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from trails.errors import UsageError
 from trails.experiments import capture, neutrality, same_loss
 from trails.experiments.base import Scale
 from trails.experiments.bench import Bench
+from trails.experiments.corpus import load_corpus
+from trails.readers import write_chains
+from trails.schema import Chain
 
 pytestmark = pytest.mark.train
 
@@ -155,3 +161,36 @@ def test_a_model_that_knows_nothing_is_at_chance(bench: Bench, corpus) -> None:
     found = neutrality.accuracy(bench, bench.model, tests, 200)
     assert 0.0 <= found["accuracy"] <= 0.6  # letters at random, an untrained model: 0.25 in the mean
     assert found["margin"] < 0.5
+
+
+def test_only_where_the_bridge_is_spelled_out_the_model_sees_it(bench: Bench, corpus, monkeypatch) -> None:
+    tests = neutrality.enthymemes(corpus.family("debate", 1), 1)[:3]
+    fed: list[list[str]] = []
+    probe = bench.probe
+
+    def watched(model, rows, **options):
+        fed.append([bench.tokenizer.decode(row["input_ids"][: row["offset"]]) for row in rows])
+        return probe(model, rows, **options)
+
+    monkeypatch.setattr(bench, "probe", watched)
+    neutrality.accuracy(bench, bench.model, tests, 400)
+    without, spelled = fed  # accuracy, then with_bridge: the choices of one argument after another
+    for number, one in enumerate(tests):
+        of = slice(neutrality.CHOICES * number, neutrality.CHOICES * (number + 1))
+        assert all(one.bridge not in text for text in without[of])
+        assert all(text.endswith(one.bridge) for text in spelled[of])
+
+
+def test_arguments_that_share_text_with_the_trained_ones_are_no_test(
+    bench: Bench, small: Scale, tmp_path: Path
+) -> None:
+    said = "Every argument begins with the same long sentence."
+    chains = [
+        Chain("same", str(i), "", f"{said} But q{i} is. So r{i} is. However s{i} is.", language="en") for i in range(45)
+    ]
+    chains += [Chain("unseen", str(i), "", f"Let u{i} be. So v{i}.", language="en") for i in range(14)]
+    chains += [Chain("unrelated-noise", str(i), "", f"n{i} " * 9, language="en") for i in range(6)]
+    with (tmp_path / "same.jsonl").open("w", encoding="utf-8") as file:
+        write_chains(chains, file)
+    with pytest.raises(UsageError, match="and 0 to test with that share no 13 tokens"):
+        neutrality.run(bench, load_corpus([tmp_path]), small, 0, ["filler"], lambda *_: None)

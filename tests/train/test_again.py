@@ -176,6 +176,29 @@ def test_another_model_and_another_export_are_refused(trained: Path) -> None:
             home.recall("all", trained / "adapter", export=trained / "rows.parquet", max_tokens=2, run=adapted)
 
 
+def test_groups_follow_the_export_and_the_sources(tmp_path: Path) -> None:
+    from trails.pipeline.again import groups_of
+
+    sources = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "n1": "set/noise"}
+    for name, chains in (("rows", ["a1"]), ("rows.held_out", ["a2"])):
+        pq.write_table(pa.table({"chain": chains}), tmp_path / f"{name}.parquet")
+    groups = groups_of(sources, tmp_path / "rows.parquet", ["noise"])
+    # a3 was neither trained on nor held out by name, but is of the same source as what was trained on
+    assert groups == {"a1": "trained", "a2": "held_out", "a3": "held_out", "b1": "unseen", "n1": "unrelated"}
+    assert set(groups_of(sources, None, ["noise"]).values()) == {"held_out", "unrelated"}
+
+
+def test_text_that_repeats_itself_after_the_training_raises_an_alarm(trained: Path, monkeypatch) -> None:
+    from trails.pipeline import again
+
+    rows = [{"step": 0, "repetition": 0.1}, {"step": 6, "repetition": 0.2}, {"step": 12, "repetition": 0.9}]
+    monkeypatch.setattr(again, "_by_checkpoint", lambda *_: rows)
+    with Home(trained / "home", model=str(trained / "model"), device="cpu") as home:
+        found = home.diff(adapter=trained / "adapter", noise=0, kl=1)
+    assert [alarm for alarm in found.alarms if "0.100 → 0.900" in alarm]
+    assert found.record()["checkpoints"] == rows
+
+
 def test_chains_of_an_export_are_read_or_refused_in_one_sentence(tmp_path: Path) -> None:
     from trails.pipeline.again import exported_chains
 
