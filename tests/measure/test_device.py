@@ -17,7 +17,7 @@ from test_truth import PLAIN, largest_difference, many
 from transformers.masking_utils import sliding_window_causal_mask_function
 
 from trails.errors import ModelError
-from trails.measure.attention import trails_mask
+from trails.measure.attention import Layout, Recorder, recording, trails_mask
 from trails.measure.base import MeasureOptions
 from trails.measure.replay import agree
 
@@ -91,8 +91,9 @@ def test_kernels_on_the_gpu() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_replayed_batches_give_the_same_numbers() -> None:
-    scorer = scorer_of(tiny("llama (grouped-query)").to("cuda", torch.bfloat16))
+@pytest.mark.parametrize("width", [16, 64])  # without and with the attention kernel
+def test_replayed_batches_give_the_same_numbers(width: int) -> None:
+    scorer = scorer_of(tiny("llama (grouped-query)", head_dim=width).to("cuda", torch.bfloat16))
     scorer.run.notes["noise_floor"] = {}
     expected = scorer.measure(many(), MeasureOptions(batch_tokens=10_000))
     assert scorer._graphs.usable
@@ -101,6 +102,30 @@ def test_replayed_batches_give_the_same_numbers() -> None:
             assert largest_difference(a, b) < 1e-2
     assert scorer._graphs.usable
     assert any(found is not None and found.trusted for found in scorer._graphs._recorded.values())
+    assert all(all(masks) for masks in scorer._left_out.values())
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("replayed", [True, False])
+def test_starting_a_batch_waits_for_nothing(replayed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = scorer_of(tiny("llama (grouped-query)", head_dim=64).to("cuda", torch.bfloat16))
+    monkeypatch.setattr(scorer, "_launches_dominate", lambda tokens: replayed)
+    passes = [part for one in many() for part in scorer._passes(scorer._sequence(one))]
+    with scorer._measuring():
+        for _ in range(4):  # kernels compiled, a graph recorded and trusted, memory for the copies held
+            expected = scorer._launch(passes, PLAIN)
+            assert expected.landed is not None
+            expected.landed.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = scorer._launch(passes, PLAIN)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert found.landed is not None
+    found.landed.synchronize()
+    for name, values in expected.found.items():
+        assert torch.equal(values.nan_to_num(), found.found[name].nan_to_num())
 
 
 def test_without_a_gpu_graphs_give_up_and_shapes_for_them_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,18 +145,23 @@ def test_a_replay_with_other_numbers_is_not_used() -> None:
     assert not agree((hidden, found), (hidden, {"entropy": torch.tensor([1.0, 2.0])}))
 
 
-def test_only_a_plainly_causal_mask_is_left_out_while_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+def test_a_recorded_pass_leaves_out_the_masks_that_an_ordinary_one_left_out() -> None:
+    layout = Layout(torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 0, 5), torch.zeros(1, 0, 2, dtype=torch.int64))
     size = {"batch_size": 1, "q_length": 5, "kv_length": 5}
-    assert trails_mask(**size) is None
-    assert trails_mask(**size, local_size=6) is None
-    for other in (
-        {"allow_is_causal_skip": False},
-        {"local_size": 3, "mask_function": sliding_window_causal_mask_function(3)},
-        {"attention_mask": torch.tensor([[False, True, True, True, True]])},
-    ):
-        assert trails_mask(**size, **other) is not None, other
+    window = {"local_size": 3, "mask_function": sliding_window_causal_mask_function(3)}
+    with recording(ordinary := Recorder(layout)):
+        assert trails_mask(**size) is None
+        assert trails_mask(**size, **window) is not None
+    assert ordinary.left_out == [True, False]
+    # while a graph is recorded transformers hides from the mask function that nothing is packed
+    blind = {"allow_is_causal_skip": False}
+    with recording(Recorder(layout)):
+        assert trails_mask(**size, **blind) is not None
+    with recording(later := Recorder(layout, known_left_out=tuple(ordinary.left_out))):
+        assert trails_mask(**size, **blind) is None
+        assert trails_mask(**size, **window, **blind) is not None
+        assert trails_mask(**size, **blind) is not None  # a mask that the ordinary pass did not ask for
+    assert later.left_out == [True, False, False]
 
 
 def test_a_chain_named_twice_gives_the_same_trace_twice() -> None:

@@ -105,6 +105,8 @@ class Recorder:
     mass_top: Tensor | None = None  # (B, T, K) largest over layers
     mass_layer: Tensor | None = None  # (B, T, K)
     peak: Peaks | None = None
+    known_left_out: tuple[bool, ...] = ()  # the masks to be left out, see trails_mask
+    left_out: list[bool] = field(default_factory=list)  # for every mask of the pass, whether it was
 
     def attention(self, layer: LayerAttention) -> None:
         """Take one attention layer."""
@@ -346,21 +348,19 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, re
 def trails_mask(**kwargs: Any) -> Tensor | None:
     """transformers' mask for scaled dot-product attention; None = plainly causal.
 
-    Up to 5.17 transformers writes out a plainly causal mask while a CUDA graph is recorded, which would send the layers down
-    the block path. The condition here is the one under which it leaves the mask out otherwise.
+    Up to 5.17 transformers cannot look at a tensor while a CUDA graph is recorded and then writes out a plainly causal mask,
+    which would send the layers down the block path. So an ordinary pass notes for each of its masks whether it was left out
+    (``Recorder.left_out``), and a recorded pass of the same shape leaves out the same ones.
     """
     from transformers.masking_utils import sdpa_mask
 
-    length, window = kwargs["kv_length"], kwargs.get("local_size")
-    plain = (
-        kwargs.get("allow_is_causal_skip", True)
-        and kwargs.get("attention_mask") is None
-        and kwargs["q_length"] == length
-        and (window is None or length < window)
-    )
-    if plain and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        return None
-    mask: Tensor | None = sdpa_mask(**kwargs)
+    recorder = _active
+    if recorder is not None and recorder.known_left_out[len(recorder.left_out) :][:1] == (True,):
+        mask: Tensor | None = None
+    else:
+        mask = sdpa_mask(**kwargs)
+    if recorder is not None:
+        recorder.left_out.append(mask is None)
     return mask
 
 

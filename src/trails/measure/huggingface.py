@@ -201,6 +201,7 @@ class HuggingFaceScorer:
         self._batch_tokens = 0
         self._parameters = sum(parameter.numel() for parameter in self._layers.parameters())
         self._graphs = Graphs()
+        self._left_out: dict[torch.Size, tuple[bool, ...]] = {}
         self._observed: Literal["interface", "weights"] = self._inspect()
         self.run = replace(
             self.run,
@@ -571,13 +572,17 @@ class HuggingFaceScorer:
         ``peak_token``, ``peak_mass`` and ``peak_layer`` (B, T, k). The layers come last, as a trace has them.
         """
         layout, ids = _views(words, length, steps)
+        recorded = words.is_cuda and torch.cuda.is_current_stream_capturing()
         recorder = Recorder(
             layout,
             peaks=options.peaks,
             token_attention=options.token_attention,
             state_layers=tuple(sorted(set(options.states))),
+            known_left_out=self._left_out.get(ids.shape, ()) if recorded else (),
         )
         hidden = self._forward(ids, recorder)
+        if self._launches_dominate(ids.numel()):
+            self._left_out[ids.shape] = tuple(recorder.left_out)
         self._check_count(recorder)
         found = {name: torch.stack(getattr(recorder, name), -1) for name in _LAYER_MEASURES}
         found["hidden_shift"] = torch.stack(recorder.hidden_shift, -1)

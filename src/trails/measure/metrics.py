@@ -108,6 +108,7 @@ def logit_statistics(
             # comparing into a float buffer and summing is several times faster than counting truth values
             rank[start:end] = torch.gt(x, target, out=torch.empty_like(x)).sum(1)
         del logits, x  # the same
-    surprisal[~known] = torch.nan
-    rank[~known] = -1
+    # an assignment through the mask would make the host wait for the GPU
+    surprisal.masked_fill_(~known, torch.nan)
+    rank.masked_fill_(~known, -1)
     return LogitStatistics(surprisal, entropy, rank, shift)

@@ -1,13 +1,15 @@
 """Read → segment → measure → write.
 
-Reading and segmenting run ahead in a thread, shards and graph are written behind in another, so that the model waits for
-neither; what lies between is bounded, so memory does not grow with the corpus.
+Reading and segmenting run ahead in a thread, shards and graph are written behind in two others, so that the model waits for
+none of them; what lies between is bounded, so memory does not grow with the corpus.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +30,7 @@ from trails.readers import ReadOptions, ReadReport, read
 from trails.schema import Chain, Trace
 from trails.segment import detect_language, segment, segmenter_hash
 from trails.store import open_graph
-from trails.store.base import GraphStore
+from trails.store.base import GraphBatch, GraphStore
 from trails.store.rows import graph_batch
 from trails.store.traces import TraceStore
 from trails.threads import ahead
@@ -36,9 +38,10 @@ from trails.threads import ahead
 SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
 """Tokens after which a shard is closed: about a minute of work, which is what a hard kill can cost."""
 
-
 STAGES = ("reading", "model", "measuring", "shards", "graph")
 """Stages whose busy time the summary tells; ``model`` is opening it."""
+
+_ADDING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,8 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+        with _ADDING:
+            seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def ingest(
@@ -312,14 +316,23 @@ def measure_and_write(
     # chains measured one at a time may as well be shown one at a time; batches want the whole block to sort by length
     portion = 1 if device == "cpu" and not options.measure.batch_tokens else SHARD_CHAINS
 
-    def write(measured: list[Trace]) -> None:
+    def write(measured: list[Trace]) -> GraphBatch:
         with _timed(summary.seconds, "shards"):
             traces.write(measured)
         with _timed(summary.seconds, "graph"):
-            graph.write([graph_batch(measured, runs, per_layer=options.per_layer)])
+            return graph_batch(measured, runs, per_layer=options.per_layer)
+
+    def load(written: Future[GraphBatch]) -> None:
+        batch = written.result()  # the shard is there before the graph refers to it
+        with _timed(summary.seconds, "graph"):
+            graph.write([batch])
 
     waiting: list[Future[None]] = []
-    with ThreadPoolExecutor(1, thread_name_prefix="trails-write") as writer:
+    with (
+        _turns_of(0.0005),
+        ThreadPoolExecutor(1, thread_name_prefix="trails-load") as loader,
+        ThreadPoolExecutor(1, thread_name_prefix="trails-write") as writer,
+    ):
         try:
             for block in ahead(_blocks(items, scorer, shard_tokens, report, summary)):
                 measured: list[Trace] = []
@@ -331,12 +344,25 @@ def measure_and_write(
                         _count_measured(summary, item, trace)
                         progress.advance(len(item.chain.text), tokens=trace.n_tokens + trace.n_context)
                     measured += now
-                waiting.append(writer.submit(write, measured))
-                while len(waiting) > 2:
+                waiting.append(loader.submit(load, writer.submit(write, measured)))
+                while len(waiting) > 3:
                     waiting.pop(0).result()
         finally:
             for future in waiting:
                 future.result()
+
+
+@contextlib.contextmanager
+def _turns_of(seconds: float) -> Iterator[None]:
+    """Threads take turns this often. A thread that starts kernels gives up its turn at each one, and would wait the
+    interpreter's usual 5 ms to get it back from one that computes.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _count_measured(summary: IngestSummary, item: Segmented, trace: Trace) -> None:
