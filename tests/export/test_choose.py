@@ -169,7 +169,7 @@ def split(rows: list[list[int]], share: float = 0.3, gram: int = GRAM):
     with GramIndex(gram=gram) as index:
         half = len(rows) // 2
         for part, first in ((rows[:half], 0), (rows[half:], half)):
-            index.add(rows_to_ragged(part), [(f"c{first + i}",) for i in range(len(part))])
+            index.add(rows_to_ragged(part), np.arange(first + 1, first + 1 + len(part), dtype=np.uint64))
         return index.split(share, [f"e{i}" for i in range(len(rows))], ["f"] * len(rows), 0)
 
 
@@ -204,12 +204,13 @@ def test_equal_grams_meet_and_others_do_not(rows: list[list[int]], gram: int) ->
 
 def test_a_variant_stays_on_the_side_of_its_parent() -> None:
     rows = [list(range(20 * i, 20 * i + 20)) for i in range(6)]  # no gram in common
-    keys = [("c0", ""), ("c1", ""), ("c2", ""), ("c3", "c0"), ("c4", "c1"), ("c5", "c0")]
+    chains = np.arange(1, 7, dtype=np.uint64)
+    parents = np.array([0, 0, 0, 1, 2, 1], np.uint64)
     sides = []
     for seed in range(8):
         with GramIndex() as index:
-            index.add(rows_to_ragged(rows[:3]), keys[:3])
-            index.add(rows_to_ragged(rows[3:]), keys[3:])
+            index.add(rows_to_ragged(rows[:3]), chains[:3], parents[:3])
+            index.add(rows_to_ragged(rows[3:]), chains[3:], parents[3:])
             found = index.split(0.4, [f"e{i}" for i in range(6)], ["f"] * 6, seed)
         assert found.components == 3
         assert found.held_out[0] == found.held_out[3] == found.held_out[5]

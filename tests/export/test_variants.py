@@ -179,7 +179,7 @@ def test_variants_are_the_same_on_a_second_run_and_become_rows(scorer, tmp_path:
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
     def broken():
-        yield table
+        yield table.slice(0, 3)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):  # what lies there stays whole

@@ -34,7 +34,7 @@ from trails.export.spill import Spill
 from trails.export.split import GramIndex, shared_grams
 from trails.export.writer import PROVENANCE, Writer
 from trails.schema import Run, fitting_runs
-from trails.store.traces import TraceStore
+from trails.store.traces import TraceStore, id_numbers
 from trails.subgraph import Selection
 from trails.threads import ahead
 
@@ -139,18 +139,18 @@ def export_selection(
             table = apply_weights(apply_mask(table, mask, options.seed), options.weights, reference)
             facts.add(table, writer)
             if options.split:
-                keys = zip(table["chain"].to_pylist(), table["parent"].to_pylist(), strict=True)
-                grams.add(ragged(table["input_ids"], np.int64), list(keys))
+                named = id_numbers(table["chain"]), id_numbers(table["parent"])
+                grams.add(ragged(table["input_ids"], np.int32), *named)
             spill.add(table)
-        if not facts.ids:
+        if not facts.rows:
             raise UsageError(
                 f"selection {selection.text!r} holds no chain that run {run.id} measured. Type: trails status"
             )
         if facts.labelled == 0:
             raise UsageError(f"mask {options.mask!r} leaves no token with loss. Choose another threshold.")
         if facts.unfit and not options.lossy:
-            raise UsageError(_refusal(writer, f"the mask of {facts.unfit} of {len(facts.ids)} rows", "mask"))
-        held = np.zeros(len(facts.ids), dtype=bool)
+            raise UsageError(_refusal(writer, f"the mask of {facts.unfit} of {facts.rows} rows", "mask"))
+        held = np.zeros(facts.rows, dtype=bool)
         components, largest = 0, 0.0
         if options.split:
             found = grams.split(options.split, facts.ids, facts.families, options.seed)
@@ -179,7 +179,7 @@ def export_selection(
                 chunks = _chunks(spill, rows, split)
                 schema = pa.schema([RECORD.field(name) for name in PROVENANCE])
                 hashes[beside[split].name] = write_file((t.select(PROVENANCE) for t in chunks), schema, beside[split])
-        if options.split and len(facts.ids) <= 2_000:  # a second way to the same answer, where it fits in memory
+        if options.split and facts.rows <= 2_000:  # a second way to the same answer, where it fits in memory
             shared = _shared(spill, parts)
     if writer.folder:
         describe_saved(to, {files[split].parent.name: digest for split, digest in digests.items()})
@@ -361,14 +361,15 @@ class _Facts:
 
     def __init__(self, run: Run, *, named: bool) -> None:
         self.run, self._named = run, named
-        self.ids: list[str] = []
-        self.families: list[str] = []
+        self.rows = 0
         self.names: list[tuple[str, str]] = []
+        self._ids: list[npt.NDArray[np.bytes_]] = []
+        self._chains: list[npt.NDArray[np.uint64]] = []
         self._surprisal: list[npt.NDArray[np.float64]] = []
-        self._sizes: list[npt.NDArray[np.int64]] = []  # tokens, labels, 1 for a variant
-        self._texts: dict[str, str] = {}  # one object for equal names
+        self._sizes: list[npt.NDArray[np.int32]] = []  # tokens, labels, 1 for a variant
+        self._codes: dict[str, int] = {}  # families in the order met
+        self._families: list[npt.NDArray[np.int32]] = []
         self.sources: Counter[tuple[str, str, str]] = Counter()
-        self.chains: set[str] = set()
         self.weightless = 0
         self.unfit = 0
         self.nats = 0.0
@@ -388,11 +389,11 @@ class _Facts:
         weights = np.bincount(labels.row_of, ragged(table["loss_weights"], np.float32).values, n)
         self._surprisal.append(np.divide(sums, per_row, out=np.full(n, math.nan), where=per_row > 0))
         variants = np.asarray(pc.not_equal(table["variant"], "").to_numpy())
-        self._sizes.append(np.stack([labels.lengths, per_row.astype(np.int64), variants.astype(np.int64)], axis=1))
+        self._sizes.append(np.stack([labels.lengths, per_row, variants], axis=1).astype(np.int32))
         self.labelled += int(on.sum())
         self.nats += float(surprisal.sum())
         self.weightless += int((weights == 0).sum())
-        ids = ragged(table["input_ids"], np.int64).values
+        ids = ragged(table["input_ids"], np.int32).values
         self.largest_id = max(self.largest_id, int(ids.max()) if len(ids) else -1)
         if "mask" not in writer.keeps:
             fit = np.asarray(table["suffix"].to_numpy(zero_copy_only=False), dtype=bool)
@@ -400,13 +401,26 @@ class _Facts:
                 context = [f"{q}\n" if q else "" for q in table["question"].to_pylist()]
                 fit = fit & np.array([p == c for p, c in zip(table["prompt"].to_pylist(), context, strict=True)])
             self.unfit += int((~fit).sum())
-        self.ids += table["id"].to_pylist()
-        self.families += [self._texts.setdefault(name, name) for name in table["family"].to_pylist()]
+        self.rows += n
+        self._ids.append(np.array(table["id"].to_pylist(), np.bytes_))
+        codes = [self._codes.setdefault(name, len(self._codes)) for name in table["family"].to_pylist()]
+        self._families.append(np.array(codes, np.int32))
         sources, licences = table["source"].to_pylist(), table["licence"].to_pylist()
         if self._named:
             self.names += list(zip(sources, table["source_id"].to_pylist(), strict=True))
         self.sources.update(zip(sources, licences, table["language"].to_pylist(), strict=True))
-        self.chains.update(table["chain"].to_pylist())
+        self._chains.append(id_numbers(table["chain"]))
+
+    @property
+    def ids(self) -> npt.NDArray[np.bytes_]:
+        """Id of each row."""
+        return np.concatenate(self._ids)
+
+    @property
+    def families(self) -> npt.NDArray[np.int64]:
+        """Family of each row, numbered in the order of their names."""
+        rank = np.argsort(np.argsort(np.array(list(self._codes))))
+        return rank[np.concatenate(self._families)]
 
     @property
     def surprisal(self) -> npt.NDArray[np.float64]:
@@ -439,14 +453,14 @@ class _Facts:
         shared: int,
     ) -> Counts:
         """Counts over the rows that were written."""
-        tokens, labelled, variants = np.concatenate(self._sizes)[order].sum(0).tolist()
+        tokens, labelled, variants = np.concatenate(self._sizes)[order].sum(0, dtype=np.int64).tolist()
         return Counts(
             rows=int((~held[order]).sum() + held.sum()),
             held_out=int(held.sum()),
             tokens=tokens,
             labelled=labelled,
             weightless=self.weightless,
-            chains=len(self.chains),
+            chains=len(np.unique(np.concatenate(self._chains))),
             variants=variants,
             mean_surprisal=self.nats / max(self.labelled, 1),
             sources=dict(self.sources),

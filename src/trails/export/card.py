@@ -37,7 +37,7 @@ class Counts:
     largest_component: float = 0.0
     shared_grams: int = 0
     spread: float = 0.0
-    max_edits: int = 0
+    max_edits: int | None = None
 
 
 def findings(mask: str, weights: str, order: str, stratified: bool, layers: Sequence[int]) -> list[str]:
@@ -135,7 +135,7 @@ def card(
         f"| rows whose weights are all 0 | {counts.weightless} |",
         f"| mean surprisal of the tokens with loss | {counts.mean_surprisal:.4f} nats |",
     ]
-    if counts.variants:
+    if counts.max_edits is not None:
         body.append(f"| largest number of token edits between a variant and its parent | {counts.max_edits} |")
     body += ["", "## Options", "", "| option | value |", "|---|---|"]
     body += [f"| {name} | `{value}` |" for name, value in options.items()]

@@ -38,9 +38,9 @@ def parse_order(text: str) -> tuple[str, int]:
 
 def arrange(
     order: str,
-    ids: Sequence[str],
+    ids: Sequence[str] | npt.NDArray[np.bytes_],
     surprisal: npt.NDArray[np.float64],
-    families: Sequence[str],
+    families: Sequence[str] | Int64,
     names: Sequence[tuple[str, str]],
     *,
     seed: int = 0,
@@ -48,38 +48,44 @@ def arrange(
 ) -> Int64:
     """Indices of rows in the order they are written; with a rhythm, rows occur several times.
 
-    ``surprisal`` (rows,) is the mean over the labelled tokens, nats (NaN sorts last); ``names`` are (source, source id), needed
-    for the order ``source`` only.
+    ``ids`` are ASCII; ``families`` names, or numbers in the order of the names. ``surprisal`` (rows,) is the mean over the
+    labelled tokens, nats (NaN sorts last); ``names`` are (source, source id), needed for the order ``source`` only.
     """
     name, repeats = parse_order(order)
-    rows = list(range(len(ids)))
     if name == "source":
-        return np.array(
-            sorted(rows, key=lambda row: (names[row][0], _natural(names[row][1]), ids[row])), dtype=np.int64
-        )
-    drawn = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in ids]
-    shuffled = sorted(rows, key=drawn.__getitem__)
+        rows = range(len(ids))
+        found = sorted(rows, key=lambda row: (names[row][0], _natural(names[row][1]), ids[row]))
+        return np.array(found, dtype=np.int64)
+    shuffled = _shuffled(ids, seed)
     if name == "shuffled":
-        return np.array(shuffled, dtype=np.int64)
+        return shuffled
     if name == "rhythm":
         return _rhythm(shuffled, repeats)
-    sign = 1.0 if name == "rising" else -1.0
-    rank = {row: place for place, row in enumerate(shuffled)}
-
-    def key(row: int) -> tuple[bool, float, int]:
-        value = float(surprisal[row])
-        return (value != value, sign * value if value == value else 0.0, rank[row])
-
+    rank = np.empty(len(ids), np.int64)
+    rank[shuffled] = np.arange(len(ids))
+    key = np.nan_to_num(surprisal if name == "rising" else -surprisal)
     if not stratify:
-        return np.array(sorted(rows, key=key), dtype=np.int64)
-    groups: dict[str, list[int]] = {}
-    for row in rows:
-        groups.setdefault(families[row], []).append(row)
-    placed: list[tuple[float, str, int]] = []
-    for family, members in groups.items():
-        members.sort(key=key)
-        placed += [((place + 0.5) / len(members), family, row) for place, row in enumerate(members)]
-    return np.array([row for _, _, row in sorted(placed)], dtype=np.int64)
+        return np.lexsort((rank, key, np.isnan(surprisal)))
+    family = np.unique(np.asarray(families), return_inverse=True)[1] if len(ids) else rank
+    by_family = np.lexsort((rank, key, np.isnan(surprisal), family))
+    sizes = np.bincount(family)
+    place = np.arange(len(ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    share = (place + 0.5) / np.repeat(sizes, sizes)
+    return by_family[np.lexsort((by_family, family[by_family], share))]
+
+
+def _shuffled(ids: Sequence[str] | npt.NDArray[np.bytes_], seed: int) -> Int64:
+    """Rows in the order of SHA-256 of seed and id."""
+    names = np.asarray(ids, dtype=np.bytes_)
+    before = f"{seed} ".encode()
+    drawn = np.empty((len(names), 4), ">u8")
+    for start in range(0, len(names), 4096):
+        digests = [hashlib.sha256(before + name).digest() for name in names[start : start + 4096]]
+        drawn[start : start + 4096] = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 4)
+    order = np.argsort(drawn[:, 0], kind="stable")
+    if (np.diff(drawn[order, 0]) == 0).any():
+        order = np.lexsort(drawn.T[::-1])
+    return order
 
 
 def _natural(text: str) -> tuple[int, str]:
@@ -87,7 +93,7 @@ def _natural(text: str) -> tuple[int, str]:
     return (int(text), "") if text.isdecimal() and len(text) < 18 else (10**18, text)
 
 
-def _rhythm(rows: Sequence[int], repeats: int) -> Int64:
+def _rhythm(rows: Int64, repeats: int) -> Int64:
     """Every row ``repeats`` times, the distance between its occurrences doubling.
 
     Row i of n first appears at time i; occurrence k follows ``n / 2**(repeats - 1) * (2**k - 1)`` later. Equal multiset of
@@ -95,20 +101,25 @@ def _rhythm(rows: Sequence[int], repeats: int) -> Int64:
     """
     n = len(rows)
     unit = max(n / 2 ** (repeats - 1), 1.0)
-    timed = [(i + unit * (2**k - 1), k, i, row) for i, row in enumerate(rows) for k in range(repeats)]
-    return np.array([row for *_, row in sorted(timed)], dtype=np.int64)
+    first = np.arange(n)
+    times = np.concatenate([first + unit * (2**k - 1) for k in range(repeats)])
+    occurrence = np.repeat(np.arange(repeats), n)
+    return rows[np.lexsort((np.tile(first, repeats), occurrence, times)) % max(n, 1)]
 
 
-def stratified_spread(families: Sequence[str], order: Int64) -> float:
+def stratified_spread(families: Sequence[str] | Int64, order: Int64) -> float:
     """How unevenly families are spread over the order, 0..1: the largest distance, over families, between the share of the
     family seen so far and the share of all rows seen so far. 0 = proportional everywhere, near 1 = one family after another.
     """
-    sequence = [families[row] for row in order.tolist()]
-    total = {family: sequence.count(family) for family in set(sequence)}
-    worst = 0.0
-    for family, count in total.items():
-        seen = 0
-        for place, name in enumerate(sequence, 1):
-            seen += name == family
-            worst = max(worst, abs(seen / count - place / len(sequence)))
-    return worst
+    if not len(order):
+        return 0.0
+    sequence = np.unique(np.asarray(families), return_inverse=True)[1][order]
+    by_family = np.argsort(sequence, kind="stable")
+    sizes = np.bincount(sequence)
+    sizes = sizes[sizes > 0]
+    count = np.repeat(sizes, sizes)
+    seen = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of the family, before this place
+    # between two rows of a family the distance falls steadily: it is largest at a row or just before one
+    at = np.abs((seen + 1) / count - (by_family + 1) / len(order))
+    before = np.abs(seen / count - by_family / len(order))
+    return float(max(at.max(), before.max()))

@@ -167,9 +167,16 @@ def _selected(table: pa.Table, tokens: Ragged, parts: Sequence[Part]) -> Mask:
     return mask
 
 
-def family_of(metadata: Mapping[str, str], source: str) -> str:
-    """The family that orders and splits are stratified by: ``family`` of the chain's metadata, else its source."""
-    return str(metadata.get("family", "")) or source
+def _described(table: pa.Table, name: str) -> pa.Array:
+    """One entry of every row's metadata, empty where there is none."""
+    found = [""] * len(table)
+    metadata = one_array(table["metadata"])
+    places = np.flatnonzero(pc.equal(metadata.keys, name).to_numpy(zero_copy_only=False))
+    rows = np.searchsorted(metadata.offsets.to_numpy(), places, side="right") - 1
+    for row, value in zip(rows.tolist(), metadata.items.take(pa.array(places)).to_pylist(), strict=True):
+        if 0 <= row < len(found):
+            found[row] = value
+    return pa.array(found, pa.string())
 
 
 def build(
@@ -233,8 +240,7 @@ def build(
     )
     run_id = run.id  # a hash: once per table, not per row
     chains = table["chain"].to_pylist()
-    metadata = [dict(item or ()) for item in table["metadata"].to_pylist()]
-    sources = table["source"].to_pylist()
+    families, parents, variants = (_described(table, name) for name in ("family", "parent", "variant"))
     layer_values = np.tile(np.asarray(layers, np.int32), n)
     return pa.table(
         [
@@ -270,9 +276,9 @@ def build(
             table["source_id"],
             table["licence"],
             table["language"],
-            pa.array([family_of(m, s) for m, s in zip(metadata, sources, strict=True)], pa.string()),
-            pa.array([m.get("parent", "") for m in metadata], pa.string()),
-            pa.array([m.get("variant", "") for m in metadata], pa.string()),
+            pc.if_else(pc.equal(families, ""), one_array(table["source"]), families),
+            parents,
+            variants,
             pa.array(suffix),
         ],
         schema=RECORD,

@@ -11,6 +11,28 @@ import pyarrow.parquet as pq
 from trails.errors import UsageError
 from trails.export.record import COLUMNS
 from trails.schema import Run
+from trails.store.traces import TraceStore
+from trails.subgraph import Selection
+
+
+def stored_variants(traces: TraceStore, name: str) -> Path:
+    """File of the variants that a home holds under the id ``name``. Raises UsageError that names those there are."""
+    path = traces.variant_file(name)
+    if not path.is_file():
+        known = ", ".join(sorted(other.stem for other in path.parent.glob("v*.parquet")))
+        raise UsageError(f"variants {name} were asked for. The home holds: {known or 'none'}. Type: trails variants CHAIN")
+    return path
+
+
+def largest_edits(path: Path, selection: Selection) -> int | None:
+    """Most token edits between a variant of the file and its parent, for the chains of a selection; None where the file does not
+    say it."""
+    if "edits" not in pq.read_schema(path).names:
+        return None
+    table = pq.read_table(path, columns=["metadata", "edits"])
+    parents = [dict(item).get("parent") for item in table["metadata"].to_pylist()]
+    pairs = zip(parents, table["edits"].to_pylist(), strict=True)
+    return max((edits for parent, edits in pairs if selection.parts is None or parent in selection.parts), default=None)
 
 
 def variant_tables(path: Path, run: Run) -> Iterator[pa.Table]:

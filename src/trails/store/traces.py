@@ -335,7 +335,7 @@ class TraceStore:
         *,
         rows: int = 1,
     ) -> Iterator[pa.Table]:
-        """Rows as Arrow tables in the order of the shards' names, the row groups of a shard joined until they hold ``rows`` rows.
+        """Rows as Arrow tables in the order of the shards' names, row groups of a shard joined until they hold ``rows`` rows.
 
         Where several shards hold the same chain and run, the first in that order counts, so every reader sees the same
         row. ``columns`` are names of SHARD_SCHEMA (all if None); ``run`` and ``chains`` select rows. A few columns are read
@@ -479,7 +479,9 @@ def _among(numbers: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64]) -> np
 
 
 def number_of(name: str) -> int:
-    """The 16 hex digits behind the letter of an id, as a number; of any other text a hash of it."""
+    """The 16 hex digits behind the letter of an id, as a number; of any other text a hash of it, 0 of an empty one."""
+    if not name:
+        return 0
     digits = name[1:]
     return int(digits if len(digits) == 16 and _DIGITS.fullmatch(digits) else stable_hash(name), 16)
 
