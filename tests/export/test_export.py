@@ -202,13 +202,12 @@ def test_an_error_while_rows_are_made_is_the_caller_s_and_leaves_no_file(
     home = make_home(9)
     monkeypatch.setattr("trails.export.BATCH_ROWS", 2)
 
-    def fail(self, rows):
-        if rows[0] != fail.first:
-            raise ValueError("torn")
-        return take(self, rows)
-
     take = Spill.take
-    fail.first = 0
+
+    def fail(self, rows, batch):
+        yield next(take(self, rows, batch))
+        raise ValueError("torn")
+
     monkeypatch.setattr(Spill, "take", fail)
     with pytest.raises(ValueError, match="torn"):
         export(home, tmp_path / "o.jsonl", order="source")

@@ -473,10 +473,11 @@ class _Facts:
 
 def _chunks(spill: Spill, rows: npt.NDArray[np.int64], split: str) -> Iterator[pa.Table]:
     """The rows in order, numbered, in tables of bounded size."""
-    for start in range(0, len(rows), BATCH_ROWS):
-        part = rows[start : start + BATCH_ROWS]
-        table = spill.take(part)
-        own = {"order": pa.array(np.arange(start, start + len(part))), "split": pa.array([split] * len(part))}
+    start = 0
+    for table in spill.take(rows, BATCH_ROWS):
+        n = len(table)
+        own = {"order": pa.array(np.arange(start, start + n)), "split": pa.array([split] * n)}
+        start += n
         for name, values in own.items():
             if name in spill.columns:
                 table = table.set_column(spill.columns.index(name), table.schema.field(name), values)
@@ -487,7 +488,7 @@ def _shared(spill: Spill, parts: dict[str, npt.NDArray[np.int64]]) -> int:
     sides = [np.unique(rows) for rows in parts.values()]
     if not all(len(rows) for rows in sides):
         return 0
-    train, held = (ragged(spill.take(rows)["input_ids"], np.int64) for rows in sides)
+    train, held = (ragged(pa.concat_tables(spill.take(rows, BATCH_ROWS))["input_ids"], np.int64) for rows in sides)
     return shared_grams(train, held)
 
 

@@ -1,12 +1,14 @@
 """Records on disk between the pass that makes them and the one that writes them in another order.
 
-Numbers per token lie in flat files, one per column, and are gathered by position; the other columns in an Arrow file. Both are
-mapped into memory, so what counts as used are pages that the system can take back.
+Numbers per token lie in one flat file, token by token, where a row is read by its place; the other columns in an Arrow file,
+which is read through once for every window of rows. Neither is mapped into memory: what is held does not grow with the rows,
+but for eight bytes of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +27,11 @@ PER_TOKEN = {
     "surprisal": np.dtype(np.float32),
     "entropy": np.dtype(np.float32),
 }
-"""Columns with a number for every token of a row."""
+"""Columns with a number for every token of a row, four bytes each."""
+
+WINDOW_BYTES = 2**25
+WINDOW_ROWS = 25_000
+"""What is held of the other columns while rows are taken, at most (and at least one batch)."""
 
 
 class Spill:
@@ -39,11 +45,9 @@ class Spill:
         self._folder = folder
         self._flat = [name for name in self.columns if name in PER_TOKEN]
         self._rest = pa.schema([RECORD.field(n) for n in self.columns if n not in PER_TOKEN and n != "attention_mask"])
-        self._files = {name: (folder / name).open("wb") for name in self._flat}
+        self._tokens = (folder / "tokens").open("w+b", buffering=0)
         self._writer: Any = pa.ipc.new_file(str(folder / "rest"), self._rest)
         self._lengths: list[npt.NDArray[np.int64]] = []
-        self._batches: list[pa.RecordBatch] = []
-        self._values: dict[str, npt.NDArray[Any]] = {}
 
     def __enter__(self) -> Spill:
         return self
@@ -51,66 +55,80 @@ class Spill:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._tokens.close()
         self._close()
-        self._batches, self._values = [], {}
 
     def _close(self) -> None:
-        for file in self._files.values():
-            file.close()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def add(self, table: pa.Table) -> None:
         """Add records."""
-        for name in self._flat:
-            rows = ragged(table[name], PER_TOKEN[name])
-            rows.values.tofile(self._files[name])
-        self._lengths.append(ragged(table["input_ids"], np.int32).lengths)
+        rows = ragged(table["input_ids"], np.int32)
+        block = np.empty((len(rows.values), len(self._flat)), np.int32)
+        for place, name in enumerate(self._flat):
+            block[:, place] = ragged(table[name], PER_TOKEN[name]).values.view(np.int32)
+        block.tofile(self._tokens)
+        self._lengths.append(rows.lengths)
         for batch in table.select(self._rest.names).combine_chunks().to_batches():
             self._writer.write_batch(batch)
 
     def read(self) -> None:
         """No more records: from now on rows are taken."""
         self._close()
-        self._offsets = np.concatenate([[0], np.cumsum(np.concatenate([[0], *self._lengths])[1:])]).astype(np.int64)
-        reader = pa.ipc.open_file(pa.memory_map(str(self._folder / "rest")))
-        self._batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        self._starts = np.concatenate([[0], np.cumsum([len(batch) for batch in self._batches])])
-        self._values = {
-            name: np.memmap(self._folder / name, PER_TOKEN[name], "r")
-            if self._offsets[-1]
-            else np.empty(0, PER_TOKEN[name])
-            for name in self._flat
-        }
+        self._offsets = np.concatenate([np.zeros(1, np.int64), *self._lengths]).cumsum()
+        self._lengths = []
 
-    def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
-        """Records in the order asked for, with :attr:`columns`."""
+    def take(self, rows: npt.NDArray[np.int64], batch: int) -> Iterator[pa.Table]:
+        """Records in the order asked for, with :attr:`columns`, in tables of ``batch`` rows (the last may have fewer)."""
+        per_row = (self._folder / "rest").stat().st_size // max(len(self._offsets) - 1, 1) + 1
+        window = max(min(WINDOW_BYTES // per_row, WINDOW_ROWS) // batch, 1) * batch
+        for first in range(0, len(rows), window):
+            rest, places = self._window(rows[first : first + window])
+            for start in range(0, len(places), batch):
+                mine = rest.take(pa.array(places[start : start + batch]))
+                yield self._with_tokens(rows[first + start : first + start + len(mine)], mine)
+
+    def _with_tokens(self, rows: npt.NDArray[np.int64], rest: pa.Table) -> pa.Table:
         starts = self._offsets[rows]
         lengths = self._offsets[rows + 1] - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        rest = self._take_rest(rows)
+        block = self._read(starts, offsets)
         arrays = []
         for name in self.columns:
             kind = RECORD.field(name).type
             if name == "attention_mask":
                 arrays.append(Ragged(offsets, np.ones(offsets[-1], np.int8)).arrow(kind.value_type))
             elif name in PER_TOKEN:
-                arrays.append(Ragged(offsets, self._values[name][places]).arrow(kind.value_type))
+                values = np.ascontiguousarray(block[:, self._flat.index(name)]).view(PER_TOKEN[name])
+                arrays.append(Ragged(offsets, values).arrow(kind.value_type))
             else:
                 arrays.append(one_array(rest[name]))
         return pa.table(arrays, schema=pa.schema([RECORD.field(name) for name in self.columns]))
 
-    def _take_rest(self, rows: npt.NDArray[np.int64]) -> pa.Table:
-        batch = np.searchsorted(self._starts, rows, side="right") - 1
-        by_batch = np.argsort(batch, kind="stable")
-        bounds = np.searchsorted(batch[by_batch], np.arange(len(self._batches) + 1))
+    def _read(self, starts: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Numbers of the tokens (tokens, columns) of rows that begin at the tokens ``starts``."""
+        block = np.empty((int(offsets[-1]), len(self._flat)), np.int32)
+        width = block.itemsize * len(self._flat)
+        bytes_of, file = block.reshape(-1).view(np.uint8).data, self._tokens.fileno()
+        ends = (offsets * width).tolist()
+        for place, first, last in zip((starts * width).tolist(), ends, ends[1:], strict=False):
+            if os.preadv(file, [bytes_of[first:last]], place) != last - first:
+                raise OSError(f"{self._folder}: a temporary file was cut short")
+        return block
+
+    def _window(self, rows: npt.NDArray[np.int64]) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+        """The other columns of these rows in the order in which they were added, and where each of the rows is in there."""
+        sorted_rows, places = np.unique(rows, return_inverse=True)
         pieces = []
-        for index in range(len(self._batches)):
-            mine = by_batch[bounds[index] : bounds[index + 1]]
-            if len(mine):
-                pieces.append(self._batches[index].take(pa.array(rows[mine] - self._starts[index])))
-        back = np.empty(len(rows), dtype=np.int64)
-        back[by_batch] = np.arange(len(rows))
-        return pa.Table.from_batches(pieces, self._rest).combine_chunks().take(pa.array(back))
+        start = 0
+        with pa.OSFile(str(self._folder / "rest")) as file:
+            reader = pa.ipc.open_file(file)
+            for index in range(reader.num_record_batches):
+                batch = reader.get_batch(index)
+                first, last = np.searchsorted(sorted_rows, [start, start + len(batch)])
+                if last > first:
+                    pieces.append(batch.take(pa.array(sorted_rows[first:last] - start)))
+                start += len(batch)
+        return pa.Table.from_batches(pieces, self._rest).combine_chunks(), places
