@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from tests.measure.reference import byte_tokenizer
 
 from trails.cli import cli
-from trails.errors import UsageError
+from trails.errors import ModelError, UsageError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.pipeline import Home
 from trails.variants import VariantOptions, read_variant_run
@@ -167,6 +168,18 @@ def test_another_model_and_another_export_are_refused(trained: Path) -> None:
             home.diff(home.run().id, home.run().id)
     with Home(trained / "home", model=str(trained / "model"), device="cpu") as home:
         home.export("all", format="trails", to=trained / "all.parquet")
+        for name, message in (
+            ("adapter_config.json", "adapter_config.json is damaged"),
+            ("adapter_model.safetensors", "adapter_model.safetensors is damaged"),
+            ("train.json", "train.json is damaged"),
+        ):
+            broken = trained / f"without-{name}"
+            shutil.copytree(trained / "adapter", broken)
+            (broken / name).write_bytes((broken / name).read_bytes()[:-20])
+            with pytest.raises(ModelError, match=message):
+                home.recall("all", broken)
+            with pytest.raises(ModelError, match=message):
+                home.diff(adapter=broken)
         with pytest.raises(UsageError, match="another export"):
             home.recall("all", trained / "adapter", export=trained / "all.parquet")
         with pytest.raises(UsageError, match=r"'wiki' fits no source.*noise.jsonl"):
@@ -249,8 +262,14 @@ def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) 
     assert len(set(written["subgraph"].to_pylist())) == 1
     with Home(trained / "home") as home:  # variants follow the chains that are selected
         other = next(trace.chain.id for trace in home.traces() if trace.chain.id != chain)
-        report = home.export(f"chain:{other}", format="trails", to=trained / "other.parquet", variants=name)
-        assert (report.counts.rows, report.counts.variants) == (1, 0)
+        with pytest.raises(UsageError, match="no variant of .* is of a chain of the selection"):
+            home.export(f"chain:{other}", format="trails", to=trained / "other.parquet", variants=name)
+        with pytest.raises(UsageError, match=f"The home holds: {name}"):
+            home.export("all", format="trails", to=trained / "other.parquet", variants="v0123456789abcdef")
+        report = home.export("all", format="trails", to=trained / "both.parquet", variants=name)
+        assert (report.counts.rows, report.counts.chains, report.counts.variants) == (42, 36, 6)
+        edits = [kind["edits"] for kind in found["kinds"]]
+        assert f"between a variant and its parent | {max(edits)} |" in report.card.read_text(encoding="utf-8")
 
     own = trained / "my variants.parquet"  # no id of the home: what is printed is what can be typed
     elsewhere = run("variants", chain, "--count", 6, "--volatility-budget", -1, "--drift", "-o", own, *common)

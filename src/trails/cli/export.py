@@ -121,8 +121,9 @@ def command(
             }
         )
     else:
+        made = f" ({counts.variants} of them microvariants)" if counts.variants else ""
         click.echo(
-            f"{counts.rows} rows of {counts.chains} chains, {counts.labelled} of {counts.tokens} tokens with loss"
+            f"{counts.rows} rows of {counts.chains} chains{made}, {counts.labelled} of {counts.tokens} tokens with loss"
             f" (mean surprisal {counts.mean_surprisal:.3f} nats)"
         )
         for split_name, path in report.files.items():

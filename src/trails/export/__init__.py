@@ -32,6 +32,7 @@ from trails.export.order import arrange, parse_order, stratified_spread
 from trails.export.record import COLUMNS, IGNORED, RECORD, build, coalesce, ragged
 from trails.export.spill import Spill
 from trails.export.split import GramIndex, shared_grams
+from trails.export.variant_rows import largest_edits, stored_variants, variant_tables
 from trails.export.writer import PROVENANCE, Writer
 from trails.schema import Run, fitting_runs
 from trails.store.traces import TraceStore, id_numbers
@@ -109,7 +110,7 @@ def export_selection(
     """
     options = options or ExportOptions(**given)
     if options.variants and re.fullmatch(r"v[0-9a-f]{16}", str(options.variants)):
-        options = replace(options, variants=traces.variant_file(str(options.variants)))
+        options = replace(options, variants=stored_variants(traces, str(options.variants)))
     writer = writer_named(format)
     mask = parse_mask(options.mask)
     reference_run = parse_weights(options.weights)
@@ -145,6 +146,11 @@ def export_selection(
         if not facts.rows:
             raise UsageError(
                 f"selection {selection.text!r} holds no chain that run {run.id} measured. Type: trails status"
+            )
+        if options.variants and not facts.variants:
+            raise UsageError(
+                f"no variant of {options.variants} is of a chain of the selection {selection.text!r}. "
+                "Select the chains that the variants were made of."
             )
         if facts.labelled == 0:
             raise UsageError(f"mask {options.mask!r} leaves no token with loss. Choose another threshold.")
@@ -186,6 +192,8 @@ def export_selection(
     lost = _lost(writer, options, facts)
     lint = facts.lint()
     counts = facts.counts(order, held, components, largest, shared)
+    if options.variants and counts.variants:
+        counts = replace(counts, max_edits=largest_edits(options.variants, selection))
     # names as they lie beside the card, so that the same export into another folder gives the same card
     settings = writer.settings.replace("FILE", to.name if writer.folder else files["train"].name)
     text = card(
@@ -332,8 +340,6 @@ def _records(selection: Selection, traces: TraceStore, run: Run, options: Export
     for table in ahead(coalesce(tables, BATCH_ROWS)):
         yield build(table, selection, run, layers=options.layers)
     if options.variants:
-        from trails.export.variant_rows import variant_tables
-
         whole = replace(selection, parts=None)  # variants have ids of their own: their parent is what was selected
         for table in variant_tables(options.variants, run):
             if selection.parts is not None:
@@ -362,6 +368,7 @@ class _Facts:
     def __init__(self, run: Run, *, named: bool) -> None:
         self.run, self._named = run, named
         self.rows = 0
+        self.variants = 0
         self.names: list[tuple[str, str]] = []
         self._ids: list[npt.NDArray[np.bytes_]] = []
         self._chains: list[npt.NDArray[np.uint64]] = []
@@ -389,6 +396,7 @@ class _Facts:
         weights = np.bincount(labels.row_of, ragged(table["loss_weights"], np.float32).values, n)
         self._surprisal.append(np.divide(sums, per_row, out=np.full(n, math.nan), where=per_row > 0))
         variants = np.asarray(pc.not_equal(table["variant"], "").to_numpy())
+        self.variants += int(variants.sum())
         self._sizes.append(np.stack([labels.lengths, per_row, variants], axis=1).astype(np.int32))
         self.labelled += int(on.sum())
         self.nats += float(surprisal.sum())
@@ -409,7 +417,7 @@ class _Facts:
         if self._named:
             self.names += list(zip(sources, table["source_id"].to_pylist(), strict=True))
         self.sources.update(zip(sources, licences, table["language"].to_pylist(), strict=True))
-        self._chains.append(id_numbers(table["chain"]))
+        self._chains.append(id_numbers(table["chain"])[~variants])
 
     @property
     def ids(self) -> npt.NDArray[np.bytes_]:

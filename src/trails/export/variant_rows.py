@@ -20,13 +20,15 @@ def stored_variants(traces: TraceStore, name: str) -> Path:
     path = traces.variant_file(name)
     if not path.is_file():
         known = ", ".join(sorted(other.stem for other in path.parent.glob("v*.parquet")))
-        raise UsageError(f"variants {name} were asked for. The home holds: {known or 'none'}. Type: trails variants CHAIN")
+        raise UsageError(
+            f"variants {name} were asked for. The home holds: {known or 'none'}. Type: trails variants CHAIN"
+        )
     return path
 
 
 def largest_edits(path: Path, selection: Selection) -> int | None:
-    """Most token edits between a variant of the file and its parent, for the chains of a selection; None where the file does not
-    say it."""
+    """Most token edits between a variant of the file and its parent, for the chains of a selection; None where the file does
+    not say it."""
     if "edits" not in pq.read_schema(path).names:
         return None
     table = pq.read_table(path, columns=["metadata", "edits"])

@@ -325,15 +325,10 @@ class Home:
 
     def variant_run(self, name: str) -> VariantRun:
         """A run of the microvariant loop that the home holds. Raises UsageError that names those there are."""
+        from trails.export.variant_rows import stored_variants
         from trails.variants import read_variant_run
 
-        path = self._traces.variant_file(name)
-        if not path.is_file():
-            known = ", ".join(sorted(other.stem for other in path.parent.glob("v*.parquet")))
-            raise UsageError(
-                f"variants {name} were asked for. The home holds: {known or 'none'}. Type: trails variants CHAIN"
-            )
-        return read_variant_run(path, name)
+        return read_variant_run(stored_variants(self._traces, name), name)
 
     def diff(
         self,

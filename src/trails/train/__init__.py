@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trails.errors import MissingPackageError, ModelError, UsageError
@@ -375,13 +376,25 @@ def _forget_gguf(model: Any) -> None:
 
 
 def check_adapter(folder: Path) -> Path:
-    """The folder if it holds a PEFT adapter in safetensors. Raises ModelError that says what is missing."""
+    """The folder if it holds a PEFT adapter in safetensors. Raises ModelError that says what is missing or damaged."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise ModelError(
                 f"{folder} has no {name}, so it is no adapter. Give the folder that training wrote: trails train"
             )
+    for name in ("adapter_config.json", "train.json"):
+        _read(folder / name)
+    weights = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(weights, "pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise _damaged(weights, error) from None
     return folder
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path} is damaged ({error}). Train anew, into another folder: trails train EXPORT -o FOLDER")
 
 
 def put_adapter(model: Any, folder: Path, name: str) -> Any:
@@ -470,7 +483,10 @@ def _last_checkpoint(folder: Path) -> Path | None:
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, error) from None
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
