@@ -10,6 +10,7 @@ position 0 (sink), the rest of the context, step 0, step 1, …
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from trails.measure import kernels
 from trails.measure.metrics import attention_shift, hidden_shift, unit_rows
 
 NAME = "trails"
+_LAYERS_AT_ONCE = 32
 _MASKED = -1e30  # finite, so that weight × score is 0 and not NaN where the weight is 0
 
 
@@ -105,17 +107,18 @@ class Recorder:
     mass_top: Tensor | None = None  # (B, T, K) largest over layers
     mass_layer: Tensor | None = None  # (B, T, K)
     peak: Peaks | None = None
+    _room: dict[str, Tensor] = field(default_factory=dict)  # on a CPU: memory of the layers to come
     known_left_out: tuple[bool, ...] = ()  # the masks to be left out, see trails_mask
     left_out: list[bool] = field(default_factory=list)  # for every mask of the pass, whether it was
 
     def attention(self, layer: LayerAttention) -> None:
         """Take one attention layer."""
         index = len(self.attention_shift)
-        self.attention_shift.append(attention_shift(layer.masses) if layer.shift is None else layer.shift)
-        self.attention_previous.append(layer.previous)
-        self.attention_sink.append(layer.masses[:, :, 0].clone() if layer.sink is None else layer.sink)
-        self.attention_entropy.append(layer.entropy)
-        self.step_masses.append(torch.bmm(self.layout.keep, layer.masses) if layer.steps is None else layer.steps)
+        self._keep("attention_shift", attention_shift(layer.masses) if layer.shift is None else layer.shift)
+        self._keep("attention_previous", layer.previous)
+        self._keep("attention_sink", layer.masses[:, :, 0].clone() if layer.sink is None else layer.sink)
+        self._keep("attention_entropy", layer.entropy)
+        self._keep("step_masses", torch.bmm(self.layout.keep, layer.masses) if layer.steps is None else layer.steps)
         if self.token_attention:
             if self.mass_sum is None or self.mass_top is None or self.mass_layer is None:
                 self.mass_sum, self.mass_top = layer.masses.clone(), layer.masses.clone()
@@ -124,6 +127,19 @@ class Recorder:
                 self.mass_sum += layer.masses
                 self.mass_layer.masked_fill_(layer.masses > self.mass_top, index)
                 torch.maximum(self.mass_top, layer.masses, out=self.mass_top)
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        """Append to the list ``name``. On a CPU a copy, in memory taken for many layers at once: a small tensor that stays
+        behind every layer would break the heap into pieces too short for the next (0.2 GB at 2,048 tokens).
+        """
+        kept: list[Tensor] = getattr(self, name)
+        if values.device.type != "cpu":
+            kept.append(values)
+            return
+        place = len(kept) % _LAYERS_AT_ONCE
+        if not place:
+            self._room[name] = values.new_empty(_LAYERS_AT_ONCE, *values.shape)
+        kept.append(self._room[name][place].copy_(values))
 
     def hidden(self, state: Tensor) -> None:
         """Take the residual stream before layer 0, then after each layer: (B, T, d)."""
@@ -139,13 +155,13 @@ class Recorder:
             except Exception as error:  # Triton's errors have no common base
                 kernels.failed(error)
         unit = unit_rows(state)
-        self.hidden_shift.append(hidden_shift(unit))
+        self._keep("hidden_shift", hidden_shift(unit))
         if self.layout.pairs.shape[1]:
             row = torch.arange(len(unit), device=unit.device).unsqueeze(1)
             left, right = unit[row, self.layout.pairs[..., 0]], unit[row, self.layout.pairs[..., 1]]
-            self.baseline.append((left - right).square().sum(-1).mul_(0.5))
+            self._keep("baseline", (left - right).square().sum(-1).mul_(0.5))
         else:
-            self.baseline.append(unit.new_full((len(unit), 1), torch.nan))
+            self._keep("baseline", unit.new_full((len(unit), 1), torch.nan))
 
     def weights(self, weights: Tensor) -> None:
         """Take a layer whose head weights (B, H, T, T) the model itself computed."""
@@ -206,10 +222,35 @@ class Peaks:
         self.layer[:, span] = torch.where(kept.values >= 0, depth.gather(-1, kept.indices), -1)
 
 
-def _block_rows(batch: int, heads: int, keys: int, device: torch.device) -> int:
-    """Queries per block: scores of about 0.5 MB on a CPU (they stay in the cache), 256 MB on a GPU."""
-    budget = 2**17 if device.type == "cpu" else 2**26
-    return max(32, budget // max(1, batch * heads * keys))
+def _block(batch: int, heads: int, groups: int, keys: int, device: torch.device) -> tuple[int, int]:
+    """Queries and key heads per block.
+
+    On a GPU all heads, scores of 256 MB. On a CPU all heads where 32 queries have scores of 0.5 MB; with longer chains one
+    key head at a time, 2 MB of scores: that many queries keep two threads busy in every product.
+    """
+    if device.type != "cpu":
+        return max(32, 2**26 // max(1, batch * heads * keys)), groups
+    rows = 2**17 // max(1, batch * heads * keys)
+    if rows >= 32:
+        return rows, groups
+    return max(32, 2**19 // (batch * (heads // groups) * keys)), 1
+
+
+class _Scratch:
+    """Memory of the blocks of one layer, taken once: blocks of growing size would leave holes behind that the next does not
+    fit into (0.2 GB at 2,048 tokens).
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size  # 0: every block takes its own
+        self._kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor | None:
+        if not self._size:
+            return None
+        if name not in self._kept:
+            self._kept[name] = torch.empty(self._size)
+        return self._kept[name][: math.prod(shape)].view(shape)
 
 
 def _later(rows: int, device: torch.device) -> Tensor:
@@ -226,49 +267,78 @@ def blocked_attention(
     softcap: float | None,
     recorder: Recorder | None,
 ) -> tuple[Tensor, LayerAttention | None]:
-    """Causal attention in blocks of queries, with the reductions of each block.
+    """Causal attention in blocks of queries and heads, with the reductions of each block.
 
     ``query`` (B, H, T, d), ``key`` (B, G, T, d) and ``value`` (B, G, T, e), G dividing H (grouped-query heads are not
     copied). ``mask``: None = causal, bool (True = may attend) or additive, broadcastable to (B, H, T, T); it must not
     let a query see a later key.
     Returns the output (B, H, T, e) and, with a recorder, the layer's reductions.
     """
-    B, H, T, _ = query.shape
+    B, H, T, d = query.shape
     G = key.shape[1]
-    out = query.new_empty(B, H, T, value.shape[-1])
+    out = query.new_empty(B, T, H, value.shape[-1]).transpose(1, 2)
     layer = None
     if recorder is not None:
         masses = query.new_empty(B, T, recorder.layout.count, dtype=torch.float32)
         layer = LayerAttention(masses, masses.new_full((B, T), torch.nan), masses.new_empty(B, T))
-    rows = _block_rows(B, H, T, query.device)
+    rows, together = _block(B, H, G, T, query.device)
+    rows = min(rows, T)
+    reused = recorder is not None and query.device.type == "cpu" and query.dtype == torch.float32 and together < G
+    scratch = _Scratch(B * (H // G) * together * rows * T if reused else 0)
+    later = _later(rows, query.device)
     for start in range(0, T, rows):
         end = min(T, start + rows)
-        q = (query[:, :, start:end] * scaling).reshape(B, G, -1, query.shape[-1])  # (B, G, H/G·q, d)
-        scores = torch.matmul(q, key[:, :, :end].transpose(-1, -2)).float().view(B, H, end - start, end)
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        if mask is None:
-            scores[..., start:] += _later(end - start, query.device)
-        elif mask.dtype == torch.bool:
-            scores.masked_fill_(~mask[:, :, start:end, :end], _MASKED)
-        else:
-            scores += mask[:, :, start:end, :end]
-            scores.clamp_min_(_MASKED)
-        weights = torch.softmax(scores, dim=-1)
-        mixed = torch.matmul(weights.to(value.dtype).view(B, G, -1, end), value[:, :, :end])
-        out[:, :, start:end] = mixed.view(B, H, end - start, -1)
-        if recorder is None or layer is None:
+        n = end - start
+        mean = entropy = None  # sums over heads
+        for group in range(0, G, together):
+            groups = slice(group, min(G, group + together))
+            g, heads = groups.stop - group, slice(group * H // G, groups.stop * H // G)
+            h = heads.stop - heads.start
+            q = (query[:, heads, start:end] * scaling).reshape(B, g, h // g * n, d)
+            k, v = key[:, groups, :end], value[:, groups, :end]
+            scores = _product(q, k.transpose(-1, -2), scratch("scores", B, g, h // g * n, end)).float()
+            scores = scores.view(B, h, n, end)
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            if mask is None:
+                scores[..., start:] += later[:n, :n]
+            else:
+                seen = mask[:, heads if mask.shape[1] > 1 else slice(None), start:end, :end]
+                if mask.dtype == torch.bool:
+                    scores.masked_fill_(~seen, _MASKED)
+                else:
+                    scores += seen
+                    scores.clamp_min_(_MASKED)
+            weights = torch.softmax(scores, -1, out=scratch("weights", B, h, n, end))
+            mixed = _product(weights.to(value.dtype).view(B, g, -1, end), v, None)
+            out[:, heads, start:end] = mixed.view(B, h, n, -1)
+            if recorder is None:
+                continue
+            # entropy = logsumexp - Σ weight × score; the logsumexp from the largest weight and its score
+            log_sum = scores.amax(-1) - weights.amax(-1).log_()
+            part = (log_sum - scores.mul_(weights).sum(-1)).sum(1)
+            entropy = part if entropy is None else entropy.add_(part)
+            if mean is None:
+                mean = torch.sum(weights, 1, out=scratch("mean", B, n, end))
+            else:  # the scores are not needed any more
+                mean += torch.sum(weights, 1, out=scratch("scores", B, n, end))
+        if recorder is None or layer is None or mean is None or entropy is None:
             continue
-        # entropy = logsumexp - Σ weight × score; the logsumexp from the largest weight and its score
-        log_sum = scores.amax(-1) - weights.amax(-1).log_()
-        layer.entropy[:, start:end] = (log_sum - scores.mul_(weights).sum(-1)).mean(1)
-        mean = weights.mean(1)  # (B, q, keys)
+        mean /= H  # (B, n, keys)
+        layer.entropy[:, start:end] = entropy / H
         layer.masses[:, start:end] = torch.bmm(mean, recorder.layout.one_hot[:, :end])
         first = max(start, 1)  # position 0 has no previous token
         layer.previous[:, first:end] = mean[:, first - start :].diagonal(offset=first - 1, dim1=1, dim2=2)
         if recorder.peaks:
             recorder.take_peaks(mean, start, len(recorder.attention_shift))
     return out, layer
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor | None) -> Tensor:
+    """Matrix product of (B, g, …) pairs. A single pair is multiplied as such: a batch is dealt out to threads whole."""
+    if left.shape[:2] != (1, 1):
+        return torch.matmul(left, right, out=out)
+    return torch.mm(left[0, 0], right[0, 0], out=None if out is None else out[0, 0])[None, None]
 
 
 _active: Recorder | None = None
