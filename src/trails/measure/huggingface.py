@@ -673,7 +673,7 @@ class HuggingFaceScorer:
             starts = np.arange(len(batch)) * ids.shape[1]
             real = np.concatenate([np.arange(start, start + n) for start, n in zip(starts, lengths, strict=True)])
             index = self._tensor(np.concatenate((real, starts + lengths - 1)))  # by number: a mask would be waited for
-            target.view(-1)[index[len(real) :]] = -1
+            target.view(-1).index_fill_(0, index[len(real) :], -1)
             rows, targets = hidden.flatten(0, 1)[index[: len(real)]], target.view(-1)[index[: len(real)]]
         stats = logit_statistics(self.logits, rows, targets, tile=tile, block=max(1, 2**25 // self.run.vocab_size))
         floats = self._to_host(torch.stack((stats.surprisal, stats.entropy, stats.shift)))

@@ -374,7 +374,7 @@ def attention(
         rows[1], rows[3] = sums[1].sum(1) / H, sums[0].sum(1) / H
         rows[2] = means[:, :, 0]
         rows[0, :, 1:] = (means[:, 1:] - means[:, :-1]).abs_().sum(-1).mul_(0.5)
-        rows[0, :, 0] = rows[1, :, 0] = torch.nan
+        rows[:2, :, 0].fill_(torch.nan)
     S = spans.shape[1]
     steps = torch.empty(B, S, S + 2, dtype=torch.float32, device=query.device)
     if W & (W - 1) == 0:
@@ -450,5 +450,5 @@ def logit_rows(
     )
     shift = part.sum(0).mul_(0.5)
     if before is None:
-        shift[0] = torch.nan
+        shift[:1].fill_(torch.nan)
     return surprisal, entropy, rank, shift, (logits[-1].clone(), total[-1:].clone())
