@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import threading
 import time
 from collections import Counter
@@ -329,7 +328,6 @@ def measure_and_write(
 
     waiting: list[Future[None]] = []
     with (
-        _turns_of(0.0005),
         ThreadPoolExecutor(1, thread_name_prefix="trails-load") as loader,
         ThreadPoolExecutor(1, thread_name_prefix="trails-write") as writer,
     ):
@@ -350,19 +348,6 @@ def measure_and_write(
         finally:
             for future in waiting:
                 future.result()
-
-
-@contextlib.contextmanager
-def _turns_of(seconds: float) -> Iterator[None]:
-    """Threads take turns this often. A thread that starts kernels gives up its turn at each one, and would wait the
-    interpreter's usual 5 ms to get it back from one that computes.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(seconds)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 def _count_measured(summary: IngestSummary, item: Segmented, trace: Trace) -> None:
