@@ -26,7 +26,7 @@ def main() -> None:
         # click hands over the code of an early exit as the result
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
-        click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
+        click.echo("interrupted; what was stored is kept, and the same command does not do it again", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
