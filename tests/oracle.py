@@ -604,6 +604,28 @@ def similar_steps(graph: Graph, step: str, limit: int) -> list[Row]:
     return sorted(rows, key=lambda row: (-row[3], row[0], row[-1]))[:limit]
 
 
+def variants_of_chain(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    own = ("id", "kind", "detail", "edits", "distance")
+    drifts = ["logit_drift", "volatility", "noise_floor", "hidden_drift", "hidden_drift_max_layer", "attention_drift"]
+    drifts += ["attention_drift_max_layer", "run"]
+    rows = [
+        (*(v[name] for name in own), *(r.get(name) for name in drifts))
+        for v, r, c in edges(graph, "VARIANT_OF")
+        if c["id"] == chain and run in ("", r["run"])
+    ]
+    return sorted(rows, key=lambda row: (-row[5], row[0], row[-1]))[:limit]
+
+
+def drift_map(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    rows = []
+    for v, r, c in edges(graph, "VARIANT_OF"):
+        if c["id"] == chain and run in ("", r["run"]):
+            attention = [None, *r.get("attention_drift_by_layer", [None] * (len(r["hidden_drift_by_layer"]) - 1))]
+            for layer, (hidden, seen) in enumerate(zip(r["hidden_drift_by_layer"], attention, strict=True)):
+                rows.append((v["id"], v["kind"], layer, hidden, seen, r["logit_drift"], r["run"]))
+    return sorted(rows, key=lambda row: (-row[3], row[0], row[2], row[-1]))[:limit]
+
+
 def gaps_top(graph: Graph, run: str, rank: int, limit: int) -> list[Row]:
     names = [
         "score",
@@ -767,6 +789,8 @@ ANSWERS: dict[str, Callable[..., list[Row]]] = {
         overlaps_top,
         overlap_graph,
         similar_steps,
+        variants_of_chain,
+        drift_map,
         gaps_top,
         gaps_of_chain,
         states_branching,

@@ -512,6 +512,20 @@ NODES: tuple[Node, ...] = (
             _p("baseline_auc", "float", "the same AUC of the position-only baseline", "0..1"),
         ),
     ),
+    Node(
+        "Variant",
+        "a microvariant of a chain that the gate accepted",
+        (
+            _ID,
+            _p("chain", "string", "id of the chain that it is a variant of", indexed=True),
+            _p("kind", "string", "plain, highlight, summary, drop_last, json or synonym", indexed=True),
+            _p("detail", "string", "the edit, in words"),
+            _p("text", "string", "the chain as edited"),
+            _p("parent", "string", "id of the chain or of the rung before, which it differs from by edits"),
+            _p("edits", "integer", "token edit distance to the parent", "tokens"),
+            _p("distance", "integer", "token edit distance to the chain", "tokens"),
+        ),
+    ),
 )
 
 RELATIONSHIPS: tuple[Relationship, ...] = (
@@ -630,6 +644,25 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
         ("run",),
     ),
     Relationship("BEFORE", "Gap", "Step", "the step after the seam"),
+    Relationship(
+        "VARIANT_OF",
+        "Variant",
+        "Chain",
+        "how far the variant drifts from the chain, at the tokens they have in common",
+        (
+            _RUN,
+            _p("volatility", "float", "mean Jensen-Shannon divergence of the predictive distributions", "nats"),
+            _p("noise_floor", "float", "the same of the chain against itself", "nats"),
+            _p("logit_drift", "float", "mean total variation of the predictive distributions", "0..1"),
+            *_thirds("hidden_drift", "1 - cosine between the hidden states, input embeddings left out", "0..2"),
+            *_thirds(
+                "attention_drift", "on request: total variation between the binned attention of the steps", "0..1"
+            ),
+            _p("hidden_drift_by_layer", "floats", "hidden_drift in every layer, 0 = input embeddings", "0..2"),
+            _p("attention_drift_by_layer", "floats", "attention_drift in every layer", "0..1"),
+        ),
+        ("run",),
+    ),
 )
 
 NODE = {node.label: node for node in NODES}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -35,6 +35,8 @@ from trails.errors import ModelError, UsageError
 from trails.export.record import COLUMNS
 from trails.measure.base import MeasureOptions, Segmented
 from trails.schema import SHARD_SCHEMA, Chain, Floats, Ints, Step, stable_hash
+from trails.store.base import GraphBatch
+from trails.store.rows import table_of, thirds
 
 KINDS = ("plain", "highlight", "summary", "drop_last", "json", "synonym")
 MARKERS = ("[ANCHOR]", "[SHIFT]", "[HIGHLIGHT]", "→ summary:")
@@ -712,6 +714,27 @@ def variant_table(report: VariantReport, run: str, tokenizer: str, question_ids:
             }
         )
     return pa.Table.from_pylist(rows, schema=VARIANT_SCHEMA)
+
+
+def variant_batch(table: pa.Table, chains: Collection[str]) -> GraphBatch:
+    """Rows of a file of variants for the graph, those of ``chains``: ``:Variant`` and ``VARIANT_OF`` with the drift map."""
+    roots = [dict(item)["parent"] for item in table["metadata"].to_pylist()]
+    keep = [row for row, root in enumerate(roots) if root in chains]
+    table, roots = table.take(pa.array(keep, pa.int64())), [roots[row] for row in keep]
+    nodes = {name: table[name] for name in ("kind", "detail", "text", "parent", "edits", "distance")}
+    drifts: dict[str, Any] = {}
+    for name, first in (("hidden_drift", 1), ("attention_drift", 0)):  # layer 0 of the states is no layer of the model
+        rows = table[name].to_pylist()
+        width = max((len(row) for row in rows if row is not None), default=0)
+        filled = [[np.nan] * width if row is None else row for row in rows]
+        drifts |= thirds(name, np.array(filled, np.float32).reshape(len(rows), width), first)
+        drifts[f"{name}_by_layer"] = table[name]
+    ends = {"start": table["chain"], "end": roots, "run": table["run"]}
+    numbers = {name: table[name] for name in ("volatility", "noise_floor", "logit_drift")}
+    return GraphBatch(
+        {"Variant": table_of("Variant", {"id": table["chain"], "chain": roots, **nodes})},
+        {"VARIANT_OF": table_of("VARIANT_OF", {**ends, **numbers, **drifts})},
+    )
 
 
 def check_variant_file(path: Path) -> None:

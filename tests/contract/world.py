@@ -95,6 +95,20 @@ def make_world() -> World:
             }
             for i in range(4)
         ],
+        "Variant": [
+            {
+                "id": f"cv{i}",
+                "chain": chain,
+                "kind": kind,
+                "detail": f"edit {i}",
+                "text": f"{LONG} {i}",
+                "parent": chain,
+            }
+            | {"edits": i, "distance": 2 * i}
+            for i, (chain, kind) in enumerate(
+                [(second, "plain"), (second, "synonym"), (second, "json"), (first, "json")]
+            )
+        ],
     }
     tokens = [f"{second}:{one.tokenizer_id}:{t}" for t in range(6)]
     links: dict[str, list[dict[str, Any]]] = {
@@ -121,6 +135,15 @@ def make_world() -> World:
             }
             for i, run in enumerate((one, two))
             for a, b in [(0, 1), (0, 2), (3, 0)]
+        ],
+        "VARIANT_OF": [
+            {"ends": (v["id"], v["chain"]), "run": run.id, "volatility": 0.01 * i, "noise_floor": 1e-6}
+            | {"logit_drift": 0.1 * i + 0.01 * r, "hidden_drift": 0.2 * i, "hidden_drift_max_layer": 1 + i % 2}
+            | {"hidden_drift_by_layer": [0.0, 0.1 * i, 0.3 * i], "attention_drift": 0.05 if i == 1 else None}
+            | {"attention_drift_max_layer": 1 if i == 1 else None}
+            | {"attention_drift_by_layer": [0.04, 0.06] if i == 1 else None}
+            for r, run in enumerate((one, two))
+            for i, v in enumerate(rows["Variant"])
         ],
     }
     return World(tuple(traces), {one.id: one, two.id: two}, {**rows, **links})

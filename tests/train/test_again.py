@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -252,6 +253,26 @@ def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) 
     for kind in found["kinds"]:
         assert len(kind["hidden_drift"]) == 3  # two layers and the embeddings
         assert len(kind["attention_drift"]) == 2
+    written = {row["chain"]: row for row in pq.read_table(stored).to_pylist()}
+    for _ in range(2):  # the drift map lies in the graph, also after a rebuild
+        with Home(trained / "home") as home:
+            drifts = home.query("variants-of-chain", chain=chain, run="").dicts()
+            cells = home.query("drift-map", chain=chain, run="").dicts()
+        assert sorted(row["variant"] for row in drifts) == sorted(written)
+        assert [row["logit_drift"] for row in drifts] == sorted(
+            (r["logit_drift"] for r in written.values()), reverse=True
+        )
+        assert len(cells) == 6 * 3
+        for row in drifts:
+            hidden = written[row["variant"]]["hidden_drift"]
+            assert row["hidden_drift"] == pytest.approx(np.mean(hidden[1:]), rel=1e-6)
+            assert row["hidden_layer"] == 1 + np.argmax(hidden[1:])
+            assert row["noise_floor"] == written[row["variant"]]["noise_floor"]
+        for cell in cells:
+            hidden, attention = (written[cell["variant"]][f"{kind}_drift"] for kind in ("hidden", "attention"))
+            assert cell["hidden_drift"] == hidden[cell["layer"]]
+            assert cell["attention_drift"] == (attention[cell["layer"] - 1] if attention and cell["layer"] else None)
+        run("rebuild", "--fresh", "--home", trained / "home")
     with Home(trained / "home") as home:
         report = home.export(f"chain:{chain}", format="trails", to=trained / "from-python.parquet", variants=name)
         assert report.counts.rows == 7

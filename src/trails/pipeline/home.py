@@ -14,6 +14,7 @@ from trails.errors import UsageError
 from trails.export import ExportReport, export_selection
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.pipeline.loading import load_variants
 from trails.pipeline.measuring import segmented
 from trails.pipeline.progress import Progress
 from trails.schema import Chain, Run, Trace, fitting_runs
@@ -288,8 +289,8 @@ class Home:
         each: Callable[[VariantReport], None] = lambda _: None,
     ) -> tuple[Sequence[VariantReport], VariantRun]:
         """Microvariants of a chain (its id or the beginning of it) or of every chain of a selection, and the run in which
-        they are stored: in the home's folder ``variants``, or in the Parquet file ``to``. ``each`` is told every report as it
-        is made. Raises UsageError for a selection without a measured chain.
+        they are stored: in the home's folder ``variants`` and with the drift map in the graph, or in the Parquet file ``to``
+        only. ``each`` is told every report as it is made. Raises UsageError for a selection without a measured chain.
         """
         from trails.variants import (
             VariantOptions,
@@ -321,6 +322,10 @@ class Home:
         name = variant_run_id(instrument.id, options, (report.chain for report in reports))
         path = Path(to) if to else self._traces.variant_file(name)
         write_variants(tables, reports, path)
+        if not to:
+            self.graph.ensure_schema()
+            load_variants(self.graph, path)
+            self.graph.save()
         return reports, read_variant_run(path, "" if to else name)
 
     def variant_run(self, name: str) -> VariantRun:

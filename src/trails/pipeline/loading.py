@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from trails.config import Settings, load_settings
 from trails.pipeline.progress import Progress, Silent
@@ -56,7 +59,7 @@ def rebuild(
     """Load into the graph what it misses, from the shards; return the number of (chain, run) pairs loaded.
 
     ``fresh`` removes everything that trails put into the graph first (analysis results too; they are computed again by
-    their commands), and starts anew where the file of the embedded graph is damaged.
+    their commands, but for the variants that the home keeps), and starts anew where the file of the embedded graph is damaged.
     """
     settings = settings or load_settings()
     with TraceStore(settings.home) as traces, open_graph(settings, discard_damaged=fresh) as graph:
@@ -64,8 +67,19 @@ def rebuild(
             graph.clear([node.label for node in NODES])
         graph.ensure_schema()
         loaded = load_missing(traces, graph, per_layer=per_layer, progress=progress)
+        for path in sorted((traces.home / "variants").glob("v*.parquet")):
+            load_variants(graph, path)
         graph.save()
         return loaded
+
+
+def load_variants(graph: GraphStore, path: Path) -> None:
+    """Put the stored variants of a file, with their drift map, into the graph, where it holds their chains."""
+    from trails.variants import variant_batch
+
+    chains = {chain for chain, _ in graph.loaded()}
+    file = pq.ParquetFile(path)
+    graph.write(variant_batch(file.read_row_group(group), chains) for group in range(file.num_row_groups))
 
 
 @dataclass(frozen=True, slots=True)

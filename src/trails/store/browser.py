@@ -32,6 +32,7 @@ NODE_COLOURS = {
     "State": ("#f28f43", "{text}", 60),
     "Overlap": ("#910000", "{text}", 65),
     "Gap": ("#d62728", "gap {rank}", 60),
+    "Variant": ("#17becf", "{kind}", 55),
     "TrailsStore": ("#e0e0e0", "trails", 30),
 }
 RELATIONSHIP_STYLES = {

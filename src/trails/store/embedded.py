@@ -411,7 +411,7 @@ class EmbeddedStore:
         self._flush()
         graph = self._for_writing()
         ids = {"ids": list(chains)}
-        for label in ("Token", "Step", "Gap"):
+        for label in (node.label for node in NODES if any(p.name == "chain" for p in node.properties)):
             graph.cypher(f"UNWIND $ids AS id MATCH (n:{label} {{chain: id}}) DETACH DELETE n", params=ids, timeout_ms=0)
         graph.cypher("UNWIND $ids AS id MATCH (n:Chain {id: id}) DETACH DELETE n", params=ids, timeout_ms=0)
         self._loaded = None

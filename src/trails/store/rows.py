@@ -347,7 +347,7 @@ def _layer_mean(values: npt.NDArray[np.float32], first: int, last: int) -> Doubl
     return total / (last - first)
 
 
-def _thirds(name: str, values: npt.NDArray[np.float32], first: int) -> dict[str, pa.Array]:
+def thirds(name: str, values: npt.NDArray[np.float32], first: int) -> dict[str, pa.Array]:
     """Scalars of a per-layer measure. ``first`` is the number of the first column that is a layer."""
     n_layers = values.shape[1] - first
     cuts = [first + (n_layers * third + 2) // 3 for third in range(4)]  # early and middle get the remainder
@@ -404,9 +404,9 @@ def _transition_columns(traces: Sequence[Trace], run: Run, per_layer: bool) -> l
                 ("attention_entropy", entropy),
             )
         },
-        **_thirds("attention_shift", shift, 0),
+        **thirds("attention_shift", shift, 0),
         # column 0 holds the input embeddings, which are no layer: their shift only says which two tokens met
-        **_thirds("hidden_shift", hidden, 1),
+        **thirds("hidden_shift", hidden, 1),
     }
     if per_layer:
         columns |= {
