@@ -1,6 +1,6 @@
 // Drives Neo4j Browser in headless Chromium: imports favourites and style sheet by dropping the files, runs statements, takes
 // pictures. Arguments: a JSON file {address, files: [path], statements: [{name, text}], pictures: folder, chromium, library}.
-// Prints one JSON object: {favourites: [title], frames: {name: text shown}}. Nothing outside the loopback interface is asked.
+// Prints one JSON object: {favourites: [title], frames: {name: text shown}, fills: {name: [colour of a circle]}}. Nothing outside the loopback interface is asked.
 import { readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { createRequire } from 'node:module'
@@ -12,7 +12,7 @@ const browser = await chromium.launch({
   args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update',
     '--disable-sync', '--no-first-run', '--disable-default-apps'],
 })
-const shown = { favourites: [], frames: {} }
+const shown = { favourites: [], frames: {}, fills: {} }
 try {
   const page = await browser.newPage({ viewport: { width: 1280, height: 860 } })
   page.setDefaultTimeout(120000)
@@ -46,6 +46,7 @@ try {
     await page.waitForTimeout(plan.wait || 6000)
     const frame = page.locator('[data-testid="frame"]').first()
     shown.frames[name] = (await frame.innerText()).slice(0, 20000)
+    shown.fills[name] = await frame.locator('svg circle').evaluateAll(all => all.map(c => c.getAttribute('fill')))
     if (plan.pictures) {
       await page.waitForTimeout(plan.settle || 4000)
       await frame.screenshot({ path: join(plan.pictures, name + '.png') })

@@ -14,7 +14,16 @@ import pytest
 from tests.neo4j.servers import shared
 from tests.store.factory import corpus, make_run
 
-from trails.store.browser import FAVOURITES, GUIDE, STYLE, browser_address, favourite, save_files
+from trails.store.browser import (
+    FAVOURITES,
+    GUIDE,
+    NODE_COLOURS,
+    ROLE_COLOURS,
+    STYLE,
+    browser_address,
+    favourite,
+    save_files,
+)
 from trails.store.queries import named_queries
 from trails.store.rows import graph_batch
 
@@ -69,6 +78,8 @@ def test_favourites_style_and_pictures_in_the_real_browser(tmp_path: Path) -> No
             "statements": [
                 {"name": "parameters", "text": parameters},
                 {"name": "chain", "text": queries["chain-graph"].statement},
+                {"name": "roles", "text": "MATCH (s:Step) SET s:$(s.role)"},
+                {"name": "coloured", "text": "MATCH p = (c:Chain {id: $chain})-[:HAS_STEP]->() RETURN p"},
                 {"name": "steps", "text": queries["chain-steps"].statement},
             ],
             "pictures": str(tmp_path),
@@ -82,6 +93,10 @@ def test_favourites_style_and_pictures_in_the_real_browser(tmp_path: Path) -> No
     assert f"Step ({n_steps})" in seen["frames"]["chain"]
     assert f"LEADS_TO ({n_steps - 1})" in seen["frames"]["chain"]
     assert traces[4].steps[0].role in seen["frames"]["steps"]
+    roles = {step.role for step in traces[4].steps}
+    assert {ROLE_COLOURS[role] for role in roles} <= set(seen["fills"]["coloured"])
+    assert NODE_COLOURS["Step"][0] in seen["fills"]["chain"]
+    assert NODE_COLOURS["Step"][0] not in seen["fills"]["coloured"]
     assert (tmp_path / "chain.png").stat().st_size > 10_000
     server.empty()
 
