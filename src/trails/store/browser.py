@@ -1,6 +1,7 @@
 """What Neo4j Browser needs to be a home for trails: favourites, a style sheet, a guide, and the address that opens it.
 
-The Browser styles by label and relationship type only, never by a property: a step's role is its caption, not its colour.
+The Browser styles by label and relationship type only, never by a property: a step's role is its caption, and its colour once
+it is a label, too (docs/neo4j.md).
 
 The favourites are the files of ``cypher/``, each with ``:param`` lines whose values exist in the packaged sample. They travel
 as a zip file, which Neo4j Browser takes when it is dropped on its window; so does the style sheet.
