@@ -34,6 +34,14 @@ def test_no_command_file_is_left_out() -> None:
     assert files - {"--init--", "common", "scores"} == set(COMMANDS)
 
 
+def test_a_bar_that_never_began_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    from trails.cli.common import BarProgress
+
+    with BarProgress(quiet=False):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
 def test_help_starts_without_torch_or_an_engine() -> None:
     code = (
         "import sys; from trails.cli import cli\n"

@@ -183,6 +183,11 @@ def test_another_model_and_another_export_are_refused(trained: Path) -> None:
                 home.diff(adapter=broken)
         with pytest.raises(UsageError, match="another export"):
             home.recall("all", trained / "adapter", export=trained / "all.parquet")
+        for missing in (trained, trained / "missing.parquet"):
+            with pytest.raises(UsageError, match="cannot be read"):
+                home.diff(adapter=trained / "adapter", export=missing)
+        with pytest.raises(UsageError, match="another export"):
+            home.diff(adapter=trained / "adapter", export=trained / "all.parquet")
         with pytest.raises(UsageError, match=r"'wiki' fits no source.*noise.jsonl"):
             home.diff(adapter=trained / "adapter", unrelated=["wiki"], noise=0, kl=0)
         adapted = home.run().id

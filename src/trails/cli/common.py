@@ -140,8 +140,9 @@ class BarProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop drawing."""
-        self._bar.stop()
+        """Stop drawing, if it began: stopping writes a line."""
+        if self._task is not None:
+            self._bar.stop()
 
     def begin(self, task: str, total: int) -> None:
         """A new bar replaces the old one."""

@@ -190,21 +190,28 @@ def _by_checkpoint(
     steps = json.loads((adapter / "train.json").read_text())["steps"] if (adapter / "train.json").is_file() else 1
     folders[steps] = adapter
     prompts = [row["input_ids"][:PROMPT] for rows in chosen.values() for row in rows[:2]]
-    found: list[dict[str, Any]] = []
+    groups_of_rows = sorted(chosen, key=GROUPS.index)
+    repeated = _repetition(base.model, prompts)
+    found: list[dict[str, Any]] = [{"step": 0}]
     current: Any = base.model
-    for step, folder in [(0, None), *sorted(folders.items())]:
-        if folder is not None:
-            current = put_adapter(current, folder, f"s{step}")
+    for step, folder in sorted(folders.items()):
+        current = put_adapter(current, folder, f"s{step}")
         row: dict[str, Any] = {"step": step}
-        for group in sorted(chosen, key=GROUPS.index):
-            rows = chosen[group]
-            probes = probe(current, rows, compare=folder is not None)
-            row[f"nll {group}"] = mean_nll(probes)
-            row[f"kl {group}"] = mean_kl(probes) if folder is not None else 0.0
-        made = continuations(current, prompts, CONTINUATION)
-        row["repetition"] = sum(map(repetition, made)) / max(len(made), 1)
+        for group in groups_of_rows:
+            probes = probe(current, chosen[group], compare=True)
+            if len(found) == 1:  # the comparison has measured the base, too
+                found[0] |= {f"nll {group}": mean_nll(probes, base=True), f"kl {group}": 0.0}
+            row |= {f"nll {group}": mean_nll(probes), f"kl {group}": mean_kl(probes)}
+        row["repetition"] = _repetition(current, prompts)
         found.append(row)
+    found[0]["repetition"] = repeated
     return found
+
+
+def _repetition(model: Any, prompts: Sequence[Sequence[int]]) -> float:
+    """Mean repetition of the greedy text after the prompts."""
+    made = continuations(model, prompts, CONTINUATION)
+    return sum(map(repetition, made)) / max(len(made), 1)
 
 
 def recall_of(
@@ -225,7 +232,7 @@ def recall_of(
         check_adapter(folder)
     left = list(items)
     if exported is not None:
-        _check_export(exported, [adapter, *([shuffled] if shuffled else [])])
+        check_export(exported, [adapter, *([shuffled] if shuffled else [])])
         trained = exported_chains(exported)
         left = [item for item in items if item.chain.id not in trained]
     rows = [row for item in left if (row := conclusion_row(scorer.tokenizer, item, max_tokens)) is not None]
@@ -245,10 +252,14 @@ def recall_of(
     return Recall(tuple(found), sentence, len(items) - len(left) if exported is not None else None)
 
 
-def _check_export(exported: Path, adapters: Sequence[Path]) -> None:
+def check_export(exported: Path, adapters: Sequence[Path]) -> None:
+    """Raises UsageError when the record of an adapter names another export. One without a record is believed."""
     from trails.export.files import sha256
 
-    digest = sha256(exported)
+    try:
+        digest = sha256(exported)
+    except OSError as error:
+        raise UsageError(f"{exported} cannot be read ({error}). Give the file that was trained on.") from None
     for folder in adapters:
         record = folder / "train.json"
         known = json.loads(record.read_text(encoding="utf-8"))["identity"].get("export") if record.is_file() else None

@@ -353,14 +353,17 @@ class Home:
 
         With an adapter every chain of the first run is measured once more, into the shards and the graph as a second run.
         ``export`` is the file that was trained on, ``unrelated`` are sources of unrelated text. See
-        :func:`trails.diff.compare`. Raises UsageError unless exactly one of ``after`` and ``adapter`` is given.
+        :func:`trails.diff.compare`. Raises UsageError unless exactly one of ``after`` and ``adapter`` is given, and for an
+        ``export`` that the adapter was not trained on.
         """
-        from trails.pipeline.again import difference, groups_of, measure_again
+        from trails.pipeline.again import check_export, difference, groups_of, measure_again
         from trails.train import check_adapter
 
         if (adapter is None) == (after is None):
             raise UsageError("give two runs, or one run (or none, if there is only one) and --adapter FOLDER.")
         first = self.run(before)
+        if adapter is not None and export is not None:
+            check_export(export, [check_adapter(adapter)])
         sources: dict[str, str] = {}
         for table in self._traces.tables(["chain", "source"], first.id):
             sources |= dict(zip(table["chain"].to_pylist(), table["source"].to_pylist(), strict=True))
