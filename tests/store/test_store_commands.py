@@ -178,3 +178,26 @@ def test_cypher_writes_only_when_told(tmp_path: Path) -> None:
         trails("cypher", "MATCH (c:Chain) RETURN DISTINCT c.language AS l", "--json", home=tmp_path).stdout
     )
     assert rows == [{"l": "xx"}]
+
+
+def test_a_damaged_run_and_damaged_variants_say_what_to_do_and_it_helps(tmp_path: Path) -> None:
+    fill(tmp_path, [ONE])
+    variants = tmp_path / "variants" / "v0123456789abcdef.parquet"
+    variants.parent.mkdir()
+    for content in (b"PAR1 cut", next((tmp_path / "shards").glob("*.parquet")).read_bytes()):
+        variants.write_bytes(content)
+        for fresh in ((), ("--fresh",)):
+            with pytest.raises(StoreError, match=r"v0123456789abcdef.parquet is not a file of variants .* Delete it"):
+                CliRunner().invoke(cli, ["rebuild", *fresh, "--home", str(tmp_path)], catch_exceptions=False)
+    variants.unlink()
+    assert trails("rebuild", "--fresh", home=tmp_path).exit_code == 0
+
+    run = tmp_path / "runs" / f"{ONE.id}.json"
+    run.write_text(run.read_text(encoding="utf-8")[:40], encoding="utf-8")
+    with pytest.raises(StoreError, match="Delete this file and ingest with the same model"):
+        TraceStore(tmp_path).runs()
+    run.unlink()
+    with TraceStore(tmp_path, write=True) as shards:
+        shards.put_run(ONE)
+        assert shards.runs() == {ONE.id: ONE}
+        assert len(shards.done(ONE.id)) == 6

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.config import Settings, load_settings
+from trails.errors import StoreError
 from trails.pipeline.progress import Progress, Silent
 from trails.schema import NODES, Trace
 from trails.store import open_graph
@@ -74,11 +76,23 @@ def rebuild(
 
 
 def load_variants(graph: GraphStore, path: Path) -> None:
-    """Put the stored variants of a file, with their drift map, into the graph, where it holds their chains."""
+    """Put the stored variants of a file, with their drift map, into the graph, where it holds their chains.
+
+    Raises StoreError for a file that is damaged or holds something else.
+    """
     from trails.variants import variant_batch
 
     chains = {chain for chain, _ in graph.loaded()}
-    file = pq.ParquetFile(path)
+    why = "it holds something else"
+    try:
+        file = pq.ParquetFile(path)
+        known = "hidden_drift" in file.schema_arrow.names
+    except (OSError, pa.ArrowException) as error:
+        known, why = False, str(error)
+    if not known:
+        raise StoreError(
+            f"{path} is not a file of variants ({why}). Delete it; its variants are made again by: trails variants CHAIN"
+        )
     graph.write(variant_batch(file.read_row_group(group), chains) for group in range(file.num_row_groups))
 
 

@@ -216,7 +216,8 @@ class TraceStore:
                 found[path.stem] = Run(**json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError, TypeError) as error:
                 raise StoreError(
-                    f"{path} cannot be read ({error}). Measure again with the same model to restore it"
+                    f"{path} cannot be read ({error}). Delete this file and ingest with the same model again: nothing is "
+                    "measured twice, and it is written anew"
                 ) from error
         return found
 
