@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,9 +93,12 @@ def home_of(folder: Path, chains: int) -> Run:
 
 
 class Watch:
-    """Wall and CPU seconds of a block, and the largest memory in it: what the process itself holds, and mapped file pages."""
+    """Wall and CPU seconds of a block, and by how much the memory in it grew at most, MB: what the process itself holds
+    (``anonymous``), and pages of files it has mapped.
+    """
 
     def __enter__(self) -> Watch:
+        self._start = self._now()
         self.anonymous = self.mapped = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -101,16 +106,17 @@ class Watch:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return self
 
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        lines = (line.partition(":") for line in Path("/proc/self/status").read_text().splitlines())
+        found = {name: int(value.split()[0]) / 1024 for name, _, value in lines if "Rss" in name}
+        return found["RssAnon"], found["RssFile"]
+
     def _look(self) -> None:
         while not self._stop.wait(0.02):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            found = {
-                name: int(value.split()[0]) / 1024
-                for name, _, value in (x.partition(":") for x in lines)
-                if "Rss" in name
-            }
-            self.anonymous = max(self.anonymous, found["RssAnon"])
-            self.mapped = max(self.mapped, found["RssFile"])
+            anonymous, mapped = self._now()
+            self.anonymous = max(self.anonymous, anonymous - self._start[0])
+            self.mapped = max(self.mapped, mapped - self._start[1])
 
     def __exit__(self, *_: object) -> None:
         self.wall, self.cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
@@ -118,44 +124,51 @@ class Watch:
         self._thread.join()
 
 
+EXPORTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("trails", ".parquet", {}),
+    ("trails", ".jsonl", {}),
+    ("trl", ".parquet", {}),
+    ("trl", ".jsonl", {}),
+    ("messages", ".jsonl", {}),
+    ("ms-swift", ".jsonl", {}),
+    ("trails", ".parquet", {"split": 0.1, "order": "rising", "weights": "both"}),
+)
+
+
+def one_export(folder: Path, format: str, suffix: str, options: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Wall and CPU seconds and peak memory above the start (held, mapped) of one export, or of the bare copy (no format)."""
+    with TraceStore(folder / "home") as store, Watch() as seen:
+        if format:
+            to, given = folder / f"o{suffix}", ExportOptions(overwrite=True, **options)
+            export_selection(Selection("all", None), store, format, to, given)
+        else:
+            with pq.ParquetWriter(
+                folder / "copy.parquet", pa.schema([SHARD_SCHEMA.field(name) for name in COLUMNS]), compression="zstd"
+            ) as writer:
+                for table in store.tables(list(COLUMNS)):
+                    writer.write_table(table)
+    return seen.wall, seen.cpu, seen.anonymous, seen.mapped
+
+
 def bench_export(chains: int) -> None:
-    """Rows per second of every format, beside a bare copy of the columns, and the peak memory."""
+    """Rows per second of every format, beside a bare copy of the columns, and the peak memory; each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         home_of(folder / "home", chains)
-        with TraceStore(folder / "home") as store:
-            with Watch() as bare:
-                writer = None
-                for table in store.tables(list(COLUMNS)):
-                    writer = writer or pq.ParquetWriter(folder / "copy.parquet", table.schema, compression="zstd")
-                    writer.write_table(table)
-                if writer:
-                    writer.close()
-
-            def line(what: str, seen: Watch) -> None:
-                print(
-                    f"  {what:>40} {chains / seen.wall:>7,.0f} {chains / seen.cpu:>7,.0f} {bare.wall / seen.wall:>5.2f}"
-                    f" {seen.anonymous:>6.0f} {seen.mapped:>6.0f}",
-                    flush=True,
-                )
-
-            print(f"{chains:,} chains: rows per second, per CPU second, of the copy's speed; peak MB held, mapped")
-            line("bare copy of the columns", bare)
-            for format, suffix, options in (
-                ("trails", ".parquet", {}),
-                ("trails", ".jsonl", {}),
-                ("trl", ".parquet", {}),
-                ("trl", ".jsonl", {}),
-                ("messages", ".jsonl", {}),
-                ("ms-swift", ".jsonl", {}),
-                ("trails", ".parquet", {"split": 0.1, "order": "rising", "weights": "both"}),
-            ):
-                to = folder / f"o{suffix}"
-                with Watch() as seen:
-                    export_selection(
-                        Selection("all", None), store, format, to, ExportOptions(overwrite=True, **options)
-                    )
-                line(f"{format}{suffix} {' '.join(f'{k}={v}' for k, v in options.items())}", seen)
+        print(
+            f"{chains:,} chains: rows per second, per CPU second, of the copy's speed; peak MB above start: held, mapped"
+        )
+        bare = 0.0
+        spawn = multiprocessing.get_context("spawn")
+        for format, suffix, options in (("", "", {}), *EXPORTS):
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                wall, cpu, held, mapped = pool.submit(one_export, folder, format, suffix, options).result()
+            bare = bare or wall
+            what = f"{format}{suffix} {' '.join(f'{k}={v}' for k, v in options.items())}" if format else "bare copy"
+            print(
+                f"  {what:>45} {chains / wall:>7,.0f} {chains / cpu:>7,.0f} {bare / wall:>5.2f} {held:>6.0f} {mapped:>6.0f}",
+                flush=True,
+            )
 
 
 def bench_step(steps: int) -> None:
@@ -246,8 +259,10 @@ def bench_step(steps: int) -> None:
         print(f"  {name:>10}: {wall:.2f} s, {cpu:.2f} CPU s; of plain TRL {wall / plain[0]:.2f}, {cpu / plain[1]:.2f}")
 
 
-def bench_diff(chains: int) -> None:
-    """What a diff costs beyond measuring the chains once with each model: noise floor, divergence, comparison."""
+def bench_diff(chains: int, characters: int) -> None:
+    """What a diff of the chains shorter than ``characters`` costs beyond measuring each once with each model: comparison, noise
+    floor, divergence.
+    """
     from trails.measure import MeasureOptions, Segmented, open_scorer
     from trails.measure.packaged import packaged_model
     from trails.pipeline.again import difference, groups_of
@@ -255,7 +270,7 @@ def bench_diff(chains: int) -> None:
     from trails.train import TrainOptions, train_rows
     from trails.train.probe import text_row
 
-    items = [Segmented(chain, segment(chain)) for chain in real_chains(chains) if len(chain.text) < 2000]
+    items = [Segmented(chain, segment(chain)) for chain in real_chains(chains) if len(chain.text) < characters]
     model = str(packaged_model())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -365,6 +380,7 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0, help="variants: the first chain, to run in parts")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--only", default="export,step,diff")
+    parser.add_argument("--characters", type=int, default=2000, help="diff: only chains that are shorter")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     if "export" in given.only:
@@ -372,7 +388,7 @@ def main() -> None:
     if "step" in given.only:
         bench_step(given.steps)
     if "diff" in given.only:
-        bench_diff(given.chains or 60)
+        bench_diff(given.chains or 60, given.characters)
     if "variants" in given.only:
         bench_variants(given.chains or 100, given.device, given.start)
 

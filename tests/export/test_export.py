@@ -187,6 +187,7 @@ def test_rows_of_many_small_batches_are_those_of_one(make_home, tmp_path: Path, 
     options = {"split": 0.2, "order": "rising", "mask": "random:0.7", "lossy": True}
     whole = export(home, tmp_path / "a" / "o.jsonl", format=name, **options)
     monkeypatch.setattr("trails.export.BATCH_ROWS", 4)
+    monkeypatch.setattr("trails.export.spill.WINDOW_ROWS", 8)  # three windows
     parts = export(home, tmp_path / "b" / "o.jsonl", format=name, **options)
     for split in whole.files:  # Arrow files keep the batches
         assert rows_of(whole.files[split]) == rows_of(parts.files[split]) != []
@@ -275,6 +276,17 @@ def test_json_made_by_column_is_read_back_by_the_standard_reader(values: pa.Arra
     for row, value in zip(rows, values.to_pylist(), strict=True):
         same(row["x"], rounded(value))
         same(row["é"], rounded(value))
+
+
+def test_numbers_are_written_without_an_exponent() -> None:
+    values = [3.4e-6, -9e-6, 1e-5, 4e-7, 0.0, 1.0, 0.25, 1234567.125, float("nan"), float("inf")]
+    table = pa.table({"x": pa.array([values, [], [2.0]], pa.list_(pa.float64())), "n": pa.array([[7, -1], [], [3]])})
+    assert bytes(json_lines(table)).decode().splitlines() == [
+        '{"x":[0.000003,-0.000009,0.00001,0.0,0.0,1.0,0.25,1234567.125,null,null],"n":[7,-1]}',
+        '{"x":[],"n":[]}',
+        '{"x":[2.0],"n":[3]}',
+    ]
+    assert json.loads(bytes(json_lines(table.slice(2)))) == {"x": [2.0], "n": [3]}
 
 
 def test_parquet_and_json_lines_hold_the_same_rows(make_home, tmp_path: Path) -> None:

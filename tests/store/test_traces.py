@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -205,6 +206,36 @@ def test_long_shards_are_read_in_row_groups(tmp_path: Path, monkeypatch: pytest.
         store.write(corpus(12))
         assert len(list(store.tables(["chain"]))) >= 4
         assert [same(a, b) for a, b in zip(corpus(12), store.traces(), strict=True)] == [True] * 12
+
+
+def test_row_groups_read_together_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP_TOKENS", 40)
+    one, two = make_run("one"), make_run("two")
+    with TraceStore(tmp_path, write=True) as store:
+        store.write([*corpus(9, one), *corpus(7, two)])
+        store.write([*corpus(12, one)[::-1], *corpus(3, two)])  # most of it again
+        keys = [(row["chain"], row["run"]) for table in store.tables(["chain", "run"]) for row in table.to_pylist()]
+        assert len(keys) == len(set(keys)) == 12 + 7
+        for run, chains in (
+            (None, None),
+            (one.id, None),
+            (two.id, None),
+            (one.id, [t.chain.id for t in corpus(12)[::4]]),
+        ):
+            single = list(store.tables(["chain", "run", "surprisal"], run, chains))
+            for rows in (5, 1000):
+                joined = list(store.tables(["chain", "run", "surprisal"], run, chains, rows=rows))
+                assert pa.concat_tables(joined).to_pylist() == pa.concat_tables(single).to_pylist()
+                assert len(joined) < len(single)
+
+
+def test_an_id_is_a_number() -> None:
+    ids = ["c0123456789abcdef", "r" + "f" * 16]
+    assert module.id_numbers(pa.chunked_array([ids])).tolist() == [0x0123456789ABCDEF, 2**64 - 1]
+    odd = module.id_numbers(pa.chunked_array([["", "c1", "cABCDEF0123456789", *ids, "c0123456789abcdef0"]])).tolist()
+    assert odd[0] == 0
+    assert odd[3:5] == [0x0123456789ABCDEF, 2**64 - 1]
+    assert len(set(odd)) == len(odd)
 
 
 def test_runs_keep_their_notes(tmp_path: Path) -> None:
