@@ -37,6 +37,8 @@ def test_an_untrained_adapter_does_not_diverge_and_a_trained_one_does(tiny, make
     assert mean_kl(found) > 1e-3
     with trained.disable_adapter():
         assert mean_nll(probe(trained, rows)) == pytest.approx(mean_nll(probe(tiny(), rows)), abs=1e-5)
+    assert mean_nll(found, base=True) == pytest.approx(mean_nll(probe(tiny(), rows)), abs=1e-5)
+    assert mean_nll(found, base=True) != pytest.approx(mean_nll(found), abs=1e-3)
 
 
 def test_training_on_a_planted_transition_moves_it_and_not_the_others(tiny, make_rows) -> None:

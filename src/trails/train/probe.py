@@ -22,11 +22,14 @@ from trails.train.loss import labelled_logits, shifted
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Labelled tokens of one row, in order. ``nll`` and ``entropy`` in nats; ``kl`` is KL(base ‖ adapted), nats, or None."""
+    """Labelled tokens of one row, in order. ``nll`` and ``entropy`` in nats. Where the base was compared, ``kl`` is
+    KL(base ‖ adapted) and ``base_nll`` what the base gives, nats; else None.
+    """
 
     nll: Floats
     entropy: Floats
     kl: Floats | None = None
+    base_nll: Floats | None = None
 
 
 def probe(
@@ -61,8 +64,8 @@ def probe(
         owner = torch.nonzero(predicts)[:, 0].cpu().numpy()
         for place, index in enumerate(chosen):
             mine = owner == place
-            kl = values[2][mine] if before is not None else None
-            found[index] = Probe(values[0][mine], values[1][mine], kl)
+            compared = (values[2][mine], values[3][mine]) if before is not None else ()
+            found[index] = Probe(values[0][mine], values[1][mine], *compared)
         start = stop
     model.train(was_training)
     return [found[i] for i in range(len(rows))]
@@ -75,12 +78,13 @@ def _logits(model: Any, base: Any, batch: dict[str, Tensor], predicts: Tensor) -
     return logits
 
 
-def reduce_logits(after: Tensor, before: Tensor | None, targets: Tensor, tile: int) -> tuple[Floats, Floats, Floats]:
-    """NLL of the targets (N,), entropy (N,) and KL(before ‖ after) (N,) of logits (N, V), in nats, ``tile`` rows at a time.
-
-    KL is empty without ``before``.
+def reduce_logits(
+    after: Tensor, before: Tensor | None, targets: Tensor, tile: int
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """NLL of the targets (N,), entropy (N,), KL(before ‖ after) (N,) and NLL of the targets before (N,), of logits (N, V), in
+    nats, ``tile`` rows at a time. The last two are empty without ``before``.
     """
-    nll, entropy, kl = [], [], []
+    nll, entropy, kl, base_nll = [], [], [], []
     for start in range(0, len(targets), tile):
         part = slice(start, start + tile)
         log_p = torch.log_softmax(after[part].float(), -1)
@@ -89,11 +93,12 @@ def reduce_logits(after: Tensor, before: Tensor | None, targets: Tensor, tile: i
         if before is not None:
             log_q = torch.log_softmax(before[part].float(), -1)
             kl.append((log_q.exp() * (log_q - log_p)).sum(-1))
+            base_nll.append(-log_q.gather(1, targets[part, None])[:, 0])
 
     def array(parts: list[Tensor]) -> Floats:
         return torch.cat(parts).cpu().numpy().astype(np.float32) if parts else np.zeros(0, np.float32)
 
-    return array(nll), array(entropy), array(kl)
+    return array(nll), array(entropy), array(kl), array(base_nll)
 
 
 def text_row(tokenizer: Any, text: str, question: str = "", *, max_tokens: int = 0, chain: str = "") -> Row:
@@ -117,11 +122,12 @@ def text_row(tokenizer: Any, text: str, question: str = "", *, max_tokens: int =
     }
 
 
-def mean_nll(probes: Sequence[Probe]) -> float:
-    """Mean over all tokens, nats."""
-    total = sum(float(p.nll.astype(np.float64).sum()) for p in probes)
-    count = sum(len(p.nll) for p in probes)
-    return total / count if count else math.nan
+def mean_nll(probes: Sequence[Probe], *, base: bool = False) -> float:
+    """Mean over all tokens, nats; of the base that was compared with, if ``base``."""
+    parts = [p.base_nll if base else p.nll for p in probes]
+    found = [part for part in parts if part is not None]
+    count = sum(map(len, found))
+    return sum(float(part.astype(np.float64).sum()) for part in found) / count if count else math.nan
 
 
 def mean_kl(probes: Sequence[Probe]) -> float:
