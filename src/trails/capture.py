@@ -417,7 +417,11 @@ def _scores(
     controls["fitness"].append(Control("map resampled, bigrams kept", float(again[0])))
     other = _other_sources(corpus, trail)
     if other is None:
-        reason = "the corpus has one source; ingest a second one to compare with another topic's map"
+        reason = (
+            "the corpus has one source; ingest a second one to compare with another topic's map"
+            if len(set(corpus.sources)) == 1
+            else "the text falls into no trail, so no source is the other topic"
+        )
         withheld.append(Withheld("another topic's map", reason))
     else:
         name = f"map of the other sources ({other.n_tokens} of {corpus.n_tokens} tokens)"

@@ -11,8 +11,9 @@ from click.testing import CliRunner, Result
 
 from trails.__main__ import main as program
 from trails.cli import cli
+from trails.cli.scores import text_or_file
 from trails.config import load_settings
-from trails.errors import TrailsError
+from trails.errors import InputError, TrailsError
 from trails.measure import open_scorer
 from trails.pipeline import Home, IngestOptions, ingest
 
@@ -133,6 +134,9 @@ def test_capture_of_a_text_and_of_a_file(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     file.write_text(text, encoding="utf-8")
     assert answer(home, "capture", str(file), "--model", "uniform") == found
+    file.write_bytes(b"wet\xff")
+    with pytest.raises(InputError, match=r"not text in UTF-8 \(byte 3\)"):
+        text_or_file(str(file))
     assert run(home, "capture", text, "--model", "uniform").exit_code == 0
 
 
@@ -145,6 +149,8 @@ def test_capture_of_a_text_and_of_a_file(home: Path, tmp_path: Path) -> None:
         (("overlaps", "--run", "rnothing"), "rnothing"),
         (("bridge", "CHAIN:99", "CHAIN:1", "--model", "uniform"), "steps 0 to"),
         (("capture", "short", "--model", "uniform"), "8 or more"),
+        (("capture", " \n", "--model", "uniform"), "an empty text was given"),
+        (("capture", "not/there.txt", "--model", "uniform"), "there is no file not/there.txt"),
     ],
 )
 def test_bad_input_says_what_to_type(home: Path, arguments: tuple[str, ...], says: str) -> None:

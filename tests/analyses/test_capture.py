@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,10 @@ def test_a_foreign_text_is_not_captured(make: Any, random_texts: Any) -> None:
     assert found.trail == ""
     assert found.entry is None
     assert {score.value for score in found.scores} == {0.0}
+    assert "one source" in found.withheld[0].reason
+    two = [*traces[:20], *(replace(t, chain=replace(t.chain, source="other")) for t in traces[20:])]
+    found = capture.capture(token_corpus(two), capture.query_of(text))
+    assert found.withheld[0].reason == "the text falls into no trail, so no source is the other topic"
 
 
 def test_the_text_itself_is_taken_out_of_the_map(make: Any, random_texts: Any) -> None:

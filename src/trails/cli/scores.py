@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from trails.cli.common import err, print_rows
+from trails.errors import InputError, UsageError
 from trails.statistics import SCORE_COLUMNS, Control, Score, Withheld, score_rows
 
 run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
@@ -69,12 +71,21 @@ def shown(text: str, width: int = 90) -> str:
 
 
 def text_or_file(value: str) -> str:
-    """The argument itself, the content of the file it names, or standard input for ``-``."""
+    """The argument itself, the content of the file it names, or standard input for ``-``.
+
+    Raises InputError for a file that is not text, UsageError for what looks like the name of a file that is not there.
+    """
     if value == "-":
         return sys.stdin.read()
     try:
         path = Path(value)
-        return path.read_text(encoding="utf-8") if path.is_file() else value
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        if re.fullmatch(r"[\w./\\-]+\.[A-Za-z]{1,5}", value, re.ASCII):
+            raise UsageError(f"there is no file {value}. Give a text, or the name of a file that holds one.")
+        return value
+    except UnicodeDecodeError as error:
+        raise InputError(f"{value}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
     except OSError:  # a text longer than a file name can be
         return value
 

@@ -255,6 +255,8 @@ class Home:
         from trails.capture import capture, query_of, retrieve
         from trails.sequences import token_corpus
 
+        if not text.strip():
+            raise UsageError("an empty text was given. Give a text, or the name of a file that holds one.")
         of = self.run(run).id
         states = next((trace.state_layers for trace in self.traces(of)), ())
         item = segmented(Chain("captured", "0", "", text))
