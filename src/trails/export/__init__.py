@@ -86,7 +86,7 @@ class ExportOptions:
 class ExportReport:
     """What was written. ``files`` maps split names to paths; ``digest`` is the SHA-256 of the training rows' file.
 
-    ``lost`` says what the format could not hold (only with ``lossy``).
+    ``lost`` says what the format could not hold (only with ``lossy``), ``settings`` how to load the file from where we are.
     """
 
     files: dict[str, Path]
@@ -196,6 +196,7 @@ def export_selection(
         counts = replace(counts, max_edits=largest_edits(options.variants, selection))
     # names as they lie beside the card, so that the same export into another folder gives the same card
     settings = writer.settings.replace("FILE", to.name if writer.folder else files["train"].name)
+    typed = writer.settings.replace("FILE", str(to if writer.folder else files["train"]))
     text = card(
         title=to.name if writer.folder else files["train"].stem,
         files={split: _beside_card(path, card_file) for split, path in files.items()},
@@ -223,7 +224,7 @@ def export_selection(
         hashes=hashes,
     )
     card_file.write_text(text, encoding="utf-8")
-    return ExportReport(files, card_file, digests["train"], counts, tuple(lost), tuple(lint), writer.name, settings)
+    return ExportReport(files, card_file, digests["train"], counts, tuple(lost), tuple(lint), writer.name, typed)
 
 
 def writer_named(name: str) -> Writer:
