@@ -222,9 +222,9 @@ def test_row_groups_read_together_give_the_same_rows(tmp_path: Path, monkeypatch
             (two.id, None),
             (one.id, [t.chain.id for t in corpus(12)[::4]]),
         ):
-            single = list(store.tables(["chain", "run", "surprisal"], run, chains))
+            single = list(store.tables(["chain", "run", "token_ids"], run, chains))
             for rows in (5, 1000):
-                joined = list(store.tables(["chain", "run", "surprisal"], run, chains, rows=rows))
+                joined = list(store.tables(["chain", "run", "token_ids"], run, chains, rows=rows))
                 assert pa.concat_tables(joined).to_pylist() == pa.concat_tables(single).to_pylist()
                 assert len(joined) < len(single)
 
