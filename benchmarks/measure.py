@@ -2,15 +2,16 @@
 
     python -m benchmarks.measure [--chains 6] [--repeats 5] [--long 2048] [--no-long] [--no-others]
 
-CPU, float32, the real SmolLM2-135M on the packaged sample. Everything runs in one process, interleaved, medians of CPU
-seconds (a busy machine's wall clock says little); the peak of memory above the loaded model is taken in a process of its
-own per variant. The GPU table is benchmarks/gpu.py.
+CPU, float32, the real SmolLM2-135M on the packaged sample. Everything runs in one process, interleaved, medians by the
+clock and in CPU seconds (a busy machine's clock says little, and two threads that wait for each other burn CPU seconds);
+the peak of memory above the loaded model is taken in a process of its own per variant. The GPU table is benchmarks/gpu.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import platform
 import resource
 import statistics
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,14 @@ from torch import Tensor
 from trails.measure import MeasureOptions, Segmented, open_scorer
 from trails.measure.attention import Recorder
 from trails.measure.huggingface import HuggingFaceScorer, _Pass, _Sequence
+from trails.measure.linear import fast_linear
 from trails.measure.packaged import packaged_model
 from trails.measure.tokens import Encoded
 from trails.schema import Chain, Step
 
 PLAIN = MeasureOptions()
+WIDTHS = (8, 12, 10, 17, 10, 7)
+OTHERS = ("nnsight, all saved", "TransformerLens, all saved")
 
 
 class Part(Recorder):
@@ -78,6 +83,16 @@ def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Ca
         logits = model(input_ids=sequence, use_cache=False).logits[0]
         return torch.log_softmax(logits[:-1].float(), -1).gather(1, sequence[0, 1:, None])
 
+    def by_onednn(function: Callable[[], Any]) -> Callable[[], None]:
+        def run() -> None:
+            with fast_linear(model):
+                function()
+
+        return run
+
+    trunk = each(lambda s, _: scorer._trunk(input_ids=s, use_cache=False))
+    forward = each(lambda s, _: model(input_ids=s, use_cache=False).logits)
+
     def eager(sequence: Tensor, _: _Pass) -> Any:
         with scorer._attention("eager"):
             out = model(input_ids=sequence, use_cache=False, output_attentions=True, output_hidden_states=True)
@@ -91,13 +106,12 @@ def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Ca
             layout, _ = scorer._layout([part])
             recorder = Part(layout)
             recorder.want = frozenset(want)
-            if "attention" in want:
-                with scorer._measuring():
-                    hidden = scorer._forward(sequence, recorder)
-            else:
-                hidden = scorer._forward(sequence, recorder if want else None)
-            if statistics:
-                scorer._statistics([part], sequence, hidden)
+            attention = nullcontext() if "attention" in want else scorer._attention("sdpa")
+            with scorer._measuring():
+                with attention:
+                    hidden = scorer._forward(sequence, recorder if want else None)
+                if statistics:
+                    scorer._statistics([part], sequence, hidden)
 
         return run
 
@@ -112,8 +126,10 @@ def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Ca
         return run
 
     return {
-        "bare trunk": each(lambda s, _: scorer._trunk(input_ids=s, use_cache=False)),
-        "forward + logits": each(lambda s, _: model(input_ids=s, use_cache=False).logits),
+        "bare trunk": trunk,
+        "forward + logits": forward,
+        "bare trunk, oneDNN": by_onednn(trunk),
+        "forward + logits, oneDNN": by_onednn(forward),
         "forward + log-likelihood": each(likelihood),
         "trunk + attention measures": each(recorded("attention", statistics=False)),
         "trunk + hidden shifts": each(recorded("hidden", statistics=False)),
@@ -165,15 +181,18 @@ def others(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Call
     return found
 
 
-def time_all(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds of each, interleaved."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+def time_all(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[float, float]]:
+    """Median wall and CPU seconds of each, interleaved."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            start = time.process_time()
+            wall, cpu = time.perf_counter(), time.process_time()
             function()
-            seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: (statistics.median(wall for wall, _ in values), statistics.median(cpu for _, cpu in values))
+        for name, values in seconds.items()
+    }
 
 
 def resident() -> int:
@@ -226,13 +245,21 @@ def warm_up(scorer: HuggingFaceScorer) -> None:
         scorer.model(torch.zeros(1, 8, dtype=torch.int64))
 
 
-def table(title: str, times: dict[str, float], peaks: dict[str, int], tokens: int) -> None:
-    """Print one table; the ratio is tokens/s against forward + logits."""
-    print(f"\n{title}\n{'':42s}{'tok/s':>8s}{'of forward':>12s}{'peak MB':>9s}")
-    for name, seconds in times.items():
-        peak = f"{peaks[name] / 1e6:9.0f}" if name in peaks else ""
-        ratio = times["forward + logits"] / seconds
-        print(f"{name:42s}{tokens / seconds:8.0f}{ratio:12.3f}{peak}")
+def table(title: str, times: dict[str, tuple[float, float]], peaks: dict[str, int], tokens: int) -> None:
+    """Print one table: tokens/s by the clock and its ratio to forward + logits and to eager, the same ratio of CPU seconds."""
+    eager = "eager, output_attentions"
+    heads = ("tok/s", "of forward", "of eager", "CPU: of forward", "of eager", "MB")
+    print(f"\n{title}\n{'':38s}" + "".join(f"{head:>{width}s}" for head, width in zip(heads, WIDTHS, strict=True)))
+    for name, (wall, cpu) in times.items():
+        ratios = [
+            times[base][i] / (wall, cpu)[i] if base in times else math.nan
+            for i in (0, 1)
+            for base in ("forward + logits", eager)
+        ]
+        peak = f"{peaks[name] / 1e6:7.0f}" if name in peaks else ""
+        print(
+            f"{name:38s}{tokens / wall:8.0f}{ratios[0]:12.3f}{ratios[1]:10.3f}{ratios[2]:17.3f}{ratios[3]:10.3f}{peak}"
+        )
 
 
 def main() -> None:
@@ -254,7 +281,9 @@ def main() -> None:
     if args.peak:
         passes = sample_passes(scorer, args.chains, int(args.peak[1]))
         warm_up(scorer)
-        print(peak_above(variants(scorer, passes)[args.peak[0]]))
+        name = args.peak[0]
+        known = variants(scorer, passes)
+        print(peak_above(known[name] if name in known else others(scorer, passes)[name]))
         return
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}")
@@ -263,7 +292,7 @@ def main() -> None:
         passes = sample_passes(scorer, args.chains, long)
         tokens = sum(p.length for p in passes)
         functions = variants(scorer, passes)
-        if not long and not args.no_others:
+        if not args.no_others:
             for name, function in others(scorer, passes).items():
                 try:
                     function()
@@ -276,7 +305,7 @@ def main() -> None:
             functions = {name: function for name, function in functions.items() if name in args.only.split(";")}
         times = time_all(functions, args.repeats if not long else max(1, args.repeats // 2))
         peaks = {}
-        for name in functions.keys() & {"forward + logits", "all measures", "eager, output_attentions"}:
+        for name in functions.keys() & {"forward + logits", "all measures", "eager, output_attentions", *OTHERS}:
             command = [
                 sys.executable,
                 "-m",

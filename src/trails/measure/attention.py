@@ -10,7 +10,6 @@ position 0 (sink), the rest of the context, step 0, step 1, …
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -236,23 +235,6 @@ def _block(batch: int, heads: int, groups: int, keys: int, device: torch.device)
     return max(32, 2**19 // (batch * (heads // groups) * keys)), 1
 
 
-class _Scratch:
-    """Memory of the blocks of one layer, taken once: blocks of growing size would leave holes behind that the next does not
-    fit into (0.2 GB at 2,048 tokens).
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size  # 0: every block takes its own
-        self._kept: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, *shape: int) -> Tensor | None:
-        if not self._size:
-            return None
-        if name not in self._kept:
-            self._kept[name] = torch.empty(self._size)
-        return self._kept[name][: math.prod(shape)].view(shape)
-
-
 def _later(rows: int, device: torch.device) -> Tensor:
     """(rows, rows): 0 where a key is not later than its query, a very negative number where it is."""
     return torch.full((rows, rows), _MASKED, device=device).triu_(1)
@@ -283,8 +265,6 @@ def blocked_attention(
         layer = LayerAttention(masses, masses.new_full((B, T), torch.nan), masses.new_empty(B, T))
     rows, together = _block(B, H, G, T, query.device)
     rows = min(rows, T)
-    reused = recorder is not None and query.device.type == "cpu" and query.dtype == torch.float32 and together < G
-    scratch = _Scratch(B * (H // G) * together * rows * T if reused else 0)
     later = _later(rows, query.device)
     for start in range(0, T, rows):
         end = min(T, start + rows)
@@ -296,7 +276,7 @@ def blocked_attention(
             h = heads.stop - heads.start
             q = (query[:, heads, start:end] * scaling).reshape(B, g, h // g * n, d)
             k, v = key[:, groups, :end], value[:, groups, :end]
-            scores = _product(q, k.transpose(-1, -2), scratch("scores", B, g, h // g * n, end)).float()
+            scores = _product(q, k.transpose(-1, -2)).float()
             scores = scores.view(B, h, n, end)
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
@@ -309,8 +289,8 @@ def blocked_attention(
                 else:
                     scores += seen
                     scores.clamp_min_(_MASKED)
-            weights = torch.softmax(scores, -1, out=scratch("weights", B, h, n, end))
-            mixed = _product(weights.to(value.dtype).view(B, g, -1, end), v, None)
+            weights = torch.softmax(scores, -1)
+            mixed = _product(weights.to(value.dtype).view(B, g, -1, end), v)
             out[:, heads, start:end] = mixed.view(B, h, n, -1)
             if recorder is None:
                 continue
@@ -318,10 +298,7 @@ def blocked_attention(
             log_sum = scores.amax(-1) - weights.amax(-1).log_()
             part = (log_sum - scores.mul_(weights).sum(-1)).sum(1)
             entropy = part if entropy is None else entropy.add_(part)
-            if mean is None:
-                mean = torch.sum(weights, 1, out=scratch("mean", B, n, end))
-            else:  # the scores are not needed any more
-                mean += torch.sum(weights, 1, out=scratch("scores", B, n, end))
+            mean = weights.sum(1) if mean is None else mean.add_(weights.sum(1))
         if recorder is None or layer is None or mean is None or entropy is None:
             continue
         mean /= H  # (B, n, keys)
@@ -334,11 +311,11 @@ def blocked_attention(
     return out, layer
 
 
-def _product(left: Tensor, right: Tensor, out: Tensor | None) -> Tensor:
+def _product(left: Tensor, right: Tensor) -> Tensor:
     """Matrix product of (B, g, …) pairs. A single pair is multiplied as such: a batch is dealt out to threads whole."""
     if left.shape[:2] != (1, 1):
-        return torch.matmul(left, right, out=out)
-    return torch.mm(left[0, 0], right[0, 0], out=None if out is None else out[0, 0])[None, None]
+        return torch.matmul(left, right)
+    return torch.mm(left[0, 0], right[0, 0])[None, None]
 
 
 _active: Recorder | None = None

@@ -15,7 +15,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -31,6 +31,7 @@ from trails.errors import ModelError
 from trails.measure import attention as on_the_fly
 from trails.measure.attention import Layout, Recorder, recording
 from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.linear import fast_linear
 from trails.measure.metrics import LogitStatistics, logit_statistics
 from trails.measure.replay import Graphs
 from trails.measure.tokens import Encoded, TextTokenizer, check_unicode
@@ -469,7 +470,9 @@ class HuggingFaceScorer:
         """No gradients, no dropout, and this run's attention implementation while inside."""
         wanted = on_the_fly.NAME if self.run.attention == "sdpa" and self._observed == "interface" else "eager"
         training = self.model.training
-        with self._attention(wanted), torch.inference_mode():
+        fast = self.device.type == "cpu" and self.run.attention == "sdpa"  # eager stays as PyTorch has it
+        linear = fast_linear(self.model) if fast else nullcontext()
+        with self._attention(wanted), torch.inference_mode(), linear:
             self.model.eval()
             try:
                 yield
