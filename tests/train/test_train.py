@@ -246,6 +246,15 @@ def test_resuming_equals_an_undisturbed_training(tiny, tokenizer, make_rows, tmp
     assert run(tmp_path, tiny(), tokenizer, rows, name="broken", overwrite=True, **(options | {"steps": 1})).steps == 1
 
 
+def test_a_training_that_could_not_start_does_not_claim_the_folder(tiny, tokenizer, make_rows, tmp_path) -> None:
+    rows = make_rows(2)
+    with pytest.raises(UsageError, match="targets 'nope' do not fit this model"):
+        run(tmp_path, tiny(), tokenizer, rows, steps=1, targets="nope")
+    assert run(tmp_path, tiny(), tokenizer, rows, steps=1).steps == 1
+    with pytest.raises(UsageError, match="holds another training"):
+        run(tmp_path, tiny(), tokenizer, rows, steps=2)
+
+
 def test_the_card_names_the_export(tiny, tokenizer, make_rows, tmp_path) -> None:
     report = run(tmp_path, tiny(), tokenizer, make_rows(3), steps=1)
     card = (report.adapter / "README.md").read_text()

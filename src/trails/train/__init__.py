@@ -171,13 +171,17 @@ def train_rows(
     if overwrite and output.exists() and (known or not any(output.iterdir())):
         shutil.rmtree(output)
         known = None
+    checkpoints = output / "checkpoints"
+    # a start that failed, or that ended before its first checkpoint, leaves nothing to keep
+    nothing = known is not None and not known.get("finished") and not any(checkpoints.glob("*"))
+    if nothing:
+        known = None
     if known is not None and known["fingerprint"] != fingerprint:
         raise UsageError(
             f"{output} holds another training (of {known['title']}). Choose another folder, or add --overwrite."
         )
-    if known is None and output.exists() and any(output.iterdir()):
+    if known is None and not nothing and output.exists() and any(output.iterdir()):
         raise UsageError(f"{output} is not empty. Choose another folder for the adapter.")
-    checkpoints = output / "checkpoints"
     if known is not None and known.get("finished"):
         return _report(output, known, finished_before=True)
     output.mkdir(parents=True, exist_ok=True)
