@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trails.errors import UsageError
+from trails.errors import ModelError, UsageError
 from trails.train import TrainOptions, loss_of, train_rows, weight_change
 from trails.train.attention import NAME, TeacherMap, attention_loss, install, key_bins, tapped
 from trails.train.data import Collator, cut, dataset
@@ -253,6 +253,12 @@ def test_a_training_that_could_not_start_does_not_claim_the_folder(tiny, tokeniz
     assert run(tmp_path, tiny(), tokenizer, rows, steps=1).steps == 1
     with pytest.raises(UsageError, match="holds another training"):
         run(tmp_path, tiny(), tokenizer, rows, steps=2)
+
+
+def test_a_loss_that_is_no_number_is_an_error(tiny, tokenizer, make_rows, tmp_path) -> None:
+    with pytest.raises(ModelError, match="no longer a number at step [23]"):
+        run(tmp_path, tiny(), tokenizer, make_rows(4), steps=3, learning_rate=1e38)
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 
 def test_the_card_names_the_export(tiny, tokenizer, make_rows, tmp_path) -> None:

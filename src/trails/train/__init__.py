@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -210,8 +211,14 @@ def train_rows(
             callbacks=list(callbacks),
         )
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    peft_model.save_pretrained(output, safe_serialization=True)
     losses = [(int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
+    lost = next((step for step, loss in losses if not math.isfinite(loss)), None)
+    if lost is not None:
+        raise ModelError(
+            f"the loss is no longer a number at step {lost}, so there is nothing to keep. Train with a smaller --learning-rate "
+            f"(this was {options.learning_rate:g}), into another folder or with --overwrite"
+        )
+    peft_model.save_pretrained(output, safe_serialization=True)
     record |= {
         "finished": True,
         "steps": int(trainer.state.global_step),
@@ -330,6 +337,7 @@ def _arguments(folder: Path, steps: int, options: TrainOptions) -> Any:
             save_strategy="steps" if options.checkpoint_every else "no",
             save_steps=options.checkpoint_every or 500,
             logging_steps=1,
+            logging_nan_inf_filter=False,  # a loss that is no number is not shown as 0
             report_to=[],
             disable_tqdm=True,
             bf16=False,
