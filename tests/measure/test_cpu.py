@@ -72,7 +72,7 @@ def test_fast_linear_is_linear_and_leaves_the_model_as_it_was() -> None:
 
     model = torch.nn.Sequential(torch.nn.Linear(24, 40), torch.nn.Linear(40, 16, bias=False), Own(16, 8))
     with torch.inference_mode():
-        for shape in ((1, 70, 24), (70, 24), (2, 3, 24)):
+        for shape in ((1, 300, 24), (256, 24), (3, 251, 24), (2, 3, 24)):
             x = torch.randn(shape)
             truth = model(x)
             with linear.fast_linear(model):
@@ -83,13 +83,32 @@ def test_fast_linear_is_linear_and_leaves_the_model_as_it_was() -> None:
         raise RuntimeError("inside")
     assert not any("forward" in vars(module) for module in model)
     with linear.fast_linear(model):  # gradients still flow
-        model(torch.randn(64, 24)).sum().backward()
+        model(torch.randn(300, 24)).sum().backward()
     assert model[0].weight.grad is not None
+
+
+@pytest.mark.skipif(not linear.available(), reason="this PyTorch has no oneDNN beside MKL")
+def test_chains_of_all_lengths_need_few_products_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN keeps memory for every number of rows that it has met: powers of two only."""
+    met: set[int] = set()
+    product = linear._product
+
+    def noted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        met.add(x.numel() // x.shape[-1])
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(linear, "_product", noted)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    with torch.inference_mode(), linear.fast_linear(model):
+        for rows in range(200, 2100, 7):
+            assert model(torch.zeros(1, rows, 8)).shape == (1, rows, 8)
+    assert met == {256, 512, 1024, 2048}
 
 
 def test_without_onednn_the_numbers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain path measures what the fast one does, up to the order of additions."""
     scorer = scorer_of(tiny("llama (grouped-query)"))
+    monkeypatch.setattr(linear, "FEWEST_ROWS", 4)
     fast = scorer.measure([item()], MeasureOptions())
     monkeypatch.setattr(linear, "available", lambda: False)
     assert max(differences(fast, scorer.measure([item()], MeasureOptions())).values()) < 1e-4
