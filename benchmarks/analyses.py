@@ -21,13 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from trails import bridge, capture, gaps, overlaps, statemap
-from trails.measure import open_scorer
-from trails.measure.base import MeasureOptions, Segmented
-from trails.pipeline import segmented
-from trails.readers import read
-from trails.schema import Trace
-from trails.sequences import (
+from trails.analyses import bridge, capture, gaps, overlaps, statemap
+from trails.analyses.neighbours import nearest_others
+from trails.analyses.score import Score, Withheld
+from trails.analyses.sequences import (
     Corpus,
     content_key,
     content_words,
@@ -37,7 +34,13 @@ from trails.sequences import (
     suffixes,
     text_corpus,
 )
-from trails.statistics import Score, Withheld, auc, bootstrap, fit_whitening, nearest_others, within_group_auc
+from trails.analyses.statistics import auc, bootstrap, within_group_auc
+from trails.analyses.whitening import fit_whitening
+from trails.measure import open_scorer
+from trails.measure.base import MeasureOptions, Segmented
+from trails.pipeline import segmented
+from trails.readers import read
+from trails.schema import Trace
 
 FILES = {
     "gsm8k": "gsm8k/train.jsonl",
@@ -229,7 +232,7 @@ def step_states(data: Path, args: argparse.Namespace) -> tuple[np.ndarray, np.nd
     if not file.is_file():
         import torch
 
-        from trails.align import assign_tokens
+        from trails.segment.align import assign_tokens
 
         scorer: Any = open_scorer(device="cpu")
         trunk = scorer.model.model

@@ -28,9 +28,9 @@ import pyarrow.parquet as pq
 
 from trails.export import ExportOptions, export_selection
 from trails.export.record import COLUMNS
+from trails.export.subgraph import Selection
 from trails.schema import SHARD_SCHEMA, Run, stable_hash
 from trails.store.traces import TraceStore
-from trails.subgraph import Selection
 
 VOCABULARY = 49_152
 
@@ -263,12 +263,12 @@ def bench_diff(chains: int, characters: int) -> None:
     """What a diff of the chains shorter than ``characters`` costs beyond measuring each once with each model: comparison, noise
     floor, divergence.
     """
+    from trails.evaluate.probe import text_row
     from trails.measure import MeasureOptions, Segmented, open_scorer
     from trails.measure.packaged import packaged_model
     from trails.pipeline.again import difference, groups_of
     from trails.segment import segment
     from trails.train import TrainOptions, train_rows
-    from trails.train.probe import text_row
 
     items = [Segmented(chain, segment(chain)) for chain in real_chains(chains) if len(chain.text) < characters]
     model = str(packaged_model())

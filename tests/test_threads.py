@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trails.threads import ahead
+from trails.platform.threads import ahead
 
 
 def running() -> set[str]:

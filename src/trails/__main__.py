@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from trails import static_tls
 from trails.errors import TrailsError
+from trails.platform import static_tls
 
 
 def start() -> None:

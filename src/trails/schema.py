@@ -18,15 +18,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+
+from trails.platform.arrays import Floats, Ints
 
 FORMAT_VERSION = 1
 """Version of the home folder's layout. A home with a larger number is refused, not guessed at."""
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
 
 
 class Role(StrEnum):

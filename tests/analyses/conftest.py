@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trails.analyses.sequences import Corpus, token_corpus
 from trails.schema import Chain, Role, Step, Trace, stable_hash
-from trails.sequences import Corpus, token_corpus
 
 TOKENIZER = stable_hash("words", length=64)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trails import bridge
+from trails.analyses import bridge
 from trails.errors import UsageError
 from trails.measure.base import Segmented
 from trails.measure.uniform import UniformScorer

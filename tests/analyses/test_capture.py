@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trails import capture
+from trails.analyses import capture
+from trails.analyses.sequences import token_corpus
 from trails.errors import UsageError
 from trails.schema import Role
-from trails.sequences import token_corpus
 
 
 def known(make: Any, random_texts: Any, count: int = 40, source: str = "made", seed: int = 0) -> list[Any]:

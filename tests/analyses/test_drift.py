@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trails import drift
+from trails.analyses import drift
 from trails.errors import UsageError
 
 LAYERS = 30

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trails import gaps
+from trails.analyses import gaps
 from trails.errors import UsageError
 from trails.measure.base import Segmented
 from trails.measure.uniform import UniformScorer

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trails import overlaps
+from trails.analyses import overlaps
+from trails.analyses.sequences import token_corpus
 from trails.errors import UsageError
 from trails.schema import Role
-from trails.sequences import token_corpus
 
 # words that the random texts use too: a Markov chain cannot know them as a phrase
 PLANTED = "aoau aobu aocu aodu aoau aohu aocu aoiu aoau aogu aobu aoju"

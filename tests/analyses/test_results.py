@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from trails import bridge, capture, drift, gaps, overlaps, statemap
-from trails.statistics import Control, Score, Withheld
+from trails.analyses import bridge, capture, drift, gaps, overlaps, statemap
+from trails.analyses.score import Control, Score, Withheld
 
 RESULTS: dict[type, set[str]] = {
     # record: fields that hold floats which are no scores, each with its reason

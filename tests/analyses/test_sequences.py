@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trails import sequences
-from trails.errors import UsageError
-from trails.sequences import (
+from trails.analyses import sequences
+from trails.analyses.sequences import (
     Corpus,
     context_ranks,
     coverage,
@@ -25,6 +24,7 @@ from trails.sequences import (
     token_corpus,
     window_keys,
 )
+from trails.errors import UsageError
 
 CHAINS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=6)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from trails import statemap
+from trails.analyses import statemap
+from trails.analyses.sequences import token_corpus
 from trails.errors import UsageError
-from trails.sequences import token_corpus
 
 
 def rows(table: Any) -> list[dict[str, Any]]:

@@ -9,25 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trails.statistics import (
-    Control,
-    Score,
+from trails.analyses.choice import cross_validated_choice, cross_validated_stack, fit_choice, fit_stacked
+from trails.analyses.neighbours import hashed_words, nearest_others
+from trails.analyses.score import Control, Score
+from trails.analyses.statistics import (
     auc,
     bootstrap,
     centred,
     cross_validated,
-    cross_validated_choice,
-    cross_validated_stack,
-    fit_choice,
-    fit_stacked,
-    fit_whitening,
-    hashed_words,
-    nearest_others,
     ranks,
     spearman,
     step_change,
     within_group_auc,
 )
+from trails.analyses.whitening import fit_whitening
 
 
 @pytest.mark.parametrize("controls", [(), (Control("nothing", math.nan),)])

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trails.capture import retrieve
-from trails.overlaps import near, neighbours
-from trails.statistics import MIN_VECTORS, Moments, Whitening, fit_whitening, nearest_others
-from trails.store import traces as store
+from trails.analyses.capture import retrieve
+from trails.analyses.neighbours import nearest_others
+from trails.analyses.overlaps import near, neighbours
+from trails.analyses.whitening import MIN_VECTORS, Moments, Whitening, fit_whitening, whitening_of
 from trails.store.traces import TraceStore
 
 WIDTH = 6
@@ -52,38 +52,38 @@ def test_it_is_that_of_all_states_of_the_layer_and_is_kept(make: Any, tmp_path: 
         home.write(traces[25:])
     home = TraceStore(tmp_path)
     for place, layer in ((0, 1), (1, 3)):
-        found, expected = home.whitening("rmade", layer), fit_whitening(states_of(traces, place))
+        found, expected = whitening_of(home, "rmade", layer), fit_whitening(states_of(traces, place))
         assert found.n == expected.n == 60 * 4 - 6
         np.testing.assert_allclose(found.components, expected.components, rtol=1e-4, atol=1e-6)
         white = (states_of(traces, place) - found.mean) @ found.components
         np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(WIDTH), atol=1e-3)
     assert {path.name for path in (tmp_path / "whitening").iterdir()} == {"rmade-1.npz", "rmade-3.npz"}
-    monkeypatch.setattr(store.Moments, "whitening", lambda _: pytest.fail("fitted again"))
-    np.testing.assert_array_equal(TraceStore(tmp_path).whitening("rmade", 3).components, found.components)
+    monkeypatch.setattr(Moments, "whitening", lambda _: pytest.fail("fitted again"))
+    np.testing.assert_array_equal(whitening_of(TraceStore(tmp_path), "rmade", 3).components, found.components)
 
 
 def test_other_chains_or_a_broken_file_mean_a_new_fit(make: Any, tmp_path: Path) -> None:
     with TraceStore(tmp_path, write=True) as home:
         home.write(made(make, range(40)))
-        assert home.whitening("rmade", 1).n == 40 * 4 - 4
+        assert whitening_of(home, "rmade", 1).n == 40 * 4 - 4
         home.write(made(make, range(40, 50)))
-        assert home.whitening("rmade", 1).n == 50 * 4 - 5
+        assert whitening_of(home, "rmade", 1).n == 50 * 4 - 5
         path = tmp_path / "whitening" / "rmade-1.npz"
         path.write_bytes(path.read_bytes()[:100])
-        assert home.whitening("rmade", 1).n == 50 * 4 - 5
+        assert whitening_of(home, "rmade", 1).n == 50 * 4 - 5
         path.unlink()
         (tmp_path / "whitening").rmdir()
         (tmp_path / "whitening").write_text("in the way")  # nothing can be kept, but it can be fitted
-        assert home.whitening("rmade", 1).n == 50 * 4 - 5
+        assert whitening_of(home, "rmade", 1).n == 50 * 4 - 5
 
 
 def test_too_few_states_are_no_whitening(make: Any, tmp_path: Path) -> None:
     with TraceStore(tmp_path, write=True) as home:
         home.write(made(make, range(1, 10)))
         with pytest.raises(ValueError, match=str(MIN_VECTORS)):
-            home.whitening("rmade", 1)
+            whitening_of(home, "rmade", 1)
         with pytest.raises(ValueError, match="0 vectors"):
-            home.whitening("rmade", 2)
+            whitening_of(home, "rmade", 2)
 
 
 def test_overlaps_and_capture_use_the_one_they_are_given(make: Any, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_overlaps_and_capture_use_the_one_they_are_given(make: Any, tmp_path: Pa
 
         def whitening(layer: int) -> Any:
             asked.append(layer)
-            return home.whitening("rmade", layer)
+            return whitening_of(home, "rmade", layer)
 
         near(home.traces("rmade"), layer=3, whitening=whitening)
         stored = retrieve(home.traces("rmade"), traces[7], whitening=whitening)

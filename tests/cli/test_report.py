@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trails.errors import UsageError
-from trails.report import step_links, token_values
+from trails.report.terminal import step_links, token_values
 from trails.schema import Chain, Step, Trace
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from trails.errors import UsageError
+from trails.evaluate.probe import probe
 from trails.experiments import anchor, cheap_paths, depth, mask_order, minimal_step, volatility
 from trails.experiments.base import Scale
 from trails.experiments.bench import Bench
@@ -18,7 +19,6 @@ from trails.experiments.corpus import disjoint, load_corpus
 from trails.schema import Chain, Role
 from trails.segment import segment
 from trails.train import weight_change
-from trails.train.probe import probe
 
 pytestmark = pytest.mark.train
 

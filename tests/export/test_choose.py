@@ -17,9 +17,9 @@ from trails.export import ExportOptions, export_selection
 from trails.export.order import arrange, parse_order, stratified_spread
 from trails.export.record import COLUMNS, IGNORED, Ragged
 from trails.export.split import GRAM, GramIndex, gram_hashes, shared_grams
+from trails.export.subgraph import select
 from trails.schema import Chain
 from trails.store.traces import TraceStore
-from trails.subgraph import select
 
 
 def export(home, to: Path, **options) -> list[dict]:

@@ -17,9 +17,9 @@ from trails.export import WRITERS, ExportOptions, export_selection, parse_layers
 from trails.export.files import json_lines
 from trails.export.record import IGNORED, graph_token
 from trails.export.spill import Spill
+from trails.export.subgraph import Part, Selection, select
 from trails.schema import Chain
 from trails.store.traces import TraceStore
-from trails.subgraph import Part, Selection, select
 
 
 def rows_of(path: Path) -> list[dict]:

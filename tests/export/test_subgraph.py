@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 
 from trails.errors import QueryError, UsageError
+from trails.export.subgraph import Part, merge_spans, select
 from trails.schema import Chain, Role
 from trails.store.base import GraphBatch
 from trails.store.embedded import EmbeddedStore
 from trails.store.rows import graph_batch, table_schema
 from trails.store.traces import TraceStore
-from trails.subgraph import Part, merge_spans, select
 
 TEXTS = (
     "If a b. Then c d. But e f. Therefore g h.",

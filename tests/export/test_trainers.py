@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from trails.export import ExportOptions, export_selection
+from trails.export.subgraph import Part, Selection
 from trails.store.traces import TraceStore
-from trails.subgraph import Part, Selection
 
 
 def needs(package: str) -> pytest.MarkDecorator:

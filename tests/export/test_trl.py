@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from trails.export import ExportOptions, export_selection
+from trails.export.subgraph import Part, Selection, select
 from trails.store.traces import TraceStore
-from trails.subgraph import Part, Selection, select
 
 VOCAB = 5_000
 

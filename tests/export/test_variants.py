@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from trails.errors import ModelError, UsageError
 from trails.export import ExportOptions, export_selection
+from trails.export.subgraph import select
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Segmented
 from trails.schema import Chain, Role, Step
 from trails.store.traces import TraceStore
-from trails.subgraph import select
 from trails.variants import (
     KINDS,
     VariantOptions,

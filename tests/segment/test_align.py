@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trails.align import assign_tokens, crossing_tokens
+from trails.segment.align import assign_tokens, crossing_tokens
 
 
 def test_token_belongs_to_the_step_of_its_last_character() -> None:

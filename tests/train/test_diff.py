@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trails.diff import compare, interval, repetition_alarm, verdict
 from trails.errors import UsageError
+from trails.evaluate.diff import compare, interval, repetition_alarm, verdict
 from trails.schema import Chain, Step, Trace
 
 L, N = 3, 12

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trails.diff import interval
+from trails.evaluate.diff import interval
+from trails.evaluate.probe import mean_kl, probe, text_row
 from trails.readers import read
 from trails.train import TrainOptions, weight_change
 from trails.train.data import shuffled_steps
 from trails.train.loop import fit
-from trails.train.probe import mean_kl, probe, text_row
 
 pytestmark = [pytest.mark.model, pytest.mark.train, pytest.mark.slow]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from trails.evaluate.probe import bootstrap, continuations, mean_kl, mean_nll, probe, repetition
 from trails.train import TrainOptions
 from trails.train.loop import fit
-from trails.train.probe import bootstrap, continuations, mean_kl, mean_nll, probe, repetition
 
 pytestmark = pytest.mark.train
 

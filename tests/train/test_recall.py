@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from trails.evaluate.recall import Recalled, conclusion_row, recall, summary, verdict
 from trails.measure.base import Segmented
-from trails.recall import Recalled, conclusion_row, recall, summary, verdict
 from trails.schema import Chain, Step
 from trails.train.data import shuffled_steps
 

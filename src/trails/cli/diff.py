@@ -59,7 +59,7 @@ def command(
     trails diff --adapter adapter --export rows.parquet --unrelated wikipedia_en
     trails diff r0123 r4567
     """
-    from trails.diff import verdict
+    from trails.evaluate.diff import verdict
     from trails.pipeline import Home
 
     with Home(**settings_for(home, store, model=model, device=device)) as opened, BarProgress(quiet=as_json) as bar:

@@ -29,7 +29,7 @@ MARKS = {"ok": "✓", "missing": "✗", "broken": "✗", "absent": "–"}
 @json_option
 def command(home: Path | None, model: str | None, device: str | None, store: str | None, as_json: bool) -> None:
     """Versions, model, device, stores; what is missing and the command that mends it. Exit code 1 if something needed is."""
-    from trails.doctor import examine, healthy
+    from trails.pipeline.doctor import examine, healthy
 
     findings = list(examine(settings_from(home=home, model=model, device=device, store=store)))
     if as_json:

@@ -26,7 +26,7 @@ def command(chain: str, against: str | None, width: int, run: str | None, home: 
     trails drift c1f0
     trails drift c1f0 --run r12 --against r7f
     """
-    from trails.drift import picture
+    from trails.analyses.drift import picture
     from trails.pipeline import Home
 
     with Home(**settings_for(home, None)) as opened:

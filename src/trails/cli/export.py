@@ -77,9 +77,9 @@ def command(
       "MATCH … RETURN …"         a read-only statement
     """
     from trails.export import ExportOptions, export_selection, parse_layers, writer_named
+    from trails.export.subgraph import needs_graph, select
     from trails.store import open_graph
     from trails.store.traces import TraceStore
-    from trails.subgraph import needs_graph, select
 
     writer_named(format_)
     options = ExportOptions(

@@ -58,7 +58,7 @@ def command(
     trails gaps --top 20
     trails gaps --chain c1f0
     """
-    from trails.gaps import NOTE
+    from trails.analyses.gaps import NOTE
     from trails.pipeline import Home
 
     with Home(**settings_for(home, store, model=model, device=device)) as opened:

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
+from trails.analyses.score import SCORE_COLUMNS, Control, Score, Withheld, score_rows
 from trails.cli.common import err, print_rows
 from trails.errors import InputError, UsageError
-from trails.statistics import SCORE_COLUMNS, Control, Score, Withheld, score_rows
 
 run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
 graph_option = click.option("--no-graph", is_flag=True, help="Print only; write nothing to the graph.")

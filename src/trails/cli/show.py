@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from trails.cli.common import home_option, json_option, out, print_json, settings_from
-from trails.report import MEASURES, render_chain, render_comparison, trace_record
+from trails.report.terminal import MEASURES, render_chain, render_comparison, trace_record
 
 
 @click.command("show", context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from trails.analyses.statistics import auc, cross_validated
 from trails.errors import UsageError
 from trails.experiments.base import Arm, Claim, Criterion, Emit, Experiment, Metrics, Scale
 from trails.experiments.bench import Bench
 from trails.experiments.corpus import Corpus, generator
 from trails.measure.base import Segmented
 from trails.schema import Role
-from trails.statistics import auc, cross_validated
 from trails.train.data import Row
 
 FEEDS = (0, 1, 2, 5, 10, 20, 30, 50)

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trails.align import assign_tokens
 from trails.errors import UsageError
+from trails.evaluate.probe import Probe, continuations, reduce_logits, repetition
 from trails.experiments.base import Metrics, Scale
 from trails.experiments.corpus import Corpus, disjoint
 from trails.measure import open_scorer
 from trails.measure.base import Segmented
+from trails.segment.align import assign_tokens
 from trails.train import TrainOptions
 from trails.train.data import Collator, Row
 from trails.train.loop import fit
 from trails.train.loss import labelled_logits, shifted
-from trails.train.probe import Probe, continuations, reduce_logits, repetition
 
 
 class TimeUpError(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trails.capture import (
+from trails.analyses.capture import (
     Query,
     caught,
     encoded_query,
@@ -20,14 +20,16 @@ from trails.capture import (
     window_fitness,
     without_connectives,
 )
+from trails.analyses.neighbours import hashed_words, nearest_exact
+from trails.analyses.sequences import Corpus as Tokens
+from trails.analyses.sequences import content_words, mixed, text_corpus, window_keys
+from trails.analyses.statistics import auc, cross_validated
 from trails.errors import UsageError
 from trails.experiments.base import Arm, Claim, Criterion, Emit, Experiment, Metrics, Scale
 from trails.experiments.bench import Bench
 from trails.experiments.corpus import Corpus, generator
 from trails.measure.base import Segmented
-from trails.sequences import Corpus as Tokens
-from trails.sequences import Ints, Keys, Longs, content_words, mixed, text_corpus, window_keys
-from trails.statistics import Array, auc, cross_validated, hashed_words, nearest_exact
+from trails.platform.arrays import Doubles, Ints, Keys, Longs
 
 K, MIN_MATCH = 4, 6
 HELD_OUT = 128
@@ -57,7 +59,7 @@ def rewired(states: Keys, following: Ints, rng: np.random.Generator) -> Keys:
     return np.unique(edges(states[first], rng.permutation(following[first])))
 
 
-def edge_fitness(known: Keys, tokens: Ints, offsets: Longs, k: int) -> Array:
+def edge_fitness(known: Keys, tokens: Ints, offsets: Longs, k: int) -> Doubles:
     """Share of each text's transitions that are among the ``known`` edges (sorted); NaN for a text without any."""
     states, following, places = transition_keys(tokens, offsets, k)
     text = np.searchsorted(offsets, places, side="right") - 1
@@ -73,7 +75,7 @@ def packed(texts: Sequence[Ints]) -> tuple[Ints, Longs]:
     return np.concatenate(texts).astype(np.int32), offsets
 
 
-def measures(base: Tokens, texts: Sequence[Ints], words: Array) -> dict[str, Array]:
+def measures(base: Tokens, texts: Sequence[Ints], words: Doubles) -> dict[str, Doubles]:
     """Caught, fitness, votes and the bag of words of every text against a map."""
     index = trail_index(base, K)
     known = np.unique(window_keys(base.tokens, base.offsets, K + 1)[0])
@@ -87,14 +89,14 @@ def measures(base: Tokens, texts: Sequence[Ints], words: Array) -> dict[str, Arr
     }
 
 
-def bag(texts: Sequence[str], base: Tokens) -> Array:
+def bag(texts: Sequence[str], base: Tokens) -> Doubles:
     """Best cosine of tf-idf vectors of content words with a chain of the map: a score that cannot see order."""
     vectors = hashed_words([content_words(text) for text in (*base.texts, *texts)])
     _, cosine = nearest_exact(vectors[: base.n_chains], vectors[base.n_chains :], 1)
     return cosine[:, 0].astype(np.float64)
 
 
-def calibration_error(probability: Array, truth: npt.NDArray[np.bool_], bins: int = BINS) -> float:
+def calibration_error(probability: Doubles, truth: npt.NDArray[np.bool_], bins: int = BINS) -> float:
     """Expected calibration error: mean distance of the predicted from the observed share over bins of equal size."""
     order = np.argsort(probability, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
@@ -131,7 +133,7 @@ def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[st
     texts = [one.text for one in held]
     real = measures(base, plain, bag(texts, base))
     decode = bench.tokenizer.decode
-    nulls: dict[str, Callable[[], dict[str, Array]]] = {
+    nulls: dict[str, Callable[[], dict[str, Doubles]]] = {
         "real text": lambda: real,
         "tokens shuffled": lambda: _null(base, [shuffled_texts(q, 1, seed + i)[0] for i, q in enumerate(held)], decode),
         "random content": lambda: _null(
@@ -182,11 +184,11 @@ def _as_many(chains: Sequence[Any], order: Sequence[int], tokens: int, encode: A
     return kept
 
 
-def _null(base: Tokens, texts: Sequence[Ints], decode: Callable[[Any], str]) -> dict[str, Array]:
+def _null(base: Tokens, texts: Sequence[Ints], decode: Callable[[Any], str]) -> dict[str, Doubles]:
     return measures(base, texts, bag([decode(text.tolist()) for text in texts], base))
 
 
-def _rewired(base: Tokens, texts: Sequence[Ints], words: Array, seed: int) -> dict[str, Array]:
+def _rewired(base: Tokens, texts: Sequence[Ints], words: Doubles, seed: int) -> dict[str, Doubles]:
     """Only fitness is defined on a map that no text was woven into; the bag of words sees no edges and stays as it was."""
     states, following, _ = transition_keys(base.tokens, base.offsets, K)
     known = rewired(states, following, generator(seed, "rewired"))
@@ -194,16 +196,16 @@ def _rewired(base: Tokens, texts: Sequence[Ints], words: Array, seed: int) -> di
     return {"caught": none, "fitness": edge_fitness(known, *packed(texts), K), "votes": none, "bag": words}
 
 
-def _mean(values: Array) -> float:
+def _mean(values: Doubles) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
-def _auc(one: Array, two: Array) -> float:
+def _auc(one: Doubles, two: Doubles) -> float:
     one, two = one[np.isfinite(one)], two[np.isfinite(two)]
     return auc(one, two) if len(one) and len(two) else math.nan
 
 
-def _calibration(real: dict[str, Array], found: dict[str, Array], seed: int) -> float:
+def _calibration(real: dict[str, Doubles], found: dict[str, Doubles], seed: int) -> float:
     """Calibration error of out-of-fold probabilities that a text is real, from fitness, caught and votes."""
     names = [name for name in ("caught", "fitness", "votes") if np.isfinite(found[name]).any()]
     both = np.stack([np.nan_to_num(np.concatenate([real[name], found[name]])) for name in names], axis=1)

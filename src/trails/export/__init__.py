@@ -32,12 +32,12 @@ from trails.export.order import arrange, parse_order, stratified_spread
 from trails.export.record import COLUMNS, IGNORED, RECORD, build, coalesce, ragged
 from trails.export.spill import Spill
 from trails.export.split import GramIndex, shared_grams
+from trails.export.subgraph import Selection
 from trails.export.variant_rows import largest_edits, stored_variants, variant_tables
 from trails.export.writer import PROVENANCE, Writer
+from trails.platform.threads import ahead
 from trails.schema import Run, fitting_runs
 from trails.store.traces import TraceStore, id_numbers
-from trails.subgraph import Selection
-from trails.threads import ahead
 
 WRITERS: dict[str, Writer] = {
     writer.name: writer

@@ -30,14 +30,13 @@ import pyarrow.compute as pc
 from trails.errors import UsageError
 from trails.export.files import one_array
 from trails.export.record import IGNORED, Ragged, ragged
+from trails.platform.arrays import Floats
 from trails.schema import Role
 
 MASKS = ("none", "surprisal<X", "entropy<X", "role:ROLE", "random:SHARE")
 WEIGHTS = ("uniform", "surprisal", "entropy", "both", "excess:RUN")
 _CONDITION = re.compile(r"(surprisal|entropy)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)")
 _COMPARE = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

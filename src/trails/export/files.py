@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.errors import StoreError
-from trails.threads import ahead
+from trails.platform.threads import ahead
 
 DIGITS = 6
 SUFFIXES = (".jsonl", ".parquet")

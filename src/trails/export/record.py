@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.export.files import one_array
+from trails.export.subgraph import Part, Selection
 from trails.schema import Run
-from trails.subgraph import Part, Selection
 
 IGNORED = -100
 """Label of a token that gives no loss, as in PyTorch's cross entropy."""

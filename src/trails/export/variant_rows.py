@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from trails.errors import UsageError
 from trails.export.record import COLUMNS
+from trails.export.subgraph import Selection
 from trails.schema import Run
 from trails.store.traces import TraceStore
-from trails.subgraph import Selection
 
 
 def stored_variants(traces: TraceStore, name: str) -> Path:

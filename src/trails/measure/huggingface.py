@@ -26,7 +26,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trails.align import assign_tokens
 from trails.errors import ModelError
 from trails.measure import attention as on_the_fly
 from trails.measure.attention import Layout, Recorder, recording
@@ -35,7 +34,9 @@ from trails.measure.linear import fast_linear
 from trails.measure.metrics import LogitStatistics, logit_statistics
 from trails.measure.replay import Graphs
 from trails.measure.tokens import Encoded, TextTokenizer, check_unicode
-from trails.schema import Chain, Floats, Ints, Run, Trace
+from trails.platform.arrays import Floats, Ints
+from trails.schema import Chain, Run, Trace
+from trails.segment.align import assign_tokens
 
 logger = logging.getLogger(__name__)
 

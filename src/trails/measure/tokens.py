@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from trails.errors import ModelError
-from trails.schema import Ints, stable_hash
+from trails.platform.arrays import Ints
+from trails.schema import stable_hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trails.align import assign_tokens
 from trails.errors import ModelError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.tokens import check_unicode, encode_bytes
 from trails.schema import Run, Trace, stable_hash
+from trails.segment.align import assign_tokens
 
 VOCABULARY = 256
 

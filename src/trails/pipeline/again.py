@@ -12,18 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.config import Settings
-from trails.diff import GROUPS, DiffReport, compare, repetition_alarm
 from trails.errors import UsageError
+from trails.evaluate.diff import GROUPS, DiffReport, compare, repetition_alarm
+from trails.evaluate.probe import continuations, mean_kl, mean_nll, probe, repetition, text_row
+from trails.evaluate.recall import RecallRow, conclusion_row, recall, summary, verdict
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.measuring import IngestOptions, IngestSummary, measure_and_write
 from trails.pipeline.progress import Progress, Silent
 from trails.readers import ReadReport
-from trails.recall import RecallRow, conclusion_row, recall, summary, verdict
 from trails.schema import Run
 from trails.store import open_graph
 from trails.store.traces import TraceStore
 from trails.train import check_adapter, put_adapter
-from trails.train.probe import continuations, mean_kl, mean_nll, probe, repetition, text_row
 
 PROMPT, CONTINUATION = 32, 48
 """Tokens given and tokens decoded where the repetition of greedy text is measured."""

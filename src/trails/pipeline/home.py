@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trails.config import load_settings
 from trails.errors import UsageError
 from trails.export import ExportReport, export_selection
+from trails.export.subgraph import Selection, select
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import load_variants
@@ -22,16 +23,15 @@ from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore, Result
 from trails.store.queries import find
 from trails.store.traces import TraceStore
-from trails.subgraph import Selection, select
 
 if TYPE_CHECKING:
-    from trails.bridge import Bridge
-    from trails.capture import Capture
-    from trails.drift import Drift
-    from trails.gaps import Gaps
-    from trails.overlaps import Kind, Overlaps
+    from trails.analyses.bridge import Bridge
+    from trails.analyses.capture import Capture
+    from trails.analyses.drift import Drift
+    from trails.analyses.gaps import Gaps
+    from trails.analyses.overlaps import Kind, Overlaps
+    from trails.analyses.statemap import StateMap
     from trails.pipeline.again import Difference, Recall
-    from trails.statemap import StateMap
     from trails.variants import VariantOptions, VariantReport, VariantRun
 
 
@@ -184,9 +184,10 @@ class Home:
         run: str | None = None,
         write: bool = False,
     ) -> Overlaps:
-        """What chains share, beside what chance alone shares; see :func:`trails.overlaps.find`."""
-        from trails.overlaps import find as find_overlaps
-        from trails.overlaps import replace_statement
+        """What chains share, beside what chance alone shares; see :func:`trails.analyses.overlaps.find`."""
+        from trails.analyses.overlaps import find as find_overlaps
+        from trails.analyses.overlaps import replace_statement
+        from trails.analyses.whitening import whitening_of
 
         of = self.run(run).id
         found = find_overlaps(
@@ -195,7 +196,7 @@ class Home:
             min_tokens=min_tokens,
             min_steps=min_steps,
             layer=layer,
-            whitening=lambda number: self._traces.whitening(of, number),
+            whitening=lambda number: whitening_of(self._traces, of, number),
         )
         if write:
             self.graph.run(replace_statement(), {"kind": kind}, write=True)
@@ -203,9 +204,12 @@ class Home:
         return found
 
     def map(self, k: int = 4, *, run: str | None = None, all_states: bool = False, write: bool = False) -> StateMap:
-        """The woven map of all chains; see :func:`trails.statemap.build`. ``all_states`` writes states of one chain, too."""
-        from trails.sequences import token_corpus
-        from trails.statemap import build
+        """The woven map of all chains; see :func:`trails.analyses.statemap.build`.
+
+        ``all_states`` also writes states that only one chain has.
+        """
+        from trails.analyses.sequences import token_corpus
+        from trails.analyses.statemap import build
 
         found = build(token_corpus(self.traces(run)), k)
         if write:
@@ -214,7 +218,7 @@ class Home:
 
     def gaps(self, *, run: str | None = None, write: bool = False) -> Gaps:
         """Seams where a step seems to be missing, ranked by what :meth:`calibrate_gaps` found, if it was run."""
-        from trails import gaps
+        from trails.analyses import gaps
 
         instrument = self.run(run)
         noted = instrument.notes.get(gaps.NOTE)
@@ -225,7 +229,7 @@ class Home:
 
     def calibrate_gaps(self, *, chains: int = 300, run: str | None = None) -> None:
         """Measure what the scores of gaps are worth on this corpus; kept in the notes of the run."""
-        from trails import gaps
+        from trails.analyses import gaps
 
         instrument = self.run(run)
         calibration = gaps.calibrate(self.traces(instrument.id), self.scorer(instrument.id), limit=chains)
@@ -243,17 +247,18 @@ class Home:
         run: str | None = None,
     ) -> Bridge:
         """The cheapest way between two steps (``CHAIN:STEP``) or chains, re-scored as one text; see
-        :func:`trails.bridge.find`."""
-        from trails import bridge
+        :func:`trails.analyses.bridge.find`."""
+        from trails.analyses import bridge
 
         of = self.run(run).id
         graph = bridge.step_graph(self.traces(of), neighbours=neighbours)
         return bridge.find(graph, self.scorer(of), start, goal, budget=budget, splices=splices)
 
     def capture(self, text: str, *, k: int = 4, min_match: int = 6, run: str | None = None) -> Capture:
-        """Does a new text fall into a known trail? See :func:`trails.capture.capture`."""
-        from trails.capture import capture, query_of, retrieve
-        from trails.sequences import token_corpus
+        """Does a new text fall into a known trail? See :func:`trails.analyses.capture.capture`."""
+        from trails.analyses.capture import capture, query_of, retrieve
+        from trails.analyses.sequences import token_corpus
+        from trails.analyses.whitening import whitening_of
 
         if not text.strip():
             raise UsageError("an empty text was given. Give a text, or the name of a file that holds one.")
@@ -263,7 +268,7 @@ class Home:
         (new,) = self.scorer(of).measure([item], MeasureOptions(states=states))
         found = capture(token_corpus(self.traces(of)), query_of(new), k=k, min_match=min_match)
         nearest, scores, withheld = retrieve(
-            self.traces(of), new, whitening=lambda layer: self._traces.whitening(of, layer)
+            self.traces(of), new, whitening=lambda layer: whitening_of(self._traces, of, layer)
         )
         return replace(
             found,
@@ -273,8 +278,11 @@ class Home:
         )
 
     def drift(self, chain: str, *, against: str | None = None, run: str | None = None) -> Drift:
-        """Hidden-state drift of a chain by layer and position; ``against`` is another run of it. See :mod:`trails.drift`."""
-        from trails.drift import drift
+        """Hidden-state drift of a chain by layer and position, see :mod:`trails.analyses.drift`.
+
+        ``against`` is another run of the same chain.
+        """
+        from trails.analyses.drift import drift
 
         trace = self.trace(chain, run)
         return drift(trace, self.trace(trace.chain.id, against) if against else None)
@@ -355,8 +363,8 @@ class Home:
 
         With an adapter every chain of the first run is measured once more, into the shards and the graph as a second run.
         ``export`` is the file that was trained on, ``unrelated`` are sources of unrelated text. See
-        :func:`trails.diff.compare`. Raises UsageError unless exactly one of ``after`` and ``adapter`` is given, and for an
-        ``export`` that the adapter was not trained on.
+        :func:`trails.evaluate.diff.compare`. Raises UsageError unless exactly one of ``after`` and ``adapter`` is given,
+        and for an ``export`` that the adapter was not trained on.
         """
         from trails.pipeline.again import check_export, difference, groups_of, measure_again
         from trails.train import check_adapter
@@ -406,7 +414,7 @@ class Home:
         run: str | None = None,
     ) -> Recall:
         """Prefix to conclusion on the chains of a selection, against the untrained model and the adapter ``shuffled``; see
-        :mod:`trails.recall`. Chains of ``export``, the file that was trained on, are left out.
+        :mod:`trails.evaluate.recall`. Chains of ``export``, the file that was trained on, are left out.
         """
         from trails.pipeline.again import recall_of
 

@@ -25,6 +25,7 @@ from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import SHARD_CHAINS, load_missing
 from trails.pipeline.progress import Progress, Silent
+from trails.platform.threads import ahead
 from trails.readers import ReadOptions, ReadReport, read
 from trails.schema import Chain, Trace
 from trails.segment import detect_language, segment, segmenter_hash
@@ -32,7 +33,6 @@ from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.rows import graph_batch
 from trails.store.traces import TraceStore
-from trails.threads import ahead
 
 SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
 """Tokens after which a shard is closed: about a minute of work, which is what a hard kill can cost."""

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.errors import MissingPackageError, QueryError, StoreError, TrailsError
+from trails.platform.static_tls import ADVICE
 from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
-from trails.static_tls import ADVICE
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
 from trails.store.rows import distinct, table_schema
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.errors import StoreError
+from trails.platform.arrays import Doubles
 from trails.schema import NODES, RELATIONSHIPS, Property, Run, Trace, properties_of, stable_hash
 from trails.store.base import GraphBatch
 
@@ -28,8 +29,6 @@ _ARROW = {
     "floats": pa.list_(pa.float64()),
     "integers": pa.list_(pa.int64()),
 }
-
-Doubles = npt.NDArray[np.float64]
 
 
 def table_schema(name: str, *, per_layer: bool = False) -> pa.Schema:

@@ -13,12 +13,10 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import json
 import os
 import re
 import secrets
-import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -31,8 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.errors import InputError, StoreError
+from trails.platform.arrays import Floats
 from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, Chain, Role, Run, Step, Trace, stable_hash
-from trails.statistics import Moments, Whitening
 
 ROW_GROUP_TOKENS = 16_384
 """Tokens after which a shard starts a new row group: what a reader holds in memory at a time."""
@@ -378,19 +376,8 @@ class TraceStore:
             values.append(b)
         return TraceDigest(_of_rows(content), _of_rows(values), len(content))
 
-    def whitening(self, run: str, layer: int) -> Whitening:
-        """The whitening of a run's step states at one of its stored layers, fitted on all its chains.
-
-        It is kept with the run (where the home can be written) and fitted anew when the run has other chains than it was
-        fitted on. States are streamed. Raises ValueError for too few steps with a state
-        (:data:`trails.statistics.MIN_VECTORS`).
-        """
-        path = self.home / "whitening" / f"{run}-{layer}.npz"
-        fitted_on = stable_hash(run, str(layer), *sorted(self.done(run)))
-        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as kept:
-            if str(kept["fitted_on"]) == fitted_on:
-                return Whitening(kept["mean"], kept["components"], int(kept["n"]))
-        moments = Moments()
+    def states(self, run: str, layer: int) -> Iterator[Floats]:
+        """Step states of a run at one of its stored layers, in blocks (steps, width); what is not finite is left out."""
         for table in self.tables(["steps", "state_layers", "step_states"], run):
             n_steps = np.diff(_list_array(table["steps"]).offsets.to_numpy())
             layers, states = _views(table["state_layers"]), _views(table["step_states"])
@@ -401,14 +388,13 @@ class TraceStore:
             ]
             if mine:
                 block = np.concatenate(mine)
-                moments.add(block[np.isfinite(block).all(axis=1)])
-        found = moments.whitening()
-        file = io.BytesIO()
-        np.savez(file, mean=found.mean, components=found.components, n=found.n, fitted_on=fitted_on)
-        with contextlib.suppress(OSError, StoreError):  # a home that cannot be written is as good for reading
+                yield block[np.isfinite(block).all(axis=1)]
+
+    def keep(self, path: Path, data: bytes) -> None:
+        """Keep a file derived from the shards, below the home; a home that cannot be written is left as it is."""
+        with contextlib.suppress(OSError, StoreError):
             path.parent.mkdir(exist_ok=True)
-            self._put(path, file.getvalue())
-        return found
+            self._put(path, data)
 
     def variant_file(self, name: str) -> Path:
         """Where the home keeps the run ``name`` (``v…``) of the microvariant loop, whether it is there or not."""

@@ -23,7 +23,8 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from trails.schema import Floats, Trace
+from trails.platform.arrays import Floats
+from trails.schema import Trace
 
 NAME = "trails_binned"
 _EPSILON = 1e-6

@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from rich.text import Text
 
+from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.statistics import spread, step_change
 from trails.errors import UsageError
+from trails.platform.arrays import Doubles
 from trails.schema import Trace
-from trails.statistics import Array, Control, Score, Withheld, score_record, spread, step_change, withheld_record
 
 MIN_POSITIONS = 8
 """Fewer positions than this cannot be resampled."""
@@ -110,17 +112,17 @@ def drift(trace: Trace, against: Trace | None = None, *, seed: int = 0) -> Drift
     )
 
 
-def _without_trend(curves: Array) -> Array:
+def _without_trend(curves: Doubles) -> Doubles:
     """Each curve minus its least-squares line."""
     place = np.arange(curves.shape[1], dtype=np.float64)
     place -= place.mean()
     slope = curves @ place / (place @ place)
     level = curves.mean(axis=1)
-    left: Array = curves - level[:, None] - slope[:, None] * place
+    left: Doubles = curves - level[:, None] - slope[:, None] * place
     return left
 
 
-def onset_of(values: Array, *, paired: bool) -> tuple[int, float]:
+def onset_of(values: Doubles, *, paired: bool) -> tuple[int, float]:
     """Change point of the mean over positions: (first layer of the new level, F ratio).
 
     Paired changes are compared on a logarithmic scale above the rounding noise, because they grow by factors; the drift of one
@@ -130,13 +132,13 @@ def onset_of(values: Array, *, paired: bool) -> tuple[int, float]:
     return _change(np.log(mean + NOISE) if paired else mean, paired)
 
 
-def _change(curve: Array, paired: bool) -> tuple[int, float]:
+def _change(curve: Doubles, paired: bool) -> tuple[int, float]:
     if paired:
         return step_change(curve)
     return trend_change(curve[0])
 
 
-def trend_change(curve: Array, *, margin: int = 2) -> tuple[int, float]:
+def trend_change(curve: Doubles, *, margin: int = 2) -> tuple[int, float]:
     """Best jump on top of a straight line: (first place of the new level, F ratio of jump against line alone)."""
     size = len(curve)
     place = np.arange(size, dtype=np.float64)
@@ -153,7 +155,7 @@ def trend_change(curve: Array, *, margin: int = 2) -> tuple[int, float]:
     return int(at[best]), float(gain[best]) / remaining if total > 0 else 0.0
 
 
-def _onset(values: Array, paired: bool, seed: int) -> tuple[int | None, tuple[Score, ...], tuple[Withheld, ...]]:
+def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[Score, ...], tuple[Withheld, ...]]:
     if len(values) < MIN_POSITIONS:
         reason = f"{len(values)} positions are too few to resample; {MIN_POSITIONS} are needed: give a longer chain"
         return None, (), (Withheld("onset", reason),)

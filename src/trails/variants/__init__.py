@@ -34,7 +34,8 @@ from torch import Tensor
 from trails.errors import ModelError, UsageError
 from trails.export.record import COLUMNS
 from trails.measure.base import MeasureOptions, Segmented
-from trails.schema import SHARD_SCHEMA, Chain, Floats, Ints, Step, stable_hash
+from trails.platform.arrays import Floats, Ints
+from trails.schema import SHARD_SCHEMA, Chain, Step, stable_hash
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of, thirds
 

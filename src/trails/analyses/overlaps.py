@@ -19,13 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trails.errors import UsageError
-from trails.schema import Trace, step_key
-from trails.sequences import (
+from trails.analyses.neighbours import nearest_exact, nearest_others
+from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.sequences import (
     ROLES,
     Corpus,
-    Ints,
-    Longs,
     content_key,
     content_words,
     context_ranks,
@@ -42,21 +40,11 @@ from trails.sequences import (
     token_corpus,
     window_keys,
 )
-from trails.statistics import (
-    MIN_VECTORS,
-    Control,
-    Floats,
-    Score,
-    Whitening,
-    Withheld,
-    bootstrap,
-    fit_whitening,
-    nearest_exact,
-    nearest_others,
-    score_record,
-    spread,
-    withheld_record,
-)
+from trails.analyses.statistics import bootstrap, spread
+from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
+from trails.errors import UsageError
+from trails.platform.arrays import Floats, Ints, Longs
+from trails.schema import Trace, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
 
@@ -405,7 +393,7 @@ def neighbours(
     """Nearest neighbours of raw vectors after whitening, own chain excluded, with the threshold from permuted dimensions.
 
     The null keeps the distribution of every whitened dimension and destroys how they go together. Without ``whitening`` it is
-    fitted on the vectors. Raises UsageError for fewer than :data:`~trails.statistics.MIN_VECTORS` vectors.
+    fitted on the vectors. Raises UsageError for fewer than :data:`~trails.analyses.whitening.MIN_VECTORS` vectors.
     """
     if len(vectors) < MIN_VECTORS:
         raise UsageError(

@@ -18,22 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trails.analyses.neighbours import hashed_words, nearest_others
+from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.sequences import content_words, one_instrument
+from trails.analyses.statistics import spread
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.platform.arrays import Doubles, Floats, Longs
 from trails.schema import Chain, Step, Trace, step_key
-from trails.sequences import Longs, content_words, one_instrument
-from trails.statistics import (
-    Array,
-    Control,
-    Floats,
-    Score,
-    Withheld,
-    hashed_words,
-    nearest_others,
-    score_record,
-    spread,
-    withheld_record,
-)
 
 MIN_REAL_SPANS = 20
 """Fewer real spans of the bridge's length than this are no control."""
@@ -49,8 +41,8 @@ class StepGraph:
     chain: Longs  # (n,) chain number of each node
     index: Longs  # (n,) step index
     first: Longs  # (C+1,) node of each chain's first step
-    worst: Array  # (n,) largest surprisal in the step, nats
-    total: Array  # (n,) summed surprisal of the step, nats
+    worst: Doubles  # (n,) largest surprisal in the step, nats
+    total: Doubles  # (n,) summed surprisal of the step, nats
     begin: Longs  # (n+1,)
     target: Longs  # (E,)
     glued: npt.NDArray[np.bool_]  # (E,)
@@ -172,7 +164,7 @@ def step_graph(
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def minimax_path(begin: Longs, target: Longs, worst: Array, total: Array, start: int, goal: int) -> list[int]:
+def minimax_path(begin: Longs, target: Longs, worst: Doubles, total: Doubles, start: int, goal: int) -> list[int]:
     """Edges of the path whose worst edge is smallest, of those the one with the smallest total, then fewest edges; [] if none.
 
     Two passes: the bottleneck value by a heap on the worst edge so far, then the cheapest path over the edges that do
@@ -184,7 +176,7 @@ def minimax_path(begin: Longs, target: Longs, worst: Array, total: Array, start:
     return cheapest_path(begin, target, worst, total, start, goal, budget=bottleneck)
 
 
-def _bottleneck(begin: Longs, target: Longs, worst: Array, start: int, goal: int) -> float:
+def _bottleneck(begin: Longs, target: Longs, worst: Doubles, start: int, goal: int) -> float:
     if start == goal:
         return -math.inf
     best = np.full(len(begin) - 1, np.inf)
@@ -212,8 +204,8 @@ def _bottleneck(begin: Longs, target: Longs, worst: Array, start: int, goal: int
 def cheapest_path(
     begin: Longs,
     target: Longs,
-    worst: Array,
-    total: Array,
+    worst: Doubles,
+    total: Doubles,
     start: int,
     goal: int,
     *,

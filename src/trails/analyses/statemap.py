@@ -18,21 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.sequences import Corpus, content_key, context_ranks, markov_resample, mixed, shuffled, window_keys
+from trails.analyses.statistics import bootstrap, spread
 from trails.errors import UsageError
-from trails.sequences import (
-    Bools,
-    Corpus,
-    Ints,
-    Keys,
-    Longs,
-    content_key,
-    context_ranks,
-    markov_resample,
-    mixed,
-    shuffled,
-    window_keys,
-)
-from trails.statistics import Control, Score, Withheld, bootstrap, score_record, spread, withheld_record
+from trails.platform.arrays import Bools, Ints, Keys, Longs
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
 

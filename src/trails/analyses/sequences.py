@@ -18,12 +18,9 @@ import numpy.typing as npt
 import pydivsufsort
 
 from trails.errors import UsageError
+from trails.platform.arrays import Bools, Ints, Keys, Longs
 from trails.schema import Chain, Role, Trace
 
-Longs = npt.NDArray[np.int64]
-Ints = npt.NDArray[np.int32]
-Bools = npt.NDArray[np.bool_]
-Keys = npt.NDArray[np.uint64]
 D = TypeVar("D", bound=np.generic)
 
 

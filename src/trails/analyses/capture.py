@@ -20,14 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trails.errors import UsageError
-from trails.schema import Step, Trace
-from trails.sequences import (
-    Bools,
+from trails.analyses.neighbours import hashed_words, nearest_exact
+from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.sequences import (
     Corpus,
-    Ints,
-    Keys,
-    Longs,
     content_key,
     content_words,
     covered,
@@ -36,23 +32,11 @@ from trails.sequences import (
     suffixes,
     window_keys,
 )
-from trails.statistics import (
-    MIN_VECTORS,
-    Array,
-    Control,
-    Floats,
-    Score,
-    Whitening,
-    Withheld,
-    auc,
-    bootstrap,
-    fit_whitening,
-    hashed_words,
-    nearest_exact,
-    score_record,
-    spread,
-    withheld_record,
-)
+from trails.analyses.statistics import auc, bootstrap, spread
+from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
+from trails.errors import UsageError
+from trails.platform.arrays import Bools, Doubles, Floats, Ints, Keys, Longs
+from trails.schema import Step, Trace
 
 MIN_CHAINS = 20
 """A map of fewer chains is no map to be captured by."""
@@ -114,7 +98,7 @@ class TrailIndex:
     begin: Longs
     owners: Longs
 
-    def votes(self, tokens: Ints, offsets: Longs) -> tuple[Longs, Array, Array]:
+    def votes(self, tokens: Ints, offsets: Longs) -> tuple[Longs, Doubles, Doubles]:
         """For each text the chain with the most votes (-1: none), its share of all possible votes, and the runner-up's share.
 
         Every window of the text votes for the chains that have it, with weight ln(C / chains that have it); a window that
@@ -161,7 +145,7 @@ def trail_index(corpus: Corpus, size: int) -> TrailIndex:
     return TrailIndex(size, corpus.n_chains, keys, begin, pair % max(corpus.n_chains, 1))
 
 
-def window_fitness(known: Keys, tokens: Ints, offsets: Longs, k: int) -> Array:
+def window_fitness(known: Keys, tokens: Ints, offsets: Longs, k: int) -> Doubles:
     """Share of each text's transitions whose k + 1 tokens are among the ``known`` keys (sorted); NaN for a text without any."""
     windows, begins = window_keys(tokens, offsets, k + 1)
     text = np.searchsorted(offsets, begins, side="right") - 1
@@ -188,7 +172,7 @@ def match_lengths(corpus_tokens: Ints, corpus_offsets: Longs, tokens: Ints, offs
     return lengths[n:], places[n:]
 
 
-def caught(lengths: Ints, offsets: Longs, min_match: int) -> Array:
+def caught(lengths: Ints, offsets: Longs, min_match: int) -> Doubles:
     """Share of each text's tokens under matches of at least ``min_match`` tokens; NaN for an empty text."""
     begins = np.flatnonzero(lengths >= min_match)
     under = covered(len(lengths), begins, lengths[begins].astype(np.int64))
@@ -387,8 +371,8 @@ def _scores(
     one: Query,
     index: TrailIndex,
     trail: int,
-    share: Array,
-    second: Array,
+    share: Doubles,
+    second: Doubles,
     lengths: Ints,
     k: int,
     min_match: int,
@@ -498,13 +482,13 @@ def retrieve(
     labels = np.array(names)
     chains, chain = np.unique(labels, return_inverse=True)
 
-    def best(vectors: Floats) -> Array:
+    def best(vectors: Floats) -> Doubles:
         cosine = vectors @ white.T
         result = np.zeros((len(vectors), len(chains)))
         result[:] = -np.inf
         for row, values in enumerate(cosine):
             np.maximum.at(result[row], chain, values)
-        mean: Array = result.mean(axis=0)
+        mean: Doubles = result.mean(axis=0)
         return mean
 
     real = best(fitted(mine))
@@ -576,7 +560,7 @@ def calibrate(
     index = trail_index(corpus, k)
     known = np.sort(np.unique(window_keys(corpus.tokens, corpus.offsets, k + 1)[0]))
 
-    def judged(texts: Sequence[Ints], base: Corpus, of: TrailIndex, keys: Keys) -> dict[str, Array]:
+    def judged(texts: Sequence[Ints], base: Corpus, of: TrailIndex, keys: Keys) -> dict[str, Doubles]:
         packed = _packed(texts)
         lengths = match_lengths(base.tokens, base.offsets, *packed)[0]
         return {
@@ -585,13 +569,13 @@ def calibrate(
             "votes": of.votes(*packed)[1],
         }
 
-    def bag(texts: Sequence[str], base: Corpus) -> Array:
+    def bag(texts: Sequence[str], base: Corpus) -> Doubles:
         vectors = hashed_words([content_words(text) for text in (*base.texts, *texts)])
         _, cosine = nearest_exact(vectors[: base.n_chains], vectors[base.n_chains :], 1)
         return cosine[:, 0].astype(np.float64)
 
     real = judged([one.tokens for one in held], corpus, index, known)
-    nulls: dict[str, dict[str, Array]] = {}
+    nulls: dict[str, dict[str, Doubles]] = {}
     shuffles = [shuffled_texts(one, 1, seed + number)[0] for number, one in enumerate(held)]
     contents = [random_content(one, corpus.tokens, 1, seed + number)[0] for number, one in enumerate(held)]
     nulls["own tokens shuffled"] = judged(shuffles, corpus, index, known)

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from trails.diff import interval
+from trails.evaluate.diff import interval
+from trails.evaluate.probe import continuations
 from trails.measure.base import Segmented
 from trails.train.data import Collator, Row
 from trails.train.loss import labelled_logits, shifted, token_nll
-from trails.train.probe import continuations
 
 
 @dataclass(frozen=True, slots=True)

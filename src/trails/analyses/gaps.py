@@ -23,32 +23,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trails.errors import UsageError
-from trails.measure.base import MeasureOptions, Scorer, Segmented
-from trails.schema import Chain, Role, Step, Trace, step_key
-from trails.sequences import NUMBER, content_key, content_words, name_words, one_instrument
-from trails.statistics import (
-    Array,
-    Control,
-    Longs,
+from trails.analyses.choice import (
     Rows,
-    Score,
-    Withheld,
-    bootstrap,
-    centred,
     choose_ridge,
     cross_validated_choice,
     cross_validated_stack,
     fit_choice,
     fit_stacked,
     joined_rows,
-    ranks,
-    score_record,
-    spearman,
-    withheld_record,
-    within_group_auc,
-    within_group_ranks,
 )
+from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.sequences import NUMBER, content_key, content_words, name_words, one_instrument
+from trails.analyses.statistics import bootstrap, centred, ranks, spearman, within_group_auc, within_group_ranks
+from trails.errors import UsageError
+from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.platform.arrays import Doubles, Longs
+from trails.schema import Chain, Role, Step, Trace, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
 
@@ -234,7 +224,7 @@ _LOOKAHEAD = 8
 """Steps ahead in which an ungrounded value may show that a step is missing here."""
 
 
-def text_scores(chain: Chain, steps: Sequence[Step]) -> dict[str, Array]:
+def text_scores(chain: Chain, steps: Sequence[Step]) -> dict[str, Doubles]:
     """Scores of the seams that need no model, role bigram left out: ``name → (S,)``, NaN at step 0."""
     n = len(steps)
     result = {name: np.full(n, np.nan) for name in _TEXT}
@@ -299,7 +289,7 @@ def _question_values(question: str) -> dict[str, int]:
     return places
 
 
-def _question_jump(question: str, stems: Sequence[set[str]]) -> Array:
+def _question_jump(question: str, stems: Sequence[set[str]]) -> Doubles:
     """How far in the question this step's place lies behind that of the step before, as a share of its length; 0 if it does
     not. A step's place is the median place of its content words that the question has once.
     """
@@ -316,7 +306,9 @@ def _question_jump(question: str, stems: Sequence[set[str]]) -> Array:
     return jumps
 
 
-def _expected_here(operands: Sequence[Sequence[str]], fresh: Sequence[set[str]], lacking: Sequence[set[str]]) -> Array:
+def _expected_here(
+    operands: Sequence[Sequence[str]], fresh: Sequence[set[str]], lacking: Sequence[set[str]]
+) -> Doubles:
     """Ungrounded operands shared out over the seams where their step may have stood.
 
     Sums name their terms in the order in which they were found, so a lacking operand comes from between the steps that found
@@ -341,7 +333,7 @@ def _expected_here(operands: Sequence[Sequence[str]], fresh: Sequence[set[str]],
     return result
 
 
-def _skipped(at: Mapping[str, int], unused: Mapping[str, int], used: Sequence[set[str]]) -> Array:
+def _skipped(at: Mapping[str, int], unused: Mapping[str, int], used: Sequence[set[str]]) -> Doubles:
     """Unused values of the question that stand between those of the nearest step before the seam and of the step after it.
 
     A value that several steps use places none of them.
@@ -361,7 +353,7 @@ def _skipped(at: Mapping[str, int], unused: Mapping[str, int], used: Sequence[se
     return result
 
 
-def _numbers(values: Iterable[str]) -> Array:
+def _numbers(values: Iterable[str]) -> Doubles:
     return np.array(sorted(float(v) for v in values if re.fullmatch(r"\d+(\.\d+)?", v)))
 
 
@@ -371,7 +363,7 @@ def _one_operation(
     fresh: Sequence[set[str]],
     lacking: Sequence[set[str]],
     unused: Iterable[str],
-) -> tuple[Array, Array]:
+) -> tuple[Doubles, Doubles]:
     """Ungrounded values of this step and the next few that + - × ÷ (or a percentage) gives from two values known before the
     seam: one of them new in the step before, or one of them in the question and used by no step.
     """
@@ -379,7 +371,7 @@ def _one_operation(
     previous, left_over = np.full(n, np.nan), np.full(n, np.nan)
     known, spare = _stated(question), _numbers(unused)
 
-    def reachable(one: Array, two: Array) -> Array:
+    def reachable(one: Doubles, two: Doubles) -> Doubles:
         a, b = one[:, None], two[None, :]
         with np.errstate(divide="ignore", invalid="ignore"):
             found = np.concatenate([(a + b), (a * b), (a - b), (b - a), (a / b), (b / a), (a * b / 100)], axis=None)
@@ -413,12 +405,12 @@ class Background:
     """
 
     names: frozenset[str]
-    total: Array  # (V,) summed surprisal of each token type
-    count: Array  # (V,)
+    total: Doubles  # (V,) summed surprisal of each token type
+    count: Doubles  # (V,)
     pairs: npt.NDArray[np.float64]  # (roles, roles) transitions from role to role
     n_chains: int
 
-    def expected(self, trace: Trace, own: Trace | None) -> Array:
+    def expected(self, trace: Trace, own: Trace | None) -> Doubles:
         """Expected surprisal (n,) of each token from its type in the other chains, shrunk to the mean of all tokens."""
         total, count = self.total, self.count
         if own is not None:
@@ -430,7 +422,7 @@ class Background:
         mean = total.sum() / max(count.sum(), 1.0)
         ids = trace.token_ids
         prior = 5.0
-        expected: Array = (total[ids] + prior * mean) / (np.maximum(count[ids], 0) + prior)
+        expected: Doubles = (total[ids] + prior * mean) / (np.maximum(count[ids], 0) + prior)
         return expected
 
     def role_surprisal(self, before: int, after: int, own: npt.NDArray[np.float64] | None) -> float:
@@ -462,7 +454,7 @@ def background(traces: Sequence[Trace]) -> Background:
     return Background(name_words(trace.chain.text for trace in traces), total, count, pairs, len(traces))
 
 
-def seam_scores(trace: Trace, known: Background, own: Trace | None = None) -> dict[str, Array]:
+def seam_scores(trace: Trace, known: Background, own: Trace | None = None) -> dict[str, Doubles]:
     """All scores of a trace's seams: ``name → (S,)``, plus ``bridge_nats``; NaN at step 0 and where undefined.
 
     ``own`` is the chain whose share is taken out of the background (the trace itself, or the intact one of a shortened
@@ -567,7 +559,7 @@ class Calibration:
     its chain, beside position alone and the no-model combination; and ``model's own share``: AUC of all scores minus AUC of
     those without a model, beside the same when the model's scores are shuffled within each chain. ``weights`` combine the
     scores' ranks within the chain (conditional logit over all chains, penalty by cross-validation, the scores without a model
-    first: :func:`trails.statistics.fit_stacked`); ``features`` names them.
+    first: :func:`trails.analyses.choice.fit_stacked`); ``features`` names them.
     """
 
     run: str
@@ -624,16 +616,16 @@ def calibration_from(record: Mapping[str, Any]) -> Calibration:
 class _Table:
     """Seams of many chains in rows."""
 
-    values: dict[str, Array]
+    values: dict[str, Doubles]
     chain: Longs
     step: Longs
     true: npt.NDArray[np.bool_]
     last: Longs  # last seam of the row's chain
 
 
-def _table(entries: Iterable[tuple[dict[str, Array], int, int | None]]) -> _Table:
+def _table(entries: Iterable[tuple[dict[str, Doubles], int, int | None]]) -> _Table:
     """Rows of the seams from (scores, chain number, true seam or None)."""
-    values: dict[str, list[Array]] = {name: [] for name in (*NAMES, "bridge_nats")}
+    values: dict[str, list[Doubles]] = {name: [] for name in (*NAMES, "bridge_nats")}
     chain, step, true, last = [], [], [], []
     for scores, number, seam in entries:
         size = len(scores["ungrounded"])
@@ -730,7 +722,7 @@ def calibrate(
     return _calibration(_table(entries), learnt, run, len(cases), scorer is not None, (nats, guess, tokens), seed)
 
 
-def _unmeasured_scores(item: Segmented, known: Background, own: Sequence[Step]) -> dict[str, Array]:
+def _unmeasured_scores(item: Segmented, known: Background, own: Sequence[Step]) -> dict[str, Doubles]:
     """Scores of a chain that no model has measured; ``own`` steps are taken out of the role pairs."""
     scores = text_scores(item.chain, item.steps)
     pairs = _role_pairs(own)
@@ -755,16 +747,16 @@ def _calibration(
     sizes: tuple[list[float], list[float], list[float]],
     seed: int,
 ) -> Calibration:
-    def judged(values: Array) -> tuple[float, Array]:
+    def judged(values: Doubles) -> tuple[float, Doubles]:
         _, per_chain = within_group_auc(values, table.true, table.chain)
         return float(per_chain.mean()), per_chain
 
-    def repeated(fit: Callable[[int], Array]) -> tuple[float, Array]:
+    def repeated(fit: Callable[[int], Doubles]) -> tuple[float, Doubles]:
         """AUC of out-of-fold values, mean over several divisions into folds: one alone moves it by 0.01."""
         per_chain = np.mean([judged(fit(seed + number))[1] for number in range(DIVISIONS)], axis=0)
         return float(per_chain.mean()), per_chain
 
-    def columns(of: _Table, names: Sequence[str], *, shuffle: bool = False) -> Array:
+    def columns(of: _Table, names: Sequence[str], *, shuffle: bool = False) -> Doubles:
         rng = np.random.default_rng(seed)
         found = []
         for name in names:
@@ -815,7 +807,7 @@ def _calibration(
         model_columns = columns(table, model_names)
         model, model_chains = repeated(lambda s: cross_validated_choice(model_columns, table.true, table.chain, seed=s))
 
-        def stacked(second: Array) -> tuple[float, Array]:
+        def stacked(second: Doubles) -> tuple[float, Doubles]:
             return repeated(
                 lambda s: cross_validated_stack(text_columns, second, table.true, table.chain, seed=s, more=more)
             )
@@ -862,7 +854,7 @@ def _calibration(
     return Calibration(run, n_chains, features, tuple(float(w) for w in weights), tuple(scores), tuple(withheld))
 
 
-def _ranked(values: Array, chain: Longs) -> Array:
+def _ranked(values: Doubles, chain: Longs) -> Doubles:
     """Ranks within the chain, from -0.5 to 0.5, undefined values in the middle: what the combinations are made of."""
     return within_group_ranks(values, chain) - 0.5
 
@@ -1002,7 +994,7 @@ def find(traces: Iterable[Trace], calibration: Calibration | None = None) -> Gap
     return Gaps(run, len(corpus), seams.take(pa.array(by)), calibration, tuple(notes))
 
 
-def _rank_in_chain(combined: Array, chain: Longs) -> Longs:
+def _rank_in_chain(combined: Doubles, chain: Longs) -> Longs:
     """0 for the largest value of each chain, ties by place."""
     order = np.lexsort((np.arange(len(chain)), -combined, chain))
     result = np.empty(len(chain), np.int64)
@@ -1016,7 +1008,7 @@ def _rank_in_chain(combined: Array, chain: Longs) -> Longs:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def premise_matrix(trace: Trace, shorter: Sequence[Trace]) -> Array:
+def premise_matrix(trace: Trace, shorter: Sequence[Trace]) -> Doubles:
     """(S, S) nats per token that step ``i`` costs more when step ``j`` is missing, at ``[i, j]`` for j < i; NaN elsewhere.
 
     ``shorter[j]`` is the measured chain without step j (:func:`without_step`).
@@ -1031,7 +1023,7 @@ def premise_matrix(trace: Trace, shorter: Sequence[Trace]) -> Array:
     return result
 
 
-def step_nll(trace: Trace) -> Array:
+def step_nll(trace: Trace) -> Doubles:
     """Mean surprisal of each step's tokens (S,), nats per token; NaN for a step without measured tokens."""
     result = np.full(len(trace.steps), np.nan)
     for index, (a, b) in enumerate(trace.step_tokens.tolist()):

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trails.errors import UsageError
-from trails.schema import Floats, Run, Trace
+from trails.platform.arrays import Floats
+from trails.schema import Run, Trace
 
 SCALARS = ("surprisal", "entropy", "rank", "logit_shift")
 PER_LAYER = ("attention_shift", "attention_previous", "attention_sink", "attention_entropy", "hidden_shift")

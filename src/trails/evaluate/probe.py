@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trails.schema import Floats
+from trails.platform.arrays import Floats
 from trails.train.data import Collator, Row
 from trails.train.loss import labelled_logits, shifted
 

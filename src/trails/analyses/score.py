@@ -1,0 +1,100 @@
+"""Scores that carry their control. Where a control cannot be had, the score is withheld and the reason stands in its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trails.analyses.statistics import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a score is held against: a null, a baseline or a noise floor, in the score's unit."""
+
+    name: str
+    value: float
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A number with its controls. Raises ValueError without a finite control: a bare score cannot be made.
+
+    ``interval`` is a 95 % interval, by resampling chains unless the analysis says otherwise; None where nothing was drawn.
+    """
+
+    name: str
+    value: float
+    unit: str
+    controls: tuple[Control, ...]
+    interval: Interval | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not any(math.isfinite(control.value) for control in self.controls):
+            raise ValueError(f"score {self.name!r} has no control")
+
+    @property
+    def control(self) -> float:
+        """Value of the first control."""
+        return self.controls[0].value
+
+    @property
+    def control_name(self) -> str:
+        """Name of the first control."""
+        return self.controls[0].name
+
+    @property
+    def excess(self) -> float:
+        """Value minus the first control."""
+        return self.value - self.control
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """A score that was not computed because its control could not be, with the reason and what would help."""
+
+    name: str
+    reason: str
+
+
+def control_record(control: Control) -> dict[str, Any]:
+    """A control as plain values."""
+    return {"name": control.name, "value": control.value, "interval": control.interval}
+
+
+def score_record(score: Score) -> dict[str, Any]:
+    """A score with its controls as plain values."""
+    return {
+        "name": score.name,
+        "value": score.value,
+        "interval": score.interval,
+        "unit": score.unit,
+        "controls": [control_record(control) for control in score.controls],
+        "note": score.note,
+    }
+
+
+def withheld_record(withheld: Withheld) -> dict[str, Any]:
+    """A withheld score as plain values."""
+    return {"name": withheld.name, "reason": withheld.reason}
+
+
+SCORE_COLUMNS = ("score", "value", "95 %", "unit", "control", "its value", "its 95 %")
+
+
+def score_rows(scores: Sequence[Score]) -> list[list[Any]]:
+    """Rows of :data:`SCORE_COLUMNS`: one per control, the score itself on the first."""
+
+    def span(interval: Interval | None) -> str:
+        return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+
+    rows: list[list[Any]] = []
+    for score in scores:
+        for number, control in enumerate(score.controls):
+            first = [score.name, score.value, span(score.interval), score.unit] if number == 0 else ["", None, "", ""]
+            rows.append([*first, control.name, control.value, span(control.interval)])
+    return rows

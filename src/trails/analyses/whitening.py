@@ -1,0 +1,105 @@
+"""Whitening of hidden states, fitted on blocks that come one after another, and kept with the run it was fitted on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from trails.platform.arrays import Doubles, Floats
+from trails.schema import stable_hash
+from trails.store.traces import TraceStore
+
+
+@dataclass(frozen=True, slots=True)
+class Whitening:
+    """Affine map to zero mean and unit covariance on the fitted vectors: ``(x - mean) @ components``."""
+
+    mean: Floats  # (d,)
+    components: Floats  # (d, r)
+    n: int
+    """Vectors it was fitted on."""
+
+    def __call__(self, vectors: Floats) -> Floats:
+        """Whitened vectors of unit length, (n, r); a zero vector stays zero."""
+        white = (vectors - self.mean) @ self.components
+        norm = np.linalg.norm(white, axis=1, keepdims=True)
+        result: Floats = (white / np.where(norm > 0, norm, 1)).astype(np.float32)
+        return result
+
+
+MIN_VECTORS = 50
+"""Fewer vectors than this are not whitened."""
+
+
+class Moments:
+    """Mean and scatter of vectors that come in blocks, in float64 (Chan, Golub, LeVeque 1979): nothing is kept of a block."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean: Doubles = np.zeros(0)
+        self.scatter: Doubles = np.zeros((0, 0))
+
+    def add(self, vectors: Floats) -> None:
+        """Take in a block (m, d)."""
+        if not len(vectors):
+            return
+        x = np.asarray(vectors, np.float64)
+        mean = x.mean(axis=0)
+        x = x - mean
+        if not self.n:
+            self.n, self.mean, self.scatter = len(x), mean, x.T @ x
+            return
+        n = self.n + len(x)
+        apart = mean - self.mean
+        self.scatter = self.scatter + x.T @ x + np.outer(apart, apart) * (self.n * len(x) / n)
+        self.mean = self.mean + apart * (len(x) / n)
+        self.n = n
+
+    def whitening(self, *, per_component: float = 5.0, floor: float = 1e-4) -> Whitening:
+        """PCA whitening. Keeps at most one direction per ``per_component`` vectors, and none with less than ``floor`` of the
+        largest variance: a covariance of d directions needs several times d vectors. Raises ValueError below
+        :data:`MIN_VECTORS`.
+        """
+        if self.n < MIN_VECTORS:
+            raise ValueError(f"{self.n} vectors are too few to whiten; {MIN_VECTORS} are needed")
+        value, direction = np.linalg.eigh(self.scatter / (self.n - 1))
+        value, direction = value[::-1], direction[:, ::-1]
+        keep = min(int(self.n / per_component), int((value > floor * value[0]).sum()))
+        keep = max(keep, 1)
+        # A direction's sign is arbitrary: fix it, so that the same vectors in another order give the same components.
+        sign = np.sign(direction[np.abs(direction).argmax(axis=0), np.arange(direction.shape[1])])
+        components = direction[:, :keep] * sign[:keep] / np.sqrt(value[:keep])
+        return Whitening(self.mean.astype(np.float32), components.astype(np.float32), self.n)
+
+
+def fit_whitening(vectors: Floats, *, per_component: float = 5.0, floor: float = 1e-4) -> Whitening:
+    """:meth:`Moments.whitening` of vectors (n, d) that are all there."""
+    moments = Moments()
+    for start in range(0, len(vectors), 65_536):
+        moments.add(vectors[start : start + 65_536])
+    return moments.whitening(per_component=per_component, floor=floor)
+
+
+def whitening_of(store: TraceStore, run: str, layer: int) -> Whitening:
+    """The whitening of a run's step states at one of its stored layers, fitted on all its chains.
+
+    It is kept with the run (where the home can be written) and fitted again when the run has other chains than it was
+    fitted on. States are streamed. Raises ValueError for fewer than :data:`MIN_VECTORS` steps with a state.
+    """
+    path = store.home / "whitening" / f"{run}-{layer}.npz"
+    fitted_on = stable_hash(run, str(layer), *sorted(store.done(run)))
+    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as kept:
+        if str(kept["fitted_on"]) == fitted_on:
+            return Whitening(kept["mean"], kept["components"], int(kept["n"]))
+    moments = Moments()
+    for block in store.states(run, layer):
+        moments.add(block)
+    found = moments.whitening()
+    file = io.BytesIO()
+    np.savez(file, mean=found.mean, components=found.components, n=found.n, fitted_on=fitted_on)
+    store.keep(path, file.getvalue())
+    return found

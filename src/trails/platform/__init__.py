@@ -1,0 +1,1 @@
+"""What the other packages need of the machine: array types, files, threads, native libraries. Knows nothing of chains."""
