@@ -77,6 +77,8 @@ class Chain:
     metadata: Mapping[str, str] = field(default_factory=dict)
     source_sha256: str = ""
     licence: str = ""
+    messages: str = ""
+    family: str = ""
 
     @property
     def id(self) -> str:
@@ -289,9 +291,14 @@ SHARD_SCHEMA = pa.schema(
         ("nll_without_previous", _floats),
         ("state_layers", _ints),
         ("step_states", _floats),
+        ("messages", pa.string()),
+        ("family", pa.string()),
     ],
     metadata={"trails_format": str(FORMAT_VERSION)},
 )
+
+ADDED_COLUMNS = ("messages", "family")
+"""Columns of :data:`SHARD_SCHEMA` that shards of an earlier version lack; such a shard is read with nulls there."""
 
 # --------------------------------------------------------------------------------------------------------------------
 # The graph
@@ -672,6 +679,11 @@ def properties_of(name: str, *, per_layer: bool = False) -> tuple[Property, ...]
         return NODE[name].properties
     extra = TRANSITION_ARRAYS if per_layer and name in ("NEXT", "BEGINS") else ()
     return RELATIONSHIP[name].properties + extra
+
+
+def canonical_json(value: Any) -> str:
+    """JSON of one spelling: keys sorted, no blanks, Unicode as it is."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def metadata_json(metadata: Mapping[str, Any]) -> str:

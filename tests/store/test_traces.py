@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.store.factory import corpus, make_chain, make_run, make_trace, same
 
 from trails.errors import InputError, StoreError
-from trails.schema import Chain, Role, Step, Trace
+from trails.schema import ADDED_COLUMNS, Chain, Role, Step, Trace
 from trails.store import traces as module
 from trails.store.traces import TraceStore, decode_shard, encode_shard, to_table
 
@@ -57,6 +58,8 @@ def any_trace(draw: st.DrawFn) -> Trace:
         metadata=draw(st.dictionaries(TEXT, TEXT, max_size=3)),
         source_sha256=draw(TEXT),
         licence=draw(TEXT),
+        messages=draw(TEXT),
+        family=draw(TEXT),
     )
     small = st.integers(0, 9)
     steps = tuple(
@@ -179,6 +182,20 @@ def test_the_first_shard_by_name_counts(tmp_path: Path) -> None:
         assert store.done(trace.run) == {trace.chain.id}
         assert store.digest().n_traces == 1
         assert store.write([trace]) in names
+
+
+def test_a_shard_without_the_added_columns_is_read(tmp_path: Path) -> None:
+    written = [make_trace(key) for key in range(2)]
+    assert not any(trace.chain.messages or trace.chain.family for trace in written)
+    with TraceStore(tmp_path / "new", write=True) as store:
+        store.write(written)
+        digest = store.digest()
+    with TraceStore(tmp_path / "old", write=True) as store:
+        pq.write_table(to_table(written).drop_columns(list(ADDED_COLUMNS)), store.home / "shards" / "a.parquet")
+        assert [same(*pair) for pair in zip(store.traces(), written, strict=True)] == [True, True]
+        assert store.digest() == digest
+        (table,) = store.tables(["chain", "messages"])
+        assert table["messages"].null_count == 2
 
 
 def test_selection_by_run_and_chain_and_columns(tmp_path: Path) -> None:

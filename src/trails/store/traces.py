@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from trails.errors import InputError, StoreError
 from trails.platform.arrays import Floats
-from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, Chain, Role, Run, Step, Trace, stable_hash
+from trails.schema import ADDED_COLUMNS, FORMAT_VERSION, SHARD_SCHEMA, Chain, Role, Run, Step, Trace, stable_hash
 
 ROW_GROUP_TOKENS = 16_384
 """Tokens after which a shard starts a new row group: what a reader holds in memory at a time."""
@@ -298,7 +298,7 @@ class TraceStore:
             file = pq.ParquetFile(path, memory_map=True)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(path, error) from error
-        missing = set(SHARD_SCHEMA.names) - set(file.schema_arrow.names)
+        missing = set(SHARD_SCHEMA.names) - set(file.schema_arrow.names) - set(ADDED_COLUMNS)
         if missing:
             raise _damaged(path, f"columns missing: {', '.join(sorted(missing))}")
         return file
@@ -357,7 +357,7 @@ class TraceStore:
                 for groups, start, stop in _bundles(file.metadata, rows):
                     kept = np.flatnonzero(keep[start:stop])
                     if len(kept):
-                        table = file.read_row_groups(groups, names, use_threads=rows == 1).select(names)
+                        table = _with_added(file.read_row_groups(groups, names, use_threads=rows == 1)).select(names)
                         yield table if len(kept) == len(table) else table.take(pa.array(kept))
             except (OSError, pa.ArrowException) as error:
                 raise _damaged(path, error) from error
@@ -437,6 +437,15 @@ class TraceStore:
         size = sum(path.stat().st_size for path in shards)
         by_count = [dict(sorted(c.items(), key=lambda item: (-item[1], item[0]))) for c in counted]
         return HomeStats(len(shards), size, len(seen), chains, tokens, *by_count)
+
+
+def _with_added(table: pa.Table) -> pa.Table:
+    """The table with nulls in the columns that its shard was written without."""
+    for name in ADDED_COLUMNS:
+        if name not in table.column_names:
+            field = SHARD_SCHEMA.field(name)
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
 
 
 class _Seen:
@@ -539,7 +548,7 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
     step_type = SHARD_SCHEMA.field("steps").type.value_type
     try:
         columns["chain"] = pa.array([chain.id for chain in chains], pa.string())
-        for name in _TEXT_COLUMNS:
+        for name in (*_TEXT_COLUMNS, *ADDED_COLUMNS):
             columns[name] = pa.array([getattr(chain, name) for chain in chains], pa.string())
         columns["metadata"] = pa.array(
             [sorted(chain.metadata.items()) for chain in chains], SHARD_SCHEMA.field("metadata").type
@@ -580,7 +589,10 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
 def _encodable(chain: Chain) -> bool:
     try:
         "".join(
-            (chain.question, chain.text, chain.answer, chain.source, chain.source_id, *chain.metadata.values())
+            (
+                *(chain.question, chain.text, chain.answer, chain.source, chain.source_id),
+                *(chain.messages, chain.family, *chain.metadata.values()),
+            )
         ).encode()
     except UnicodeEncodeError:
         return False
@@ -655,7 +667,17 @@ def decode_shard(table: pa.Table) -> Iterator[Trace]:
     arrays = {name: _views(table[name]) for name in (*_INT_COLUMNS, *_FLOAT_COLUMNS, "boundaries", "state_layers")}
     scalars = {
         name: table[name].to_pylist()
-        for name in (*_TEXT_COLUMNS, "run", "tokenizer", "n_layers", "n_context", "metadata", "pieces", "steps")
+        for name in (
+            *_TEXT_COLUMNS,
+            *ADDED_COLUMNS,
+            "run",
+            "tokenizer",
+            "n_layers",
+            "n_context",
+            "metadata",
+            "pieces",
+            "steps",
+        )
     }
     for row in range(len(table)):
         n_layers = scalars["n_layers"][row]
@@ -675,6 +697,7 @@ def decode_shard(table: pa.Table) -> Iterator[Trace]:
             )
         chain = Chain(
             **{name: scalars[name][row] for name in _TEXT_COLUMNS},
+            **{name: scalars[name][row] or "" for name in ADDED_COLUMNS},
             boundaries=tuple(int(b) for b in _present(arrays["boundaries"][row])),
             metadata=dict(scalars["metadata"][row] or ()),
         )
@@ -711,6 +734,9 @@ def _row_digests(trace: Trace) -> tuple[bytes, bytes]:
 
     # the hash of the file is provenance: the same records in another order are the same content
     described = {name: getattr(chain, name) for name in _CHAIN_FIELDS if name not in ("metadata", "source_sha256")}
+    for name in ADDED_COLUMNS:  # so that a home of an earlier version keeps its digest
+        if not described[name]:
+            del described[name]
     described["metadata"] = sorted(chain.metadata.items())
     described["steps"] = [asdict(step) for step in trace.steps]
     described |= {
