@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-
-import click
+import traceback
 
 from trails.errors import TrailsError
 from trails.platform import static_tls
@@ -19,25 +19,46 @@ def start() -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1–7 see :mod:`trails.errors`, 130 interrupted."""
-    from trails.cli import cli
-
     try:
-        status = cli.main(prog_name="trails", standalone_mode=False)
-        # click hands over the code of an early exit as the result
-        sys.exit(status if isinstance(status, int) else 0)
-    except click.exceptions.Abort:
-        click.echo("interrupted; what was stored is kept, and the same command does not do it again", err=True)
+        sys.exit(_run())
+    except KeyboardInterrupt:  # before a command began
         sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except TrailsError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
     except BrokenPipeError:
         # the reader of our output (head, less) has gone: silence the flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _run() -> int:
+    import click
+
+    from trails.cli import cli
+    from trails.cli.common import echo
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its number
+    try:
+        status = cli.main(prog_name="trails", standalone_mode=False)
+    except click.exceptions.Abort:
+        echo("interrupted; what was stored is kept, and the same command does not do it again", to_stderr=True)
+        return 130
+    except click.ClickException as error:
+        shown = io.StringIO()
+        error.show(file=shown)
+        echo(shown.getvalue(), nl=False, to_stderr=True)
+        return 2
+    except TrailsError as error:
+        echo(f"Error: {error}", to_stderr=True)
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except Exception:
+        # a bug in trails: the traceback names it, and may quote text of strangers
+        echo(traceback.format_exc(), nl=False, to_stderr=True)
+        return 1
+    # click hands over the code of an early exit as the result
+    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":

@@ -6,15 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import (
-    device_option,
-    err,
-    home_option,
-    json_option,
-    model_option,
-    print_json,
-    print_rows,
-)
+from trails.cli.common import device_option, echo, err, home_option, json_option, model_option, print_json, print_rows
 from trails.cli.scores import print_scores, run_option, settings_for, shown
 
 
@@ -62,8 +54,8 @@ def command(
     if as_json:
         print_json(found.record())
         return
-    click.echo(f"from {found.start}: {shown(found.start_text)}")
-    click.echo(f"to   {found.goal}: {shown(found.goal_text)}")
+    echo(f"from {found.start}: {shown(found.start_text)}")
+    echo(f"to   {found.goal}: {shown(found.goal_text)}")
     named = {"claims the smallest worst transition": found.minimax}
     if found.verified is not None and found.minimax is not None and found.verified.steps != found.minimax.steps:
         named["best after re-scoring"] = found.verified
@@ -79,6 +71,6 @@ def command(
         print_rows(["edge", "step", "text"], rows, title=f"{name}: {way.n_extra} extra steps")
         print_scores(way.scores, way.withheld)
         if way.keeps_budget is not None:
-            click.echo(f"re-scored, the budget is {'kept' if way.keeps_budget else 'not kept'}")
+            echo(f"re-scored, the budget is {'kept' if way.keeps_budget else 'not kept'}")
     for note in found.notes:
-        err.print(note, highlight=False, markup=False)
+        err.print(note)

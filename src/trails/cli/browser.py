@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import err, settings_from
+from trails.cli.common import echo, err, settings_from
 
 
 @click.command("browser", context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,11 +30,11 @@ def command(save: Path | None, port: int, open_it: bool) -> None:
     address = browser_address(settings.neo4j_uri or "bolt://localhost:7687", settings.neo4j_username, port)
     if save is not None:
         favourites, style, guide = save_files(save)
-        err.print(f"Drop {favourites} on the Browser's window: every named query becomes a favourite.", highlight=False)
-        err.print(f"Drop {style} on it too: captions and colours. How to read it: {guide}", highlight=False)
+        err.print(f"Drop {favourites} on the Browser's window: every named query becomes a favourite.")
+        err.print(f"Drop {style} on it too: captions and colours. How to read it: {guide}")
     else:
-        err.print("Favourites and style sheet: trails browser --save FOLDER", highlight=False)
-    err.print("Neo4j Browser connects in write mode: what you type there can change the graph.", highlight=False)
-    click.echo(address)
+        err.print("Favourites and style sheet: trails browser --save FOLDER")
+    err.print("Neo4j Browser connects in write mode: what you type there can change the graph.")
+    echo(address)
     if open_it:
         click.launch(address)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import BarProgress, err, home_option, json_option, print_json, settings_from
+from trails.cli.common import BarProgress, echo, err, home_option, json_option, print_json, settings_from
 
 
 @click.command("bulk", context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,12 +42,12 @@ def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> 
     if as_json:
         print_json({"folder": str(folder), "rows": files.rows, "elements": files.elements, **lines})
         return
-    err.print(f"{files.elements:,} nodes and relationships in {folder}", highlight=False)
+    err.print(f"{files.elements:,} nodes and relationships in {folder}")
     err.print(
         "Stop the server, then type the line below, start the server, and create the indexes with", highlight=False
     )
-    err.print("  trails rebuild --store neo4j", highlight=False)
+    err.print("  trails rebuild --store neo4j")
     err.print(
         "With the server of scripts/neo4j put `scripts/neo4j admin --` in the place of neo4j-admin.", highlight=False
     )
-    click.echo(lines["neo4j_admin"])
+    echo(lines["neo4j_admin"])

@@ -6,14 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import (
-    device_option,
-    home_option,
-    json_option,
-    model_option,
-    print_json,
-    print_rows,
-)
+from trails.cli.common import device_option, echo, home_option, json_option, model_option, print_json, print_rows
 from trails.cli.scores import print_scores, run_option, settings_for, shown, text_or_file
 
 
@@ -52,7 +45,7 @@ def command(
         print_json(found.record())
         return
     if found.trail:
-        click.echo(f"trail: {found.trail}")
+        echo(f"trail: {found.trail}")
     rows = [
         [name, match.chain, f"{match.start}–{match.end}", match.trail_start, shown(match.text)]
         for name, match in (("enters", found.entry), ("leaves", found.exit), *(("longest", m) for m in found.longest))
@@ -61,5 +54,5 @@ def command(
     if rows:
         print_rows(["", "chain", "tokens of the text", "token of the chain", "text"], rows)
     if found.nearest:
-        click.echo(f"nearest chains in whitened space: {', '.join(found.nearest)}")
+        echo(f"nearest chains in whitened space: {', '.join(found.nearest)}")
     print_scores(found.scores, found.withheld, found.notes)

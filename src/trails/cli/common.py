@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from trails.config import Settings, load_settings
+from trails.report.text import json_text, spreadsheet_text, visible
 
-err = Console(stderr=True, soft_wrap=True)
+
+class SafeConsole(Console):
+    """A console to which everything is data: no markup, no emoji codes, and no text can steer the terminal.
+
+    What rich itself sends to the terminal (colours, the cursor of a bar) is not text and passes.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Options as for :class:`rich.console.Console`."""
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of a renderable with their text made :func:`visible`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+err = SafeConsole(stderr=True, soft_wrap=True)
 """Progress and warnings."""
 
 
 def out() -> Console:
     """Console for data on stdout; honours NO_COLOR and falls back to plain text when not a terminal."""
     if sys.stdout.isatty():
-        return Console()
+        return SafeConsole()
     # a pipe has no width: wide enough that tables stay readable, unless the user says otherwise
-    return Console(soft_wrap=True, width=int(os.environ.get("COLUMNS") or 140))
+    return SafeConsole(soft_wrap=True, width=int(os.environ.get("COLUMNS") or 140))
+
+
+def echo(text: str = "", *, nl: bool = True, to_stderr: bool = False) -> None:
+    """A line on stdout (or stderr), made :func:`visible`. With :data:`err` and :func:`out` the only way to print."""
+    click.echo(visible(text), nl=nl, err=to_stderr)
 
 
 home_option = click.option(
@@ -49,6 +75,18 @@ store_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
+def csv_option(command: Any) -> Any:
+    """``--csv`` and ``--raw-csv``; the parameter ``as_csv`` is the style for :func:`print_rows`, or None."""
+    safe = click.option(
+        "--csv",
+        "as_csv",
+        flag_value="csv",
+        help="Print CSV; text that a spreadsheet takes for a formula gets a ' before it.",
+    )
+    raw = click.option("--raw-csv", "as_csv", flag_value="raw-csv", help="Print CSV with every text exactly as stored.")
+    return safe(raw(command))
+
+
 def settings_from(**flags: Any) -> Settings:
     """Settings from the flags of a command; ``None`` means not given."""
     return load_settings(**flags)
@@ -66,8 +104,8 @@ def plain(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """JSON on stdout, text as it is."""
-    click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2))
+    """JSON on stdout; it reads back as the value."""
+    click.echo(json_text(plain(value)))
 
 
 def cell(value: Any) -> str:
@@ -86,18 +124,25 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, raw: bool) -> None:
+    """Rows as CSV. A pipe or a file gets the text as it is, except for formulas unless ``raw``; a terminal gets it visible."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    for row in (columns, *rows):
+        values = (json.dumps(plain(v), ensure_ascii=False) if isinstance(v, list | dict) else v for v in row)
+        writer.writerow([spreadsheet_text(v) if isinstance(v, str) and not raw else v for v in values])
+    text = file.getvalue()
+    # color: without it click takes the sequences of a colour out of the data
+    click.echo(visible(text) if sys.stdout.isatty() else text, nl=False, color=True)
+
+
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, style: str = "table", title: str = "") -> None:
-    """Rows on stdout as ``table``, ``json`` (list of objects) or ``csv``."""
+    """Rows on stdout as ``table``, ``json`` (list of objects), ``csv`` (safe to open in a spreadsheet) or ``raw-csv``."""
     if style == "json":
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
         return
-    if style == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow(
-                [json.dumps(plain(v), ensure_ascii=False) if isinstance(v, list | dict) else v for v in row]
-            )
+    if style in ("csv", "raw-csv"):
+        print_csv(columns, rows, raw=style == "raw-csv")
         return
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
@@ -107,8 +152,6 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, style: 
         table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=short)
     for row in rows:
         # Text, not markup: a token such as "[/b]" is data
-        from rich.text import Text
-
         table.add_row(*(Text(cell(value)) for value in row))
     out().print(table)
 
@@ -120,10 +163,10 @@ class BarProgress:
         """Nothing is drawn before :meth:`begin`."""
         self._quiet = quiet
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[speed]}", markup=False),
             TimeRemainingColumn(),
             console=err,
             transient=True,
@@ -163,4 +206,4 @@ class BarProgress:
 
     def note(self, message: str) -> None:
         """A line above the bar."""
-        err.print(message, highlight=False, markup=False)
+        err.print(message)

@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
-from trails.cli.common import err, home_option, json_option, print_rows, settings_from, store_option
+from trails.cli.common import csv_option, err, home_option, json_option, print_rows, settings_from, store_option
 from trails.errors import UsageError
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 
-csv_option = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 timeout_option = click.option(
     "--timeout", type=click.FloatRange(min=0.001), default=DEFAULT_TIMEOUT_S, show_default=True, help="Seconds."
 )
@@ -50,7 +49,7 @@ def command(
     query: str,
     params: tuple[str, ...],
     as_json: bool,
-    as_csv: bool,
+    as_csv: str | None,
     write: bool,
     timeout: float,
     limit: int,
@@ -74,6 +73,6 @@ def command(
             raise UsageError(f"{query[1:]} cannot be read ({error})") from None
     with open_graph(settings_from(home=home, store=store)) as graph:
         result = graph.run(query, parameters(params, typed=True), write=write, timeout_s=timeout, max_rows=limit)
-    print_rows(result.columns, result.rows, style="json" if as_json else "csv" if as_csv else "table")
+    print_rows(result.columns, result.rows, style="json" if as_json else as_csv or "table")
     if result.truncated:
-        err.print(f"only the first {limit:,} rows are shown; add LIMIT to the query or raise --limit", highlight=False)
+        err.print(f"only the first {limit:,} rows are shown; add LIMIT to the query or raise --limit")

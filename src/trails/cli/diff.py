@@ -9,6 +9,7 @@ import click
 from trails.cli.common import (
     BarProgress,
     device_option,
+    echo,
     home_option,
     json_option,
     model_option,
@@ -92,9 +93,9 @@ def command(
         if report.noise != report.noise
         else f"at most {report.noise:.2g}, mean {report.noise_mean:.2g} nats"
     )
-    click.echo(f"noise floor of the same model measured twice: {floor}")
+    echo(f"noise floor of the same model measured twice: {floor}")
     for group in report.groups:
-        click.echo(verdict(group, report.noise_mean))
+        echo(verdict(group, report.noise_mean))
     if report.layers:
         top = sorted(report.layers, key=lambda layer: -layer.hidden)[:6]
         print_rows(
@@ -114,4 +115,4 @@ def command(
         rows = [[row[key] for key in keys] for row in found.checkpoints]
         print_rows(keys, rows, title="by checkpoint (0 = base), nats per token")
     for alarm in found.alarms:
-        click.echo(f"alarm: {alarm}")
+        echo(f"alarm: {alarm}")

@@ -38,7 +38,7 @@ def command(home: Path | None, model: str | None, device: str | None, store: str
         for finding in findings:
             mend = f"  → {finding.mend}" if finding.mend and finding.state != "ok" else ""
             out().print(
-                f"{MARKS[finding.state]} {finding.name:<15} {finding.found}{mend}", highlight=False, markup=False
+                f"{MARKS[finding.state]} {finding.name:<15} {finding.found}{mend}",
             )
     if not healthy(findings):
         raise click.exceptions.Exit(1)

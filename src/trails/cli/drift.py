@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import home_option, json_option, out, print_json
+from trails.cli.common import echo, home_option, json_option, out, print_json
 from trails.cli.scores import print_scores, run_option, settings_for
 
 
@@ -36,5 +36,5 @@ def command(chain: str, against: str | None, width: int, run: str | None, home: 
         return
     out().print(picture(found, width=width))
     layer = f"layer {found.onset}" if found.onset is not None else "nowhere: no change point stands out"
-    click.echo(f"drift sets in: {layer}")
+    echo(f"drift sets in: {layer}")
     print_scores(found.scores, found.withheld, found.notes)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, err, json_option, model_option, print_json, settings_from
+from trails.cli.common import device_option, echo, err, json_option, model_option, print_json, settings_from
 
 
 @click.command("experiment", context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,14 +77,14 @@ def command(
         list(data) or [sample.path()],
         out,
         options,
-        note=lambda text: err.print(text, highlight=False, markup=False),
+        note=lambda text: err.print(text),
     )
     rows = sentences(outcomes, experiments())
     if as_json:
         print_json([dict(zip(("experiment", "claim", "outcome", "sentence"), row, strict=True)) for row in rows])
     else:
         for title, claim, state, sentence in rows:
-            click.echo(f"{title}, {claim}: {sentence}" if claim else f"{title}, {state}: {sentence}")
+            echo(f"{title}, {claim}: {sentence}" if claim else f"{title}, {state}: {sentence}")
     for outcome in outcomes:
         if outcome.report is not None:
-            err.print(f"report: {outcome.report}", highlight=False, markup=False)
+            err.print(f"report: {outcome.report}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import err, home_option, json_option, print_json, settings_from, store_option
+from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option
 
 
 @click.command("export", context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,14 +122,14 @@ def command(
         )
     else:
         made = f" ({counts.variants} of them microvariants)" if counts.variants else ""
-        click.echo(
+        echo(
             f"{counts.rows} rows of {counts.chains} chains{made}, {counts.labelled} of {counts.tokens} tokens with loss"
             f" (mean surprisal {counts.mean_surprisal:.3f} nats)"
         )
         for split_name, path in report.files.items():
-            click.echo(f"{split_name}: {path}")
-        click.echo(f"card: {report.card}")
+            echo(f"{split_name}: {path}")
+        echo(f"card: {report.card}")
         if report.settings:
-            click.echo(f"load with: {report.settings}")
+            echo(f"load with: {report.settings}")
     for line in report.lost:
-        err.print(f"lost: {line}", style="yellow", markup=False)
+        err.print(f"lost: {line}", style="yellow")

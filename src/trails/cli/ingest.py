@@ -188,4 +188,4 @@ def command(
         print_json(summary.record())
         return
     for line in summary_lines(summary):
-        err.print(line, highlight=False, markup=False)
+        err.print(line)

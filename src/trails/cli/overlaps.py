@@ -68,7 +68,7 @@ def command(
         return
     unit = "steps" if kind in ("skeleton", "near") else "tokens"
     if not len(shared.overlaps):
-        err.print(f"No {kind} overlap of {shared.min_length} {unit} or more.", highlight=False)
+        err.print(f"No {kind} overlap of {shared.min_length} {unit} or more.")
     else:
         rows = [
             [row["id"], row["n_tokens"], row["n_chains"], row["n_occurrences"], shown(row["text"])]

@@ -6,8 +6,18 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import err, home_option, json_option, print_json, print_rows, settings_from, store_option
-from trails.cli.cypher import csv_option, param_option, parameters, timeout_option
+from trails.cli.common import (
+    csv_option,
+    echo,
+    err,
+    home_option,
+    json_option,
+    print_json,
+    print_rows,
+    settings_from,
+    store_option,
+)
+from trails.cli.cypher import param_option, parameters, timeout_option
 from trails.errors import UsageError
 from trails.store.base import DEFAULT_MAX_ROWS
 
@@ -30,7 +40,7 @@ def command(
     params: tuple[str, ...],
     limit: int | None,
     as_json: bool,
-    as_csv: bool,
+    as_csv: str | None,
     timeout: float,
     home: Path | None,
     store: str | None,
@@ -45,7 +55,7 @@ def command(
     from trails.store import open_graph, queries
     from trails.store.traces import TraceStore
 
-    style = "json" if as_json else "csv" if as_csv else "table"
+    style = "json" if as_json else as_csv or "table"
     if listed:
         found = queries.named_queries().values()
         if as_json:
@@ -58,7 +68,7 @@ def command(
         raise UsageError("name a query, for example: trails query most-surprising. All names: trails query --list")
     query = queries.find(name)
     if shown:
-        click.echo(query.text, nl=False)
+        echo(query.text, nl=False)
         return
     settings = settings_from(home=home, store=store)
     with TraceStore(settings.home) as traces:
@@ -77,6 +87,6 @@ def command(
         )  # the same run in every row says nothing
     print_rows(columns, shown_rows, style=style, title=query.title)
     if not result.rows:
-        err.print(f"no rows. {query.description}", highlight=False, markup=False)
+        err.print(f"no rows. {query.description}")
     elif bound.get("limit") == len(result.rows):
-        err.print(f"the first {len(result.rows):,} rows; more with --limit", highlight=False)
+        err.print(f"the first {len(result.rows):,} rows; more with --limit")

@@ -27,4 +27,4 @@ def command(fresh: bool, per_layer: bool, home: Path | None, store: str | None) 
     settings = settings_from(home=home, store=store)
     with BarProgress(quiet=not sys.stderr.isatty()) as progress:
         loaded = rebuild(settings, fresh=fresh, per_layer=per_layer, progress=progress)
-    err.print(f"loaded {loaded:,} chains into {settings.store_name}", highlight=False)
+    err.print(f"loaded {loaded:,} chains into {settings.store_name}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, home_option, json_option, model_option, print_json, print_rows
+from trails.cli.common import device_option, echo, home_option, json_option, model_option, print_json, print_rows
 from trails.cli.scores import run_option, settings_for
 
 
@@ -71,12 +71,10 @@ def command(
         [[name, *trained.against[name]] for name in trained.against],
         title="paired over chains, 95 % interval",
     )
-    click.echo(found.verdict)
+    echo(found.verdict)
     if found.trained_on is None:
-        click.echo("not checked: whether these chains were trained on. Give the export: --export rows.parquet")
+        echo("not checked: whether these chains were trained on. Give the export: --export rows.parquet")
     elif found.trained_on:
-        click.echo(f"{found.trained_on} chains of the selection were trained on and left out")
+        echo(f"{found.trained_on} chains of the selection were trained on and left out")
     if shuffled is None:
-        click.echo(
-            "no shuffled control was given: a gain may be wording alone. Train one: trails train --shuffle-steps"
-        )
+        echo("no shuffled control was given: a gain may be wording alone. Train one: trails train --shuffle-steps")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from trails.analyses.score import SCORE_COLUMNS, Control, Score, Withheld, score_rows
-from trails.cli.common import err, print_rows
+from trails.cli.common import echo, err, print_rows
 from trails.errors import InputError, UsageError
 
 run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
@@ -50,14 +50,14 @@ def print_scores(scores: Sequence[Score], withheld: Sequence[Withheld], notes: S
         print_rows(SCORE_COLUMNS, score_rows(few))
     for score in scores:
         if score.note:
-            click.echo(f"{score.name}: {score.note}")
+            echo(f"{score.name}: {score.note}")
     by_reason: dict[str, list[str]] = {}
     for item in withheld:
         by_reason.setdefault(item.reason, []).append(item.name)
     for reason, names in by_reason.items():
-        click.echo(f"no score for {', '.join(names)}: {reason}")
+        echo(f"no score for {', '.join(names)}: {reason}")
     for note in notes:
-        err.print(note, highlight=False, markup=False)
+        err.print(note)
 
 
 def _with_interval(found: Score | Control) -> tuple[float, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import home_option, json_option, print_json, settings_from, store_option
+from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option
 
 
 @click.command("status", context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,27 +24,25 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
         return
     shards = found.shards
     tokens = sum(shards.tokens.values())
-    click.echo(
-        f"home        {found.home}: {shards.n_chains:,} chains in {shards.n_shards:,} shards, {_size(shards.n_bytes)}"
-    )
+    echo(f"home        {found.home}: {shards.n_chains:,} chains in {shards.n_shards:,} shards, {_size(shards.n_bytes)}")
     if tokens:
-        click.echo(f"            {tokens:,} measured tokens, {shards.n_bytes / tokens:,.0f} bytes a token")
+        echo(f"            {tokens:,} measured tokens, {shards.n_bytes / tokens:,.0f} bytes a token")
     for run_id, run in found.runs.items():
         adapter = f" + adapter {run.adapter[:12]}" if run.adapter else ""
         chains, of_run = shards.chains.get(run_id, 0), shards.tokens.get(run_id, 0)
-        click.echo(f"run         {run_id}  {run.model}{adapter}, {run.dtype}: {chains:,} chains, {of_run:,} tokens")
+        echo(f"run         {run_id}  {run.model}{adapter}, {run.dtype}: {chains:,} chains, {of_run:,} tokens")
     for name, counted in (("sources", shards.sources), ("languages", shards.languages), ("roles", shards.roles)):
         if counted:
-            click.echo(f"{name:<12}{_listed(counted)}")
+            echo(f"{name:<12}{_listed(counted)}")
     size = f", {_size(found.graph_bytes)}" if found.graph_bytes else ""
-    click.echo(f"graph       {found.graph}{size}")
+    echo(f"graph       {found.graph}{size}")
     if found.graph_problem:
-        click.echo(f"            {found.graph_problem}")
+        echo(f"            {found.graph_problem}")
     elif found.counts:
-        click.echo(f"            {_listed(found.counts)}")
+        echo(f"            {_listed(found.counts)}")
     if found.missing:
-        click.echo(f"            {found.missing:,} measured chains of the shards are not in the graph")
-    click.echo(f"next        {found.advice}")
+        echo(f"            {found.missing:,} measured chains of the shards are not in the graph")
+    echo(f"next        {found.advice}")
 
 
 def _listed(counts: Mapping[str, int]) -> str:

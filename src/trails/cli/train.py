@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from trails.cli.common import device_option, err, home_option, json_option, model_option, print_json, settings_from
+from trails.cli.common import (
+    device_option,
+    echo,
+    err,
+    home_option,
+    json_option,
+    model_option,
+    print_json,
+    settings_from,
+)
 
 
 @click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,6 +144,6 @@ def command(
     if report.resumed:
         err.print(f"continued from step {report.resumed}", style="yellow")
     first, last = report.losses[0], report.losses[-1]
-    click.echo(f"{report.steps} steps over {report.rows} rows, {report.trainable:,} trainable parameters")
-    click.echo(f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]} (not a measure of success)")
-    click.echo(f"adapter: {report.adapter}\nwhat it did: trails diff --adapter {report.adapter} --export {export}")
+    echo(f"{report.steps} steps over {report.rows} rows, {report.trainable:,} trainable parameters")
+    echo(f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]} (not a measure of success)")
+    echo(f"adapter: {report.adapter}\nwhat it did: trails diff --adapter {report.adapter} --export {export}")

@@ -13,7 +13,17 @@ import click
 import numpy as np
 from rich.text import Text
 
-from trails.cli.common import device_option, err, home_option, json_option, model_option, out, print_json, print_rows
+from trails.cli.common import (
+    device_option,
+    echo,
+    err,
+    home_option,
+    json_option,
+    model_option,
+    out,
+    print_json,
+    print_rows,
+)
 from trails.cli.scores import run_option, settings_for
 
 if TYPE_CHECKING:
@@ -116,12 +126,12 @@ def command(
     for title, by_kind in drawings.items():
         if by_kind:
             out().print(drift_picture(by_kind), soft_wrap=True)
-            click.echo(f"drift map, {title}, mean over variants; layers from left to right, shading up to the largest")
+            echo(f"drift map, {title}, mean over variants; layers from left to right, shading up to the largest")
     if reports:
-        click.echo(f"{enough} of {len(reports)} chains have {count} accepted variants or more")
+        echo(f"{enough} of {len(reports)} chains have {count} accepted variants or more")
     name = found.id or shlex.quote(str(found.path))  # a file of the user's own has no id in the home
-    click.echo(f"stored: {f'{found.id}  ' if found.id else ''}{found.path}\nrejected, with reasons: {found.rejected}")
-    click.echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
+    echo(f"stored: {f'{found.id}  ' if found.id else ''}{found.path}\nrejected, with reasons: {found.rejected}")
+    echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
 
 
 _SHADES = " ░▒▓█"

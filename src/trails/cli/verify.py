@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import home_option, json_option, print_json, settings_from, store_option
+from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option
 
 
 @click.command("verify", context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,14 +23,12 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
     if as_json:
         print_json(asdict(verdict))
     else:
-        click.echo(
-            f"shards      {verdict.chains:,} measured chains, content {verdict.content}, values {verdict.values}"
-        )
-        click.echo(f"expected    {verdict.expected}")
-        click.echo(f"graph       {verdict.graph}")
+        echo(f"shards      {verdict.chains:,} measured chains, content {verdict.content}, values {verdict.values}")
+        echo(f"expected    {verdict.expected}")
+        echo(f"graph       {verdict.graph}")
         for difference in verdict.differences:
-            click.echo(f"differs     {difference}")
-        click.echo(
+            echo(f"differs     {difference}")
+        echo(
             "the graph holds what the shards hold" if not verdict.differences else "load again: trails rebuild --fresh"
         )
     if verdict.differences:

@@ -1,0 +1,50 @@
+"""Text of strangers as a terminal may show it: a character that would steer the terminal is written out instead."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_STEERING = (
+    r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # C0 without tab and line feed, delete, C1: ESC, CSI, OSC and their kind
+    r"\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"  # order, invisible
+    r"\u2028\u2029"  # line and paragraph separators
+    r"\U000e0000-\U000e007f"  # tags: invisible copies of ASCII
+    r"\ud800-\udfff"  # half a character: cannot be encoded
+)
+_UNSAFE = re.compile(rf"\r(?!\n)|[{_STEERING}]")
+_UNSAFE_IN_JSON = re.compile(rf"[{_STEERING}]")
+
+
+def visible(text: str) -> str:
+    r"""``text`` with every character that steers a terminal or cannot be seen written as ``\x1b``, ``\u202e`` …
+
+    These are C0 (tab, line feed and the carriage return before a line feed stay), delete, C1, the marks and overrides of
+    writing direction, invisible formatting characters, tags, separators of lines and paragraphs, and lone surrogates. The
+    joiners U+200C and U+200D stay: emoji and several scripts need them. Applying it twice gives the same.
+    """
+    return _UNSAFE.sub(lambda found: _written_out(ord(found.group())), text)
+
+
+def json_text(value: Any) -> str:
+    r"""JSON, indented, that reads back as the very same value and steers no terminal: the characters of :func:`visible` are
+    written as JSON's own escapes (``\u202e``).
+    """
+    return _UNSAFE_IN_JSON.sub(_json_escape, json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _written_out(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return json.dumps(found.group())[1:-1]
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def spreadsheet_text(text: str) -> str:
+    """A text field of CSV that no spreadsheet takes for a formula: an apostrophe is put before =, +, -, @, tab and line end."""
+    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,0 +1,121 @@
+"""Everything printed goes through one place, and no text of strangers steers the terminal, whatever the command."""
+
+from __future__ import annotations
+
+import ast
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from trails.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = "\x1b]52;c;ZXZpbA==\x1b\\\x1b]8;;http://evil/\x1b\\link\x1b[2J\x1b[6n\x9b31m\u202e\x1b]0;title\x1b\\\x07[bold][/b]:x:"
+PRINTS = {"click.echo", "click.secho", "rich.print", "sys.stdout.write", "sys.stderr.write", "Console", "print"}
+
+
+def steering(text: str) -> set[str]:
+    """Characters in ``text`` that steer a terminal, by Unicode category and the list of bidi overrides."""
+    return {
+        c
+        for c in text.replace("\r\n", "\n")
+        if (unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n")
+        or "\u202a" <= c <= "\u202e"
+        or "\u2066" <= c <= "\u2069"
+    }
+
+
+def test_no_module_prints_around_it() -> None:
+    found = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTS:
+                found.append(f"{path.name}:{ast.unparse(node.func)}")
+    # the three ways out: echo, JSON, CSV
+    assert sorted(found) == ["common.py:click.echo"] * 3
+
+
+@pytest.fixture
+def hostile(trails, tmp_path: Path) -> str:
+    """A home whose every text is hostile; gives back the file it was read from."""
+    rows = [
+        {
+            "id": f"{n}{HOSTILE}",
+            "question": f"Question {n} {HOSTILE}",
+            "chain": f"If {HOSTILE} holds then x is {n}. But {HOSTILE} and 7 hold as before. Therefore {HOSTILE} is so.",
+            "answer": HOSTILE,
+            HOSTILE: "meta",
+        }
+        for n in range(4)
+    ]
+    path = tmp_path / f"esc{HOSTILE.replace('/', '')}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    trails("ingest", path)
+    return str(path)
+
+
+COMMAND_LINES: dict[str, list[list[str]]] = {
+    "ingest": [
+        ["{file}"],
+        ["{file}", "--dry-run"],
+        ["{file}", "--field", "chain=no{x}"],
+        ["nowhere{x}"],
+        ["--reader", "{x}", "{file}"],
+    ],
+    "status": [[], ["--home", "no{x}"]],
+    "show": [["{chain}"], ["{chain}", "{other}"], ["{chain}", "--numbers"], ["no{x}"], ["{chain}", "--measure", "{x}"]],
+    "cypher": [
+        ["MATCH (c:Chain) RETURN c.id, c.question, c.text, c.source"],
+        ["{x}"],
+        ["MATCH (n) RETURN {x}"],
+        ["@no{x}"],
+    ],
+    "query": [["--list"], ["chain-steps", "--param", "chain={chain}"], ["no{x}"], ["chain-steps", "--param", "{x}"]],
+    "overlaps": [[], ["--kind", "masked"], ["--kind", "skeleton"], ["--kind", "{x}"], ["--between", "{x}", "y"]],
+    "map": [[], ["--k", "{x}"]],
+    "gaps": [["--no-graph"], ["--chain", "{x}"]],
+    "bridge": [["{chain}:0", "{other}:1"], ["{x}", "y"]],
+    "capture": [["If {x} holds then x is 3."], ["no{x}.txt"]],
+    "drift": [["{chain}"], ["{x}"]],
+    "variants": [["{chain}", "--count", "2"], ["{x}"]],
+    "export": [
+        ["--subgraph", "all", "--format", "messages", "-o", "rows{x}.jsonl"],
+        ["--subgraph", "{x}", "--format", "trl", "-o", "y.jsonl"],
+    ],
+    "train": [["no{x}", "-o", "y{x}"]],
+    "diff": [["{x}", "y"]],
+    "recall": [["{x}", "--adapter", "no{x}"]],
+    "experiment": [["{x}"], ["depth", "--data", "no{x}"]],
+    "rebuild": [[], ["--home", "no{x}"]],
+    "verify": [[], ["--home", "no{x}"]],
+    "bulk": [["bulk{x}"]],
+    "browser": [[], ["--save", "files{x}"]],
+    "doctor": [["--home", "no{x}"]],
+}
+
+
+def test_hostile_text_steers_no_terminal(hostile: str, trails) -> None:
+    assert set(COMMAND_LINES) >= set(COMMANDS), "a command is missing here"
+    listed = trails("cypher", "MATCH (c:Chain) RETURN c.id AS id, c.text AS text", "--json")
+    assert HOSTILE in listed.json()[0]["text"], "data is untouched"
+    assert not steering(listed.out)
+    chain, other = (row["id"] for row in listed.json()[:2])
+    raw = trails("cypher", "MATCH (c:Chain) RETURN c.text AS text", "--csv").out
+    assert HOSTILE in raw, "a pipe gets CSV as it is"
+    names = {"{file}": hostile, "{chain}": chain, "{other}": other, "{x}": HOSTILE.replace("/", "")}
+
+    def filled(part: str) -> str:
+        for name, value in names.items():
+            part = part.replace(name, value)
+        return part
+
+    shown = 0
+    for command, lines in COMMAND_LINES.items():
+        for line in lines:
+            done = trails(command, *map(filled, line), code=None)
+            assert not steering(done.out + done.err), (command, line, steering(done.out + done.err))
+            assert "MarkupError" not in done.err
+            shown += r"\x1b" in done.out + done.err
+    assert shown > 25, "hostile text was printed, and written out"

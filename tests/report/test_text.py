@@ -1,0 +1,70 @@
+"""What a terminal may show: nothing that steers it, everything else as it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trails.report.text import json_text, spreadsheet_text, visible
+
+ANY = st.text(st.characters())  # every code point, lone surrogates too
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def steers(character: str) -> bool:
+    """Independent of the code: by Unicode category."""
+    if character in "\t\n\u200c\u200d":
+        return False
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in BIDI
+
+
+@given(ANY)
+def test_nothing_that_steers_is_left(text: str) -> None:
+    shown = visible(text)
+    assert not any(steers(c) for c in shown.replace("\r\n", "\n"))
+    assert visible(shown) == shown
+    shown.encode("utf-8")
+
+
+@given(ANY.filter(lambda text: not any(steers(c) or unicodedata.category(c) == "Cf" for c in text)))
+def test_text_that_steers_nothing_stays(text: str) -> None:
+    assert visible(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]52;c;ZXZpbA==\x1b\\", r"\x1b]52;c;ZXZpbA==\x1b" + "\\"),
+        ("\x9b31m", r"\x9b31m"),
+        ("safe\rforged", r"safe\x0dforged"),
+        ("line\r\nline\tx", "line\r\nline\tx"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("\U000e0041", r"\U000e0041"),
+        ("\ud83d", r"\ud83d"),
+        ("👩\u200d🚀 e\u0301 Ж", "👩\u200d🚀 e\u0301 Ж"),
+    ],
+)
+def test_what_is_written_instead(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@given(st.recursive(ANY, lambda inner: st.lists(inner) | st.dictionaries(ANY, inner)))
+def test_json_reads_back_as_the_same_and_steers_nothing(value: object) -> None:
+    text = json_text(value)
+    assert json.loads(text) == value
+    assert not any(steers(c) for c in text)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "＝"])
+def test_no_field_starts_a_formula(start: str) -> None:
+    file = io.StringIO()
+    csv.writer(file).writerow([spreadsheet_text(f'{start}HYPERLINK("http://evil")'), spreadsheet_text("a=b")])
+    (row,) = csv.reader(io.StringIO(file.getvalue(), newline=""))
+    assert row[0].startswith("'")
+    assert row[1] == "a=b"
