@@ -35,6 +35,7 @@ from trails.export.split import GramIndex, shared_grams
 from trails.export.subgraph import Selection
 from trails.export.variant_rows import largest_edits, stored_variants, variant_tables
 from trails.export.writer import PROVENANCE, Writer
+from trails.platform.files import write_atomic
 from trails.platform.threads import ahead
 from trails.schema import Run, fitting_runs
 from trails.store.traces import TraceStore, id_numbers
@@ -223,7 +224,7 @@ def export_selection(
         negative=findings(options.mask, options.weights, options.order, options.stratify, options.layers),
         hashes=hashes,
     )
-    card_file.write_text(text, encoding="utf-8")
+    write_atomic(card_file, text)
     return ExportReport(files, card_file, digests["train"], counts, tuple(lost), tuple(lint), writer.name, typed)
 
 

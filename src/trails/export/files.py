@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.errors import StoreError
+from trails.platform.files import replacing, sha256, write_atomic
 from trails.platform.threads import ahead
 
 DIGITS = 6
@@ -120,16 +121,16 @@ def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str
 
     The file appears complete or not at all. Raises StoreError when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".jsonl":
-            with temporary.open("wb") as file:
-                for lines in ahead(map(json_lines, tables)):
-                    file.write(lines)
-                    digest.update(lines)
-        else:
+        with replacing(path) as temporary:
+            if path.suffix == ".jsonl":
+                digest = hashlib.sha256()
+                with temporary.open("wb") as file:
+                    for lines in ahead(map(json_lines, tables)):
+                        file.write(lines)
+                        digest.update(lines)
+                return digest.hexdigest()
             if path.suffix == ".parquet":
                 texts = [field.name for field in schema if pa.types.is_string(field.type)]  # numbers seldom repeat
                 opened: Any = pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts)
@@ -138,14 +139,9 @@ def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str
             with opened as writer:
                 for table in ahead(tables):
                     writer.write_table(table.cast(schema))
-            with temporary.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-        temporary.replace(path)
+            return sha256(temporary)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return digest.hexdigest()
 
 
 def describe_saved(folder: Path, digests: dict[str, str]) -> None:
@@ -163,11 +159,5 @@ def describe_saved(folder: Path, digests: dict[str, str]) -> None:
             "_split": split,
         }
         for name, value in (("state.json", state), ("dataset_info.json", {})):
-            (folder / split / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(digests)}) + "\n", encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            write_atomic(folder / split / name, json.dumps(value, indent=2) + "\n")
+    write_atomic(folder / "dataset_dict.json", json.dumps({"splits": list(digests)}) + "\n")

@@ -254,7 +254,7 @@ def recall_of(
 
 def check_export(exported: Path, adapters: Sequence[Path]) -> None:
     """Raises UsageError when the record of an adapter names another export. One without a record is believed."""
-    from trails.export.files import sha256
+    from trails.platform.files import sha256
 
     try:
         digest = sha256(exported)

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trails.errors import MissingPackageError, ModelError, UsageError
-from trails.export.files import sha256
+from trails.platform.files import sha256, write_atomic
 from trails.schema import Run
 from trails.train.attention import NAME as BINNED
 from trails.train.attention import TeacherMap, attention_loss, install, tapped
@@ -231,7 +231,7 @@ def train_rows(
         "adapter_sha256": sha256(output / "adapter_model.safetensors"),
     }
     _write(output / "train.json", record)
-    (output / "README.md").write_text(_card(record), encoding="utf-8")
+    write_atomic(output / "README.md", _card(record))
     return _report(output, record)
 
 
@@ -502,9 +502,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
 
 
 def _report(output: Path, record: Mapping[str, Any], *, finished_before: bool = False) -> TrainReport:

@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,7 @@ from trails.errors import ModelError, UsageError
 from trails.export.record import COLUMNS
 from trails.measure.base import MeasureOptions, Segmented
 from trails.platform.arrays import Floats, Ints
+from trails.platform.files import replacing
 from trails.schema import SHARD_SCHEMA, Chain, Step, stable_hash
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of, thirds
@@ -755,33 +756,35 @@ def write_variants(tables: Iterable[pa.Table], reports: Sequence[VariantReport],
     """Write accepted variants to ``path`` (Parquet) and the others, with reasons, beside it; return the second file."""
     check_variant_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".parquet.part")  # a killed writer leaves no file that looks whole
-    with pq.ParquetWriter(temporary, VARIANT_SCHEMA, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table)
     rejected = path.with_name(f"{path.stem}.rejected.jsonl")
-    with rejected.open("w", encoding="utf-8", newline="\n") as file:
-        for report in reports:
-            for v in report.variants:
-                if not v.accepted:
-                    line = {
-                        "chain": report.chain,
-                        "variant": v.chain.id,
-                        "parent": v.parent,
-                        "kind": v.kind,
-                        "detail": v.detail,
-                        "edits": v.edits,
-                        "distance": v.distance,
-                        "volatility": round(v.volatility, 6),
-                        "reason": v.reason,
-                    }
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            for reason, count in sorted(report.dropped.items()):
-                file.write(
-                    json.dumps({"chain": report.chain, "reason": reason, "count": count}, ensure_ascii=False) + "\n"
-                )
-    temporary.replace(path)
+    with replacing(path) as temporary, replacing(rejected) as reasons:
+        with pq.ParquetWriter(temporary, VARIANT_SCHEMA, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
+        with reasons.open("w", encoding="utf-8", newline="\n") as file:
+            _write_reasons(reports, file)
     return rejected
+
+
+def _write_reasons(reports: Iterable[VariantReport], file: TextIO) -> None:
+    """Variants that were not accepted, and why, one JSON object a line."""
+    for report in reports:
+        for v in report.variants:
+            if not v.accepted:
+                line = {
+                    "chain": report.chain,
+                    "variant": v.chain.id,
+                    "parent": v.parent,
+                    "kind": v.kind,
+                    "detail": v.detail,
+                    "edits": v.edits,
+                    "distance": v.distance,
+                    "volatility": round(v.volatility, 6),
+                    "reason": v.reason,
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        for reason, count in sorted(report.dropped.items()):
+            file.write(json.dumps({"chain": report.chain, "reason": reason, "count": count}, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
