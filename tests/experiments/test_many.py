@@ -1,0 +1,134 @@
+"""Adapters trained side by side are those that PEFT and the bare loop train one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trails.train import TrainOptions
+from trails.train.loop import fit
+from trails.train.many import Adapters, Job, fit_many
+
+pytestmark = pytest.mark.train
+
+VOCABULARY = 61
+
+
+def tiny(family: str) -> Any:
+    """A random model of a family: 3 layers, 32 dimensions."""
+    from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config
+
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,
+        "pad_token_id": 0,
+    }
+    known = {
+        "llama": lambda: LlamaConfig(**shape),
+        "llama, tied": lambda: LlamaConfig(**shape, tie_word_embeddings=True),
+        "qwen2": lambda: Qwen2Config(**shape),  # biases
+        "gemma2": lambda: Gemma2Config(**shape, head_dim=8, query_pre_attn_scalar=8),  # soft caps, sliding window
+        "phi3": lambda: Phi3Config(**shape),  # query, key and value in one layer
+    }
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(known[family]()).float().eval()
+
+
+def rows_of(seed: int, count: int) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        n = int(draw.integers(6, 20))
+        ids = draw.integers(1, VOCABULARY, n).tolist()
+        labels = [-100] * 3 + ids[3:]
+        weights = [0.0] * 3 + [float(draw.choice([0.0, 0.5, 1.0])) for _ in ids[3:]]
+        found.append(
+            {
+                "input_ids": ids,
+                "labels": labels,
+                "loss_weights": weights,
+                "step_spans": [],
+                "offset": 3,
+                "chain": str(number),
+            }
+        )
+    return found
+
+
+JOBS = ((11, 3e-3), (12, 1e-3), (13, 3e-2))
+
+
+@pytest.mark.parametrize("tokens", [16384, 90])
+@pytest.mark.parametrize("family", ["llama", "llama, tied", "qwen2", "gemma2", "phi3"])
+def test_each_adapter_is_the_one_trained_alone(family: str, tokens: int) -> None:
+    options = TrainOptions(steps=5, batch=4, layers=(), rank=4, alpha=8)
+    # 10 rows in batches of 4: the last batch of a pass has two rows
+    feeds = {seed: rows_of(seed, 10) for seed, _ in JOBS}
+    test = torch.tensor([row["input_ids"][:6] for row in rows_of(99, 4)])
+    losses: list[list[float]] = []
+    model = tiny(family)
+    untouched = {name: value.clone() for name, value in model.state_dict().items()}
+    modules = dict(model.named_modules())
+    jobs = [Job(feeds[seed], seed, rate) for seed, rate in JOBS]
+    with fit_many(model, jobs, options, on_step=lambda _, found, __: losses.append(found), tokens=tokens) as adapters:
+        with torch.inference_mode():
+            together = model(input_ids=test.repeat(len(JOBS), 1), use_cache=False).logits.reshape(
+                len(JOBS), *test.shape, -1
+            )
+        states = [adapters.state(index) for index in range(len(JOBS))]
+    assert dict(model.named_modules()) == modules
+    assert all(torch.equal(value, untouched[name]) for name, value in model.state_dict().items())
+    for index, (seed, rate) in enumerate(JOBS):
+        chosen = replace(options, seed=seed, learning_rate=rate)
+        alone: list[float] = []
+        trained = fit(tiny(family), feeds[seed], chosen, on_step=lambda _, loss, __, alone=alone: alone.append(loss))
+        np.testing.assert_allclose([step[index] for step in losses], alone, rtol=1e-4)
+        theirs = {
+            name.replace(".default", ""): value for name, value in trained.state_dict().items() if "lora_" in name
+        }
+        assert theirs.keys() == states[index].keys()
+        moved = max(float(value.abs().max()) for name, value in theirs.items() if "lora_B" in name)
+        assert moved > 3 * rate  # five steps of Adam
+        # the floor: the same rows in another order within their batches, which changes the rounding only
+        swapped = [row for start in (0, 4, 8) for row in feeds[seed][start : start + 4][::-1]]
+        again = fit(tiny(family), swapped, chosen)
+        with torch.inference_mode():
+            expected, other = (m(input_ids=test, use_cache=False).logits for m in (trained, again))
+        floor = float((expected - other).abs().max())
+        assert float((together[index] - expected).abs().max()) < max(10 * floor, 2e-5)
+
+
+def test_adapters_do_not_see_each_other() -> None:
+    """A third adapter with other rows and a rate of 1 changes nothing in the first two."""
+    options = TrainOptions(steps=3, batch=2, layers=())
+    kept = []
+    for third in (Job(rows_of(3, 4), 3, 1e-3), Job(rows_of(4, 4), 5, 1.0)):
+        jobs = [Job(rows_of(1, 4), 1, 1e-2), Job(rows_of(2, 4), 2, 1e-2), third]
+        with fit_many(tiny("llama"), jobs, options) as adapters:
+            kept.append(adapters.flat.detach()[:2].clone())
+    torch.testing.assert_close(kept[0], kept[1], rtol=0, atol=2e-4)
+
+
+def test_before_training_every_adapter_is_the_model() -> None:
+    model = tiny("llama")
+    ids = torch.tensor([[1, 2, 3, 4]])
+    expected = model(input_ids=ids, use_cache=False).logits
+    with Adapters(model, [0, 1]).installed() as adapters, torch.inference_mode():
+        adapters.set()
+        found = model(input_ids=ids.repeat(2, 1), use_cache=False).logits
+        with pytest.raises(ValueError, match="3 rows cannot be dealt to 2 adapters"):
+            model(input_ids=ids.repeat(3, 1), use_cache=False)
+        adapters.set(on=False)
+        again = model(input_ids=ids.repeat(3, 1), use_cache=False).logits
+    torch.testing.assert_close(found, expected.repeat(2, 1, 1))
+    torch.testing.assert_close(again, expected.repeat(3, 1, 1))
