@@ -27,13 +27,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trails.schema import RELATIONSHIP, Run, Trace
+from trails.schema import ARRAYS, RELATIONSHIP, Run, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.digest import compare, graph_digest
 from trails.store.embedded import EmbeddedStore
 from trails.store.queries import named_queries
 from trails.store.rows import graph_batch
-from trails.store.traces import _FLOAT_COLUMNS, TraceStore, encode_shard, to_table
+from trails.store.shards import encode_shard, to_table
+from trails.store.traces import TraceStore
 
 SHARD_CHAINS = 64
 
@@ -74,8 +75,9 @@ def engine_only(batches: Sequence[GraphBatch]) -> float:
 def encodings(traces: Sequence[Trace]) -> dict[str, float]:
     """Bytes per token of the same rows under other settings of Parquet."""
     table, tokens = to_table(traces), sum(trace.n_tokens for trace in traces)
-    floats = [f"{name}.list.element" for name in _FLOAT_COLUMNS]
-    others = [c for c in table.schema.names if c not in _FLOAT_COLUMNS]
+    arrays = {measure.name for measure in ARRAYS if measure.dtype == "float32"}
+    floats = [f"{name}.list.element" for name in sorted(arrays)]
+    others = [c for c in table.schema.names if c not in arrays]
 
     def size(**options: object) -> float:
         sink = pa.BufferOutputStream()

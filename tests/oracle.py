@@ -76,6 +76,12 @@ def transition(trace: Trace, t: int) -> dict[str, Any]:
     )
 
 
+def most_kept(trace: Trace) -> int:
+    """The largest number of earlier steps that a step of a trace keeps."""
+    masses = [trace.step_masses(step)[2 : step + 2] for step in range(len(trace.steps))]
+    return max(sum(not any(math.isnan(x) for x in row) for row in rows) for rows in masses)
+
+
 def build(traces: Iterable[Trace], runs: Mapping[str, Run]) -> Graph:
     """The graph of some traces."""
     graph = nx.MultiDiGraph()
@@ -120,6 +126,7 @@ def _add(graph: Graph, trace: Trace) -> None:
                 "mean_surprisal": mean(known),
                 "max_surprisal": max(known, default=None),
                 "hidden_baseline": [float(x) for x in trace.hidden_baseline],
+                "edges_per_step": None if trace.step_keys is None else most_kept(trace),
             }
         ),
     )

@@ -4,9 +4,9 @@ Records are frozen dataclasses without engine code. Character offsets count Unic
 positions count the chain's own tokens from 0, natural logarithms everywhere (nats). Shapes: ``n`` tokens of the chain,
 ``S`` steps, ``L`` layers of the model, ``V`` vocabulary size.
 
-The three declarations below are the only place where names of columns, labels, relationship types and properties are
-written: :data:`SHARD_SCHEMA`, :data:`NODES` and :data:`RELATIONSHIPS`. Constraints, indexes, the schema page, digests
-and the checks come from them.
+The declarations below are the only place where names of measures, columns, labels, relationship types and properties are
+written: :data:`MEASURES` (and :data:`SHARD_SCHEMA`, which follows from it), :data:`NODES` and :data:`RELATIONSHIPS`.
+Constraints, indexes, the schema page, digests and the checks come from them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from trails.platform.arrays import Floats, Ints
@@ -159,7 +161,9 @@ class Trace:
 
     Attention masses are head means. ``step_attention`` holds, for each query step ``s`` in order, the bins
     ``[first token of the sequence (sink), rest of the context (question), step 0, …, step s]`` (``s + 3`` bins, summing
-    to 1 in every layer), so its first axis has ``S * (S + 5) / 2`` rows; :meth:`step_masses` unpacks one query step.
+    to 1 in every layer), so its first axis has ``S * (S + 5) / 2`` rows. A chain of very many steps keeps only the strongest
+    earlier steps of each: then ``step_keys`` names the bin of every row (:data:`SINK`, :data:`QUESTION`, or a step, in this
+    order), and the mass on the others is what is missing to 1. :meth:`step_masses` unpacks one query step either way.
     A step without a token of its own has NaN there.
     """
 
@@ -186,7 +190,8 @@ class Trace:
     attention_entropy: Floats  # (n, L) nats, mean over heads of the entropy of the attention row of t
     hidden_shift: Floats  # (n, L+1) 1 - cosine between the hidden states of t-1 and t; 0 = input embeddings
     hidden_baseline: Floats  # (L+1,) mean 1 - cosine of random pairs of positions in this chain (anisotropy baseline)
-    step_attention: Floats  # (S*(S+5)/2, L)
+    step_attention: Floats  # (B, L); B = S*(S+5)/2, or the length of step_keys
+    step_keys: Ints | None = None  # (B,) what each row of step_attention stands for; None: every earlier step is there
     # on request; None when not measured
     token_attends_step: Ints | None = None  # (n,) earlier step with the largest mass, -1 in step 0
     token_attends_mass: Floats | None = None  # (n,) that mass, mean over layers
@@ -201,6 +206,15 @@ class Trace:
     nll_without_previous: Floats | None = None  # (S,) nats per token, everything but the previous step
     state_layers: tuple[int, ...] = ()  # layers kept in step_states (0 = input embeddings)
     step_states: Floats | None = None  # (S, len(state_layers), d_model) mean hidden state of the step's tokens
+    more: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """Measures of :data:`MEASURES` that have no field of their own, by name."""
+
+    def array(self, name: str) -> npt.NDArray[Any] | None:
+        """A measure by its name in :data:`MEASURES`; None when it was not taken. Raises KeyError for an unknown name."""
+        if name in _TRACE_FIELDS:
+            found: npt.NDArray[Any] | None = getattr(self, name)
+            return found
+        return self.more.get(MEASURE[name].name)
 
     @property
     def n_tokens(self) -> int:
@@ -212,9 +226,25 @@ class Trace:
         return token_key(self.chain.id, self.tokenizer[:8], position)
 
     def step_masses(self, step: int) -> Floats:
-        """Attention bins of one query step, shape ``(step + 3, L)``: sink, question, step 0 … step ``step``."""
-        start = step * (step + 5) // 2
-        return self.step_attention[start : start + step + 3]
+        """Attention bins of one query step, shape ``(step + 3, L)``: sink, question, step 0 … step ``step``; NaN for an
+        earlier step that was not kept.
+        """
+        if self.step_keys is None:
+            start = step * (step + 5) // 2
+            return self.step_attention[start : start + step + 3]
+        first, last = (int(at) for at in bin_starts(self.step_keys)[step : step + 2])
+        masses = np.full((step + 3, self.step_attention.shape[1]), np.nan, np.float32)
+        masses[self.step_keys[first:last] + 2] = self.step_attention[first:last]
+        return masses
+
+
+SINK, QUESTION = -2, -1
+"""Keys of the first two attention bins of every step: the first token of the sequence, the rest of the context."""
+
+
+def bin_starts(step_keys: Ints) -> npt.NDArray[np.int64]:
+    """Row at which the bins of every query step begin, and the number of rows: ``S + 1`` numbers."""
+    return np.append(np.flatnonzero(step_keys == SINK), len(step_keys))
 
 
 def token_key(chain: str, tokenizer: str, position: int) -> str:
@@ -226,6 +256,148 @@ def step_key(chain: str, index: int) -> str:
     """Identity of a step."""
     return f"{chain}:{index}"
 
+
+# --------------------------------------------------------------------------------------------------------------------
+# Measures: everything that a trace holds as an array
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One array of a trace. Its column in the shards, its properties in the graph, what can be shown of it and its line in
+    the documentation follow from here.
+
+    ``shape`` names the axes, joined by spaces: ``n`` tokens, ``q`` tokens of the question, ``S`` steps, ``L`` layers,
+    ``L+1`` layers and the input embeddings before them, ``s`` kept layers, ``B`` attention bins of all steps, a number, or
+    another letter for a width that follows from the row itself. ``graph`` says how a measure over tokens reaches the
+    transitions: ``scalar`` as it is, ``mean`` as its mean over layers, ``thirds`` also as the means of the early, middle and
+    late layers and the layer of the largest value; ``none`` is not there, or is there by a rule of its own. ``by_layer`` also
+    puts the array on the transition where ``--per-layer`` asks for it. ``optional`` measures may be missing (null) in a row,
+    and their column may be missing in a shard that an earlier version wrote: a new measure is optional.
+    """
+
+    name: str
+    dtype: Literal["float32", "int32"]
+    shape: str
+    unit: str
+    meaning: str
+    graph: Literal["scalar", "mean", "thirds", "none"] = "none"
+    by_layer: bool = False
+    optional: bool = False
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes."""
+        return tuple(self.shape.split())
+
+    @property
+    def first_layer(self) -> int:
+        """Column of the first layer of the model: the input embeddings before it are no layer."""
+        return int(self.axes[-1] == "L+1")
+
+    @property
+    def shown(self) -> bool:
+        """Whether it can be shown token by token: those that reach the transitions of the graph."""
+        return self.graph != "none"
+
+
+TOKENISATION: tuple[Measure, ...] = (
+    Measure("token_ids", "int32", "n", "", "tokens of the chain"),
+    Measure("token_start", "int32", "n", "characters", "first character of each token"),
+    Measure("token_end", "int32", "n", "characters", "one past the last; starts and ends partition the text"),
+    Measure("step_tokens", "int32", "S 2", "tokens", "token span of each step"),
+    Measure("question_token_ids", "int32", "q", "", "tokens of the question"),
+)
+"""What the tokenizer made of the text."""
+
+MEASURES: tuple[Measure, ...] = (
+    Measure("question_surprisal", "float32", "q", "nats", "-ln p of each token of the question"),
+    Measure("surprisal", "float32", "n", "nats", "-ln p(token | context)", "scalar"),
+    Measure("entropy", "float32", "n", "nats", "entropy of the distribution that predicts the token", "scalar"),
+    Measure(
+        "rank",
+        "int32",
+        "n",
+        "",
+        "vocabulary items more likely than the token; 0 = most likely, -1 = undefined",
+        "scalar",
+    ),
+    Measure(
+        "logit_shift",
+        "float32",
+        "n",
+        "0..1",
+        "total variation between the predictive distributions before and after the token",
+        "scalar",
+    ),
+    Measure(
+        "attention_shift",
+        "float32",
+        "n L",
+        "0..1",
+        "total variation between the binned attention of the two tokens",
+        "thirds",
+        by_layer=True,
+    ),
+    Measure("attention_previous", "float32", "n L", "0..1", "attention mass on the previous token", "mean"),
+    Measure("attention_sink", "float32", "n L", "0..1", "attention mass on the first token of the sequence", "mean"),
+    Measure(
+        "attention_entropy",
+        "float32",
+        "n L",
+        "nats",
+        "entropy of the attention row, mean over heads",
+        "mean",
+        by_layer=True,
+    ),
+    Measure(
+        "hidden_shift",
+        "float32",
+        "n L+1",
+        "0..2",
+        "1 - cosine between the hidden states of the two tokens, input embeddings left out",
+        "thirds",
+        by_layer=True,
+    ),
+    Measure(
+        "hidden_baseline", "float32", "L+1", "0..2", "1 - cosine of random pairs of positions of the chain, per layer"
+    ),
+    Measure(
+        "step_attention",
+        "float32",
+        "B L",
+        "0..1",
+        "attention of each step: first token of the sequence, question, earlier steps, itself",
+    ),
+    Measure(
+        "step_keys",
+        "int32",
+        "B",
+        "",
+        "what each bin of step_attention stands for (-2 first token, -1 question, else a step); null: every earlier step",
+        optional=True,
+    ),
+    Measure("token_attends_step", "int32", "n", "", "earlier step with the largest mass, -1 in step 0", optional=True),
+    Measure("token_attends_mass", "float32", "n", "0..1", "that mass; mean over layers", optional=True),
+    Measure("token_attends_layer", "int32", "n", "layer", "layer in which it is largest", optional=True),
+    Measure("peak_token", "int32", "n k", "tokens", "positions of the k strongest earlier tokens", optional=True),
+    Measure("peak_mass", "float32", "n k", "0..1", "largest head-mean mass over layers", optional=True),
+    Measure("peak_layer", "int32", "n k", "layer", "layer of that mass", optional=True),
+    Measure("nll_given_all", "float32", "S", "nats per token", "everything before the step as context", optional=True),
+    Measure("nll_given_question", "float32", "S", "nats per token", "only the question as context", optional=True),
+    Measure(
+        "nll_without_previous", "float32", "S", "nats per token", "everything but the previous step", optional=True
+    ),
+    Measure("step_states", "float32", "S s d", "", "mean hidden state of the step's tokens", optional=True),
+)
+"""Everything that is measured, in storage order. A new measure is a line here and the function that takes it."""
+
+ARRAYS: tuple[Measure, ...] = TOKENISATION + MEASURES
+MEASURE: Mapping[str, Measure] = {measure.name: measure for measure in ARRAYS}
+TRANSITION_MEASURES: tuple[Measure, ...] = tuple(measure for measure in MEASURES if measure.shown)
+"""Measures with one value, or one row of layers, per transition; they reach the graph and can be shown."""
+
+_TRACE_FIELDS = frozenset(f.name for f in fields(Trace))
 
 # --------------------------------------------------------------------------------------------------------------------
 # Shards: one row per trace. Matrices are stored row by row in one list; their width follows from n_layers.
@@ -241,64 +413,35 @@ _STEP = pa.struct(
         ("explicit", pa.bool_()),
     ]
 )
-_floats = pa.list_(pa.float32())
-_ints = pa.list_(pa.int32())
+_ARROW_LIST = {"float32": pa.list_(pa.float32()), "int32": pa.list_(pa.int32())}
+
+CHAIN_TEXTS = ("source", "source_id", "source_sha256", "licence", "question", "text", "answer", "language")
+"""Texts of a chain that every shard holds."""
+
+ADDED_COLUMNS = ("messages", "family")
+"""Texts of a chain that shards of earlier versions do not hold; null there, and read as empty."""
 
 SHARD_SCHEMA = pa.schema(
     [
         ("chain", pa.string()),
         ("run", pa.string()),
-        ("source", pa.string()),
-        ("source_id", pa.string()),
-        ("source_sha256", pa.string()),
-        ("licence", pa.string()),
-        ("question", pa.string()),
-        ("text", pa.string()),
-        ("answer", pa.string()),
-        ("language", pa.string()),
-        ("boundaries", _ints),
+        *((name, pa.string()) for name in CHAIN_TEXTS),
+        ("boundaries", pa.list_(pa.int32())),
         ("metadata", pa.map_(pa.string(), pa.string())),
         ("steps", pa.list_(_STEP)),
         ("tokenizer", pa.string()),
         ("n_layers", pa.int32()),
         ("n_context", pa.int32()),
-        ("token_ids", _ints),
-        ("token_start", _ints),
-        ("token_end", _ints),
         ("pieces", pa.list_(pa.string())),
-        ("step_tokens", _ints),
-        ("question_token_ids", _ints),
-        ("question_surprisal", _floats),
-        ("surprisal", _floats),
-        ("entropy", _floats),
-        ("rank", _ints),
-        ("logit_shift", _floats),
-        ("attention_shift", _floats),
-        ("attention_previous", _floats),
-        ("attention_sink", _floats),
-        ("attention_entropy", _floats),
-        ("hidden_shift", _floats),
-        ("hidden_baseline", _floats),
-        ("step_attention", _floats),
-        ("token_attends_step", _ints),
-        ("token_attends_mass", _floats),
-        ("token_attends_layer", _ints),
-        ("peak_token", _ints),
-        ("peak_mass", _floats),
-        ("peak_layer", _ints),
-        ("nll_given_all", _floats),
-        ("nll_given_question", _floats),
-        ("nll_without_previous", _floats),
-        ("state_layers", _ints),
-        ("step_states", _floats),
-        ("messages", pa.string()),
-        ("family", pa.string()),
+        ("state_layers", pa.list_(pa.int32())),
+        *((measure.name, _ARROW_LIST[measure.dtype]) for measure in ARRAYS),
+        *((name, pa.string()) for name in ADDED_COLUMNS),
     ],
     metadata={"trails_format": str(FORMAT_VERSION)},
 )
 
-ADDED_COLUMNS = ("messages", "family")
-"""Columns of :data:`SHARD_SCHEMA` that shards of an earlier version lack; such a shard is read with nulls there."""
+OPTIONAL_COLUMNS = frozenset((*ADDED_COLUMNS, *(measure.name for measure in ARRAYS if measure.optional)))
+"""Columns that a shard may lack: null in every row. All others are in every shard that any version wrote."""
 
 # --------------------------------------------------------------------------------------------------------------------
 # The graph
@@ -367,36 +510,27 @@ def _thirds(name: str, meaning: str, unit: str) -> tuple[Property, ...]:
     )
 
 
-TRANSITION: tuple[Property, ...] = (
-    _RUN,
-    _p("surprisal", "float", "-ln p(token | context)", "nats"),
-    _p("entropy", "float", "entropy of the distribution that predicts the token", "nats"),
-    _p("rank", "integer", "vocabulary items more likely than the token; 0 = most likely"),
-    _p(
-        "logit_shift",
-        "float",
-        "total variation between the predictive distributions before and after the token",
-        "0..1",
-    ),
-    *_thirds("attention_shift", "total variation between the binned attention of the two tokens", "0..1"),
-    _p("attention_previous", "float", "attention mass on the previous token; mean over layers and heads", "0..1"),
-    _p(
-        "attention_sink",
-        "float",
-        "attention mass on the first token of the sequence; mean over layers and heads",
-        "0..1",
-    ),
-    _p("attention_entropy", "float", "entropy of the attention row; mean over layers and heads", "nats"),
-    *_thirds(
-        "hidden_shift", "1 - cosine between the hidden states of the two tokens, input embeddings left out", "0..2"
-    ),
-)
+def _transition(measure: Measure) -> tuple[Property, ...]:
+    """The scalars by which a measure reaches the transitions."""
+    if measure.graph == "thirds":
+        return _thirds(measure.name, measure.meaning, measure.unit)
+    over = "; mean over layers" if measure.graph == "mean" else ""
+    whole = measure.dtype == "int32" and measure.graph == "scalar"
+    return (_p(measure.name, "integer" if whole else "float", measure.meaning + over, measure.unit),)
+
+
+TRANSITION: tuple[Property, ...] = (_RUN, *(p for measure in TRANSITION_MEASURES for p in _transition(measure)))
 """Scalars of one measured transition, in storage order."""
 
-TRANSITION_ARRAYS: tuple[Property, ...] = (
-    _p("attention_shift_by_layer", "floats", "attention_shift in every layer", "0..1"),
-    _p("hidden_shift_by_layer", "floats", "hidden_shift in every layer, 0 = input embeddings", "0..2"),
-    _p("attention_entropy_by_layer", "floats", "attention_entropy in every layer", "nats"),
+TRANSITION_ARRAYS: tuple[Property, ...] = tuple(
+    _p(
+        f"{measure.name}_by_layer",
+        "floats",
+        f"{measure.name} in every layer" + (", 0 = input embeddings" if measure.first_layer else ""),
+        measure.unit,
+    )
+    for measure in TRANSITION_MEASURES
+    if measure.by_layer
 )
 """Arrays that ``--per-layer`` adds to a transition."""
 
@@ -547,6 +681,11 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
             _p("mean_surprisal", "float", "nll / tokens measured", "nats per token"),
             _p("max_surprisal", "float", "largest surprisal in the chain", "nats"),
             _p("hidden_baseline", "floats", "1 - cosine of random pairs of positions, per layer", "0..2"),
+            _p(
+                "edges_per_step",
+                "integer",
+                "strongest earlier steps that each step keeps as ATTENDS_TO, for a chain of many steps; absent: all",
+            ),
         ),
         ("run",),
     ),
@@ -603,7 +742,7 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
         "ATTENDS_TO",
         "Step",
         "Step",
-        "attention from a later step to an earlier one",
+        "attention from a later step to an earlier one; none where both were never in one window of the model",
         (
             _RUN,
             _p("mean", "float", "mass; mean over layers, heads and the later step's tokens", "0..1"),

@@ -167,3 +167,30 @@ def test_a_damaged_graph_is_made_again_by_rebuild_fresh(trails, chains_file: Pat
     assert "can be made again from the shards" in trails("status", code=None).err + trails("verify", code=5).err
     assert "loaded 4 chains" in trails("rebuild", "--fresh").err
     assert trails("verify", "--json").json() == expected
+
+
+def test_a_damaged_shard_is_set_aside_and_measured_again(trails, chains_file: Path, tmp_path: Path) -> None:
+    trails("ingest", chains_file, "--limit", 2)
+    trails("ingest", chains_file)
+    expected = trails("verify", "--json").json()
+    assert expected["damaged"] == expected["advice"] == []
+    home = tmp_path / "home"
+    shard = max((home / "shards").iterdir())
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    shard.write_bytes(damaged)
+    for command in (("show", "chains.jsonl:1"), ("ingest", chains_file), ("status",)):
+        done = trails(*command, code=None)
+        if done.code:
+            assert done.code == 5
+            assert f"shard {shard} is damaged" in done.err
+            assert f"trails verify --set-aside --home {home}" in done.err
+    said = trails("verify", code=1).out
+    assert f"differs     shard {shard.name} is damaged" in said
+    assert f"now         set the damaged shards aside: trails verify --set-aside --home {home}" in said
+    moved = trails("verify", "--set-aside", code=1).out
+    assert "(sources: gsm8k/chains), only what is missing is measured: trails ingest PATH" in moved
+    assert not shard.exists()
+    assert (home / "damaged" / shard.name).read_bytes() == damaged
+    assert trails("ingest", chains_file, "--json").json()["measured"] == 2
+    assert trails("verify", "--json").json() == expected

@@ -46,8 +46,11 @@ def make_trace(
     states: tuple[int, ...] = (),
     roles: tuple[Role, ...] | None = None,
     words: tuple[str, ...] | None = None,
+    strongest: int | None = None,
 ) -> Trace:
-    """A trace of ``chain`` as ``run`` could have measured it. Tokens are characters in groups of up to three."""
+    """A trace of ``chain`` as ``run`` could have measured it. Tokens are characters in groups of up to three. Of the earlier
+    steps that each step attends to, only the ``strongest`` are kept (all if None).
+    """
     run = run or make_run()
     chain = chain if isinstance(chain, Chain) else make_chain(chain)
     text = chain.text
@@ -84,6 +87,12 @@ def make_trace(
     for s in range(n_steps):
         raw = floats(s + 3, layers) + 1e-3
         bins.append(raw / raw.sum(0, keepdims=True))
+    kept = [
+        [-2, -1, *sorted(range(s), key=lambda k, s=s: -bins[s][k + 2].sum())[:strongest], s] for s in range(n_steps)
+    ]
+    kept = [[*row[:2], *sorted(row[2:])] for row in kept]
+    if strongest is not None:
+        bins = [masses[[key + 2 for key in row]] for masses, row in zip(bins, kept, strict=True)]
     surprisal = floats(n) * 5
     token_step = np.searchsorted(np.array(cut[1:]), np.arange(n), side="right").astype(np.int32)
     return Trace(
@@ -112,7 +121,8 @@ def make_trace(
         hidden_baseline=floats(layers + 1),
         step_attention=np.concatenate(bins).astype(np.float32)
         if layers
-        else np.zeros((n_steps * (n_steps + 5) // 2, 0), np.float32),
+        else np.zeros((sum(map(len, bins)), 0), np.float32),
+        step_keys=None if strongest is None else np.array([key for row in kept for key in row], np.int32),
         token_attends_step=(token_step - 1) if token_attention else None,
         token_attends_mass=floats(n) if token_attention else None,
         token_attends_layer=rng.integers(0, max(layers, 1), n).astype(np.int32) if token_attention else None,
@@ -168,6 +178,7 @@ def corpus(n: int = 6, run: Run | None = None) -> list[Trace]:
             peaks=i % 3,
             premises=i % 2 == 1,
             states=(1, 3) if i % 3 == 0 else (),
+            strongest=2 if i % 5 == 4 else None,
         )
         traces.append(trace)
     if traces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.store.factory import corpus, make_chain, make_run, make_trace
 
 from trails.errors import StoreError
 from trails.schema import NODE, properties_of
+from trails.store import rows
 from trails.store.base import GraphBatch
 from trails.store.digest import TRACE_TABLES, compare, graph_digest
 from trails.store.embedded import EmbeddedStore
@@ -107,7 +109,7 @@ def test_parquet_to_graph_to_parquet_is_one_digest(tmp_path: Path) -> None:
 
 
 def test_the_digest_notices_every_property_of_every_table() -> None:
-    batch = graph_batch(corpus(4, ONE), RUNS, per_layer=True)
+    batch = graph_batch(corpus(5, ONE), RUNS, per_layer=True)
     whole = graph_digest([batch])
     for name, table in {**batch.nodes, **batch.relationships}.items():
         for column in table.column_names:
@@ -144,6 +146,47 @@ def test_compare_says_what_is_missing_and_what_is_twice() -> None:
     )
     assert compare(graph_digest([batch]), graph_digest([doubled])) == ["NEXT: 3 relationships are there twice"]
     assert compare(graph_digest([batch]), graph_digest([batch])) == []
+
+
+def attention(traces: list, runs: dict) -> dict[tuple[str, str], float]:
+    table = graph_batch(traces, runs).relationships["ATTENDS_TO"]
+    return {(row["start"], row["end"]): row["mean"] for row in table.to_pylist()}
+
+
+def test_what_lay_outside_the_window_has_no_edge() -> None:
+    """A mass of exactly 0 in every layer says that both steps were never in one window, not that nothing was looked at."""
+    windows = replace(make_run("windows"), window="stride")
+    traces = {run.id: make_trace(1, run, n_steps=4) for run in (ONE, windows)}
+    for run, trace in traces.items():
+        masses = trace.step_attention.copy()
+        masses[trace_row(3, 0)] = 0
+        masses[trace_row(2, 1), 1:] = 0  # one layer looks
+        traces[run] = replace(trace, step_attention=masses)
+    assert len(attention([traces[ONE.id]], RUNS)) == 6
+    seen = attention([traces[windows.id]], {windows.id: windows})
+    chain = traces[windows.id].chain.id
+    assert len(seen) == 5
+    assert (f"{chain}:3", f"{chain}:0") not in seen
+
+
+def trace_row(query: int, key: int) -> int:
+    return query * (query + 5) // 2 + 2 + key
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_long_chain_keeps_the_strongest_edges_and_says_so(monkeypatch: pytest.MonkeyPatch, sparse: bool) -> None:
+    dense = make_trace(1, ONE, n_steps=9)
+    trace = make_trace(1, ONE, n_steps=9, strongest=5) if sparse else dense
+    monkeypatch.setattr(rows, "ALL_EDGES_STEPS", 8)
+    monkeypatch.setattr(rows, "STRONGEST", 3)
+    expected = {}
+    for query in range(9):
+        masses = {key: float(np.mean(dense.step_masses(query)[key + 2], dtype=np.float64)) for key in range(query)}
+        for key in sorted(masses, key=lambda k: -masses[k])[:3]:
+            expected[f"{dense.chain.id}:{query}", f"{dense.chain.id}:{key}"] = masses[key]
+    assert attention([trace, make_trace(2, ONE, n_steps=1)], RUNS) == pytest.approx(expected, rel=1e-6)
+    said = graph_batch([trace, make_trace(2, ONE)], RUNS).relationships["MEASURED"]["edges_per_step"].to_pylist()
+    assert said == [3, None]
 
 
 def test_models_without_layers_have_no_attention() -> None:

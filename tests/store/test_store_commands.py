@@ -68,7 +68,7 @@ def test_status_of_a_home_without_graph_says_rebuild(tmp_path: Path) -> None:
 def test_status_of_no_home(tmp_path: Path) -> None:
     error = trails("status", home=tmp_path / "none").exception
     assert isinstance(error, StoreError)
-    assert "Type: trails ingest PATH" in str(error)
+    assert "Run: trails ingest PATH" in str(error)
 
 
 def test_query_fills_in_the_only_run_and_prints_tables_json_and_csv(home: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
 import random
@@ -20,9 +22,11 @@ from hypothesis import strategies as st
 from tests.store.factory import corpus, make_chain, make_run, make_trace, same
 
 from trails.errors import InputError, StoreError
-from trails.schema import ADDED_COLUMNS, Chain, Role, Step, Trace
+from trails.schema import ADDED_COLUMNS, OPTIONAL_COLUMNS, SHARD_SCHEMA, Chain, Role, Step, Trace
+from trails.store import shards
 from trails.store import traces as module
-from trails.store.traces import TraceStore, decode_shard, encode_shard, to_table
+from trails.store.shards import decode_shard, encode_shard, to_table
+from trails.store.traces import TraceStore
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -42,7 +46,7 @@ def any_trace(draw: st.DrawFn) -> Trace:
     def ints(*shape: int) -> np.ndarray:
         return np.frombuffer(bits.randbytes(4 * int(np.prod(shape))), np.int32).reshape(shape)
 
-    flags = [draw(st.booleans()) for _ in range(4)]
+    flags = [draw(st.booleans()) for _ in range(6)]
     width = draw(st.integers(1, 3))
     # with no token at all the width of per-token lists is not known; a chain without tokens has no peaks
     peaks = width if n else 0
@@ -62,6 +66,10 @@ def any_trace(draw: st.DrawFn) -> Trace:
         family=draw(TEXT),
     )
     small = st.integers(0, 9)
+    kept = [
+        [-2, -1, *sorted(draw(st.sets(st.integers(0, max(s - 1, 0)), max_size=s and 2))), s] for s in range(n_steps)
+    ]
+    keys = np.array([key for row in kept for key in row], np.int32) if flags[5] else None
     steps = tuple(
         Step(
             i,
@@ -98,7 +106,8 @@ def any_trace(draw: st.DrawFn) -> Trace:
         attention_entropy=floats(n, layers),
         hidden_shift=floats(n, layers + 1),
         hidden_baseline=floats(layers + 1),
-        step_attention=floats(n_steps * (n_steps + 5) // 2, layers),
+        step_attention=floats(n_steps * (n_steps + 5) // 2 if keys is None else len(keys), layers),
+        step_keys=keys,
         token_attends_step=ints(n) if flags[0] else None,
         token_attends_mass=floats(n) if flags[0] else None,
         token_attends_layer=ints(n) if flags[0] else None,
@@ -118,8 +127,8 @@ def any_trace(draw: st.DrawFn) -> Trace:
 def test_parquet_gives_back_every_bit(traces: list[Trace]) -> None:
     import pyarrow.parquet as pq
 
-    data = encode_shard(traces) if traces else None
-    back = list(decode_shard(pq.read_table(__import__("io").BytesIO(data)))) if data else []
+    data = bytes(encode_shard(traces)) if traces else None
+    back = list(decode_shard(pq.read_table(io.BytesIO(data)))) if data else []
     assert len(back) == len(traces)
     assert all(same(a, b) for a, b in zip(traces, back, strict=True))
     sliced = to_table(traces).slice(1)
@@ -184,18 +193,56 @@ def test_the_first_shard_by_name_counts(tmp_path: Path) -> None:
         assert store.write([trace]) in names
 
 
-def test_a_shard_without_the_added_columns_is_read(tmp_path: Path) -> None:
-    written = [make_trace(key) for key in range(2)]
+def shard_of(table: pa.Table, folder: Path) -> Path:
+    """A table as a shard that an earlier version could have written: without checksums, named by its hash."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    data = sink.getvalue().to_pybytes()
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.parquet"
+    path.write_bytes(data)
+    return path
+
+
+def test_a_shard_of_an_earlier_version_is_read_and_keeps_its_digest(tmp_path: Path) -> None:
+    written = [make_trace(key, premises=False) for key in range(2)]
     assert not any(trace.chain.messages or trace.chain.family for trace in written)
     with TraceStore(tmp_path / "new", write=True) as store:
         store.write(written)
         digest = store.digest()
     with TraceStore(tmp_path / "old", write=True) as store:
-        pq.write_table(to_table(written).drop_columns(list(ADDED_COLUMNS)), store.home / "shards" / "a.parquet")
+        earlier = to_table(written).replace_schema_metadata().drop_columns(sorted(OPTIONAL_COLUMNS))
+        shard_of(earlier, store.home / "shards")
         assert [same(*pair) for pair in zip(store.traces(), written, strict=True)] == [True, True]
         assert store.digest() == digest
+        assert store.keys() == {(trace.chain.id, trace.run) for trace in written}
         (table,) = store.tables(["chain", "messages"])
         assert table["messages"].null_count == 2
+
+
+def test_the_columns_that_every_version_wrote_are_these() -> None:
+    """A new column must be optional: a shard that was written without it is whole."""
+    first = (
+        "chain run source source_id source_sha256 licence question text answer language boundaries metadata steps tokenizer "
+        "n_layers n_context token_ids token_start token_end pieces step_tokens question_token_ids question_surprisal "
+        "surprisal entropy rank logit_shift attention_shift attention_previous attention_sink attention_entropy hidden_shift "
+        "hidden_baseline step_attention state_layers"
+    )
+    assert set(SHARD_SCHEMA.names) - OPTIONAL_COLUMNS == set(first.split())
+    assert set(ADDED_COLUMNS) < OPTIONAL_COLUMNS
+
+
+def test_a_trace_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:
+    trace = corpus(1)[0]
+    wrong = {
+        "surprisal of chain": replace(trace, surprisal=trace.surprisal[1:]),
+        "holds 'toy', which MEASURES": replace(trace, more={"toy": trace.surprisal}),
+        "are not numbered": replace(trace, steps=trace.steps[:1] * 2, step_tokens=trace.step_tokens[[0, 0]]),
+    }
+    with TraceStore(tmp_path, write=True) as store:
+        for message, bad in wrong.items():
+            with pytest.raises(StoreError, match=message):
+                store.write([bad])
+        assert not store.keys()
 
 
 def test_selection_by_run_and_chain_and_columns(tmp_path: Path) -> None:
@@ -218,7 +265,7 @@ def test_selection_by_run_and_chain_and_columns(tmp_path: Path) -> None:
 
 
 def test_long_shards_are_read_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROW_GROUP_TOKENS", 40)
+    monkeypatch.setattr(shards, "ROW_GROUP_TOKENS", 40)
     with TraceStore(tmp_path, write=True) as store:
         store.write(corpus(12))
         assert len(list(store.tables(["chain"]))) >= 4
@@ -226,7 +273,7 @@ def test_long_shards_are_read_in_row_groups(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_row_groups_read_together_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROW_GROUP_TOKENS", 40)
+    monkeypatch.setattr(shards, "ROW_GROUP_TOKENS", 40)
     one, two = make_run("one"), make_run("two")
     with TraceStore(tmp_path, write=True) as store:
         store.write([*corpus(9, one), *corpus(7, two)])
@@ -309,7 +356,7 @@ def test_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 store.write(corpus(2))
         assert str(error.value).startswith(f"the disk is full: {tmp_path}/shards/")
         assert str(error.value).endswith(
-            "was not written. Free some space and type the same command again; everything written before is kept"
+            "was not written. Free some space and run the same command again; everything written before is kept"
         )
         assert not list(tmp_path.rglob("*.tmp"))
         assert len(store.keys()) == 1
@@ -321,7 +368,7 @@ def test_homes_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     with pytest.raises(StoreError) as error:
         TraceStore(missing)
-    assert str(error.value) == f"{missing} holds no trails. Type: trails ingest PATH --home {missing}"
+    assert str(error.value) == f"{missing} holds no trails. Run: trails ingest PATH --home {missing}"
     with TraceStore(tmp_path, write=True) as store:
         store.write(corpus(1))
         (shard,) = (tmp_path / "shards").iterdir()
@@ -332,7 +379,7 @@ def test_homes_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as error:
             TraceStore(tmp_path, write=write)
         assert str(error.value) == (
-            f"{tmp_path} was written by a newer trails (format 99, this one knows 1). Type: pip install --upgrade trails"
+            f"{tmp_path} was written by a newer trails (format 99, this one knows 1). Run: pip install --upgrade trails"
         )
     manifest.write_text("{")
     with pytest.raises(StoreError, match="trails.json cannot be read"):
@@ -342,7 +389,7 @@ def test_homes_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
     shard.write_bytes(whole[: len(whole) // 2])
     with TraceStore(tmp_path) as store:
         assert store.damaged() == [shard.name]
-        with pytest.raises(StoreError, match="Delete this file and ingest the same input again"):
+        with pytest.raises(StoreError, match="Set it aside: trails verify --set-aside"):
             list(store.traces())
     flipped = bytearray(whole)
     flipped[len(flipped) // 3] ^= 1
@@ -371,3 +418,40 @@ def test_half_a_surrogate_pair_is_refused_with_the_record(tmp_path: Path) -> Non
         store.write([*corpus(1), bad])
     with TraceStore(tmp_path) as store:
         assert store.keys() == set()
+
+
+def test_no_flipped_bit_is_read_as_other_data(tmp_path: Path) -> None:
+    """All ways of reading, 150 bits of a shard as it is written now and of one without checksums."""
+    home = tmp_path / "new"
+    with TraceStore(home, write=True) as store:
+        store.write(corpus(4))
+    old = tmp_path / "old"
+    with TraceStore(old, write=True) as store:
+        shard_of(to_table(corpus(4)).replace_schema_metadata().drop_columns(list(ADDED_COLUMNS)), old / "shards")
+    rng = random.Random(7)
+    ways = {
+        "traces": lambda store: store.digest(),
+        "keys": lambda store: store.keys(),
+        "counts": lambda store: store.stats(),
+        "columns": lambda store: pa.concat_tables(store.tables(["chain", "rank"])).to_pylist(),
+    }
+    for folder in (home, old):
+        (shard,) = (folder / "shards").iterdir()
+        whole = shard.read_bytes()
+        with TraceStore(folder) as store:
+            expected = {name: read(store) for name, read in ways.items()}
+        caught = dict.fromkeys(ways, 0)
+        for place in [0, 4, len(whole) - 1, *rng.sample(range(len(whole)), 147)]:
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << rng.randrange(8)
+            shard.write_bytes(damaged)
+            for name, read in ways.items():
+                with TraceStore(folder) as store:
+                    try:
+                        assert read(store) == expected[name]
+                    except StoreError as error:
+                        caught[name] += f"shard {shard} is damaged" in str(error)
+            with TraceStore(folder) as store:
+                assert store.damaged() == [shard.name]
+        assert caught["traces"] == caught["columns"] == caught["counts"] == 150
+        assert caught["keys"] > 10

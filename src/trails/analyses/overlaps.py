@@ -422,33 +422,12 @@ def neighbours(
     return Neighbours(index, cosine, threshold, float((best[1] > threshold).mean()))
 
 
-def _slim(trace: Trace) -> Trace:
-    """The trace without what near overlaps do not need: the arrays by layer of a large corpus would fill the memory."""
-    none, square = np.empty(0, np.float32), np.empty((0, 0), np.float32)
-    return replace(
-        trace,
-        pieces=(),
-        question_token_ids=np.empty(0, np.int32),
-        question_surprisal=none,
-        entropy=none,
-        rank=np.empty(0, np.int32),
-        logit_shift=none,
-        attention_shift=square,
-        attention_previous=square,
-        attention_sink=square,
-        attention_entropy=square,
-        hidden_shift=square,
-        hidden_baseline=none,
-        step_attention=square,
-        token_attends_step=None,
-        token_attends_mass=None,
-        token_attends_layer=None,
-        peak_token=None,
-        peak_mass=None,
-        peak_layer=None,
-        state_layers=(),
-        step_states=None,
-    )
+NEAR_COLUMNS = (
+    *("source", "source_id", "question", "text", "language", "steps", "run", "tokenizer", "n_layers", "n_context"),
+    *("token_ids", "token_start", "token_end", "step_tokens", "surprisal"),
+    *("nll_given_all", "nll_given_question", "nll_without_previous", "state_layers", "step_states"),
+)
+"""Columns of a shard that near overlaps read: the arrays by layer of a large corpus would fill the memory."""
 
 
 def near(
@@ -483,7 +462,7 @@ def near(
         if chosen not in trace.state_layers:
             stored = ", ".join(map(str, trace.state_layers))
             raise UsageError(f"layer {chosen} was asked for; run {trace.run} holds states of layers {stored}")
-        kept.append(_slim(trace))
+        kept.append(replace(trace, state_layers=(), step_states=None))
         # a copy: a view would hold the states of all layers
         vectors.append(np.array(trace.step_states[:, trace.state_layers.index(chosen)], np.float32))
     if not kept:

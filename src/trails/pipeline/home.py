@@ -185,14 +185,14 @@ class Home:
         write: bool = False,
     ) -> Overlaps:
         """What chains share, beside what chance alone shares; see :func:`trails.analyses.overlaps.find`."""
+        from trails.analyses.overlaps import NEAR_COLUMNS, replace_statement
         from trails.analyses.overlaps import find as find_overlaps
-        from trails.analyses.overlaps import replace_statement
         from trails.analyses.whitening import whitening_of
 
         of = self.run(run).id
         found = find_overlaps(
             kind,
-            self.traces(of),
+            self._traces.traces(of, columns=NEAR_COLUMNS if kind == "near" else None),
             min_tokens=min_tokens,
             min_steps=min_steps,
             layer=layer,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from trails.config import Settings, load_settings
 from trails.errors import StoreError
 from trails.pipeline.progress import Progress, Silent
-from trails.schema import NODES, Trace
+from trails.schema import NODES, TRANSITION_ARRAYS, Trace
 from trails.store import open_graph
 from trails.store.base import GraphStore
 from trails.store.digest import compare, graph_digest
@@ -98,7 +98,9 @@ def load_variants(graph: GraphStore, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What verify found. ``differences`` is empty when shards and graph agree."""
+    """What verify found. ``differences`` is empty when shards and graph agree and no shard is damaged; ``damaged`` names the
+    damaged shards, ``advice`` says what to run, step by step.
+    """
 
     content: str
     values: str
@@ -106,33 +108,64 @@ class Verdict:
     expected: str
     chains: int
     differences: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
 
 
-def verify(settings: Settings | None = None) -> Verdict:
+def verify(settings: Settings | None = None, *, set_aside: bool = False) -> Verdict:
     """Check every shard against its name and the graph against the shards.
 
     ``content`` and ``values`` are the digests of the shards (see :meth:`TraceStore.digest`); ``expected`` is the digest of
-    the graph that the shards would give, ``graph`` that of the graph as it is.
+    the graph that the shards would give, ``graph`` that of the graph as it is. Damaged shards are left out of all of them;
+    ``set_aside`` moves them out of the way.
     """
     settings = settings or load_settings()
-    with TraceStore(settings.home) as traces, open_graph(settings) as graph:
-        damaged = traces.damaged()
+    with TraceStore(settings.home, write=set_aside) as traces, open_graph(settings) as graph:
+        damaged = tuple(traces.damaged())
+        if damaged and set_aside:
+            traces.set_aside(damaged)
+        traces.without(damaged)
         digest = traces.digest()
         runs = traces.runs()
-        pairs = sum(len(traces.done(run)) for run in runs)
+        pairs = traces.keys()
         per_layer = graph_has_arrays(graph)
         expected = graph_digest(
             graph_batch(block, runs, per_layer=per_layer) for block in _in_blocks(traces.traces(), SHARD_CHAINS)
         )
         actual = graph_digest([graph.tables()])
-        differences = [*damaged, *compare(expected, actual)]
-        return Verdict(digest.content, digest.values, actual.hex, expected.hex, pairs, tuple(differences))
+        differences = [f"shard {name} is damaged" for name in damaged] + compare(expected, actual)
+        at = f" --home {settings.home}"
+        advice = []
+        if damaged:
+            lost = {chain for chain, _ in graph.loaded() - pairs}
+            found = graph.run(
+                "MATCH (c:Chain)-[:FROM]->(s:Source) WHERE c.id IN $ids RETURN DISTINCT s.name AS name ORDER BY name",
+                {"ids": sorted(lost)},
+            )
+            names = ", ".join(row[0] for row in found.rows) or "unknown: the graph does not hold its chains"
+            if not set_aside:
+                advice.append(f"set the damaged shards aside: trails verify --set-aside{at}")
+            advice.append(
+                f"ingest the same input again (sources: {names}), only what is missing is measured: trails ingest PATH{at}"
+            )
+        elif differences:
+            advice.append(f"load again: trails rebuild --fresh{at}")
+        return Verdict(
+            digest.content,
+            digest.values,
+            actual.hex,
+            expected.hex,
+            len(pairs),
+            tuple(differences),
+            damaged,
+            tuple(advice),
+        )
 
 
 def graph_has_arrays(graph: GraphStore) -> bool:
     """Whether token transitions in the graph carry per-layer arrays."""
-    found = graph.run("MATCH ()-[r:NEXT]->() WHERE r.hidden_shift_by_layer IS NOT NULL RETURN count(r) AS n LIMIT 1")
-    return bool(found.rows and found.rows[0][0])
+    there = " OR ".join(f"r.{array.name} IS NOT NULL" for array in TRANSITION_ARRAYS)
+    return bool(graph.run(f"MATCH (:Token)-[r:NEXT]->(:Token) WHERE {there} RETURN r.run AS run LIMIT 1").rows)
 
 
 def _in_blocks(traces: Iterable[Trace], size: int) -> Iterator[list[Trace]]:

@@ -18,10 +18,10 @@ from rich.text import Text
 
 from trails.errors import UsageError
 from trails.platform.arrays import Floats
-from trails.schema import Run, Trace
+from trails.schema import MEASURE, TRANSITION_MEASURES, Run, Trace
 
-SCALARS = ("surprisal", "entropy", "rank", "logit_shift")
-PER_LAYER = ("attention_shift", "attention_previous", "attention_sink", "attention_entropy", "hidden_shift")
+SCALARS = tuple(measure.name for measure in TRANSITION_MEASURES if measure.graph == "scalar")
+PER_LAYER = tuple(measure.name for measure in TRANSITION_MEASURES if measure.graph != "scalar")
 MEASURES = SCALARS + PER_LAYER
 """Measures that can be shown token by token."""
 
@@ -53,13 +53,16 @@ def token_values(trace: Trace, measure: str, layer: int | None = None) -> Floats
     """
     if measure not in MEASURES:
         raise UsageError(f"measure {measure!r} does not exist. Measures: {', '.join(MEASURES)}.")
-    values = np.asarray(getattr(trace, measure), dtype=np.float32)
+    found = trace.array(measure)
+    if found is None:
+        raise UsageError(f"{measure} was not measured for chain {trace.chain.id}. Measures: {', '.join(MEASURES)}.")
+    values = np.asarray(found, dtype=np.float32)
     if measure in SCALARS:
         if layer is not None:
             raise UsageError(f"{measure} has no layers. Leave out --layer, or show one of: {', '.join(PER_LAYER)}.")
-        return np.where(values < 0, np.nan, values) if measure == "rank" else values
+        return np.where(values < 0, np.nan, values) if MEASURE[measure].dtype == "int32" else values
     if layer is None:
-        layers = values[:, 1:] if measure == "hidden_shift" else values
+        layers = values[:, MEASURE[measure].first_layer :]
         return layers.mean(axis=1) if layers.shape[1] else np.full(len(values), np.nan, np.float32)
     if not 0 <= layer < values.shape[1]:
         raise UsageError(f"layer {layer} of {measure} does not exist. This run has layers 0 to {values.shape[1] - 1}.")
@@ -138,7 +141,10 @@ def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
         return f"{measure} {mean:.3f}{at} (an even spread: {float((1 / visible).mean()):.3f})"
     if measure == "rank":
         return f"rank {mean:.1f} mean (a uniform guess: {(run.vocab_size - 1) / 2:,.1f})"
-    return f"{measure} {mean:.3f}{at} (identical distributions: 0)"
+    if measure in ("logit_shift", "attention_shift"):
+        return f"{measure} {mean:.3f}{at} (identical distributions: 0)"
+    unit = f" {MEASURE[measure].unit}" if MEASURE[measure].unit else ""
+    return f"{measure} {mean:.3f}{unit}{at} (no control is known for this measure)"
 
 
 def render_chain(
@@ -267,6 +273,8 @@ def comparison(first: Trace, second: Trace) -> list[tuple[str, float, float, flo
         ("nll of the text, nats", float(np.nansum(first.surprisal)), float(np.nansum(second.surprisal))),
     ]
     for measure in MEASURES:
+        if first.array(measure) is None or second.array(measure) is None:
+            continue
         means = []
         for trace in (first, second):
             values = token_values(trace, measure)

@@ -17,8 +17,24 @@ import pyarrow.compute as pc
 
 from trails.errors import StoreError
 from trails.platform.arrays import Doubles
-from trails.schema import NODES, RELATIONSHIPS, Property, Run, Trace, properties_of, stable_hash
+from trails.schema import (
+    NODES,
+    RELATIONSHIPS,
+    TRANSITION_MEASURES,
+    Measure,
+    Run,
+    Trace,
+    bin_starts,
+    properties_of,
+    stable_hash,
+)
 from trails.store.base import GraphBatch
+
+ALL_EDGES_STEPS = 256
+"""Steps of a chain up to which all pairs of steps become ``ATTENDS_TO``: 32,640 of them."""
+
+STRONGEST = 32
+"""Earlier steps that every step of a longer chain keeps in the graph. The shards keep what was measured."""
 
 _ARROW = {
     "string": pa.string(),
@@ -230,6 +246,7 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
                 "mean_surprisal": _nan_to_null(chain_mean),
                 "max_surprisal": _nan_to_null(chain_max),
                 "hidden_baseline": _float_lists([t.hidden_baseline for t in traces]),
+                "edges_per_step": [_edges_kept(t) for t in traces],
             },
         ),
         "MEASURED_STEP": _table(
@@ -252,7 +269,7 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
             "NEXT", token_ids.take(pa.array(later - 1)), token_ids.take(pa.array(later)), everything, later
         ),
         "LEADS_TO": _leads_to(traces, run.id, step_ids, step_index, step_mean),
-        "ATTENDS_TO": _step_attention(traces, run.id, step_ids, step_offset, n_layers),
+        "ATTENDS_TO": _step_attention(traces, run, step_ids, step_offset, n_layers),
     }
     if any(trace.token_attends_step is not None for trace in traces):
         relationships["TOKEN_ATTENDS_TO"] = _token_attention(
@@ -381,57 +398,57 @@ def _matrix_lists(values: npt.NDArray[np.float32]) -> pa.ListArray:
 def _transition_columns(traces: Sequence[Trace], run: Run, per_layer: bool) -> list[pa.Array]:
     """Columns of every transition of every trace, in the order of schema.TRANSITION (and its arrays)."""
 
-    def joined(name: str) -> npt.NDArray[np.float32]:
-        parts = [getattr(trace, name) for trace in traces if trace.n_tokens]
-        return np.concatenate(parts) if parts else np.zeros((0, run.n_layers), np.float32)
-
-    shift, entropy = joined("attention_shift"), joined("attention_entropy")
-    hidden = joined("hidden_shift")
-    rank = _joined([t.rank for t in traces], np.int64)
     columns: dict[str, pa.Array] = {
-        "run": pa.array([run.id] * len(rank), pa.string()),
-        "rank": pa.array(rank, mask=rank < 0),
-        **{
-            name: _nan_to_null(_joined([getattr(t, name) for t in traces], np.float64))
-            for name in ("surprisal", "entropy", "logit_shift")
-        },
-        **{
-            name: _nan_to_null(_layer_mean(values, 0, values.shape[1]))
-            for name, values in (
-                ("attention_previous", joined("attention_previous")),
-                ("attention_sink", joined("attention_sink")),
-                ("attention_entropy", entropy),
-            )
-        },
-        **thirds("attention_shift", shift, 0),
-        # column 0 holds the input embeddings, which are no layer: their shift only says which two tokens met
-        **thirds("hidden_shift", hidden, 1),
+        "run": pa.array([run.id] * sum(trace.n_tokens for trace in traces), pa.string()),
     }
-    if per_layer:
-        columns |= {
-            "attention_shift_by_layer": _matrix_lists(shift),
-            "hidden_shift_by_layer": _matrix_lists(hidden),
-            "attention_entropy_by_layer": _matrix_lists(entropy),
-        }
-    wanted: tuple[Property, ...] = properties_of("NEXT", per_layer=per_layer)
-    return [columns[p.name] for p in wanted]
+    for measure in TRANSITION_MEASURES:
+        values = _over_tokens(measure, traces, run)
+        layer = measure.first_layer
+        if measure.graph == "scalar":
+            whole = measure.dtype == "int32"
+            columns[measure.name] = pa.array(values, pa.int64(), mask=values < 0) if whole else _nan_to_null(values)
+        elif measure.graph == "mean":
+            columns[measure.name] = _nan_to_null(_layer_mean(values, layer, values.shape[1]))
+        else:
+            columns |= thirds(measure.name, values, layer)
+        if per_layer and measure.by_layer:
+            columns[f"{measure.name}_by_layer"] = _matrix_lists(values)
+    return [columns[p.name] for p in properties_of("NEXT", per_layer=per_layer)]
+
+
+def _over_tokens(measure: Measure, traces: Sequence[Trace], run: Run) -> npt.NDArray[Any]:
+    """A measure of all tokens of all traces, (tokens,) or (tokens, layers); undefined where a trace does not have it."""
+    width = [run.n_layers + measure.first_layer for _ in measure.axes[1:]]
+    scalar = measure.graph == "scalar"
+    dtype = np.int64 if measure.dtype == "int32" else np.float64 if scalar else np.float32
+    parts: list[npt.NDArray[Any]] = [np.zeros((0, *width), dtype)]
+    for trace in traces:
+        value = trace.array(measure.name)
+        if trace.n_tokens:
+            undefined = -1 if measure.dtype == "int32" else np.nan
+            parts.append(np.full((trace.n_tokens, *width), undefined, dtype) if value is None else value)
+    return np.concatenate([part.astype(dtype, copy=False) for part in parts[len(parts) > 1 :]])
 
 
 def _context_masses(traces: Sequence[Trace], n_layers: int) -> dict[str, pa.Array]:
     """Attention of every step on the sink, the question and itself; mean over layers."""
-    bins, base = _bins(traces, n_layers)
-    index = np.concatenate([np.arange(len(t.steps)) for t in traces] or [np.zeros(0, np.int64)])
+    bins, base, last = _bins(traces, n_layers)
     mean = _layer_mean(bins, 0, n_layers)
-    rows = {"mass_sink": base, "mass_question": base + 1, "mass_own": base + 2 + index}
+    rows = {"mass_sink": base, "mass_question": base + 1, "mass_own": last - 1}
     return {name: _nan_to_null(mean[at]) for name, at in rows.items()}
 
 
-def _bins(traces: Sequence[Trace], n_layers: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """All attention bins of the batch below one another, and the row at which every query step begins."""
-    parts = [t.step_attention.reshape(len(t.steps) * (len(t.steps) + 5) // 2, n_layers) for t in traces]
-    bins = np.concatenate(parts) if parts else np.zeros((0, n_layers), np.float32)
-    index = np.concatenate([np.arange(len(t.steps), dtype=np.int64) for t in traces] or [np.zeros(0, np.int64)])
-    return bins, _offsets(index + 3)[:-1]
+def _bins(
+    traces: Sequence[Trace], n_layers: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """All attention bins of the batch below one another, and the rows at which those of every query step begin and end."""
+    bins = np.concatenate([t.step_attention for t in traces] or [np.zeros((0, n_layers), np.float32)])
+    lengths = [
+        np.arange(len(t.steps), dtype=np.int64) + 3 if t.step_keys is None else np.diff(bin_starts(t.step_keys))
+        for t in traces
+    ]
+    offsets = _offsets(np.concatenate(lengths or [np.zeros(0, np.int64)]))
+    return bins, offsets[:-1], offsets[1:]
 
 
 def _leads_to(
@@ -462,30 +479,62 @@ def _leads_to(
 
 
 def _step_attention(
-    traces: Sequence[Trace], run: str, step_ids: pa.Array, step_offset: npt.NDArray[np.int64], n_layers: int
+    traces: Sequence[Trace], run: Run, step_ids: pa.Array, step_offset: npt.NDArray[np.int64], n_layers: int
 ) -> pa.Table:
-    """Later step → earlier step. Nothing where the later step has no token, or the model no attention."""
-    bins, base = _bins(traces, n_layers)
+    """Later step → earlier step. Nothing where the later step has no token, the model no attention, or the earlier step lay
+    outside the window that the later one was measured in: what cannot be measured is not zero. Of a chain of more than
+    :data:`ALL_EDGES_STEPS` steps every step keeps the :data:`STRONGEST` earlier steps.
+    """
+    bins, base, _ = _bins(traces, n_layers)
+    mean_of = _layer_mean(bins, 0, n_layers)
     queries, keys, rows = [], [], []
     for number, trace in enumerate(traces):
-        later, earlier = np.tril_indices(len(trace.steps), -1)
-        queries.append(later + step_offset[number])
-        keys.append(earlier + step_offset[number])
-        rows.append(base[later + step_offset[number]] + 2 + earlier)
+        steps, first = len(trace.steps), step_offset[number]
+        if trace.step_keys is None:
+            later, earlier = np.tril_indices(steps, -1)
+            row = base[later + first] + 2 + earlier
+        else:
+            of = np.repeat(np.arange(steps), np.diff(bin_starts(trace.step_keys)))
+            at = np.flatnonzero((trace.step_keys >= 0) & (trace.step_keys < of))
+            later, earlier = of[at], trace.step_keys[at].astype(np.int64)
+            row = at + (base[first] if steps else 0)
+        seen = ~np.isnan(mean_of[row])
+        if run.window == "stride":
+            seen &= bins[row].any(axis=1)  # attention is never 0 in every layer: the windows had no token in common
+        later, earlier, row = later[seen], earlier[seen], row[seen]
+        if steps > ALL_EDGES_STEPS:
+            kept = _strongest(later, mean_of[row])
+            later, earlier, row = later[kept], earlier[kept], row[kept]
+        queries.append(later + first)
+        keys.append(earlier + first)
+        rows.append(row)
     query, key, row = (_joined(part, np.int64) for part in (queries, keys, rows))
-    mean = _layer_mean(bins, 0, n_layers)[row]
-    keep = ~np.isnan(mean)
-    query, key, row, mean = query[keep], key[keep], row[keep], mean[keep]
     return _table(
         "ATTENDS_TO",
         {
             "start": step_ids.take(pa.array(query)),
             "end": step_ids.take(pa.array(key)),
-            "run": [run] * len(query),
-            "mean": mean,
+            "run": [run.id] * len(query),
+            "mean": mean_of[row],
             "mass": _matrix_lists(bins[row]),
         },
     )
+
+
+def _strongest(group: npt.NDArray[np.int64], mass: Doubles) -> npt.NDArray[np.int64]:
+    """Places of the :data:`STRONGEST` largest of every group, in their order; of equal ones the first. ``group`` is sorted."""
+    order = np.lexsort((np.arange(len(mass)), -mass, group))
+    starts = np.searchsorted(group, group)  # of every place, where its group begins
+    rank = np.arange(len(mass)) - starts
+    return np.sort(order[rank < STRONGEST])
+
+
+def _edges_kept(trace: Trace) -> int | None:
+    """Earlier steps that each step of the trace keeps at most; None where it keeps all."""
+    limits = [STRONGEST] if len(trace.steps) > ALL_EDGES_STEPS else []
+    if trace.step_keys is not None:
+        limits.append(int(np.diff(bin_starts(trace.step_keys)).max(initial=3)) - 3)
+    return min(limits) if limits else None
 
 
 def _token_attention(
