@@ -181,8 +181,10 @@ def bench_step(steps: int) -> None:
     from trl import SFTTrainer
 
     from trails.measure import open_scorer
-    from trails.train import TrainOptions, _arguments, _with_adapter, train_rows
+    from trails.train import TrainOptions, train_rows
+    from trails.train.adapter import with_adapter
     from trails.train.attention import TeacherMap
+    from trails.train.training import trainer_arguments
 
     scorer: Any = open_scorer(device="cpu")
     rng = np.random.default_rng(0)
@@ -227,12 +229,12 @@ def bench_step(steps: int) -> None:
             model = copy.deepcopy(scorer.model)
             with tempfile.TemporaryDirectory() as folder:
                 if name == "plain TRL":
-                    arguments = _arguments(Path(folder), steps, options)
+                    arguments = trainer_arguments(Path(folder), steps, options)
                     arguments.dataset_kwargs = None
                     arguments.remove_unused_columns = True
                     data = Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows])
                     SFTTrainer(
-                        _with_adapter(model, options, ()),
+                        with_adapter(model, options, ()),
                         arguments,
                         train_dataset=data,
                         processing_class=scorer.tokenizer,

@@ -12,12 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from trails.errors import ModelError, UsageError
-from trails.train import TrainOptions, loss_of, train_rows, weight_change
+from trails.train import TrainOptions, train_rows, weight_change
 from trails.train.attention import NAME, TeacherMap, attention_loss, install, key_bins, tapped
 from trails.train.data import Collator, cut, dataset
-from trails.train.loss import labelled_logits, shifted, token_loss, token_nll
+from trails.train.loss import batch_loss, labelled_logits, shifted, token_loss, token_nll
 
 pytestmark = pytest.mark.train
+
+
+def loss_of(model, batch, objective="lm") -> torch.Tensor:
+    return batch_loss(model, model, batch, TrainOptions(objective=objective))[0]
 
 
 def gradients(model, batch, objective="lm") -> dict[str, torch.Tensor]:

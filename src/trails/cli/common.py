@@ -170,13 +170,13 @@ class BarProgress:
         self._task = self._bar.add_task(task, total=total, speed="")
         self._tokens, self._began = 0, time.monotonic()
 
-    def advance(self, amount: int, *, tokens: int = 0) -> None:
-        """Move the bar."""
+    def advance(self, amount: int, *, tokens: int = 0, shown: str = "") -> None:
+        """Move the bar; ``shown`` stands beside it in place of the speed."""
         if self._task is None:
             return
         self._tokens += tokens
         seconds = time.monotonic() - self._began
-        speed = f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens and seconds > 0 else ""
+        speed = shown or (f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens and seconds > 0 else "")
         self._bar.update(self._task, advance=amount, speed=speed)
 
     def note(self, message: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Any
 
 import click
 
 from trails.cli.common import (
+    BarProgress,
     device_option,
     echo,
     err,
@@ -47,7 +48,8 @@ from trails.cli.common import (
 @click.option("--max-tokens", type=click.IntRange(min=0), default=0, help="Cut longer rows (default: refuse).")
 @click.option("--shuffle-steps", is_flag=True, help="Control: train on the same chains with their steps shuffled.")
 @click.option("--seed", default=0, show_default=True, help="Of the adapter and the dropout.")
-@click.option("--overwrite", is_flag=True, help="Start anew where the folder holds another training.")
+@click.option("--force", is_flag=True, help="Train a model with other weights than those that measured the export.")
+@click.option("--overwrite", is_flag=True, help="Replace another training in the folder.")
 @model_option
 @device_option
 @home_option
@@ -70,6 +72,7 @@ def command(
     max_tokens: int,
     shuffle_steps: bool,
     seed: int,
+    force: bool,
     overwrite: bool,
     model: str | None,
     device: str | None,
@@ -78,18 +81,16 @@ def command(
 ) -> None:
     """Train a LoRA adapter on EXPORT, a file of `trails export --format trails`.
 
-    The weights, the order and the layers of the export are used as written. An interrupted training continues where it
-    stopped when the same command is typed again.
+    The weights, the order and the layers of the export are used as written, and so is its model: that of the run which
+    measured it, found in the home. A model with other weights is refused. An interrupted training continues at its last
+    checkpoint when the same command is run again.
 
     \b
     trails export --subgraph all --format trails --split 0.2 -o rows.parquet
     trails train rows.parquet -o adapter --steps 25 --layers 10-19
     trails diff --adapter adapter --export rows.parquet
     """
-    from trails.export import parse_layers
-    from trails.pipeline import Home, scorer_from
-    from trails.train import TrainOptions, train
-    from trails.train.attention import teacher_map
+    from trails.train.options import TrainOptions, layers_option
 
     options = TrainOptions(
         steps=steps,
@@ -98,7 +99,7 @@ def command(
         learning_rate=learning_rate,
         rank=rank,
         alpha=alpha,
-        layers=None if layers is None else () if layers == "all" else parse_layers(layers),
+        layers=layers_option(layers),
         targets=targets,
         objective=objective,  # type: ignore[arg-type]
         lm_share=lm_share,
@@ -107,23 +108,20 @@ def command(
         seed=seed,
         shuffle_steps=shuffle_steps,
     )
-    teachers = {}
-    if teacher:
-        with Home(home) as opened:
-            teachers = {trace.chain.id: teacher_map(trace) for trace in opened.traces(opened.run(teacher).id)}
-    scorer: Any = scorer_from(settings_from(home=home, model=model, device=device))
-    if not hasattr(scorer, "model"):
-        raise click.UsageError("the uniform scorer cannot be trained. Give a model.")
-    report = train(
-        export,
-        output,
-        scorer.model,
-        scorer.tokenizer,
-        scorer.run,
-        options,
-        teachers=teachers or None,
-        overwrite=overwrite,
-    )
+    from trails.pipeline.training import train_export
+
+    with BarProgress(quiet=as_json) as bar:
+        report = train_export(
+            settings_from(home=home, model=model, device=device),
+            export,
+            output,
+            options,
+            teacher=teacher or "",
+            force=force,
+            overwrite=overwrite,
+            on_stage=bar.note if not as_json else lambda _: None,
+            on_step=_Steps(bar, quiet=as_json),
+        )
     if as_json:
         print_json(
             {
@@ -147,3 +145,25 @@ def command(
     echo(f"{report.steps} steps over {report.rows} rows, {report.trainable:,} trainable parameters")
     echo(f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]} (not a measure of success)")
     echo(f"adapter: {report.adapter}\nwhat it did: trails diff --adapter {report.adapter} --export {export}")
+
+
+class _Steps:
+    """Draws the steps of a training with their loss; a tenth of them as lines where nothing can be drawn."""
+
+    def __init__(self, bar: BarProgress, *, quiet: bool) -> None:
+        self._bar, self._quiet = bar, quiet
+        self._first = self._done = 0
+        self._began = time.monotonic()
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        """``step`` of ``steps`` is done."""
+        if not self._done:
+            self._bar.begin("training", steps)
+            self._first = self._done = step - 1
+        self._bar.advance(step - self._done, shown=f"loss {loss:.4f}")
+        self._done = step
+        if self._quiet or err.is_terminal:
+            return
+        if step == steps or step * 10 // steps > (step - 1) * 10 // steps:
+            left = (time.monotonic() - self._began) / max(step - self._first, 1) * (steps - step)
+            self._bar.note(f"step {step} of {steps}, loss {loss:.4f}" + (f", about {left:,.0f} s left" if left else ""))

@@ -146,7 +146,7 @@ def export_selection(
             spill.add(table)
         if not facts.rows:
             raise UsageError(
-                f"selection {selection.text!r} holds no chain that run {run.id} measured. Type: trails status"
+                f"selection {selection.text!r} holds no chain that run {run.id} measured. Run: trails status"
             )
         if options.variants and not facts.variants:
             raise UsageError(
@@ -267,7 +267,7 @@ def read_records(path: Path) -> Iterator[pa.Table]:
         tables = iter([table])
     if missing:
         raise UsageError(
-            f"{path} is not an export in the format 'trails' (without {', '.join(sorted(missing)[:3])}). Type:"
+            f"{path} is not an export in the format 'trails' (without {', '.join(sorted(missing)[:3])}). Run:"
             " trails export --subgraph SELECTION --format trails -o FILE"
         )
     for table in tables:

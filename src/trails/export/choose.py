@@ -182,7 +182,7 @@ def _reference(table: pa.Table, labels: Ragged, reference: Mapping[str, Floats],
     for row, chain in enumerate(table["chain"].to_pylist()):
         if chain not in reference:
             raise UsageError(
-                f"weights {weights!r}: run {weights[7:]} has not measured chain {chain}. Type: trails ingest"
+                f"weights {weights!r}: run {weights[7:]} has not measured chain {chain}. Run: trails ingest"
             )
         place = places[row]
         start = int(labels.offsets[row]) + place["offset"]

@@ -148,7 +148,7 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
     if text.startswith("chain:"):
         return _chains(text, traces)
     if store is None:
-        raise UsageError(f"selection {text!r} asks the graph, and no graph is open. Type: trails rebuild")
+        raise UsageError(f"selection {text!r} asks the graph, and no graph is open. Run: trails rebuild")
     if text.startswith("between:"):
         return _between(text, store)
     if text.startswith("overlap:"):
@@ -188,7 +188,7 @@ def _chains(text: str, traces: TraceStore) -> Selection:
         known |= traces.done(run) & set(wanted)
     missing = [chain for chain in wanted if chain not in known]
     if missing:
-        raise UsageError(f"selection {text!r}: chain {missing[0]!r} was not measured here. Type: trails status")
+        raise UsageError(f"selection {text!r}: chain {missing[0]!r} was not measured here. Run: trails status")
     return Selection(text, {chain: Part(chain) for chain in sorted(wanted)})
 
 
@@ -210,7 +210,7 @@ def _between(text: str, store: GraphStore) -> Selection:
     if first[1] != last[1]:
         raise UsageError(
             f"selection {text!r}: {ends[0]} and {ends[1]} lie in two chains. A way from one chain into another must be"
-            f" re-scored by the model. Type: trails bridge {ends[0]} {ends[1]}"
+            f" re-scored by the model. Run: trails bridge {ends[0]} {ends[1]}"
         )
     if first.re is not last.re:
         raise UsageError(f"selection {text!r}: give two steps or two tokens, not one of each.")
@@ -219,7 +219,7 @@ def _between(text: str, store: GraphStore) -> Selection:
     found = {row[0] for row in _run(store, text, statement, {"ids": ends})}
     for end in ends:
         if end not in found:
-            raise UsageError(f"selection {text!r}: {label.lower()} {end} is not in the graph. Type: trails rebuild")
+            raise UsageError(f"selection {text!r}: {label.lower()} {end} is not in the graph. Run: trails rebuild")
     low, high = sorted((int(first[first.lastindex or 0]), int(last[last.lastindex or 0])))
     part = Part(first[1], tuple(range(low, high + 1))) if label == "Step" else Part(first[1], tokens=((low, high + 1),))
     return Selection(text, {part.chain: part}, statement, {"ids": ends})
@@ -239,7 +239,7 @@ def _overlap(text: str, store: GraphStore) -> Selection:
             found.spans.setdefault(chain, []).append((int(first), int(stop)))
     parts = found.parts()
     if not parts:
-        raise UsageError(f"selection {text!r}: the graph holds no such overlap. Type: trails overlaps")
+        raise UsageError(f"selection {text!r}: the graph holds no such overlap. Run: trails overlaps")
     return Selection(text, parts, statement, {"ids": ids})
 
 
@@ -251,7 +251,7 @@ def _gaps(text: str, match: re.Match[str], store: GraphStore) -> Selection:
     statement = (
         f"MATCH (g:Gap)-[:BEFORE]->(s:Step) WHERE g.score {match[1]} $threshold RETURN s.id AS step ORDER BY step"
     )
-    return _elements(text, statement, {"threshold": threshold}, store, "Type: trails gaps")
+    return _elements(text, statement, {"threshold": threshold}, store, "Run: trails gaps")
 
 
 def _roles(text: str, store: GraphStore) -> Selection:

@@ -21,7 +21,7 @@ def stored_variants(traces: TraceStore, name: str) -> Path:
     if not path.is_file():
         known = ", ".join(sorted(other.stem for other in path.parent.glob("v*.parquet")))
         raise UsageError(
-            f"variants {name} were asked for. The home holds: {known or 'none'}. Type: trails variants CHAIN"
+            f"variants {name} were asked for. The home holds: {known or 'none'}. Run: trails variants CHAIN"
         )
     return path
 
@@ -46,11 +46,11 @@ def variant_tables(path: Path, run: Run) -> Iterator[pa.Table]:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
-            f"{path} is not a file of variants ({error}). Type: trails variants SELECTION -o FILE"
+            f"{path} is not a file of variants ({error}). Run: trails variants SELECTION -o FILE"
         ) from None
     missing = set(COLUMNS) - set(file.schema_arrow.names)
     if missing:
-        raise UsageError(f"{path} is not a file of variants. Type: trails variants SELECTION -o FILE")
+        raise UsageError(f"{path} is not a file of variants. Run: trails variants SELECTION -o FILE")
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, list(COLUMNS))
         runs = set(table["run"].to_pylist())

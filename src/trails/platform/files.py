@@ -46,6 +46,11 @@ def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
+def contents(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without unfinished files (:data:`TEMPORARY`)."""
+    return sorted(path for path in folder.iterdir() if not path.name.endswith(TEMPORARY))
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with path.open("rb") as file:

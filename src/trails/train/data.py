@@ -25,7 +25,7 @@ def load_rows(path: Path) -> list[Row]:
     Raises UsageError for another file, or one in which no token carries a label.
     """
     if not path.is_file():
-        raise UsageError(f"{path} does not exist. Type: trails export --subgraph SELECTION --format trails -o {path}")
+        raise UsageError(f"{path} does not exist. Run: trails export --subgraph SELECTION --format trails -o {path}")
     rows: list[Row] = []
     for table in read_records(path):
         ids, labels = lists(table["input_ids"]), lists(table["labels"])

@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 
-from trails.train.attention import TeacherMap, attention_loss, tapped
+from trails.export.record import IGNORED
+from trails.train.adapter import chosen_layers, with_adapter
+from trails.train.attention import TeacherMap
 from trails.train.data import Collator, Row, cut
-from trails.train.loss import Objective, labelled_logits, shifted, token_loss, token_nll
+from trails.train.loss import batch_loss
+from trails.train.options import TrainOptions
 
 
 def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
@@ -26,7 +29,7 @@ def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
 def fit(
     model: Any,
     rows: Sequence[Row],
-    options: Any,
+    options: TrainOptions,
     *,
     teachers: Mapping[str, TeacherMap] | None = None,
     on_step: Callable[[int, float, Any], None] | None = None,
@@ -37,47 +40,28 @@ def fit(
     ``on_step`` is called after every step with its number, its loss and the model. ``full`` trains all weights of the model
     instead of an adapter. The learning rate is constant. ``model`` is changed.
     """
-    from trails.train import _layers, _with_adapter
-
-    options_layers = _layers(rows, options, model)
-    trained = model if full else _with_adapter(model, options, options_layers)
+    layers = chosen_layers(rows, options, model)
+    trained = model if full else with_adapter(model, options, layers)
     base = trained if full else trained.get_base_model()
     if full:
         for parameter in trained.parameters():
             parameter.requires_grad_(True)
     parameters = [p for p in trained.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=0.0, fused=True)
     device = next(model.parameters()).device
     collate = Collator(0, bins=options.objective == "attention")
     feed = batches([cut(row, options.max_tokens) if options.max_tokens else row for row in rows], options.batch)
     trained.train()
     for step in range(1, options.steps + 1):
         whole = [collate(next(feed)) for _ in range(options.accumulate)]
-        count = max(sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in whole), 1)
+        count = max(sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in whole), 1)
         total = 0.0
         for batch in whole:
             tensors = {name: value.to(device) for name, value in batch.items() if torch.is_tensor(value)}
-            predicts, targets, weights = shifted(tensors["labels"], tensors["loss_weights"])
-            forward = {
-                "input_ids": tensors["input_ids"],
-                "attention_mask": tensors["attention_mask"],
-                "use_cache": False,
-            }
-            if options.objective == "attention":
-                with tapped(tensors["bins"]) as masses, labelled_logits(base, predicts):
-                    outputs = trained(**forward)
-                maps = [(teachers or {}).get(chain) for chain in batch["chains"]]
-                loss = attention_loss(masses, batch["spans"], maps, options_layers) / options.accumulate
-            else:
-                with labelled_logits(base, predicts):
-                    outputs = trained(**forward)
-                loss = torch.zeros((), device=device)
-            if options.objective != "attention" or options.lm_share:
-                objective: Objective = "lm" if options.objective == "attention" else options.objective
-                share = options.lm_share if options.objective == "attention" else 1.0
-                nll = token_nll(outputs.logits[0], targets)
-                loss = loss + share * token_loss(nll, weights, objective).sum() / count
-            loss.backward()
+            loss, _ = batch_loss(
+                trained, base, {**batch, **tensors}, options, count=count, layers=layers, teachers=teachers
+            )
+            torch.autograd.backward(loss)
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm)
         optimiser.step()

@@ -7,16 +7,16 @@ sum of the weights: a weight of 0.1 gives exactly 0.1 of the gradient, whatever 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-IGNORED = -100
-Objective = Literal["lm", "dft", "attention"]
-OBJECTIVES: tuple[Objective, ...] = ("lm", "dft", "attention")
+from trails.export.record import IGNORED
+from trails.train.attention import TeacherMap, attention_loss, tapped
+from trails.train.options import Objective, TrainOptions
 
 
 def shifted(labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,3 +62,36 @@ def labelled_logits(model: Any, predicts: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def batch_loss(
+    model: Any,
+    base: Any,
+    batch: Mapping[str, Any],
+    options: TrainOptions,
+    *,
+    count: int | Tensor | None = None,
+    layers: Sequence[int] = (),
+    teachers: Mapping[str, TeacherMap] | None = None,
+) -> tuple[Tensor, Any]:
+    """Loss of a batch of :class:`trails.train.data.Collator`, and what the model gave.
+
+    Sum of weight · loss over labelled tokens, over their number in the accumulated batch (``count``; None: in this batch);
+    for the attention objective the mean divergence from the stored maps over ``layers``, over the number of accumulated
+    batches, plus ``lm_share`` of the former. ``base`` is the model whose head is fed: ``model`` without its adapter.
+    """
+    predicts, targets, weights = shifted(batch["labels"], batch["loss_weights"])
+    mapped = options.objective == "attention"
+    with ExitStack() as stack:
+        masses = stack.enter_context(tapped(batch["bins"])) if mapped else {}
+        stack.enter_context(labelled_logits(base, predicts))
+        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    loss = torch.zeros((), device=predicts.device)
+    if mapped:
+        maps = [(teachers or {}).get(chain) for chain in batch["chains"]]
+        loss = attention_loss(masses, batch["spans"], maps, layers) / options.accumulate
+    share = options.lm_share if mapped else 1.0
+    if share:
+        of = token_loss(token_nll(outputs.logits[0], targets), weights, "lm" if mapped else options.objective)
+        loss = loss + share * of.sum() / (max(len(targets), 1) if count is None else count)
+    return loss, outputs

@@ -1,0 +1,95 @@
+"""Is this training what was meant? What can be said before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trails.errors import ModelError, UsageError
+from trails.export import read_records
+from trails.platform.files import contents, sha256
+from trails.schema import Run
+
+
+@dataclass(frozen=True, slots=True)
+class ExportHead:
+    """What a canonical export says of itself: the run that measured its rows, weights, tokenizer, and its SHA-256."""
+
+    path: Path
+    run: str
+    model_sha: str
+    tokenizer_sha: str
+    digest: str
+
+
+def export_head(path: Path) -> ExportHead:
+    """Read the first row. Raises UsageError for a file that is missing, empty, or in another format."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist. Run: trails export --subgraph SELECTION --format trails -o {path}")
+    table = next((table for table in read_records(path) if len(table)), None)
+    if table is None:
+        raise UsageError(f"{path} holds no rows. Run: trails export --subgraph SELECTION --format trails -o {path}")
+    first = table.slice(0, 1).select(["run", "model_sha", "tokenizer_sha"]).to_pylist()[0]
+    return ExportHead(path, first["run"], first["model_sha"], first["tokenizer_sha"], sha256(path))
+
+
+def check_model(head: ExportHead, run: Run, *, force: bool = False) -> None:
+    """Raises UsageError unless the model of ``run`` is the one that measured the export.
+
+    ``force`` accepts other weights; another tokenizer is refused in any case, because the token ids would mean other text.
+    """
+    if head.tokenizer_sha != run.tokenizer:
+        raise UsageError(
+            f"{head.path} was made with tokenizer {head.tokenizer_sha[:8]}, the model {run.model} has {run.tokenizer[:8]}."
+            " Measure and export with this model: trails ingest, trails export"
+        )
+    if head.model_sha != run.revision and not force:
+        raise UsageError(
+            f"{head.path} was measured with other weights ({head.model_sha[:12]}) than those of {run.model} "
+            f"({run.revision[:12]}): its masks, weights and order say nothing of this model. Give the model of the export with"
+            " --model, export again from a run of this one, or add --force."
+        )
+
+
+def check_output(output: Path, head: ExportHead, *, overwrite: bool = False) -> None:
+    """Raises UsageError for a folder that holds something else, or a training on another export."""
+    if overwrite or not output.exists() or not any(contents(output)):
+        return
+    known = read_json(output / "train.json")
+    if known is None:
+        raise UsageError(f"{output} is not empty. Choose another folder for the adapter.")
+    trained_on = known.get("identity", {}).get("export")
+    if trained_on != head.digest and (known.get("finished") or any((output / "checkpoints").glob("*"))):
+        raise UsageError(
+            f"{output} holds another training (of {known.get('title')}). Choose another folder, or add --overwrite."
+        )
+
+
+def check_base(folder: Path, run: Run) -> None:
+    """Raises ModelError when the record of an adapter says that it was trained on other weights than those of ``run``.
+
+    An adapter without a record (of another program) is believed.
+    """
+    identity = (read_json(folder / "train.json") or {}).get("identity", {})
+    if identity.get("revision") not in (None, "", run.revision):
+        raise ModelError(
+            f"{folder} was trained on {identity.get('model')} with weights {identity['revision'][:12]}; {run.model} has "
+            f"{run.revision[:12]}. Give the model that it was trained on with --model, or choose its run with --run."
+        )
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None where there is none. Raises ModelError for a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: Exception) -> ModelError:
+    """The error for a file of an adapter that cannot be read."""
+    return ModelError(f"{path} is damaged ({error}). Train again, into another folder: trails train EXPORT -o FOLDER")

@@ -1,0 +1,97 @@
+"""How to train, and what was trained. No model library is imported here, so a typo is reported at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trails.errors import UsageError
+from trails.export import parse_layers
+
+Objective = Literal["lm", "dft", "attention"]
+OBJECTIVES: tuple[Objective, ...] = ("lm", "dft", "attention")
+
+TARGETS: dict[str, tuple[str, ...] | str] = {
+    "all": "all-linear",
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "channels": ("q_proj", "k_proj"),
+}
+"""Named sets of modules: every linear layer of the decoder, its attention projections, or those that say where it looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How to train. ``steps`` are optimiser steps (0 = one pass over the rows); each takes ``batch`` × ``accumulate`` rows.
+
+    ``layers`` are the only layers with an adapter (None: those the export names, empty: all). ``targets`` is a name of
+    :data:`TARGETS` or module names joined by commas; None means ``all``, and ``channels`` for the attention objective.
+    ``lm_share`` adds that share of the language-model loss to the attention objective. ``max_tokens`` cuts longer rows; 0
+    refuses rows longer than the model's window. ``shuffle_steps`` trains on the same tokens with the steps of every chain in
+    another order (the control for recall). ``checkpoint_every`` steps (0 = only at the end).
+    """
+
+    steps: int = 0
+    batch: int = 4
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    targets: str | None = None
+    layers: tuple[int, ...] | None = None
+    objective: Objective = "lm"
+    lm_share: float = 0.0
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    checkpoint_every: int = 0
+    max_tokens: int = 0
+    seed: int = 0
+    shuffle_steps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What was trained. ``losses`` are (step, loss) as logged; ``checkpoints`` are folders by step, the last one ``adapter``.
+
+    ``layers`` are those with an adapter; ``resumed`` the step it continued from (0 = from the start).
+    """
+
+    adapter: Path
+    steps: int
+    rows: int
+    tokens: int
+    losses: tuple[tuple[int, float], ...]
+    checkpoints: Mapping[int, Path]
+    layers: tuple[int, ...]
+    trainable: int
+    resumed: int = 0
+    finished_before: bool = False
+
+
+def layers_option(text: str | None) -> tuple[int, ...] | None:
+    """The value of ``--layers``: None for those of the export, empty for ``all``. Raises UsageError for anything else."""
+    if text is None:
+        return None
+    return () if text == "all" else parse_layers(text)
+
+
+def check_options(options: TrainOptions) -> None:
+    """Raises UsageError for values that no training can have."""
+    if options.objective not in OBJECTIVES:
+        raise UsageError(f"objective {options.objective!r} does not exist. Objectives: {', '.join(OBJECTIVES)}.")
+    if not 0 < options.learning_rate < math.inf:
+        raise UsageError(f"a learning rate of {options.learning_rate:g} trains nothing. Write for example 1e-3.")
+    if not 0 <= options.lm_share < math.inf:
+        raise UsageError(f"an lm share of {options.lm_share:g} does not exist. Write 0 or more, for example 0.1.")
+    if options.lm_share and options.objective != "attention":
+        raise UsageError(
+            "--lm-share stands beside the objective attention. Add --objective attention, or leave it out."
+        )
+    if options.targets is not None and not all(part.strip() for part in options.targets.split(",")):
+        raise UsageError(
+            f"targets {options.targets!r} name no module. Write {', '.join(TARGETS)}, or names with commas."
+        )
