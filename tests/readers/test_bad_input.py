@@ -47,7 +47,8 @@ def test_a_missing_file_is_told_before_the_first_chain(tmp_path: Path) -> None:
 
 
 def test_folder_without_chains(tmp_path: Path) -> None:
-    kinds = ".jsonl, .ndjson, .json, .parquet, .arrow, .csv, .tsv, .txt, .text, .md, .markdown, also .gz."
+    kinds = ".jsonl, .ndjson, .json, .parquet, .arrow, .csv, .tsv, .txt, .text, .md, .markdown"
+    kinds += ", also .gz, .zst, .xz, .bz2, .zip and .eval."
     assert message(tmp_path) == (
         f"{tmp_path}: no chains in this folder (it is empty or holds only notes). Files read: {kinds}"
     )
@@ -86,9 +87,19 @@ def test_wrong_encoding_in_an_array(tmp_path: Path) -> None:
     )
 
 
-def test_utf_16(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.jsonl", '{"chain": "one"}\n'.encode("utf-16"))
-    assert message(path) == f"{path}: this is UTF-16, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 FILE."
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_byte_order_mark_names_the_encoding(tmp_path: Path, encoding: str) -> None:
+    path = put(tmp_path / "a.jsonl", '{"chain": "one"}\n{"chain": "два"}\n'.encode(encoding))
+    assert [chain.text for chain in read([path])] == ["one", "два"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark(tmp_path: Path, encoding: str) -> None:
+    path = put(tmp_path / "a.jsonl", '{"chain": "one two"}\n'.encode(encoding))
+    assert message(path) == (
+        f"{path}: this looks like UTF-16 without a byte order mark. Read it with --encoding {encoding}."
+    )
+    assert [chain.text for chain in read([path], options=ReadOptions(encoding=encoding))] == ["one two"]
 
 
 def test_unknown_encoding() -> None:
@@ -100,7 +111,7 @@ def test_unknown_encoding() -> None:
 
 
 def test_binary(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.txt", b"PK\x03\x04\x00\x00")
+    path = put(tmp_path / "a.txt", b"MZ\x90\x00\x03\x00\x00")
     assert message(path) == f"{path}: this is binary data, not text."
 
 
@@ -275,7 +286,7 @@ def test_bad_records_are_tolerated_up_to_the_number(tmp_path: Path) -> None:
     assert (report.chains, report.bad) == (3, 3)
     assert report.entries == [
         BadEntry(str(path), 2, "broken JSON: Expecting value at column 1."),
-        BadEntry(str(path), 3, "no field looks like a chain; fields found: chain. Name it: --field chain=FIELD."),
+        BadEntry(str(path), 3, "the field 'chain', which holds the chain in this file, is empty; fields found: chain."),
         BadEntry(str(path), 5, "a JSON object is needed, this is an array."),
     ]
 

@@ -97,10 +97,10 @@ def test_every_container_gives_the_same_chains(container: Path) -> None:
         assert chain.source == container.name.removesuffix(".gz")
         assert chain.source_sha256 == hashlib.sha256(container.read_bytes()).hexdigest()
     assert (report.chains, report.bad) == (2, 0)
-    assert report.notes == [
-        f"{container}: question = 'problem', chain = 'reasoning', answer = 'answer', id = 'id'; other fields become metadata. "
-        "Change with --field PART=FIELD."
-    ]
+    (example,) = report.examples
+    assert (example.reader, example.chain) == ("records", chains[0])
+    assert example.taken == {"question": "problem", "chain": "reasoning", "answer": "answer", "id": "id"}
+    assert example.passed_over == ("level",)
 
 
 def test_fields_can_be_mapped(tmp_path: Path) -> None:

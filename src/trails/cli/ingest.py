@@ -26,7 +26,22 @@ from trails.errors import UsageError
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--sample", is_flag=True, help="Ingest the packaged sample: English and Russian, long and short.")
 @click.option("--reader", help="Name of the reader; by default the first that recognises the input.")
-@click.option("--field", "fields", multiple=True, metavar="PART=FIELD", help="Map a field, e.g. chain=rationale.")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="PART=FIELD",
+    help="Take a part (question, chain, answer, id, language) from this field, e.g. chain=steps[].text; before any reader.",
+)
+@click.option("--family", default="", metavar="FIELD", help="Field that names what a chain is a version of.")
+@click.option(
+    "--think-marks",
+    "marks",
+    multiple=True,
+    nargs=2,
+    metavar="OPEN CLOSE",
+    help="Further marks around a thought, beside the usual ones.",
+)
 @click.option(
     "--source", default="", help="Name of the data set (default: the file's name); part of the chains' identity."
 )
@@ -98,6 +113,8 @@ def command(
     sample: bool,
     reader: str | None,
     fields: tuple[str, ...],
+    family: str,
+    marks: tuple[tuple[str, str], ...],
     source: str,
     licence: str,
     limit: int | None,
@@ -161,6 +178,8 @@ def command(
             separator=separator,
             source=source,
             licence=licence,
+            family=family,
+            marks=marks,
         ),
         measure=MeasureOptions(batch_tokens, token_attention, peaks, premises, parse_layers(states)),
         dry_run=dry_run,

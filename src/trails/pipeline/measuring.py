@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from trails.config import Settings, load_settings
 from trails.errors import UsageError
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.pipeline.as_read import SHOWN_EXAMPLES, example_lines, example_record
 from trails.pipeline.loading import SHARD_CHAINS, load_missing
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.threads import ahead
@@ -84,6 +85,7 @@ class IngestSummary:
     roles: Counter[str] = field(default_factory=Counter)
     explicit_steps: int = 0
     notes: tuple[str, ...] = ()
+    as_read: tuple[Mapping[str, Any], ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     dry_run: bool = False
 
@@ -200,9 +202,15 @@ def ingest(
 
     kept: list[Chain] | None = [] if any(str(path) == "-" for path in paths) else None
     pending: dict[str, int] = {}
+    shown = 0
     with _timed(summary.seconds, "reading"):
         for chain in read(paths, reader=options.reader, options=options.read, report=report):
             summary.read += 1
+            while shown < min(len(report.examples), SHOWN_EXAMPLES):
+                # before the model is loaded, so that a wrong reading costs seconds
+                for line in example_lines(report.examples[shown]):
+                    progress.note(line)
+                shown += 1
             if chain.id in pending:
                 summary.duplicates += 1
                 continue
@@ -213,6 +221,7 @@ def ingest(
                 _count(summary, segmented(chain))
     summary.bad = report.bad
     summary.notes = tuple(report.notes)
+    summary.as_read = tuple(map(example_record, report.examples))
     if options.dry_run:
         summary.seconds["total"] = time.perf_counter() - began
         return summary

@@ -14,18 +14,22 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from trails.errors import InputError, UsageError
-from trails.readers import datasets, records, text
-from trails.readers.base import BadEntry, Reader, ReadOptions, ReadReport, SourceFile, parse_fields
+from trails.readers import datasets, logs, records, text
+from trails.readers.base import BadEntry, Example, Reader, ReadOptions, ReadReport, SourceFile, parse_fields
 from trails.readers.records import chain_record, write_chains
+from trails.readers.streams import COMPRESSED_SUFFIXES, ZIP_MAGIC, FileError, members
 from trails.schema import Chain
 
 __all__ = [
     "READERS",
     "BadEntry",
+    "Example",
     "ReadOptions",
     "ReadReport",
     "Reader",
@@ -41,7 +45,15 @@ READERS: dict[str, Reader] = {
     for reader in (
         # in the order in which they are asked; the last two take everything
         records.TRAILS,
+        records.EXPORTS,
+        logs.INSPECT,
+        logs.SPANS,
+        logs.OBSERVATIONS,
+        logs.COMPLETIONS,
+        logs.EVAL_SAMPLES,
+        logs.PRM800K,
         records.MESSAGES,
+        logs.SESSIONS,
         datasets.GSM8K,
         datasets.GSM8K_SOLUTIONS,
         datasets.BBH,
@@ -61,6 +73,9 @@ READERS: dict[str, Reader] = {
 }
 
 SUFFIXES = ("jsonl", "ndjson", "json", "parquet", "arrow", "csv", "tsv", "txt", "text", "md", "markdown")
+MAX_IDS = 200_000
+"""Records of a file whose ids are compared."""
+
 _NOT_DATA = re.compile(
     r"(readme|licen[cs]e|copying|notice|changelog|citation)\b.*|dataset_infos?\.json|dataset_dict\.json|state\.json",
     re.IGNORECASE,
@@ -122,10 +137,8 @@ def _chains(
             return
         with tempfile.TemporaryDirectory(prefix="trails-") as scratch:
             before = report.chains
-            for file in _open(shown, found, options, Path(scratch)):
-                reader = READERS[name] if name else _recognise(file)
-                report.files.append(file.shown)
-                for chain in reader.read(file, options, report):
+            for file in _open(shown, found, options, Path(scratch), report):
+                for chain in _of_file(file, name, options, report):
                     if options.limit is not None and report.chains >= options.limit:
                         return
                     if shas.setdefault(chain.source, chain.source_sha256) != chain.source_sha256:
@@ -138,7 +151,34 @@ def _chains(
                 raise InputError(f"{shown}: no chains in it.")
 
 
-def _recognise(file: SourceFile) -> Reader:
+def _of_file(file: SourceFile, name: str | None, options: ReadOptions, report: ReadReport) -> Iterator[Chain]:
+    """Chains of one file; one that cannot be read, or not to its end, is one bad record, and the next file follows."""
+    ids: dict[str, int] = {}
+    try:
+        reader = READERS[name] if name else _recognise(file, options)
+        report.files.append(file.shown)
+        first = True
+        for chain in reader.read(file, options, report):
+            if first:
+                report.example(file.shown, reader.name, chain)
+            first = False
+            if len(ids) < MAX_IDS and ids.setdefault(chain.source_id, hash(chain.text)) != hash(chain.text):
+                report.note(
+                    f"{file.shown}: different records have the id {chain.source_id[:40]!r}; they stay apart by their text."
+                )
+            yield chain
+    except FileError as error:
+        report.bad_file(error, file.shown)
+    except (RecursionError, MemoryError) as error:
+        report.bad_file(FileError(f"{file.shown}: cannot be read ({type(error).__name__})."), file.shown)
+
+
+def _recognise(file: SourceFile, options: ReadOptions) -> Reader:
+    if options.fields:
+        if file.container == "text":
+            raise FileError(f"{file.shown}: this is text and has no fields for --field {next(iter(options.fields))}.")
+        if options.mapped("chain"):
+            return records.RECORDS  # what the user says comes before what any reader knows
     # a file of records without a first record to look at: the general reader says what is wrong
     return next((reader for reader in READERS.values() if reader.can_read(file)), records.RECORDS)
 
@@ -159,21 +199,47 @@ def _find(shown: str, report: ReadReport) -> list[Path]:
         for name in sorted(names):
             if name.startswith(".") or _NOT_DATA.fullmatch(name):
                 continue
-            known = name.removesuffix(".gz").rpartition(".")[2].lower() in SUFFIXES
+            known = _plain(name).rpartition(".")[2].lower() in (*SUFFIXES, "zip", "eval")
             (found if known else others).append(Path(folder) / name if known else name)  # type: ignore[arg-type]
     if not found:
         seen = f"found only {', '.join(others[:5])}" if others else "it is empty or holds only notes"
         raise InputError(
-            f"{shown}: no chains in this folder ({seen}). Files read: {', '.join('.' + s for s in SUFFIXES)}, also .gz."
+            f"{shown}: no chains in this folder ({seen}). Files read: {', '.join('.' + s for s in SUFFIXES)}, "
+            f"also {', '.join(COMPRESSED_SUFFIXES)}, .zip and .eval."
         )
     if others:
         report.note(f"{shown}: passed over {len(others)} files of other kinds ({', '.join(others[:5])}).")
-    return sorted(found, key=lambda file: file.relative_to(path).parts)
+    unlisted = [file for file in found if not _is_listed(file)]
+    if unlisted:
+        shown_names = ", ".join(str(file.relative_to(path)) for file in unlisted[:3])
+        report.note(f"{shown}: passed over {len(unlisted)} files that state.json does not list ({shown_names}).")
+    return sorted(set(found) - set(unlisted), key=lambda file: file.relative_to(path).parts)
 
 
-def _open(shown: str, found: list[Path], options: ReadOptions, scratch: Path) -> Iterator[SourceFile]:
+def _plain(name: str) -> str:
+    return next((name.removesuffix(end) for end in COMPRESSED_SUFFIXES if name.endswith(end)), name)
+
+
+@cache
+def _listed(folder: Path) -> frozenset[str] | None:
+    """Names of the files that a saved data set consists of; None where ``state.json`` does not say."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return frozenset(str(item["filename"]) for item in state["_data_files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_listed(file: Path) -> bool:
+    names = _listed(file.parent)
+    return names is None or file.name in names
+
+
+def _open(
+    shown: str, found: list[Path], options: ReadOptions, scratch: Path, report: ReadReport
+) -> Iterator[SourceFile]:
     if not found:
-        yield _spool(shown, options, scratch)
+        yield from _members(_spool(shown, options, scratch), scratch, report)
         return
     root = Path(shown)
     folder_info = _dataset_info(root) if root.is_dir() else {}
@@ -185,7 +251,7 @@ def _open(shown: str, found: list[Path], options: ReadOptions, scratch: Path) ->
         if name:
             groups[name] = (*groups.get(name, ()), path)
     for path in found:
-        yield SourceFile(
+        file = SourceFile(
             path=path,
             shown=str(path),
             file_name=path.name,
@@ -195,6 +261,36 @@ def _open(shown: str, found: list[Path], options: ReadOptions, scratch: Path) ->
             max_record_bytes=options.max_record_bytes,
             sha256_of=groups.get(names[path], ()),
         )
+        yield from _members(file, scratch, report)
+
+
+def _members(file: SourceFile, scratch: Path, report: ReadReport) -> Iterator[SourceFile]:
+    """The file itself, or the data files of a zip archive. An evaluation log is one file under the archive's own name."""
+    try:
+        with file.path.open("rb") as stream:
+            is_zip = stream.read(4) == ZIP_MAGIC
+        if not is_zip:
+            yield file
+            return
+        found = 0
+        for member in members(file.path, file.shown, scratch, SUFFIXES):
+            found += 1
+            whole = member.name == "samples.json"
+            yield replace(
+                file,
+                path=member.path,
+                shown=file.shown if whole else f"{file.shown}/{member.name}",
+                file_name=file.file_name if whole else Path(member.name).name,
+                sha256_of=(file.path,),
+                sample=None,
+            )
+        if not found:
+            kinds = ", ".join("." + suffix for suffix in SUFFIXES)
+            raise FileError(f"{file.shown}: a zip archive without data in it. Members read: {kinds}.")
+    except OSError as error:
+        report.bad_file(FileError(f"{file.shown}: cannot be opened ({error.strerror})."), file.shown)
+    except FileError as error:
+        report.bad_file(error, file.shown)
 
 
 def _spool(shown: str, options: ReadOptions, scratch: Path) -> SourceFile:

@@ -6,19 +6,18 @@ that cannot be read goes to :meth:`ReadReport.bad_record`, which raises once the
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, runtime_checkable
 
 from trails.errors import InputError, UsageError
-from trails.schema import Chain, stable_hash
+from trails.readers.streams import COMPRESSED_SUFFIXES, FileError, not_data, open_bytes
+from trails.schema import Chain, canonical_json, stable_hash
 
 FIELD_NAMES = ("question", "chain", "answer", "id", "language")
 """What a user can map with ``--field NAME=FIELD``."""
@@ -31,7 +30,10 @@ KEPT_BAD_RECORDS = 100
 class ReadOptions:
     """How to read.
 
-    ``fields`` maps ``question``, ``chain`` (or ``text``), ``answer``, ``id``, ``language`` to field names of the input.
+    ``fields`` maps ``question``, ``chain`` (or ``text``), ``answer``, ``id``, ``language`` to paths of fields in the input
+    (``doc.question``, ``resps[0]``, ``steps[].text``); they come before what any reader knows. ``family`` is the path of the
+    field that names what a chain is a version of; empty: chains with one question are one family. ``marks`` are further
+    pairs of marks around a thought, opening and closing.
     ``limit`` bounds the chains over all inputs. ``bad_tolerance`` is the number of bad records to go past; the next one
     raises. ``report_file`` receives every bad record as a JSON line. ``max_record_bytes`` bounds one line, record or
     paragraph. ``separator`` says what ends a chain in a text file: a blank line or heading (``paragraph``), a heading
@@ -48,12 +50,18 @@ class ReadOptions:
     separator: Literal["auto", "paragraph", "heading", "line", "file"] = "auto"
     source: str = ""
     licence: str = ""
+    family: str = ""
+    marks: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Raises UsageError for an unknown field name, encoding or a negative number."""
         wrong = [name for name in self.fields if name not in (*FIELD_NAMES, "text")]
         if wrong:
             raise UsageError(f"--field {wrong[0]}=…: no such part of a chain. Parts: {', '.join(FIELD_NAMES)}.")
+        if any(not opening.strip() or not closing.strip() for opening, closing in self.marks):
+            raise UsageError("--think-marks: an opening and a closing mark are needed, e.g. --think-marks '<<' '>>'.")
+        if self.max_record_bytes < 1:
+            raise UsageError(f"--max-record-bytes {self.max_record_bytes}: a number of bytes, 1 or more.")
         if self.limit is not None and self.limit < 0:
             raise UsageError(f"--limit {self.limit}: a number of chains, 0 or more.")
         if self.bad_tolerance < 0:
@@ -96,12 +104,28 @@ class BadEntry:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The first chain of an input as it was read: what to look at before anything is measured.
+
+    ``taken`` maps parts of a chain to the fields they came from, ``passed_over`` names the fields that became metadata or
+    nothing; both are empty for a reader that knows its data set.
+    """
+
+    file: str
+    reader: str
+    chain: Chain
+    taken: Mapping[str, str]
+    passed_over: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class ReadReport:
     """What happened while reading: filled as the chains are drawn.
 
     ``chains`` counts the chains handed out, ``bad`` the bad records; ``entries`` keeps the first 100 of those, the
-    report file all. ``notes`` are sentences for the user: the field guesses, what was skipped.
+    report file all. ``notes`` are sentences for the user: the field guesses, what was skipped. ``examples`` holds the
+    first chain of every input whose reader or fields differ from the one before.
     """
 
     chains: int = 0
@@ -109,16 +133,42 @@ class ReadReport:
     files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     entries: list[BadEntry] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
     tolerance: int = 0
     report_file: Path | None = None
+    _fields: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = field(default_factory=dict)
 
     def note(self, sentence: str) -> None:
         """Add a sentence once."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 
+    def fields(self, file: str, taken: Mapping[str, str], passed_over: Sequence[str]) -> None:
+        """Remember which fields of a file were taken and which were not, for :attr:`examples`."""
+        self._fields[file] = (dict(taken), tuple(passed_over))
+
+    def example(self, file: str, reader: str, chain: Chain) -> None:
+        """Keep the first chain of a file, unless the file before was read in the same way."""
+        taken, passed_over = self._fields.pop(file, ({}, ()))
+        last = self.examples[-1] if self.examples else None
+        if last is None or (last.reader, last.taken) != (reader, taken):
+            self.examples.append(Example(file, reader, chain, taken, passed_over))
+
+    def bad_file(self, error: FileError, file: str) -> None:
+        """Count a file that cannot be read, or not to its end. Raises the error when there is more than tolerated."""
+        if self.tolerance == 0:
+            self.bad += 1
+            raise error
+        place, _, message = str(error).removeprefix(file).removeprefix(":").partition(": ")
+        self.bad_record(
+            file, int(place) if place.isdecimal() else 0, message if not place or place.isdecimal() else str(error)
+        )
+
     def bad_record(self, file: str, line: int, message: str) -> None:
-        """Count a bad record. Raises InputError (``FILE:LINE: message``) when there are more than tolerated."""
+        """Count a bad record. Raises InputError (``FILE:LINE: message``) when there are more than tolerated.
+
+        ``line`` is 0 where no line is known.
+        """
         self.bad += 1
         if len(self.entries) < KEPT_BAD_RECORDS:
             self.entries.append(BadEntry(file, line, message))
@@ -130,7 +180,7 @@ class ReadReport:
             hint = "To go on past bad records: --bad-tolerance N."
             if self.tolerance:
                 hint = f"This is bad record {self.bad}; --bad-tolerance {self.tolerance} allows no more."
-            raise InputError(f"{file}:{line}: {message} {hint}")
+            raise InputError(f"{file}:{line}: {message} {hint}" if line else f"{file}: {message} {hint}")
 
 
 def strip_bom(data: bytes) -> bytes:
@@ -154,6 +204,7 @@ class SourceFile:
     encoding: str = "utf-8"
     max_record_bytes: int = 16_000_000
     sha256_of: tuple[Path, ...] = ()
+    sample: tuple[Mapping[str, Any], ...] | None = None  # first records, once somebody looked; see containers.sample
 
     @cached_property
     def sha256(self) -> str:
@@ -165,71 +216,107 @@ class SourceFile:
     def stem(self) -> str:
         """File name without any suffix that names a format."""
         return re.sub(
-            r"(\.(gz|jsonl|ndjson|json|parquet|arrow|feather|txt|text|md|markdown|csv|tsv))+$", "", self.file_name
+            r"(\.(gz|zst|xz|bz2|jsonl|ndjson|json|parquet|arrow|feather|txt|text|md|markdown|csv|tsv))+$",
+            "",
+            self.file_name,
         )
 
     @property
     def name(self) -> str:
-        """Default source name: the data set's, else the file's base name without ``.gz``; never a path."""
-        return self.dataset or re.sub(r"\.gz$", "", self.file_name)
+        """Default source name: the data set's, else the file's base name without the suffix of a compression; never a path."""
+        return self.dataset or self.plain_name
+
+    @property
+    def plain_name(self) -> str:
+        """The file's base name without the suffix of a compression."""
+        return next(
+            (self.file_name.removesuffix(end) for end in COMPRESSED_SUFFIXES if self.file_name.endswith(end)),
+            self.file_name,
+        )
+
+    @property
+    def suffix(self) -> str:
+        """Last part of the name, in lower case, without the suffix of a compression; empty when there is none."""
+        return self.plain_name.rpartition(".")[2].lower() if "." in self.plain_name else ""
 
     def open(self) -> IO[bytes]:
-        """The bytes, decompressed. Raises InputError when the file cannot be opened."""
-        try:
-            raw = self.path.open("rb")
-        except OSError as error:
-            raise InputError(f"{self.shown}: cannot be opened ({error.strerror}).") from None
-        magic = raw.read(2)
-        raw.seek(0)
-        if magic == b"\x1f\x8b":
-            # GzipFile reads ahead itself; the wrapper makes readline cheap
-            return io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 1 << 20)
-        return raw
+        """The bytes, decompressed. Raises FileError when the file cannot be opened, or is damaged."""
+        return open_bytes(self.path, self.shown)
 
     @cached_property
     def head(self) -> bytes:
         """The first 64 KiB, decompressed, without a byte order mark."""
         with self.open() as stream:
-            try:
-                return strip_bom(stream.read(HEAD_BYTES))
-            except (OSError, EOFError) as error:
-                raise InputError(f"{self.shown}: the gzip data is damaged ({error}).") from None
+            return strip_bom(stream.read(HEAD_BYTES))
+
+    @cached_property
+    def text_encoding(self) -> str:
+        """The encoding the user named, or the one that a byte order mark names."""
+        marks = (
+            (b"\xff\xfe\0\0", "utf-32"),
+            (b"\0\0\xfe\xff", "utf-32"),
+            (b"\xff\xfe", "utf-16"),
+            (b"\xfe\xff", "utf-16"),
+        )
+        if self.encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+            return next((name for mark, name in marks if self.head.startswith(mark)), self.encoding)
+        return self.encoding
+
+    @cached_property
+    def start(self) -> str:
+        """The first 64 KiB as text, without leading blanks; what is not text in the encoding is replaced."""
+        return self.head.decode(self.text_encoding, "replace").lstrip("\ufeff \t\r\n")
 
     @cached_property
     def container(self) -> str:
-        """How the records lie in the file, from the first bytes and then from the name."""
-        head = self.head
+        """How the records lie in the file, from the first bytes and then from the name. FileError for what is no data."""
+        head, last = self.head, self.suffix
         if head.startswith(b"PAR1"):
             return "parquet"
-        suffixes = [part.lower() for part in self.file_name.removesuffix(".gz").split(".")[1:]]
-        last = suffixes[-1] if suffixes else ""
-        if head.startswith(b"ARROW1") or last == "arrow":
+        if head.startswith(b"ARROW1"):
             return "arrow"
-        if last in ("csv", "tsv"):
+        known = not_data(head, last)
+        if known:
+            raise FileError(f"{self.shown}: this is {known}")
+        if last == "parquet" and head:
+            raise FileError(
+                f"{self.shown}: a damaged table: a Parquet file begins with PAR1, this one with {head[:4]!r}. "
+                "Download it again."
+            )
+        if last in ("arrow", "csv", "tsv"):
             return last
-        start = head.decode(self.encoding, "replace").lstrip("\ufeff \t\r\n")
         if last in ("txt", "text", "md", "markdown"):
             return "text"
+        start = self.start
+        line, _, more = start.partition("\n")
         if last in ("jsonl", "ndjson"):
-            return "jsonl"
+            return "json" if _spread_over_lines(line, more) else "jsonl"
         if start.startswith("[") and (last == "json" or re.match(r"\[\s*[{\[\"\]]", start)):
             return "json"
         if start.startswith("{"):
-            line = start.split("\n", 1)[0]
-            try:
-                json.loads(line)
-                return "jsonl"
-            except ValueError:
-                # a first line longer than the head is one record a line; a short one is a pretty-printed object
-                return "jsonl" if "\n" not in start and len(head) == HEAD_BYTES and last != "json" else "json"
+            if _is_json(line):
+                return "json" if last == "json" and not more.strip() else "jsonl"
+            # a first line longer than the head is one record a line; a short one is a pretty-printed object
+            return "jsonl" if not more and len(head) == HEAD_BYTES and last != "json" else "json"
         return "jsonl" if last == "json" else "text"
 
-    @cached_property
-    def first_record(self) -> Mapping[str, Any] | None:
-        """The first record that can be parsed, or None for text and for files without one."""
-        from trails.readers.containers import peek
 
-        return peek(self)
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _spread_over_lines(line: str, more: str) -> bool:
+    """Whether a file named JSON Lines holds one array, or objects of several lines each."""
+    line = line.strip()
+    if line in ("[", "{"):
+        return True
+    if re.match(r"\[\s*\{", line):
+        return line.endswith(",") or not more.strip()
+    return line.startswith("{") and line.endswith(("{", "[", ",")) and not more.lstrip().startswith("{")
 
 
 def _file_sha256(path: Path) -> str:
@@ -248,6 +335,9 @@ class Draft:
     language: str = ""
     boundaries: tuple[int, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    family: str | None = None  # None: not said, the question decides
+    identity: str = ""  # of the record, where several chains come from one
 
 
 @runtime_checkable
@@ -284,6 +374,14 @@ def record_id(record: Any) -> str:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def family_of(question: str, source: str, identity: str) -> str:
+    """Family of a chain that nobody gave one: chains with the same question are versions of one thing; without a question
+    those of the same record are.
+    """
+    words = " ".join(question.split())
+    return "f" + (stable_hash("question", words) if words else stable_hash("record", source, identity))
+
+
 def finish(draft: Draft, file: SourceFile, options: ReadOptions, source: str) -> Chain:
     """The chain of a draft. Raises BadRecordError for an empty chain, a lone surrogate or boundaries outside the text."""
     if not draft.text.strip():
@@ -296,6 +394,9 @@ def finish(draft: Draft, file: SourceFile, options: ReadOptions, source: str) ->
                 f"(U+{ord(found.group()):04X} at character {found.start()}), which is not Unicode text."
             )
     metadata = {key: _SURROGATE.sub("\ufffd", value) for key, value in draft.metadata.items()}
+    messages = draft.messages
+    if not messages or messages == [{"role": "user", "content": draft.question}]:
+        messages = []
     boundaries = tuple(sorted({b for b in draft.boundaries if 0 < b < len(draft.text)}))
     if draft.boundaries:
         boundaries = (0, *boundaries)
@@ -310,4 +411,11 @@ def finish(draft: Draft, file: SourceFile, options: ReadOptions, source: str) ->
         metadata=metadata,
         source_sha256=file.sha256,
         licence=options.licence or file.licence,
+        messages=_SURROGATE.sub("\ufffd", canonical_json(messages)) if messages else "",
+        family=_SURROGATE.sub(
+            "\ufffd",
+            family_of(draft.question, options.source or source, draft.identity or draft.source_id)
+            if draft.family is None
+            else draft.family,
+        ),
     )

@@ -1,7 +1,8 @@
-"""Records in files: JSON Lines, JSON arrays, Parquet, Arrow, CSV and TSV.
+"""Records in files: JSON Lines, JSON arrays and objects, Parquet, Arrow, CSV and TSV.
 
 In: a :class:`~trails.readers.base.SourceFile`. Out: ``(place, record)`` pairs, place counted from 1 (a line; a row in Parquet
-and Arrow). One record, one batch of rows or one megabyte of an array is in memory at a time.
+and Arrow). One record, one batch of rows or one megabyte of an array is in memory at a time, and no record is larger than
+``max_record_bytes``.
 """
 
 from __future__ import annotations
@@ -14,62 +15,87 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.errors import InputError
 from trails.readers.base import ReadReport, SourceFile, strip_bom
+from trails.readers.streams import FREE_BYTES, MAX_RATIO, FileError
 
 CHUNK = 1 << 20
 BATCH_ROWS = 256
+BATCH_BYTES = 16_000_000
 MAX_OBJECT_BYTES = 256_000_000
+SAMPLE_RECORDS = 64
+SAMPLE_CHARS = 16_000_000
+KEY_FIELD = "id"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
+_DEEP = "broken JSON: nested too deep."
 
 
 def records(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
-    """All records of the file. A broken line goes to the report; a broken array or table raises InputError."""
+    """All records of the file. A broken line goes to the report; a broken array or table raises FileError."""
     container = file.container
     if container == "jsonl":
         return _json_lines(file, report)
     if container == "json":
-        return _json_document(file)
+        return _json_document(file, report)
     if container in ("parquet", "arrow"):
-        return _columns(file)
+        return _columns(file, report)
     if container in ("csv", "tsv"):
         return _delimited(file, report)
-    raise InputError(f"{file.shown}: this is text, not records. Use --reader text.")
+    raise FileError(f"{file.shown}: this is text, not records. Use --reader text.")
 
 
-def peek(file: SourceFile) -> Mapping[str, Any] | None:
-    """The first record that is an object, or None."""
-    if file.container == "text":
-        return None
-    try:
-        quiet = ReadReport(tolerance=1_000)
-        for _, record in itertools.islice(records(file, quiet), 100):
-            if isinstance(record, Mapping):
-                return record
-    except InputError:
-        return None  # the error is raised again, and told, when the file is read
-    return None
+def sample(file: SourceFile) -> tuple[Mapping[str, Any], ...]:
+    """The first records that are objects and hold anything: what decides how the whole file is read. Empty for text.
+
+    At most :data:`SAMPLE_RECORDS` of them and about :data:`SAMPLE_CHARS` characters; the same file always gives the same.
+    """
+    if file.sample is None:
+        found: list[Mapping[str, Any]] = []
+        left = SAMPLE_CHARS
+        try:
+            if file.container != "text":
+                quiet = ReadReport(tolerance=1_000)
+                for _, record in itertools.islice(records(file, quiet), SAMPLE_RECORDS):
+                    if isinstance(record, Mapping) and any(
+                        value not in (None, "", [], {}) for value in record.values()
+                    ):
+                        found.append(record)
+                        left -= _characters(record)
+                    if left < 0:
+                        break
+        except (InputError, RecursionError):
+            pass  # the error is raised again, and told, when the file is read
+        file.sample = tuple(found)
+    return file.sample
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return 16 + sum(len(str(key)) + _characters(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return 16 + sum(map(_characters, value))
+    return 8
 
 
 def lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, str]]:
     """Decoded lines without their line ends, numbered from 1; a line that is too long or not text goes to the report."""
-    if file.head.startswith((b"\xff\xfe", b"\xfe\xff")) and not file.encoding.lower().startswith("utf-16"):
-        raise InputError(f"{file.shown}: this is UTF-16, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 FILE.")
-    if file.encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
-        yield from _wide_lines(file)
+    encoding = file.text_encoding
+    if encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
+        yield from _wide_lines(file, report)
         return
     if b"\x00" in file.head:
-        raise InputError(f"{file.shown}: this is binary data, not text.")
+        raise FileError(f"{file.shown}: {_binary(file.head)}")
     limit = file.max_record_bytes
     with file.open() as stream:
         for number in itertools.count(1):
-            try:
-                data = stream.readline(limit + 2)
-            except (OSError, EOFError) as error:
-                raise InputError(f"{file.shown}:{number}: the gzip data is damaged ({error}).") from None
+            data = stream.readline(limit + 2)
             if not data:
                 return
             if number == 1:
@@ -78,32 +104,53 @@ def lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, str]]:
             if size > limit:
                 while data and not data.endswith(b"\n"):  # the rest of the line, piece by piece
                     data = stream.readline(CHUNK)
-                report.bad_record(
-                    file.shown,
-                    number,
-                    f"the line is longer than {limit:,} bytes (max_record_bytes, --max-record-bytes).",
-                )
+                _too_long(file, report, number)
                 continue
             try:
-                yield number, data.decode(file.encoding).rstrip("\r\n")
+                yield number, data.decode(encoding).rstrip("\r\n")
             except UnicodeDecodeError as error:
                 report.bad_record(
                     file.shown,
                     number,
-                    f"byte 0x{data[error.start]:02x} at position {error.start} is not {file.encoding.upper()}. "
+                    f"byte 0x{data[error.start]:02x} at position {error.start} is not {encoding.upper()}. "
                     "Name the encoding (--encoding cp1251) or convert the file with iconv.",
                 )
 
 
-def _wide_lines(file: SourceFile) -> Iterator[tuple[int, str]]:
-    """Lines of UTF-16 and UTF-32, which cannot be cut at the byte of a line feed."""
-    with file.open() as stream, io.TextIOWrapper(stream, encoding=file.encoding) as text:
+def _binary(head: bytes) -> str:
+    even, odd = head[0:2000:2], head[1:2000:2]
+    for name, zero, other in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
+        if len(zero) > 4 and zero.count(0) > 0.7 * len(zero) and other.count(0) < 0.1 * len(other):
+            return f"this looks like UTF-16 without a byte order mark. Read it with --encoding {name}."
+    return "this is binary data, not text."
+
+
+def _too_long(file: SourceFile, report: ReadReport, number: int) -> None:
+    report.bad_record(
+        file.shown,
+        number,
+        f"the line is longer than {file.max_record_bytes:,} bytes (max_record_bytes, --max-record-bytes).",
+    )
+
+
+def _wide_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, str]]:
+    """Lines of UTF-16 and UTF-32, which cannot be cut at the byte of a line feed. The limit counts two bytes a character."""
+    limit = file.max_record_bytes // 2
+    with file.open() as stream, io.TextIOWrapper(stream, encoding=file.text_encoding) as text:
         number = 0
         try:
-            for number, line in enumerate(text, 1):
+            for number in itertools.count(1):
+                line = text.readline(limit + 2)
+                if not line:
+                    return
+                if len(line.rstrip("\r\n")) > limit:
+                    while line and not line.endswith("\n"):
+                        line = text.readline(CHUNK)
+                    _too_long(file, report, number)
+                    continue
                 yield number, line.removeprefix("\ufeff").rstrip("\r\n")
         except UnicodeError as error:
-            raise InputError(f"{file.shown}:{number + 1}: not {file.encoding.upper()} ({error}).") from None
+            raise FileError(f"{file.shown}:{number}: not {file.text_encoding.upper()} ({error}).") from None
 
 
 def _json_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
@@ -115,15 +162,15 @@ def _json_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any
         except json.JSONDecodeError as error:
             report.bad_record(file.shown, number, f"broken JSON: {error.msg} at column {error.colno}.")
         except RecursionError:
-            report.bad_record(file.shown, number, "broken JSON: nested too deep.")
+            report.bad_record(file.shown, number, _DEEP)
         except ValueError as error:
             report.bad_record(file.shown, number, f"broken JSON: {error}.")
         else:
             yield number, record
 
 
-def _json_document(file: SourceFile) -> Iterator[tuple[int, Any]]:
-    with file.open() as stream, io.TextIOWrapper(stream, encoding=file.encoding) as text:
+def _json_document(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
+    with file.open() as stream, io.TextIOWrapper(stream, encoding=file.text_encoding) as text:
         try:
             start = ""
             while not start.strip():
@@ -135,14 +182,14 @@ def _json_document(file: SourceFile) -> Iterator[tuple[int, Any]]:
             if start.lstrip().startswith("["):
                 yield from _array(file, text, start)
             else:
-                yield from _object(file, text, start)
+                yield from _objects(file, text, start, report)
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{file.shown}: byte 0x{error.object[error.start]:02x} is not {file.encoding.upper()}. "
+            raise FileError(
+                f"{file.shown}: byte 0x{error.object[error.start]:02x} is not {file.text_encoding.upper()}. "
                 "Name the encoding (--encoding cp1251) or convert the file with iconv."
             ) from None
-        except EOFError as error:
-            raise InputError(f"{file.shown}: the gzip data is damaged ({error}).") from None
+        except UnicodeError as error:
+            raise FileError(f"{file.shown}: not {file.text_encoding.upper()} ({error}).") from None
 
 
 def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tuple[int, Any]]:
@@ -158,6 +205,12 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tu
         skipped = _BETWEEN.match(buffer, position)
         position = skipped.end() if skipped else position
         if buffer.startswith("]", position):
+            rest = buffer[position + 1 :] + text.read(CHUNK)
+            if rest.strip():
+                raise FileError(
+                    f"{file.shown}:{line}: something follows the end of the array ({rest.strip()[:20]!r}); "
+                    "one array a file is read."
+                )
             return
         breaks = buffer.count("\n", counted, position)
         column = position - buffer.rfind("\n", counted, position) - 1 if breaks else column + position - counted
@@ -170,7 +223,7 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tu
                     position, grow = end, CHUNK
                     continue
             except RecursionError:
-                raise InputError(f"{file.shown}:{line}: broken JSON: nested too deep.") from None
+                raise FileError(f"{file.shown}:{line}: {_DEEP}") from None
             except ValueError as error:
                 place, message = line, str(error)
                 if isinstance(error, json.JSONDecodeError):
@@ -182,59 +235,206 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tu
                     )
                     place, message = line + inner, f"{error.msg} at column {at}"
                 if ended:
-                    raise InputError(
+                    raise FileError(
                         f"{file.shown}:{place}: broken JSON: {message}. "
                         "An array cannot be read past a mistake; JSON Lines can."
                     ) from None
                 if len(buffer) - position > file.max_record_bytes:
-                    raise InputError(
+                    raise FileError(
                         f"{file.shown}:{place}: broken JSON: {message}, or a record longer than "
                         f"{file.max_record_bytes:,} bytes (max_record_bytes, --max-record-bytes)."
                     ) from None
         if ended:
-            raise InputError(f"{file.shown}:{line}: broken JSON: the array does not end with a closing bracket.")
+            raise FileError(f"{file.shown}:{line}: broken JSON: the array does not end with a closing bracket.")
         piece = text.read(grow)
         grow *= 2  # so that a long element is decoded a logarithmic number of times
         ended = not piece
         buffer, position, counted = buffer[position:] + piece, 0, 0
 
 
-def _object(file: SourceFile, text: io.TextIOWrapper, start: str) -> Iterator[tuple[int, Any]]:
-    """One JSON object: the records of its only list of objects, or the object itself."""
+def _objects(file: SourceFile, text: io.TextIOWrapper, start: str, report: ReadReport) -> Iterator[tuple[int, Any]]:
+    """One JSON object and what it holds (:func:`expanded`), or objects one after another, a record each."""
     whole = start + text.read(MAX_OBJECT_BYTES)
     if text.read(1):
-        raise InputError(
+        raise FileError(
             f"{file.shown}: one JSON object of more than {MAX_OBJECT_BYTES:,} characters. Make it JSON Lines."
         )
-    try:
-        value = json.loads(whole)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file.shown}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}.") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file.shown}: broken JSON: {error}.") from None
-    lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(item, Mapping) for item in v)]
-    if len(lists) == 1 and not any(key in value for key in ("messages", "conversations")):
-        yield from enumerate(lists[0], 1)
-    else:
-        yield 1, value
+    decoder = json.JSONDecoder()
+    position, line, counted = 0, 1, 0
+    first: Any = None
+    number = 0
+    while True:
+        skipped = _BETWEEN.match(whole, position)
+        position = skipped.end() if skipped else position
+        line, counted = line + whole.count("\n", counted, position), position
+        if position >= len(whole):
+            break
+        try:
+            value, position = decoder.raw_decode(whole, position)
+        except json.JSONDecodeError as error:
+            raise FileError(f"{file.shown}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}.") from None
+        except RecursionError:
+            raise FileError(f"{file.shown}:{line}: {_DEEP}") from None
+        except ValueError as error:
+            raise FileError(f"{file.shown}:{line}: broken JSON: {error}.") from None
+        number += 1
+        if number == 1:
+            first = line, value
+        else:
+            if number == 2:
+                yield first
+            yield line, value
+    if number == 1:
+        yield from expanded(file, first[1], report)
 
 
-def _columns(file: SourceFile) -> Iterator[tuple[int, Any]]:
+def expanded(file: SourceFile, value: Mapping[str, Any], report: ReadReport) -> Iterator[tuple[int, Any]]:
+    """Records of a lone object: those of its list of objects, its rows where it is a table by columns, the objects in it where
+    it maps ids to records, else the object itself.
+    """
+    lists = {
+        key: held
+        for key, held in value.items()
+        if isinstance(held, list) and held and all(isinstance(item, Mapping) for item in held)
+    }
+    talk = {key for key, held in lists.items() if any("role" in item or "from" in item for item in held)}
+    if not talk and not any(key in value for key in ("messages", "conversations", "choices", "resourceSpans")):
+        if len(lists) == 1:
+            yield from enumerate(next(iter(lists.values())), 1)
+            return
+        if len(lists) > 1:
+            likely = [key for key, held in lists.items() if any(_has_text(item) for item in held)]
+            if len(likely) == 1:
+                others = ", ".join(sorted(set(lists) - set(likely)))
+                report.note(f"{file.shown}: the records are those of the list {likely[0]!r}; passed over: {others}.")
+                yield from enumerate(lists[likely[0]], 1)
+                return
+            if likely and not _has_text({key: held for key, held in value.items() if key not in lists}):
+                raise FileError(
+                    f"{file.shown}: several lists of records in one object ({', '.join(likely)}). "
+                    "Put each into a file of its own."
+                )
+    columns = list(value.values())
+    if (
+        len(columns) > 1
+        and all(isinstance(column, list) and column for column in columns)
+        and len({len(column) for column in columns}) == 1
+        and any(_is_wordy(column[0]) for column in columns)
+        and any(str(key).lower() in _COLUMN_NAMES for key in value)
+    ):
+        for number, row in enumerate(zip(*columns, strict=True), 1):
+            yield number, dict(zip(value, row, strict=True))
+        return
+    held = list(value.values())
+    if (
+        held
+        and all(isinstance(item, Mapping) and item for item in held)
+        and (len(held) == 1 or len(set.intersection(*(set(item) for item in held))) > 0)
+        and all(_has_text(item) or any(isinstance(part, list) for part in item.values()) for item in held)
+        and not any(str(key) in _PARTS for key in value)
+    ):
+        for number, (key, item) in enumerate(value.items(), 1):
+            yield number, item if item.get(KEY_FIELD) is not None else {**item, KEY_FIELD: key}
+        return
+    yield 1, value
+
+
+_COLUMN_NAMES = ("question", "problem", "prompt", "instruction", "query", "input", "id", "messages", "conversations")
+_PARTS = (
+    "doc",
+    "message",
+    "response",
+    "request",
+    "question",
+    "label",
+    "body",
+    "attributes",
+    "input",
+    "output",
+    "result",
+)
+
+
+def _is_wordy(value: Any) -> bool:
+    return (isinstance(value, str) and len(value.split()) > 1) or isinstance(value, list)
+
+
+def _has_text(record: Mapping[str, Any]) -> bool:
+    """Whether some field of a record could be a chain: words, or messages."""
+    return any(
+        (isinstance(value, str) and len(value.split()) > 2)
+        or (isinstance(value, list) and bool(value) and isinstance(value[0], str | Mapping))
+        for value in record.values()
+    )
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _columns(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
     row = 0
     try:
         for batch in _batches(file):
-            for record in batch.to_pylist():
+            sizes = _row_bytes(batch)
+            if int(sizes.sum()) <= BATCH_BYTES and not np.any(sizes > file.max_record_bytes):
+                for record in batch.to_pylist():
+                    row += 1
+                    yield row, record
+                continue
+            for place in range(batch.num_rows):
                 row += 1
-                yield row, record
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{file.shown}: not readable as {file.container} ({str(error).splitlines()[0]}).") from None
+                if sizes[place] > file.max_record_bytes:
+                    report.bad_record(
+                        file.shown,
+                        row,
+                        f"the row holds {int(sizes[place]):,} bytes, more than {file.max_record_bytes:,} "
+                        "(max_record_bytes, --max-record-bytes).",
+                    )
+                    continue
+                yield row, batch.slice(place, 1).to_pylist()[0]
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError, MemoryError) as error:
+        raise FileError(
+            f"{file.shown}: not readable as {file.container} ({(str(error).splitlines() or ['damaged'])[0]})."
+        ) from None
     except OSError as error:
-        raise InputError(f"{file.shown}:{row}: cannot be read ({str(error).splitlines()[0]}).") from None
+        raise FileError(f"{file.shown}:{row}: cannot be read ({str(error).splitlines()[0]}).") from None
+
+
+def _row_bytes(batch: pa.RecordBatch) -> Any:
+    """Bytes of text in every row, without making the rows: a dictionary may hold one long text many times."""
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for column in batch.columns:
+        sizes += _value_bytes(column)
+    return sizes
+
+
+def _value_bytes(column: pa.Array) -> Any:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        each = _value_bytes(column.dictionary)
+        codes = pc.fill_null(column.indices.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+        return each[codes] if len(each) else np.zeros(len(column), np.int64)
+    if (
+        pa.types.is_large_string(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    ):
+        return pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        # from the offsets, so that a list of nested lists costs no copy
+        offsets = column.offsets.to_numpy()
+        below = _value_bytes(column.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))) + 8
+        total = np.concatenate([[0], np.cumsum(below)])
+        return total[offsets[1:] - offsets[0]] - total[offsets[:-1] - offsets[0]]
+    if pa.types.is_struct(kind):
+        return sum((_value_bytes(part) for part in column.flatten()), np.zeros(len(column), np.int64))
+    return np.full(len(column), 8, np.int64)
 
 
 def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
     if file.container == "parquet":
-        yield from pq.ParquetFile(file.path).iter_batches(batch_size=BATCH_ROWS)
+        yield from _parquet_batches(file)
         return
     with pa.memory_map(str(file.path)) as source:
         if file.head.startswith(b"ARROW1"):
@@ -243,8 +443,37 @@ def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
         else:
             batches = iter(pa.ipc.open_stream(source))
         for batch in batches:
+            # an offset that points outside crashes the process when it is used, so everything is checked first
+            batch.validate(full=True)
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield batch.slice(start, BATCH_ROWS)
+
+
+def _parquet_batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(file.path) as plain:
+        meta = plain.metadata
+        texts = [
+            plain.schema.column(index).path
+            for index in range(len(plain.schema))
+            if plain.schema.column(index).physical_type == "BYTE_ARRAY"
+        ]
+    for group in range(meta.num_row_groups):
+        for index in range(meta.num_columns):
+            chunk = meta.row_group(group).column(index)
+            packed, loose = max(1, chunk.total_compressed_size), chunk.total_uncompressed_size
+            if loose > FREE_BYTES and loose > MAX_RATIO * packed:
+                raise FileError(
+                    f"{file.shown}: column {chunk.path_in_schema!r}: {packed:,} bytes would expand to {loose:,}, "
+                    f"over {MAX_RATIO} times as many."
+                )
+    # a text that a column holds many times stays one text until its row is made
+    with pq.ParquetFile(file.path, read_dictionary=texts, pre_buffer=False) as parquet:
+        for group in range(meta.num_row_groups):
+            rows, size = meta.row_group(group).num_rows, meta.row_group(group).total_byte_size
+            many = max(1, min(BATCH_ROWS, BATCH_BYTES * max(1, rows) // max(1, size)))
+            for batch in parquet.iter_batches(batch_size=many, row_groups=[group]):
+                batch.validate(full=True)
+                yield batch
 
 
 def _delimited(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
@@ -258,17 +487,43 @@ def _delimited(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]
             yield line + "\n"
 
     csv.field_size_limit(max(csv.field_size_limit(), file.max_record_bytes))
-    rows = csv.reader(source(), delimiter="\t" if file.container == "tsv" else ",")
+    rows = csv.reader(source(), delimiter=delimiter_of(file))
     try:
         header = next(rows, None)
         if header is None:
             return
+        twice = sorted({name for name in header if name and header.count(name) > 1})
+        if twice:
+            raise FileError(
+                f"{file.shown}:1: two columns are named {twice[0]!r}; which one holds what cannot be told. Rename one."
+            )
+        names = [name or f"column {number}" for number, name in enumerate(header, 1)]
         for row in rows:
             if not row:
                 continue
             if len(row) != len(header):
                 report.bad_record(file.shown, place, f"{len(row)} fields where the header has {len(header)}.")
                 continue
-            yield place, dict(zip(header, row, strict=True))
+            yield place, dict(zip(names, row, strict=True))
     except csv.Error as error:
-        raise InputError(f"{file.shown}:{place}: broken table: {error}.") from None
+        raise FileError(f"{file.shown}:{place}: broken table: {error}.") from None
+
+
+def delimiter_of(file: SourceFile) -> str:
+    """What separates the fields: what the name says, unless it leaves the header in one piece and another mark does not."""
+    usual = "\t" if file.container == "tsv" else ","
+    head = file.start
+    cut = head if len(file.head) < 60_000 else head[: head.rfind("\n") + 1]
+    best = usual
+    widths: dict[str, tuple[int, bool]] = {}
+    for mark in (usual, ";", "\t", ",", "|"):
+        try:
+            rows = [row for row in csv.reader(io.StringIO(cut, newline=""), delimiter=mark) if row][:20]
+        except csv.Error:
+            continue
+        if rows:
+            widths[mark] = (len(rows[0]), all(len(row) == len(rows[0]) for row in rows[:-1]))
+    if widths.get(usual, (1, True))[0] == 1:
+        better = [mark for mark, (width, even) in widths.items() if width > 1 and even]
+        best = better[0] if better else usual
+    return best

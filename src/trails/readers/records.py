@@ -1,55 +1,77 @@
-"""Readers of records: the native format, chat transcripts, and any record with a field that holds a chain.
+"""Readers of records: the native format, exports of trails, chat transcripts, and any record with a field that holds a chain.
 
 In: one record (a mapping). Out: drafts of chains. :class:`RecordReader` does what they share: going through the container,
-checking, counting.
+putting the user's own fields in front, checking, counting.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from trails.errors import InputError
 from trails.readers.base import BadRecordError, Draft, ReadOptions, ReadReport, SourceFile, as_text, finish, record_id
-from trails.readers.containers import records
-from trails.schema import Chain
-
-QUESTION_FIELDS = ("question", "problem", "instruction", "prompt", "query", "input", "statement", "conclusion", "title")
-CHAIN_FIELDS = (
-    *("chain", "chain_of_thought", "cot", "reasoning", "reasoning_content", "thoughts", "thought", "thinking", "trace"),
-    *(
-        "trail",
-        "steps",
-        "rationale",
-        "explanation",
-        "solution",
-        "proof",
-        "response",
-        "completion",
-        "output",
-        "text",
-        "content",
-    ),
-    *("premises", "context", "answer"),
+from trails.readers.containers import records, sample
+from trails.readers.conversation import (
+    LIST_FIELDS,
+    SYSTEM_FIELDS,
+    Said,
+    Turn,
+    chains_of,
+    content_text,
+    messages_in,
+    parse,
+    shown,
+    untargeted,
+    with_system,
 )
-ANSWER_FIELDS = ("answer", "final_answer", "gold_answer", "correct", "target", "expected_answer")
-ID_FIELDS = ("id", "uid", "unique_id", "uuid", "qid", "question_id", "example_id", "record_id", "idx", "index")
-LANGUAGE_FIELDS = ("language", "lang")
+from trails.readers.fields import ID_FIELDS, Layout, decide, empty, items_of
+from trails.readers.paths import find, opened, top_field
+from trails.readers.thought import Written, take_apart
+from trails.schema import Chain, stable_hash
+
 MAX_FIELDS_SHOWN = 20
 
 Make = Callable[[Mapping[str, Any], "Context"], Iterable[Draft]]
 
 
-@dataclass(frozen=True, slots=True)
+class Skip(Exception):  # noqa: N818 - it is no error
+    """A record that is no chain and no mistake: a span that is no generation, a header of a log. The message says what."""
+
+
+@dataclass(slots=True)
 class Context:
-    """What a record reader may need beside the record."""
+    """What a record reader may need beside the record. ``counts`` are sentences for the user and how often each applies."""
 
     file: SourceFile
     options: ReadOptions
     report: ReadReport
+    layout: Layout | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def told(self, said: Said | Written) -> None:
+        """Count what the user should know about how a turn was taken apart."""
+        apart = said.apart if isinstance(said, Said) else said
+        sentences = {
+            "opened-by-template": "a thought has only its closing mark, so it begins where the text begins",
+            "unfinished": "a thought has no closing mark, so it goes to the end of the text (thought = unfinished)",
+            "empty": "the marks of the thought are empty, so the text after them is the chain (thought = empty)",
+        }
+        if apart.kind in sentences:
+            self.counts[sentences[apart.kind]] += 1
+        if apart.thoughts > 1:
+            self.counts[
+                "several thoughts in one turn, joined by a blank line; the text between is in text_between"
+            ] += 1
+        if apart.left:
+            self.counts[f"marks stay inside the chain ({', '.join(sorted(set(apart.left))[:3])})"] += 1
+        if isinstance(said, Said):
+            for kind in sorted(set(said.turn.left_out)):
+                self.counts[f"{kind} was left out"] += 1
 
 
 def fields_found(record: Mapping[str, Any]) -> str:
@@ -63,9 +85,10 @@ def fields_found(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RecordReader:
-    """A reader of records in any container. ``recognise`` looks at the first record, ``drafts`` turns one record into chains.
+    """A reader of records in any container. ``recognise`` looks at a record, ``drafts`` turns one record into chains.
 
-    ``dataset`` is the name in front of the file's stem in the source name; empty: the file's own name.
+    ``dataset`` is the name in front of the file's stem in the source name; empty: the file's own name. ``plan`` says whether
+    the layout of the fields is decided from the first records; ``takes`` names the fields of one that is always the same.
     """
 
     name: str
@@ -73,11 +96,13 @@ class RecordReader:
     recognise: Callable[[Mapping[str, Any]], bool]
     drafts: Make
     dataset: str = ""
+    plan: bool = False
+    takes: tuple[tuple[str, str], ...] = ()
 
     def can_read(self, file: SourceFile) -> bool:
-        """Whether the first record has the shape that this reader knows."""
-        first = file.first_record
-        return first is not None and self.recognise(first)
+        """Whether at least half of the first records have the shape that this reader knows."""
+        first = sample(file)
+        return bool(first) and 2 * sum(_safely(self.recognise, record) for record in first) >= len(first)
 
     def source_name(self, file: SourceFile) -> str:
         """``gsm8k/train`` for a known data set, else the file's name."""
@@ -86,18 +111,31 @@ class RecordReader:
     def read(self, file: SourceFile, options: ReadOptions, report: ReadReport) -> Iterator[Chain]:
         """Chains of all records."""
         context = Context(file, options, report)
+        if self.plan:
+            context.layout = decide(sample(file), options)
+            if context.layout is not None:
+                report.fields(file.shown, context.layout.taken, context.layout.passed_over)
+        if self.takes:
+            report.fields(file.shown, dict(self.takes), ())
         source = self.source_name(file)
         for place, record in records(file, report):
             try:
                 if not isinstance(record, Mapping):
                     raise BadRecordError(f"a JSON object is needed, this is {_json_type(record)}.")
-                for draft in self.drafts(record, context):
-                    own = draft.metadata.pop("source", "") if self.name == "trails" else ""
+                _check_served(record)
+                for draft in self._drafts(record, context):
+                    own = draft.metadata.pop("source", "") if self.name in ("trails", "exports") else ""
                     draft.source_id = draft.source_id or record_id(record)
+                    if options.family:
+                        draft.family = as_text(_at(record, options.family, "family"))
                     chain = finish(draft, file, options, own or source)
                     yield _native(chain, record, options) if self.name == "trails" else chain
+            except Skip as passed:
+                context.counts[str(passed)] += 1
             except BadRecordError as problem:
                 report.bad_record(file.shown, place, str(problem))
+            except RecursionError:
+                report.bad_record(file.shown, place, "nested too deep.")
             except (KeyError, TypeError, AttributeError, ValueError, IndexError) as problem:
                 # a special reader trusts the shape of its data set; a record of another shape is a bad record
                 if isinstance(problem, InputError) or self.name in ("records", "messages", "trails"):
@@ -107,6 +145,82 @@ class RecordReader:
                     place,
                     f"not a record that --reader {self.name} understands; fields found: {fields_found(record)}.",
                 )
+        for sentence, count in context.counts.items():
+            report.note(
+                f"{file.shown}: {count:,} of them: {sentence}." if count > 1 else f"{file.shown}: once: {sentence}."
+            )
+
+    def _drafts(self, record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
+        """The reader's chains with the parts that the user mapped. A mapped chain is read as a record of any kind."""
+        options = context.options
+        if self.plan or not options.fields:
+            yield from self.drafts(record, context)
+            return
+        if options.mapped("chain"):
+            if context.layout is None:
+                context.layout = decide(sample(context.file), options)
+                if context.layout is not None:
+                    context.report.fields(context.file.shown, context.layout.taken, context.layout.passed_over)
+            yield from _any_drafts(record, context)
+            return
+        parts = {part: _at(record, options.fields[part], part) for part in options.fields}
+        context.report.fields(context.file.shown, dict(options.fields), ())
+        drafts = list(self.drafts(record, context))
+        for number, draft in enumerate(drafts):
+            if "question" in parts:
+                draft.question, draft.messages = content_text(parts["question"]).strip(), []
+            if "answer" in parts:
+                draft.answer = content_text(parts["answer"]).strip()
+            if "language" in parts:
+                draft.language = content_text(parts["language"])
+            if "id" in parts:
+                draft.source_id = as_text(parts["id"]) + (f"#{number + 1}" if len(drafts) > 1 else "")
+            yield draft
+
+
+def _safely(recognise: Callable[[Mapping[str, Any]], bool], record: Mapping[str, Any]) -> bool:
+    try:
+        return bool(recognise(record))
+    except (RecursionError, KeyError, TypeError, AttributeError, ValueError, IndexError):
+        return False
+
+
+def _at(record: Mapping[str, Any], path: str, part: str) -> Any:
+    """The value at a path that the user named. Raises BadRecordError when it is not there."""
+    try:
+        return find(record, path)
+    except LookupError:
+        raise BadRecordError(f"no field {path!r} for the {part}; fields found: {fields_found(record)}.") from None
+
+
+_SERVED = frozenset(
+    (
+        "error",
+        "errors",
+        "message",
+        "detail",
+        "status",
+        "code",
+        "statuscode",
+        "status_code",
+        "type",
+        "request_id",
+        "title",
+    )
+) | frozenset(("documentation_url", "timestamp", "path", "success", "trace_id", "requestid"))
+
+
+def _check_served(record: Mapping[str, Any]) -> None:
+    """Raises BadRecordError for what a server answers instead of data."""
+    names = {str(key).lower() for key in record}
+    if not names <= _SERVED or not names & {"error", "errors", "message", "detail"}:
+        return
+    said = next(value for key, value in record.items() if str(key).lower() in ("error", "errors", "message", "detail"))
+    failed = (
+        "error" in names or "errors" in names or record.get("success") is False or len(names) > 1 or "detail" in names
+    )
+    if failed and not messages_in(record):
+        raise BadRecordError(f"this is an error message of a server, not data: {as_text(said)[:120]!r}.")
 
 
 def _json_type(value: Any) -> str:
@@ -130,6 +244,7 @@ def chain_record(chain: Chain) -> dict[str, Any]:
     record: dict[str, Any] = {key: getattr(chain, key) for key in _NATIVE}
     record |= {"answer": chain.answer, "language": chain.language, "boundaries": list(chain.boundaries)}
     record |= {"metadata": dict(chain.metadata), "source_sha256": chain.source_sha256, "licence": chain.licence}
+    record |= {key: getattr(chain, key) for key in ("messages", "family") if getattr(chain, key)}
     return record
 
 
@@ -146,7 +261,7 @@ def _native_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draf
     missing = [key for key in _NATIVE if not isinstance(record.get(key), str)]
     if missing:
         raise BadRecordError(f"no text field {missing[0]!r}; fields found: {fields_found(record)}.")
-    for key in ("answer", "language", "licence", "source_sha256"):
+    for key in ("answer", "language", "licence", "source_sha256", "messages", "family"):
         if not isinstance(record.get(key, ""), str):
             raise BadRecordError(f"field {key!r} is {_json_type(record[key])}, text is needed.")
     boundaries, metadata = record.get("boundaries") or [], record.get("metadata") or {}
@@ -163,6 +278,7 @@ def _native_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draf
         language=record.get("language") or "",
         boundaries=tuple(boundaries),
         metadata={"source": record["source"]} | {str(key): as_text(value) for key, value in pairs},
+        family=record.get("family") or "",
     )
 
 
@@ -171,111 +287,255 @@ def _native(chain: Chain, record: Mapping[str, Any], options: ReadOptions) -> Ch
     return replace(
         chain,
         source=options.source or record["source"],
-        source_id=record["source_id"],
+        source_id=chain.source_id if options.fields.get("id") else record["source_id"],
         boundaries=tuple(record.get("boundaries") or ()),
         source_sha256=record.get("source_sha256", chain.source_sha256),
         licence=options.licence or record.get("licence", chain.licence),
+        messages=record.get("messages") or "",
     )
 
 
 # --- any record -----------------------------------------------------------------------------------------------------
 
-_THOUGHT = re.compile(r"\s*<(think|thinking|thought|reasoning)>\s*", re.IGNORECASE)
+DOCUMENTED = {
+    # name in the metadata: names that data sets give it
+    "correct": (
+        *("correct", "is_correct", "correctness", "correctness_math_verify", "correctness_llama"),
+        *("final_answer_correct", "verified", "passed", "is_reasoning_correct"),
+    ),
+    "finish_reason": ("finish_reason", "stop_reason", "finish_reasons"),
+    "gold_answer": ("gold_answer", "reference_answer", "ground_truth", "ground_truth_answer"),
+    "grade": ("grade", "score", "reward", "rating", "overall_score"),
+}
+"""Metadata of one name and one spelling, whatever the data set calls it; its own name stays beside it."""
+
+
+def documented(metadata: dict[str, str]) -> dict[str, str]:
+    """The metadata with :data:`DOCUMENTED` names added where the record says the same under another name."""
+    for name, others in DOCUMENTED.items():
+        if name in metadata:
+            continue
+        value = next((metadata[other] for other in others if other in metadata), None)
+        if value is None or value in ("null", "None", ""):
+            continue
+        if name == "correct":
+            value = {
+                "true": "true",
+                "1": "true",
+                "1.0": "true",
+                "c": "true",
+                "false": "false",
+                "0": "false",
+                "0.0": "false",
+            }.get(value.lower(), "false" if value == "I" else "")
+        if value and not value.startswith(("[", "{")):
+            metadata[name] = value
+    return metadata
+
+
+def extras(record: Mapping[str, Any], used: Iterable[str]) -> dict[str, str]:
+    """The fields of a record that are no part of the chain, as metadata."""
+    used = set(used)
+    return {str(key): as_text(value) for key, value in record.items() if str(key) not in used and value is not None}
+
+
+def first_wrong(labels: Sequence[Any]) -> str:
+    """Index of the first wrong step, ``-1`` for none, of a list of verdicts; empty when they are no verdicts."""
+    said = [label for label in labels if label is not None]
+    if not said:
+        return ""
+    if all(isinstance(label, bool) for label in said):
+        bad: tuple[Any, ...] = (False,)
+    elif all(type(label) is int and -1 <= label <= 1 for label in said):
+        bad = (-1,) if -1 in said else (0,)  # +1, 0 and -1, or 1 and 0
+    elif all(label in ("+", "-") for label in said if isinstance(label, str)) and all(isinstance(x, str) for x in said):
+        bad = ("-",)
+    else:
+        return ""
+    wrong = [place for place, label in enumerate(labels) if label is not None and label in bad]
+    return str(wrong[0]) if wrong else "-1"
 
 
 def split_thought(text: str) -> tuple[str, str]:
-    """``<think>chain</think>answer`` as (chain, answer); the text and an empty answer when it does not begin like that."""
-    opened = _THOUGHT.match(text)
-    if not opened:
-        return text, ""
-    closing = re.compile(rf"</{opened.group(1)}>", re.IGNORECASE).search(text, opened.end())
-    if not closing:
-        return text[opened.end() :], ""
-    rest = text[closing.end() :].strip()
-    output = re.fullmatch(r"<output>(.*?)(</output>)?", rest, re.IGNORECASE | re.DOTALL)
-    return text[opened.end() : closing.start()], output.group(1).strip() if output else rest
-
-
-def content_text(value: Any) -> str:
-    """Text of a field: a string, a message, a list of strings or messages, or the text parts of a message."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return content_text(value.get("content", value.get("value", value.get("text"))))
-    if isinstance(value, Sequence):
-        return "\n".join(filter(None, (content_text(item) for item in value)))
-    return as_text(value)
-
-
-def _holds_text(value: Any) -> bool:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return bool(value) and all(
-            isinstance(item, str) or (isinstance(item, Mapping) and "content" in item) for item in value
-        )
-    return isinstance(value, str) or (isinstance(value, Mapping) and "content" in value)
-
-
-def _guess(candidates: Sequence[str], record: Mapping[str, Any], taken: Iterable[str], *, scalar: bool = False) -> str:
-    lowered = {str(key).lower(): str(key) for key in record}
-    for candidate in candidates:
-        key = lowered.get(candidate)
-        if key is None or key in taken or record[key] in (None, "", []):
-            continue
-        if _holds_text(record[key]) or (scalar and type(record[key]) in (int, float)):
-            return key
-    return ""
-
-
-def guess_fields(record: Mapping[str, Any], options: ReadOptions) -> dict[str, str]:
-    """Which field holds which part: the user's mapping first, then the usual names. Raises BadRecordError without a chain."""
-    for part in ("question", "chain", "answer", "id", "language"):
-        name = options.mapped(part)
-        if name and name not in record:
-            raise BadRecordError(f"no field {name!r} for the {part}; fields found: {fields_found(record)}.")
-    taken = list(options.fields.values())
-    guess = {part: options.mapped(part) for part in ("question", "chain", "answer", "id", "language")}
-    guess["chain"] = guess["chain"] or _guess(CHAIN_FIELDS, record, taken)
-    if not guess["chain"]:
-        raise BadRecordError(
-            f"no field looks like a chain; fields found: {fields_found(record)}. Name it: --field chain=FIELD."
-        )
-    taken.append(guess["chain"])
-    parts = (("question", QUESTION_FIELDS), ("answer", ANSWER_FIELDS), ("id", ID_FIELDS), ("language", LANGUAGE_FIELDS))
-    for part, candidates in parts:
-        guess[part] = guess[part] or _guess(candidates, record, taken, scalar=part in ("answer", "id"))
-        taken.append(guess[part])
-    return guess
+    """``<think>chain</think>answer`` as (chain, answer); the text and an empty answer when nothing is marked."""
+    apart = take_apart(text)
+    return apart.chain, apart.answer
 
 
 def _any_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
-    guess = guess_fields(record, context.options)
-    shown = ", ".join(f"{part} = {name!r}" for part, name in guess.items() if name)
-    context.report.note(f"{context.file.shown}: {shown}; other fields become metadata. Change with --field PART=FIELD.")
-    value = record[guess["chain"]]
-    listed = isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
-    boundaries: tuple[int, ...] = ()
-    if listed:
-        text, boundaries = join_lines([item.strip() for item in value])
-    else:
-        text = content_text(value)
-    text, outcome = (text, "") if listed else split_thought(text)
-    used = set(filter(None, guess.values()))
-    answer = record.get(guess["answer"]) if guess["answer"] else None
-    metadata = {str(key): as_text(item) for key, item in record.items() if key not in used and item is not None}
-    if outcome and answer is not None:
-        metadata["output"] = outcome
-    identity = record.get(guess["id"]) if guess["id"] else None
-    yield Draft(
-        text=text if listed else text.strip(),
-        question=content_text(record.get(guess["question"])).strip() if guess["question"] else "",
-        answer=(answer if isinstance(answer, str) else as_text(answer)).strip() if answer is not None else outcome,
-        source_id="" if identity is None else as_text(identity),
-        language=content_text(record.get(guess["language"])) if guess["language"] else "",
-        boundaries=boundaries,
-        metadata=metadata,
+    layout, options = context.layout, context.options
+    for part, path in options.fields.items():
+        _at(record, path, "chain" if part == "text" else part)
+    if layout is None:
+        raise BadRecordError(
+            f"no field looks like a chain; fields found: {fields_found(record)}. Name it: --field chain=FIELD."
+        )
+    try:
+        value = find(record, layout.chain)
+    except LookupError:
+        value = None
+    if empty(value):
+        what = "empty" if top_field(record, layout.chain) in record else "missing"
+        raise BadRecordError(
+            f"the field {layout.chain!r}, which holds the chain in this file, is {what}; fields found: {fields_found(record)}."
+        )
+    before, question = _before(record, layout)
+    used = {top_field(record, path) for path in layout.used} | (
+        set(SYSTEM_FIELDS) if before and before[0].role == "system" else set()
     )
+    metadata = extras(record, used)
+    gold = _scalar(record, layout.answer)
+    after = content_text(_maybe(record, layout.after)) if layout.after else ""
+    identity = _scalar(record, layout.id) or ""
+    language = content_text(_maybe(record, layout.language)) if layout.language else ""
+    drafts: list[Draft]
+    if layout.kind == "preference":
+        drafts = []
+        for name in (layout.chain, next(key for key in record if str(key).lower() == "rejected")):
+            drafts += _of_item(
+                record[name], before, question, dict(metadata) | {"preference": str(name).lower()}, context
+            )
+            metadata.pop("rejected", None)
+        for draft in drafts:
+            draft.metadata.pop("rejected", None)
+        context.counts["chosen and rejected answers are a chain each; metadata preference tells them apart"] += 1
+    elif layout.kind == "steps" and (items := items_of(value)) and len(items) > 1:
+        text, boundaries = join_lines([item.strip() for item in items])
+        for name in layout.parallel:
+            given = record.get(name)
+            if given is not None:
+                metadata[name] = as_text(given)
+                metadata |= (
+                    {"first_wrong_step": wrong}
+                    if (wrong := first_wrong(given)) and "first_wrong_step" not in metadata
+                    else {}
+                )
+        label = record.get("label")
+        if type(label) is int and -1 <= label < len(items) and "first_wrong_step" not in metadata:
+            metadata["first_wrong_step"] = str(label)
+        drafts = [Draft(text, question, boundaries=boundaries, metadata=metadata, messages=_context(before))]
+    elif layout.kind == "alternatives" and isinstance(value, Sequence) and not isinstance(value, str):
+        items = [item for item in value if item is not None]
+        drafts = []
+        problems: list[str] = []
+        for number, item in enumerate(items):
+            own = dict(metadata)
+            for name in layout.parallel:
+                given = record.get(name)
+                if isinstance(given, list) and number < len(given) and given[number] is not None:
+                    own[name] = as_text(given[number])
+            if isinstance(item, Mapping):
+                own |= {str(k): as_text(v) for k, v in item.items() if k not in ("text", "content") and v is not None}
+            if len(items) > 1:
+                own["alternative"] = str(number)
+            try:
+                drafts += _of_item(item, before, question, own, context)
+            except BadRecordError as problem:
+                problems.append(f"alternative {number}: {problem}")
+        if not drafts:
+            raise BadRecordError(problems[0] if problems else "the chain is empty.")
+        for left_out in problems:
+            context.counts[f"left out: {left_out}".rstrip(".")] += 1
+    else:
+        drafts = _of_item(value, before, question, metadata, context)
+    several = len(drafts) > 1
+    identity = identity or (record_id(record) if several else "")
+    for number, draft in enumerate(drafts):
+        draft.source_id = f"{identity}:{number}" if several else identity
+        draft.identity, draft.language = identity, language
+        documented(draft.metadata)
+        _answer(draft, gold, after, layout, several)
+        yield draft
+
+
+def _answer(draft: Draft, gold: str | None, after: str, layout: Layout, several: bool) -> None:
+    """The answer is what the text came to; the data's own answer stands in for it, but not behind a wrong alternative."""
+    own = draft.answer
+    if after.strip():
+        apart = take_apart(after)
+        if own:
+            draft.metadata["output"] = own
+        own = (apart.answer or apart.chain).strip()
+    wrong = several and draft.metadata.get("correct") == "false"
+    wrong = wrong or draft.metadata.get("preference") == "rejected"
+    draft.answer = own or ("" if wrong else (gold or "").strip())
+    if gold and gold.strip() != draft.answer and "gold_answer" not in draft.metadata:
+        draft.metadata["gold_answer"] = gold.strip()
+
+
+def _maybe(record: Mapping[str, Any], path: str) -> Any:
+    try:
+        return find(record, path)
+    except LookupError:
+        return None
+
+
+def _scalar(record: Mapping[str, Any], path: str) -> str | None:
+    value = _maybe(record, path) if path else None
+    if value is None or value == "":
+        return None
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | int | float):
+        value = value[0]
+    return value if isinstance(value, str) else as_text(value)
+
+
+def _before(record: Mapping[str, Any], layout: Layout) -> tuple[list[Turn], str]:
+    """What stands before the chain: turns, and the same as text. Alpaca's ``input``, ``history``, ``system`` belong to it."""
+    value = _maybe(record, layout.question) if layout.question else None
+    talk = messages_in(value)
+    if talk is not None:
+        turns = untargeted(parse(talk))
+    else:
+        text = content_text(value).strip()
+        more = content_text(record.get(layout.also)).strip() if layout.also else ""
+        text = "\n".join(filter(None, (text, more)))
+        turns = [Turn("user", text)] if text else []
+        turns = [*_history(record), *turns]
+    turns = with_system(record, turns) if turns and layout.chain not in SYSTEM_FIELDS else turns
+    return turns, shown([(turn.role, turn.content.strip()) for turn in turns if turn.content.strip()])
+
+
+def _history(record: Mapping[str, Any]) -> list[Turn]:
+    """Earlier turns as pairs of question and answer."""
+    history = opened(record.get("history"))
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        return []
+    turns = []
+    for asked, said in history:
+        turns += [Turn("user", content_text(asked)), Turn("assistant", content_text(said), target=False)]
+    return turns
+
+
+def _context(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """The turns as messages: what a turn of the assistant behind them would stand on."""
+    return chains_of([*turns, Turn("assistant", "x")], ())[-1].messages
+
+
+def _of_item(value: Any, before: list[Turn], question: str, metadata: dict[str, str], context: Context) -> list[Draft]:
+    """Chains of one value: a text, a message, or a conversation that goes on from what stands before."""
+    talk = messages_in(value)
+    if talk is not None:
+        turns = parse(talk)
+        if before and [(t.role, t.content) for t in turns[: len(before)]] == [(t.role, t.content) for t in before]:
+            turns = turns[len(before) :]  # the whole conversation again, as preference data may have it
+        found = chains_of([*before, *turns], context.options.marks)
+        if not found:
+            raise BadRecordError("no message of the assistant, so no chain.")
+        for said in found:
+            context.told(said)
+        return [said.draft(metadata) for said in found]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        items = items_of(value)
+        if items is not None and len(items) == 1:
+            value = items[0]
+        elif items is not None:
+            text, boundaries = join_lines([item.strip() for item in items])
+            return [Draft(text, question, boundaries=boundaries, metadata=metadata, messages=_context(before))]
+    apart = take_apart(content_text(value), context.options.marks)
+    context.told(apart)
+    metadata = metadata | apart.rest | ({"thought": apart.kind} if apart.kind in ("unfinished", "empty") else {})
+    draft = Draft(apart.chain.strip(), question, apart.answer.strip(), metadata=metadata, messages=_context(before))
+    return [draft]
 
 
 def join_lines(lines: Sequence[str]) -> tuple[str, tuple[int, ...]]:
@@ -291,58 +551,117 @@ def join_lines(lines: Sequence[str]) -> tuple[str, tuple[int, ...]]:
 
 # --- chat transcripts -----------------------------------------------------------------------------------------------
 
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant"}
 
-
-def _turns(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = record.get("messages", record.get("conversations", record.get("conversation")))
-    if (
-        not isinstance(found, Sequence)
-        or isinstance(found, str)
-        or not all(isinstance(turn, Mapping) for turn in found)
-    ):
-        raise BadRecordError(f"no list of messages; fields found: {fields_found(record)}.")
-    return list(found)
+def talk_in(record: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]] | None:
+    """The field of a record that holds its messages, and the messages."""
+    for key in LIST_FIELDS[:-1]:
+        if key in record:
+            found = messages_in(record[key])
+            if found is not None:
+                return key, found
+    return None
 
 
 def _is_chat(record: Mapping[str, Any]) -> bool:
-    try:
-        turns = _turns(record)
-    except BadRecordError:
-        return False
-    return bool(turns) and any(key in turns[0] for key in ("role", "from"))
+    return talk_in(record) is not None
 
 
-def _chat_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
-    """One chain per assistant turn; the question is everything said before it."""
-    said: list[tuple[str, str]] = []
-    drafts: list[Draft] = []
-    extra = {
-        str(key): as_text(value)
-        for key, value in record.items()
-        if key not in ("messages", "conversations", "conversation", *ID_FIELDS) and value is not None
+def chat_drafts(
+    turns: Sequence[Turn],
+    record: Mapping[str, Any],
+    context: Context,
+    *,
+    used: Iterable[str] = (),
+    identity: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    last_only: bool = False,
+) -> list[Draft]:
+    """A chain for every turn of the assistant that may be a target; the question is everything said before it."""
+    found = chains_of(turns, context.options.marks, last_only=last_only)
+    if not found:
+        spoke = any(turn.role == "assistant" and (turn.content.strip() or turn.thought.strip()) for turn in turns)
+        raise BadRecordError(
+            "every message of the assistant has weight 0, so no chain."
+            if spoke
+            else "no message of the assistant, so no chain."
+        )
+    extra = dict(metadata) if metadata is not None else extras(record, {*used, *ID_FIELDS})
+    if identity is None:
+        identity = next(
+            (as_text(record[key]) for key in ID_FIELDS if record.get(key) not in (None, "")), record_id(record)
+        )
+    drafts = []
+    for number, said in enumerate(found, 1):
+        context.told(said)
+        draft = said.draft(extra)
+        draft.source_id = identity if len(found) == 1 else f"{identity}#{number}"
+        draft.identity = identity
+        documented(draft.metadata)
+        drafts.append(draft)
+    return drafts
+
+
+def _chat(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
+    found = talk_in(record)
+    if found is None:
+        blank = next((key for key in LIST_FIELDS[:-1] if key in record and empty(record[key])), "")
+        what = f"the field {blank!r} is empty" if blank else "no list of messages"
+        raise BadRecordError(f"{what}; fields found: {fields_found(record)}.")
+    field_name, talk = found
+    turns = with_system(record, parse(talk))
+    used = {
+        field_name,
+        *(key for key in SYSTEM_FIELDS if turns[0].role == "system" and record.get(key) == turns[0].content),
     }
-    identity = next((as_text(record[key]) for key in ID_FIELDS if record.get(key) is not None), record_id(record))
-    for turn in _turns(record):
-        role = str(turn.get("role", turn.get("from", ""))).lower()
-        role = _ROLES.get(role, role)
-        if not role:
-            raise BadRecordError(f"a message without a role; fields found: {fields_found(turn)}.")
-        content = content_text(turn.get("content", turn.get("value")))
-        thought = content_text(turn.get("reasoning_content") or turn.get("thinking") or turn.get("reasoning"))
-        if role == "assistant" and (content.strip() or thought.strip()):
-            chain, outcome = (thought, content) if thought.strip() else split_thought(content)
-            # a lone user turn is the question itself; a longer history keeps its speakers
-            question = said[0][1] if len(said) == 1 else "\n".join(f"{who}: {what}" for who, what in said)
-            drafts.append(Draft(chain.strip(), question.strip(), outcome.strip(), metadata=dict(extra)))
-            content = outcome or chain
-        if content.strip():
-            said.append((role, content.strip()))
-    if not drafts:
-        raise BadRecordError("no message of the assistant, so no chain.")
-    for turn_number, draft in enumerate(drafts, 1):
-        draft.source_id = identity if len(drafts) == 1 else f"{identity}#{turn_number}"
-        yield draft
+    context.report.fields(
+        context.file.shown,
+        {"messages": field_name},
+        [str(key) for key in record if str(key) not in used and str(key) not in ID_FIELDS],
+    )
+    return chat_drafts(turns, record, context, used=used)
+
+
+# --- exports of trails ----------------------------------------------------------------------------------------------
+
+_CHAIN_ID = re.compile(r"c[0-9a-f]{16}")
+
+
+def is_export(record: Mapping[str, Any]) -> bool:
+    """Whether a record is a row of ``trails export``: it names its chain and the graph elements of its tokens."""
+    chain = record.get("chain")
+    return (
+        isinstance(chain, str)
+        and bool(_CHAIN_ID.fullmatch(chain))
+        and ("token_ids_in_graph" in record or "step_spans" in record)
+    )
+
+
+def _export_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
+    """The chain of an exported row, where the row holds the whole of it: then its text gives the id that the row names."""
+    if not is_export(record):
+        raise BadRecordError(f"not a row of an export; fields found: {fields_found(record)}.")
+    wanted = record["chain"]
+    parts = [record.get(key) for key in ("question", "source", "source_id", "prompt", "completion")]
+    question, source, source_id, prompt, completion = (part if isinstance(part, str) else None for part in parts)
+    if (
+        question is not None
+        and source is not None
+        and source_id is not None
+        and prompt is not None
+        and completion is not None
+    ):
+        text = (prompt + completion)[len(question) + 1 if question else 0 :]
+        if "c" + stable_hash(source, source_id, question, text) == wanted:
+            yield Draft(
+                *(text, question, "", source_id, record.get("language") or ""),
+                metadata={"source": source, "exported": wanted},
+                family=record.get("family") or None,
+            )
+            return
+    raise BadRecordError(
+        f"a row of trails' own export: column 'chain' is the id {wanted}, and the row does not hold that whole chain. "
+        "Ingest the data the export was made from, or rows of --format canonical of whole chains."
+    )
 
 
 TRAILS = RecordReader(
@@ -357,11 +676,18 @@ MESSAGES = RecordReader(
     "messages",
     "chat transcripts: `messages` with role and content, `conversations` with from and value; one chain per assistant turn",
     _is_chat,
-    _chat_drafts,
+    _chat,
+)
+EXPORTS = RecordReader(
+    "exports",
+    "rows of `trails export`: read where they hold a whole chain, refused otherwise",
+    is_export,
+    _export_drafts,
 )
 RECORDS = RecordReader(
     "records",
     "any records (JSON Lines, JSON, Parquet, Arrow, CSV) with a field for the chain; fields are guessed and told, or mapped",
     lambda record: True,
     _any_drafts,
+    plan=True,
 )
