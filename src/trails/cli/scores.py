@@ -65,9 +65,16 @@ def _with_interval(found: Score | Control) -> tuple[float, str]:
 
 
 def shown(text: str, width: int = 90) -> str:
-    """A text on one line: line breaks as ⏎, the middle left out where it is longer than ``width`` characters."""
-    flat = text.replace("\n", "⏎")
-    return flat if len(flat) <= width else f"{flat[: width // 2 - 1]} … {flat[-(width // 2 - 2) :]}"
+    """A text on one line: line breaks as ⏎, the middle left out where it is longer than ``width`` characters. It is left out
+    between words, so that no number and no id is cut.
+    """
+    flat = text.replace("\r\n", "⏎").replace("\n", "⏎")
+    if len(flat) <= width:
+        return flat
+    between = [found.start() for found in re.finditer(r"[\s⏎]", flat)]
+    head = max((place for place in between if place <= width // 2 - 1), default=0)
+    tail = min((place for place in between if place >= len(flat) - width // 2 + 2), default=len(flat))
+    return f"{flat[:head].rstrip(' ⏎')} … {flat[tail:].lstrip(' ⏎')}".strip() if head or tail < len(flat) else flat
 
 
 def text_or_file(value: str) -> str:
