@@ -555,8 +555,8 @@ def near(
     for trace in one_instrument(traces):
         if trace.step_states is None or not trace.state_layers:
             raise UsageError(
-                f"near overlaps were asked for, and run {trace.run} holds no hidden states. What is measured is not measured "
-                "again, so measure into another home: trails ingest PATH --states 16,30 --home FOLDER"
+                f"near overlaps were asked for, and run {trace.run} holds no hidden states. They are added by: "
+                "trails ingest PATH --states 16,30"
             )
         if chosen is None:
             middle = trace.n_layers / 2
