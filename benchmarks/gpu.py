@@ -28,9 +28,10 @@ from torch import Tensor
 from benchmarks.measure import Part, sequence_of
 from trails.measure import MeasureOptions, kernels
 from trails.measure.attention import Layout, Recorder, blocked_attention
-from trails.measure.huggingface import HuggingFaceScorer, _Pass
+from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.metrics import attention_shift, logit_statistics
 from trails.measure.packaged import packaged_model
+from trails.measure.passes import Pass, pack, unpacked
 
 SHAPES: dict[str, dict[str, int]] = {
     "135M": {"d": 576, "layers": 30, "heads": 9, "kv": 3, "ffn": 1536, "vocab": 49152},
@@ -81,13 +82,13 @@ def scorer_of(shape: str, dtype: torch.dtype = torch.bfloat16) -> HuggingFaceSco
     return HuggingFaceScorer(model.eval(), tokenizer(), name=shape, revision="random")
 
 
-def passes_of(shape: str, batch: int, length: int, step: int) -> list[_Pass]:
+def passes_of(shape: str, batch: int, length: int, step: int) -> list[Pass]:
     """Random ids in steps of ``step`` tokens."""
     generator = np.random.default_rng(0)
     made = []
     for _ in range(batch):
         sequence = sequence_of(generator.integers(0, SHAPES[shape]["vocab"], length).tolist(), step)
-        made.append(_Pass(sequence, 0, 0, length))
+        made.append(Pass(sequence, 0, 0, length))
     return made
 
 
@@ -108,16 +109,18 @@ def log_likelihood(head: Any, rows: Tensor, targets: Tensor) -> Tensor:
 def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: int, goal: float, eager: bool) -> None:
     """One row group of the table."""
     passes = passes_of(shape, batch, length, step)
-    layout, ids = scorer._layout(passes)
+    words = scorer.model.tensor(pack(passes, length))
+    layout, ids = unpacked(words, length, max(len(p.sequence.row.step_tokens) for p in passes))
     compiled = torch.compile(log_likelihood, dynamic=False)
-    most, _ = scorer._tile()
+    most, _ = scorer.model.tile()
     rows = -(-batch * length // -(-batch * length // most))  # tiles of even size, as in measuring
-    head = scorer._head
+    head, decoder = scorer.model.module.get_output_embeddings(), scorer.model.module.get_decoder()
     in_row = 2 if shape == "8B" else 4
+    in_a_row = [passes, *(passes_of(shape, batch, length, step) for _ in range(in_row - 1))]
 
     def trunk(recorder: Recorder | None = None) -> Tensor:
         with torch.inference_mode():
-            return scorer._forward(ids, recorder)
+            return scorer.model.hidden(ids, recorder)
 
     def likelihood(function: Callable[..., Tensor]) -> None:
         with torch.inference_mode():
@@ -129,7 +132,7 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
         """Trunk and log-likelihood as one compiled function of fixed shape, replayed from a CUDA graph."""
 
         def forward(ids: Tensor) -> Tensor:
-            hidden = scorer._trunk(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+            hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
             targets = ids.roll(-1, 1).flatten()
             tiles = range(0, len(hidden), rows)
             return torch.cat([log_likelihood(head, hidden[i : i + rows], targets[i : i + rows]) for i in tiles])
@@ -146,27 +149,21 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
         recorder = Part(layout)
         recorder.want = frozenset(want)
         if "attention" in want:
-            with scorer._measuring():
+            with scorer.model.measuring():
                 hidden = trunk(recorder)
         else:
             hidden = trunk(recorder if want else None)
         if stats:
             with torch.inference_mode():
-                scorer._statistics(passes, ids, hidden)
+                scorer.statistics(passes, ids, hidden)
 
     def everything(options: MeasureOptions = MeasureOptions(), batches: int = 1) -> None:  # noqa: B008
-        partial: dict[int, Any] = {}
-
-        def complete(batch: list[_Pass]) -> None:
-            for p in batch:
-                scorer._trace(p.sequence, partial.pop(id(p.sequence)), options, None)
-
-        with scorer._measuring():
-            scorer._run_all([passes] * batches, options, partial, complete)
+        for _ in scorer.measure_batches(in_a_row[:batches], options):
+            pass
 
     def output_attentions() -> None:
-        with scorer._attention("eager"), torch.inference_mode():
-            scorer.model(input_ids=ids, use_cache=False, output_attentions=True, output_hidden_states=True)
+        with scorer.model.attending("eager"), torch.inference_mode():
+            scorer.model.module(input_ids=ids, use_cache=False, output_attentions=True, output_hidden_states=True)
 
     functions: dict[str, Callable[[], Any]] = {
         "bare trunk": trunk,
@@ -361,7 +358,7 @@ def ingest(folder: Path, shape: str = "1B") -> None:
     from trails.readers import read
 
     scorer = HuggingFaceScorer(
-        scorer_of(shape).model, AutoTokenizer.from_pretrained(folder), name=shape, revision="random"
+        scorer_of(shape).model.module, AutoTokenizer.from_pretrained(folder), name=shape, revision="random"
     )
     scorer.run.notes["noise_floor"] = {}  # type: ignore[index]
     with tempfile.TemporaryDirectory() as temporary:
@@ -420,13 +417,12 @@ def profile(shape: str, batch: int, length: int) -> None:
 
     scorer = scorer_of(shape)
     passes = passes_of(shape, batch, length, 40)
-    with scorer._measuring():
-        for _ in range(2):
-            scorer._run_all([passes], MeasureOptions(), {})
+    for _ in range(2):
+        list(scorer.measure_batches([passes], MeasureOptions()))
+    torch.cuda.synchronize()
+    with profiler(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+        list(scorer.measure_batches([passes], MeasureOptions()))
         torch.cuda.synchronize()
-        with profiler(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
-            scorer._run_all([passes], MeasureOptions(), {})
-            torch.cuda.synchronize()
     print(f"\nprofile of all measures, {shape}, {batch} x {length}")
     events = sorted(found.key_averages(), key=lambda e: -e.self_device_time_total)[:14]
     total = sum(e.self_device_time_total for e in found.key_averages())

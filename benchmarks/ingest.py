@@ -63,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     scorer = open_scorer(arguments.model)
-    model, tokenizer = scorer.model, scorer.tokenizer  # type: ignore[attr-defined]
+    model, tokenizer = scorer.model.module, scorer.model.tokenizer  # type: ignore[attr-defined]
     chains = []
     for chain in read([arguments.path]):
         chains.append(chain)

@@ -31,9 +31,11 @@ from torch import Tensor
 
 from trails.measure import MeasureOptions, Segmented, open_scorer
 from trails.measure.attention import Recorder
-from trails.measure.huggingface import HuggingFaceScorer, _Pass, _Sequence
+from trails.measure.context import Context, Row
+from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.linear import fast_linear
 from trails.measure.packaged import packaged_model
+from trails.measure.passes import Pass, TokenSequence, pack, unpacked
 from trails.measure.tokens import Encoded
 from trails.schema import Chain, Step
 
@@ -53,7 +55,7 @@ class Part(Recorder):
             super().hidden(state)
 
 
-def sequence_of(ids: Sequence[int], step_tokens: int) -> _Sequence:
+def sequence_of(ids: Sequence[int], step_tokens: int) -> TokenSequence:
     """A chain of given ids without context, in steps of ``step_tokens`` tokens."""
     n = len(ids)
     edges = [*range(0, n, step_tokens), n]
@@ -62,16 +64,16 @@ def sequence_of(ids: Sequence[int], step_tokens: int) -> _Sequence:
     steps = tuple(Step(i, int(a), int(b)) for i, (a, b) in enumerate(spans))
     positions = np.arange(n, dtype=np.int32)
     tokens = Encoded(np.asarray(ids, np.int32), positions, positions + 1, ("x",) * n)
-    bins = np.repeat(np.arange(len(spans)), np.diff(spans, axis=1)[:, 0]) + 2
-    return _Sequence(Segmented(chain, steps), [], slice(0, 0), tokens, spans, bins)
+    row = Row(chain.id, Context(), tokens, spans, ("NONE",) * len(spans), n, 1)
+    return TokenSequence(Segmented(chain, steps), row)
 
 
-def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Callable[[], Any]]:
+def variants(scorer: HuggingFaceScorer, passes: Sequence[Pass]) -> dict[str, Callable[[], Any]]:
     """Name → function that runs it over all passes, one at a time (CPU)."""
-    model = scorer.model
-    ids = [torch.from_numpy(p.ids())[None].to(scorer.device) for p in passes]
+    model = scorer.model.module
+    ids = [torch.from_numpy(p.sequence.row.ids)[None].to(scorer.model.device) for p in passes]
 
-    def each(function: Callable[[Tensor, _Pass], Any]) -> Callable[[], None]:
+    def each(function: Callable[[Tensor, Pass], Any]) -> Callable[[], None]:
         def run() -> None:
             with torch.inference_mode():
                 for sequence, part in zip(ids, passes, strict=True):
@@ -79,7 +81,7 @@ def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Ca
 
         return run
 
-    def likelihood(sequence: Tensor, _: _Pass) -> Tensor:
+    def likelihood(sequence: Tensor, _: Pass) -> Tensor:
         logits = model(input_ids=sequence, use_cache=False).logits[0]
         return torch.log_softmax(logits[:-1].float(), -1).gather(1, sequence[0, 1:, None])
 
@@ -90,38 +92,36 @@ def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Ca
 
         return run
 
-    trunk = each(lambda s, _: scorer._trunk(input_ids=s, use_cache=False))
+    trunk = each(lambda s, _: model.get_decoder()(input_ids=s, use_cache=False))
     forward = each(lambda s, _: model(input_ids=s, use_cache=False).logits)
 
-    def eager(sequence: Tensor, _: _Pass) -> Any:
-        with scorer._attention("eager"):
+    def eager(sequence: Tensor, _: Pass) -> Any:
+        with scorer.model.attending("eager"):
             out = model(input_ids=sequence, use_cache=False, output_attentions=True, output_hidden_states=True)
         return likelihood_of(out.logits[0], sequence)
 
     def likelihood_of(logits: Tensor, sequence: Tensor) -> Tensor:
         return torch.log_softmax(logits[:-1].float(), -1).gather(1, sequence[0, 1:, None])
 
-    def recorded(*want: str, statistics: bool) -> Callable[[Tensor, _Pass], None]:
-        def run(sequence: Tensor, part: _Pass) -> None:
-            layout, _ = scorer._layout([part])
+    def recorded(*want: str, statistics: bool) -> Callable[[Tensor, Pass], None]:
+        def run(sequence: Tensor, part: Pass) -> None:
+            words = torch.from_numpy(pack([part], part.length))
+            layout, _ = unpacked(words, part.length, len(part.sequence.row.step_tokens))
             recorder = Part(layout)
             recorder.want = frozenset(want)
-            attention = nullcontext() if "attention" in want else scorer._attention("sdpa")
-            with scorer._measuring():
+            attention = nullcontext() if "attention" in want else scorer.model.attending("sdpa")
+            with scorer.model.measuring():
                 with attention:
-                    hidden = scorer._forward(sequence, recorder if want else None)
+                    hidden = scorer.model.hidden(sequence, recorder if want else None)
                 if statistics:
-                    scorer._statistics([part], sequence, hidden)
+                    scorer.statistics([part], sequence, hidden)
 
         return run
 
     def all_measures(options: MeasureOptions = PLAIN) -> Callable[[], None]:
         def run() -> None:
-            partial: dict[int, Any] = {}
-            with scorer._measuring():
-                scorer._run_all(([part] for part in passes), options, partial)
-            for part in passes:
-                scorer._trace(part.sequence, partial[id(part.sequence)], options, None)
+            for _ in scorer.measure_batches([[part] for part in passes], options):
+                pass
 
         return run
 
@@ -141,19 +141,19 @@ def variants(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Ca
     }
 
 
-def others(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Callable[[], Any]]:
+def others(scorer: HuggingFaceScorer, passes: Sequence[Pass]) -> dict[str, Callable[[], Any]]:
     """The same model in other tools, where they are installed: attention weights, states of all layers and logits saved,
     nothing reduced.
     """
     found: dict[str, Callable[[], Any]] = {}
-    ids = [torch.from_numpy(p.ids())[None] for p in passes]
+    ids = [torch.from_numpy(p.sequence.row.ids)[None] for p in passes]
     if importlib.util.find_spec("nnsight"):
         from nnsight import LanguageModel
 
-        wrapped = LanguageModel(scorer.model, tokenizer=scorer.tokenizer)
+        wrapped = LanguageModel(scorer.model.module, tokenizer=scorer.model.tokenizer)
 
         def nnsight() -> None:
-            with scorer._attention("eager"), torch.inference_mode():
+            with scorer.model.attending("eager"), torch.inference_mode():
                 for sequence in ids:
                     with wrapped.trace(sequence):
                         saved = [].save()  # type: ignore[attr-defined]
@@ -218,7 +218,7 @@ def peak_above(function: Callable[[], Any]) -> int:
     return max(top, resident()) - start
 
 
-def sample_passes(scorer: HuggingFaceScorer, count: int, long: int) -> list[_Pass]:
+def sample_passes(scorer: HuggingFaceScorer, count: int, long: int) -> list[Pass]:
     """``count`` chains of the packaged sample of about 165 tokens, or one sequence of ``long`` tokens of it."""
     from trails import sample
     from trails.readers import read
@@ -228,21 +228,21 @@ def sample_passes(scorer: HuggingFaceScorer, count: int, long: int) -> list[_Pas
     if long:
         ids: list[int] = []
         for item in items:
-            ids += scorer.text.ids(item.chain.text + "\n")
+            ids += scorer.model.text.ids(item.chain.text + "\n")
             if len(ids) >= long:
                 break
         sequence = sequence_of(ids[:long], 40)
-        return [_Pass(sequence, 0, 0, long)]
-    near = [s for s in map(scorer._sequence, items) if 120 <= s.length <= 210]
-    return [_Pass(s, 0, 0, len(s.tokens)) for s in near[:count]]
+        return [Pass(sequence, 0, 0, long)]
+    near = [s for s in map(scorer.sequence, items) if 120 <= s.length <= 210]
+    return [Pass(s, 0, 0, len(s.row.tokens)) for s in near[:count]]
 
 
 def warm_up(scorer: HuggingFaceScorer) -> None:
     """Touch the weights, so that mapping them in counts as loading."""
     with torch.inference_mode():
-        for parameter in scorer.model.parameters():
+        for parameter in scorer.model.module.parameters():
             parameter.sum()
-        scorer.model(torch.zeros(1, 8, dtype=torch.int64))
+        scorer.model.module(torch.zeros(1, 8, dtype=torch.int64))
 
 
 def table(title: str, times: dict[str, tuple[float, float]], peaks: dict[str, int], tokens: int) -> None:
@@ -325,15 +325,12 @@ def main() -> None:
         table(f"SmolLM2-135M, float32, CPU, {what}", times, peaks, tokens)
 
 
-def batched(scorer: HuggingFaceScorer, passes: Sequence[_Pass]) -> dict[str, Callable[[], Any]]:
+def batched(scorer: HuggingFaceScorer, passes: Sequence[Pass]) -> dict[str, Callable[[], Any]]:
     """All measures with several chains per forward pass, to see what one at a time costs."""
 
     def run() -> None:
-        partial: dict[int, Any] = {}
-        with scorer._measuring():
-            scorer._run_all(scorer._batches(list(passes), MeasureOptions(batch_tokens=1024)), PLAIN, partial)
-        for part in passes:
-            scorer._trace(part.sequence, partial[id(part.sequence)], PLAIN, None)
+        for _ in scorer.measure_batches(list(scorer.batches(list(passes), MeasureOptions(batch_tokens=1024))), PLAIN):
+            pass
 
     return {"all measures, batches of 1024 tokens": run}
 

@@ -226,7 +226,7 @@ def bench_step(steps: int) -> None:
     for _ in range(2):
         for name in found:
             options = TrainOptions(steps=steps, batch=4, targets="all")
-            model = copy.deepcopy(scorer.model)
+            model = copy.deepcopy(scorer.model.module)
             with tempfile.TemporaryDirectory() as folder:
                 if name == "plain TRL":
                     arguments = trainer_arguments(Path(folder), steps, options)
@@ -237,7 +237,7 @@ def bench_step(steps: int) -> None:
                         with_adapter(model, options, ()),
                         arguments,
                         train_dataset=data,
-                        processing_class=scorer.tokenizer,
+                        processing_class=scorer.model.tokenizer,
                         callbacks=[Clock(name)],
                     ).train()
                 else:
@@ -245,7 +245,7 @@ def bench_step(steps: int) -> None:
                         rows,
                         Path(folder) / "a",
                         model,
-                        scorer.tokenizer,
+                        scorer.model.tokenizer,
                         replace(options, objective=name),
                         identity={},
                         teachers=teachers if name == "attention" else None,
@@ -277,9 +277,11 @@ def bench_diff(chains: int, characters: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base: Any = open_scorer(model, device="cpu")
-        rows = [text_row(base.tokenizer, i.chain.text, i.chain.question, chain=i.chain.id) for i in items[:2]]
+        rows = [text_row(base.model.tokenizer, i.chain.text, i.chain.question, chain=i.chain.id) for i in items[:2]]
         other: Any = open_scorer(model, device="cpu")
-        train_rows(rows, folder / "a", other.model, other.tokenizer, TrainOptions(steps=1, batch=1), identity={})
+        train_rows(
+            rows, folder / "a", other.model.module, other.model.tokenizer, TrainOptions(steps=1, batch=1), identity={}
+        )
         trained: Any = open_scorer(model, device="cpu", adapter=folder / "a")
         cost: dict[str, float] = {}
         with TraceStore(folder / "home", write=True) as store:
@@ -336,11 +338,10 @@ def bench_variants(chains: int, device: str, start: int = 0) -> None:
 
     def forward(item: Segmented) -> float:
         """Seconds of one bare pass that gives every token's log-likelihood."""
-        sequence = scorer._sequence(item)
-        ids = torch.tensor([[*sequence.context, *sequence.tokens.ids.tolist()]], device=scorer.device)
+        ids = torch.from_numpy(scorer.contexts.row(item).ids)[None].to(scorer.model.device)
         began = time.perf_counter()
         with torch.inference_mode():
-            logits = scorer.model(input_ids=ids, use_cache=False).logits[0]
+            logits = scorer.model.module(input_ids=ids, use_cache=False).logits[0]
             torch.log_softmax(logits[:-1].float(), -1).gather(1, ids[0, 1:, None]).sum().item()
         return time.perf_counter() - began
 

@@ -123,6 +123,8 @@ class Run:
     bos: Literal["auto", "always", "never"] = "auto"
     template: Literal["plain", "chat"] = "plain"
     window: Literal["refuse", "stride"] = "refuse"
+    think: bool = False
+    control_tokens: Literal["token", "text", "refuse"] = "token"
     n_layers: int = 0
     n_heads: int = 0
     d_model: int = 0
@@ -133,9 +135,16 @@ class Run:
 
     @property
     def id(self) -> str:
-        """``r`` + 16 hex digits over everything that changes a number."""
+        """``r`` + 16 hex digits over everything that changes a number.
+
+        A policy that was added later counts only where it changes the number of a chain, so that earlier runs keep their ids.
+        """
         identity = (self.model, self.revision, self.tokenizer, self.dtype, self.attention, self.adapter)
-        return "r" + stable_hash(*identity, self.bos, self.template, self.window)
+        later = (
+            *(("think",) if self.think else ()),
+            *(("control tokens as text",) if self.control_tokens == "text" else ()),
+        )
+        return "r" + stable_hash(*identity, self.bos, self.template, self.window, *later)
 
     @property
     def tokenizer_id(self) -> str:

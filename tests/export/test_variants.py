@@ -80,11 +80,11 @@ def report(scorer):
 
 @pytest.mark.model
 def test_every_variant_is_within_the_bound_of_its_parent(report, scorer) -> None:
-    ids = {report.chain: scorer.text.ids(TEXT)} | {v.chain.id: v.token_ids.tolist() for v in report.variants}
+    ids = {report.chain: scorer.model.text.ids(TEXT)} | {v.chain.id: v.token_ids.tolist() for v in report.variants}
     assert len(report.accepted) == 40
     assert {v.kind for v in report.accepted} >= set(KINDS) - {"synonym"}
     for v in report.accepted:
-        assert scorer.text.ids(v.chain.text) == v.token_ids.tolist()
+        assert scorer.model.text.ids(v.chain.text) == v.token_ids.tolist()
         assert levenshtein(ids[v.parent], ids[v.chain.id]) == v.edits <= 2
         assert levenshtein(ids[report.chain], ids[v.chain.id]) == v.distance
         assert v.steps[0].start == 0
@@ -111,14 +111,14 @@ def test_plain_is_the_chain_and_does_not_drift(report) -> None:
 @pytest.mark.model
 def test_volatility_is_the_divergence_of_full_forward_passes(report, scorer) -> None:
     """Against a fresh pass of every text from its beginning, in float64."""
-    context = scorer.text.ids("How many apples?\n")
+    context = scorer.model.text.ids("How many apples?\n")
 
     def distributions(ids: list[int]) -> torch.Tensor:
         with torch.no_grad():
-            logits = scorer.model(input_ids=torch.tensor([[*context, *ids]])).logits[0, len(context) :]
+            logits = scorer.model.module(input_ids=torch.tensor([[*context, *ids]])).logits[0, len(context) :]
         return torch.softmax(logits.double(), -1)
 
-    base_ids = scorer.text.ids(TEXT)
+    base_ids = scorer.model.text.ids(TEXT)
     base = distributions(base_ids)
     for v in report.variants[:: max(len(report.variants) // 8, 1)]:
         ids = v.token_ids.tolist()
@@ -130,7 +130,7 @@ def test_volatility_is_the_divergence_of_full_forward_passes(report, scorer) -> 
         assert v.volatility == pytest.approx(float(js.mean()), abs=1e-5)
         assert v.logit_drift == pytest.approx(float((p - q).abs().sum(-1).mean() / 2), abs=1e-5)
         with torch.no_grad():
-            logits = scorer.model(input_ids=torch.tensor([[*context, *ids]])).logits[0].double()
+            logits = scorer.model.module(input_ids=torch.tensor([[*context, *ids]])).logits[0].double()
         log_p = torch.log_softmax(logits, -1)
         nll = [-float(log_p[len(context) - 1 + i, token]) for i, token in enumerate(ids)]
         np.testing.assert_allclose(v.surprisal, nll, atol=1e-3)
@@ -157,7 +157,7 @@ def test_the_gate_rejects_with_a_reason_and_rungs_need_their_parent(scorer, repo
         assert one.chain.id == two.chain.id
         assert one.volatility == pytest.approx(two.volatility, abs=1e-6)
         np.testing.assert_allclose(one.hidden_drift, two.hidden_drift, atol=1e-5)
-    table = variant_table(gated, scorer.run.id, scorer.run.tokenizer, scorer.text.ids("How many apples?\n"))
+    table = variant_table(gated, scorer.run.id, scorer.run.tokenizer, scorer.model.text.ids("How many apples?\n"))
     rejected = write_variants([table], [gated], tmp_path / "v.parquet")
     lines = [json.loads(line) for line in rejected.read_text(encoding="utf-8").splitlines()]
     assert sum("variant" in line for line in lines) == len(gated.variants) - len(accepted)
@@ -171,7 +171,7 @@ def test_the_gate_rejects_with_a_reason_and_rungs_need_their_parent(scorer, repo
 @pytest.mark.model
 def test_variants_are_the_same_on_a_second_run_and_become_rows(scorer, tmp_path: Path) -> None:
     options = VariantOptions(count=10, budget=None)
-    question = scorer.text.ids("How many apples?\n")
+    question = scorer.model.text.ids("How many apples?\n")
     for name in "ab":
         found = make_variants(scorer, item(), options)
         table = variant_table(found, scorer.run.id, scorer.run.tokenizer, question)

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trails.measure.base import Segmented
-from trails.measure.huggingface import HuggingFaceScorer, baseline_pairs
+from trails.measure.huggingface import HuggingFaceScorer
+from trails.measure.passes import baseline_pairs
 from trails.schema import Chain, Step, Trace
 
 QUESTION = "How many?"

@@ -20,6 +20,7 @@ from trails.errors import ModelError
 from trails.measure import kernels
 from trails.measure.attention import Layout, Recorder, recording, trails_mask
 from trails.measure.base import MeasureOptions
+from trails.measure.passes import passes_of
 from trails.measure.replay import agree
 
 KERNELS = """
@@ -111,8 +112,8 @@ def test_replayed_batches_give_the_same_numbers(width: int) -> None:
 def test_starting_a_replayed_batch_waits_for_nothing() -> None:
     """An ordinary one waits once, at its start: transformers looks whether sequences are packed."""
     scorer = scorer_of(tiny("llama (grouped-query)", head_dim=64).to("cuda", torch.bfloat16))
-    passes = [part for one in many() for part in scorer._passes(scorer._sequence(one))]
-    with scorer._measuring():
+    passes = [part for one in many() for part in passes_of(scorer.sequence(one), scorer.run)]
+    with scorer.model.measuring():
         for _ in range(4):  # kernels compiled, a graph recorded and trusted, memory for the copies held
             expected = scorer._launch(passes, PLAIN)
             assert expected.landed is not None
@@ -175,7 +176,7 @@ def test_a_chain_named_twice_gives_the_same_trace_twice() -> None:
 def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = scorer_of(tiny("llama (grouped-query)"))
     expected = scorer.measure(many(), PLAIN)
-    forward, sizes = scorer._forward, []
+    forward, sizes = scorer.model.hidden, []
 
     def small(ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         sizes.append(len(ids))
@@ -183,7 +184,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch: pytest.Mo
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(ids, *args, **kwargs)
 
-    monkeypatch.setattr(scorer, "_forward", small)
+    monkeypatch.setattr(scorer.model, "hidden", small)
     found = scorer.measure(many(), MeasureOptions(batch_tokens=10_000))
     assert sizes[0] == len(many())
     assert max(sizes[2:]) <= 4
@@ -197,7 +198,7 @@ def test_a_chain_that_never_fits_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     def never(*_: Any, **__: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(scorer, "_forward", never)
+    monkeypatch.setattr(scorer.model, "hidden", never)
     with pytest.raises(ModelError) as error:
         scorer.measure([item()], PLAIN)
     assert str(error.value) == (

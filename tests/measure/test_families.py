@@ -14,7 +14,7 @@ def test_family_is_exact(family: str) -> None:
     model = tiny(family)
     scorer = scorer_of(model)
     (trace,) = scorer.measure([item()], MeasureOptions())
-    truth = measured_slowly(model, trace, scorer.text.ids(f"{QUESTION}\n"))
+    truth = measured_slowly(model, trace, scorer.model.text.ids(f"{QUESTION}\n"))
     assert_same(trace, truth)
     assert trace.attention_entropy.std() > 0.01  # the model is not a trivial one
     # which families use the attention interface changes with releases of transformers: the other way gives these numbers too

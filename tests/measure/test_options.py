@@ -12,12 +12,13 @@ from reference import QUESTION, TEXT, assert_same, item, measured_slowly, rows_o
 
 from trails.errors import ModelError
 from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.premises import packable
 
 LONG = item(TEXT + " " + TEXT.replace("1", "7"), QUESTION, ("But", "Однако", "Therefore"))
 
 
 def context(scorer: object) -> list[int]:
-    return scorer.text.ids(f"{QUESTION}\n")  # type: ignore[attr-defined]
+    return scorer.model.text.ids(f"{QUESTION}\n")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2 (soft caps, sliding)", "bloom (alibi)"])
@@ -83,10 +84,10 @@ def test_premises(family: str, question: str) -> None:
 
 
 def test_premises_pack_where_a_mask_says_everything_and_only_there() -> None:
-    sequence = scorer_of(tiny("llama (grouped-query)"))._sequence(item())
-    assert scorer_of(tiny("llama (grouped-query)"))._packable(sequence)
-    assert not scorer_of(tiny("mistral (sliding window)"))._packable(sequence)
-    assert not scorer_of(tiny("bloom (alibi)"))._packable(sequence)
+    sequence = scorer_of(tiny("llama (grouped-query)")).sequence(item())
+    assert packable(scorer_of(tiny("llama (grouped-query)")).model, sequence)
+    assert not packable(scorer_of(tiny("mistral (sliding window)")).model, sequence)
+    assert not packable(scorer_of(tiny("bloom (alibi)")).model, sequence)
 
 
 def test_states_are_means_of_the_residual_stream() -> None:

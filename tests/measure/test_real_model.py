@@ -87,7 +87,7 @@ def test_three_tokenizers_place_the_pair_differently(smollm2: Any) -> None:
     from test_tokens import sentencepiece
 
     lengths = []
-    for tokenizer in (smollm2.text, TextTokenizer(byte_tokenizer()), TextTokenizer(sentencepiece())):
+    for tokenizer in (smollm2.model.text, TextTokenizer(byte_tokenizer()), TextTokenizer(sentencepiece())):
         a, b = (tokenizer.encode(text, "it") for text in PAIR)
         assert a.ids.tolist() != b.ids.tolist()
         starts = [int(np.searchsorted(t.start, text.index("не "))) for t, text in zip((a, b), PAIR, strict=True)]
@@ -104,9 +104,9 @@ def test_the_same_text_twice_is_the_same_to_the_bit(smollm2: Any) -> None:
 
 def test_surprisals_are_those_of_the_whole_model(smollm2: Any) -> None:
     (trace,) = smollm2.measure([item(LONGER, "How many?", ("But", "Therefore"))], PLAIN)
-    ids = [*smollm2.text.ids("How many?\n"), *trace.token_ids.tolist()]
+    ids = [*smollm2.model.text.ids("How many?\n"), *trace.token_ids.tolist()]
     with torch.inference_mode():
-        log_p = torch.log_softmax(smollm2.model(torch.tensor([ids])).logits[0].double(), -1)
+        log_p = torch.log_softmax(smollm2.model.module(torch.tensor([ids])).logits[0].double(), -1)
     c = trace.n_context
     expected = [-float(log_p[p - 1, ids[p]]) for p in range(c, len(ids))]
     np.testing.assert_allclose(trace.surprisal, expected, atol=1e-4)
@@ -117,7 +117,7 @@ def test_the_attention_is_that_of_the_eager_model(smollm2: Any) -> None:
     (trace,) = smollm2.measure([chain(LONGER)], PLAIN)
     ids = torch.tensor([trace.token_ids.tolist()])
     with torch.inference_mode(), smollm2._attention("eager"):
-        out = smollm2.model(ids, output_attentions=True, output_hidden_states=True)
+        out = smollm2.model.module(ids, output_attentions=True, output_hidden_states=True)
     mean = torch.stack([a[0].mean(0) for a in out.attentions]).numpy()  # (L, T, T)
     np.testing.assert_allclose(trace.attention_sink, mean[:, :, 0].T, atol=1e-4)
     np.testing.assert_allclose(trace.attention_previous[1:], np.diagonal(mean, -1, 1, 2).T, atol=1e-4)

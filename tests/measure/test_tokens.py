@@ -146,6 +146,6 @@ def test_the_hash_names_the_tokenizer() -> None:
     "text", ["Мышление — это не генерация текста.", "a🙂b 👨‍👩‍👧 ё", "  two  spaces\n\n\tx", "⠿\x00"]
 )
 def test_real_tokenizer(smollm2: Any, text: str) -> None:
-    tokens = smollm2.text.encode(text, "it")
+    tokens = smollm2.model.text.encode(text, "it")
     check(tokens, text)
     assert as_bytes(tokens) == text.encode()

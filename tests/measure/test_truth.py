@@ -71,7 +71,7 @@ def test_closed_form() -> None:
     text = "abbaz. yz"
     chain = item(text, "q", ("z. ",))
     (trace,) = scorer.measure([chain], PLAIN)
-    ids, V, c = [*scorer.text.ids("q\n"), *trace.token_ids.tolist()], 320, 2
+    ids, V, c = [*scorer.model.text.ids("q\n"), *trace.token_ids.tolist()], 320, 2
     assert trace.n_context == c
     assert len(ids) == c + len(text)
     norm = math.exp(3) + V - 1
@@ -120,8 +120,8 @@ def test_equal_to_the_slow_loop(family: str, context: str) -> None:
     question = QUESTION if "question" in context else ""
     (trace,) = scorer.measure([item(question=question)], PLAIN)
     before = ([306] if "bos" in context else [])[:1]
-    before = [scorer.tokenizer.bos_token_id] if "bos" in context else []
-    ids = [*before, *(scorer.text.ids(f"{question}\n") if question else [])]
+    before = [scorer.model.tokenizer.bos_token_id] if "bos" in context else []
+    ids = [*before, *(scorer.model.text.ids(f"{question}\n") if question else [])]
     assert trace.n_context == len(ids)
     assert_same(trace, measured_slowly(model, trace, ids))
     if not ids:
@@ -147,7 +147,7 @@ def test_surprisals_sum_to_the_log_probability_of_the_text() -> None:
     model = tiny("qwen3")
     scorer = scorer_of(model)
     (trace,) = scorer.measure([item()], PLAIN)
-    ids = [*scorer.text.ids(f"{QUESTION}\n"), *trace.token_ids.tolist()]
+    ids = [*scorer.model.text.ids(f"{QUESTION}\n"), *trace.token_ids.tolist()]
     with torch.no_grad():
         log_p = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
     total = sum(float(log_p[p - 1, ids[p]]) for p in range(trace.n_context, len(ids)))
@@ -232,8 +232,8 @@ def test_chat_template_and_question_tokens() -> None:
     model = tiny("qwen2")
     scorer = scorer_of(model, tokenizer=tokenizer, template="chat")
     (trace,) = scorer.measure([item()], PLAIN)
-    ids = [*scorer.text.ids("<user>"), *scorer.text.ids(QUESTION), *scorer.text.ids("</><bot>")]
-    assert trace.question_token_ids.tolist() == scorer.text.ids(QUESTION)
+    ids = [*scorer.model.text.ids("<user>"), *scorer.model.text.ids(QUESTION), *scorer.model.text.ids("</><bot>")]
+    assert trace.question_token_ids.tolist() == scorer.model.text.ids(QUESTION)
     assert np.isfinite(trace.question_surprisal).all()
     assert_same(trace, measured_slowly(model, trace, ids))
     assert scorer.run.id != scorer_of(model).run.id

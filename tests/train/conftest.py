@@ -79,4 +79,4 @@ def fresh_model(smollm2: Any) -> Callable[[], Any]:
     """``fresh_model()``: a copy of the packaged model without any adapter."""
     import copy
 
-    return lambda: copy.deepcopy(smollm2.model)
+    return lambda: copy.deepcopy(smollm2.model.module)

@@ -30,7 +30,7 @@ TEXT = (
 def test_training_on_chains_beats_the_untrained_model_and_the_shuffled_control(smollm2, fresh_model) -> None:
     sample = Path(__file__).parents[2] / "src" / "trails" / "sample" / "chains.jsonl"
     chains = [chain for chain in read([str(sample)]) if "gsm8k" in chain.source][:22]
-    tokenizer = smollm2.tokenizer
+    tokenizer = smollm2.model.tokenizer
 
     def row(chain) -> dict:
         made = text_row(tokenizer, chain.text, chain.question, max_tokens=96, chain=chain.id)
@@ -53,7 +53,7 @@ def test_training_on_chains_beats_the_untrained_model_and_the_shuffled_control(s
     def by_chain(model) -> np.ndarray:
         return np.array([found.nll.mean(dtype=np.float64) for found in probe(model, held)])
 
-    base = by_chain(smollm2.model)
+    base = by_chain(smollm2.model.module)
     change, kl = {}, {}
     arms = {"chains": (train, 1e-3), "shuffled": (shuffled_steps(train), 1e-3), "no learning": (train[:2], 0.0)}
     for name, (data, rate) in arms.items():

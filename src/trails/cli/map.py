@@ -6,15 +6,8 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import home_option, json_option, print_json, store_option
-from trails.cli.scores import (
-    details_option,
-    graph_option,
-    limit_option,
-    print_report,
-    run_option,
-    settings_for,
-)
+from trails.cli.common import home_option, json_option, print_json, print_rows, store_option
+from trails.cli.scores import graph_option, limit_option, print_scores, run_option, settings_for, shown
 
 
 @click.command("map", context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,7 +16,6 @@ from trails.cli.scores import (
     "--all-states", is_flag=True, help="Write every state to the graph, not only those of two chains or more."
 )
 @limit_option
-@details_option
 @graph_option
 @run_option
 @home_option
@@ -33,7 +25,6 @@ def command(
     k: int,
     all_states: bool,
     limit: int,
-    details: bool,
     no_graph: bool,
     run: str | None,
     home: Path | None,
@@ -52,8 +43,21 @@ def command(
 
     with Home(**settings_for(home, store)) as opened:
         found = opened.map(k, run=run, all_states=all_states, write=not no_graph)
-    report = found.report()
+    record = found.record(limit)
     if as_json:
-        print_json(report.record(limit))
+        print_json(record)
         return
-    print_report(report, limit=limit, details=details, home=home)
+    counts = ["n_chains", "n_tokens", "n_states", "n_shared_states", "n_trails", "n_unitigs", "n_bubbles"]
+    print_rows([name.removeprefix("n_").replace("_", " ") for name in counts], [[record[name] for name in counts]])
+    ways = [
+        [
+            sum(row["counts"]),
+            shown(row["before"], 40),
+            " | ".join(shown(w, 40) or "∅" for w in row["ways"]),
+            shown(row["after"], 20),
+        ]
+        for row in record["bubbles"]
+    ]
+    if ways:
+        print_rows(["walks", "from", "alternative ways", "to"], ways, title=f"{record['n_bubbles']} bubbles")
+    print_scores(found.scores, found.withheld)

@@ -53,7 +53,7 @@ class Bench:
             torch.set_num_threads(threads)
         scorer: Any = open_scorer(model, device=device)
         self.scorer = scorer
-        self.model, self.tokenizer, self.run = scorer.model, scorer.tokenizer, scorer.run
+        self.model, self.tokenizer, self.run = scorer.model.module, scorer.model.tokenizer, scorer.run
         self.device = next(self.model.parameters()).device
         self.cuda = self.device.type == "cuda"
         if self.cuda:
@@ -92,7 +92,7 @@ class Bench:
         """
         chain = item.chain
         context = self.ids(chain.question + "\n")[: max_tokens // 4] if question and chain.question else []
-        encoded = self.scorer.text.encode(chain.text, f"chain {chain.id}")
+        encoded = self.scorer.model.text.encode(chain.text, f"chain {chain.id}")
         ids = encoded.ids.tolist()[: max_tokens - len(context)]
         owned = assign_tokens(
             [(step.start, step.end) for step in item.steps], np.stack((encoded.start, encoded.end), axis=1)
@@ -172,7 +172,7 @@ class Bench:
     def shortened(self, item: Segmented, max_tokens: int) -> Segmented:
         """The chain's leading steps that fit into ``max_tokens`` with its question, and at least one step (cut if need be)."""
         room = max_tokens - len(self.ids(item.chain.question + "\n"))
-        encoded = self.scorer.text.encode(item.chain.text, f"chain {item.chain.id}")
+        encoded = self.scorer.model.text.encode(item.chain.text, f"chain {item.chain.id}")
         if len(encoded.ids) <= room:
             return item
         limit = int(encoded.end[max(room, 8) - 1])

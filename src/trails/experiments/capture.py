@@ -21,7 +21,7 @@ from trails.analyses.capture import (
     without_connectives,
 )
 from trails.analyses.neighbours import hashed_words, nearest_exact
-from trails.analyses.sequences import SymbolCorpus as Tokens
+from trails.analyses.sequences import Corpus as Tokens
 from trails.analyses.sequences import content_words, mixed, text_corpus, window_keys
 from trails.analyses.statistics import auc, cross_validated
 from trails.errors import UsageError
@@ -163,7 +163,7 @@ def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[st
 
 def _encoder(bench: Bench) -> Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]]:
     def encode(text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
-        found = bench.scorer.text.encode(text, "a chain")
+        found = bench.scorer.model.text.encode(text, "a chain")
         return found.ids.tolist(), list(zip(found.start.tolist(), found.end.tolist(), strict=True))
 
     return encode

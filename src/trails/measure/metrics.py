@@ -97,9 +97,10 @@ def logit_statistics(
                 continue
             target = x.gather(1, index[start:end])  # (n, 1)
             p = torch.softmax(x, 1)
-            log_sum = x.amax(1) - p.amax(1).log()  # from the most likely item: no further pass of exponentials
-            surprisal[start:end] = log_sum - target[:, 0]
-            entropy[start:end] = log_sum - (p * x).sum(1)
+            top, likeliest = x.amax(1), p.amax(1).log()  # from the most likely item: no further pass of exponentials
+            surprisal[start:end] = top - likeliest - target[:, 0]
+            # Σ p = 1 up to rounding, so Σ p x would be wrong by that times the size of the logits: they are centred first
+            entropy[start:end] = -likeliest - (x - top[:, None]).mul_(p).sum(1)
             if last is not None:
                 shift[start] = (p[0] - last).abs_().sum() * 0.5
             if end - start > 1:
@@ -108,6 +109,7 @@ def logit_statistics(
             # comparing into a float buffer and summing is several times faster than counting truth values
             rank[start:end] = torch.gt(x, target, out=torch.empty_like(x)).sum(1)
         del logits, x  # the same
+    shift.clamp_max_(1.0)  # a sum over the vocabulary may exceed 1 by rounding
     # an assignment through the mask would make the host wait for the GPU
     surprisal.masked_fill_(~known, torch.nan)
     rank.masked_fill_(~known, -1)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from trails.errors import ModelError
 from trails.platform.arrays import Ints
 from trails.schema import stable_hash
+
+ControlTokens = Literal["token", "text", "refuse"]
+"""What to do with the name of a control token in plain text: take it for the token, read it as text, refuse the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +100,35 @@ class TextTokenizer:
             key: description.get(key) for key in ("normalizer", "pre_tokenizer", "decoder", "added_tokens", "model")
         }
         self.hash = stable_hash(json.dumps(parts, sort_keys=True, ensure_ascii=False), length=64)
+        self._control = {
+            int(token["id"]): str(token["content"])
+            for token in description.get("added_tokens") or ()
+            if token["special"]
+        }
 
-    def ids(self, text: str) -> list[int]:
-        """Ids of a piece of context (template, question); text that names a special token becomes that token."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    def ids(self, text: str, *, control_tokens: ControlTokens = "token", what: str = "a text") -> list[int]:
+        """Ids of a piece of text (template, question). By default text that names a control token becomes that token; see
+        :meth:`encode`.
+        """
+        if not text:
+            return []
+        return list(self._tokenized(text, control_tokens, what)["input_ids"])
+
+    def _tokenized(self, text: str, control_tokens: ControlTokens, what: str, **options: Any) -> Any:
+        if control_tokens == "text":
+            options["split_special_tokens"] = True
+        batch = self.tokenizer(text, add_special_tokens=False, **options)
+        if control_tokens == "refuse" and (found := self.control_tokens(batch["input_ids"])):
+            names = sorted({self._control[token] for token in found})
+            raise ModelError(
+                f"{what} names {len(found)} control tokens of the model ({', '.join(names[:3])}), which --control-tokens "
+                "refuse keeps out. Use --control-tokens text to read them as text, or token to take them for what they name."
+            )
+        return batch
+
+    def control_tokens(self, ids: Sequence[int]) -> list[int]:
+        """The ids that are control tokens (special tokens of the tokenizer), in order."""
+        return [token for token in ids if token in self._control]
 
     def token_bytes(self, token: str) -> bytes:
         """The bytes a vocabulary entry stands for."""
@@ -109,14 +138,15 @@ class TextTokenizer:
             return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode("utf-8")
 
-    def encode(self, text: str, what: str) -> Encoded:
+    def encode(self, text: str, what: str, *, control_tokens: ControlTokens = "token") -> Encoded:
         """Tokens of ``text`` with exact spans.
 
-        ``what`` names the text in errors. Raises ModelError when the decoded tokens are not the text (a tokenizer that
-        normalises, or lacks a character).
+        ``what`` names the text in errors. ``control_tokens``: text that names a control token becomes that ``token``, stays
+        ``text`` (tokenised as any other), or is refused. Raises ModelError when the decoded tokens are not the text (a
+        tokenizer that normalises, or lacks a character).
         """
         check_unicode(text, what)
-        batch = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        batch = self._tokenized(text, control_tokens, what, return_offsets_mapping=True)
         ids = np.asarray(batch["input_ids"], dtype=np.int32)
         offsets = np.asarray(batch["offset_mapping"], dtype=np.int32).reshape(-1, 2)
         decoded = self.tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)

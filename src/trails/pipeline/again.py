@@ -181,7 +181,9 @@ def _by_checkpoint(
     for trace in shards.traces(run):
         group = groups.get(trace.chain.id, "held_out")
         if len(chosen.setdefault(group, [])) < count:
-            chosen[group].append(text_row(base.tokenizer, trace.chain.text, trace.chain.question, max_tokens=1024))
+            chosen[group].append(
+                text_row(base.model.tokenizer, trace.chain.text, trace.chain.question, max_tokens=1024)
+            )
     folders = (
         {int(p.name.rpartition("-")[2]): p for p in (adapter / "checkpoints").glob("checkpoint-*")}
         if checkpoints
@@ -191,9 +193,9 @@ def _by_checkpoint(
     folders[steps] = adapter
     prompts = [row["input_ids"][:PROMPT] for rows in chosen.values() for row in rows[:2]]
     groups_of_rows = sorted(chosen, key=GROUPS.index)
-    repeated = _repetition(base.model, prompts)
+    repeated = _repetition(base.model.module, prompts)
     found: list[dict[str, Any]] = [{"step": 0}]
-    current: Any = base.model
+    current: Any = base.model.module
     for step, folder in sorted(folders.items()):
         current = put_adapter(current, folder, f"s{step}")
         row: dict[str, Any] = {"step": step}
@@ -235,14 +237,14 @@ def recall_of(
         check_export(exported, [adapter, *([shuffled] if shuffled else [])])
         trained = exported_chains(exported)
         left = [item for item in items if item.chain.id not in trained]
-    rows = [row for item in left if (row := conclusion_row(scorer.tokenizer, item, max_tokens)) is not None]
+    rows = [row for item in left if (row := conclusion_row(scorer.model.tokenizer, item, max_tokens)) is not None]
     if not rows:
         raise UsageError(
             f"of {len(items)} chains {len(left)} were not trained on, and none of those has two steps or more within "
             f"{max_tokens} tokens. Give another selection, or --max-tokens 0."
         )
-    results = {"untrained": recall(scorer.model, rows)}
-    model = put_adapter(scorer.model, adapter, "trained")
+    results = {"untrained": recall(scorer.model.module, rows)}
+    model = put_adapter(scorer.model.module, adapter, "trained")
     results["trained"] = recall(model, rows)
     if shuffled is not None:
         model = put_adapter(model, shuffled, "shuffled")

@@ -64,8 +64,8 @@ def train_export(
     return train(
         export,
         output,
-        scorer.model,
-        scorer.tokenizer,
+        scorer.model.module,
+        scorer.model.tokenizer,
         scorer.run,
         options,
         teachers=teachers,

@@ -175,7 +175,7 @@ def aligned(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int]]:
 
 def marker_tokens(scorer: Any) -> dict[str, int]:
     """How many tokens of the scorer's vocabulary each marker takes."""
-    return {marker: len(scorer.text.ids(marker)) for marker in MARKERS}
+    return {marker: len(scorer.model.text.ids(marker)) for marker in MARKERS}
 
 
 class _Maker:
@@ -184,7 +184,7 @@ class _Maker:
     def __init__(self, scorer: Any, item: Segmented, options: VariantOptions) -> None:
         self.scorer, self.item, self.options = scorer, item, options
         self.text = item.chain.text
-        self.encoded = scorer.text.encode(self.text, "a chain")
+        self.encoded = scorer.model.text.encode(self.text, "a chain")
         self.base = tuple(self.encoded.ids.tolist())
         self.seen = {self.base}
         self.candidates: list[_Candidate] = []
@@ -192,7 +192,7 @@ class _Maker:
 
     def add(self, text: str, kind: str, detail: str, parent: int = -1) -> int:
         """Add a variant; its index, or -2 if it is empty, known, or further from its parent than the bound."""
-        ids = tuple(self.scorer.text.ids(text))
+        ids = tuple(self.scorer.model.text.ids(text))
         of = self.base if parent < 0 else self.candidates[parent].ids
         if not ids or (ids in self.seen and kind != "plain"):
             return -2
@@ -312,7 +312,7 @@ class _Maker:
 
     def growing(self, marker: str) -> list[str]:
         """The marker in parts that grow by at most the bound of tokens, the last one whole."""
-        encoded = self.scorer.text.encode(marker.strip(), "a marker")
+        encoded = self.scorer.model.text.encode(marker.strip(), "a marker")
         ends = [int(end) for end in encoded.end]
         stops = ends[self.options.max_edits - 1 :: self.options.max_edits]
         if not stops or stops[-1] != ends[-1]:
@@ -336,7 +336,7 @@ class _Model:
     """Forward passes of one context, continued from a kept beginning."""
 
     def __init__(self, scorer: Any, context: Sequence[int]) -> None:
-        self.scorer, self.model = scorer, scorer.model
+        self.model = scorer.model
         self.context = list(context)
         self.cache: Any = None
         self.tokens = 0
@@ -350,14 +350,11 @@ class _Model:
                 self.cache.crop(-surplus)
         else:
             self.cache, keep = None, 0
-        feed = torch.tensor([whole[keep:]], device=self.scorer.device)
+        feed = torch.tensor([whole[keep:]], device=self.model.device)
         with torch.inference_mode():
-            out = self.scorer._trunk(
-                input_ids=feed, past_key_values=self.cache, use_cache=True, output_hidden_states=True
-            )
-        self.cache = out.past_key_values
+            states, self.cache = self.model.states(feed, self.cache)
         self.tokens += len(whole) - keep
-        return [layer[0] for layer in out.hidden_states[:-1]] + [out.last_hidden_state[0]]
+        return [layer[0] for layer in states]
 
 
 class _Base:
@@ -375,7 +372,7 @@ class _Base:
             self.kept = torch.cat(parts)
 
     def _made(self, states: Tensor) -> Tensor:
-        return torch.log_softmax(self.scorer.logits(states).float(), -1)
+        return torch.log_softmax(self.scorer.model.logits(states).float(), -1)
 
     def log_p(self, positions: Tensor) -> Tensor:
         """Log-probabilities (len(positions), V) of what follows each position of the sequence."""
@@ -432,9 +429,9 @@ def _likely(scorer: Any, base: _Base, ids: Sequence[int], n_context: int) -> lis
     A word that is one token is replaced by a token that the model finds likely there, is a word too, and whose input
     embedding is similar (cosine of at least 0.15). Ranked by log-probability plus four times the cosine.
     """
-    tokenizer = scorer.tokenizer
+    tokenizer = scorer.model.tokenizer
     pieces = [tokenizer.decode([int(token)]) for token in ids]
-    embeddings = scorer.model.get_input_embeddings().weight
+    embeddings = scorer.model.embeddings()
     places = [
         position
         for position in range(1, len(ids))
@@ -474,9 +471,8 @@ def make_variants(scorer: Any, item: Segmented, options: VariantOptions | None =
         raise UsageError(f"kind {unknown[0]!r} does not exist. Kinds: {', '.join(KINDS)}.")
     if not hasattr(scorer, "model"):
         raise ModelError("variants need a language model; this scorer has none. Leave out --model uniform.")
-    sequence = scorer._sequence(item)
     maker = _Maker(scorer, item, options)
-    context = list(sequence.context)
+    context = scorer.contexts.of(item.chain).ids
     n_context = len(context)
     model = _Model(scorer, context)
     base = _Base(scorer, model.states(maker.base, 0))
@@ -574,7 +570,7 @@ def _measure(
         for one, two in zip(base.states, states, strict=True)
     ]
     hidden = torch.stack(drift).cpu().numpy() / common
-    encoded = maker.scorer.text.encode(candidate.text, "a variant")
+    encoded = maker.scorer.model.text.encode(candidate.text, "a variant")
     steps, spans = _steps(item, maker, candidate, encoded)
     return Variant(
         chain=_variant_chain(item.chain, candidate, item.chain.id),

@@ -1,0 +1,131 @@
+"""What goes through the model at once: a chain in its context, the windows it is read in, and their packing into a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trails.errors import ModelError
+from trails.measure.attention import Layout
+from trails.measure.base import Segmented
+from trails.measure.context import Row
+from trails.platform.arrays import Longs
+from trails.schema import Chain, Run
+
+BASELINE_PAIRS = 64
+"""Random pairs of positions per chain for the anisotropy baseline."""
+
+
+@dataclass(slots=True)
+class TokenSequence:
+    """One item as the model sees it: a row, the bin of each of the chain's tokens, and the pairs of the baseline."""
+
+    item: Segmented
+    row: Row
+    chain_bins: Longs = field(init=False)  # (n,) step of each chain token + 2
+    pairs: Longs = field(init=False)  # (64, 2) of the whole chain
+
+    def __post_init__(self) -> None:
+        spans = self.row.step_tokens
+        self.chain_bins = np.repeat(np.arange(len(spans), dtype=np.int64), np.diff(spans, axis=1)[:, 0]) + 2
+        self.pairs = baseline_pairs(self.item.chain, len(self.row.tokens))
+
+    @property
+    def length(self) -> int:
+        """Tokens of context and chain."""
+        return len(self.row.context) + len(self.row.tokens)
+
+
+@dataclass(slots=True)
+class Pass:
+    """One row of a forward pass: the context and the chain's tokens ``begin`` … ``end``; measures are kept from ``keep`` on."""
+
+    sequence: TokenSequence
+    begin: int
+    keep: int
+    end: int
+
+    @property
+    def context(self) -> int:
+        """Tokens of the context."""
+        return len(self.sequence.row.context)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the pass."""
+        return self.context + self.end - self.begin
+
+    @property
+    def question(self) -> bool:
+        """Whether there is a question."""
+        return bool(self.sequence.row.context.question)
+
+    def write(self, ids: Longs, bins: Longs, queries: Longs, pairs: Longs) -> None:
+        """Fill a row of a batch: tokens, bins as keys, steps as queries, each (T,), and the pairs (64, 2)."""
+        c, end, count = self.context, self.length, self.end - self.keep
+        ids[:c], ids[c:end] = self.sequence.row.context.ids, self.sequence.row.tokens.ids[self.begin : self.end]
+        bins[:c], bins[c:end] = 1, self.sequence.chain_bins[self.begin : self.end]
+        bins[0] = 0
+        queries[end - count : end] = self.sequence.chain_bins[self.keep : self.end] - 2
+        whole = count == len(self.sequence.row.tokens)
+        pairs[:] = self.sequence.pairs if whole else baseline_pairs(self.sequence.item.chain, count)
+        pairs += end - count
+
+
+def passes_of(sequence: TokenSequence, run: Run) -> list[Pass]:
+    """The passes in which a run reads a sequence: one, or overlapping windows.
+
+    Raises ModelError for a sequence longer than the model's window where the run refuses it, or whose context fills the window.
+    """
+    limit, n, context = run.max_tokens, len(sequence.row.tokens), len(sequence.row.context)
+    if not limit or sequence.length <= limit:
+        return [Pass(sequence, 0, 0, n)]
+    if run.window == "refuse":
+        raise ModelError(
+            f"chain {sequence.item.chain.id} has {sequence.length} tokens with its context, the window of "
+            f"{run.model} is {limit}. Use --window stride to measure it in overlapping windows, or leave it out."
+        )
+    room = limit - context
+    if room < limit // 2 or room < 2:
+        raise ModelError(
+            f"chain {sequence.item.chain.id}: its context alone has {context} tokens, more than half of "
+            f"the window of {limit} tokens of {run.model}. Shorten the question, or leave the chain out."
+        )
+    # every window restates the context; from the second on, its first half only gives what came before
+    passes, step = [Pass(sequence, 0, 0, room)], room // 2
+    while passes[-1].end < n:
+        end = min(n, passes[-1].end + step)
+        passes.append(Pass(sequence, end - room, passes[-1].end, end))
+    return passes
+
+
+def baseline_pairs(chain: Chain, count: int) -> Longs:
+    """Pairs of different positions below ``count``, shape (64, 2), drawn from the chain's id alone; (0, 0) if count < 2."""
+    if count < 2:
+        return np.zeros((BASELINE_PAIRS, 2), np.int64)
+    generator = np.random.Generator(np.random.PCG64(int(chain.id[1:], 16)))
+    left = generator.integers(0, count, BASELINE_PAIRS)
+    right = (left + generator.integers(1, count, BASELINE_PAIRS)) % count
+    return np.stack((left, right), 1)
+
+
+def pack(batch: Sequence[Pass], length: int) -> Longs:
+    """All that the model is told about a batch as one array of numbers, (B, 3 T + 128): what :func:`unpacked` takes apart."""
+    packed = np.zeros((len(batch), 3 * length + 2 * BASELINE_PAIRS), np.int64)
+    packed[:, length : 3 * length] = -1
+    for row, part in zip(packed, batch, strict=True):
+        ids, bins, queries = row[: 3 * length].reshape(3, length)
+        part.write(ids, bins, queries, row[3 * length :].reshape(-1, 2))
+    return packed
+
+
+def unpacked(words: Tensor, length: int, steps: int) -> tuple[Layout, Tensor]:
+    """Layout and ids (B, T) of a packed batch: ids, bins as keys, steps as queries, then the pairs, in each row."""
+    ids, bins, queries = words[:, : 3 * length].view(-1, 3, length).unbind(1)
+    keep = (queries.unsqueeze(1) == torch.arange(steps, device=words.device)[:, None]).float()
+    pairs = words[:, 3 * length :].reshape(-1, BASELINE_PAIRS, 2).contiguous()
+    return Layout(bins, keep, pairs), ids
