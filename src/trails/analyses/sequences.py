@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pydivsufsort
 
+from trails.analyses.suffixes import suffix_array
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Ints, Keys, Longs
 from trails.schema import Chain, Role, Trace
@@ -300,9 +300,7 @@ def suffixes(tokens: Ints, offsets: Longs) -> Suffixes:
     chain = np.repeat(np.arange(n_chains, dtype=np.int32), np.diff(offsets))
     text = np.zeros(n + n_chains, wide)
     text[np.arange(n, dtype=np.int64) + chain] = symbols + 1
-    order = pydivsufsort.divsufsort(text)
-    order = np.ascontiguousarray(order)
-    common = pydivsufsort.kasai(text, order)
+    order, common = suffix_array(text)
     # The separators sort first: they are the n_chains smallest suffixes.
     order = order[n_chains:]
     lcp = np.empty(n, np.int32)
