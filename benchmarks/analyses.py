@@ -25,7 +25,7 @@ from trails.analyses import bridge, capture, gaps, overlaps, statemap
 from trails.analyses.neighbours import nearest_others
 from trails.analyses.score import Score, Withheld
 from trails.analyses.sequences import (
-    Corpus,
+    SymbolCorpus,
     content_key,
     content_words,
     coverage,
@@ -69,7 +69,7 @@ def encoder() -> Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]
     return encode
 
 
-def corpus_of(data: Path, *names: str) -> Corpus:
+def corpus_of(data: Path, *names: str) -> SymbolCorpus:
     """Tokens of the chains of some data sets."""
     chains = [chain for name in names for chain in read([data / FILES[name]])]
     return text_corpus(chains, encoder(), "packaged")
@@ -102,7 +102,7 @@ def tell(scores: Sequence[Score], withheld: Sequence[Withheld] = ()) -> None:
         print(f"  no score for {item.name}: {item.reason}")
 
 
-def resized(corpus: Corpus, tokens: int, seed: int = 0) -> Corpus:
+def resized(corpus: SymbolCorpus, tokens: int, seed: int = 0) -> SymbolCorpus:
     """A corpus of about ``tokens`` tokens: the real one, then order-2 resamples of it until there are enough."""
     parts, offsets, size, draw = [corpus.tokens], [corpus.offsets[1:]], corpus.n_tokens, seed
     while size < tokens:
@@ -120,7 +120,7 @@ def resized(corpus: Corpus, tokens: int, seed: int = 0) -> Corpus:
     spans = np.stack([index, index + 1], axis=1).astype(np.int32)
     count = len(lengths)
     text = "." * int(lengths.max())
-    return Corpus(
+    return SymbolCorpus(
         np.concatenate(parts)[:size],
         bounds,
         tuple(f"c{number:08}" for number in range(count)),
@@ -177,13 +177,13 @@ def section_growth(data: Path, args: argparse.Namespace) -> None:
 
     base = corpus_of(data, "gsm8k")
 
-    def plain(corpus: Corpus) -> Any:
+    def plain(corpus: SymbolCorpus) -> Any:
         chain = corpus.chain_of(np.arange(corpus.n_tokens))
         text = np.zeros(corpus.n_tokens + corpus.n_chains, np.uint16)
         text[np.arange(corpus.n_tokens) + chain] = corpus.tokens + 1
         return text
 
-    works: tuple[tuple[str, Callable[[Any], Any], Callable[[Corpus], Any]], ...] = (
+    works: tuple[tuple[str, Callable[[Any], Any], Callable[[SymbolCorpus], Any]], ...] = (
         ("suffix array alone", lambda text: pydivsufsort.divsufsort(text), plain),
         ("suffix array and LCP alone", lambda text: pydivsufsort.kasai(text, pydivsufsort.divsufsort(text)), plain),
         ("exact overlaps", lambda corpus: overlaps._tables("exact", corpus, 10), lambda corpus: corpus),
@@ -523,7 +523,7 @@ def section_bridges(data: Path, args: argparse.Namespace) -> None:
         a, b = (graph.key(int(node)) for node in rng.integers(0, graph.n_nodes, 2))
         if a.split(":")[0] == b.split(":")[0]:
             continue
-        found = bridge.find(graph, scorer, a, b, splices=3, rounds=2)
+        found = bridge.find_bridge(graph, scorer, a, b, splices=3, rounds=2)
         if found.minimax is None:
             rows.append(None)
             continue

@@ -40,8 +40,10 @@ def _run() -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its number
     try:
         status = cli.main(prog_name="trails", standalone_mode=False)
-    except click.exceptions.Abort:
-        echo("interrupted; what was stored is kept, and the same command does not do it again", to_stderr=True)
+    except click.exceptions.Abort as abort:
+        # who was interrupted may say what is kept
+        said = str(abort.__cause__ or "")
+        echo(said or "interrupted; what was stored is kept, and the same command does not do it again", to_stderr=True)
         return 130
     except click.ClickException as error:
         shown = io.StringIO()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trails.analyses.sequences import Corpus, token_corpus
+from trails.analyses.sequences import SymbolCorpus, token_corpus
 from trails.schema import Chain, Role, Step, Trace, stable_hash
 
 TOKENIZER = stable_hash("words", length=64)
@@ -102,10 +102,10 @@ def make() -> Callable[..., Trace]:
 
 
 @pytest.fixture
-def corpus_of() -> Callable[..., Corpus]:
-    """Corpus of several texts, one step each."""
+def corpus_of() -> Callable[..., SymbolCorpus]:
+    """SymbolCorpus of several texts, one step each."""
 
-    def build(texts: Sequence[str], **options: Any) -> Corpus:
+    def build(texts: Sequence[str], **options: Any) -> SymbolCorpus:
         return token_corpus(build_trace([text], name=str(number), **options) for number, text in enumerate(texts))
 
     return build

@@ -13,7 +13,7 @@ from trails.__main__ import main as program
 from trails.cli import cli
 from trails.cli.scores import text_or_file
 from trails.config import load_settings
-from trails.errors import InputError, TrailsError
+from trails.errors import InputError, TrailsError, UsageError
 from trails.measure import open_scorer
 from trails.pipeline import Home, IngestOptions, ingest
 
@@ -138,6 +138,74 @@ def test_capture_of_a_text_and_of_a_file(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not text in UTF-8 \(byte 3\)"):
         text_or_file(str(file))
     assert run(home, "capture", text, "--model", "uniform").exit_code == 0
+
+
+def test_capture_of_a_file_of_texts_gives_a_row_each_and_a_summary(home: Path, tmp_path: Path) -> None:
+    known = "But she gives 8 away, so 4000-8=3992 coins are left. Therefore Ann keeps coins."
+    texts = [known, "short", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich."]
+    file = tmp_path / "answers.jsonl"
+    file.write_text(
+        "".join(json.dumps({"id": f"t{n}", "text": t}) + "\n" for n, t in enumerate(texts)), encoding="utf-8"
+    )
+    found = answer(home, "capture", str(file), "--model", "uniform")
+    assert (found["n_texts"], found["n_judged"], found["n_caught"]) == (3, 2, 1)
+    assert found["verdict"] == "1 of 2 texts are caught beyond chance; 1 of 3 could not be judged"
+    rows = found["texts"]
+    assert [row["text"] for row in rows] == [f"answers.jsonl:t{n}" for n in range(3)]
+    assert [row["caught"] for row in rows] == [True, None, False]
+    one = answer(home, "capture", known, "--model", "uniform")
+    (score,) = [s for s in one["scores"] if s["name"] == "caught"]
+    assert rows[0]["share"] == score["value"]
+    assert rows[0]["verdict"] == one["verdict"]
+    assert one["verdict"].startswith("caught: yes, ")
+    assert "not beyond chance (at most " in rows[2]["verdict"]
+    assert one["entry"]["text"] in one["entry"]["beside"]
+    assert one["entry"]["text"].strip() in one["entry"]["trail"]
+    printed = run(home, "capture", str(file), "--model", "uniform")
+    assert printed.exit_code == 0, printed.output
+    assert printed.stdout.startswith(found["verdict"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("overlaps", "--no-graph"),
+        ("map", "--no-graph"),
+        ("gaps", "--no-graph"),
+        ("bridge", "CHAIN:0", "CHAIN:1", "--model", "uniform"),
+    ],
+)
+def test_every_analysis_begins_with_its_verdict(home: Path, arguments: tuple[str, ...]) -> None:
+    given = [argument.replace("CHAIN", ids(home)[0]) for argument in arguments]
+    found = answer(home, *given)
+    printed = run(home, *given)
+    assert printed.stdout.splitlines()[0] == found["verdict"]
+    assert f"--home {home}" in printed.stdout or not found["commands"]
+
+
+def test_the_line_to_drop_an_overlap_leaves_one_chain_that_has_it(home: Path) -> None:
+    found = answer(home, "overlaps")
+    drop = next(c["run"] for c in found["commands"] if c["does"].startswith("drop it"))
+    first = next(row for row in found["overlaps"] if not row["nested"])
+    with Home(home) as opened:
+        left = opened.select(drop.split('"')[1])
+        assert left.chains is not None
+        assert len(left.chains) == len(ids(home)) - first["n_chains"] + 1
+
+
+def test_python_writes_to_the_graph_as_the_shell_does(home: Path) -> None:
+    with Home(home) as opened:
+        opened.graph.clear(["State", "Gap", "Overlap"])
+        opened.map(write=False)
+        opened.gaps(write=False)
+        opened.overlaps(write=False)
+        assert not {"State", "Gap", "Overlap"} & set(opened.graph.counts())
+        opened.map()
+        opened.gaps()
+        opened.overlaps()
+        assert {"State", "Gap", "Overlap"} <= set(opened.graph.counts())
+        with pytest.raises(UsageError, match="exact, masked, near, skeleton"):
+            opened.overlaps("foo")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,55 @@ def test_equal_measurements_have_no_onset(make: Any) -> None:
     assert found.scores == ()
     assert "equal" in found.withheld[0].reason
     assert not found.curve.any()
+
+
+def changed(make: Any, from_layer: int, rise: float, seed: int = 3) -> tuple[Any, Any]:
+    """Two measurements of one chain, equal bit by bit below a layer; from there on the change is the mean of ``rise``."""
+    one = planted(make, None, 1)
+    shift = one.hidden_shift.copy()
+    rng = np.random.default_rng(seed)
+    shift[:, from_layer:] += (rise * rng.uniform(0.5, 1.5, shift[:, from_layer:].shape)).astype(np.float32)
+    return one, replace(one, hidden_shift=shift)
+
+
+def test_a_layer_that_cannot_change_is_no_onset(make: Any) -> None:
+    """A training moves every layer but the input embeddings: layer 0 is exactly 0, and that is no evidence for layer 1."""
+    named = []
+    for seed in range(8):
+        one, two = changed(make, 1, 0.01, seed)
+        assert not np.abs(two.hidden_shift - one.hidden_shift)[1:, 0].any()
+        found = drift.drift(one, two)
+        named.append(found.onset)
+        if found.onset is None:
+            assert found.report().verdict.startswith("no onset: no layer stands out (jump ")
+    assert 1 not in named
+    assert named.count(None) >= 6  # one in twenty is expected by chance
+
+
+def test_equal_first_layers_make_the_onset_a_fact(make: Any) -> None:
+    one, two = changed(make, 12, 0.02)
+    found = drift.drift(one, two)
+    assert found.onset == 12
+    (score,) = found.scores
+    assert score.name == drift.EXACT
+    assert score.control == 0.0
+    assert 0.01 < score.value < 0.03
+    assert "layers 0 to 11 are equal bit by bit" in found.report().verdict
+    # a layer further up that did not change either leaves the statistic to decide, without the layers that are exactly 0
+    shift = two.hidden_shift.copy()
+    shift[:, 20] = one.hidden_shift[:, 20]
+    assert drift.EXACT not in {s.name for s in drift.drift(one, replace(two, hidden_shift=shift)).scores}
+
+
+def test_a_tie_is_not_beaten(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every order of the layers gives the same jump: the quantile of the shuffles is the jump itself, up to rounding."""
+    one, two = changed(make, 1, 0.01)
+    calls = iter(range(10**6))
+    monkeypatch.setattr(drift, "_change", lambda curve, paired: (5, 7.0 + 9e-16 * (next(calls) == 0)))
+    found = drift.drift(one, two)
+    jump = found.scores[0]
+    assert jump.value > jump.control
+    assert found.onset is None
 
 
 def test_what_cannot_be_compared_is_refused(make: Any) -> None:

@@ -40,8 +40,13 @@ def test_a_removed_step_is_ranked_first() -> None:
     item = gaps.without_step(Segmented(intact.chain, intact.steps), 3)
     texts = [item.chain.text[s.start : s.end] for s in item.steps]
     shortened = build_trace(texts, name="short", question=intact.chain.question)
-    found = gaps.find([*traces[1:], shortened]).of(shortened.chain.id)
+    found = gaps.find_gaps([*traces[1:], shortened]).of(shortened.chain.id)
     first = found.seams.to_pylist()[0]
+    assert first["ungrounded_values"] == [texts[3].split("+")[0].split()[-1]]
+    assert (first["before"], first["after"]) == (texts[2].strip(), texts[3].strip())
+    said = found.report().verdict
+    assert said.startswith(f"most gap-like is the seam before step 3 of {shortened.chain.id}, where ")
+    assert "ranked by the scores without a model: AUC 1.000" in said
     assert first["step"] == 3
     assert first["rank"] == 0
     assert first["ungrounded"] == 1
@@ -87,9 +92,21 @@ def test_a_model_that_knows_nothing_adds_nothing(make: Any) -> None:
     assert share.controls[0].name.startswith("the model's scores shuffled")
     assert found.auc("all") == pytest.approx(found.auc("no model"), abs=0.02)
     # the record survives JSON, so that a run can keep it
-    assert gaps.calibration_from(json.loads(json.dumps(found.record()))) == found
-    again = gaps.find(traces, found)
+    assert gaps.calibration_from(json.loads(json.dumps(found.stored()))) == found
+    # what the model does not add to does not rank; it is calibrated all the same, and handed out
+    assert found.best == "no model"
+    assert set(found.features) <= set(gaps.NO_MODEL)
+    again = gaps.find_gaps(traces, found)
     assert again.seams["bridge_nats"].null_count == 0
+    assert again.seams["onset_surprisal"].null_count == 0
+    # kept by an earlier version: it ranked by all scores wherever a model had measured, and that is said
+    names = [name for name in gaps.NAMES if name in found.calibrated]
+    old = {**found.stored(), "features": names, "weights": [0.0] * len(names)}
+    del old["best"]
+    was = gaps.calibration_from(old)
+    assert was.best == "all"
+    moved = [replace(s, value=0.4) if s.name == "all" else s for s in was.scores]
+    assert "trails gaps --calibrate" in gaps.find_gaps(traces, replace(was, scores=tuple(moved))).notes[-1]
 
 
 def test_a_planted_model_signal_is_the_models_own_share(make: Any) -> None:
@@ -128,6 +145,10 @@ def test_a_planted_model_signal_is_the_models_own_share(make: Any) -> None:
     by_name = {score.name: score for score in found.scores}
     assert by_name["onset_surprisal"].value == 1.0
     assert by_name["all"].value > 0.98
+    assert found.best == "all" or found.best == "model"
+    assert found.auc(found.best) == max(found.auc(name) for name in ("all", "model", "no model"))
+    seams = gaps.find_gaps(same_run, found)
+    assert seams.record(1)["ranked_by"] == found.best
     share = by_name["model's own share"]
     assert share.interval is not None
     assert share.interval[0] > 0.2
@@ -136,13 +157,13 @@ def test_a_planted_model_signal_is_the_models_own_share(make: Any) -> None:
 
 def test_the_order_of_chains_does_not_matter(make: Any) -> None:
     traces = sums(make, 25)
-    one, two = gaps.find(traces), gaps.find(traces[::-1])
+    one, two = gaps.find_gaps(traces), gaps.find_gaps(traces[::-1])
     assert one.seams.equals(two.seams)
     assert one.scores == two.scores
 
 
 def test_too_few_chains_get_no_score_and_no_rows(make: Any) -> None:
-    found = gaps.find(sums(make, 5))
+    found = gaps.find_gaps(sums(make, 5))
     assert found.scores == ()
     assert len(found.seams) == 0
     assert "20" in found.withheld[0].reason
@@ -151,7 +172,7 @@ def test_too_few_chains_get_no_score_and_no_rows(make: Any) -> None:
 
 
 def test_graph_rows_carry_what_the_score_is_worth(make: Any) -> None:
-    found = gaps.find(sums(make))
+    found = gaps.find_gaps(sums(make))
     batch = found.batch()
     rows = batch.nodes["Gap"].to_pylist()
     assert len(rows) == 40 * 5
@@ -231,7 +252,7 @@ def test_another_instrument_is_refused(make: Any) -> None:
         gaps.calibrate(sums(make), UniformScorer())
     calibration = gaps.calibrate(sums(make))
     with pytest.raises(UsageError, match="calibrate"):
-        gaps.find(sums(make, run="rother"), calibration)
+        gaps.find_gaps(sums(make, run="rother"), calibration)
 
 
 def scores_of(make: Any, question: str, steps: list[str]) -> dict[str, Any]:
@@ -296,7 +317,7 @@ def test_a_chain_s_own_role_pairs_do_not_make_it_expected(make: Any) -> None:
     known = gaps.background(traces)
     one = traces[0]
     measured = gaps.seam_scores(one, known, one)["role_bigram"]
-    unmeasured = gaps._unmeasured_scores(Segmented(one.chain, one.steps), known, one.steps)["role_bigram"]
+    unmeasured = gaps.unmeasured_scores(Segmented(one.chain, one.steps), known, one.steps)["role_bigram"]
     np.testing.assert_allclose(unmeasured, measured)
-    with_own = gaps._unmeasured_scores(Segmented(one.chain, one.steps), known, ())["role_bigram"]
+    with_own = gaps.unmeasured_scores(Segmented(one.chain, one.steps), known, ())["role_bigram"]
     assert (with_own[1:] < unmeasured[1:]).all()

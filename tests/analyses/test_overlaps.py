@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from trails.analyses import overlaps
+from trails.analyses import overlaps, sequences
 from trails.analyses.sequences import token_corpus
 from trails.errors import UsageError
 from trails.schema import Role
@@ -207,3 +208,76 @@ def test_too_few_states_are_withheld(make: Any) -> None:
     found = overlaps.near(near_traces(make, twins=0, chains=5))
     assert found.scores == ()
     assert "50" in found.withheld[0].reason
+
+
+def table_of_spans(spans: dict[str, list[tuple[str, int, int]]]) -> tuple[Any, Any]:
+    """Overlaps and occurrences from id → places."""
+    rows = [(name, chain, a, b) for name, places in spans.items() for chain, a, b in places]
+    columns = dict(zip(("overlap", "chain", "start", "end"), zip(*rows, strict=True), strict=True))
+    return pa.table({"id": list(spans)}), pa.table(columns)
+
+
+def test_an_overlap_inside_longer_ones_everywhere_is_nested() -> None:
+    spans = {
+        "long": [("a", 0, 20), ("b", 5, 25)],
+        "inside": [("a", 3, 15), ("b", 8, 20)],  # both inside long
+        "alone once": [("a", 3, 15), ("c", 0, 12)],  # the second place is its own
+        "two hosts": [("a", 2, 18), ("d", 1, 11)],
+        "host": [("d", 0, 30), ("e", 0, 30)],
+        "equal": [("d", 0, 30), ("f", 7, 37)],  # equal spans do not contain each other
+        "same start": [("e", 0, 9), ("d", 0, 9)],
+        "same end": [("e", 20, 30), ("d", 20, 30)],
+    }
+    found = overlaps.nested(*table_of_spans(spans))
+    hidden = {name for name, inside in zip(spans, found.tolist(), strict=True) if inside}
+    assert hidden == {"inside", "two hosts", "same start", "same end"}
+    assert overlaps.nested(*(table.slice(0, 0) for table in table_of_spans(spans))).tolist() == []
+
+
+def test_the_report_shows_what_no_longer_overlap_contains(make: Any, random_texts: Any) -> None:
+    traces = planted(make, random_texts, {2, 3, 11})
+    words = PLANTED.split()
+    traces += [make([" ".join([f"zo{n}ru", *words[2:12], f"zoru{n}"])], name=f"short{n}") for n in range(2)]
+    found = overlaps.exact(token_corpus(traces), 10)
+    report = found.report()
+    rows = {row["text"].strip(): row for row in report.record()["overlaps"]}
+    assert rows[PLANTED]["nested"] is False
+    assert set(rows[PLANTED]["chains"]) == {traces[c].chain.id for c in (2, 3, 11)}
+    assert rows[" ".join(words[2:12])]["nested"] is False  # two chains have it alone
+    assert report.verdict.startswith("shared beyond chance: ")
+    assert f"trails export --subgraph overlap:{found.overlaps['id'][0]} " in report.commands[0][1]
+    pair = found.between(traces[2].chain.id, traces[3].chain.id).report().verdict
+    names = f"{traces[2].chain.id} and {traces[3].chain.id}"
+    assert pair.startswith(
+        f"{names} share 3 overlaps, the longest of 13 tokens; the whole corpus: shared beyond chance"
+    )
+
+
+def test_what_chance_shares_too_is_said_not_to_be_beyond_it(corpus_of: Any, random_texts: Any) -> None:
+    found = overlaps.exact(corpus_of(random_texts(40, 60, seed=1, vocabulary=12)), 3).report()
+    assert found.verdict.startswith("not beyond chance: ")
+    few = overlaps.exact(corpus_of([PLANTED, PLANTED]), 5).report()
+    assert "whether that is beyond chance is open" in few.verdict
+    none = overlaps.exact(corpus_of(random_texts(40, 60, seed=1)), 12).report()
+    assert none.verdict == "no exact overlap of 12 tokens or more"
+    assert none.commands == ()
+
+
+def test_near_pairs_are_listed_once(make: Any) -> None:
+    found = overlaps.near(near_traces(make, twins=3))
+    assert found.similar is not None
+    pairs = [frozenset((row["start"], row["end"])) for row in found.similar.to_pylist()]
+    assert len(pairs) == len(set(pairs))
+    cosines = found.similar["cosine"].to_pylist()
+    assert cosines == sorted(cosines, reverse=True)
+
+
+def test_an_unknown_kind_is_an_error_that_names_the_kinds() -> None:
+    with pytest.raises(UsageError, match="kind 'foo'.*exact, masked, near, skeleton"):
+        overlaps.find_overlaps("foo", [])  # type: ignore[arg-type]
+
+
+def test_masked_overlaps_leave_connectives_alone(make: Any) -> None:
+    """Therefore, Finally, Let and Wait begin sentences and never stand in lower case; Anna does, and is a name."""
+    texts = ["Therefore Anna goes. Finally she stays. Let us see. Wait, no. Поэтому Иван идёт."]
+    assert sequences.name_words(texts) == {"Anna", "Иван"}

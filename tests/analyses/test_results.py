@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from trails.analyses import bridge, capture, drift, gaps, overlaps, statemap
+from trails.analyses.report import Finding
 from trails.analyses.score import Control, Score, Withheld
 
 RESULTS: dict[type, set[str]] = {
@@ -22,6 +23,7 @@ RESULTS: dict[type, set[str]] = {
     bridge.Bridge: set(),
     bridge.Crossing: set(),
     capture.Capture: set(),
+    capture.Captures: set(),
     capture.CaptureCalibration: set(),
     drift.Drift: set(),
 }
@@ -47,13 +49,19 @@ def test_results_have_scores_and_no_bare_number(record: type) -> None:
 
 def test_every_result_record_is_listed() -> None:
     found = set()
-    for module in (overlaps, statemap, gaps, bridge, capture, drift):
+    for module in (overlaps, statemap, gaps.find, gaps.calibration, bridge, capture, drift):
         for value in vars(module).values():
             if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__module__ == module.__name__:
                 names = {field.name for field in dataclasses.fields(value)}
                 if "scores" in names or isinstance(getattr(value, "scores", None), property):
                     found.add(value)
     assert found == set(RESULTS)
+
+
+@pytest.mark.parametrize("record", RESULTS, ids=lambda record: record.__name__)
+def test_every_result_is_told_by_a_report(record: type) -> None:
+    assert issubclass(record, Finding)
+    assert record.report is not Finding.report  # type: ignore[attr-defined]
 
 
 def test_a_score_needs_its_controls() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trails.analyses import sequences
 from trails.analyses.sequences import (
-    Corpus,
+    SymbolCorpus,
     context_ranks,
     coverage,
     markov_resample,
@@ -29,11 +29,11 @@ from trails.errors import UsageError
 CHAINS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=6)
 
 
-def corpus(chains: list[list[int]], shift: int = 0) -> Corpus:
+def corpus(chains: list[list[int]], shift: int = 0) -> SymbolCorpus:
     lengths = [len(chain) for chain in chains]
     index = np.concatenate([np.arange(length) for length in lengths])
     spans = np.stack([index, index + 1], axis=1).astype(np.int32)
-    return Corpus(
+    return SymbolCorpus(
         np.array([x + shift for chain in chains for x in chain], np.int32),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         tuple(f"c{i:03}" for i in range(len(chains))),

@@ -179,7 +179,7 @@ def test_a_damaged_shard_is_set_aside_and_measured_again(trails, chains_file: Pa
     damaged = bytearray(shard.read_bytes())
     damaged[len(damaged) // 2] ^= 4
     shard.write_bytes(damaged)
-    for command in (("show", "chains.jsonl:1"), ("ingest", chains_file), ("status",)):
+    for command in (("show", "chains.jsonl:1"), ("rebuild", "--fresh"), ("ingest", chains_file), ("status",)):
         done = trails(*command, code=None)
         if done.code:
             assert done.code == 5
@@ -194,3 +194,41 @@ def test_a_damaged_shard_is_set_aside_and_measured_again(trails, chains_file: Pa
     assert (home / "damaged" / shard.name).read_bytes() == damaged
     assert trails("ingest", chains_file, "--json").json()["measured"] == 2
     assert trails("verify", "--json").json() == expected
+
+
+def test_measures_asked_for_later_are_added_and_nothing_else_changes(trails, chains_file: Path, tmp_path: Path) -> None:
+    trails("ingest", chains_file, "--limit", 2, "--premises")
+    before = trails("verify", "--json").json()
+    added = trails("ingest", chains_file, "--premises", "--token-attention", "--peaks", 2, "--json").json()
+    assert (added["added"], added["measured"], added["already_measured"]) == (2, 2, 2)
+    again = trails("ingest", chains_file, "--premises", "--token-attention", "--peaks", 1, "--json").json()
+    assert (again["added"], again["measured"]) == (0, 0)
+    found = trails("verify", "--json").json()
+    assert found["differences"] == []
+    assert found["values"] != before["values"]
+    # the same as if all of it had been asked for at once
+    once = tmp_path / "once"
+    trails("ingest", chains_file, "--premises", "--token-attention", "--peaks", 2, "--home", once)
+    assert trails("verify", "--home", once, "--json").json() == found
+    rows = trails("cypher", "MATCH (:Step)-[r:LEADS_TO]->(:Step) RETURN r.nll_given_question AS n", "--json").json()
+    assert rows
+    assert all(row["n"] == pytest.approx(math.log(256)) for row in rows)
+
+
+def test_a_failed_first_ingest_leaves_nothing(trails, chains_file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert "hidden states" in trails("ingest", chains_file, "--states", "1", code=4).err
+    assert not home.exists()
+    home.mkdir()
+    (home / "mine.txt").write_text("stays")
+    trails("ingest", chains_file, "--states", "1", code=4)
+    assert [path.name for path in home.rglob("*")] == ["mine.txt"]
+    trails("ingest", chains_file)
+    trails("ingest", chains_file, "--states", "1", code=4)
+    assert trails("verify", "--json").json()["chains"] == 4
+
+
+def test_a_home_is_its_owner_s(trails, chains_file: Path, tmp_path: Path) -> None:
+    trails("ingest", chains_file)
+    for folder in ("home", "home/shards", "home/runs"):
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700

@@ -13,13 +13,14 @@ import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from trails.analyses.neighbours import hashed_words, nearest_others
-from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.report import Finding, Report, ReportTable
+from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.sequences import content_words, one_instrument
 from trails.analyses.statistics import spread
 from trails.errors import UsageError
@@ -61,6 +62,13 @@ class StepGraph:
         chain = int(self.chain[node])
         step = self.steps[chain][int(self.index[node])]
         return self.chains[chain].text[step.start : step.end]
+
+    def space_before(self, node: int) -> str:
+        """White space that stands before a step in its chain; a line break before a chain's first step."""
+        if not self.index[node]:
+            return "\n"
+        before = self.text(node - 1)
+        return before[len(before.rstrip()) :]
 
     def node(self, name: str, *, last: bool) -> int:
         """Node of a step id (``CHAIN:INDEX``), or the last or first step of a chain id. Unique beginnings of ids will do.
@@ -250,7 +258,7 @@ def cheapest_path(
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class Crossing(Finding):
     """One bridge: ids and texts of its steps after the start, the last one being the goal; which of them follow glue."""
 
     steps: tuple[str, ...]
@@ -266,9 +274,43 @@ class Crossing:
         """Steps between start and goal."""
         return len(self.steps) - 1
 
+    @property
+    def rescored(self) -> Score:
+        """The worst transition, measured on the whole text."""
+        return self.scores[0]
+
+    def report(self) -> Report:
+        """The steps of the way, and its scores."""
+        claimed = self.rescored.strictest(CLAIMED).value
+        glue = f"{sum(self.glued)} of {len(self.glued)} edges glued"
+        budget = {None: "", True: ", within the budget", False: ", over the budget"}[self.keeps_budget]
+        kinds = ["glued" if glued else "measured" for glued in self.glued]
+        edges = pa.table(
+            {
+                "edge": pa.array(kinds, pa.string()),
+                "step": pa.array(self.steps, pa.string()),
+                "text": pa.array(self.texts, pa.string()),
+            }
+        )
+        return Report(
+            "crossing",
+            f"{self.n_extra} extra steps, {glue}: worst transition {self.rescored.value:.2f} nats re-scored, "
+            f"{claimed:.2f} claimed{budget}",
+            {
+                "steps": list(self.steps),
+                "texts": list(self.texts),
+                "glued": list(self.glued),
+                "n_extra": self.n_extra,
+                "keeps_budget": self.keeps_budget,
+            },
+            (ReportTable("edges", edges, "the way"),),
+            self.scores,
+            self.withheld,
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class Bridge:
+class Bridge(Finding):
     """Ways from ``start`` to ``goal``. ``minimax`` is the path that claims the smallest worst transition, ``verified`` the best
     one after re-scoring (the search goes on with what re-scoring taught), ``fewest`` the one with the fewest extra steps that
     claims to stay under the budget; None where there is none.
@@ -296,69 +338,105 @@ class Bridge:
             return (Withheld("worst transition", "no path: there is nothing to re-score"),)
         return self.minimax.withheld
 
-    def record(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
+    @property
+    def best(self) -> Crossing | None:
+        """The way with the smallest worst transition after re-scoring; None where there is no way."""
+        ways = [way for way in (self.verified, self.minimax, self.fewest) if way is not None]
+        return min(ways, key=lambda way: way.rescored.value) if ways else None
 
-        def crossing(value: Crossing | None) -> dict[str, Any] | None:
-            if value is None:
-                return None
-            return {
-                "steps": list(value.steps),
-                "texts": list(value.texts),
-                "glued": list(value.glued),
-                "n_extra": value.n_extra,
-                "keeps_budget": value.keeps_budget,
-                "scores": [score_record(score) for score in value.scores],
-                "withheld": [withheld_record(item) for item in value.withheld],
-            }
+    def report(self) -> Report:
+        """The best way after re-scoring first, then what claimed least and what claimed to keep the budget."""
+        return Report(
+            "bridge",
+            self._verdict(),
+            {
+                "run": self.run,
+                "start": self.start,
+                "goal": self.goal,
+                "start_text": self.start_text,
+                "goal_text": self.goal_text,
+            },
+            withheld=self.withheld if self.minimax is None else (),
+            notes=self.notes,
+            parts={
+                name: way.report() if way is not None else None
+                for name, way in (("verified", self.verified), ("minimax", self.minimax), ("fewest", self.fewest))
+            },
+        )
 
-        return {
-            "run": self.run,
-            "start": self.start,
-            "goal": self.goal,
-            "minimax": crossing(self.minimax),
-            "verified": crossing(self.verified),
-            "fewest": crossing(self.fewest),
-            "notes": list(self.notes),
-        }
+    def _verdict(self) -> str:
+        best = self.best
+        if best is None:
+            return f"no bridge: no way leads from {self.start} to {self.goal} over measured and glued steps"
+        straight = best.rescored.strictest(DIRECT).value
+        value = best.rescored.value
+        random = next((c for c in best.rescored.controls if c.name.startswith(SPLICE)), None)
+        if not best.n_extra:
+            place = f", a random step in its place {random.value:.2f}" if random is not None else ""
+            return f"going straight is best: the goal right after the start has a worst transition of {value:.2f} nats{place}"
+        if not value < straight:
+            return (
+                f"no bridge is better than going straight: the best has a worst transition of {value:.2f} nats, "
+                f"the goal right after the start {straight:.2f}"
+            )
+        found = f"a bridge of {best.n_extra} extra steps has a worst transition of {value:.2f} nats"
+        if random is None:
+            return f"{found}, going straight {straight:.2f}; whether random steps do as well is open"
+        low = random.interval[0] if random.interval else random.value
+        if not value < low:
+            return f"{found}, going straight {straight:.2f}, but random steps do as well ({random.value:.2f})"
+        return f"{found}, going straight {straight:.2f}, random steps {random.value:.2f}"
 
 
-def spliced(graph: StepGraph, start: int, texts: Sequence[str], name: str) -> tuple[Segmented, int]:
-    """The text of the start's chain up to and including the start, then other steps, and the index of the first of these.
+CLAIMED = "claimed by the path"
+DIRECT = "goal directly after the start"
+SPLICE = "random splice"
+"""Names of the controls of a crossing."""
 
-    The question is that of the start's chain. A step that does not end in white space is set off by a line break.
+
+def spliced(graph: StepGraph, start: int, nodes: Sequence[int], name: str) -> tuple[Segmented, int]:
+    """The text of the start's chain up to and including the start, then the steps ``nodes``, then what follows the last of
+    them in its own chain; with it the index of the first of the nodes.
+
+    No step gets a border that its chain does not have: white space before a step is what stands before it in its own chain
+    or what ends the step before it here, and the last node is followed by its own next step, so that a blank or a token
+    across its end is cut as it was when it was measured. Only where neither chain has one (a chain's first step after a chain's
+    last) a line break is set. The question is that of the start's chain.
     """
     number = int(graph.chain[start])
-    chain, steps = graph.chains[number], graph.steps[number]
+    chain = graph.chains[number]
     here = int(graph.index[start])
-    parts = [chain.text[step.start : step.end] for step in steps[: here + 1]] + list(texts)
-    parts = [
-        part if part[-1:].isspace() or position == len(parts) - 1 else part + "\n"
-        for position, part in enumerate(parts)
-    ]
-    ends = np.cumsum([len(part) for part in parts]).tolist()
-    roles = list(steps[: here + 1]) + [steps[here]] * len(texts)
-    made = tuple(
-        replace(role, index=position, start=end - len(part), end=end)
-        for position, (role, part, end) in enumerate(zip(roles, parts, ends, strict=True))
-    )
-    text = "".join(parts)
+    walk = [*range(start - here, start + 1), *nodes]
+    last = walk[-1]
+    if last + 1 < graph.n_nodes and graph.chain[last + 1] == graph.chain[last]:
+        walk.append(last + 1)
+    steps: list[Step] = []
+    text = ""
+    for position, node in enumerate(walk):
+        part = graph.text(node)
+        follows = position and node == walk[position - 1] + 1 and graph.index[node]
+        if position and not follows and text and not text[-1].isspace() and not part[:1].isspace():
+            steps[-1] = replace(steps[-1], end=steps[-1].end + len(graph.space_before(node)))
+            text += graph.space_before(node)
+        step = graph.steps[int(graph.chain[node])][int(graph.index[node])]
+        steps.append(replace(step, index=position, start=len(text), end=len(text) + len(part)))
+        text += part
     new = replace(chain, text=text, answer="", boundaries=(), metadata={}, source_id=f"{chain.source_id}#{name}")
-    return Segmented(new, made), here + 1
+    return Segmented(new, tuple(steps)), here + 1
 
 
-def worst_after(trace: Trace, step: int) -> tuple[float, float, tuple[float, ...]]:
-    """Largest and summed surprisal from a step on, and the largest of each step, in nats."""
-    start = int(trace.step_tokens[step, 0])
-    surprisal = trace.surprisal[start:].astype(np.float64)
+def worst_of_steps(trace: Trace, first: int, count: int) -> tuple[float, float, tuple[float, ...]]:
+    """Largest and summed surprisal of ``count`` steps from ``first`` on, and the largest of each step, in nats."""
+    spans = trace.step_tokens[first : first + count].tolist()
+    surprisal = trace.surprisal[spans[0][0] : spans[-1][1]].astype(np.float64)
     each = []
-    for a, b in trace.step_tokens[step:].tolist():
+    for a, b in spans:
         part = trace.surprisal[a:b]
         each.append(float(np.nanmax(part)) if np.isfinite(part).any() else math.nan)
     return float(np.nanmax(surprisal)), float(np.nansum(surprisal)), tuple(each)
 
 
-def find(
+def find_bridge(
     graph: StepGraph,
     scorer: Scorer,
     start: str,
@@ -436,16 +514,18 @@ class _Judge:
         self._seen: dict[tuple[int, ...], tuple[float, float, tuple[float, ...]]] = {}
         self._spliced: dict[int, list[float]] = {}
 
-    def _measure(self, texts: list[list[str]], names: list[str]) -> list[tuple[float, float, tuple[float, ...]]]:
-        made = [spliced(self.graph, self.start, part, name) for part, name in zip(texts, names, strict=True)]
+    def _measure(self, walks: list[list[int]], names: list[str]) -> list[tuple[float, float, tuple[float, ...]]]:
+        made = [spliced(self.graph, self.start, nodes, name) for nodes, name in zip(walks, names, strict=True)]
         traces = self.scorer.measure([item for item, _ in made], MeasureOptions())
-        return [worst_after(trace, first) for trace, (_, first) in zip(traces, made, strict=True)]
+        return [
+            worst_of_steps(trace, first, len(nodes))
+            for trace, (_, first), nodes in zip(traces, made, walks, strict=True)
+        ]
 
     def _rescore(self, path: Sequence[int]) -> tuple[float, float, tuple[float, ...]]:
         key = tuple(path)
         if key not in self._seen:
-            texts = [self.graph.text(int(self.graph.target[edge])) for edge in path]
-            self._seen[key] = self._measure([texts], ["bridge"])[0]
+            self._seen[key] = self._measure([[int(self.graph.target[edge]) for edge in path]], ["bridge"])[0]
         return self._seen[key]
 
     def rescored(self, path: Sequence[int]) -> float:
@@ -462,19 +542,14 @@ class _Judge:
             graph = self.graph
             rng = np.random.default_rng(self.seed)
             others = np.flatnonzero((graph.chain != graph.chain[self.start]) & (graph.chain != graph.chain[self.goal]))
-            texts = []
-            for _ in range(self.splices if len(others) else 0):
-                picks = rng.choice(others, size - 1)
-                texts.append([graph.text(int(pick)) for pick in picks] + [graph.text(self.goal)])
-            if size == 1:
+            walks: list[list[int]] = []
+            if len(others) and size > 1:
+                walks = [[*rng.choice(others, size - 1).tolist(), self.goal] for _ in range(self.splices)]
+            elif len(others):
                 # No step between: a random splice is another step in the goal's place.
-                texts = (
-                    [[graph.text(int(pick))] for pick in rng.choice(others, min(self.splices, len(others)))]
-                    if len(others)
-                    else []
-                )
-            names = [f"splice-{number}" for number in range(len(texts))]
-            self._spliced[size] = [value for value, _, _ in self._measure(texts, names)] if texts else []
+                walks = [[pick] for pick in rng.choice(others, min(self.splices, len(others))).tolist()]
+            names = [f"splice-{number}" for number in range(len(walks))]
+            self._spliced[size] = [value for value, _, _ in self._measure(walks, names)] if walks else []
         return self._spliced[size]
 
     def _real(self, size: int) -> list[float]:
@@ -497,22 +572,22 @@ class _Judge:
         claimed = float(graph.worst[nodes].max())
         random, real = self._random(len(path)), self._real(len(path))
         direct = self._direct()
-        controls = [Control("claimed by the path", claimed)]
+        controls = [Control(CLAIMED, claimed)]
         withheld = []
         if random:
-            controls.append(Control(f"random splice of {len(path) - 1} steps", float(np.mean(random)), spread(random)))
+            controls.append(Control(f"{SPLICE} of {len(path) - 1} steps", float(np.mean(random)), spread(random)))
         else:
-            withheld.append(Withheld("random splice", "there is no step outside the two chains: ingest more"))
+            withheld.append(Withheld(SPLICE, "there is no step outside the two chains: ingest more"))
         if len(real) >= MIN_REAL_SPANS:
             controls.append(Control(f"real spans of {len(path)} steps", float(np.mean(real)), spread(real)))
         else:
             reason = f"{len(real)} real spans of {len(path)} steps exist and {MIN_REAL_SPANS} are needed: ingest more"
             withheld.append(Withheld("real span", reason))
-        controls.append(Control("goal directly after the start", direct[0]))
+        controls.append(Control(DIRECT, direct[0]))
         claimed_total = float(graph.total[nodes].sum())
         scores = (
             Score("worst transition, re-scored", value, "nats", tuple(controls)),
-            Score("whole bridge, re-scored", total, "nats", (Control("claimed by the path", claimed_total),)),
+            Score("whole bridge, re-scored", total, "nats", (Control(CLAIMED, claimed_total),)),
         )
         return Crossing(
             tuple(graph.key(node) for node in nodes),
@@ -526,5 +601,5 @@ class _Judge:
     def _direct(self) -> tuple[float, float, tuple[float, ...]]:
         key = (-1,)
         if key not in self._seen:
-            self._seen[key] = self._measure([[self.graph.text(self.goal)]], ["direct"])[0]
+            self._seen[key] = self._measure([[self.goal]], ["direct"])[0]
         return self._seen[key]

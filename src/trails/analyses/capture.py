@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from trails.analyses.neighbours import hashed_words, nearest_exact
-from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.sequences import (
-    Corpus,
+    SymbolCorpus,
     content_key,
     content_words,
     covered,
@@ -44,6 +46,10 @@ MIN_QUERY = 8
 """Fewer tokens than this cannot be told from chance."""
 DRAWS = 20
 """Random texts per null."""
+BESIDE = 8
+"""Tokens shown on both sides of a match."""
+NULLS = ("own tokens shuffled", "same connectives, random content", "map resampled, bigrams kept")
+"""Controls that say what chance catches; the others say what the rest of the corpus and the connectives hold."""
 COMMON = 500
 """Windows in more chains than this carry no vote."""
 
@@ -135,7 +141,7 @@ class TrailIndex:
             return best, np.nan_to_num(share / possible), np.nan_to_num(second / possible)
 
 
-def trail_index(corpus: Corpus, size: int) -> TrailIndex:
+def trail_index(corpus: SymbolCorpus, size: int) -> TrailIndex:
     """Index of the windows of ``size`` tokens."""
     windows, begins = window_keys(corpus.tokens, corpus.offsets, size)
     keys, slot = np.unique(windows, return_inverse=True)
@@ -225,17 +231,23 @@ def _packed(texts: Sequence[Ints]) -> tuple[Ints, Longs]:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A stretch of the text that a chain has too: token spans ``start:end`` in the text, ``trail_start`` in the chain."""
+    """A stretch of the text that a chain has too: token spans ``start:end`` in the text, ``trail_start`` in the chain.
+
+    ``text`` is the stretch; ``beside`` and ``trail`` show it with up to :data:`BESIDE` tokens on both sides, in the new
+    text and in the chain.
+    """
 
     chain: str
     start: int
     end: int
     trail_start: int
     text: str
+    beside: str = ""
+    trail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Capture:
+class Capture(Finding):
     """What the map holds of a text.
 
     ``trail`` is the chain with the most votes, empty if no window is known. ``entry`` and ``exit`` are the first and the last
@@ -257,47 +269,196 @@ class Capture:
     notes: tuple[str, ...] = field(default_factory=tuple)
     nearest: tuple[str, ...] = ()
 
-    def record(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
+    @property
+    def is_caught(self) -> bool | None:
+        """Whether more of the text is caught than chance catches; None where that could not be scored."""
+        score = next((one for one in self.scores if one.name == "caught"), None)
+        return score.beyond(*NULLS) if score is not None else None
 
-        def match(value: Match | None) -> dict[str, Any] | None:
-            return {name: getattr(value, name) for name in Match.__dataclass_fields__} if value else None
+    def report(self) -> Report:
+        """The verdict, and where the text walks along known chains, with the chain's own words beside it."""
 
-        return {
-            "run": self.run,
-            "n_tokens": self.n_tokens,
-            "n_chains": self.n_chains,
-            "k": self.k,
-            "min_match": self.min_match,
-            "trail": self.trail,
-            "entry": match(self.entry),
-            "exit": match(self.exit),
-            "longest": [match(item) for item in self.longest],
-            "nearest": list(self.nearest),
-            "scores": [score_record(score) for score in self.scores],
-            "withheld": [withheld_record(item) for item in self.withheld],
-            "notes": list(self.notes),
-        }
+        def plain(value: Match | None) -> dict[str, object] | None:
+            return {one.name: getattr(value, one.name) for one in fields(Match)} if value is not None else None
+
+        places = [("enters", self.entry), ("leaves", self.exit), *(("longest", match) for match in self.longest)]
+        rows = [{"place": name, **(plain(match) or {})} for name, match in places if match is not None]
+        schema = pa.schema(
+            [("place", pa.string()), ("chain", pa.string())]
+            + [(name, pa.int64()) for name in ("start", "end", "trail_start")]
+            + [(name, pa.string()) for name in ("text", "beside", "trail")]
+        )
+        columns = {"place": "", "chain": "chain", "start": "from token", "end": "to"}
+        columns |= {"beside": "the text", "trail": "the trail"}
+        return Report(
+            "capture",
+            self._verdict(),
+            {
+                "run": self.run,
+                "n_tokens": self.n_tokens,
+                "n_chains": self.n_chains,
+                "k": self.k,
+                "min_match": self.min_match,
+                "caught": self.is_caught,
+                "trail": self.trail,
+                "entry": plain(self.entry),
+                "exit": plain(self.exit),
+                "longest": [plain(match) for match in self.longest],
+                "nearest": list(self.nearest),
+            },
+            (ReportTable("matches", pa.Table.from_pylist(rows, schema), "where the text walks", columns),),
+            self.scores,
+            self.withheld,
+            self.notes,
+            evidence=("caught",),
+        )
+
+    def _verdict(self) -> str:
+        score = next((one for one in self.scores if one.name == "caught"), None)
+        if score is None:
+            reason = self.withheld[0].reason if self.withheld else "it was not scored"
+            return f"caught: open, {reason}"
+        chance = score.strictest(*NULLS).reach
+        if not self.is_caught:
+            return f"caught: no, {percent(score.value)} of tokens, not beyond chance (at most {percent(chance)})"
+        on = f", on the trail of {self.trail}" if self.trail else ""
+        said = f"caught: yes, {percent(score.value)} of tokens, chance at most {percent(chance)}{on}"
+        other = next((c for c in score.controls if c.name.startswith("map of the other sources")), None)
+        if other is not None and other.value >= score.value:
+            said += "; the other sources hold as much of it"
+        masked = next((c for c in score.controls if c.name == "connectives masked"), None)
+        if masked is not None and masked.value <= chance:
+            said += "; without its connectives nothing beyond chance is left"
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class Captures(Finding):
+    """Several texts against one map: their labels, their beginnings, and what was found of each; None where a text was too
+    short to be told from chance, with the reason among the notes."""
+
+    labels: tuple[str, ...]
+    beginnings: tuple[str, ...]
+    found: tuple[Capture | None, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Nothing is scored over texts: every text has its own controls."""
+        return ()
+
+    @property
+    def withheld(self) -> tuple[Withheld, ...]:
+        """What could not be scored, each once."""
+        return tuple(dict.fromkeys(item for one in self.found if one is not None for item in one.withheld))
+
+    def report(self) -> Report:
+        """One row a text, with the share caught beside what chance catches, and a summary."""
+        rows = []
+        for label, beginning, one in zip(self.labels, self.beginnings, self.found, strict=True):
+            score = next((s for s in one.scores if s.name == "caught"), None) if one is not None else None
+            rows.append(
+                {
+                    "text": label,
+                    "caught": one.is_caught if one is not None else None,
+                    "share": score.value if score is not None else None,
+                    "chance": score.strictest(*NULLS).reach if score is not None else None,
+                    "trail": one.trail if one is not None and one.is_caught else None,
+                    "beginning": beginning,
+                    "beside": one.entry.beside if one is not None and one.is_caught and one.entry else None,
+                    "trail_text": one.entry.trail if one is not None and one.is_caught and one.entry else None,
+                    "verdict": one.report().verdict if one is not None else "too short to be told from chance",
+                }
+            )
+        schema = pa.schema(
+            [("text", pa.string()), ("caught", pa.bool_()), ("share", pa.float64()), ("chance", pa.float64())]
+            + [(name, pa.string()) for name in ("trail", "beginning", "beside", "trail_text", "verdict")]
+        )
+        columns = {"text": "text", "caught": "caught", "share": "share of tokens", "chance": "chance at most"}
+        columns |= {"trail": "trail", "beside": "where it enters", "trail_text": "the trail there"}
+        judged = [one.is_caught for one in self.found if one is not None and one.is_caught is not None]
+        said = f"{sum(judged)} of {len(judged)} texts are caught beyond chance"
+        if len(judged) < len(rows):
+            said += f"; {len(rows) - len(judged)} of {len(rows)} could not be judged"
+        return Report(
+            "capture",
+            said,
+            {"n_texts": len(rows), "n_judged": len(judged), "n_caught": sum(judged)},
+            (ReportTable("texts", pa.Table.from_pylist(rows, schema), f"{len(rows)} texts", columns),),
+            withheld=self.withheld,
+            notes=self.notes,
+        )
+
+
+class CaptureMap:
+    """A corpus made ready to hold texts against it: indices and resamples that do not depend on the text, each made once."""
+
+    def __init__(self, corpus: SymbolCorpus, k: int, seed: int) -> None:
+        """``k`` tokens make a window."""
+        self.corpus, self.k, self.seed = corpus, k, seed
+        self._others: dict[str, CaptureMap | None] = {}
+
+    @cached_property
+    def index(self) -> TrailIndex:
+        """Windows of k tokens and the chains that have them."""
+        return trail_index(self.corpus, self.k)
+
+    @cached_property
+    def known(self) -> Keys:
+        """Keys of all transitions, ascending."""
+        return np.unique(window_keys(self.corpus.tokens, self.corpus.offsets, self.k + 1)[0])
+
+    @cached_property
+    def resample(self) -> tuple[Ints, Longs]:
+        """An order-1 Markov resample of the corpus."""
+        return markov_resample(self.corpus.tokens, self.corpus.offsets, 1, self.seed)
+
+    @cached_property
+    def resampled(self) -> Keys:
+        """Keys of the resample's transitions, ascending."""
+        return np.unique(window_keys(*self.resample, self.k + 1)[0])
+
+    def without(self, text: str) -> tuple[CaptureMap, int]:
+        """The map without the chains that are this text, and how many those are."""
+        same = np.array([known == text for known in self.corpus.texts], np.bool_)
+        if not same.any():
+            return self, 0
+        return CaptureMap(self.corpus.select(~same), self.k, self.seed), int(same.sum())
+
+    def other_sources(self, source: str) -> CaptureMap | None:
+        """The map of the chains of other sources; None where there is no other."""
+        if source not in self._others:
+            other = np.array([one != source for one in self.corpus.sources], np.bool_)
+            made = CaptureMap(self.corpus.select(other), self.k, self.seed) if other.any() else None
+            self._others[source] = made
+        return self._others[source]
 
 
 def capture(
-    corpus: Corpus, one: Query, *, k: int = 4, min_match: int = 6, draws: int = DRAWS, top: int = 5, seed: int = 0
+    corpus: SymbolCorpus | CaptureMap,
+    one: Query,
+    *,
+    k: int = 4,
+    min_match: int = 6,
+    draws: int = DRAWS,
+    top: int = 5,
+    seed: int = 0,
 ) -> Capture:
-    """Hold a text against the map of a corpus. Raises UsageError for a text of fewer than :data:`MIN_QUERY` tokens."""
+    """Hold a text against the map of a corpus, or one made ready (then its ``k`` and ``seed`` hold). Raises UsageError for
+    a text of fewer than :data:`MIN_QUERY` tokens."""
     if len(one.tokens) < MIN_QUERY:
         raise UsageError(
             f"a text of {len(one.tokens)} tokens was given; capture needs {MIN_QUERY} or more, or chance cannot be told apart"
         )
     notes = []
-    same = np.array([text == one.text for text in corpus.texts], np.bool_)
-    if same.any():
-        corpus = corpus.select(~same)
-        notes.append(f"the text is in the corpus {int(same.sum())} time(s); those chains were taken out of the map")
+    ready, same = (corpus if isinstance(corpus, CaptureMap) else CaptureMap(corpus, k, seed)).without(one.text)
+    corpus, k = ready.corpus, ready.k
+    if same:
+        notes.append(f"the text is in the corpus {same} time(s); those chains were taken out of the map")
     if not one.connective.any():
         notes.append("no connective was found in the text, so the nulls that keep or mask connectives change nothing")
-    index = trail_index(corpus, k)
     single = _packed([one.tokens])
-    best, share, second = index.votes(*single)
+    best, share, second = ready.index.votes(*single)
     trail = int(best[0])
     lengths, places = match_lengths(corpus.tokens, corpus.offsets, *single)
     longest = _longest(corpus, one, lengths, places, min_match, top)
@@ -318,7 +479,7 @@ def capture(
         reason = f"the map has {corpus.n_chains} chains and {MIN_CHAINS} are needed for its nulls: ingest more"
         withheld += [Withheld(name, reason) for name in ("caught", "fitness", "votes for the trail")]
     else:
-        scores, missing = _scores(corpus, one, index, trail, share, second, lengths, k, min_match, draws, seed)
+        scores, missing = _scores(ready, one, trail, share, second, lengths, min_match, draws)
         withheld += missing
     return Capture(
         corpus.run,
@@ -347,43 +508,44 @@ def _stretches(lengths: Ints, least: int) -> list[tuple[int, int]]:
     return found
 
 
-def _match(corpus: Corpus, one: Query, start: int, size: int, place: int) -> Match:
+def _match(corpus: SymbolCorpus, one: Query, start: int, size: int, place: int) -> Match:
     chain = int(corpus.chain_of(np.array([place]))[0])
-    text = one.text[int(one.characters[start, 0]) : int(one.characters[start + size - 1, 1])]
-    return Match(corpus.chains[chain], start, start + size, int(place - corpus.offsets[chain]), text)
+    first, stop = int(corpus.offsets[chain]), int(corpus.offsets[chain + 1])
+
+    def words(low: int, high: int) -> str:
+        return one.text[int(one.characters[low, 0]) : int(one.characters[high - 1, 1])]
+
+    return Match(
+        corpus.chains[chain],
+        start,
+        start + size,
+        place - first,
+        words(start, start + size),
+        words(max(start - BESIDE, 0), min(start + size + BESIDE, len(one.tokens))),
+        corpus.text(max(place - BESIDE, first), min(place + size + BESIDE, stop)),
+    )
 
 
-def _longest(corpus: Corpus, one: Query, lengths: Ints, places: Ints, least: int, top: int) -> tuple[Match, ...]:
+def _longest(corpus: SymbolCorpus, one: Query, lengths: Ints, places: Ints, least: int, top: int) -> tuple[Match, ...]:
     stretches = sorted(_stretches(lengths, least), key=lambda item: (-item[1], item[0]))[:top]
     return tuple(_match(corpus, one, start, size, int(places[start])) for start, size in stretches)
 
 
-def _other_sources(corpus: Corpus, trail: int) -> Corpus | None:
-    """The chains of the other sources; None where there is only one source."""
-    if trail < 0:
-        return None
-    other = np.array([source != corpus.sources[trail] for source in corpus.sources], np.bool_)
-    return corpus.select(other) if other.any() else None
-
-
 def _scores(
-    corpus: Corpus,
+    ready: CaptureMap,
     one: Query,
-    index: TrailIndex,
     trail: int,
     share: Doubles,
     second: Doubles,
     lengths: Ints,
-    k: int,
     min_match: int,
     draws: int,
-    seed: int,
 ) -> tuple[list[Score], list[Withheld]]:
-    known = np.sort(np.unique(window_keys(corpus.tokens, corpus.offsets, k + 1)[0]))
+    corpus, index, known, k, seed = ready.corpus, ready.index, ready.known, ready.k, ready.seed
     single = _packed([one.tokens])
     groups = {
-        "own tokens shuffled": shuffled_texts(one, draws, seed),
-        "same connectives, random content": random_content(one, corpus.tokens, draws, seed),
+        NULLS[0]: shuffled_texts(one, draws, seed),
+        NULLS[1]: random_content(one, corpus.tokens, draws, seed),
     }
     withheld: list[Withheld] = []
     controls: dict[str, list[Control]] = {"caught": [], "fitness": [], "votes": []}
@@ -394,12 +556,11 @@ def _scores(
         votes = index.votes(*packed)[1]
         for key, values in (("caught", found), ("fitness", fit), ("votes", votes)):
             controls[key].append(Control(name, float(np.nanmean(values)), spread(values)))
-    resample = markov_resample(corpus.tokens, corpus.offsets, 1, seed)
-    again = window_fitness(np.sort(np.unique(window_keys(*resample, k + 1)[0])), *single, k)
-    found = caught(match_lengths(*resample, *single)[0], single[1], min_match)
-    controls["caught"].append(Control("map resampled, bigrams kept", float(found[0])))
-    controls["fitness"].append(Control("map resampled, bigrams kept", float(again[0])))
-    other = _other_sources(corpus, trail)
+    again = window_fitness(ready.resampled, *single, k)
+    found = caught(match_lengths(*ready.resample, *single)[0], single[1], min_match)
+    controls["caught"].append(Control(NULLS[2], float(found[0])))
+    controls["fitness"].append(Control(NULLS[2], float(again[0])))
+    other = ready.other_sources(corpus.sources[trail]) if trail >= 0 else None
     if other is None:
         reason = (
             "the corpus has one source; ingest a second one to compare with another topic's map"
@@ -408,12 +569,13 @@ def _scores(
         )
         withheld.append(Withheld("another topic's map", reason))
     else:
-        name = f"map of the other sources ({other.n_tokens} of {corpus.n_tokens} tokens)"
-        found = caught(match_lengths(other.tokens, other.offsets, *single)[0], single[1], min_match)
-        fit = window_fitness(np.sort(np.unique(window_keys(other.tokens, other.offsets, k + 1)[0])), *single, k)
+        held = other.corpus
+        name = f"map of the other sources ({held.n_tokens} of {corpus.n_tokens} tokens)"
+        found = caught(match_lengths(held.tokens, held.offsets, *single)[0], single[1], min_match)
+        fit = window_fitness(other.known, *single, k)
         controls["caught"].append(Control(name, float(found[0])))
         controls["fitness"].append(Control(name, float(fit[0])))
-        controls["votes"].append(Control(name, float(trail_index(other, k).votes(*single)[1][0])))
+        controls["votes"].append(Control(name, float(other.index.votes(*single)[1][0])))
     pieces = _packed(without_connectives(one))
     left = match_lengths(corpus.tokens, corpus.offsets, *pieces)[0]
     begins = np.flatnonzero(left >= min_match)
@@ -518,7 +680,7 @@ def retrieve(
 
 
 @dataclass(frozen=True, slots=True)
-class CaptureCalibration:
+class CaptureCalibration(Finding):
     """AUC with which caught, fitness and votes tell held-out real texts from each null, beside a bag-of-words score.
 
     The bag of words is the best cosine of tf-idf vectors of content words with a chain of the map; it cannot see order, so on
@@ -530,21 +692,23 @@ class CaptureCalibration:
     scores: tuple[Score, ...]
     withheld: tuple[Withheld, ...]
 
-    def record(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
-        return {
-            "n_chains": self.n_chains,
-            "n_held_out": self.n_held_out,
-            "scores": [score_record(score) for score in self.scores],
-            "withheld": [withheld_record(item) for item in self.withheld],
-        }
+    def report(self) -> Report:
+        """The AUC of every statistic against every null."""
+        fit = next((s for s in self.scores if s.name == f"caught against: {NULLS[0]}"), None)
+        if fit is None:
+            said = f"not judged: {self.withheld[0].reason}" if self.withheld else "not judged"
+        else:
+            worth = "are told" if fit.beyond("chance") else "are not told"
+            said = f"held-out texts {worth} from shuffled ones: AUC {fit.value:.3f}, chance 0.5"
+        facts = {"n_chains": self.n_chains, "n_held_out": self.n_held_out}
+        return Report("capture calibration", said, facts, scores=self.scores, withheld=self.withheld)
 
 
 def calibrate(
-    corpus: Corpus,
+    corpus: SymbolCorpus,
     held: Sequence[Query],
     *,
-    other: Corpus | None = None,
+    other: SymbolCorpus | None = None,
     decode: Callable[[Ints], str] | None = None,
     k: int = 4,
     min_match: int = 6,
@@ -558,9 +722,9 @@ def calibrate(
         reason = f"{len(held)} held-out texts and a map of {corpus.n_chains} chains; {MIN_CHAINS} of each are needed"
         return CaptureCalibration(corpus.n_chains, len(held), (), (Withheld("capture", reason),))
     index = trail_index(corpus, k)
-    known = np.sort(np.unique(window_keys(corpus.tokens, corpus.offsets, k + 1)[0]))
+    known = np.unique(window_keys(corpus.tokens, corpus.offsets, k + 1)[0])
 
-    def judged(texts: Sequence[Ints], base: Corpus, of: TrailIndex, keys: Keys) -> dict[str, Doubles]:
+    def judged(texts: Sequence[Ints], base: SymbolCorpus, of: TrailIndex, keys: Keys) -> dict[str, Doubles]:
         packed = _packed(texts)
         lengths = match_lengths(base.tokens, base.offsets, *packed)[0]
         return {
@@ -569,7 +733,7 @@ def calibrate(
             "votes": of.votes(*packed)[1],
         }
 
-    def bag(texts: Sequence[str], base: Corpus) -> Doubles:
+    def bag(texts: Sequence[str], base: SymbolCorpus) -> Doubles:
         vectors = hashed_words([content_words(text) for text in (*base.texts, *texts)])
         _, cosine = nearest_exact(vectors[: base.n_chains], vectors[base.n_chains :], 1)
         return cosine[:, 0].astype(np.float64)
@@ -586,11 +750,11 @@ def calibrate(
     packed = _packed([one.tokens for one in held])
     nulls["map resampled, bigrams kept"] = {
         "caught": caught(match_lengths(*resample, *packed)[0], packed[1], min_match),
-        "fitness": window_fitness(np.sort(np.unique(window_keys(*resample, k + 1)[0])), *packed, k),
+        "fitness": window_fitness(np.unique(window_keys(*resample, k + 1)[0]), *packed, k),
     }
     withheld = []
     if other is not None:
-        keys = np.sort(np.unique(window_keys(other.tokens, other.offsets, k + 1)[0]))
+        keys = np.unique(window_keys(other.tokens, other.offsets, k + 1)[0])
         nulls["another topic's map"] = judged([one.tokens for one in held], other, trail_index(other, k), keys)
     else:
         withheld.append(Withheld("another topic's map", "the corpus has one source; ingest a second one"))
@@ -616,7 +780,7 @@ def calibrate(
 
 
 def recovery(
-    corpus: Corpus,
+    corpus: SymbolCorpus,
     *,
     kept: Sequence[float] = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05),
     replace_tokens: bool = False,
@@ -673,7 +837,7 @@ def _recall(index: TrailIndex, texts: Sequence[Ints], able: Longs, twin: npt.NDA
     return float(((found >= 0) & (twin[np.maximum(found, 0)] == twin[able])).mean())
 
 
-def _bag_recall(corpus: Corpus, texts: Sequence[str], able: Longs, twin: npt.NDArray[np.str_]) -> float:
+def _bag_recall(corpus: SymbolCorpus, texts: Sequence[str], able: Longs, twin: npt.NDArray[np.str_]) -> float:
     bags = hashed_words([content_words(text) for text in (*corpus.texts, *texts)])
     found, _ = nearest_exact(bags[: corpus.n_chains], bags[corpus.n_chains :], 1)
     return float((twin[found[:, 0]] == twin[able]).mean())

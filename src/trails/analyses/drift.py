@@ -5,23 +5,29 @@ cosine says little). Of two measurements of the same tokens (before and after tr
 the absolute change of hidden_shift, where everything before the onset is noise.
 
 The onset is a change point of the mean curve over layers. It is named only when the jump is larger than in 95 of 100 curves
-with the same trend whose deviations were shuffled between layers; its confidence is how often resampled positions give the
-same layer within one, beside the same share on shuffled layers.
+with the same trend whose deviations were shuffled between layers (a tie is not larger); its confidence is how often resampled
+positions give the same layer within one, beside the same share on shuffled layers.
+
+Between two measurements, layers that did not change at all are no evidence and stay out of the statistic: a training that
+leaves the input embeddings alone cannot move layer 0. Where the first layers of the transformer itself are equal bit by
+bit and every later one is not, the onset is a fact and needs no statistic.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from rich.text import Text
 
-from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import spread, step_change
 from trails.errors import UsageError
-from trails.platform.arrays import Doubles
+from trails.platform.arrays import Bools, Doubles
 from trails.schema import Trace
 
 MIN_POSITIONS = 8
@@ -30,10 +36,12 @@ MIN_LAYERS = 4
 NOISE = 1e-5
 """Changes of hidden_shift below this are rounding in float32."""
 DRAWS = 400
+TIE = 1e-6
+"""Two jumps that differ by less than this share of themselves are equal: sums of the same numbers in another order do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(Finding):
     """Drift of one chain. ``values`` (n, L+1) is by position and layer (0 = input embeddings), ``curve`` (L+1,) its mean.
 
     ``onset`` is the first layer of the new level, None when no change point stands out. ``paired`` tells whether two
@@ -53,21 +61,52 @@ class Drift:
     pieces: tuple[str, ...]
     notes: tuple[str, ...] = field(default_factory=tuple)
 
-    def record(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON; the curve by layer, not every position."""
-        return {
-            "chain": self.chain,
-            "run": self.run,
-            "other_run": self.other or None,
-            "paired": self.paired,
-            "n_positions": len(self.values),
-            "curve": [float(value) for value in self.curve],
-            "baseline": [float(value) for value in self.baseline],
-            "onset": self.onset,
-            "scores": [score_record(score) for score in self.scores],
-            "withheld": [withheld_record(item) for item in self.withheld],
-            "notes": list(self.notes),
-        }
+    def report(self) -> Report:
+        """The curve by layer with its baseline, not every position."""
+        layers = range(len(self.curve))
+        by_layer = pa.table({"layer": pa.array(layers, pa.int64()), "drift": self.curve, "random pairs": self.baseline})
+        return Report(
+            "drift",
+            self._verdict(),
+            {
+                "chain": self.chain,
+                "run": self.run,
+                "other_run": self.other or None,
+                "paired": self.paired,
+                "n_positions": len(self.values),
+                "curve": [float(value) for value in self.curve],
+                "baseline": [float(value) for value in self.baseline],
+                "onset": self.onset,
+            },
+            (ReportTable("layers", by_layer, "mean over positions", detail=True),),
+            self.scores,
+            self.withheld,
+            self.notes,
+        )
+
+    def _verdict(self) -> str:
+        what = f"the change between runs {self.run} and {self.other}" if self.paired else "drift"
+        names = {score.name: score for score in self.scores}
+        if not names:
+            reason = self.withheld[0].reason if self.withheld else "nothing was compared"
+            return f"no onset is named: {reason}"
+        if EXACT in names:
+            last = (self.onset or 1) - 1
+            return (
+                f"{what} begins at layer {self.onset}: layers 0 to {last} are equal bit by bit, every later one is not"
+            )
+        jump, confidence = names[JUMP], names[CONFIDENCE]
+        compared = f"jump {jump.value:.3g}, with the layers shuffled up to {jump.control:.3g}"
+        if self.onset is None:
+            return f"no onset: no layer stands out ({compared})"
+        return (
+            f"{what} sets in at layer {self.onset} ({compared}; {percent(confidence.value)} of resamples agree within one "
+            f"layer, {percent(confidence.control)} by chance)"
+        )
+
+
+JUMP, CONFIDENCE, EXACT = "jump at the onset", "confidence of the onset", "change from the onset on"
+"""Names of the scores."""
 
 
 def drift(trace: Trace, against: Trace | None = None, *, seed: int = 0) -> Drift:
@@ -155,15 +194,35 @@ def trend_change(curve: Doubles, *, margin: int = 2) -> tuple[int, float]:
     return int(at[best]), float(gain[best]) / remaining if total > 0 else 0.0
 
 
+def _exact_onset(changed: Bools) -> int | None:
+    """First layer that changed, where layers 0 and 1 at least did not change at all and every layer from there on did."""
+    first = int(changed.argmax())
+    return first if changed.any() and first > 1 and changed[first:].all() else None
+
+
 def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[Score, ...], tuple[Withheld, ...]]:
     if len(values) < MIN_POSITIONS:
         reason = f"{len(values)} positions are too few to resample; {MIN_POSITIONS} are needed: give a longer chain"
         return None, (), (Withheld("onset", reason),)
+    layers = np.arange(values.shape[1])
+    if paired:
+        if float(values.mean(axis=0).max()) <= NOISE:
+            reason = f"no layer changed by more than rounding ({NOISE:g}): the two measurements are equal"
+            return None, (), (Withheld("onset", reason),)
+        changed: Bools = np.asarray(values.any(axis=0))
+        exact = _exact_onset(changed)
+        if exact is not None:
+            unit = "absolute change of hidden_shift"
+            value = float(values[:, exact:].mean())
+            before = Control(f"layers 0 to {exact - 1}", float(values[:, :exact].mean()))
+            return exact, (Score(EXACT, value, unit, (before,), note=f"layer {exact}"),), ()
+        layers = layers[changed]
+        if len(layers) < MIN_LAYERS:
+            reason = f"{len(layers)} layers changed at all, a change point needs {MIN_LAYERS}"
+            return None, (), (Withheld("onset", reason),)
+        values = values[:, changed]
     rng = np.random.default_rng(seed)
-    if paired and float(values.mean(axis=0).max()) <= NOISE:
-        reason = f"no layer changed by more than rounding ({NOISE:g}): the two measurements are equal"
-        return None, (), (Withheld("onset", reason),)
-    layer, statistic = onset_of(values, paired=paired)
+    place, statistic = onset_of(values, paired=paired)
     mean = values.mean(axis=0, keepdims=True)
     curve = np.log(mean + NOISE) if paired else mean
     trend = curve - (curve - curve.mean() if paired else _without_trend(curve))
@@ -178,23 +237,25 @@ def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[
     mixed = values[:, order]
     target = onset_of(mixed, paired=paired)[0]
     shuffled = np.array([onset_of(mixed[pick][:, rng.permutation(len(order))], paired=paired)[0] for pick in picks])
+    layer = int(layers[place])
     scores = (
         Score(
-            "jump at the onset",
+            JUMP,
             statistic,
             "F ratio",
             (Control("largest jump with the layers shuffled, 95 % quantile", high, spread(null)),),
             note=f"layer {layer}",
         ),
         Score(
-            "confidence of the onset",
-            float((np.abs(again - layer) <= 1).mean()),
+            CONFIDENCE,
+            float((np.abs(again - place) <= 1).mean()),
             "share of resamples within one layer",
             (Control("the same with the layers shuffled", float((np.abs(shuffled - target) <= 1).mean())),),
-            note=f"resampled positions put it between layers {int(again.min())} and {int(again.max())}",
+            note=f"resampled positions put it between layers {layers[again.min()]} and {layers[again.max()]}",
         ),
     )
-    return (layer if statistic > high else None), scores, ()
+    larger = statistic > high and not math.isclose(statistic, high, rel_tol=TIE)
+    return (layer if larger else None), scores, ()
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ dimensions and masked exact matching for near overlaps, a shuffle of all roles f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.analyses.neighbours import nearest_exact, nearest_others
-from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.sequences import (
     ROLES,
-    Corpus,
+    SymbolCorpus,
     content_key,
     content_words,
     context_ranks,
@@ -57,14 +58,14 @@ MIN_TOKENS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Overlaps:
+class Overlaps(Finding):
     """Overlaps of one kind.
 
     ``overlaps`` has one row each: ``id``, ``text``, ``n_tokens`` (steps for skeleton and near), ``n_chains``,
     ``n_occurrences``; longest first. ``occurrences``: ``overlap``, ``chain``, ``start``, ``end`` (token positions; steps for
     skeleton and near). ``variants``, skeletons only: ``roles``, ``n_chains``. ``similar``, near overlaps only: ``start``,
-    ``end`` (step ids), ``cosine``, ``excess`` (cosine minus the control's 99 % quantile), ``explained`` (masked exact matching
-    finds the pair too).
+    ``end`` (step ids, each pair once), ``cosine``, ``excess`` (cosine minus the control's 99 % quantile), ``explained`` (masked
+    exact matching finds the pair too). ``pair``: the two chains that :meth:`between` was asked for.
     """
 
     kind: Kind
@@ -82,6 +83,7 @@ class Overlaps:
     n_steps: int = 0
     n_implicit: int = 0
     notes: tuple[str, ...] = field(default_factory=tuple)
+    pair: tuple[str, ...] = ()
 
     def between(self, first: str, second: str) -> Overlaps:
         """Only the overlaps that both chains share; scores stay those of the whole corpus."""
@@ -93,6 +95,7 @@ class Overlaps:
             self,
             overlaps=self.overlaps.filter(pc.is_in(self.overlaps["id"], both)),
             occurrences=self.occurrences.filter(pc.is_in(overlap, both)),
+            pair=(first, second),
         )
 
     def batch(self) -> GraphBatch:
@@ -138,27 +141,124 @@ class Overlaps:
             )
         return GraphBatch(nodes={"Overlap": table_of("Overlap", nodes)}, relationships=relationships)
 
-    def record(self, limit: int | None = None) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
-        return {
-            "kind": self.kind,
-            "min_length": self.min_length,
-            "n_chains": self.n_chains,
-            "n_symbols": self.n_symbols,
-            "run": self.run,
-            "n_overlaps": len(self.overlaps),
-            "n_steps": self.n_steps,
-            "n_implicit": self.n_implicit,
-            "scores": [score_record(score) for score in self.scores],
-            "withheld": [withheld_record(item) for item in self.withheld],
-            "overlaps": self.overlaps.slice(0, limit).to_pylist(),
-            "variants": self.variants.slice(0, limit).to_pylist() if self.variants is not None else None,
-            "similar": self.similar.slice(0, limit).to_pylist() if self.similar is not None else None,
-            "notes": list(self.notes),
-        }
+    @property
+    def unit(self) -> str:
+        """What lengths count."""
+        return "steps" if self.kind in ("skeleton", "near") else "tokens"
+
+    def report(self) -> Report:
+        """The overlaps that no longer one contains, with their chains; every overlap in JSON, with ``nested``."""
+        inside = nested(self.overlaps, self.occurrences)
+        chains: dict[str, list[str]] = {}
+        for overlap, chain in zip(
+            self.occurrences["overlap"].to_pylist(), self.occurrences["chain"].to_pylist(), strict=True
+        ):
+            known = chains.setdefault(overlap, [])
+            if len(known) < CHAINS_SHOWN and chain not in known:
+                known.append(chain)
+        ids = self.overlaps["id"].to_pylist()
+        data = self.overlaps.append_column(
+            "chains", pa.array([chains.get(name, []) for name in ids], pa.list_(pa.string()))
+        ).append_column("nested", pa.array(inside))
+        columns = {"id": "overlap", "n_tokens": self.unit, "n_chains": "chains", "n_occurrences": "places"}
+        columns |= {"text": "text", "chains": f"in (up to {CHAINS_SHOWN})"}
+        title = f"{len(ids) - int(inside.sum())} {self.kind} overlaps"
+        if inside.any():
+            title += f", and {int(inside.sum())} that lie inside longer ones everywhere"
+        tables = [ReportTable("overlaps", data, title, columns, shown=(~inside).tolist())]
+        if self.variants is not None:
+            headings = {"n_chains": "chains", "roles": "variant"}
+            tables.append(ReportTable("variants", self.variants, f"{len(self.variants)} variants", headings))
+        if self.similar is not None:
+            headings = {"start": "step", "end": "near step", "cosine": "cosine", "excess": "excess over control"}
+            headings["explained"] = "masked exact finds it too"
+            title = f"{len(self.similar)} near pairs of steps, layer {self.layer}"
+            tables.append(ReportTable("similar", self.similar, title, headings))
+        facts = {"kind": self.kind, "min_length": self.min_length, "n_chains": self.n_chains, "run": self.run}
+        facts |= {"n_symbols": self.n_symbols, "n_overlaps": len(ids), "n_steps": self.n_steps}
+        facts |= {"n_implicit": self.n_implicit}
+        first = next((name for name, hidden in zip(ids, inside.tolist(), strict=True) if not hidden), None)
+        return Report(
+            "overlaps",
+            self._verdict(len(ids) - int(inside.sum())),
+            facts,
+            tuple(tables),
+            self.scores,
+            self.withheld,
+            self.notes,
+            _commands(first, chains.get(first, [])) if first is not None else (),
+        )
+
+    def _verdict(self, n_shown: int) -> str:
+        size = f"{self.min_length} {self.unit} or more"
+        name = "near share beyond masked exact" if self.kind == "near" else "coverage"
+        score = next((one for one in self.scores if one.name == name), None)
+        if score is None:
+            reason = self.withheld[0].reason if self.withheld else "no score could be had"
+            found = (
+                f"{len(self.overlaps)} {self.kind} overlaps of {size} were found; whether that is beyond chance is open"
+            )
+            judged = f"{found}: {reason}"
+        else:
+            # what masked exact matching finds is another share of the steps, not chance
+            nulls = ("whitened dimensions permuted",) if self.kind == "near" else ()
+            chance = score.strictest(*nulls)
+            what = {"near": "of the steps have a near step beyond masked exact matching"}.get(
+                self.kind, f"of the {self.unit} lie in overlaps of {size}"
+            )
+            share = f"{percent(score.value)} {what}"
+            if not len(self.overlaps) and self.kind != "near":
+                judged = f"no {self.kind} overlap of {size}"
+            elif score.beyond(*nulls):
+                judged = f"shared beyond chance: {share}, chance explains at most {percent(chance.reach)}"
+            else:
+                judged = f"not beyond chance: {share}, and chance ({chance.name}) reaches {percent(chance.reach)}"
+        if not self.pair:
+            return judged
+        longest = f", the longest of {self.overlaps['n_tokens'][0].as_py()} {self.unit}" if len(self.overlaps) else ""
+        return f"{' and '.join(self.pair)} share {n_shown} overlaps{longest}; the whole corpus: {judged}"
 
 
-def find(
+CHAINS_SHOWN = 5
+"""Chains of an overlap that a report names."""
+
+
+def nested(overlaps: pa.Table, occurrences: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which overlaps (R,) lie inside a longer one wherever they occur, and so say nothing of their own. An overlap that stands
+    alone in one place is kept (a near-supermaximal repeat: Gusfield, "Algorithms on Strings, Trees and Sequences", 1997).
+    """
+    n = len(occurrences)
+    if not n:
+        return np.zeros(len(overlaps), np.bool_)
+    number = {name: row for row, name in enumerate(overlaps["id"].to_pylist())}
+    owner = np.array([number[name] for name in occurrences["overlap"].to_pylist()], np.int64)
+    chain = occurrences["chain"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    start, end = (occurrences[name].to_numpy().astype(np.int64) for name in ("start", "end"))
+    order = np.lexsort((-end, start, chain))
+    chain, start, end = chain[order], start[order], end[order]
+    reach = np.maximum.accumulate(chain * (int(end.max()) + 1) + end)
+    new = np.ones(n, np.bool_)
+    new[1:] = (chain[1:] != chain[:-1]) | (start[1:] != start[:-1]) | (end[1:] != end[:-1])
+    # how far the spans before this one reach; equal spans do not contain each other
+    before = np.concatenate([[-1], reach[:-1]])[np.maximum.accumulate(np.where(new, np.arange(n), 0))]
+    alone = before < chain * (int(end.max()) + 1) + end
+    hidden: npt.NDArray[np.bool_] = np.bincount(owner[order], weights=alone, minlength=len(overlaps)) == 0
+    return hidden
+
+
+def _commands(overlap: str, chains: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Lines that export an overlap, or everything with one copy of it."""
+    copies = f"MATCH (c:Chain) WHERE c.id = '{chains[0]}' OR NOT (:Overlap {{id: '{overlap}'}})-[:IN]->(c) RETURN c.id"
+    return (
+        ("export the first of them", f"trails export --subgraph overlap:{overlap} --format messages -o overlap.jsonl"),
+        (
+            f"drop it, with one chain left ({chains[0]})",
+            f'trails export --subgraph "{copies}" --format messages -o rest.jsonl',
+        ),
+    )
+
+
+def find_overlaps(
     kind: Kind,
     traces: Iterable[Trace],
     *,
@@ -167,7 +267,9 @@ def find(
     layer: int | None = None,
     whitening: Callable[[int], Whitening] | None = None,
 ) -> Overlaps:
-    """Overlaps of one kind in the traces of one run; ``whitening`` as in :func:`near`."""
+    """Overlaps of one kind in the traces of one run; ``whitening`` as in :func:`near`. Raises UsageError for another kind."""
+    if kind not in KINDS:
+        raise UsageError(f"overlaps of kind {kind!r} were asked for. Kinds: {', '.join(KINDS)}.")
     if kind == "exact":
         return exact(token_corpus(traces), min_tokens)
     if kind == "masked":
@@ -178,21 +280,21 @@ def find(
 
 
 def replace_statement() -> str:
-    """Cypher that removes the overlaps of ``$kind`` before they are written anew."""
+    """Cypher that removes the overlaps of ``$kind``, so that new ones take their place."""
     return "MATCH (o:Overlap) WHERE o.kind = $kind DETACH DELETE o"
 
 
-def exact(corpus: Corpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:
+def exact(corpus: SymbolCorpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:
     """Maximal repeats of at least ``min_tokens`` tokens shared by two chains or more, beside Markov resamples."""
     return _repeats("exact", corpus, min_tokens, resamples, seed)
 
 
-def masked(corpus: Corpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:
+def masked(corpus: SymbolCorpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:
     """The same with numbers and names masked; lengths count masked symbols, spans count the original tokens."""
     return _repeats("masked", masked_corpus(corpus), min_tokens, resamples, seed)
 
 
-def _repeats(kind: Kind, corpus: Corpus, min_tokens: int, resamples: int, seed: int) -> Overlaps:
+def _repeats(kind: Kind, corpus: SymbolCorpus, min_tokens: int, resamples: int, seed: int) -> Overlaps:
     overlaps, occurrences = _tables(kind, corpus, min_tokens)
     scores, withheld = _coverage_scores(corpus, min_tokens, resamples, seed)
     return Overlaps(
@@ -200,7 +302,7 @@ def _repeats(kind: Kind, corpus: Corpus, min_tokens: int, resamples: int, seed: 
     )
 
 
-def _tables(kind: Kind, corpus: Corpus, min_length: int) -> tuple[pa.Table, pa.Table]:
+def _tables(kind: Kind, corpus: SymbolCorpus, min_length: int) -> tuple[pa.Table, pa.Table]:
     found = maximal_repeats(corpus, min_length)
     size = np.diff(found.bounds)
     first = found.starts[found.bounds[:-1]]
@@ -237,7 +339,7 @@ def _tables(kind: Kind, corpus: Corpus, min_length: int) -> tuple[pa.Table, pa.T
 
 
 def _coverage_scores(
-    corpus: Corpus, size: int, resamples: int, seed: int
+    corpus: SymbolCorpus, size: int, resamples: int, seed: int
 ) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
     if corpus.n_chains < MIN_CHAINS or corpus.n_tokens < MIN_TOKENS:
         reason = (
@@ -263,7 +365,7 @@ def _coverage_scores(
     return (Score("coverage", float(under.mean()), "share of tokens", tuple(controls), interval, note),), ()
 
 
-def _lone_contexts(corpus: Corpus) -> float:
+def _lone_contexts(corpus: SymbolCorpus) -> float:
     """Share of the tokens whose last two tokens, up to themselves, occur nowhere else."""
     context = context_ranks(corpus.tokens, corpus.offsets, 2)
     return float((np.bincount(context)[context] == 1).mean())
@@ -453,8 +555,8 @@ def near(
     for trace in one_instrument(traces):
         if trace.step_states is None or not trace.state_layers:
             raise UsageError(
-                f"near overlaps were asked for, and run {trace.run} holds no hidden states. What is measured is not measured "
-                "again, so measure into another home: trails ingest PATH --states 16,30 --home FOLDER"
+                f"near overlaps were asked for, and run {trace.run} holds no hidden states. They are added by: "
+                "trails ingest PATH --states 16,30"
             )
         if chosen is None:
             middle = trace.n_layers / 2
@@ -554,7 +656,11 @@ def near(
     def names(steps: Longs) -> list[str]:
         return [step_key(kept[c].chain.id, int(s - first_step[c])) for c, s in zip(chain[steps], steps, strict=True)]
 
-    sort = np.argsort(-cosine, kind="stable")
+    # A pair that is near in both directions is listed once.
+    low, high = np.minimum(left, right), np.maximum(left, right)
+    sort = np.lexsort((high, low, -cosine))
+    _, first = np.unique(low[sort] * len(states) + high[sort], return_index=True)
+    sort = sort[np.sort(first)]
     similar = pa.table(
         {
             "start": pa.array(names(left[sort]), pa.string()),
@@ -628,7 +734,7 @@ def _diagonal_runs(left: Longs, right: Longs, chain: Longs) -> list[tuple[int, i
     return sorted(runs, key=lambda run: (-run[2], run[0], run[1]))
 
 
-def _near_tables(entries: list[list[tuple[int, int, int, str]]], corpus: Corpus) -> tuple[pa.Table, pa.Table]:
+def _near_tables(entries: list[list[tuple[int, int, int, str]]], corpus: SymbolCorpus) -> tuple[pa.Table, pa.Table]:
     """Tables of near overlaps from (chain number, first step, one past the last, text) of each side."""
     ids, texts, sizes, owner, chains, starts, ends = [], [], [], [], [], [], []
     for sides in entries:
@@ -662,7 +768,9 @@ def _near_tables(entries: list[list[tuple[int, int, int, str]]], corpus: Corpus)
     return overlaps, occurrences
 
 
-def _explained(masks: Corpus, spans: Ints, chain: Longs, left: Longs, right: Longs, size: int) -> npt.NDArray[np.bool_]:
+def _explained(
+    masks: SymbolCorpus, spans: Ints, chain: Longs, left: Longs, right: Longs, size: int
+) -> npt.NDArray[np.bool_]:
     """Which pairs of steps share ``size`` masked symbols in a row (or, both shorter than that, all of them)."""
     if not len(left):
         return np.zeros(0, np.bool_)

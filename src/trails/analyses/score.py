@@ -18,6 +18,11 @@ class Control:
     value: float
     interval: Interval | None = None
 
+    @property
+    def reach(self) -> float:
+        """Upper end of the interval, or the value where there is none."""
+        return max(self.interval[1], self.value) if self.interval else self.value
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -51,6 +56,21 @@ class Score:
     def excess(self) -> float:
         """Value minus the first control."""
         return self.value - self.control
+
+    def strictest(self, *names: str) -> Control:
+        """The control that reaches highest, by the upper end of its interval where it has one. With ``names``, of the controls
+        whose names begin so; raises ValueError when no finite control does."""
+        named = [c for c in self.controls if not names or c.name.startswith(names)]
+        able = [control for control in named if math.isfinite(control.value)]
+        if not able:
+            raise ValueError(f"score {self.name!r} has no control named {', '.join(names)}")
+        return max(able, key=lambda control: control.reach)
+
+    def beyond(self, *names: str) -> bool:
+        """Whether the lower end of the score lies above everything that its controls (those named) reach. For scores of which
+        more is better; a tie is not beyond."""
+        low = self.interval[0] if self.interval else self.value
+        return low > self.strictest(*names).reach
 
 
 @dataclass(frozen=True, slots=True)

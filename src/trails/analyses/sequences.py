@@ -1,7 +1,7 @@
 """Symbol sequences of many chains: suffix arrays, maximal repeats, shared windows, masks, Markov resamples.
 
-A :class:`Corpus` holds the symbols of all chains in one array, with the offsets of the chains. A symbol is a token id, a masked
-token, or a role. Nothing here crosses from one chain into the next, and nothing depends on the order in which the
+A :class:`SymbolCorpus` holds the symbols of all chains in one array, with the offsets of the chains. A symbol is a token
+id, a masked token, or a role. Nothing here crosses from one chain into the next, and nothing depends on the order in which the
 chains came: they are sorted by id. All work is done on whole arrays; there is no Python loop over tokens.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -20,12 +21,13 @@ from trails.analyses.suffixes import suffix_array
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Ints, Keys, Longs
 from trails.schema import Chain, Role, Trace
+from trails.segment.lexicon import LETTERS, packaged_lexicons
 
 D = TypeVar("D", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
+class SymbolCorpus:
     """Symbols of ``C`` chains, ``N`` in all.
 
     ``position`` is the span of original tokens (steps for roles) that a symbol stands for, relative to its chain:
@@ -63,12 +65,12 @@ class Corpus:
         chain = int(np.searchsorted(self.offsets, start, side="right")) - 1
         return self.texts[chain][int(self.characters[start, 0]) : int(self.characters[end - 1, 1])]
 
-    def select(self, chosen: Bools) -> Corpus:
+    def select(self, chosen: Bools) -> SymbolCorpus:
         """The chains for which ``chosen`` (C,) is true."""
         keep = np.repeat(chosen, np.diff(self.offsets))
         lengths = np.diff(self.offsets)[chosen]
         pick = np.flatnonzero(chosen)
-        return Corpus(
+        return SymbolCorpus(
             self.tokens[keep],
             np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             tuple(self.chains[i] for i in pick),
@@ -96,7 +98,7 @@ class _Part:
     surprisal: npt.NDArray[np.float32]
 
 
-def _assemble(parts: dict[str, _Part], tokenizer: str, run: str) -> Corpus:
+def _assemble(parts: dict[str, _Part], tokenizer: str, run: str) -> SymbolCorpus:
     ordered = [parts[name] for name in sorted(parts)]
     lengths = np.array([len(part.tokens) for part in ordered], np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -105,7 +107,7 @@ def _assemble(parts: dict[str, _Part], tokenizer: str, run: str) -> Corpus:
         return np.concatenate(arrays) if arrays else empty
 
     index = np.arange(int(offsets[-1]), dtype=np.int64) - np.repeat(offsets[:-1], lengths)
-    return Corpus(
+    return SymbolCorpus(
         joined([part.tokens for part in ordered], np.empty(0, np.int32)),
         offsets,
         tuple(part.chain for part in ordered),
@@ -135,7 +137,7 @@ def one_instrument(traces: Iterable[Trace]) -> Iterable[Trace]:
         yield trace
 
 
-def token_corpus(traces: Iterable[Trace]) -> Corpus:
+def token_corpus(traces: Iterable[Trace]) -> SymbolCorpus:
     """Tokens of the traces. Raises UsageError for two runs, two tokenizers, or no trace at all."""
     parts: dict[str, _Part] = {}
     run = tokenizer = ""
@@ -156,7 +158,7 @@ def token_corpus(traces: Iterable[Trace]) -> Corpus:
 
 def text_corpus(
     chains: Iterable[Chain], encode: Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]], tokenizer: str
-) -> Corpus:
+) -> SymbolCorpus:
     """Tokens of chains that no model has measured. ``encode`` gives the token ids and character spans of a text."""
     parts: dict[str, _Part] = {}
     for chain in chains:
@@ -168,7 +170,7 @@ def text_corpus(
     return _checked(parts, tokenizer, "")
 
 
-def _checked(parts: dict[str, _Part], tokenizer: str, run: str) -> Corpus:
+def _checked(parts: dict[str, _Part], tokenizer: str, run: str) -> SymbolCorpus:
     if not parts:
         raise UsageError("no chain to analyse: ingest some with 'trails ingest PATH', or widen the selection")
     return _assemble(parts, tokenizer, run)
@@ -177,7 +179,7 @@ def _checked(parts: dict[str, _Part], tokenizer: str, run: str) -> Corpus:
 ROLES = tuple(Role)
 
 
-def role_corpus(traces: Iterable[Trace]) -> tuple[Corpus, Bools]:
+def role_corpus(traces: Iterable[Trace]) -> tuple[SymbolCorpus, Bools]:
     """Roles of the steps as symbols (numbers into :data:`ROLES`), and for each whether its role is explicit."""
     parts: dict[str, _Part] = {}
     explicit: dict[str, list[bool]] = {}
@@ -208,11 +210,29 @@ def content_words(text: str) -> list[str]:
     return [word.casefold()[:5] for word in _WORD.findall(text) if len(word) > 3]
 
 
+@cache
+def cue_words() -> frozenset[str]:
+    """Words in lower case that open a step or a sentence in a packaged lexicon: those of its cues and suppositions, and what
+    begins a sentence or a main clause. Interjections are known by :func:`is_interjection`."""
+    found: set[str] = set()
+    for lexicon in packaged_lexicons().values():
+        for cues in lexicon.cues.values():
+            found.update(word for cue in cues for word in LETTERS.findall(cue.cue))
+        found.update(*(lexicon.starters, lexicon.suppose, lexicon.subjects, lexicon.auxiliaries))
+    return frozenset(found)
+
+
+def is_interjection(word: str) -> bool:
+    """Whether a packaged lexicon passes over the word before a cue ("Wait, but")."""
+    return any(found.prefix.fullmatch(f"{word}, ") is not None for found in packaged_lexicons().values())
+
+
 def name_words(texts: Iterable[str]) -> frozenset[str]:
     """Words that occur with a capital first letter and never in lower case: names, for the purpose of masking.
 
-    The rule needs no list and works for every script with case. A one-letter word is never a name. In a small corpus
-    an ordinary word that only begins sentences is taken for a name.
+    The rule works for every script with case. A one-letter word is never a name, nor is a word of the lexicons' cues
+    (:func:`cue_words`): connectives often begin a sentence and nothing else. In a small corpus another
+    ordinary word that only begins sentences is taken for a name.
     """
     lower: set[str] = set()
     capital: set[str] = set()
@@ -222,10 +242,11 @@ def name_words(texts: Iterable[str]) -> frozenset[str]:
                 lower.add(word.casefold())
             elif len(word) > 1 and word[0].isupper():
                 capital.add(word)
-    return frozenset(word for word in capital if word.casefold() not in lower)
+    known = lower | cue_words()
+    return frozenset(word for word in capital if word.casefold() not in known and not is_interjection(word))
 
 
-def masked_corpus(corpus: Corpus) -> Corpus:
+def masked_corpus(corpus: SymbolCorpus) -> SymbolCorpus:
     """The corpus with every number and every name (:func:`name_words`) replaced by one symbol each.
 
     Tokens that touch the same number or name become one symbol, so numbers of different length match.
@@ -403,7 +424,9 @@ def _smaller_before(values: Ints) -> Longs:
     return before
 
 
-def maximal_repeats(corpus: Corpus, min_symbols: int, *, min_chains: int = 2, found: Suffixes | None = None) -> Repeats:
+def maximal_repeats(
+    corpus: SymbolCorpus, min_symbols: int, *, min_chains: int = 2, found: Suffixes | None = None
+) -> Repeats:
     """Maximal repeats of at least ``min_symbols`` symbols in at least ``min_chains`` chains.
 
     LCP intervals of the suffix array: right-maximal by construction, kept when the symbols before their occurrences differ

@@ -12,14 +12,22 @@ random walks over the map whose tokens some chain has in that order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
-from trails.analyses.sequences import Corpus, content_key, context_ranks, markov_resample, mixed, shuffled, window_keys
+from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.score import Control, Score, Withheld
+from trails.analyses.sequences import (
+    SymbolCorpus,
+    content_key,
+    context_ranks,
+    markov_resample,
+    mixed,
+    shuffled,
+    window_keys,
+)
 from trails.analyses.statistics import bootstrap, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Ints, Keys, Longs
@@ -34,7 +42,7 @@ WALKS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class StateMap:
+class StateMap(Finding):
     """A map and how far it can be trusted.
 
     ``states``: ``id``, ``text``, ``n_occurrences``, ``n_chains``. ``trails``: ``start``, ``end`` (state ids), ``count``,
@@ -54,7 +62,7 @@ class StateMap:
     bubbles: pa.Table
     scores: tuple[Score, ...]
     withheld: tuple[Withheld, ...]
-    corpus: Corpus
+    corpus: SymbolCorpus
     state_of: Longs  # (N,) row in `states` of each token
 
     def batch(self, *, shared_only: bool = True) -> GraphBatch:
@@ -93,26 +101,44 @@ class StateMap:
             },
         )
 
-    def record(self, limit: int | None = 20) -> dict[str, Any]:
-        """Counts, scores and the first rows as plain values, for JSON."""
-        return {
-            "k": self.k,
-            "run": self.run,
-            "n_chains": self.n_chains,
-            "n_tokens": self.n_tokens,
-            "n_states": len(self.states),
-            "n_shared_states": int(pc.sum(pc.greater_equal(self.states["n_chains"], 2)).as_py() or 0),
-            "n_trails": len(self.trails),
-            "n_unitigs": len(self.unitigs),
-            "n_bubbles": len(self.bubbles),
-            "scores": [score_record(score) for score in self.scores],
-            "withheld": [withheld_record(item) for item in self.withheld],
-            "unitigs": self.unitigs.slice(0, limit).to_pylist(),
-            "bubbles": self.bubbles.slice(0, limit).to_pylist(),
-        }
+    def report(self) -> Report:
+        """Bubbles and unitigs, how far the map can be trusted, and on request states and trails."""
+        shared = int(pc.sum(pc.greater_equal(self.states["n_chains"], 2)).as_py() or 0)
+        walks = pa.array([sum(counts) for counts in self.bubbles["counts"].to_pylist()], pa.int64())
+        bubbles = self.bubbles.append_column("walks", walks)
+        headings = {"walks": "walks", "before": "from", "ways": "alternative ways", "counts": "taken", "after": "to"}
+        unitigs = {"n_states": "states", "n_occurrences": "walks", "text": "text"}
+        facts = {"k": self.k, "run": self.run, "n_chains": self.n_chains, "n_tokens": self.n_tokens}
+        facts |= {"n_states": len(self.states), "n_shared_states": shared, "n_trails": len(self.trails)}
+        facts |= {"n_unitigs": len(self.unitigs), "n_bubbles": len(self.bubbles)}
+        return Report(
+            "map",
+            self._verdict(),
+            facts,
+            (
+                ReportTable("bubbles", bubbles, f"{len(bubbles)} bubbles", headings),
+                ReportTable("unitigs", self.unitigs, f"{len(self.unitigs)} unitigs", unitigs, detail=True),
+                ReportTable("states", self.states, f"{len(self.states)} states", detail=True),
+                ReportTable("trails", self.trails, f"{len(self.trails)} trails", detail=True),
+            ),
+            self.scores,
+            self.withheld,
+            evidence=("fitness", "walk is real"),
+        )
+
+    def _verdict(self) -> str:
+        fitness = next((score for score in self.scores if score.name == "fitness"), None)
+        if fitness is None:
+            reason = self.withheld[0].reason if self.withheld else "it was not scored"
+            return f"whether new chains keep to this map is open: {reason}"
+        chance = fitness.strictest().reach
+        kept = f"{percent(fitness.value)} of the transitions of held-out chains"
+        if fitness.beyond():
+            return f"new chains keep to this map beyond chance: it has {kept}, shuffled at most {percent(chance)}"
+        return f"new chains do not keep to this map beyond chance: it has {kept}, shuffled up to {percent(chance)}"
 
 
-def build(corpus: Corpus, k: int = 4, *, score: bool = True, seed: int = 0) -> StateMap:
+def build(corpus: SymbolCorpus, k: int = 4, *, score: bool = True, seed: int = 0) -> StateMap:
     """The map of a corpus. Raises UsageError for ``k`` < 1."""
     if k < 1:
         raise UsageError(f"a map of the last {k} tokens was asked for; k is 1 or more (default 4)")
@@ -176,13 +202,13 @@ def build(corpus: Corpus, k: int = 4, *, score: bool = True, seed: int = 0) -> S
     )
 
 
-def _texts(corpus: Corpus, chain: Longs, begin: Ints, end: Ints) -> list[str]:
+def _texts(corpus: SymbolCorpus, chain: Longs, begin: Ints, end: Ints) -> list[str]:
     spans = zip(chain.tolist(), begin.tolist(), end.tolist(), strict=True)
     # Lone surrogates cannot be stored; readers refuse them, a hand-made corpus might not.
     return [corpus.texts[c][a:b].encode("utf-8", "replace").decode() for c, a, b in spans]
 
 
-def _state_ids(corpus: Corpus, first: Longs, depth: Longs, k: int) -> list[str]:
+def _state_ids(corpus: SymbolCorpus, first: Longs, depth: Longs, k: int) -> list[str]:
     """Ids from the tokens themselves: ``s`` + 20 hex digits over tokenizer, k and the last k tokens."""
     salt = int(content_key("state", corpus.tokenizer, k), 16)
     halves: list[Keys] = []
@@ -306,7 +332,7 @@ def _compact(
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def held_out(corpus: Corpus, every: int = 10) -> Bools:
+def held_out(corpus: SymbolCorpus, every: int = 10) -> Bools:
     """Which chains (C,) are held out: about one in ``every``, chosen by a hash of the id, so in every order the same."""
     return np.array([int(content_key("held out", name)[:8], 16) % every == 0 for name in corpus.chains], np.bool_)
 
@@ -383,7 +409,7 @@ def walk_is_real(
     return np.isin(walked, real)
 
 
-def _scores(corpus: Corpus, k: int, seed: int) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
+def _scores(corpus: SymbolCorpus, k: int, seed: int) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
     out = held_out(corpus)
     if corpus.n_chains < MIN_CHAINS or not out.any() or out.all():
         reason = f"{corpus.n_chains} chains are too few to hold some out ({MIN_CHAINS} are needed): ingest more"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, echo, err, home_option, json_option, model_option, print_json, print_rows
-from trails.cli.scores import print_scores, run_option, settings_for, shown
+from trails.cli.common import device_option, echo, home_option, json_option, model_option, print_json
+from trails.cli.scores import details_option, print_report, run_option, settings_for, shown
 
 
 @click.command("bridge", context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,6 +24,7 @@ from trails.cli.scores import print_scores, run_option, settings_for, shown
 )
 @model_option
 @device_option
+@details_option
 @run_option
 @home_option
 @json_option
@@ -35,6 +36,7 @@ def command(
     splices: int,
     model: str | None,
     device: str | None,
+    details: bool,
     run: str | None,
     home: Path | None,
     as_json: bool,
@@ -51,26 +53,11 @@ def command(
 
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
         found = opened.bridge(start, goal, budget=budget, neighbours=neighbours, splices=splices, run=run)
+    report = found.report()
     if as_json:
-        print_json(found.record())
+        print_json(report.record())
         return
+    print_report(report, limit=None, details=details, home=home)
+    echo()
     echo(f"from {found.start}: {shown(found.start_text)}")
     echo(f"to   {found.goal}: {shown(found.goal_text)}")
-    named = {"claims the smallest worst transition": found.minimax}
-    if found.verified is not None and found.minimax is not None and found.verified.steps != found.minimax.steps:
-        named["best after re-scoring"] = found.verified
-    if budget is not None:
-        named[f"fewest extra steps under {budget:g} nats"] = found.fewest
-    for name, way in named.items():
-        if way is None:
-            continue
-        rows = [
-            ["glued" if glued else "measured", step, shown(text)]
-            for glued, step, text in zip(way.glued, way.steps, way.texts, strict=True)
-        ]
-        print_rows(["edge", "step", "text"], rows, title=f"{name}: {way.n_extra} extra steps")
-        print_scores(way.scores, way.withheld)
-        if way.keeps_budget is not None:
-            echo(f"re-scored, the budget is {'kept' if way.keeps_budget else 'not kept'}")
-    for note in found.notes:
-        err.print(note)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, echo, home_option, json_option, model_option, print_json, print_rows
-from trails.cli.scores import print_scores, run_option, settings_for, shown, text_or_file
+from trails.cli.common import device_option, home_option, json_option, model_option, print_json
+from trails.cli.scores import details_option, print_report, run_option, settings_for, text_or_file, texts_of
 
 
 @click.command("capture", context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,6 +16,7 @@ from trails.cli.scores import print_scores, run_option, settings_for, shown, tex
 @click.option("--min-match", type=click.IntRange(min=1), default=6, show_default=True, help="Shortest match in tokens.")
 @model_option
 @device_option
+@details_option
 @run_option
 @home_option
 @json_option
@@ -25,34 +26,30 @@ def command(
     min_match: int,
     model: str | None,
     device: str | None,
+    details: bool,
     run: str | None,
     home: Path | None,
     as_json: bool,
 ) -> None:
     """Does a new text fall into a known trail? Where it enters, which trail, where it leaves, beside the nulls.
 
-    TEXT is the text itself, a file, or - for standard input.
+    TEXT is the text itself, a file, or - for standard input. A file of many texts (.jsonl, .csv, .parquet …) is read as `trails
+    ingest` reads it: one row a text, and a summary.
 
     \b
     trails capture "If it rains, the street is wet. But it is dry. Therefore it did not rain."
     trails capture new_answer.txt
+    trails capture answers.jsonl
     """
     from trails.pipeline import Home
 
+    texts = texts_of(text)
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
-        found = opened.capture(text_or_file(text), k=k, min_match=min_match, run=run)
+        if texts is not None:
+            report = opened.captures(texts, k=k, min_match=min_match, run=run).report()
+        else:
+            report = opened.capture(text_or_file(text), k=k, min_match=min_match, run=run).report()
     if as_json:
-        print_json(found.record())
+        print_json(report.record())
         return
-    if found.trail:
-        echo(f"trail: {found.trail}")
-    rows = [
-        [name, match.chain, f"{match.start}–{match.end}", match.trail_start, shown(match.text)]
-        for name, match in (("enters", found.entry), ("leaves", found.exit), *(("longest", m) for m in found.longest))
-        if match is not None
-    ]
-    if rows:
-        print_rows(["", "chain", "tokens of the text", "token of the chain", "text"], rows)
-    if found.nearest:
-        echo(f"nearest chains in whitened space: {', '.join(found.nearest)}")
-    print_scores(found.scores, found.withheld, found.notes)
+    print_report(report, limit=None, details=details, home=home)

@@ -18,10 +18,9 @@ import click
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
 
 from trails.config import Settings, load_settings
+from trails.report.table import Rows
 from trails.report.text import json_text, spreadsheet_text, visible
 
 
@@ -46,11 +45,12 @@ err = SafeConsole(stderr=True, soft_wrap=True)
 
 
 def out() -> Console:
-    """Console for data on stdout; honours NO_COLOR and falls back to plain text when not a terminal."""
+    """Console for data on stdout; honours NO_COLOR and COLUMNS. Long lines are left to the terminal, which cuts nothing."""
     if sys.stdout.isatty():
-        return SafeConsole()
+        return SafeConsole(soft_wrap=True)
     # a pipe has no width: wide enough that tables stay readable, unless the user says otherwise
-    return SafeConsole(soft_wrap=True, width=int(os.environ.get("COLUMNS") or 140))
+    columns = os.environ.get("COLUMNS", "")
+    return SafeConsole(soft_wrap=True, width=int(columns) if columns.isdecimal() and int(columns) > 0 else 140)
 
 
 def echo(text: str = "", *, nl: bool = True, to_stderr: bool = False) -> None:
@@ -108,22 +108,6 @@ def print_json(value: Any) -> None:
     click.echo(json_text(plain(value)))
 
 
-def cell(value: Any) -> str:
-    """A value in a table: floats with four digits (small ones with two significant ones), lists shortened."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        if 0 < abs(value) < 5e-4:
-            return f"{value:.2g}"  # a noise floor is not 0
-        return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1e6 else f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        shown = ", ".join(cell(item) for item in value[:8])
-        return f"[{shown}, … {len(value)}]" if len(value) > 8 else f"[{shown}]"
-    return str(value)
-
-
 def print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, raw: bool) -> None:
     """Rows as CSV. A pipe or a file gets the text as it is, except for formulas unless ``raw``; a terminal gets it visible."""
     file = io.StringIO()
@@ -144,16 +128,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, style: 
     if style in ("csv", "raw-csv"):
         print_csv(columns, rows, raw=style == "raw-csv")
         return
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for index, column in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) or row[index] is None for row in rows) and bool(rows)
-        # ids and short words stay on one line, so that they can be copied
-        short = max((len(cell(row[index])) for row in rows), default=0) <= 24
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=short)
-    for row in rows:
-        # Text, not markup: a token such as "[/b]" is data
-        table.add_row(*(Text(cell(value)) for value in row))
-    out().print(table)
+    out().print(Rows(columns, rows, title))
 
 
 class BarProgress:

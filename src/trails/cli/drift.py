@@ -6,18 +6,21 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, home_option, json_option, out, print_json
-from trails.cli.scores import print_scores, run_option, settings_for
+from trails.cli.common import home_option, json_option, out, print_json
+from trails.cli.scores import details_option, print_report, run_option, settings_for
 
 
 @click.command("drift", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("chain")
 @click.option("--against", metavar="RUN", help="Another run of the same chain: show what changed between the two.")
 @click.option("--width", type=click.IntRange(min=10), default=100, show_default=True, help="Columns of the picture.")
+@details_option
 @run_option
 @home_option
 @json_option
-def command(chain: str, against: str | None, width: int, run: str | None, home: Path | None, as_json: bool) -> None:
+def command(
+    chain: str, against: str | None, width: int, details: bool, run: str | None, home: Path | None, as_json: bool
+) -> None:
     """Hidden-state drift of a chain by layer and position, and the layer where it sets in.
 
     CHAIN is an id, a unique beginning of one, or SOURCE:RECORD.
@@ -31,10 +34,9 @@ def command(chain: str, against: str | None, width: int, run: str | None, home: 
 
     with Home(**settings_for(home, None)) as opened:
         found = opened.drift(chain, against=against, run=run)
+    report = found.report()
     if as_json:
-        print_json(found.record())
+        print_json(report.record())
         return
+    print_report(report, limit=None, details=details, home=home)
     out().print(picture(found, width=width))
-    layer = f"layer {found.onset}" if found.onset is not None else "nowhere: no change point stands out"
-    echo(f"drift sets in: {layer}")
-    print_scores(found.scores, found.withheld, found.notes)

@@ -13,10 +13,9 @@ from trails.cli.common import (
     json_option,
     model_option,
     print_json,
-    print_rows,
     store_option,
 )
-from trails.cli.scores import graph_option, print_scores, run_option, settings_for, shown
+from trails.cli.scores import details_option, graph_option, print_report, run_option, settings_for
 
 
 @click.command("gaps", context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,6 +30,7 @@ from trails.cli.scores import graph_option, print_scores, run_option, settings_f
 @model_option
 @device_option
 @graph_option
+@details_option
 @run_option
 @home_option
 @store_option
@@ -43,6 +43,7 @@ def command(
     model: str | None,
     device: str | None,
     no_graph: bool,
+    details: bool,
     run: str | None,
     home: Path | None,
     store: str | None,
@@ -69,28 +70,10 @@ def command(
         calibrated = NOTE in opened.run(instrument.id).notes
         if chain:
             found = found.of(opened.trace(chain, instrument.id).chain.id)
-        texts = opened.shards.traces(instrument.id, set(found.seams["chain"].slice(0, top).to_pylist()))
-        steps = {(t.chain.id, s.index): t.chain.text[s.start : s.end] for t in texts for s in t.steps}
+    report = found.report()
     if as_json:
-        print_json(found.record(top))
+        print_json(report.record(top))
         return
-    print_scores(found.scores, found.withheld, found.notes)
     if not calibrated:
-        err.print(
-            "Ranked without a model. What the model adds is measured by: trails gaps --calibrate", highlight=False
-        )
-    rows = [
-        [
-            row["chain"],
-            row["step"],
-            row["score"],
-            row["rank"],
-            row["ungrounded"],
-            row["bridge_nats"],
-            shown(steps[row["chain"], row["step"]], 60),
-        ]
-        for row in found.seams.slice(0, top).to_pylist()
-    ]
-    columns = ["chain", "before step", "score", "rank", "ungrounded", "bridge (nats)", "text"]
-    if rows:
-        print_rows(columns, rows, title=f"{len(found.seams)} seams, ranked by {found.calibration.best} scores")
+        err.print("Ranked without a model. What the model adds is measured by: trails gaps --calibrate")
+    print_report(report, limit=top, details=details, home=home)

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import home_option, json_option, print_json, print_rows, store_option
-from trails.cli.scores import graph_option, limit_option, print_scores, run_option, settings_for, shown
+from trails.cli.common import home_option, json_option, print_json, store_option
+from trails.cli.scores import (
+    details_option,
+    graph_option,
+    limit_option,
+    print_report,
+    run_option,
+    settings_for,
+)
 
 
 @click.command("map", context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,6 +23,7 @@ from trails.cli.scores import graph_option, limit_option, print_scores, run_opti
     "--all-states", is_flag=True, help="Write every state to the graph, not only those of two chains or more."
 )
 @limit_option
+@details_option
 @graph_option
 @run_option
 @home_option
@@ -25,6 +33,7 @@ def command(
     k: int,
     all_states: bool,
     limit: int,
+    details: bool,
     no_graph: bool,
     run: str | None,
     home: Path | None,
@@ -43,21 +52,8 @@ def command(
 
     with Home(**settings_for(home, store)) as opened:
         found = opened.map(k, run=run, all_states=all_states, write=not no_graph)
-    record = found.record(limit)
+    report = found.report()
     if as_json:
-        print_json(record)
+        print_json(report.record(limit))
         return
-    counts = ["n_chains", "n_tokens", "n_states", "n_shared_states", "n_trails", "n_unitigs", "n_bubbles"]
-    print_rows([name.removeprefix("n_").replace("_", " ") for name in counts], [[record[name] for name in counts]])
-    ways = [
-        [
-            sum(row["counts"]),
-            shown(row["before"], 40),
-            " | ".join(shown(w, 40) or "∅" for w in row["ways"]),
-            shown(row["after"], 20),
-        ]
-        for row in record["bubbles"]
-    ]
-    if ways:
-        print_rows(["walks", "from", "alternative ways", "to"], ways, title=f"{record['n_bubbles']} bubbles")
-    print_scores(found.scores, found.withheld)
+    print_report(report, limit=limit, details=details, home=home)

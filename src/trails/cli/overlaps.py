@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import err, home_option, json_option, print_json, print_rows, store_option
-from trails.cli.scores import graph_option, limit_option, print_scores, run_option, settings_for, shown
+from trails.cli.common import home_option, json_option, print_json, store_option
+from trails.cli.scores import (
+    details_option,
+    graph_option,
+    limit_option,
+    print_report,
+    run_option,
+    settings_for,
+)
 
 
 @click.command("overlaps", context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,6 +30,7 @@ from trails.cli.scores import graph_option, limit_option, print_scores, run_opti
 @click.option("--between", nargs=2, metavar="A B", help="Only overlaps that these two chains share.")
 @click.option("--layer", type=int, help="Layer of the stored states for --kind near (default: nearest the middle).")
 @limit_option
+@details_option
 @graph_option
 @run_option
 @home_option
@@ -35,6 +43,7 @@ def command(
     between: tuple[str, str] | None,
     layer: int | None,
     limit: int,
+    details: bool,
     no_graph: bool,
     run: str | None,
     home: Path | None,
@@ -43,6 +52,7 @@ def command(
 ) -> None:
     """What chains share, beside what chance alone shares.
 
+    Overlaps that lie inside longer ones wherever they occur are not printed (--json has them, marked as nested).
     Writes the overlaps to the graph as :Overlap nodes; those of the same kind that were there before are replaced.
 
     \b
@@ -63,26 +73,8 @@ def command(
             write=not no_graph,
         )
         shared = found.between(*(opened.trace(name, instrument.id).chain.id for name in between)) if between else found
+    report = shared.report()
     if as_json:
-        print_json(shared.record(limit))
+        print_json(report.record(limit))
         return
-    unit = "steps" if kind in ("skeleton", "near") else "tokens"
-    if not len(shared.overlaps):
-        err.print(f"No {kind} overlap of {shared.min_length} {unit} or more.")
-    else:
-        rows = [
-            [row["id"], row["n_tokens"], row["n_chains"], row["n_occurrences"], shown(row["text"])]
-            for row in shared.overlaps.slice(0, limit).to_pylist()
-        ]
-        print_rows(["overlap", unit, "chains", "places", "text"], rows, title=f"{len(shared.overlaps)} {kind} overlaps")
-    if shared.variants is not None:
-        rows = [[row["n_chains"], shown(row["roles"])] for row in shared.variants.slice(0, limit).to_pylist()]
-        print_rows(["chains", "variant"], rows, title=f"{len(shared.variants)} variants")
-    if shared.similar is not None:
-        rows = [
-            [row["start"], row["end"], row["cosine"], row["excess"], row["explained"]]
-            for row in shared.similar.slice(0, limit).to_pylist()
-        ]
-        columns = ["step", "near step", "cosine", "excess over control", "masked exact finds it too"]
-        print_rows(columns, rows, title=f"{len(shared.similar)} near pairs of steps, layer {shared.layer}")
-    print_scores(shared.scores, shared.withheld, shared.notes)
+    print_report(report, limit=limit, details=details, home=home)

@@ -11,7 +11,7 @@ from trails.cli.common import BarProgress, err, home_option, settings_from, stor
 
 
 @click.command("rebuild", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--fresh", is_flag=True, help="Empty the graph first, analysis results included.")
+@click.option("--fresh", is_flag=True, help="From nothing; results of analyses are kept.")
 @click.option("--per-layer", is_flag=True, help="Per-layer arrays on token transitions (about 7x larger).")
 @home_option
 @store_option
@@ -20,6 +20,7 @@ def command(fresh: bool, per_layer: bool, home: Path | None, store: str | None) 
 
     \b
     trails rebuild                  the embedded graph
+    trails rebuild --fresh          built beside the old one, which stays until the new one is whole
     trails rebuild --store neo4j    the server that NEO4J_URI names
     """
     from trails.pipeline import rebuild

@@ -1,8 +1,9 @@
-"""How the analyses print their scores: never without the control beside them."""
+"""How an analysis is printed: the verdict first, then the evidence, every score with the control beside it."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from trails.analyses.report import Report
 from trails.analyses.score import SCORE_COLUMNS, Control, Score, Withheld, score_rows
 from trails.cli.common import echo, err, print_rows
 from trails.errors import InputError, UsageError
@@ -17,6 +19,54 @@ from trails.errors import InputError, UsageError
 run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
 graph_option = click.option("--no-graph", is_flag=True, help="Print only; write nothing to the graph.")
 limit_option = click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows to print.")
+
+
+details_option = click.option("--details", is_flag=True, help="Also print the other scores, and the diagnostic tables.")
+
+
+def print_report(
+    report: Report, *, limit: int | None = 10, details: bool = False, home: Path | None = None, quiet: bool = False
+) -> None:
+    """A report on stdout: the verdict, the tables, the scores that the verdict rests on, what was withheld; notes on stderr.
+
+    With ``details`` also the other scores and the diagnostic tables. Without it one line says what there is more. ``home`` is
+    put into the lines to run. ``quiet`` leaves out the verdict (a part of a report has it in its heading).
+    """
+    if not quiet:
+        echo(report.verdict)
+    counts = [
+        f"{value:,} {name[2:].replace('_', ' ')}" for name, value in report.facts.items() if name.startswith("n_")
+    ]
+    if counts and details:
+        echo(", ".join(counts))
+    for table in report.tables:
+        if table.detail and not details:
+            continue
+        headings, rows = table.view(limit)
+        if rows:
+            print_rows(headings, [[_shown_cell(value) for value in row] for row in rows], title=table.title)
+    named = [score for score in report.scores if details or not report.evidence or score.name in report.evidence]
+    print_scores(named, report.withheld, report.notes)
+    for names, part in report.distinct_parts():
+        echo()
+        echo(f"{', '.join(names)}: {part.verdict}")
+        print_report(part, limit=limit, details=details, home=home, quiet=True)
+    for does, line in report.commands:
+        echo(f"{does}: {line}{f' --home {shlex.quote(str(home))}' if home else ''}")
+    hidden = len(report.scores) - len(named)
+    more = [f"{hidden} more scores"] if hidden else []
+    more += [f"{table.n_shown:,} {table.name}" for table in report.tables if table.detail and not details]
+    if more:
+        err.print(f"More with --details: {', '.join(more)}.")
+
+
+def _shown_cell(value: Any) -> Any:
+    """A value of a table: long texts with their middle left out, lists of texts on one line."""
+    if isinstance(value, str):
+        return shown(value, 60)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return " | ".join(shown(item, 40) or "∅" for item in value)
+    return value
 
 
 _MANY = 4
@@ -65,9 +115,16 @@ def _with_interval(found: Score | Control) -> tuple[float, str]:
 
 
 def shown(text: str, width: int = 90) -> str:
-    """A text on one line: line breaks as ⏎, the middle left out where it is longer than ``width`` characters."""
-    flat = text.replace("\n", "⏎")
-    return flat if len(flat) <= width else f"{flat[: width // 2 - 1]} … {flat[-(width // 2 - 2) :]}"
+    """A text on one line: line breaks as ⏎, the middle left out where it is longer than ``width`` characters. It is left out
+    between words, so that no number and no id is cut.
+    """
+    flat = text.replace("\r\n", "⏎").replace("\n", "⏎")
+    if len(flat) <= width:
+        return flat
+    between = [found.start() for found in re.finditer(r"[\s⏎]", flat)]
+    head = max((place for place in between if place <= width // 2 - 1), default=0)
+    tail = min((place for place in between if place >= len(flat) - width // 2 + 2), default=len(flat))
+    return f"{flat[:head].rstrip(' ⏎')} … {flat[tail:].lstrip(' ⏎')}".strip() if head or tail < len(flat) else flat
 
 
 def text_or_file(value: str) -> str:
@@ -88,6 +145,23 @@ def text_or_file(value: str) -> str:
         raise InputError(f"{value}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
     except OSError:  # a text longer than a file name can be
         return value
+
+
+TEXT_FILES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow"})
+"""Files of many texts, by their ending; they are read as `trails ingest` reads them."""
+
+
+def texts_of(value: str) -> list[tuple[str, str]] | None:
+    """Label (``FILE:RECORD``) and text of every chain in a file of many; None when the argument names no such file."""
+    try:
+        path = Path(value)
+        if path.suffix.lower() not in TEXT_FILES or not path.is_file():
+            return None
+    except OSError:  # a text longer than a file name can be
+        return None
+    from trails.readers import read
+
+    return [(f"{path.name}:{chain.source_id}", chain.text) for chain in read([path])]
 
 
 def settings_for(home: Path | None, store: str | None, **flags: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from trails.analyses.capture import (
     without_connectives,
 )
 from trails.analyses.neighbours import hashed_words, nearest_exact
-from trails.analyses.sequences import Corpus as Tokens
+from trails.analyses.sequences import SymbolCorpus as Tokens
 from trails.analyses.sequences import content_words, mixed, text_corpus, window_keys
 from trails.analyses.statistics import auc, cross_validated
 from trails.errors import UsageError

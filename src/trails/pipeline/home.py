@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from trails.store.traces import TraceStore
 
 if TYPE_CHECKING:
     from trails.analyses.bridge import Bridge
-    from trails.analyses.capture import Capture
+    from trails.analyses.capture import Capture, Captures
     from trails.analyses.drift import Drift
     from trails.analyses.gaps import Gaps
     from trails.analyses.overlaps import Kind, Overlaps
@@ -39,8 +39,9 @@ class Home:
     """A folder of trails with its graph: what Python code works with.
 
     Use as a context manager. What needs a model opens that of the run at its first use and keeps it (:meth:`scorer`).
-    Nothing is written, except by :meth:`export` to its own file, where ``write=True`` puts results of an analysis into the
-    graph, by :meth:`calibrate_gaps` into the notes of the run, by :meth:`variants`, and by :meth:`diff` with an adapter.
+    :meth:`overlaps`, :meth:`map` and :meth:`gaps` put their results into the graph, as the commands do; ``write=False`` leaves
+    it alone. Else nothing is written, except by :meth:`export` to its own file, by :meth:`calibrate_gaps` into the notes of the
+    run, by :meth:`variants`, and by :meth:`diff` with an adapter.
     """
 
     def __init__(self, home: str | Path | None = None, **settings: Any) -> None:
@@ -182,11 +183,13 @@ class Home:
         min_steps: int = 3,
         layer: int | None = None,
         run: str | None = None,
-        write: bool = False,
+        write: bool = True,
     ) -> Overlaps:
-        """What chains share, beside what chance alone shares; see :func:`trails.analyses.overlaps.find`."""
-        from trails.analyses.overlaps import NEAR_COLUMNS, replace_statement
-        from trails.analyses.overlaps import find as find_overlaps
+        """What chains share, beside what chance alone shares; see :func:`trails.analyses.overlaps.find_overlaps`.
+
+        Raises UsageError for a kind that does not exist.
+        """
+        from trails.analyses.overlaps import NEAR_COLUMNS, find_overlaps, replace_statement
         from trails.analyses.whitening import whitening_of
 
         of = self.run(run).id
@@ -203,7 +206,7 @@ class Home:
             self._write(found.batch())
         return found
 
-    def map(self, k: int = 4, *, run: str | None = None, all_states: bool = False, write: bool = False) -> StateMap:
+    def map(self, k: int = 4, *, run: str | None = None, all_states: bool = False, write: bool = True) -> StateMap:
         """The woven map of all chains; see :func:`trails.analyses.statemap.build`.
 
         ``all_states`` also writes states that only one chain has.
@@ -216,13 +219,13 @@ class Home:
             self._write(found.batch(shared_only=not all_states), replaces=("State",))
         return found
 
-    def gaps(self, *, run: str | None = None, write: bool = False) -> Gaps:
+    def gaps(self, *, run: str | None = None, write: bool = True) -> Gaps:
         """Seams where a step seems to be missing, ranked by what :meth:`calibrate_gaps` found, if it was run."""
         from trails.analyses import gaps
 
         instrument = self.run(run)
         noted = instrument.notes.get(gaps.NOTE)
-        found = gaps.find(self.traces(instrument.id), gaps.calibration_from(noted) if noted else None)
+        found = gaps.find_gaps(self.traces(instrument.id), gaps.calibration_from(noted) if noted else None)
         if write:
             self._write(found.batch(), replaces=("Gap",))
         return found
@@ -234,7 +237,7 @@ class Home:
         instrument = self.run(run)
         calibration = gaps.calibrate(self.traces(instrument.id), self.scorer(instrument.id), limit=chains)
         with TraceStore(self.settings.home, write=True) as shards:
-            shards.update_run_notes(instrument.id, {gaps.NOTE: calibration.record()})
+            shards.update_run_notes(instrument.id, {gaps.NOTE: calibration.stored()})
 
     def bridge(
         self,
@@ -247,12 +250,12 @@ class Home:
         run: str | None = None,
     ) -> Bridge:
         """The cheapest way between two steps (``CHAIN:STEP``) or chains, re-scored as one text; see
-        :func:`trails.analyses.bridge.find`."""
+        :func:`trails.analyses.bridge.find_bridge`."""
         from trails.analyses import bridge
 
         of = self.run(run).id
         graph = bridge.step_graph(self.traces(of), neighbours=neighbours)
-        return bridge.find(graph, self.scorer(of), start, goal, budget=budget, splices=splices)
+        return bridge.find_bridge(graph, self.scorer(of), start, goal, budget=budget, splices=splices)
 
     def capture(self, text: str, *, k: int = 4, min_match: int = 6, run: str | None = None) -> Capture:
         """Does a new text fall into a known trail? See :func:`trails.analyses.capture.capture`."""
@@ -276,6 +279,32 @@ class Home:
             scores=(*found.scores, *scores),
             withheld=(*found.withheld, *withheld),
         )
+
+    def captures(
+        self, texts: Iterable[tuple[str, str]], *, k: int = 4, min_match: int = 6, run: str | None = None
+    ) -> Captures:
+        """Do several new texts fall into known trails? ``texts`` are pairs of a label and a text; one row each.
+
+        Raises UsageError when there is no text.
+        """
+        from trails.analyses.capture import MIN_QUERY, CaptureMap, Captures, capture, query_of
+        from trails.analyses.sequences import token_corpus
+
+        of = self.run(run).id
+        given = [(label, text) for label, text in texts if text.strip()]
+        if not given:
+            raise UsageError("no text was given. Give a file with one or more texts.")
+        items = [segmented(Chain("captured", str(number), "", text)) for number, (_, text) in enumerate(given)]
+        ready = CaptureMap(token_corpus(self.traces(of)), k, 0)
+        measured = self.scorer(of).measure(items, MeasureOptions())
+        found = [
+            capture(ready, query_of(new), min_match=min_match) if new.n_tokens >= MIN_QUERY else None
+            for new in measured
+        ]
+        short = [label for (label, _), one in zip(given, found, strict=True) if one is None]
+        notes = (f"fewer than {MIN_QUERY} tokens, so not judged: {', '.join(short)}",) if short else ()
+        labels, texts_ = zip(*given, strict=True)
+        return Captures(labels, tuple(" ".join(text[:200].split())[:60] for text in texts_), tuple(found), notes)
 
     def drift(self, chain: str, *, against: str | None = None, run: str | None = None) -> Drift:
         """Hidden-state drift of a chain by layer and position, see :mod:`trails.analyses.drift`.

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.config import Settings, load_settings
 from trails.errors import StoreError
 from trails.pipeline.progress import Progress, Silent
-from trails.schema import NODES, TRANSITION_ARRAYS, Trace
+from trails.platform.files import replacing
+from trails.schema import NODES, RELATIONSHIPS, TRANSITION_ARRAYS, Trace
 from trails.store import open_graph
-from trails.store.base import GraphStore
-from trails.store.digest import compare, graph_digest
-from trails.store.rows import graph_batch
+from trails.store.base import GraphBatch, GraphStore
+from trails.store.digest import TRACE_TABLES, compare, graph_digest
+from trails.store.rows import graph_batch, table_schema
+from trails.store.shards import damaged_shard
 from trails.store.traces import TraceStore
 
 SHARD_CHAINS = 500
@@ -60,19 +65,153 @@ def rebuild(
 ) -> int:
     """Load into the graph what it misses, from the shards; return the number of (chain, run) pairs loaded.
 
-    ``fresh`` removes everything that trails put into the graph first (analysis results too; they are computed again by
-    their commands, but for the variants that the home keeps), and starts anew where the file of the embedded graph is damaged.
+    ``fresh`` makes the graph from nothing. The results of analyses are kept as far as the chains that they name are there;
+    what goes is said through ``progress``. Nothing is destroyed before everything that it is made from was read without an
+    error: the embedded graph is built beside the old one and takes its place when it is whole; on a server, where both cannot
+    be at once, the results lie in the home's folder ``results`` until they are back in the graph.
     """
     settings = settings or load_settings()
+    progress = progress or Silent()
     with TraceStore(settings.home) as traces, open_graph(settings, discard_damaged=fresh) as graph:
         if fresh:
-            graph.clear([node.label for node in NODES])
+            if getattr(graph, "discarded", False):
+                progress.note("the old graph cannot be read: results of analyses are gone; run their commands again")
+            return _rebuild_fresh(traces, graph, per_layer=per_layer, progress=progress)
         graph.ensure_schema()
-        loaded = load_missing(traces, graph, per_layer=per_layer, progress=progress)
-        for path in sorted((traces.home / "variants").glob("v*.parquet")):
-            load_variants(graph, path)
-        graph.save()
+        return _fill(traces, graph, per_layer=per_layer, progress=progress)
+
+
+def _fill(traces: TraceStore, graph: GraphStore, *, per_layer: bool, progress: Progress) -> int:
+    loaded = load_missing(traces, graph, per_layer=per_layer, progress=progress)
+    for path in sorted((traces.home / "variants").glob("v*.parquet")):
+        load_variants(graph, path)
+    folder = traces.home / "results"
+    if folder.is_dir() and not isinstance(graph, Replaceable):
+        restore_results({path.stem: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}, graph, progress)
+        shutil.rmtree(folder)
+    graph.save()
+    return loaded
+
+
+def _rebuild_fresh(traces: TraceStore, graph: GraphStore, *, per_layer: bool, progress: Progress) -> int:
+    runs = traces.runs()
+    pairs = traces.keys()
+    if nameless := sorted({run for _, run in pairs} - set(runs)):
+        raise StoreError(
+            f"{traces.home} holds chains of run {nameless[0]} and no file runs/{nameless[0]}.json. Ingest with the same model "
+            "again: nothing is measured twice, and the file is written again"
+        )
+    if damaged := traces.damaged():
+        raise damaged_shard(traces.home / "shards" / damaged[0], "its bytes are not those that were written")
+    for path in sorted((traces.home / "variants").glob("v*.parquet")):
+        check_variants(path)
+    if isinstance(graph, Replaceable):
+        results = results_of(graph)
+        loaded = 0
+
+        def build(beside: GraphStore) -> None:
+            nonlocal loaded
+            loaded = _fill(traces, beside, per_layer=per_layer, progress=progress)
+            restore_results(results, beside, progress)
+
+        graph.replace_with(build)
         return loaded
+    keep_results(traces.home, graph)
+    graph.clear([node.label for node in NODES])
+    graph.ensure_schema()
+    return _fill(traces, graph, per_layer=per_layer, progress=progress)
+
+
+@runtime_checkable
+class Replaceable(Protocol):
+    """A graph store that can build another graph beside itself and take its place."""
+
+    def replace_with(self, build: Callable[[Any], None]) -> None:
+        """See :meth:`trails.store.embedded.EmbeddedStore.replace_with`."""
+
+
+# --- results of analyses across a rebuild ------------------------------------------------------------------------------
+
+RESULT_NODES = tuple(node for node in NODES if node.label not in TRACE_TABLES and node.label != "Variant")
+RESULT_RELATIONSHIPS = tuple(r for r in RELATIONSHIPS if r.name not in TRACE_TABLES and r.start != "Variant")
+"""What analyses put into the graph; variants have files of their own in the home."""
+
+
+def results_of(graph: GraphStore) -> dict[str, pa.Table]:
+    """The results of analyses that a graph holds, by label and relationship."""
+    tables = {}
+    counts = graph.counts()
+    for node in RESULT_NODES:
+        if counts.get(node.label):
+            columns = ", ".join(f"n.`{p.name}` AS `{p.name}`" for p in node.properties)
+            tables[node.label] = _read(graph, node.label, f"MATCH (n:{node.label}) RETURN {columns}")
+    for of in RESULT_RELATIONSHIPS:
+        if counts.get(of.name):
+            columns = ", ".join(
+                ["a.id AS start", "b.id AS end", *(f"r.`{p.name}` AS `{p.name}`" for p in of.properties)]
+            )
+            match = f"MATCH (a:{of.start})-[r:{of.type}]->(b:{of.end}) RETURN {columns}"
+            tables[of.name] = _read(graph, of.name, match)
+    return tables
+
+
+def _read(graph: GraphStore, name: str, statement: str) -> pa.Table:
+    found = graph.run(statement, timeout_s=86_400.0, max_rows=2**31 - 2)
+    schema = table_schema(name)
+    arrays = [pa.array([row[i] for row in found.rows], field.type) for i, field in enumerate(schema)]
+    return pa.table(arrays, schema=schema)
+
+
+def keep_results(home: Path, graph: GraphStore) -> None:
+    """Write :func:`results_of` into the home's folder ``results``, one file a table. A folder that an interrupted rebuild left
+    stays as it is: the graph holds no more than that.
+    """
+    folder = home / "results"
+    if folder.is_dir() or not (tables := results_of(graph)):
+        return
+    building = home / "results.tmp"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(mode=0o700)
+    for name, table in tables.items():
+        with replacing(building / f"{name}.parquet") as path:
+            pq.write_table(table, path)
+    building.rename(folder)
+
+
+def restore_results(tables: Mapping[str, pa.Table], graph: GraphStore, progress: Progress) -> None:
+    """Put results of analyses back, without those about chains that are gone; ``progress`` is told what goes."""
+    chains = {chain for chain, _ in graph.loaded()}
+    nodes: dict[str, pa.Table] = {}
+    gone: dict[str, int] = {}
+    known: dict[str, set[str]] = {}
+    for node in RESULT_NODES:
+        if node.label in tables:
+            table = tables[node.label]
+            if "chain" in table.column_names:
+                table = table.filter(pc.is_in(table["chain"], value_set=pa.array(sorted(chains), pa.string())))
+            gone[node.label] = len(tables[node.label]) - len(table)
+            nodes[node.label] = table
+            known[node.label] = set(table["id"].to_pylist())
+    relationships = {}
+    for relationship in RESULT_RELATIONSHIPS:
+        if relationship.name in tables:
+            table = tables[relationship.name]
+            for end, label in (("start", relationship.start), ("end", relationship.end)):
+                ids = table[end].to_pylist()
+                there = known.get(label, chains)
+                keep = [(i if label in known else i.split(":")[0]) in there for i in ids]
+                table = table.filter(pa.array(keep, pa.bool_()))
+            gone[relationship.name] = len(tables[relationship.name]) - len(table)
+            relationships[relationship.name] = table
+    if tables:
+        graph.write([GraphBatch(nodes, {name: table for name, table in relationships.items() if len(table)})])
+        graph.save()
+    lost = ", ".join(f"{count:,} {name}" for name, count in gone.items() if count)
+    kept = ", ".join(f"{len(table):,} {name}" for name, table in nodes.items() if len(table))
+    if kept:
+        progress.note(f"results of analyses kept: {kept}")
+    if lost:
+        progress.note(f"results of analyses about chains that are gone: {lost}")
 
 
 def load_variants(graph: GraphStore, path: Path) -> None:
@@ -83,6 +222,12 @@ def load_variants(graph: GraphStore, path: Path) -> None:
     from trails.variants import variant_batch
 
     chains = {chain for chain, _ in graph.loaded()}
+    file = check_variants(path)
+    graph.write(variant_batch(file.read_row_group(group), chains) for group in range(file.num_row_groups))
+
+
+def check_variants(path: Path) -> pq.ParquetFile:
+    """A file of variants, opened. Raises StoreError for one that is damaged or holds something else."""
     why = "it holds something else"
     try:
         file = pq.ParquetFile(path)
@@ -93,7 +238,7 @@ def load_variants(graph: GraphStore, path: Path) -> None:
         raise StoreError(
             f"{path} is not a file of variants ({why}). Delete it; its variants are made again by: trails variants CHAIN"
         )
-    graph.write(variant_batch(file.read_row_group(group), chains) for group in range(file.num_row_groups))
+    return file
 
 
 @dataclass(frozen=True, slots=True)

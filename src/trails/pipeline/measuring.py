@@ -6,13 +6,10 @@ none of them; what lies between is bounded, so memory does not grow with the cor
 
 from __future__ import annotations
 
-import contextlib
 import math
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,28 +17,33 @@ from typing import Any
 import numpy as np
 
 from trails.config import Settings, load_settings
-from trails.errors import UsageError
+from trails.errors import StoreError, UsageError
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.as_read import SHOWN_EXAMPLES, example_lines, example_record
-from trails.pipeline.loading import SHARD_CHAINS, load_missing
+from trails.pipeline.blocks import (
+    EXTRA_COLUMNS,
+    Commit,
+    blocks,
+    lacking,
+    measured,
+    shard_tokens_of,
+    timed,
+    with_added,
+)
+from trails.pipeline.loading import load_missing
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.threads import ahead
 from trails.readers import ReadOptions, ReadReport, read
 from trails.schema import Chain, Trace
 from trails.segment import detect_language, segment, segmenter_hash
 from trails.store import open_graph
-from trails.store.base import GraphBatch, GraphStore
+from trails.store.base import GraphStore
 from trails.store.rows import graph_batch
 from trails.store.traces import TraceStore
 
-SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
-"""Tokens after which a shard is closed: about a minute of work, which is what a hard kill can cost."""
-
 STAGES = ("reading", "model", "measuring", "shards", "graph")
 """Stages whose busy time the summary tells; ``model`` is opening it."""
-
-_ADDING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,10 @@ class IngestSummary:
     bad: int = 0
     duplicates: int = 0
     already_measured: int = 0
+    added: int = 0
     measured: int = 0
+    kept: int = 0
+    shards: int = 0
     refused: int = 0
     steps: int = 0
     chain_tokens: int = 0
@@ -138,6 +143,8 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
         )
         stages = ", ".join(f"{stage} {s.seconds[stage]:.1f} s" for stage in STAGES if stage in s.seconds)
         yield f"speed       {s.tokens_per_second:,.0f} tokens/s with context; {stages}; {s.seconds['total']:.1f} s in all"
+    if s.added:
+        yield f"added       {s.added:,} chains measured before got the measures that they lacked"
     if s.loaded_from_shards:
         yield f"graph       {s.loaded_from_shards:,} chains were in the shards but not in the graph: loaded"
     yield f"run         {s.run}  {s.model}"
@@ -162,16 +169,6 @@ def segmented(chain: Chain) -> Segmented:
     if not chain.language:
         chain = replace(chain, language=detect_language(chain.text))
     return Segmented(chain, segment(chain))
-
-
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        with _ADDING:
-            seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def ingest(
@@ -203,7 +200,7 @@ def ingest(
     kept: list[Chain] | None = [] if any(str(path) == "-" for path in paths) else None
     pending: dict[str, int] = {}
     shown = 0
-    with _timed(summary.seconds, "reading"):
+    with timed(summary.seconds, "reading"):
         for chain in read(paths, reader=options.reader, options=options.read, report=report):
             summary.read += 1
             while shown < min(len(report.examples), SHOWN_EXAMPLES):
@@ -227,33 +224,63 @@ def ingest(
         return summary
 
     with TraceStore(settings.home, write=True) as traces:
-        traces.set_segmenter(segmenter_hash())
-        if scorer is None:
-            with _timed(summary.seconds, "model"):
-                scorer = make_scorer() if make_scorer else scorer_from(settings)
-        run = scorer.run
-        summary.run, summary.model, summary.vocab_size = run.id, run.model, run.vocab_size
-        done = traces.done(run.id)
-        summary.already_measured = len(pending.keys() & done)
-        todo = {chain: size for chain, size in pending.items() if chain not in done}
-        traces.put_run(run)
-        with open_graph(settings) as graph:
-            summary.graph = graph.address
-            graph.ensure_schema()
-            summary.loaded_from_shards = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
-            if todo:
-                # the second reading meets the same bad records; they are reported already
-                quietly = replace(options.read, report_file=None)
-                again = kept if kept is not None else read(paths, reader=options.reader, options=quietly)
-                fresh = map(segmented, _new_only(again, set(todo)))
-                progress.begin("measuring", sum(todo.values()))
-                measure_and_write(fresh, scorer, traces, graph, options, summary, progress, report)
-            with _timed(summary.seconds, "graph"):
-                graph.save()
-        traces.update_run_notes(run.id, scorer.run.notes)
+        try:
+            _measure_into(
+                traces, pending, kept, paths, settings, options, scorer, make_scorer, summary, progress, report
+            )
+        finally:
+            traces.give_up_if_empty()
     summary.bad = report.bad
     summary.seconds["total"] = time.perf_counter() - began
     return summary
+
+
+def _measure_into(
+    traces: TraceStore,
+    pending: Mapping[str, int],
+    kept: list[Chain] | None,
+    paths: Sequence[str | Path],
+    settings: Settings,
+    options: IngestOptions,
+    scorer: Scorer | None,
+    make_scorer: Callable[[], Scorer] | None,
+    summary: IngestSummary,
+    progress: Progress,
+    report: ReadReport,
+) -> None:
+    traces.set_segmenter(segmenter_hash())
+    if scorer is None:
+        with timed(summary.seconds, "model"):
+            scorer = make_scorer() if make_scorer else scorer_from(settings)
+    run = scorer.run
+    summary.run, summary.model, summary.vocab_size = run.id, run.model, run.vocab_size
+    done = traces.done(run.id)
+    summary.already_measured = len(pending.keys() & done)
+    todo = {chain: size for chain, size in pending.items() if chain not in done}
+    with open_graph(settings) as graph:
+        summary.graph = graph.address
+        graph.ensure_schema()
+        summary.loaded_from_shards = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
+        add_measures(pending.keys() & done, scorer, traces, graph, options, summary, progress)
+        if todo:
+            # the second reading meets the same bad records; they are reported already
+            quietly = replace(options.read, report_file=None)
+            again = kept if kept is not None else read(paths, reader=options.reader, options=quietly)
+            fresh = map(segmented, _new_only(again, set(todo)))
+            progress.begin("measuring", sum(todo.values()))
+            try:
+                measure_and_write(fresh, scorer, traces, graph, options, summary, progress, report)
+            except KeyboardInterrupt:
+                graph.save()
+                rest = len(todo) - summary.kept - summary.refused
+                raise KeyboardInterrupt(
+                    f"interrupted: {summary.kept:,} chains measured now are kept in {summary.shards:,} whole shards of "
+                    f"{settings.home}; {rest:,} are left. The same command again measures only those"
+                ) from None
+        with timed(summary.seconds, "graph"):
+            graph.save()
+    if run.id in traces.runs():
+        traces.update_run_notes(run.id, scorer.run.notes)
 
 
 def scorer_from(settings: Settings, **changes: Any) -> Scorer:
@@ -279,32 +306,6 @@ def _count(summary: IngestSummary, item: Segmented) -> None:
         summary.explicit_steps += step.explicit
 
 
-def _blocks(
-    items: Iterable[Segmented], scorer: Scorer, shard_tokens: int, report: ReadReport, summary: IngestSummary
-) -> Iterator[list[Segmented]]:
-    """Chains in blocks of one shard; a chain beyond the model's window is refused, by name, and counted as bad."""
-    block: list[Segmented] = []
-    tokens = 0
-    for item in items:
-        length = scorer.count_tokens(item)
-        if scorer.run.window == "refuse" and scorer.run.max_tokens and length > scorer.run.max_tokens:
-            summary.refused += 1
-            report.bad_record(
-                item.chain.source,
-                int(item.chain.source_id) if item.chain.source_id.isdigit() else 0,
-                f"chain {item.chain.id} has {length} tokens with its context, the model's window is {scorer.run.max_tokens}. "
-                "Use --window stride to measure it in overlapping windows.",
-            )
-            continue
-        block.append(item)
-        tokens += length
-        if tokens >= shard_tokens or len(block) >= SHARD_CHAINS:
-            yield block
-            block, tokens = [], 0
-    if block:
-        yield block
-
-
 def measure_and_write(
     items: Iterable[Segmented],
     scorer: Scorer,
@@ -315,48 +316,103 @@ def measure_and_write(
     progress: Progress,
     report: ReadReport,
 ) -> None:
-    """Measure chains with a run that the shards know, and write them shard by shard, into the graph too; count into
-    ``summary``. Chains beyond the model's window go to ``report``.
+    """Measure chains and write them shard by shard, into the graph too; count into ``summary``. Chains beyond the model's
+    window go to ``report``.
+
+    What was measured is written, whatever ends the work; a StoreError says what is kept.
     """
-    runs = traces.runs()
-    device = str(scorer.run.notes.get("device", "cpu")).split(":")[0]
-    shard_tokens = options.shard_tokens or SHARD_TOKENS.get(device, SHARD_TOKENS["cpu"])
-    # chains measured one at a time may as well be shown one at a time; batches want the whole block to sort by length
-    portion = 1 if device == "cpu" and not options.measure.batch_tokens else SHARD_CHAINS
 
-    def write(measured: list[Trace]) -> GraphBatch:
-        with _timed(summary.seconds, "shards"):
-            traces.write(measured)
-        with _timed(summary.seconds, "graph"):
-            return graph_batch(measured, runs, per_layer=options.per_layer)
+    def refuse(item: Segmented, length: int) -> None:
+        summary.refused += 1
+        report.bad_record(
+            item.chain.source,
+            int(item.chain.source_id) if item.chain.source_id.isdigit() else 0,
+            f"chain {item.chain.id} has {length} tokens with its context, the model's window is {scorer.run.max_tokens}. "
+            "Use --window stride to measure it in overlapping windows.",
+        )
 
-    def load(written: Future[GraphBatch]) -> None:
-        batch = written.result()  # the shard is there before the graph refers to it
-        with _timed(summary.seconds, "graph"):
-            graph.write([batch])
-
-    waiting: list[Future[None]] = []
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="trails-load") as loader,
-        ThreadPoolExecutor(1, thread_name_prefix="trails-write") as writer,
-    ):
-        try:
-            for block in ahead(_blocks(items, scorer, shard_tokens, report, summary)):
-                measured: list[Trace] = []
-                for start in range(0, len(block), portion):
-                    items = block[start : start + portion]
-                    with _timed(summary.seconds, "measuring"):
-                        now = scorer.measure(items, options.measure)
-                    for item, trace in zip(items, now, strict=True):
+    tokens = shard_tokens_of(scorer, options.shard_tokens)
+    commit = Commit(traces, graph, scorer.run, tokens=tokens, per_layer=options.per_layer, seconds=summary.seconds)
+    try:
+        with commit:
+            for block in ahead(blocks(items, scorer, tokens, refuse)):
+                portions = measured(block, scorer, options.measure)
+                place = 0
+                while True:
+                    with timed(summary.seconds, "measuring"):
+                        portion = next(portions, None)
+                    if portion is None:
+                        break
+                    commit.add(portion)
+                    for item, trace in zip(block[place : place + len(portion)], portion, strict=True):
                         _count_measured(summary, item, trace)
                         progress.advance(len(item.chain.text), tokens=trace.n_tokens + trace.n_context)
-                    measured += now
-                waiting.append(loader.submit(load, writer.submit(write, measured)))
-                while len(waiting) > 3:
-                    waiting.pop(0).result()
+                    place += len(portion)
+    except StoreError as error:
+        raise StoreError(f"{error}. In {traces.home} {commit.kept()}") from error
+    finally:
+        summary.kept += commit.chains
+        summary.shards += commit.shards
+
+
+def add_measures(
+    chains: Collection[str],
+    scorer: Scorer,
+    traces: TraceStore,
+    graph: GraphStore,
+    options: IngestOptions,
+    summary: IngestSummary,
+    progress: Progress,
+) -> None:
+    """Add the measures on request that ``options`` ask for and stored chains of the run lack; what is stored stays as it is.
+
+    A shard at a time is replaced by one that holds more; what was measured is kept, whatever ends the work.
+    """
+    if not chains or replace(options.measure, batch_tokens=0) == MeasureOptions():
+        return
+    run = scorer.run
+    wanted = {
+        trace.chain.id: trace.n_tokens
+        for trace in traces.traces(run.id, chains, EXTRA_COLUMNS)
+        if lacking(trace, options.measure) is not None
+    }
+    if not wanted:
+        return
+    progress.begin("adding measures", sum(wanted.values()))
+    runs = traces.runs()
+    left = set(wanted)
+    for name in traces.shards_of({(chain, run.id) for chain in wanted}):
+        twice = False
+        held: dict[tuple[str, str], Trace] = {}
+        more: dict[MeasureOptions, list[Trace]] = {}
+        for trace in traces.shard(name):
+            key = (trace.chain.id, trace.run)
+            if trace.run == run.id and trace.chain.id in wanted:
+                if trace.chain.id not in left:
+                    twice = True  # another shard holds this chain too, and it was added to there
+                    continue
+                left.remove(trace.chain.id)
+                missing = lacking(trace, options.measure)
+                if missing is not None:
+                    more.setdefault(missing, []).append(trace)
+            held.setdefault(key, trace)
+        changed: list[Trace] = []
+        try:
+            for missing, old in more.items():
+                items = [Segmented(trace.chain, trace.steps) for trace in old]
+                place = 0
+                for portion in measured(items, scorer, missing):
+                    for now in portion:
+                        both = with_added(old[place], now, missing)
+                        held[both.chain.id, both.run] = both
+                        changed.append(both)
+                        progress.advance(both.n_tokens, tokens=both.n_tokens + both.n_context)
+                        place += 1
         finally:
-            for future in waiting:
-                future.result()
+            if changed or twice:
+                traces.rewrite(name, list(held.values()))
+            summary.added += len(changed)
+        graph.write([graph_batch(changed, runs, per_layer=options.per_layer)])
 
 
 def _count_measured(summary: IngestSummary, item: Segmented, trace: Trace) -> None:

@@ -7,17 +7,19 @@ beside random pairs of positions of the same chain, attention beside an even spr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult  # noqa: TID251  # types
 from rich.text import Text
 
 from trails.errors import UsageError
 from trails.platform.arrays import Floats
+from trails.report.table import Rows
+from trails.report.text import visible
 from trails.schema import MEASURE, TRANSITION_MEASURES, Run, Trace
 
 SCALARS = tuple(measure.name for measure in TRANSITION_MEASURES if measure.graph == "scalar")
@@ -27,6 +29,9 @@ MEASURES = SCALARS + PER_LAYER
 
 # from calm to hot: ANSI 256 colours that stay readable on dark and on light backgrounds
 _SCALE = ("grey62", "dark_sea_green4", "yellow3", "dark_orange", "red3")
+
+_QUESTION = 400
+"""Characters of a question that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +110,59 @@ def _bands(values: Floats) -> tuple[float, ...]:
 def _coloured(trace: Trace, span: tuple[int, int], values: Floats, bands: tuple[float, ...]) -> Text:
     text = Text()
     for position in range(*span):
-        value = float(values[position])
         piece = trace.chain.text[trace.token_start[position] : trace.token_end[position]]
         if not piece:
             continue  # part of a character: the token that completes it shows it
-        level = sum(value > band for band in bands) if math.isfinite(value) else 0
+        piece = visible(piece).replace("\r\n", "\n").replace("\t", "⇥")
         shown = piece.replace("\n", "⏎\n") if piece.strip("\n") == "" else piece
-        text.append(shown, style=_SCALE[level] + (" bold" if level >= 3 else ""))
+        text.append(shown, style=_style(float(values[position]), bands))
     return text
 
 
-def _numbers(trace: Trace, span: tuple[int, int], values: Floats) -> Iterator[tuple[str, str]]:
+def _style(value: float, bands: tuple[float, ...]) -> str:
+    level = sum(value > band for band in bands) if math.isfinite(value) else 0
+    return _SCALE[level] + (" bold" if level >= 3 else "")
+
+
+def visible_piece(piece: str) -> str:
+    """A token so that it can be seen on its own: white space as ␣, ⏎ and ⇥, a mark that combines with the letter before it on
+    a dotted circle, and what has no width written out.
+    """
+    shown = visible(piece).replace("\r\n", "⏎").replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+    if shown and unicodedata.combining(shown[0]):
+        shown = "◌" + shown
+    return "".join(f"\\u{ord(c):04x}" if not cell_len(c) and not unicodedata.combining(c) else c for c in shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Gloss:
+    """Tokens with their value below each, column under column, in as many pairs of lines as the width needs."""
+
+    pieces: tuple[Text, ...]
+    values: tuple[str, ...]
+    indent: int = 4
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A pair of lines for as many tokens as fit; a token is never divided."""
+        upper, lower = Text(" " * self.indent), Text(" " * self.indent)
+        for piece, value in zip(self.pieces, self.values, strict=True):
+            width = max(piece.cell_len, len(value)) + 1
+            if upper.cell_len + width > options.max_width and upper.cell_len > self.indent:
+                yield from (upper, lower)
+                upper, lower = Text(" " * self.indent), Text(" " * self.indent)
+            upper.append_text(piece).append(" " * (width - piece.cell_len))
+            lower.append(value, style="dim").append(" " * (width - len(value)))
+        yield from (upper, lower)
+
+
+def _gloss(trace: Trace, span: tuple[int, int], values: Floats, bands: tuple[float, ...]) -> Gloss:
+    pieces, numbers = [], []
     for position in range(*span):
         value = float(values[position])
-        yield trace.pieces[position].replace("\n", "⏎"), "–" if not math.isfinite(value) else f"{value:.2f}"
+        text = trace.chain.text[trace.token_start[position] : trace.token_end[position]] or trace.pieces[position]
+        pieces.append(Text(visible_piece(text) or "∅", style=_style(value, bands)))
+        numbers.append("–" if not math.isfinite(value) else f"{value:.2f}")
+    return Gloss(tuple(pieces), tuple(numbers))
 
 
 def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
@@ -169,55 +213,39 @@ def render_chain(
         lines.append(_control(trace, run, measure, layer))
     head.append("\n".join(lines) + "\n")
     if chain.question:
-        question = chain.question if len(chain.question) <= 400 else chain.question[:400] + " …"
+        question = chain.question
+        if len(question) > _QUESTION:
+            question = f"{question[:_QUESTION].rsplit(None, 1)[0]} … ({len(question):,} characters in all)"
         head.append(f"\nQ: {question}\n", style="italic")
 
-    table = Table(show_header=True, header_style="bold", box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("#", justify="right")
-    table.add_column("role")
-    table.add_column(f"mean {measure}", justify="right")
-    table.add_column(f"step (colour: {measure})", overflow="fold")
+    rows: list[list[Text | str]] = []
+    glosses: list[RenderableType] = []
     for step in trace.steps:
         first, last = (int(x) for x in trace.step_tokens[step.index])
         part = values[first:last]
         finite = part[np.isfinite(part)]
         mean = f"{float(finite.mean()):.2f}" if len(finite) else "–"
-        body: RenderableType = _coloured(trace, (first, last), values, bands)
-        if isinstance(body, Text):
-            body.rstrip()
-        if numbers:
-            grid = Text()
-            for piece, value in _numbers(trace, (first, last), values):
-                grid.append(piece.strip() or piece)
-                grid.append(f"·{value} ", style="dim")
-            body = Group(body, grid)
         role = step.role.value + ("" if step.explicit or step.role.value == "NONE" else "*")
-        table.add_row(str(step.index), role, mean, body)
+        if numbers:
+            heading = Text(f"{step.index} {role}  mean {measure} {mean}", style="bold")
+            glosses += [heading, _gloss(trace, (first, last), values, bands)]
+        else:
+            body = _coloured(trace, (first, last), values, bands)
+            body.rstrip()
+            rows.append([str(step.index), role, mean, body])
 
-    parts: list[RenderableType] = [head, table]
+    steps = Rows(["#", "role", f"mean {measure}", f"step (colour: {measure})"], rows, boxed=False)
+    parts: list[RenderableType] = [head, *(glosses if numbers else [steps])]
     if any(not step.explicit and step.role.value != "NONE" for step in trace.steps):
         parts.append(Text("* the source's structure gave the role, not a connective", style="dim"))
     if chain.answer:
         parts.append(Text(f"A: {chain.answer}", style="italic"))
     links = step_links(trace)
     if links:
-        table = Table(
-            title="strongest step-to-step attention, against an even spread of what the first token leaves",
-            title_justify="left",
-            header_style="bold",
-        )
-        for column in ("later", "earlier", "mass", "even spread", "ratio", "strongest layer"):
-            table.add_column(column, justify="right")
-        for link in links:
-            table.add_row(
-                str(link.later),
-                str(link.earlier),
-                f"{link.mass:.4f}",
-                f"{link.even:.4f}",
-                f"{link.mass / link.even:.2f}",
-                str(link.layer),
-            )
-        parts.append(table)
+        title = "strongest step-to-step attention, against an even spread of what the first token leaves"
+        columns = ["later", "earlier", "mass", "even spread", "ratio", "strongest layer"]
+        pairs = [[k.later, k.earlier, k.mass, k.even, round(k.mass / k.even, 2), k.layer] for k in links]
+        parts.append(Rows(columns, pairs, title))
     return Group(*parts)
 
 
@@ -285,10 +313,8 @@ def comparison(first: Trace, second: Trace) -> list[tuple[str, float, float, flo
 
 def render_comparison(first: Trace, second: Trace) -> RenderableType:
     """Two chains side by side as a table."""
-    table = Table(title="side by side", title_justify="left", header_style="bold")
-    table.add_column("")
-    for column in (first.chain.id, second.chain.id, "difference"):
-        table.add_column(column, justify="right")
-    for name, a, b, difference in comparison(first, second):
-        table.add_row(name, *("–" if not math.isfinite(x) else f"{x:.4g}" for x in (a, b, difference)))
-    return table
+    rows = [
+        [name, *("–" if not math.isfinite(x) else f"{x:.4g}" for x in values)]
+        for name, *values in comparison(first, second)
+    ]
+    return Rows(["", first.chain.id, second.chain.id, "difference"], rows, "side by side")

@@ -103,4 +103,4 @@ class GraphStore(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close. On the way out of an exception nothing is saved that is not durable already."""

@@ -12,8 +12,9 @@ import datetime
 import fcntl
 import os
 import re
+import shutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -43,6 +44,8 @@ except ImportError as error:
 kglite.set_query_warning_policy("silent")
 
 FILE = "graph.kgl"
+BUILDING = "graph.building"
+"""Folder in which a new graph is built before it takes the place of the old one."""
 
 MAX_WORK_UNITS = 200_000_000
 """Rows and collected items that one read may touch: stops a query that would fill the memory before its time is up."""
@@ -79,6 +82,7 @@ class EmbeddedStore:
         self._path = Path(folder) / FILE
         self.address = str(self._path)
         self._discard = damaged == "discard"
+        self.discarded = False
         self._lock: int | None = None
         self._changed = False
         self._loaded: set[tuple[str, str]] | None = None
@@ -103,6 +107,7 @@ class EmbeddedStore:
             return kglite.KnowledgeGraph()
         except (kglite.KgError, OSError, ValueError) as error:
             if self._discard:
+                self.discarded = True
                 return kglite.KnowledgeGraph()
             raise StoreError(
                 f"the graph {self._path} cannot be read ({_first_line(error)}). It can be made again from the shards: "
@@ -161,8 +166,7 @@ class EmbeddedStore:
         except (kglite.KgError, OSError) as error:
             if "No space left" in str(error) or "os error 28" in str(error):
                 raise StoreError(
-                    f"the disk is full: the graph {self._path} was not saved. Free some space and type: trails rebuild. "
-                    "The shards are whole"
+                    f"the disk is full: the graph {self._path} was not saved. Free some space and run: trails rebuild"
                 ) from error
             raise StoreError(f"the graph {self._path} cannot be saved ({_first_line(error)})") from error
         self._changed = False
@@ -173,9 +177,40 @@ class EmbeddedStore:
         try:
             self.save()
         finally:
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def replace_with(self, build: Callable[[EmbeddedStore], None]) -> None:
+        """Let ``build`` fill an empty graph in a folder beside this one, and take its file when it is whole and saved.
+
+        Until then this graph's file stays as it is, whatever ends the work; this graph leaves the memory meanwhile.
+        """
+        self._for_writing()
+        folder = self._path.with_name(BUILDING)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(mode=0o700)
+            self._waiting, self._changed = [], False
+            self._graph = kglite.KnowledgeGraph()
+            with EmbeddedStore(folder) as beside:
+                beside.ensure_schema()
+                build(beside)
+                beside.save()
+                with (folder / FILE).open("rb") as written:
+                    os.fsync(written.fileno())
+                (folder / FILE).replace(self._path)
+                self._graph, self._loaded, self._chains = beside._graph, beside._loaded, beside._chains
+                self._filled, self._stamp = beside._filled, self._file_stamp()
+        except OSError as error:
+            raise StoreError(f"the graph {self._path} cannot be replaced: {error.strerror}") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if self._file_stamp() != self._stamp or not self._graph.node_type_counts():
+                self._graph = self._load()
 
     def __enter__(self) -> EmbeddedStore:
         return self
@@ -183,7 +218,11 @@ class EmbeddedStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        """Close; on the way out of an exception nothing is saved: the file stays as it was last saved."""
+        if error is None:
+            self.close()
+        else:
+            self._release()
 
     # ---------------------------------------------------------------------------------------------------------------
     # schema

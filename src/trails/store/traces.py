@@ -167,6 +167,8 @@ class TraceStore:
         ours = [self.home / "trails.json", self.home / "lock", *self.home.glob("runs/r*.json")]
         if self.home in self._made:
             ours += self.home.glob("graph.*")
+        elif not (self.home / "graph.kgl").exists():
+            ours.append(self.home / "graph.lock")
         for path in ours:
             path.unlink(missing_ok=True)
         for folder in reversed([made for made in self._made if made.is_dir()]):
@@ -261,6 +263,30 @@ class TraceStore:
         if not path.exists():
             self._put(path, data)
         return name
+
+    def shards_of(self, pairs: Collection[tuple[str, str]]) -> list[str]:
+        """Names of the shards that hold one of these (chain, run) pairs."""
+        wanted = set(pairs)
+        return [path.name for path in self._shards() if not wanted.isdisjoint(zip(*self._keys(path), strict=True))]
+
+    def shard(self, name: str) -> Iterator[Trace]:
+        """Every row of one shard, in its order."""
+        path = self.home / "shards" / name
+        file = self._file(path)
+        try:
+            for group in range(file.metadata.num_row_groups):
+                yield from decode_shard(complete(file.read_row_group(group), SHARD_SCHEMA.names))
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise damaged_shard(path, error) from error
+
+    def rewrite(self, name: str, traces: Sequence[Trace]) -> str:
+        """Put traces in the place of a shard and return the new name (empty for none). The new shard is whole before the old
+        one goes: a kill between leaves both, and their rows are the same chains.
+        """
+        new = self.write(traces)
+        if name != f"{new}.parquet":
+            (self.home / "shards" / name).unlink(missing_ok=True)
+        return new
 
     def _put_json(self, path: Path, value: Mapping[str, Any]) -> None:
         text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,205 @@
+"""What an analysis returns: a verdict that a person can act on, the evidence for it, and what could not be judged.
+
+A :class:`Report` holds plain values and Arrow tables, and nothing about how they are shown. The terminal, ``--json``,
+pandas and a notebook are all made from it, so an analysis is written once: a class with :meth:`Finding.report`, or a
+function that returns a report.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from trails.analyses.score import SCORE_COLUMNS, Score, Withheld, score_record, score_rows, withheld_record
+from trails.errors import UsageError
+
+HTML_ROWS = 50
+"""Rows of a table that a notebook shows."""
+
+_RESERVED = ("analysis", "verdict", "scores", "withheld", "notes", "commands")
+# C0 and C1 controls except tab and line feed, and the marks that reorder text
+_STEERING = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTable:
+    """Rows of a report. ``data`` is complete; ``columns`` names those that a person is shown, with their headings, in order
+    (none: all of them). ``detail`` marks diagnostics, which the terminal prints on request only. ``shown`` (R,) says which rows
+    a person is shown, None for all.
+    """
+
+    name: str
+    data: pa.Table
+    title: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    detail: bool = False
+    shown: Sequence[bool] | None = None
+
+    def view(self, limit: int | None = None) -> tuple[list[str], list[list[Any]]]:
+        """Headings, and the rows that a person is shown."""
+        data = self.data if self.shown is None else self.data.filter(pa.array(self.shown, pa.bool_()))
+        headings = dict(self.columns) or {name: name for name in data.column_names}
+        chosen = data.slice(0, limit).select(list(headings))
+        return list(headings.values()), [list(row.values()) for row in chosen.to_pylist()]
+
+    @property
+    def n_shown(self) -> int:
+        """Rows that a person is shown when nothing limits them."""
+        return len(self.data) if self.shown is None else sum(self.shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One analysis, told. ``verdict`` is one sentence. ``facts`` are further plain values for JSON. ``parts`` are reports
+    within the report (None: there is none of that name). ``commands`` are pairs of what a line does and the line to run.
+    ``evidence`` names the scores that the verdict rests on; the terminal prints the others on request only (none named:
+    all are printed).
+
+    Raises ValueError for a report without a verdict, or when a fact, a table or a part has the name of another.
+    """
+
+    analysis: str
+    verdict: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    tables: tuple[ReportTable, ...] = ()
+    scores: tuple[Score, ...] = ()
+    withheld: tuple[Withheld, ...] = ()
+    notes: tuple[str, ...] = ()
+    commands: tuple[tuple[str, str], ...] = ()
+    parts: Mapping[str, Report | None] = field(default_factory=dict)
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.verdict.strip():
+            raise ValueError(f"the report of {self.analysis!r} has no verdict")
+        names = [*_RESERVED, *self.facts, *(table.name for table in self.tables), *self.parts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the report of {self.analysis!r} uses a name twice: {', '.join(twice)}")
+
+    def record(self, limit: int | None = None) -> dict[str, Any]:
+        """Everything as plain values, for JSON; at most ``limit`` rows of every table."""
+        return {
+            "analysis": self.analysis,
+            "verdict": self.verdict,
+            **self.facts,
+            "scores": [score_record(score) for score in self.scores],
+            "withheld": [withheld_record(item) for item in self.withheld],
+            **{table.name: table.data.slice(0, limit).to_pylist() for table in self.tables},
+            **{name: part.record(limit) if part is not None else None for name, part in self.parts.items()},
+            "notes": list(self.notes),
+            "commands": [{"does": does, "run": line} for does, line in self.commands],
+        }
+
+    def distinct_parts(self) -> list[tuple[list[str], Report]]:
+        """The parts that there are, each once, with all names that it goes by."""
+        found: list[tuple[list[str], Report]] = []
+        for name, part in self.parts.items():
+            if part is None:
+                continue
+            same = next((names for names, other in found if other == part), None)
+            if same is not None:
+                same.append(name)
+            else:
+                found.append(([name], part))
+        return found
+
+    def to_arrow(self, table: str | None = None) -> pa.Table:
+        """A table by its name, or the first one. Raises UsageError that names the tables there are."""
+        found = [one for one in self.tables if table is None or one.name == table]
+        if not found:
+            known = ", ".join(one.name for one in self.tables) or "none"
+            asked = f"table {table!r}" if table is not None else "a table"
+            raise UsageError(f"{asked} of {self.analysis} was asked for. Tables: {known}.")
+        return found[0].data
+
+    def to_pandas(self, table: str | None = None) -> Any:
+        """A table by its name, or the first one, as a pandas data frame."""
+        return self.to_arrow(table).to_pandas()
+
+    def html(self, rows: int = HTML_ROWS) -> str:
+        """Static HTML without scripts, styles or addresses; every text is escaped. At most ``rows`` rows of a table."""
+        parts = [f'<section class="trails-report"><p class="verdict"><strong>{_escaped(self.verdict)}</strong></p>']
+        if self.scores:
+            parts.append(_html_table(SCORE_COLUMNS, score_rows(self.scores), "scores, each with its controls"))
+        parts += [f"<p>{_escaped(score.name)}: {_escaped(score.note)}</p>" for score in self.scores if score.note]
+        parts += [f"<p>no score for {_escaped(item.name)}: {_escaped(item.reason)}</p>" for item in self.withheld]
+        for table in self.tables:
+            headings, shown = table.view(rows)
+            title = table.title or table.name
+            if table.n_shown > len(shown):
+                title += f" ({len(shown)} of {table.n_shown} rows)"
+            body = _html_table(headings, shown, title)
+            parts.append(f"<details><summary>{_escaped(title)}</summary>{body}</details>" if table.detail else body)
+        for names, part in self.distinct_parts():
+            parts.append(f"<h4>{_escaped(', '.join(names))}</h4>{part.html(rows)}")
+        parts += [f'<p class="note">{_escaped(note)}</p>' for note in self.notes]
+        parts += [f"<p>{_escaped(does)}: <code>{_escaped(line)}</code></p>" for does, line in self.commands]
+        return "".join(parts) + "</section>"
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+class Finding:
+    """What an analysis found, in its own types, with the report that tells it. A subclass defines :meth:`report`."""
+
+    __slots__ = ()
+
+    def report(self) -> Report:
+        """The report of this finding."""
+        raise NotImplementedError(f"{type(self).__name__} has no report")
+
+    def record(self, limit: int | None = None) -> dict[str, Any]:
+        """Everything as plain values, for JSON; at most ``limit`` rows of every table."""
+        return self.report().record(limit)
+
+    def to_arrow(self, table: str | None = None) -> pa.Table:
+        """A table of the report by its name, or the first one."""
+        return self.report().to_arrow(table)
+
+    def to_pandas(self, table: str | None = None) -> Any:
+        """A table of the report by its name, or the first one, as a pandas data frame."""
+        return self.report().to_pandas(table)
+
+    def _repr_html_(self) -> str:
+        return self.report().html()
+
+
+def percent(share: float) -> str:
+    """A share in words: "84 %", with a digit after the point near none and all; "0 %" and "100 %" only for exactly that."""
+    if not math.isfinite(share):
+        return "an unknown share"
+    value = 100 * share
+    if value in (0, 100):
+        return f"{value:.0f} %"
+    if not 0.05 <= value < 99.95:
+        return "under 0.1 %" if value < 1 else "over 99.9 %"
+    return f"{value:.0f} %" if 10 <= value < 99.5 else f"{value:.1f} %"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text.translate(_STEERING))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(item) for item in value)
+    return str(value)
+
+
+def _html_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str) -> str:
+    head = "".join(f"<th>{_escaped(name)}</th>" for name in columns)
+    body = "".join("<tr>" + "".join(f"<td>{_escaped(_cell(value))}</td>" for value in row) + "</tr>" for row in rows)
+    return f"<table><caption>{_escaped(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,239 @@
+"""The measuring stage in three parts, which processes and machines can share out: blocks → measured → commit.
+
+- :func:`blocks` cuts chains into blocks of work; it knows the instrument's window and no store.
+- :func:`measured` gives back the traces of a block in portions; it knows the instrument and no store.
+- :class:`Commit` writes traces as shards and loads them into the graph, behind the measuring; it knows no instrument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+
+import numpy as np
+
+from trails.errors import StoreError
+from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.pipeline.loading import SHARD_CHAINS
+from trails.schema import Run, Trace
+from trails.store.base import GraphBatch, GraphStore
+from trails.store.rows import graph_batch
+from trails.store.traces import TraceStore
+
+SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
+"""Tokens after which a shard is closed."""
+
+SHARD_SECONDS = 60.0
+"""Seconds of measuring after which a shard is closed, however few its tokens: what a hard kill can cost."""
+
+_ADDING = threading.Lock()
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the time of the block to a stage."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        with _ADDING:
+            seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def device_of(scorer: Scorer) -> str:
+    """``cpu`` or ``cuda``: the kind of device that a scorer measures on."""
+    return str(scorer.run.notes.get("device", "cpu")).split(":")[0]
+
+
+def shard_tokens_of(scorer: Scorer, asked: int = 0) -> int:
+    """Tokens of a shard: as asked, else by the device."""
+    return asked or SHARD_TOKENS.get(device_of(scorer), SHARD_TOKENS["cpu"])
+
+
+def blocks(
+    items: Iterable[Segmented], scorer: Scorer, tokens: int, refuse: Callable[[Segmented, int], None]
+) -> Iterator[list[Segmented]]:
+    """Chains in blocks of at least ``tokens`` tokens (the last may have fewer). ``refuse`` is told every chain that is longer
+    than the window of an instrument that refuses those, with its length; it is in no block.
+    """
+    block: list[Segmented] = []
+    held = 0
+    for item in items:
+        length = scorer.count_tokens(item)
+        if scorer.run.window == "refuse" and scorer.run.max_tokens and length > scorer.run.max_tokens:
+            refuse(item, length)
+            continue
+        block.append(item)
+        held += length
+        if held >= tokens or len(block) >= SHARD_CHAINS:
+            yield block
+            block, held = [], 0
+    if block:
+        yield block
+
+
+def measured(block: Sequence[Segmented], scorer: Scorer, options: MeasureOptions) -> Iterator[list[Trace]]:
+    """Traces of a block in the order of its chains, in portions as they are ready.
+
+    On a CPU, which measures one chain at a time, a portion is a chain: what is measured can be shown and kept at once.
+    Batches want the whole block, to sort it by length.
+    """
+    portion = 1 if device_of(scorer) == "cpu" and not options.batch_tokens else len(block)
+    for start in range(0, len(block), portion):
+        yield scorer.measure(block[start : start + portion], options)
+
+
+class Commit:
+    """Writes traces as shards, then loads them into the graph; both in threads of their own, so that measuring goes on.
+
+    Use as a context manager. A shard is closed when it holds ``tokens`` tokens, after :data:`SHARD_SECONDS`, or with
+    :data:`trails.pipeline.loading.SHARD_CHAINS` chains. When the block ends, also by an exception or an interrupt, what was
+    measured is written; only where writing itself failed it is not. ``chains`` and ``shards`` count what is on the disk.
+    The run is stored with its first shard: a run without chains is no run.
+    """
+
+    def __init__(
+        self,
+        traces: TraceStore,
+        graph: GraphStore,
+        run: Run,
+        *,
+        tokens: int,
+        per_layer: bool = False,
+        seconds: dict[str, float] | None = None,
+    ) -> None:
+        self._traces, self._graph, self._run = traces, graph, run
+        self._tokens, self._per_layer = tokens, per_layer
+        self._seconds = {} if seconds is None else seconds
+        self._held: list[Trace] = []
+        self._held_tokens = 0
+        self._since = 0.0
+        self._waiting: list[Future[None]] = []
+        self._runs: Mapping[str, Run] = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="trails-write")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="trails-load")
+        self._failed = False
+        self.chains = self.shards = self.lost = 0
+
+    def __enter__(self) -> Commit:
+        """Ready for traces."""
+        return self
+
+    def add(self, measured: Sequence[Trace]) -> None:
+        """Take traces. Raises what writing an earlier shard raised."""
+        if not self._held:
+            self._since = time.monotonic()
+        self._held += measured
+        self._held_tokens += sum(trace.n_tokens + trace.n_context for trace in measured)
+        late = time.monotonic() - self._since >= SHARD_SECONDS
+        if late or self._held_tokens >= self._tokens or len(self._held) >= SHARD_CHAINS:
+            self.close_shard()
+        while len(self._waiting) > 3:
+            self._waiting.pop(0).result()
+
+    def close_shard(self) -> None:
+        """Hand what is held to the writer."""
+        if self._held:
+            held, self._held, self._held_tokens = self._held, [], 0
+            self._waiting.append(self._loader.submit(self._load, self._writer.submit(self._write, held)))
+
+    def _write(self, held: list[Trace]) -> GraphBatch:
+        if self._failed:  # a full disk: later and smaller shards could fit, and nobody could say what is kept
+            self.lost += len(held)
+            raise StoreError("not written")
+        try:
+            with timed(self._seconds, "shards"):
+                if not self._runs:
+                    self._traces.put_run(self._run)
+                    self._runs = self._traces.runs()
+                self._traces.write(held)
+        except BaseException:
+            self._failed = True
+            self.lost += len(held)
+            raise
+        self.chains += len(held)
+        self.shards += 1
+        with timed(self._seconds, "graph"):
+            return graph_batch(held, self._runs, per_layer=self._per_layer)
+
+    def _load(self, written: Future[GraphBatch]) -> None:
+        batch = written.result()  # the shard is there before the graph refers to it
+        with timed(self._seconds, "graph"):
+            self._graph.write([batch])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is held and wait; the first failure of writing is raised unless another error is on its way."""
+        try:
+            self.close_shard()
+            failures = [found for future in self._waiting if (found := future.exception()) is not None]
+            self._waiting = []
+        finally:
+            self._writer.shutdown()
+            self._loader.shutdown()
+        if failures and error is None:
+            raise failures[0]
+
+    def kept(self) -> str:
+        """What is on the disk of what was measured here, as a sentence."""
+        lost = f"; {self.lost:,} measured chains were not written" if self.lost else ""
+        return f"{self.chains:,} chains measured now are kept in {self.shards:,} whole shards{lost}"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Measures asked for later
+# --------------------------------------------------------------------------------------------------------------------
+
+_TOKEN_ATTENTION = ("token_attends_step", "token_attends_mass", "token_attends_layer")
+_PEAKS = ("peak_token", "peak_mass", "peak_layer")
+_PREMISES = ("nll_given_all", "nll_given_question", "nll_without_previous")
+EXTRA_COLUMNS = (
+    *("source", "source_id", "question", "text", "steps", "token_ids"),
+    *("token_attends_step", "peak_token", "nll_given_all", "state_layers"),
+)
+"""Columns that :func:`lacking` needs."""
+
+
+def lacking(trace: Trace, options: MeasureOptions) -> MeasureOptions | None:
+    """The measures on request that a trace does not hold and ``options`` ask for; None if it holds all."""
+    peaks = trace.peak_token.shape[1] if trace.peak_token is not None else 0
+    missing = MeasureOptions(
+        batch_tokens=options.batch_tokens,
+        token_attention=options.token_attention and trace.token_attends_step is None,
+        peaks=options.peaks if options.peaks > peaks and trace.n_tokens else 0,
+        premises=options.premises and trace.nll_given_all is None,
+        states=tuple(layer for layer in options.states if layer not in trace.state_layers),
+    )
+    wanted = missing.token_attention or missing.peaks or missing.premises or missing.states
+    return missing if wanted else None
+
+
+def with_added(stored: Trace, now: Trace, options: MeasureOptions) -> Trace:
+    """The stored trace with the measures of ``options`` taken from ``now``; every stored number stays to the bit.
+
+    Raises StoreError if the two do not hold the same tokens in the same steps.
+    """
+    if stored.token_ids.tolist() != now.token_ids.tolist() or stored.step_tokens.tolist() != now.step_tokens.tolist():
+        raise StoreError(
+            f"chain {stored.chain.id} was measured with other tokens or steps than now, so nothing can be added to it. "
+            "Measure into another home: --home FOLDER"
+        )
+    names = [
+        *(_TOKEN_ATTENTION if options.token_attention else ()),
+        *(_PEAKS if options.peaks else ()),
+        *(_PREMISES if options.premises else ()),
+    ]
+    added = replace(stored, **{name: getattr(now, name) for name in names})
+    if not options.states or now.step_states is None:
+        return added
+    columns = {layer: now.step_states[:, i] for i, layer in enumerate(now.state_layers)}
+    if stored.step_states is not None:
+        columns |= {layer: stored.step_states[:, i] for i, layer in enumerate(stored.state_layers)}
+    layers = tuple(sorted(columns))
+    return replace(added, state_layers=layers, step_states=np.stack([columns[layer] for layer in layers], axis=1))

@@ -1,0 +1,155 @@
+"""A report is told once: terminal, JSON, Arrow, pandas and a notebook are made from it; none loses the verdict or a control."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from trails.analyses.report import Report, ReportTable, percent
+from trails.analyses.score import Control, Score, Withheld
+from trails.cli.scores import print_report
+from trails.errors import UsageError
+
+HOSTILE = "<script>alert(1)</script> & \x1b[31m \u202egnp"
+
+
+def told(**changes: Any) -> Report:
+    table = pa.table({"id": ["o1", "o2", "o3"], "text": [HOSTILE, "b", "c"], "n": [3, 2, 1]})
+    given: dict[str, Any] = {
+        "analysis": "toy",
+        "verdict": "shared beyond chance: 12 %",
+        "facts": {"kind": "exact", "n_chains": 3},
+        "tables": (
+            ReportTable("overlaps", table, "3 overlaps", {"id": "overlap", "text": "text"}, shown=[True, False, True]),
+            ReportTable("states", table, "states", detail=True),
+        ),
+        "scores": (
+            Score("coverage", 0.12, "share", (Control("shuffle", 0.03, (0.02, 0.04)),), (0.1, 0.14), "a note"),
+            Score("variants", 5.0, "sequences", (Control("shuffle", 9.0),)),
+        ),
+        "withheld": (Withheld("retrieval", "no states"),),
+        "notes": ("one source",),
+        "commands": (("export it", "trails export --subgraph overlap:o1"),),
+        "parts": {"minimax": Report("part", "claims 1 nat"), "fewest": None},
+        "evidence": ("coverage",),
+    }
+    return Report(**{**given, **changes})
+
+
+def test_the_record_holds_everything_and_rows_up_to_a_limit() -> None:
+    found = told().record(2)
+    assert list(found)[:2] == ["analysis", "verdict"]
+    assert found["kind"] == "exact"
+    assert found["scores"][0]["controls"] == [{"name": "shuffle", "value": 0.03, "interval": (0.02, 0.04)}]
+    assert found["withheld"] == [{"name": "retrieval", "reason": "no states"}]
+    assert [row["id"] for row in found["overlaps"]] == ["o1", "o2"]
+    assert len(found["states"]) == 2
+    assert found["minimax"]["verdict"] == "claims 1 nat"
+    assert found["fewest"] is None
+    assert found["notes"] == ["one source"]
+    assert found["commands"] == [{"does": "export it", "run": "trails export --subgraph overlap:o1"}]
+
+
+def test_tables_are_whole_in_arrow_and_pandas() -> None:
+    report = told()
+    assert report.to_arrow().num_rows == 3
+    assert report.to_pandas("states").shape == (3, 3)
+    with pytest.raises(UsageError, match="Tables: overlaps, states"):
+        report.to_arrow("nothing")
+
+
+class Tags(HTMLParser):
+    """Names of all tags, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + "|"
+
+
+def test_html_is_static_and_escaped() -> None:
+    page = told()._repr_html_()
+    read = Tags()
+    read.feed(page)
+    assert not read.tags & {"script", "style", "img", "a", "iframe", "link"}
+    assert read.attributes <= {"class"}
+    assert "<script>alert(1)</script> & " in read.text
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    for text in ("shared beyond chance", "shuffle", "0.03", "no states", "one source", "overlap:o1", "claims 1 nat"):
+        assert text in read.text, text
+    assert "|o2|" not in read.text.partition("states")[0]  # only the rows that a person is shown
+    assert "(1 of 2 rows)" in told().html(rows=1)
+
+
+def test_the_terminal_begins_with_the_verdict_and_keeps_the_control(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(told(), home=Path("my home"))
+    printed = capsys.readouterr()
+    assert printed.out.startswith("shared beyond chance: 12 %\n")
+    assert "o3" in printed.out
+    assert "o2" not in printed.out
+    assert "shuffle" in printed.out
+    assert "variants" not in printed.out
+    assert "no score for retrieval: no states" in printed.out
+    assert "trails export --subgraph overlap:o1 --home 'my home'" in printed.out
+    assert "minimax: claims 1 nat" in printed.out
+    assert "1 more scores, 3 states" in printed.err
+    print_report(told(), details=True)
+    printed = capsys.readouterr()
+    assert "variants" in printed.out
+    assert "3 chains" in printed.out
+    assert "--details" not in printed.err
+
+
+def test_a_report_needs_a_verdict_and_distinct_names() -> None:
+    with pytest.raises(ValueError, match="no verdict"):
+        told(verdict=" ")
+    with pytest.raises(ValueError, match="twice: overlaps"):
+        told(facts={"overlaps": 3})
+    with pytest.raises(ValueError, match="twice: scores"):
+        told(parts={"scores": None})
+
+
+def test_equal_parts_are_told_once() -> None:
+    part = Report("part", "one way")
+    report = told(parts={"verified": part, "minimax": Report("part", "one way"), "fewest": Report("part", "another")})
+    assert [names for names, _ in report.distinct_parts()] == [["verified", "minimax"], ["fewest"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "control", "beyond"),
+    [
+        (0.5, (0.4, 0.6), Control("null", 0.1, (0.05, 0.3)), True),
+        (0.5, (0.3, 0.6), Control("null", 0.1, (0.05, 0.3)), False),  # a tie is not beyond
+        (0.5, None, Control("null", 0.5), False),
+        (0.5, None, Control("null", 0.1, (0.05, 0.7)), False),
+        (0.5, None, Control("null", 0.1), True),
+    ],
+)
+def test_beyond_compares_the_lower_end_with_what_the_control_reaches(
+    value: float, interval: Any, control: Control, beyond: bool
+) -> None:
+    score = Score("s", value, "share", (Control("other", 0.0), control), interval)
+    assert score.beyond() is beyond
+    assert score.beyond("other") is True
+    assert score.strictest() == control
+    with pytest.raises(ValueError, match="no control named nothing"):
+        score.strictest("nothing")
+
+
+def test_shares_in_words_do_not_round_something_to_nothing() -> None:
+    told_ = [percent(x) for x in (0, 0.0001, 0.005, 0.0549, 0.1, 0.84, 0.9949, 0.998, 0.99999, 1)]
+    assert told_ == ["0 %", "under 0.1 %", "0.5 %", "5.5 %", "10 %", "84 %", "99 %", "99.8 %", "over 99.9 %", "100 %"]
+    assert percent(float("nan")) == "an unknown share"
