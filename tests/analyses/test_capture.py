@@ -191,3 +191,23 @@ def test_short_texts_small_maps_and_other_tokenizers_are_refused(make: Any, rand
     assert "20" in small.withheld[0].reason
     with pytest.raises(UsageError, match="20"):
         capture.recovery(token_corpus(traces[:5]))
+
+
+def test_windows_in_too_many_chains_carry_no_vote(corpus_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no evidence for any of the chains; they stay among the votes that were possible."""
+    corpus = corpus_of(["x y p q", "x y r s", "x y t u", "m n o k"])
+    text = corpus_of(["x y r s"])
+    index = capture.trail_index(corpus, 2)
+    monkeypatch.setattr(capture, "COMMON", 3)
+    best, share, second = index.votes(text.tokens, text.offsets)
+    common, rare = np.log(4 / 3), np.log(4)
+    assert corpus.texts[int(best[0])] == "x y r s"
+    assert share[0] == pytest.approx(1.0)
+    assert second[0] == pytest.approx(common / (common + 2 * rare))
+    monkeypatch.setattr(capture, "COMMON", 2)
+    best, share, second = index.votes(text.tokens, text.offsets)
+    assert corpus.texts[int(best[0])] == "x y r s"
+    assert share[0] == pytest.approx(2 * rare / (common + 2 * rare))
+    assert second[0] == 0.0
+    only = corpus_of(["x y"])
+    assert index.votes(only.tokens, only.offsets)[0].tolist() == [-1]

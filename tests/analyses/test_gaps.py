@@ -321,3 +321,74 @@ def test_a_chain_s_own_role_pairs_do_not_make_it_expected(make: Any) -> None:
     np.testing.assert_allclose(unmeasured, measured)
     with_own = gaps.unmeasured_scores(Segmented(one.chain, one.steps), known, ())["role_bigram"]
     assert (with_own[1:] < unmeasured[1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [
+        ("50", 0),  # 48 + 2
+        ("96", 0),  # 48 * 2
+        ("46", 0),  # 48 - 2
+        ("24", 0),  # 48 / 2
+        ("0.48", 0),  # 48 % of 1
+        ("52", 0),  # the rest of 48 %
+        ("25", 1),
+        ("2400", 1),
+        ("25 and 7 and 96", 2),
+    ],
+)
+def test_a_value_is_underivable_when_no_operation_on_two_known_ones_gives_it(
+    make: Any, used: str, expected: int
+) -> None:
+    found = scores_of(make, "Tom has 48 pens in 2 boxes.", ["He counts them. ", f"Then he writes {used} down."])
+    assert found["underivable"][1] == expected
+    assert found["ungrounded"][1] == used.count("and") + 1
+
+
+def test_pending_counts_what_later_steps_lack(make: Any) -> None:
+    found = scores_of(
+        make, "Ann has 7.", ["She gets 7+12=19. ", "Rain falls. ", "It stops. ", "So 500*3. ", "And 500*4."]
+    )
+    # 500 and 3 are lacking in step 3, 4 in step 4; a seam right before them has them as its own
+    assert found["pending"][1:].tolist() == [3.0, 3.0, 1.0, 0.0]
+
+
+def test_a_question_jump_is_how_far_the_step_moves_on_in_the_question(make: Any) -> None:
+    question = "Apples grow. Horses gallop. Rivers stream. Horses sleep."
+    steps = ["Apples here. ", "Rivers there. ", "Apples again. ", "Nothing known. ", "Rivers gallop."]
+    found = scores_of(make, question, steps)["question_jump"]
+    at = {word: question.index(word) for word in ("Apples", "Rivers", "gallop")}
+    assert np.isnan(found[0])
+    assert found[1] == pytest.approx((at["Rivers"] - at["Apples"]) / len(question))
+    assert found[2] == 0.0  # back
+    assert found[3] == 0.0  # a step without a place in the question
+    assert found[4] == 0.0
+    middle = scores_of(make, question, ["Apples here. ", "Rivers gallop."])["question_jump"]
+    assert middle[1] == pytest.approx(((at["Rivers"] + at["gallop"]) / 2 - at["Apples"]) / len(question))
+    # a word that the question has twice places nothing
+    assert scores_of(make, question, ["Apples here. ", "Horses there."])["question_jump"][1] == 0.0
+
+
+def test_a_chain_s_own_surprisal_is_taken_out_of_its_background(make: Any) -> None:
+    """With it the model's surprise about a chain would be part of what is expected of the chain, and count for nothing."""
+    words = ["red", "wet", "hot", "old", "big", "low"]
+    rng = np.random.default_rng(4)
+    traces = [
+        make(
+            [" ".join([*rng.choice(words, 5).tolist(), *words]) + ". " for _ in range(3)],
+            name=str(n),
+            surprisal=rng.uniform(0.5, 3.0, 36).astype(np.float32),
+        )
+        for n in range(6)
+    ]
+    one, others = traces[0], traces[1:]
+    known = gaps.background(traces)
+    alone = gaps.background(others)
+    np.testing.assert_allclose(known.expected(one, one), alone.expected(one, None), rtol=1e-12)
+    assert not np.allclose(known.expected(one, None), alone.expected(one, None))
+    with_own = gaps.seam_scores(one, known, one)["surprisal_excess"]
+    np.testing.assert_allclose(with_own[1:], gaps.seam_scores(one, alone, None)["surprisal_excess"][1:], rtol=1e-9)
+    # a chain that is surprising everywhere is so in full, however often it says the same words
+    loud = make([" ".join(words) + ". "] * 30, name="loud", surprisal=9.0)
+    excess = gaps.seam_scores(loud, gaps.background([*others, loud]), loud)["surprisal_excess"]
+    assert np.nanmin(excess) > 9.0 - 3.0
