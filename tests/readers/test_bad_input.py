@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -418,3 +422,127 @@ def test_a_long_run_of_one_mark_is_read_in_linear_time(tmp_path: Path, unit: str
     chains = list(read([tmp_path], options=ReadOptions(bad_tolerance=9), report=report))
     assert chains[-1].text == "one"
     assert report.bad <= 2
+
+
+# --- input of strangers ---------------------------------------------------------------------------------------------
+
+
+def test_an_offset_that_points_outside_is_found_before_it_is_used(tmp_path: Path) -> None:
+    # an unchecked reader of these bytes reads outside of the buffer and takes the process with it
+    table = pa.table({"chain": [f"If {n:03} then {n:03}." for n in range(200)]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = bytearray(sink.getvalue().to_pybytes())
+    offsets = b"".join((16 * n).to_bytes(4, "little") for n in range(5))  # of the first texts, 16 characters each
+    place = data.index(offsets)
+    data[place + 11] = 0x04
+    path = put(tmp_path / "a.arrow", bytes(data))
+    assert "not readable as arrow (In column 0: Invalid: Offset invariant failure" in message(path)
+
+
+def test_one_long_text_in_a_dictionary_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    codes = pa.array([0] * 2_000 + [1], pa.int32())
+    rows = pa.DictionaryArray.from_arrays(codes, pa.array(["x " * 500_000, "short enough"]))
+    pq.write_table(pa.table({"chain": rows}), path, compression="zstd")
+    assert path.stat().st_size < 30_000
+    assert message(path, max_record_bytes=900_000).startswith(
+        f"{path}:1: the row holds 1,000,000 bytes, more than 900,000 (max_record_bytes, --max-record-bytes)."
+    )
+    report = ReadReport()
+    rest = list(read([path], options=ReadOptions(max_record_bytes=900_000, bad_tolerance=2_000), report=report))
+    assert ([chain.text for chain in rest], report.bad) == (["short enough"], 2_000)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_row_over_the_limit_in_a_table(tmp_path: Path, nested: bool) -> None:
+    path = tmp_path / "a.arrow"
+    texts = ["one", "x" * 5_000, "three"]
+    table = pa.table({"chain": [[text] for text in texts] if nested else texts})
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    report = ReadReport()
+    chains = list(read([path], options=ReadOptions(max_record_bytes=1_000, bad_tolerance=1), report=report))
+    assert [chain.text for chain in chains] == ["one", "three"]
+    assert report.entries[0].line == 2
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bz2", "zstd"])
+def test_a_small_file_that_expands_without_end(tmp_path: Path, kind: str) -> None:
+    import bz2
+
+    line = b'{"chain": "' + b"x" * 100_000_000 + b'"}\n'
+    made = {
+        "gzip": lambda: gzip.compress(line, 1),
+        "bz2": lambda: bz2.compress(line, 1),
+        "zstd": lambda: pa.Codec("zstd").compress(line, asbytes=True),
+    }[kind]()
+    path = put(tmp_path / "a.jsonl.x", made)
+    refused = message(path)
+    limit = max(32_000_000, 250 * len(made))
+    if limit < len(line):
+        assert refused.startswith(f"{path}: {len(made):,} bytes expand to more than ")
+    else:  # bytes enough went in for what comes out
+        assert "the line is longer than 16,000,000 bytes" in refused
+
+
+def test_a_line_over_the_limit_in_a_wide_encoding(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", ('{"chain": "' + "x" * 5_000 + '"}\n{"chain": "two"}\n').encode("utf-16"))
+    assert "the line is longer than 4,000 bytes" in message(path, max_record_bytes=4_000)
+    rest = list(read([path], options=ReadOptions(max_record_bytes=4_000, bad_tolerance=1)))
+    assert [chain.text for chain in rest] == ["two"]
+
+
+def test_a_zip_that_says_less_than_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jsonl", '{"chain": "' + "x" * 90_000_000 + '"}')
+    assert "would expand to 90,000,013. Unpack it yourself if that is meant." in message(path)
+    data = path.read_bytes()
+    true, false = (90_000_013).to_bytes(4, "little"), (99).to_bytes(4, "little")
+    assert data.count(true) == 2
+    put(path, data.replace(true, false))
+    # the standard library stops at the stated size, and then the checksum is wrong
+    assert "the zip archive is damaged or locked (Bad CRC-32" in message(path)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_nested_too_deep(tmp_path: Path, name: str) -> None:
+    deep = '{"a":' * 20_000 + "1" + "}" * 20_000
+    path = put(tmp_path / name, deep)
+    assert "nested too deep" in message(path)
+    put(tmp_path / "z.jsonl", '{"chain": "one"}\n')
+    report = ReadReport()
+    assert [c.text for c in read([tmp_path], options=ReadOptions(bad_tolerance=1), report=report)] == ["one"]
+    assert (report.bad, report.entries[0].file) == (1, str(path))
+
+
+def test_what_was_read_before_the_damage_is_kept(tmp_path: Path) -> None:
+    data = gzip.compress(b"".join(b'{"chain": "%d"}\n' % number for number in range(20_000)))
+    put(tmp_path / "a.jsonl.gz", data[: len(data) // 2])
+    put(tmp_path / "b.jsonl", '{"chain": "one"}\n')
+    report = ReadReport()
+    chains = [chain.text for chain in read([tmp_path], options=ReadOptions(bad_tolerance=1), report=report)]
+    assert len(chains) > 5_000
+    assert chains[-1] == "one"
+    assert report.entries == [
+        BadEntry(
+            str(tmp_path / "a.jsonl.gz"),
+            0,
+            "the gzip data is damaged (Compressed file ended before the end-of-stream marker was reached).",
+        )
+    ]
+
+
+def test_a_text_file_has_no_fields(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.txt", "words and words")
+    assert message(path, fields={"chain": "x"}) == f"{path}: this is text and has no fields for --field chain."
+
+
+def test_mutants_are_read_or_refused() -> None:
+    # the command itself runs many more: python scripts/mutate_inputs.py
+    command = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "mutate_inputs.py"), "--mutants", "40"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "0 failed" in done.stdout

@@ -159,10 +159,8 @@ class ReadReport:
         if self.tolerance == 0:
             self.bad += 1
             raise error
-        place, _, message = str(error).removeprefix(file).removeprefix(":").partition(": ")
-        self.bad_record(
-            file, int(place) if place.isdecimal() else 0, message if not place or place.isdecimal() else str(error)
-        )
+        found = re.match(re.escape(file) + r"(?::(\d+))?: (.*)", str(error), re.DOTALL)
+        self.bad_record(file, int(found.group(1) or 0) if found else 0, found.group(2) if found else str(error))
 
     def bad_record(self, file: str, line: int, message: str) -> None:
         """Count a bad record. Raises InputError (``FILE:LINE: message``) when there are more than tolerated.

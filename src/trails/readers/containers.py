@@ -59,7 +59,7 @@ def sample(file: SourceFile) -> tuple[Mapping[str, Any], ...]:
         left = SAMPLE_CHARS
         try:
             if file.container != "text":
-                quiet = ReadReport(tolerance=1_000)
+                quiet = ReadReport(tolerance=1_000_000)
                 for _, record in itertools.islice(records(file, quiet), SAMPLE_RECORDS):
                     if isinstance(record, Mapping) and any(
                         value not in (None, "", [], {}) for value in record.values()

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from trails.errors import InputError
 
-FREE_BYTES = 64_000_000
+FREE_BYTES = 32_000_000
 """So much may come out of any compressed file."""
 
 MAX_RATIO = 250
@@ -146,6 +146,7 @@ class _Bounded(io.RawIOBase):
     def __init__(self, inner: Any, raw: IO[bytes], kind: str, shown: str) -> None:
         super().__init__()
         self._inner, self._raw, self._kind, self._shown = inner, raw, kind, shown
+        self._read = inner.read1 if kind == "gzip" else inner.read
         self._size = max(1, raw.seek(0, 2))
         raw.seek(0)
         self._out = 0
@@ -155,7 +156,8 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            data = self._inner.read(min(len(buffer), 1 << 20))
+            # in small pieces: what came out before the damage is kept
+            data = self._read(min(len(buffer), _PIECE))
         except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException, MemoryError) as error:
             raise FileError(f"{self._shown}: the {self._kind} data is damaged ({_first_line(error)}).") from None
         self._out += len(data)
