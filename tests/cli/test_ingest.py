@@ -105,7 +105,7 @@ BAD = [
     (
         ["ingest", "{chains}", "--states", "a"],
         2,
-        "Error: layers 'a' cannot be read. Write numbers with commas, e.g. 16,30.\n",
+        "Error: layers 'a' cannot be read. Write for example 10-19 or 3,7,10-19.\n",
     ),
     (["show", "c1"], 5, "{home} holds no trails"),
     (["query", "nothing-such"], 2, "'nothing-such'"),

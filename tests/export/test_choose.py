@@ -94,7 +94,7 @@ def test_excess_against_a_run_that_lacks_a_chain(make_home, tmp_path: Path) -> N
         run = replace(home.runs[0], model="reference")
         store.put_run(run)
         store.write([replace(home.traces[0], run=run.id)])
-    with pytest.raises(UsageError, match="has not measured chain c[0-9a-f]{16}. Type: trails ingest"):
+    with pytest.raises(UsageError, match="has not measured chain c[0-9a-f]{16}. Run: trails ingest"):
         export(home, tmp_path / "o.jsonl", weights=f"excess:{run.id}", run=home.runs[0].id)
     with pytest.raises(UsageError, match="a run was asked for and 2 fit. .* Choose with --run."):
         export(home, tmp_path / "o.jsonl")

@@ -186,7 +186,8 @@ def test_rows_of_many_small_batches_are_those_of_one(make_home, tmp_path: Path, 
     home = make_home(23)
     options = {"split": 0.2, "order": "rising", "mask": "random:0.7", "lossy": True}
     whole = export(home, tmp_path / "a" / "o.jsonl", format=name, **options)
-    monkeypatch.setattr("trails.export.BATCH_ROWS", 4)
+    for module in ("preparing", "writing"):
+        monkeypatch.setattr(f"trails.export.{module}.BATCH_ROWS", 4)
     monkeypatch.setattr("trails.export.spill.WINDOW_ROWS", 8)  # three windows
     parts = export(home, tmp_path / "b" / "o.jsonl", format=name, **options)
     for split in whole.files:  # Arrow files keep the batches
@@ -201,7 +202,8 @@ def test_an_error_while_rows_are_made_is_the_caller_s_and_leaves_no_file(
     import threading
 
     home = make_home(9)
-    monkeypatch.setattr("trails.export.BATCH_ROWS", 2)
+    for module in ("preparing", "writing"):
+        monkeypatch.setattr(f"trails.export.{module}.BATCH_ROWS", 2)
 
     take = Spill.take
 
@@ -373,14 +375,14 @@ WRONG = [
         "order 'random' is not known. Write one of: shuffled, rising, falling, rhythm:N, source (N from 2 to 64).",
     ),
     ({"split": 1.5}, "split 1.5 must lie in [0, 1). Write for example --split 0.1."),
-    ({"layers": (3, 9)}, "layers 3,9 do not exist. This model has layers 0 to 3."),
+    ({"layers": (3, 9)}, "layers 3,9 do not exist. This model has layers 1 to 4."),
     (
         {"selection": "chain:c0000000000000000"},
-        "selection 'chain:c0000000000000000': chain 'c0000000000000000' was not measured here. Type: trails status",
+        "selection 'chain:c0000000000000000': chain 'c0000000000000000' was not measured here. Run: trails status",
     ),
     (
         {"selection": "overlap:x"},
-        "selection 'overlap:x' asks the graph, and no graph is open. Type: trails rebuild",
+        "selection 'overlap:x' asks the graph, and no graph is open. Run: trails rebuild",
     ),
 ]
 
@@ -416,11 +418,11 @@ def test_an_existing_file_is_not_replaced(make_home, tmp_path: Path) -> None:
 
 
 def test_layers_are_read_and_carried(make_home, tmp_path: Path) -> None:
-    assert parse_layers("0-2, 5") == (0, 1, 2, 5)
+    assert parse_layers("1-3, 6") == (1, 2, 3, 6)
     for wrong in ("a", "3-1", "1-", ",", "-1"):
         with pytest.raises(UsageError, match=r"cannot be read\. Write for example 10-19 or 3,7,10-19\."):
             parse_layers(wrong)
     home = make_home(2)
-    rows = rows_of(export(home, tmp_path / "o.jsonl", layers=(1, 2)).files["train"])
+    rows = rows_of(export(home, tmp_path / "o.jsonl", layers=(2, 3)).files["train"])
     assert [row["layers_to_transform"] for row in rows] == [[1, 2], [1, 2]]
-    assert "| layers | `1-2` |" in (tmp_path / "o.README.md").read_text()
+    assert "| layers | `2-3` |" in (tmp_path / "o.README.md").read_text()

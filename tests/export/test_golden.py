@@ -21,9 +21,9 @@ CASES: dict[str, dict[str, object]] = {
     "plain": {},
     "split": {"split": 0.25, "seed": 3},
     "rising": {"order": "rising", "weights": "both", "mask": "surprisal<2.5", "lossy": True},
-    "falling": {"order": "falling", "stratify": False, "weights": "excess:r2", "layers": (1, 2), "lossy": True},
+    "falling": {"order": "falling", "stratify": False, "weights": "excess:r2", "layers": (2, 3), "lossy": True},
     "rhythm": {"order": "rhythm:3", "mask": "random:0.5", "split": 0.2, "weights": "entropy", "lossy": True},
-    "source": {"order": "source", "mask": "role:THEN,BUT", "lossy": True},
+    "source": {"order": "source", "mask": "role:IF,THEN,BUT", "lossy": True},
 }
 
 DIGESTS: dict[str, dict[str, str]] = {
@@ -33,7 +33,7 @@ DIGESTS: dict[str, dict[str, str]] = {
         "rising": "96594ee50205",
         "falling": "45c0e5179261",
         "rhythm": "bf0d125c783f",
-        "source": "9616b515a064",
+        "source": "bc2a34067e6b",
     },
     "axolotl-segments": {
         "plain": "9bf79386d4d2",
@@ -57,7 +57,7 @@ DIGESTS: dict[str, dict[str, str]] = {
         "rising": "8220b186e44f",
         "falling": "218a8ece4b21",
         "rhythm": "113a2271a6ef",
-        "source": "6109c5bf47c7",
+        "source": "6ad0c2aa00ad",
     },
     "messages": {
         "plain": "b2bd59ae4cd8",
@@ -73,7 +73,7 @@ DIGESTS: dict[str, dict[str, str]] = {
         "rising": "5878d1769093",
         "falling": "564787aa83f1",
         "rhythm": "1637ae22b9c5",
-        "source": "3df6ed6e4dc9",
+        "source": "541223b26ab0",
     },
     "prompt-completion": {
         "plain": "c76cfde50345",
@@ -89,7 +89,7 @@ DIGESTS: dict[str, dict[str, str]] = {
         "rising": "c95540cfa63c",
         "falling": "c2ebbbd6a4d3",
         "rhythm": "d02ceeee65e9",
-        "source": "d16b8e627143",
+        "source": "53115f588a2f",
     },
     "trl": {
         "plain": "c6710b16a61e",
@@ -97,7 +97,7 @@ DIGESTS: dict[str, dict[str, str]] = {
         "rising": "b319bd0a53d1",
         "falling": "bc4c14b1ee37",
         "rhythm": "5801d58a4b7e",
-        "source": "1550dc5cd3bc",
+        "source": "5dce1602ac3f",
     },
 }
 

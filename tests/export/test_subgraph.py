@@ -96,9 +96,9 @@ def test_between(graph) -> None:
     for text, message in [
         (f"between:{chain}:1", "needs two ends, found 1. Write between:STEP,STEP or TOKEN,TOKEN."),
         (f"between:{chain}:1,x", "'x' is not the id of a step (c…:3) or of a token (c…:ab12cd34:17)."),
-        (f"between:{chain}:1,{made[1].chain.id}:1", f"Type: trails bridge {chain}:1 {made[1].chain.id}:1"),
+        (f"between:{chain}:1,{made[1].chain.id}:1", f"Run: trails bridge {chain}:1 {made[1].chain.id}:1"),
         (f"between:{chain}:1,{token(2)}", "give two steps or two tokens, not one of each."),
-        (f"between:{chain}:1,{chain}:99", f"step {chain}:99 is not in the graph. Type: trails rebuild"),
+        (f"between:{chain}:1,{chain}:99", f"step {chain}:99 is not in the graph. Run: trails rebuild"),
     ]:
         with pytest.raises(UsageError) as error:
             select(store, traces, text)
@@ -145,9 +145,9 @@ def test_overlap_and_gaps(graph) -> None:
     assert picked(graph, "gaps>0.9") == {0: Part(a, (2,))}
     assert picked(graph, "gaps >= 0.5") == {0: Part(a, (2,)), 1: Part(b, (1,))}
     assert picked(graph, "gaps<0.9") == {1: Part(b, (1,))}
-    with pytest.raises(UsageError, match="the graph holds no such overlap. Type: trails overlaps"):
+    with pytest.raises(UsageError, match="the graph holds no such overlap. Run: trails overlaps"):
         select(store, traces, "overlap:none")
-    with pytest.raises(QueryError, match="holds nothing: the query returned no row. Type: trails gaps"):
+    with pytest.raises(QueryError, match="holds nothing: the query returned no row. Run: trails gaps"):
         select(store, traces, "gaps>1")
     with pytest.raises(UsageError, match="'high' is not a number. Write for example gaps>0.9."):
         select(store, traces, "gaps>high")

@@ -27,7 +27,16 @@ from trails.cli.common import echo, err, home_option, json_option, print_json, s
 @click.option("--weights", default="uniform", show_default=True, help="uniform, surprisal, entropy, both, excess:RUN.")
 @click.option("--order", default="shuffled", show_default=True, help="shuffled, rising, falling, rhythm:N, source.")
 @click.option("--stratify/--no-stratify", default=True, help="Keep families in proportion in an order by surprisal.")
-@click.option("--layers", default="", help="Layers that a LoRA shall change, e.g. 10-19 (default: all).")
+@click.option("--layers", default="", help="Layers that a LoRA shall change, 1 … L, e.g. 11-20 (default: all).")
+@click.option("--answer", is_flag=True, help="End a chain's text with its final answer (formats of texts).")
+@click.option(
+    "--think-tags",
+    is_flag=False,
+    flag_value="<think>,</think>",
+    default="",
+    metavar="[OPEN,CLOSE]",
+    help="Marks around a chain's text (formats of texts); alone: <think>,</think>.",
+)
 @click.option(
     "--variants",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -52,6 +61,8 @@ def command(
     order: str,
     stratify: bool,
     layers: str,
+    answer: bool,
+    think_tags: str,
     variants: Path | None,
     split: float,
     seed: int,
@@ -94,6 +105,8 @@ def command(
         lossy=lossy,
         overwrite=overwrite,
         run=run_id,
+        answer=answer,
+        think_tags=think_tags,
     )
     settings = settings_from(home=home, store=store)
     with TraceStore(settings.home) as traces:
@@ -112,11 +125,13 @@ def command(
                 "card": str(report.card),
                 "sha256": report.digest,
                 "rows": counts.rows,
+                "left_out_without_label": counts.unlabelled,
                 "held_out": counts.held_out,
                 "chains": counts.chains,
                 "tokens": counts.tokens,
                 "tokens_with_loss": counts.labelled,
                 "mean_surprisal": counts.mean_surprisal,
+                "ends": report.ends,
                 "lost": list(report.lost),
             }
         )
@@ -129,6 +144,9 @@ def command(
         for split_name, path in report.files.items():
             echo(f"{split_name}: {path}")
         echo(f"card: {report.card}")
+        if counts.unlabelled:
+            echo(f"{counts.unlabelled} rows were left out: no token of them carries a label")
+        echo(report.ends)
         if report.settings:
             echo(f"load with: {report.settings}")
     for line in report.lost:

@@ -33,7 +33,9 @@ from trails.cli.common import (
 @click.option(
     "--alpha", type=click.IntRange(min=1), default=16, show_default=True, help="Scale of the adapter (alpha)."
 )
-@click.option("--layers", help="Only these layers, e.g. 10-19; all = every layer (default: those the export names).")
+@click.option(
+    "--layers", help="Only these layers, 1 … L, e.g. 11-20; all = every layer (default: those the export names)."
+)
 @click.option("--targets", help="all, attention, channels (query and key), or module names with commas.")
 @click.option(
     "--objective",
@@ -87,7 +89,7 @@ def command(
 
     \b
     trails export --subgraph all --format trails --split 0.2 -o rows.parquet
-    trails train rows.parquet -o adapter --steps 25 --layers 10-19
+    trails train rows.parquet -o adapter --steps 25 --layers 11-20
     trails diff --adapter adapter --export rows.parquet
     """
     from trails.train.options import TrainOptions, layers_option

@@ -59,7 +59,9 @@ def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[st
 
         full = arm == "all weights"
         layers, rank = chosen.get(arm, ((), 8))
-        changes: dict[str, Any] = {"learning_rate": FULL_RATE} if full else {"layers": layers, "rank": rank}
+        changes: dict[str, Any] = (
+            {"learning_rate": FULL_RATE} if full else {"layers": tuple(layer + 1 for layer in layers), "rank": rank}
+        )
         if not full:
             changes["alpha"] = 2 * rank
         options = bench.options(scale, steps, seed, **changes)

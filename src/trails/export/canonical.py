@@ -19,4 +19,5 @@ WRITER = Writer(
     schema=RECORD,
     keeps=frozenset({"mask", "weights", "order"}),
     settings="trails train FILE",
+    open=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trails.schema import Run
 
@@ -22,7 +22,10 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What was written. ``sources`` maps (source, licence, language) to rows; surprisal in nats per labelled token."""
+    """What was written. ``sources`` maps (source, licence, language) to rows; surprisal in nats per labelled token.
+
+    ``unlabelled`` rows were left out because no token of them carries a label.
+    """
 
     rows: int
     held_out: int
@@ -38,6 +41,9 @@ class Counts:
     shared_grams: int = 0
     spread: float = 0.0
     max_edits: int | None = None
+    unlabelled: int = 0
+    tags: Mapping[str, int] = field(default_factory=dict)
+    stages: int = 0
 
 
 def findings(mask: str, weights: str, order: str, stratified: bool, layers: Sequence[int]) -> list[str]:
@@ -128,6 +134,7 @@ def card(
         "|---|---|",
         f"| rows, train | {counts.rows - counts.held_out} |",
         f"| rows, held out | {counts.held_out} |",
+        f"| rows left out because no token of them carries a label | {counts.unlabelled} |",
         f"| chains | {counts.chains} |",
         f"| rows that are microvariants | {counts.variants} |",
         f"| tokens | {counts.tokens} |",
@@ -135,6 +142,9 @@ def card(
         f"| rows whose weights are all 0 | {counts.weightless} |",
         f"| mean surprisal of the tokens with loss | {counts.mean_surprisal:.4f} nats |",
     ]
+    if counts.stages > 1:
+        body.append(f"| stages, one after the other | {counts.stages} |")
+    body += [f"| rows with the tag `{tag}` | {rows} |" for tag, rows in sorted(counts.tags.items())]
     if counts.max_edits is not None:
         body.append(f"| largest number of token edits between a variant and its parent | {counts.max_edits} |")
     body += ["", "## Options", "", "| option | value |", "|---|---|"]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from trails.errors import UsageError
 from trails.export.files import one_array
-from trails.export.record import IGNORED, Ragged, ragged
+from trails.export.record import IGNORED, Batch, Ragged
 from trails.platform.arrays import Floats
 from trails.schema import Role
 
@@ -85,25 +85,33 @@ def parse_weights(text: str) -> str:
     raise UsageError(f"weights {text!r} are not known. Write one of: {', '.join(WEIGHTS)}.")
 
 
-def apply_mask(table: pa.Table, mask: Masking, seed: int) -> pa.Table:
+def apply_mask(batch: Batch, mask: Masking, seed: int) -> Batch:
     """Records with fewer labels.
 
     The random mask draws from the row's id and the seed, so that it does not depend on the order of rows.
     """
     if mask.text == "none":
-        return table
-    labels = ragged(table["labels"], np.int32)
-    keep = labels.values != IGNORED
+        return batch
+    labels = batch.labels
+    keep = batch.labelled
     for measure, sign, threshold in mask.conditions:
+        numbers: Ragged = getattr(batch, measure)
         with np.errstate(invalid="ignore"):
-            keep &= _COMPARE[sign](ragged(table[measure], np.float32).values, np.float32(threshold))
+            keep &= _COMPARE[sign](numbers.values, np.float32(threshold))
     if mask.roles:
-        keep &= _in_roles(table, labels, mask.roles)
+        keep &= _in_roles(batch, mask.roles)
     if mask.share is not None:
-        keep &= _uniform(table["id"].to_pylist(), labels, seed) < mask.share
+        keep &= _uniform(batch.ids_of("id"), labels, seed) < mask.share
     values = np.where(keep, labels.values, IGNORED).astype(np.int32)
-    weights = np.where(keep, ragged(table["loss_weights"], np.float32).values, 0).astype(np.float32)
-    return _with(table, labels, values, weights, changed=(values != labels.values))
+    lost = np.zeros(len(batch), dtype=bool)  # a row that lost a label is no longer prompt + completion
+    lost[np.unique(labels.row_of[values != labels.values])] = True
+    weights = np.where(keep, batch.loss_weights.values, 0).astype(np.float32)
+    return replace(
+        batch,
+        labels=Ragged(labels.offsets, values),
+        loss_weights=Ragged(labels.offsets, weights),
+        suffix=batch.suffix & ~lost,
+    )
 
 
 def _uniform(ids: list[str], rows: Ragged, seed: int) -> npt.NDArray[np.float64]:
@@ -118,46 +126,28 @@ def _uniform(ids: list[str], rows: Ragged, seed: int) -> npt.NDArray[np.float64]
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _in_roles(table: pa.Table, labels: Ragged, wanted: frozenset[str]) -> npt.NDArray[np.bool_]:
+def _in_roles(batch: Batch, wanted: frozenset[str]) -> npt.NDArray[np.bool_]:
     """Which tokens lie in steps with one of the roles."""
-    lists = one_array(table["step_spans"])
+    lists, offsets = one_array(batch.rest["step_spans"]), batch.labels.offsets
     spans = lists.flatten()
     row = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
     chosen = np.flatnonzero(pc.is_in(spans.field("role"), pa.array(sorted(wanted))).to_numpy(zero_copy_only=False))
-    begins, ends = (labels.offsets[row] + spans.field(name).to_numpy() for name in ("start", "end"))
-    edges = np.zeros(len(labels.values) + 1, np.int64)
+    begins, ends = (offsets[row] + spans.field(name).to_numpy() for name in ("start", "end"))
+    edges = np.zeros(offsets[-1] + 1, np.int64)
     np.add.at(edges, begins[chosen], 1)
     np.add.at(edges, ends[chosen], -1)
     return np.asarray(np.cumsum(edges)[:-1] > 0)
 
 
-def _with(
-    table: pa.Table, rows: Ragged, labels: npt.NDArray[np.int32], weights: Floats, changed: npt.NDArray[np.bool_]
-) -> pa.Table:
-    """The table with new labels and weights; a row that lost a label is no longer prompt + completion."""
-    lost = np.zeros(len(table), dtype=bool)
-    lost[np.unique(rows.row_of[changed])] = True
-    suffix = np.asarray(table["suffix"].to_numpy(zero_copy_only=False), dtype=bool) & ~lost
-    table = table.set_column(
-        table.schema.get_field_index("labels"), "labels", Ragged(rows.offsets, labels).arrow(pa.int32())
-    )
-    table = table.set_column(
-        table.schema.get_field_index("loss_weights"), "loss_weights", Ragged(rows.offsets, weights).arrow(pa.float32())
-    )
-    return table.set_column(table.schema.get_field_index("suffix"), "suffix", pa.array(suffix))
-
-
-def apply_weights(table: pa.Table, weights: str, reference: Mapping[str, Floats]) -> pa.Table:
+def apply_weights(batch: Batch, weights: str, reference: Mapping[str, Floats]) -> Batch:
     """Records with loss weights. ``reference`` holds the surprisal of each chain in the reference run (``excess:``).
 
     Raises UsageError for a chain that the reference run has not measured.
     """
     if weights == "uniform":
-        return table
-    labels = ragged(table["labels"], np.int32)
-    labelled = labels.values != IGNORED
-    surprisal = ragged(table["surprisal"], np.float32).values
-    entropy = ragged(table["entropy"], np.float32).values
+        return batch
+    labels, labelled = batch.labels, batch.labelled
+    surprisal, entropy = batch.surprisal.values, batch.entropy.values
     if weights == "surprisal":
         raw = surprisal
     elif weights == "entropy":
@@ -165,26 +155,32 @@ def apply_weights(table: pa.Table, weights: str, reference: Mapping[str, Floats]
     elif weights == "both":
         raw = np.sqrt(np.maximum(surprisal, 0) * np.maximum(entropy, 0))
     else:
-        raw = surprisal - _reference(table, labels, reference, weights)
+        raw = surprisal - _reference(batch, reference, weights)
     raw = np.where(labelled & np.isfinite(raw), np.maximum(raw, 0), 0).astype(np.float64)
-    rows = len(table)
+    rows = len(batch)
     total = np.bincount(labels.row_of, raw, rows)
     count = np.bincount(labels.row_of, labelled, rows)
     scale = np.divide(count, total, out=np.zeros(rows), where=total > 0)
-    return _with(
-        table, labels, labels.values, (raw * scale[labels.row_of]).astype(np.float32), np.zeros(len(raw), bool)
-    )
+    scaled = (raw * scale[labels.row_of]).astype(np.float32)
+    return replace(batch, loss_weights=Ragged(labels.offsets, scaled))
 
 
-def _reference(table: pa.Table, labels: Ragged, reference: Mapping[str, Floats], weights: str) -> Floats:
-    found = np.full(len(labels.values), np.nan, np.float32)
-    places = table["token_ids_in_graph"].to_pylist()
-    for row, chain in enumerate(table["chain"].to_pylist()):
+def scale_rows(batch: Batch, factors: Floats) -> Batch:
+    """Records with every loss weight of a row multiplied by its factor (rows,)."""
+    if (factors == 1).all():
+        return batch
+    weights = batch.loss_weights
+    return replace(batch, loss_weights=Ragged(weights.offsets, weights.values * factors[weights.row_of]))
+
+
+def _reference(batch: Batch, reference: Mapping[str, Floats], weights: str) -> Floats:
+    found = np.full(len(batch.labels.values), np.nan, np.float32)
+    starts = (batch.labels.offsets[:-1] + batch.place("offset")).tolist()
+    firsts, counts = batch.place("first").tolist(), batch.place("count").tolist()
+    for chain, start, first, count in zip(batch.ids_of("chain"), starts, firsts, counts, strict=True):
         if chain not in reference:
             raise UsageError(
                 f"weights {weights!r}: run {weights[7:]} has not measured chain {chain}. Run: trails ingest"
             )
-        place = places[row]
-        start = int(labels.offsets[row]) + place["offset"]
-        found[start : start + place["count"]] = reference[chain][place["first"] : place["first"] + place["count"]]
+        found[start : start + count] = reference[chain][first : first + count]
     return found

@@ -8,8 +8,8 @@ cost per row is that of copying its numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trails.errors import UsageError
 from trails.export.files import one_array
 from trails.export.subgraph import Part, Selection
 from trails.schema import Run
@@ -76,6 +77,9 @@ node ``prefix + str(first + i)``, for ``i < count``; what lies before ``offset``
 and completion lose nothing. ``parent`` and ``variant`` are empty unless the row is a microvariant of the chain ``parent``.
 """
 
+TOKEN_COLUMNS = ("input_ids", "labels", "loss_weights", "surprisal", "entropy")
+"""Columns with a number for every token of a row, which masks and weights work on."""
+
 COLUMNS = (
     "chain",
     "run",
@@ -129,6 +133,96 @@ class Ragged:
     def arrow(self, kind: pa.DataType) -> pa.Array:
         """As an Arrow list array whose values have the type ``kind``."""
         return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pa.array(self.values, type=kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of some rows before they are written: what masks and weights change, and ``rest``, the other columns.
+
+    The ragged columns share their offsets; ``suffix`` (rows,) says that exactly the completion carries labels.
+    """
+
+    input_ids: Ragged
+    labels: Ragged
+    loss_weights: Ragged
+    surprisal: Ragged
+    entropy: Ragged
+    suffix: Mask
+    rest: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.suffix)
+
+    @property
+    def labelled(self) -> Mask:
+        """Which tokens carry a label, flat."""
+        return np.asarray(self.labels.values != IGNORED)
+
+    def ids_of(self, name: str) -> list[str]:
+        """A column of text of :attr:`rest`."""
+        return list(self.rest[name].to_pylist())
+
+    def place(self, name: str) -> Int64:
+        """A field of ``token_ids_in_graph``, (rows,)."""
+        return np.asarray(one_array(self.rest["token_ids_in_graph"]).field(name).to_numpy(), np.int64)
+
+    def keep(self, rows: Mask) -> Batch:
+        """The batch without the rows that are False."""
+        if rows.all():
+            return self
+        values = np.repeat(rows, self.labels.lengths)
+        offsets = np.concatenate([[0], np.cumsum(self.labels.lengths[rows])])
+        return replace(
+            self,
+            **{name: Ragged(offsets, getattr(self, name).values[values]) for name in TOKEN_COLUMNS},
+            suffix=self.suffix[rows],
+            rest=self.rest.filter(pa.array(rows)),
+        )
+
+    def arrow(self, name: str) -> pa.Array:
+        """A column of :data:`RECORD`."""
+        kind = RECORD.field(name).type
+        if name in TOKEN_COLUMNS:
+            found: Ragged = getattr(self, name)
+            return found.arrow(kind.value_type)
+        if name == "attention_mask":
+            offsets = self.labels.offsets
+            return Ragged(offsets, np.ones(offsets[-1], np.int8)).arrow(kind.value_type)
+        return pa.array(self.suffix) if name == "suffix" else one_array(self.rest[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What the text of a row is completed with, for formats that hold texts.
+
+    ``think`` are the marks around the chain, empty for none. ``answers`` are final answers by chain (None: not asked for); a
+    row of another chain, or with an empty answer, ends without one and is counted in ``missing``.
+    """
+
+    think: tuple[str, str] = ("", "")
+    answers: dict[str, str] | None = None
+    missing: list[str] = field(default_factory=list)
+
+    def completed(self, table: pa.Table, parts: Sequence[Part], completions: Sequence[str]) -> list[str]:
+        """The completions with marks and answer. Raises UsageError for a part of a chain, which has no end."""
+        if not all(part.whole for part in parts):
+            raise UsageError(
+                "--think-tags and --answer complete whole chains, and the selection holds parts of chains. Select whole chains,"
+                " or leave both out."
+            )
+        opened, closed = self.think
+        found = []
+        roots = _described(table, "parent").to_pylist()
+        for chain, root, text in zip(table["chain"].to_pylist(), roots, completions, strict=True):
+            whole = f"{opened}{text}{closed}"
+            if self.answers is not None:
+                answer = self.answers.get(root or chain, "")
+                if answer:
+                    whole += ("" if whole.endswith("\n") else "\n") + ("\n" if closed else "") + answer
+                else:
+                    self.missing.append(chain)
+            found.append(whole)
+        return found
 
 
 def ragged(column: pa.ChunkedArray | pa.Array, dtype: npt.DTypeLike) -> Ragged:
@@ -185,11 +279,14 @@ def build(
     run: Run,
     *,
     layers: Sequence[int] = (),
-) -> pa.Table:
+    ending: Ending | None = None,
+) -> Batch | None:
     """Records of a table of shard rows (columns :data:`COLUMNS`); rows outside the selection are left out.
+    None where nothing of the table is selected.
 
     Labels follow the selection alone, weights are 1 where there is a label; :mod:`trails.export.choose` narrows both.
-    The first token of a sequence without context has no prediction and so no label.
+    The first token of a sequence without context has no prediction and so no label. ``layers`` count from 1. ``ending`` puts
+    the marks of a thought and the answer around the text of whole chains.
     """
     parts = [selection.part(chain) for chain in table["chain"].to_pylist()]
     if any(part is None for part in parts):
@@ -197,7 +294,7 @@ def build(
     kept = [part for part in parts if part is not None]
     n = len(kept)
     if not n:
-        return RECORD.empty_table()
+        return None
     question = ragged(table["question_token_ids"], np.int32)
     tokens = ragged(table["token_ids"], np.int32)
     if all(part.whole for part in kept):
@@ -235,53 +332,53 @@ def build(
         text if length else "" for text, length in zip(table["question"].to_pylist(), question.lengths, strict=True)
     ]
     prompts, completions, suffix = _texts(table, kept, cut, selected, questions)
+    if ending is not None:
+        completions = ending.completed(table, kept, completions)
     prefixes = pc.binary_join_element_wise(
         table["chain"], pc.utf8_slice_codeunits(table["tokenizer"], 0, 8), pa.scalar(""), ":"
     )
     run_id = run.id  # a hash: once per table, not per row
     chains = table["chain"].to_pylist()
     families, parents, variants = (_described(table, name) for name in ("family", "parent", "variant"))
-    layer_values = np.tile(np.asarray(layers, np.int32), n)
-    return pa.table(
-        [
-            pa.array([example_id(chain, part, run_id) for chain, part in zip(chains, kept, strict=True)]),
-            pa.array(prompts, pa.string()),
-            pa.array(completions, pa.string()),
-            pa.array(questions, pa.string()),
-            input_ids.arrow(pa.int32()),
-            Ragged(offsets, np.ones(size, np.int8)).arrow(pa.int8()),
-            Ragged(offsets, labels).arrow(pa.int32()),
-            Ragged(offsets, labelled.values.astype(np.float32)).arrow(pa.float32()),
-            surprisal.arrow(pa.float32()),
-            entropy.arrow(pa.float32()),
-            pa.array(np.arange(n, dtype=np.int64)),
-            pa.array(chains, pa.string()),
-            _step_spans(table, last, context.lengths),
-            pa.StructArray.from_arrays(
-                [
-                    one_array(prefixes),
-                    pa.array(np.zeros(n, np.int32)),
-                    pa.array((last + 1).astype(np.int32)),
-                    pa.array(context.lengths.astype(np.int32)),
-                ],
-                fields=list(RECORD.field("token_ids_in_graph").type),
-            ),
-            Ragged(np.arange(n + 1) * len(layers), layer_values).arrow(pa.int32()),
-            table["tokenizer"],
-            pa.array([run.revision] * n, pa.string()),
-            pa.array([selection.digest] * n, pa.string()),
-            pa.array(["train"] * n, pa.string()),
-            pa.array([run_id] * n, pa.string()),
-            table["source"],
-            table["source_id"],
-            table["licence"],
-            table["language"],
-            pc.if_else(pc.equal(families, ""), one_array(table["source"]), families),
-            parents,
-            variants,
-            pa.array(suffix),
-        ],
-        schema=RECORD,
+    layer_values = np.tile(np.asarray(layers, np.int32) - 1, n)  # PEFT counts from 0
+    spans = {
+        "prefix": one_array(prefixes),
+        "first": pa.array(np.zeros(n, np.int32)),
+        "count": pa.array((last + 1).astype(np.int32)),
+        "offset": pa.array(context.lengths.astype(np.int32)),
+    }
+    columns = {
+        "id": pa.array(
+            [example_id(chain, part, run_id) for chain, part in zip(chains, kept, strict=True)], pa.string()
+        ),
+        "prompt": pa.array(prompts, pa.string()),
+        "completion": pa.array(completions, pa.string()),
+        "question": pa.array(questions, pa.string()),
+        "order": pa.array(np.arange(n, dtype=np.int64)),
+        "chain": pa.array(chains, pa.string()),
+        "step_spans": _step_spans(table, last, context.lengths),
+        "token_ids_in_graph": pa.StructArray.from_arrays(
+            list(spans.values()), fields=list(RECORD.field("token_ids_in_graph").type)
+        ),
+        "layers_to_transform": Ragged(np.arange(n + 1) * len(layers), layer_values).arrow(pa.int32()),
+        "tokenizer_sha": table["tokenizer"],
+        "model_sha": pa.array([run.revision] * n, pa.string()),
+        "subgraph": pa.array([selection.digest] * n, pa.string()),
+        "split": pa.array(["train"] * n, pa.string()),
+        "run": pa.array([run_id] * n, pa.string()),
+        **{name: table[name] for name in ("source", "source_id", "licence", "language")},
+        "family": pc.if_else(pc.equal(families, ""), one_array(table["source"]), families),
+        "parent": parents,
+        "variant": variants,
+    }
+    return Batch(
+        input_ids,
+        Ragged(offsets, labels),
+        Ragged(offsets, labelled.values.astype(np.float32)),
+        surprisal,
+        entropy,
+        np.asarray(suffix, bool),
+        pa.table(columns, schema=pa.schema([RECORD.field(name) for name in columns])),
     )
 
 
@@ -381,9 +478,6 @@ def coalesce(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
             held, count = [], 0
     if held:
         yield pa.concat_tables(held)
-
-
-Transform = Callable[[pa.Table], pa.Table]
 
 
 def lists(column: pa.ChunkedArray, *, digits: int | None = None) -> list[list[int] | list[float | None]]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trails.export.files import one_array
-from trails.export.record import RECORD, Ragged, ragged
+from trails.export.record import RECORD, Batch, Ragged
 
 PER_TOKEN = {
     "input_ids": np.dtype(np.int32),
@@ -63,15 +63,16 @@ class Spill:
             self._writer.close()
             self._writer = None
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, records: Batch) -> None:
         """Add records."""
-        rows = ragged(table["input_ids"], np.int32)
-        block = np.empty((len(rows.values), len(self._flat)), np.int32)
+        block = np.empty((len(records.labels.values), len(self._flat)), np.int32)
         for place, name in enumerate(self._flat):
-            block[:, place] = ragged(table[name], PER_TOKEN[name]).values.view(np.int32)
+            column: Ragged = getattr(records, name)
+            block[:, place] = column.values.astype(PER_TOKEN[name], copy=False).view(np.int32)
         block.tofile(self._tokens)
-        self._lengths.append(rows.lengths)
-        for batch in table.select(self._rest.names).combine_chunks().to_batches():
+        self._lengths.append(records.labels.lengths)
+        rest = pa.table([records.arrow(name) for name in self._rest.names], schema=self._rest)
+        for batch in rest.combine_chunks().to_batches():
             self._writer.write_batch(batch)
 
     def read(self) -> None:

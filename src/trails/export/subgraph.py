@@ -56,16 +56,26 @@ _QUERY = re.compile(r"query:([A-Za-z0-9_-]+)\s*(\{.*\})?", re.DOTALL)
 _STATEMENT = re.compile(r"(?:\s|//[^\n]*\n)*(MATCH|OPTIONAL|WITH|UNWIND|CALL|RETURN)\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Part:
     """What is selected of one chain: whole steps and token spans, united. Neither means the whole chain.
 
-    ``steps`` are indices in order; ``tokens`` are half-open spans of token positions, sorted and disjoint.
+    ``steps`` are indices in order; ``tokens`` are half-open spans of token positions, sorted and disjoint. ``weight``
+    multiplies the loss weights of the row, ``stage`` comes before the order of rows (low first), ``tag`` is carried along.
     """
 
     chain: str
     steps: tuple[int, ...] = ()
     tokens: tuple[tuple[int, int], ...] = ()
+    weight: float = 1.0
+    tag: str = ""
+    stage: int = 0
+
+    def __repr__(self) -> str:
+        """The part without what it leaves at its default: the digest of a selection is made of it."""
+        own = {"weight": (self.weight, 1.0), "tag": (self.tag, ""), "stage": (self.stage, 0)}
+        more = "".join(f", {name}={value!r}" for name, (value, default) in own.items() if value != default)
+        return f"Part(chain={self.chain!r}, steps={self.steps!r}, tokens={self.tokens!r}{more})"
 
     @property
     def whole(self) -> bool:
@@ -90,6 +100,20 @@ class Selection:
         if self.parts is None:
             return Part(chain)
         return self.parts.get(chain)
+
+    def root(self, chain: str, parent: str = "") -> Part:
+        """The part of a row: that of its chain, or of the chain it is a variant of."""
+        return self.part(parent or chain) or Part(parent or chain)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a part has a weight of its own."""
+        return self.parts is not None and any(part.weight != 1 for part in self.parts.values())
+
+    @property
+    def staged(self) -> bool:
+        """Whether a part has a stage or a tag."""
+        return self.parts is not None and any(part.stage or part.tag for part in self.parts.values())
 
     @property
     def chains(self) -> list[str] | None:

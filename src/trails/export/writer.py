@@ -27,7 +27,8 @@ class Writer:
     token), ``order``. ``settings`` are the lines a user must give the trainer so that it does survive. ``beside`` writes
     the provenance columns to a second file, for trainers that accept no further columns. ``folder`` writes a data set as the
     library ``datasets`` saves it to disk, for trainers that load only that. ``chat`` says that a row is
-    question and whole chain, so that a prompt cannot hold a part of the chain.
+    question and whole chain, so that a prompt cannot hold a part of the chain. ``open`` says that readers of the format take
+    further columns.
     """
 
     name: str
@@ -40,6 +41,13 @@ class Writer:
     beside: bool = False
     folder: bool = False
     chat: bool = False
+    open: bool = False
+
+    @property
+    def texts(self) -> bool:
+        """Whether rows hold texts that the trainer tokenises, not token ids."""
+        names = {*self.schema.names, *self.reads}
+        return "completion" in names and "input_ids" not in names
 
 
 def pick(table: pa.Table, schema: pa.Schema) -> pa.Table:

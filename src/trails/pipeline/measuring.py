@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from trails.config import Settings, load_settings
-from trails.errors import StoreError, UsageError
+from trails.errors import StoreError
+from trails.export import parse_layers as parse
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.as_read import SHOWN_EXAMPLES, example_lines, example_record
@@ -152,16 +153,8 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
 
 
 def parse_layers(text: str | None) -> tuple[int, ...]:
-    """Layers such as ``16,30`` as numbers. Raises UsageError for anything else."""
-    if not text:
-        return ()
-    try:
-        layers = tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        raise UsageError(f"layers {text!r} cannot be read. Write numbers with commas, e.g. 16,30.") from None
-    if layers[0] < 0:
-        raise UsageError(f"layer {layers[0]} does not exist. Layers count from 0 (input embeddings).")
-    return layers
+    """States of layers such as ``16,30`` as numbers; 0 is the input of the first layer. Raises UsageError for anything else."""
+    return parse(text, first=0) if text else ()
 
 
 def segmented(chain: Chain) -> Segmented:

@@ -36,7 +36,7 @@ def with_adapter(model: Any, options: TrainOptions, layers: Sequence[int]) -> An
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        layers_to_transform=list(layers) or None,
+        layers_to_transform=[layer - 1 for layer in layers] or None,  # PEFT counts from 0
         task_type="CAUSAL_LM",
         bias="none",
     )
@@ -107,32 +107,32 @@ def linear_names(model: Any) -> list[str]:
 
 
 def chosen_layers(rows: Sequence[Row], options: TrainOptions, model: Any) -> tuple[int, ...]:
-    """Layers with an adapter: the option, else what every row of the export names. Empty for all."""
+    """Layers with an adapter, 1 … L: the option, else what every row of the export names. Empty for all."""
     count = int(model.config.get_text_config().num_hidden_layers)
     if options.layers is not None:
         layers = tuple(sorted(set(options.layers)))
     else:
-        found = {tuple(row.get("layers", ())) for row in rows}
+        found = {tuple(layer + 1 for layer in row.get("layers", ())) for row in rows}  # as PEFT counts
         if len(found) > 1:
             raise UsageError("the rows of the export name different layers. Choose with --layers.")
         layers = found.pop()
-    if any(not 0 <= layer < count for layer in layers):
-        raise UsageError(f"layers {', '.join(map(str, layers))} do not exist. This model has layers 0 to {count - 1}.")
+    if any(not 1 <= layer <= count for layer in layers):
+        raise UsageError(f"layers {', '.join(map(str, layers))} do not exist. This model has layers 1 to {count}.")
     return layers
 
 
 def weight_change(model: Any) -> dict[int, float]:
     """Frobenius norm of what the adapter adds to each layer's weights; 0 exactly where there is no adapter.
 
-    ``model`` is a PEFT model. Layers are numbered from 0.
+    ``model`` is a PEFT model. Layers are numbered 1 … L.
     """
     count = int(model.config.get_text_config().num_hidden_layers)
-    found = dict.fromkeys(range(count), 0.0)
+    found = dict.fromkeys(range(1, count + 1), 0.0)
     with torch.no_grad():
         for name, module in model.named_modules():
             if hasattr(module, "get_delta_weight") and getattr(module, "lora_A", None):
                 layer = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", name)
                 if layer:
                     for adapter in module.lora_A:
-                        found[int(layer[1])] += float(module.get_delta_weight(adapter).float().pow(2).sum())
+                        found[int(layer[1]) + 1] += float(module.get_delta_weight(adapter).float().pow(2).sum())
     return {layer: value**0.5 for layer, value in found.items()}

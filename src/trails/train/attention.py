@@ -121,8 +121,8 @@ def attention_loss(
     layers: Sequence[int],
 ) -> Tensor:
     """Mean over rows' steps and layers of KL(teacher ‖ model), nats. Rows without a teacher, and steps without a token or
-    with an undefined map, do not count; without any the loss is 0."""
-    chosen = list(layers) or sorted(masses)
+    with an undefined map, do not count; without any the loss is 0. ``layers`` are 1 … L, empty for all."""
+    chosen = [layer - 1 for layer in layers] or sorted(masses)
     stacked = torch.stack([masses[layer] for layer in chosen], -1).float()  # (B, T, bins, layers)
     terms: list[Tensor] = []
     for row, (steps, teacher) in enumerate(zip(spans, teachers, strict=True)):

@@ -20,7 +20,8 @@ Row = dict[str, Any]
 
 
 def load_rows(path: Path) -> list[Row]:
-    """Training rows of a canonical export in the order written; rows without a label are left out.
+    """Training rows of a canonical export in the order written; rows without a label are left out. ``layers`` of a row count
+    from 0, as its column ``layers_to_transform`` does.
 
     Raises UsageError for another file, or one in which no token carries a label.
     """

@@ -26,7 +26,7 @@ TARGETS: dict[str, tuple[str, ...] | str] = {
 class TrainOptions:
     """How to train. ``steps`` are optimiser steps (0 = one pass over the rows); each takes ``batch`` × ``accumulate`` rows.
 
-    ``layers`` are the only layers with an adapter (None: those the export names, empty: all). ``targets`` is a name of
+    ``layers`` are the only layers with an adapter, 1 … L (None: those the export names, empty: all). ``targets`` is a name of
     :data:`TARGETS` or module names joined by commas; None means ``all``, and ``channels`` for the attention objective.
     ``lm_share`` adds that share of the language-model loss to the attention objective. ``max_tokens`` cuts longer rows; 0
     refuses rows longer than the model's window. ``shuffle_steps`` trains on the same tokens with the steps of every chain in
@@ -57,7 +57,7 @@ class TrainOptions:
 class TrainReport:
     """What was trained. ``losses`` are (step, loss) as logged; ``checkpoints`` are folders by step, the last one ``adapter``.
 
-    ``layers`` are those with an adapter; ``resumed`` the step it continued from (0 = from the start).
+    ``layers`` are those with an adapter, 1 … L, empty for all; ``resumed`` the step it continued from (0 = from the start).
     """
 
     adapter: Path

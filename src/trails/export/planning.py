@@ -1,0 +1,193 @@
+"""What is remembered of every row between reading and writing, and in which order rows are written."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from trails.errors import UsageError
+from trails.export.card import Counts
+from trails.export.options import ExportOptions
+from trails.export.order import arrange, stratified_spread
+from trails.export.record import Batch
+from trails.export.split import GramIndex
+from trails.export.subgraph import Selection
+from trails.export.writer import Writer
+from trails.schema import Run
+from trails.store.traces import id_numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which rows go where: ``parts`` are row numbers in the order written, by split; ``held`` (rows,) those held out.
+
+    ``components`` groups of rows share no 13-gram, the largest holds the share ``largest``; 0 without a split.
+    """
+
+    parts: dict[str, npt.NDArray[np.int64]]
+    order: npt.NDArray[np.int64]
+    held: npt.NDArray[np.bool_]
+    components: int = 0
+    largest: float = 0.0
+
+
+def plan(facts: Facts, grams: GramIndex, options: ExportOptions) -> Plan:
+    """Split and order the rows. Stages come one after the other; within each the order is that of the options."""
+    held = np.zeros(facts.rows, dtype=bool)
+    components, largest = 0, 0.0
+    if options.split:
+        found = grams.split(options.split, facts.ids, facts.families, options.seed)
+        held, components, largest = found.held_out, found.components, found.largest
+    order = arrange(
+        options.order,
+        facts.ids,
+        facts.surprisal,
+        facts.families,
+        facts.names,
+        seed=options.seed,
+        stratify=options.stratify,
+    )
+    if len(stages := facts.stages):
+        order = order[np.argsort(stages[order], kind="stable")]
+    parts = {"train": order[~held[order]]}
+    if options.split:
+        parts["held_out"] = order[held[order]][np.sort(np.unique(order[held[order]], return_index=True)[1])]
+    return Plan(parts, order, held, components, largest)
+
+
+class Facts:
+    """A few numbers and names of every row, never its tokens. ``named`` keeps source and record, too."""
+
+    def __init__(self, run: Run, selection: Selection, *, named: bool) -> None:
+        self._selection, self._staged = selection, selection.staged
+        self.run, self._named = run, named
+        self.rows = 0
+        self.unlabelled = 0
+        self.variants = 0
+        self.names: list[tuple[str, str]] = []
+        self._ids: list[npt.NDArray[np.bytes_]] = []
+        self._chains: list[npt.NDArray[np.uint64]] = []
+        self._surprisal: list[npt.NDArray[np.float64]] = []
+        self._sizes: list[npt.NDArray[np.int32]] = []  # tokens, labels, 1 for a variant
+        self._codes: dict[str, int] = {}  # families in the order met
+        self._families: list[npt.NDArray[np.int32]] = []
+        self._stages: list[npt.NDArray[np.int32]] = []
+        self.tags: list[str] = []
+        self.sources: Counter[tuple[str, str, str]] = Counter()
+        self.weightless = 0
+        self.unfit = 0
+        self.nats = 0.0
+        self.labelled = 0
+        self.largest_id = -1
+
+    def add(self, batch: Batch, writer: Writer) -> None:
+        """Remember the rows of a batch, all of which carry a label."""
+        n = len(batch)
+        if not n:
+            return
+        labels, on = batch.labels, batch.labelled
+        surprisal = np.nan_to_num(batch.surprisal.values.astype(np.float64)) * on
+        per_row = np.bincount(labels.row_of, on, n)
+        sums = np.bincount(labels.row_of, surprisal, n)
+        weights = np.bincount(labels.row_of, batch.loss_weights.values, n)
+        self._surprisal.append(np.divide(sums, per_row, out=np.full(n, math.nan), where=per_row > 0))
+        variants = np.asarray(pc.not_equal(batch.rest["variant"], "").to_numpy())
+        self.variants += int(variants.sum())
+        self._sizes.append(np.stack([labels.lengths, per_row, variants], axis=1).astype(np.int32))
+        self.labelled += int(on.sum())
+        self.nats += float(surprisal.sum())
+        self.weightless += int((weights == 0).sum())
+        ids = batch.input_ids.values
+        self.largest_id = max(self.largest_id, int(ids.max()) if len(ids) else -1)
+        if "mask" not in writer.keeps:
+            fit = batch.suffix
+            if writer.chat:
+                context = [f"{q}\n" if q else "" for q in batch.ids_of("question")]
+                prompts = batch.ids_of("prompt")
+                fit = fit & np.array([p == c for p, c in zip(prompts, context, strict=True)])
+            self.unfit += int((~fit).sum())
+        self.rows += n
+        self._ids.append(np.array(batch.ids_of("id"), np.bytes_))
+        codes = [self._codes.setdefault(name, len(self._codes)) for name in batch.ids_of("family")]
+        self._families.append(np.array(codes, np.int32))
+        sources = batch.ids_of("source")
+        if self._named:
+            self.names += list(zip(sources, batch.ids_of("source_id"), strict=True))
+        self.sources.update(zip(sources, batch.ids_of("licence"), batch.ids_of("language"), strict=True))
+        self._chains.append(id_numbers(batch.rest["chain"])[~variants])
+        if self._staged:
+            parts = [
+                self._selection.root(c, p) for c, p in zip(batch.ids_of("chain"), batch.ids_of("parent"), strict=True)
+            ]
+            self._stages.append(np.array([part.stage for part in parts], np.int32))
+            self.tags += [part.tag for part in parts]
+
+    @property
+    def stages(self) -> npt.NDArray[np.int32]:
+        """Stage of each row; empty where the selection has none."""
+        return np.concatenate(self._stages) if self._stages else np.zeros(0, np.int32)
+
+    @property
+    def ids(self) -> npt.NDArray[np.bytes_]:
+        """Id of each row."""
+        return np.concatenate(self._ids)
+
+    @property
+    def families(self) -> npt.NDArray[np.int64]:
+        """Family of each row, numbered in the order of their names."""
+        rank = np.argsort(np.argsort(np.array(list(self._codes))))
+        return rank[np.concatenate(self._families)]
+
+    @property
+    def surprisal(self) -> npt.NDArray[np.float64]:
+        """Mean over the labelled tokens of each row, nats."""
+        return np.concatenate(self._surprisal)
+
+    def lint(self) -> list[str]:
+        """Checks that hold for what was written. Raises UsageError for a token outside the base vocabulary."""
+        found = []
+        if self.run.vocab_size:
+            if self.largest_id >= self.run.vocab_size:
+                raise UsageError(
+                    f"token {self.largest_id} lies outside the base vocabulary of {self.run.vocab_size} tokens of"
+                    f" {self.run.model}. Measure the chains again with this model: trails ingest"
+                )
+            found.append(
+                f"Every token id lies in the base vocabulary ({self.run.vocab_size} tokens; largest id used"
+                f" {self.largest_id}): no token is added, embeddings keep their size."
+            )
+        if self.weightless:
+            found.append(f"{self.weightless} rows have weight 0 on every token and teach nothing.")
+        return found
+
+    def counts(
+        self,
+        plan: Plan,
+        shared: int,
+    ) -> Counts:
+        """Counts over the rows that were written. ``shared`` grams were found in both parts."""
+        order, held = plan.order, plan.held
+        tokens, labelled, variants = np.concatenate(self._sizes)[order].sum(0, dtype=np.int64).tolist()
+        return Counts(
+            rows=int((~held[order]).sum() + held.sum()),
+            held_out=int(held.sum()),
+            tokens=tokens,
+            labelled=labelled,
+            weightless=self.weightless,
+            chains=len(np.unique(np.concatenate(self._chains))),
+            variants=variants,
+            mean_surprisal=self.nats / max(self.labelled, 1),
+            sources=dict(self.sources),
+            components=plan.components,
+            largest_component=plan.largest,
+            shared_grams=shared,
+            spread=stratified_spread(self.families, order),
+            unlabelled=self.unlabelled,
+            tags=Counter(tag for tag in self.tags if tag),
+            stages=len(np.unique(self.stages)),
+        )

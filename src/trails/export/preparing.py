@@ -1,0 +1,206 @@
+"""Everything that can be refused before a row is read, and the batches of rows that are read then."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from trails.errors import UsageError
+from trails.export.choose import Masking, apply_mask, apply_weights, parse_mask, parse_weights, scale_rows
+from trails.export.files import SAVED, SUFFIXES
+from trails.export.formats import WRITERS, refusal, writer_named
+from trails.export.options import ExportOptions, layers_text
+from trails.export.order import parse_order
+from trails.export.record import COLUMNS, Batch, Ending, build, coalesce, ragged
+from trails.export.subgraph import Selection
+from trails.export.variant_rows import stored_variants, variant_tables
+from trails.export.writer import Writer
+from trails.platform.arrays import Floats
+from trails.platform.threads import ahead
+from trails.schema import Run, fitting_runs
+from trails.store.traces import TraceStore
+
+BATCH_ROWS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An export that was found possible. ``files`` are its rows by split, ``beside`` their provenance where the format has no
+    room for it; ``reference`` holds surprisals by chain for the weights ``excess:RUN``.
+    """
+
+    selection: Selection
+    traces: TraceStore
+    writer: Writer
+    options: ExportOptions
+    mask: Masking
+    run: Run
+    files: dict[str, Path]
+    card: Path
+    beside: dict[str, Path]
+    reference: dict[str, Floats]
+    ending: Ending | None
+
+    @property
+    def ends(self) -> str:
+        """What a row ends with, in words."""
+        if self.ending is None:
+            return (
+                "A row ends where the selection ends: no end-of-sequence token is added, and the final answer is not in it "
+                "(--answer adds it in formats of texts)."
+            )
+        tags = (
+            f"the marks {' and '.join(repr(mark.strip()) for mark in self.ending.think)} stand around the chain"
+            if any(self.ending.think)
+            else ""
+        )
+        answer = (
+            "a row ends with the final answer"
+            if self.options.answer
+            else "a row ends after the chain, without its answer"
+        )
+        whole = "; ".join(filter(None, (tags, answer)))
+        return f"{whole[0].upper()}{whole[1:]}; no end-of-sequence token is added."
+
+
+def prepare(selection: Selection, traces: TraceStore, format: str, to: Path, options: ExportOptions) -> Prepared:
+    """Check everything that can be checked before a row is read. Raises UsageError with what to write instead."""
+    if options.variants and re.fullmatch(r"v[0-9a-f]{16}", str(options.variants)):
+        options = replace(options, variants=stored_variants(traces, str(options.variants)))
+    writer = writer_named(format)
+    mask = parse_mask(options.mask)
+    reference_run = parse_weights(options.weights)
+    parse_order(options.order)
+    if not 0 <= options.split < 1:
+        raise UsageError(f"split {options.split} must lie in [0, 1). Write for example --split 0.1.")
+    run = _run(traces, options.run)
+    if any(layer < 1 or (run.n_layers and layer > run.n_layers) for layer in options.layers):
+        last = run.n_layers or "the last one"
+        raise UsageError(f"layers {layers_text(options.layers)} do not exist. This model has layers 1 to {last}.")
+    ending = _ending(options, writer)
+    files, card, beside = _places(to, writer, options)
+    if options.weights != "uniform" and "weights" not in writer.keeps and not options.lossy:
+        raise refusal(writer, f"the weights {options.weights!r}", "weights")
+    if selection.weighted and "weights" not in writer.keeps and not options.lossy:
+        raise refusal(writer, "the weights of the selection", "weights")
+    if options.order not in ("shuffled", "source") and "order" not in writer.keeps and not options.lossy:
+        raise refusal(writer, f"the order {options.order!r}", "order")
+    if selection.staged and "order" not in writer.keeps and not options.lossy:
+        raise refusal(writer, "the stages of the selection", "order")
+    reference = _reference(traces, reference_run, selection)
+    return Prepared(selection, traces, writer, options, mask, run, files, card, beside, reference, ending)
+
+
+def batches(prepared: Prepared) -> Iterator[Batch]:
+    """The rows of an export with their masks and weights, in bounded batches."""
+    selection, options = prepared.selection, prepared.options
+    for batch in _records(prepared):
+        made = apply_weights(apply_mask(batch, prepared.mask, options.seed), options.weights, prepared.reference)
+        if selection.weighted:
+            roots = zip(made.ids_of("chain"), made.ids_of("parent"), strict=True)
+            factors = np.array([selection.root(chain, parent).weight for chain, parent in roots], np.float32)
+            made = scale_rows(made, factors)
+        yield made
+
+
+def _records(prepared: Prepared) -> Iterator[Batch]:
+    selection, run, options, ending = prepared.selection, prepared.run, prepared.options, prepared.ending
+    columns = [*COLUMNS, *(["answer"] if options.answer else [])]
+    tables = prepared.traces.tables(columns, run.id, selection.chains, rows=BATCH_ROWS)
+    for table in ahead(coalesce(tables, BATCH_ROWS)):
+        if ending is not None and ending.answers is not None:
+            if not options.variants:
+                ending.answers.clear()
+            ending.answers.update(zip(table["chain"].to_pylist(), table["answer"].to_pylist(), strict=True))
+        made = build(table, selection, run, layers=options.layers, ending=ending)
+        if made is not None:
+            yield made
+    if options.variants:
+        whole = replace(selection, parts=None)  # variants have ids of their own: their parent is what was selected
+        for table in variant_tables(options.variants, run):
+            if selection.parts is not None:
+                parents = [dict(item).get("parent") for item in table["metadata"].to_pylist()]
+                table = table.filter(pa.array([parent in selection.parts for parent in parents], pa.bool_()))
+            made = build(table, whole, run, layers=options.layers, ending=ending)
+            if made is not None:
+                asked = pa.array([selection.digest] * len(made), pa.string())
+                rest = made.rest.set_column(
+                    made.rest.column_names.index("subgraph"), made.rest.field("subgraph"), asked
+                )
+                yield replace(made, rest=rest)
+
+
+def _ending(options: ExportOptions, writer: Writer) -> Ending | None:
+    if not options.answer and not options.think_tags:
+        return None
+    if not writer.texts:
+        able = ", ".join(name for name, other in WRITERS.items() if other.texts)
+        raise UsageError(
+            f"format {writer.name!r} holds token ids as they were measured, and the answer and the marks of a thought were not "
+            f"measured. Formats of texts: {able}. Or leave out --answer and --think-tags."
+        )
+    opened, comma, closed = options.think_tags.partition(",")
+    if options.think_tags and not (comma and opened.strip() and closed.strip()):
+        raise UsageError(
+            f"think tags {options.think_tags!r} cannot be read. Write two marks with a comma: --think-tags '<think>,</think>'."
+        )
+    marks = (f"{opened.strip()}\n", f"\n{closed.strip()}\n") if comma else ("", "")
+    return Ending(marks, {} if options.answer else None)
+
+
+def _run(traces: TraceStore, name: str | None) -> Run:
+    runs = traces.runs()
+    fitting = fitting_runs(runs, name)
+    if len(fitting) != 1:
+        known = (
+            ", ".join(f"{run.id} ({run.model})" for run in runs.values()) or "none; measure with: trails ingest PATH"
+        )
+        asked = f"run {name!r}" if name else "a run"
+        raise UsageError(f"{asked} was asked for and {len(fitting)} fit. Runs: {known}. Choose with --run.")
+    return fitting[0]
+
+
+def _places(to: Path, writer: Writer, options: ExportOptions) -> tuple[dict[str, Path], Path, dict[str, Path]]:
+    """Files of the splits, of the card, and of the provenance beside them."""
+    raw_json = any((writer_field.metadata or {}).get(b"json") for writer_field in writer.schema)
+    if to.suffix and to.suffix not in SUFFIXES:
+        raise UsageError(f"{to} ends in {to.suffix!r}. Write a name that ends in {' or '.join(SUFFIXES)}, or a folder.")
+    if to.suffix and writer.folder:
+        raise UsageError(f"format {writer.name!r} is a folder. Write a name without {to.suffix!r}.")
+    if to.suffix == ".parquet" and raw_json:
+        raise UsageError(f"format {writer.name!r} has rows that Parquet cannot hold. Write a name that ends in .jsonl.")
+    if to.suffix:
+        stem, folder, suffix, card_file = to.stem, to.parent, to.suffix, to.with_name(f"{to.stem}.README.md")
+    else:
+        stem, folder, suffix, card_file = "train", to, ".jsonl" if raw_json else ".parquet", to / "README.md"
+    if writer.folder:  # the names that trainers look for
+        files = {"train": to / "train" / SAVED, "held_out": to / "validation" / SAVED}
+        named = {split: to / path.parent.name for split, path in files.items()}
+    else:
+        files = {"train": folder / f"{stem}{suffix}", "held_out": folder / f"{stem}.held_out{suffix}"}
+        named = {split: path.with_suffix("") for split, path in files.items()}
+    if not options.split:
+        del files["held_out"]
+    beside = {k: named[k].with_name(f"{named[k].name}.graph.jsonl") for k in files} if writer.beside else {}
+    if not options.overwrite:
+        for path in (*files.values(), card_file, *beside.values()):
+            if path.exists():
+                raise UsageError(f"{path} exists. Choose another name, or add --overwrite.")
+    return files, card_file, beside
+
+
+def _reference(traces: TraceStore, name: str, selection: Selection) -> dict[str, Floats]:
+    if not name:
+        return {}
+    run = _run(traces, name)
+    found: dict[str, Floats] = {}
+    for table in traces.tables(["chain", "surprisal"], run.id, selection.chains):
+        rows = ragged(table["surprisal"], np.float32)
+        for index, chain in enumerate(table["chain"].to_pylist()):
+            found[chain] = rows.values[rows.offsets[index] : rows.offsets[index + 1]].copy()
+    return found

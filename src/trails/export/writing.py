@@ -1,0 +1,162 @@
+"""The rows in their files, and the card beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trails.export.card import card, findings
+from trails.export.files import describe_saved, write_file
+from trails.export.options import ExportOptions, ExportReport, layers_text
+from trails.export.planning import Facts, Plan
+from trails.export.preparing import BATCH_ROWS, Prepared
+from trails.export.record import RECORD, ragged
+from trails.export.spill import Spill
+from trails.export.split import shared_grams
+from trails.export.variant_rows import largest_edits
+from trails.export.writer import PROVENANCE, Writer
+from trails.platform.files import write_atomic
+
+CHECKED = 2_000
+"""Up to so many rows, train and held-out part are compared gram by gram once more: a second way to the same answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """SHA-256 of the rows' file of every split, and of every file as named on the card; grams found in both parts."""
+
+    digests: dict[str, str]
+    hashes: dict[str, str]
+    shared: int
+
+
+def write(prepared: Prepared, facts: Facts, plan: Plan, spill: Spill, to: Path) -> Written:
+    """Write the rows of every split, and their provenance where the format has no room for it."""
+    writer, hashes, digests = prepared.writer, dict[str, str](), dict[str, str]()
+    spill.read()
+    for split, rows in plan.parts.items():
+        file = prepared.files[split]
+        digests[split] = write_file(_rows(writer, spill, rows, split, facts), _schema(writer, facts), file)
+        hashes[_beside_card(file, prepared.card)] = digests[split]
+        if beside := prepared.beside.get(split):
+            schema = pa.schema([RECORD.field(name) for name in PROVENANCE])
+            hashes[beside.name] = write_file(
+                (table.select(PROVENANCE) for table, _ in _chunks(spill, rows, split)), schema, beside
+            )
+    shared = _shared(spill, plan.parts) if prepared.options.split and facts.rows <= CHECKED else 0
+    if writer.folder:
+        describe_saved(to, {prepared.files[split].parent.name: digest for split, digest in digests.items()})
+    return Written(digests, hashes, shared)
+
+
+def describe(prepared: Prepared, facts: Facts, plan: Plan, written: Written, to: Path) -> ExportReport:
+    """Write the card and report what was written."""
+    writer, options, selection, files = prepared.writer, prepared.options, prepared.selection, prepared.files
+    lost, lint = _lost(writer, prepared, facts), [*facts.lint(), prepared.ends]
+    if prepared.ending is not None and prepared.ending.missing:
+        lint.append(f"{len(prepared.ending.missing)} rows have no final answer to end with.")
+    counts = facts.counts(plan, written.shared)
+    if options.variants and counts.variants:
+        counts = replace(counts, max_edits=largest_edits(options.variants, selection))
+    # names as they lie beside the card, so that the same export into another folder gives the same card
+    settings = writer.settings.replace("FILE", to.name if writer.folder else files["train"].name)
+    typed = writer.settings.replace("FILE", str(to if writer.folder else files["train"]))
+    text = card(
+        title=to.name if writer.folder else files["train"].stem,
+        files={split: _beside_card(path, prepared.card) for split, path in files.items()},
+        run=prepared.run,
+        selection=selection.text,
+        statement=selection.statement,
+        parameters=selection.parameters,
+        digest=selection.digest,
+        counts=counts,
+        options=_options(options),
+        writer=writer.name,
+        settings=settings,
+        columns=_schema(writer, facts).names,
+        lost=lost,
+        lint=lint,
+        negative=findings(options.mask, options.weights, options.order, options.stratify, options.layers),
+        hashes=written.hashes,
+    )
+    write_atomic(prepared.card, text)
+    digest = written.digests["train"]
+    return ExportReport(
+        files, prepared.card, digest, counts, tuple(lost), tuple(lint), writer.name, typed, prepared.ends
+    )
+
+
+def _options(options: ExportOptions) -> dict[str, str]:
+    """Options as the card names them."""
+    return {
+        "mask": options.mask,
+        "weights": options.weights,
+        "order": options.order + ("" if options.stratify else ", not stratified"),
+        "layers": layers_text(options.layers) or "all",
+        "split": str(options.split),
+        "variants": options.variants.name if options.variants else "none",
+        "seed": str(options.seed),
+        **({"think tags": options.think_tags} if options.think_tags else {}),
+        **({"answer": "at the end"} if options.answer else {}),
+    }
+
+
+def _beside_card(path: Path, card_file: Path) -> str:
+    """A file's name as seen from the card."""
+    return path.relative_to(card_file.parent).as_posix()
+
+
+def _lost(writer: Writer, prepared: Prepared, facts: Facts) -> list[str]:
+    lost = []
+    if "weights" not in writer.keeps:
+        if prepared.options.weights != "uniform":
+            lost.append(f"The weights `{prepared.options.weights}`: every token with loss counts 1.")
+        if prepared.selection.weighted:
+            lost.append("The weights of the selection: every row counts the same.")
+    if facts.unfit:
+        lost.append(f"The mask of {facts.unfit} rows: every token of the completion has loss.")
+    return lost
+
+
+_STAGED = (pa.field("stage", pa.int32()), pa.field("tag", pa.string()))
+
+
+def _schema(writer: Writer, facts: Facts) -> pa.Schema:
+    """Columns of a row; ``stage`` and ``tag`` are there where the selection has them and the format takes any column."""
+    return pa.schema([*writer.schema, *_STAGED]) if writer.open and len(facts.stages) else writer.schema
+
+
+def _rows(writer: Writer, spill: Spill, rows: npt.NDArray[np.int64], split: str, facts: Facts) -> Iterator[pa.Table]:
+    stages = facts.stages if writer.open else np.zeros(0, np.int32)
+    for table, mine in _chunks(spill, rows, split):
+        made = writer.convert(table)
+        if len(stages):
+            made = made.append_column(_STAGED[0], pa.array(stages[mine]))
+            made = made.append_column(_STAGED[1], pa.array([facts.tags[row] for row in mine.tolist()], pa.string()))
+        yield made
+
+
+def _chunks(spill: Spill, rows: npt.NDArray[np.int64], split: str) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
+    """The rows in order, numbered, in tables of bounded size, each with its row numbers."""
+    start = 0
+    for table in spill.take(rows, BATCH_ROWS):
+        n = len(table)
+        own = {"order": pa.array(np.arange(start, start + n)), "split": pa.array([split] * n)}
+        for name, values in own.items():
+            if name in spill.columns:
+                table = table.set_column(spill.columns.index(name), table.schema.field(name), values)
+        yield table, rows[start : start + n]
+        start += n
+
+
+def _shared(spill: Spill, parts: dict[str, npt.NDArray[np.int64]]) -> int:
+    sides = [np.unique(rows) for rows in parts.values()]
+    if not all(len(rows) for rows in sides):
+        return 0
+    train, held = (ragged(pa.concat_tables(spill.take(rows, BATCH_ROWS))["input_ids"], np.int64) for rows in sides)
+    return shared_grams(train, held)
