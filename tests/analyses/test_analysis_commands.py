@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from trails.__main__ import main as program
+from trails.analyses import ANALYSES
 from trails.cli import cli
 from trails.cli.scores import text_or_file
 from trails.config import load_settings
@@ -236,3 +237,24 @@ def test_the_program_prints_an_error_without_a_traceback(
         program()
     assert ended.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_new_analysis_is_a_file_and_a_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ANALYSES, "lengths", "tests.analyses.toy:lengths")
+    found = answer(home, "lengths", "--least", "20", "--limit", "3")
+    assert found["n_chains"] == 30
+    assert len(found["chains"]) == 3
+    assert found["scores"][0]["controls"][0]["name"] == "Poisson lengths"
+    printed = run(home, "lengths", "--unit", "steps")
+    assert printed.exit_code == 0, printed.output
+    assert printed.stdout.startswith("chains differ in length no more than random ones\n")  # five steps each
+    described = run(home, "lengths", "--help").output
+    assert "How long chains are." in described
+    assert "Shortest chain to count." in described
+    assert "[tokens|steps]" in described
+    with Home(home) as opened:
+        result = opened.analyse("lengths", least=20)
+        assert result.to_arrow().num_rows == 30
+        assert "Poisson lengths" in result._repr_html_()
+        with pytest.raises(UsageError, match="analysis 'widths'.*map, lengths"):
+            opened.analyse("widths")

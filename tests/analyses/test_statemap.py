@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_graph_rows_join_tokens_states_and_trails(make: Any) -> None:
     at = rows(batch.relationships["AT"])
     assert {row["start"] for row in at} <= known
     assert len(at) == sum(row["n_occurrences"] for row in nodes.values())
-    whole = found.batch(shared_only=False)
+    whole = replace(found, all_states=True).batch()
     assert len(whole.relationships["AT"]) == found.n_tokens
     assert pc.sum(whole.relationships["TRAIL"]["count"]).as_py() == found.n_tokens - 3
 

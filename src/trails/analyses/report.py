@@ -11,12 +11,13 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from trails.analyses.score import SCORE_COLUMNS, Score, Withheld, score_record, score_rows, withheld_record
 from trails.errors import UsageError
+from trails.store.base import GraphBatch
 
 HTML_ROWS = 50
 """Rows of a table that a notebook shows."""
@@ -147,13 +148,19 @@ class Report:
 
 
 class Finding:
-    """What an analysis found, in its own types, with the report that tells it. A subclass defines :meth:`report`."""
+    """What an analysis found, in its own types, with the report that tells it. A subclass defines :meth:`report`; one that puts
+    nodes into the graph defines :meth:`batch`, and names in ``replaces`` the labels whose nodes they take the place of."""
 
     __slots__ = ()
+    replaces: ClassVar[tuple[str, ...]] = ()
 
     def report(self) -> Report:
         """The report of this finding."""
         raise NotImplementedError(f"{type(self).__name__} has no report")
+
+    def batch(self) -> GraphBatch | None:
+        """Rows for the graph; None when the analysis writes none."""
+        return None
 
     def record(self, limit: int | None = None) -> dict[str, Any]:
         """Everything as plain values, for JSON; at most ``limit`` rows of every table."""

@@ -11,7 +11,9 @@ random walks over the map whose tokens some chain has in that order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +28,13 @@ from trails.analyses.sequences import (
     markov_resample,
     mixed,
     shuffled,
+    token_corpus,
     window_keys,
 )
 from trails.analyses.statistics import bootstrap, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Ints, Keys, Longs
+from trails.schema import Trace
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
 
@@ -64,12 +68,14 @@ class StateMap(Finding):
     withheld: tuple[Withheld, ...]
     corpus: SymbolCorpus
     state_of: Longs  # (N,) row in `states` of each token
+    all_states: bool = False
+    replaces: ClassVar[tuple[str, ...]] = ("State",)
 
-    def batch(self, *, shared_only: bool = True) -> GraphBatch:
-        """Rows for the graph: ``State``, ``TRAIL``, ``AT``. With ``shared_only`` only states of two chains or more: the
+    def batch(self) -> GraphBatch:
+        """Rows for the graph: ``State``, ``TRAIL``, ``AT``. Without ``all_states`` only states of two chains or more: the
         others are as many as tokens and say nothing that the token does not.
         """
-        keep = pc.greater_equal(self.states["n_chains"], 2 if shared_only else 1).combine_chunks()
+        keep = pc.greater_equal(self.states["n_chains"], 1 if self.all_states else 2).combine_chunks()
         kept = np.asarray(keep.to_numpy(zero_copy_only=False), np.bool_)
         nodes = self.states.filter(keep)
         ids = self.states["id"].combine_chunks()
@@ -136,6 +142,22 @@ class StateMap(Finding):
         if fitness.beyond():
             return f"new chains keep to this map beyond chance: it has {kept}, shuffled at most {percent(chance)}"
         return f"new chains do not keep to this map beyond chance: it has {kept}, shuffled up to {percent(chance)}"
+
+
+def woven_map(
+    traces: Iterable[Trace],
+    k: Annotated[int, "Tokens that identify a state."] = 4,
+    all_states: Annotated[bool, "Write every state to the graph, not only those of two chains or more."] = False,
+) -> StateMap:
+    """The woven map: where chains meet, the ways between, and how far held-out chains trust it.
+
+    Writes :State, :TRAIL and :AT to the graph; the map that was there before is replaced.
+
+    \b
+    trails map
+    trails map --k 3 --limit 30
+    """
+    return replace(build(token_corpus(traces), k), all_states=all_states)
 
 
 def build(corpus: SymbolCorpus, k: int = 4, *, score: bool = True, seed: int = 0) -> StateMap:

@@ -6,8 +6,10 @@ import importlib
 
 import click
 
+from trails.analyses import ANALYSES
+
 COMMANDS: dict[str, str] = {
-    # name: one-line help; the command is `command` in trails.cli.<name with _>
+    # name: one-line help; the command is `command` in trails.cli.<name with _>, or made from a line of ANALYSES
     "ingest": "Read chains, measure them, store them, load the graph.",
     "status": "What the home and the graph hold.",
     "show": "One chain in the terminal: steps, roles, every token by surprisal.",
@@ -38,10 +40,14 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the data flow."""
-        return list(COMMANDS)
+        return [*COMMANDS, *(name for name in ANALYSES if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module; None for an unknown name (click then suggests)."""
+        if cmd_name in ANALYSES:
+            from trails.cli.analysis import command_for
+
+            return command_for(cmd_name)
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"trails.cli.{cmd_name.replace('-', '_')}")

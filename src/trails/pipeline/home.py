@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trails.analyses.drift import Drift
     from trails.analyses.gaps import Gaps
     from trails.analyses.overlaps import Kind, Overlaps
+    from trails.analyses.report import Finding
     from trails.analyses.statemap import StateMap
     from trails.pipeline.again import Difference, Recall
     from trails.variants import VariantOptions, VariantReport, VariantRun
@@ -206,18 +207,26 @@ class Home:
             self._write(found.batch())
         return found
 
+    def analyse(self, name: str, *, run: str | None = None, write: bool = True, **options: Any) -> Finding:
+        """An analysis of :data:`trails.analyses.ANALYSES` by its name, with its own options.
+
+        Raises UsageError for a name that does not exist.
+        """
+        from trails.analyses import analysis_of
+
+        found = analysis_of(name)(self.traces(run), **options)
+        batch = found.batch() if write else None
+        if batch is not None:
+            self._write(batch, replaces=found.replaces)
+        return found
+
     def map(self, k: int = 4, *, run: str | None = None, all_states: bool = False, write: bool = True) -> StateMap:
         """The woven map of all chains; see :func:`trails.analyses.statemap.build`.
 
         ``all_states`` also writes states that only one chain has.
         """
-        from trails.analyses.sequences import token_corpus
-        from trails.analyses.statemap import build
-
-        found = build(token_corpus(self.traces(run)), k)
-        if write:
-            self._write(found.batch(shared_only=not all_states), replaces=("State",))
-        return found
+        found: Any = self.analyse("map", run=run, write=write, k=k, all_states=all_states)
+        return found  # type: ignore[no-any-return]  # the table names functions by text
 
     def gaps(self, *, run: str | None = None, write: bool = True) -> Gaps:
         """Seams where a step seems to be missing, ranked by what :meth:`calibrate_gaps` found, if it was run."""
@@ -227,7 +236,7 @@ class Home:
         noted = instrument.notes.get(gaps.NOTE)
         found = gaps.find_gaps(self.traces(instrument.id), gaps.calibration_from(noted) if noted else None)
         if write:
-            self._write(found.batch(), replaces=("Gap",))
+            self._write(found.batch(), replaces=found.replaces)
         return found
 
     def calibrate_gaps(self, *, chains: int = 300, run: str | None = None) -> None:
