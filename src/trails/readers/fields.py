@@ -76,6 +76,13 @@ class Layout:
     also: str = ""
     parallel: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = field(default=(), compare=False)
+    used: frozenset[str] = field(init=False, compare=False)
+    """Paths that are a part of the chain and so no metadata."""
+
+    def __post_init__(self) -> None:
+        """What is used follows from the parts."""
+        parts = (self.chain, self.question, self.answer, self.after, self.id, self.language, self.also)
+        object.__setattr__(self, "used", frozenset(filter(None, (*parts, *self.parallel))))
 
     @property
     def taken(self) -> dict[str, str]:
@@ -86,16 +93,6 @@ class Layout:
         if self.also:
             taken["question"] += f" + {self.also}"
         return taken
-
-    @property
-    def used(self) -> frozenset[str]:
-        """Paths that are a part of the chain and so no metadata."""
-        return frozenset(filter(None, (*vars_of(self), *self.parallel)))
-
-
-def vars_of(layout: Layout) -> tuple[str, ...]:
-    """The fields of a layout that name a field of the record."""
-    return (layout.chain, layout.question, layout.answer, layout.after, layout.id, layout.language, layout.also)
 
 
 def empty(value: Any) -> bool:

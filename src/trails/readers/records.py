@@ -507,7 +507,9 @@ def _history(record: Mapping[str, Any]) -> list[Turn]:
 
 
 def _context(turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """The turns as messages: what a turn of the assistant behind them would stand on."""
+    """The turns as messages: what a turn of the assistant behind them would stand on. Empty for the question alone."""
+    if not turns or (len(turns) == 1 and turns[0].role == "user" and not turns[0].name):
+        return []
     return chains_of([*turns, Turn("assistant", "x")], ())[-1].messages
 
 
@@ -660,7 +662,7 @@ def _export_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draf
             return
     raise BadRecordError(
         f"a row of trails' own export: column 'chain' is the id {wanted}, and the row does not hold that whole chain. "
-        "Ingest the data the export was made from, or rows of --format canonical of whole chains."
+        "Ingest the data the export was made from, or the export of whole chains with --format trails."
     )
 
 

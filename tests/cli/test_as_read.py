@@ -1,0 +1,74 @@
+"""What ingest shows of its reading before anything is measured, and that exports come back as the chains they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trails.errors import InputError
+from trails.readers import read
+
+ROWS = [
+    {
+        "problem": "Is 7 odd?",
+        "steps": "If 7 is even, then 7 = 2k. But 7 = 2*3 + 1. So it is odd.",
+        "answer": "yes",
+        "level": 3,
+    },
+    {
+        "problem": "Is 8 odd?",
+        "steps": "If 8 is odd, then 8 = 2k + 1. But 8 = 2*4. So it is even.",
+        "answer": "no",
+        "level": 1,
+    },
+]
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def test_one_chain_is_shown_as_it_was_read(trails, sums: Path) -> None:
+    shown = trails("ingest", sums, "--dry-run").err
+    assert shown.startswith(
+        "read as     sums.jsonl: reader records\n"
+        "  fields    question = 'problem', chain = 'steps', answer = 'answer'; passed over (metadata): level. "
+        "Change with --field PART=FIELD.\n"
+        "  question  Is 7 odd?\n"
+        "  chain     If 7 is even, then 7 = 2k. But 7 = 2*3 + 1. So it is odd.\n"
+        "  answer    yes\n"
+    )
+    assert "Is 8 odd?" not in shown
+    (example,) = trails("ingest", sums, "--dry-run", "--json").json()["as_read"]
+    assert (example["reader"], example["taken"]["chain"], example["passed_over"]) == ("records", "steps", ["level"])
+
+
+def test_it_is_shown_before_the_model_is_looked_for(trails, sums: Path) -> None:
+    done = trails("ingest", sums, "--model", "no/such-model", code=4)
+    assert done.err.index("read as     sums.jsonl") < done.err.index("no/such-model")
+
+
+def test_a_field_that_is_not_there_is_an_error_for_every_reader(trails, tmp_path: Path) -> None:
+    known = tmp_path / "train.jsonl"
+    known.write_text(json.dumps({"question": "q", "answer": "One.\n#### 1"}) + "\n", encoding="utf-8")
+    done = trails("ingest", known, "--dry-run", "--field", "chain=nope", code=3)
+    assert f"{known}:1: no field 'nope' for the chain; fields found: question, answer." in done.err
+
+
+@pytest.mark.parametrize("name", ["trails", "messages"])
+def test_an_export_comes_back_as_its_chains_or_is_refused(trails, sums: Path, tmp_path: Path, name: str) -> None:
+    trails("ingest", sums)
+    out = tmp_path / "out.jsonl"
+    trails("export", "--subgraph", "all", "--format", name, "-o", out, "--lossy")
+    if name == "trails":
+        assert {chain.id for chain in read([out])} == {chain.id for chain in read([sums])}
+        again = trails("ingest", out, "--json").json()
+        assert (again["already_measured"], again["measured"]) == (2, 0)
+    else:
+        with pytest.raises(InputError, match="a row of trails' own export: column 'chain' is the id c"):
+            list(read([out]))
