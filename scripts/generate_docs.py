@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from trails.cli import COMMANDS
+from trails.cli import STAGES
 from trails.schema import NODES, RELATIONSHIPS, SHARD_SCHEMA, TRANSITION, TRANSITION_ARRAYS, Property
 from trails.store.queries import named_queries
 
@@ -81,11 +81,12 @@ def queries_page() -> str:
 
 
 def commands_page() -> str:
-    """The commands with their one-line help."""
-    rows = (f"| `trails {name}` | {text} |\n" for name, text in COMMANDS.items())
-    return join(
-        ["# Commands\n", NOTE, "\n`trails COMMAND --help` tells the options.\n", "\n| command | |\n|---|---|\n", *rows]
-    )
+    """The commands by stage, with their one-line help."""
+    parts = ["# Commands\n", NOTE, "\n`trails COMMAND --help` lists the options.\n"]
+    for stage, commands in STAGES.items():
+        parts += [f"\n## {stage}\n", "\n| command | |\n|---|---|\n"]
+        parts += [f"| `trails {name}` | {text} |\n" for name, text in commands.items()]
+    return join(parts)
 
 
 def sentence(text: str) -> str:

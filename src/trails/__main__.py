@@ -33,7 +33,10 @@ def _run() -> int:
     import click
 
     from trails.cli import cli
-    from trails.cli.common import echo
+    from trails.cli.common import echo, forget_home, log_to_stderr, with_home
+
+    log_to_stderr()
+    forget_home()
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -51,7 +54,7 @@ def _run() -> int:
         echo(shown.getvalue(), nl=False, to_stderr=True)
         return 2
     except TrailsError as error:
-        echo(f"Error: {error}", to_stderr=True)
+        echo(f"Error: {with_home(str(error))}", to_stderr=True)
         return error.exit_code
     except BrokenPipeError:
         raise

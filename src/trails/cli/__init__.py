@@ -8,31 +8,49 @@ import click
 
 from trails.analyses import ANALYSES
 
-COMMANDS: dict[str, str] = {
-    # name: one-line help; the command is `command` in trails.cli.<name with _>, or made from a line of ANALYSES
-    "ingest": "Read chains, measure them, store them, load the graph.",
-    "status": "What the home and the graph hold.",
-    "show": "One chain in the terminal: steps, roles, every token by surprisal.",
-    "cypher": "Run a Cypher statement (read-only unless --write).",
-    "query": "Run a named query of the cypher/ library.",
-    "overlaps": "Maximal repeats shared by chains, beside their control.",
-    "map": "The woven map of merged token contexts, with its fitness.",
-    "gaps": "Seams where a step seems to be missing, beside the baselines.",
-    "bridge": "The cheapest way between two steps, re-scored by the model.",
-    "capture": "Does a new text fall into a known trail? Beside its nulls.",
-    "drift": "Hidden-state drift of a chain by layer and position.",
-    "variants": "Microvariants of a chain, measured and gated.",
-    "export": "Write a subgraph as LoRA training data.",
-    "train": "Train a LoRA adapter on an export (thin layer on PEFT and TRL).",
-    "diff": "Measure again and compare two runs, beside the noise floor.",
-    "recall": "Completion recall on unseen chains, beside its controls.",
-    "experiment": "Run a pre-registered experiment with its controls.",
-    "rebuild": "Load the graph from the shards, without measuring.",
-    "verify": "Compare shards and graph, and name what differs.",
-    "bulk": "Write files for neo4j-admin database import.",
-    "browser": "Address of Neo4j Browser and how to import the favourites.",
-    "doctor": "Versions, model, device, stores, what is missing and how to mend it.",
+ANALYSE = "Analyse, every score beside its control"
+
+STAGES: dict[str, dict[str, str]] = {
+    # stage: its commands with one-line help; a command is `command` in trails.cli.<name with _>, or made from
+    # a line of ANALYSES
+    "Read and measure": {
+        "ingest": "Read chains, measure them, store them, load the graph.",
+        "status": "What the home and the graph hold.",
+        "show": "One chain in the terminal: steps, roles, every token by surprisal.",
+    },
+    "Ask": {
+        "query": "Run a named query of the cypher/ library.",
+        "cypher": "Run a Cypher statement (read-only unless --write).",
+    },
+    ANALYSE: {
+        "overlaps": "Maximal repeats shared by chains, beside their control.",
+        "map": "The woven map of merged token contexts, with its fitness.",
+        "gaps": "Seams where a step seems to be missing, beside the baselines.",
+        "bridge": "The cheapest way between two steps, re-scored by the model.",
+        "capture": "Does a new text fall into a known trail? Beside its nulls.",
+        "drift": "Hidden-state drift of a chain by layer and position.",
+    },
+    "Build and train": {
+        "variants": "Microvariants of a chain, measured and gated.",
+        "export": "Write a subgraph as LoRA training data.",
+        "train": "Train a LoRA adapter on an export (thin layer on PEFT and TRL).",
+    },
+    "What a training did": {
+        "diff": "Measure again and compare two runs, beside the noise floor.",
+        "recall": "Completion recall on unseen chains, beside its controls.",
+        "experiment": "Run a pre-registered experiment with its controls.",
+    },
+    "Look after the stores": {
+        "verify": "Compare shards and graph, and name what differs.",
+        "rebuild": "Load the graph from the shards, without measuring.",
+        "bulk": "Write files for neo4j-admin database import.",
+        "browser": "Address of Neo4j Browser and how to import the favourites.",
+        "doctor": "Versions, model, device, stores, what is missing and what to run.",
+    },
 }
+
+COMMANDS: dict[str, str] = {name: text for commands in STAGES.values() for name, text in commands.items()}
+"""Every command with its one-line help, in the order of the data flow."""
 
 
 class LazyGroup(click.Group):
@@ -56,9 +74,13 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """List the commands by stage, without importing them."""
+        width = max(map(len, COMMANDS))
+        for stage, commands in STAGES.items():
+            added = [name for name in ANALYSES if name not in COMMANDS] if stage == ANALYSE else []
+            rows = [*commands.items(), *((name, "An analysis of all chains of a run.") for name in added)]
+            with formatter.section(stage):
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in rows])
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -24,7 +23,7 @@ def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> 
     from trails.store.bulk import bulk_from_home
 
     settings = settings_from(home=home)
-    with BarProgress(quiet=not sys.stderr.isatty()) as progress:
+    with BarProgress(quiet=as_json) as progress:
         seen = 0
 
         def report(done: int, total: int) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 import os
+import re
+import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +22,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 
+from trails.cli import COMMANDS
 from trails.config import Settings, load_settings
 from trails.report.table import Rows
 from trails.report.text import json_text, spreadsheet_text, visible
@@ -61,18 +65,21 @@ def echo(text: str = "", *, nl: bool = True, to_stderr: bool = False) -> None:
 home_option = click.option(
     "--home",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the trails (default .trails, TRAILS_HOME).",
+    callback=lambda context, parameter, value: _given_home(context, parameter, value),
+    help="Folder that holds the shards and the embedded graph (default: TRAILS_HOME, else .trails).",
 )
 model_option = click.option(
     "--model", help="Hugging Face id or local folder (default: the packaged SmolLM2-135M-Instruct; TRAILS_MODEL)."
 )
-device_option = click.option("--device", help="auto, cpu, cuda, cuda:1 … (TRAILS_DEVICE).")
+device_option = click.option(
+    "--device", help="Where the model runs: auto (CUDA if there is one), cpu, cuda, cuda:1 … (TRAILS_DEVICE)."
+)
 store_option = click.option(
     "--store",
     type=click.Choice(["auto", "embedded", "neo4j"]),
     help="Graph store: auto = neo4j when NEO4J_URI is set, else embedded (TRAILS_STORE).",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
 
 
 def csv_option(command: Any) -> Any:
@@ -131,12 +138,18 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, style: 
     out().print(Rows(columns, rows, title))
 
 
-class BarProgress:
-    """Progress of ingest and rebuild as a bar on stderr with tokens/s and remaining time; silent when ``quiet``."""
+_ESTIMATE_AFTER = 3.0
+"""Seconds of measuring on which the estimate rests."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        """Nothing is drawn before :meth:`begin`."""
-        self._quiet = quiet
+
+class BarProgress:
+    """Progress of long work as a bar on stderr with tokens/s and remaining time; only lines where stderr is no terminal, and
+    nothing when ``quiet``. Once some seconds were measured, one line says how long the rest takes, and what that rests on.
+    """
+
+    def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing is drawn before :meth:`begin`. ``clock`` gives seconds."""
+        self._quiet, self._clock = quiet, clock
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -145,11 +158,12 @@ class BarProgress:
             TimeRemainingColumn(),
             console=err,
             transient=True,
-            disable=quiet,
+            disable=quiet or not sys.stderr.isatty(),
         )
         self._task: TaskID | None = None
-        self._tokens = 0
+        self._tokens = self._done = self._total = 0
         self._began = 0.0
+        self._estimated = False
 
     def __enter__(self) -> BarProgress:
         """Drawing starts with the first piece of work."""
@@ -168,17 +182,80 @@ class BarProgress:
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(task, total=total, speed="")
-        self._tokens, self._began = 0, time.monotonic()
+        self._tokens, self._done, self._total, self._estimated = 0, 0, total, False
+        self._began = self._clock()
 
     def advance(self, amount: int, *, tokens: int = 0, shown: str = "") -> None:
         """Move the bar; ``shown`` stands beside it in place of the speed."""
         if self._task is None:
             return
         self._tokens += tokens
-        seconds = time.monotonic() - self._began
+        self._done += amount
+        seconds = self._clock() - self._began
         speed = shown or (f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens and seconds > 0 else "")
         self._bar.update(self._task, advance=amount, speed=speed)
+        if self._tokens and seconds >= _ESTIMATE_AFTER and not self._estimated and not self._quiet:
+            self._estimated = True
+            if (line := _estimate(self._tokens, self._done, self._total, seconds)) is not None:
+                err.print(line)
 
     def note(self, message: str) -> None:
         """A line above the bar."""
         err.print(message)
+
+
+def _estimate(tokens: int, done: int, total: int, seconds: float) -> str | None:
+    """How long the rest takes at the speed so far; None where it is less than ten seconds. ``done`` of ``total`` units of
+    work hold ``tokens`` tokens and took ``seconds``.
+    """
+    left = seconds * (total - done) / done if done else 0.0
+    if left < 10:
+        return None
+    in_all = float(f"{tokens * total / done:.2g}")
+    span = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
+    rate = f"{tokens:,} tokens took {seconds:.0f} s, {tokens / seconds:,.0f} tokens/s"
+    return f"about {in_all:,.0f} tokens in all, about {span} to go (the first {rate})"
+
+
+class LogLines(logging.Handler):
+    """What the library logs as lines on stderr; the command line's only handler of the logger ``trails``."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        err.print(record.getMessage())
+
+
+def log_to_stderr() -> None:
+    """Show what trails itself logs. Other libraries' loggers are not touched."""
+    logger = logging.getLogger("trails")
+    logger.handlers = [LogLines()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def with_home(text: str) -> str:
+    """``text`` with ``--home`` of the command in use put into every line to run that lacks it, where it was given as a flag
+    (a home from the environment or the config file is found again by itself).
+    """
+    home = _GIVEN.get("home")
+    if home is None or "--home" in text:
+        return text
+    return _LINE.sub(lambda found: f"{found.group()} --home {shlex.quote(home)}", text)
+
+
+_GIVEN: dict[str, str] = {}
+"""The home that the command was given as a flag."""
+
+_HOMELESS = ("browser", "experiment")
+_LINE = re.compile(rf"\btrails (?!(?:{'|'.join(_HOMELESS)})\b)(?:{'|'.join(COMMANDS)})\b(?=[ \n]|$)")
+
+
+def forget_home() -> None:
+    """To be called before a command is parsed."""
+    _GIVEN.clear()
+
+
+def _given_home(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None:
+        _GIVEN["home"] = str(value)
+    return value

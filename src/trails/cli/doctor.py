@@ -16,6 +16,7 @@ from trails.cli.common import (
     print_json,
     settings_from,
     store_option,
+    with_home,
 )
 
 MARKS = {"ok": "✓", "missing": "✗", "broken": "✗", "absent": "–"}
@@ -28,7 +29,7 @@ MARKS = {"ok": "✓", "missing": "✗", "broken": "✗", "absent": "–"}
 @store_option
 @json_option
 def command(home: Path | None, model: str | None, device: str | None, store: str | None, as_json: bool) -> None:
-    """Versions, model, device, stores; what is missing and the command that mends it. Exit code 1 if something needed is."""
+    """Versions, model, device, stores; what is missing and the command that helps. Exit code 1 if something needed is."""
     from trails.pipeline.doctor import examine, healthy
 
     findings = list(examine(settings_from(home=home, model=model, device=device, store=store)))
@@ -36,7 +37,7 @@ def command(home: Path | None, model: str | None, device: str | None, store: str
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            mend = f"  → {finding.mend}" if finding.mend and finding.state != "ok" else ""
+            mend = f"  → {with_home(finding.mend)}" if finding.mend and finding.state != "ok" else ""
             out().print(
                 f"{MARKS[finding.state]} {finding.name:<15} {finding.found}{mend}",
             )

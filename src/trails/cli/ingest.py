@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -186,7 +185,7 @@ def command(
         per_layer=per_layer,
     )
 
-    with BarProgress(quiet=as_json or not sys.stderr.isatty()) as progress:
+    with BarProgress(quiet=as_json) as progress:
         summary = ingest(
             inputs,
             settings,

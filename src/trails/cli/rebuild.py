@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -26,6 +25,6 @@ def command(fresh: bool, per_layer: bool, home: Path | None, store: str | None) 
     from trails.pipeline import rebuild
 
     settings = settings_from(home=home, store=store)
-    with BarProgress(quiet=not sys.stderr.isatty()) as progress:
+    with BarProgress(quiet=False) as progress:
         loaded = rebuild(settings, fresh=fresh, per_layer=per_layer, progress=progress)
     err.print(f"loaded {loaded:,} chains into {settings.store_name}")

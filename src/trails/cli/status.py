@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option
+from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option, with_home
 
 
 @click.command("status", context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,7 +42,7 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
         echo(f"            {_listed(found.counts)}")
     if found.missing:
         echo(f"            {found.missing:,} measured chains of the shards are not in the graph")
-    echo(f"next        {found.advice}")
+    echo(f"next        {with_home(found.advice)}")
 
 
 def _listed(counts: Mapping[str, int]) -> str:

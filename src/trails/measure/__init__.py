@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 from typing import Literal
 
-from trails.errors import UsageError
+from trails.errors import ModelError, UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 
 __all__ = ["MeasureOptions", "Scorer", "Segmented", "open_scorer"]
@@ -40,6 +42,14 @@ def open_scorer(
         if adapter is not None:
             raise UsageError("the uniform scorer takes no adapter. Leave out --adapter, or give a model.")
         return UniformScorer()
+    # what is wrong with the words of the call is said before a library is imported, which takes ten seconds
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", device):
+        raise ModelError(f"--device {device} is no device. Use auto, cpu, cuda or cuda:N.")
+    if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+        raise ModelError(
+            f"there is no model folder {model}. Give an existing folder, or a Hugging Face id like org/name."
+        )
+    logging.getLogger("trails").info("loading the model %s", model or "SmolLM2-135M-Instruct (packaged)")
     from trails.measure.load import load_scorer
 
     return load_scorer(

@@ -404,12 +404,14 @@ class Home:
         :func:`trails.evaluate.diff.compare`. Raises UsageError unless exactly one of ``after`` and ``adapter`` is given,
         and for an ``export`` that the adapter was not trained on.
         """
-        from trails.pipeline.again import check_export, difference, groups_of, measure_again
-        from trails.train import check_adapter
-
         if (adapter is None) == (after is None):
             raise UsageError("give two runs, or one run (or none, if there is only one) and --adapter FOLDER.")
         first = self.run(before)
+        if after is not None:
+            self.run(after)  # a wrong name is told before torch is imported
+        from trails.pipeline.again import check_export, difference, groups_of, measure_again
+        from trails.train import check_adapter
+
         if adapter is not None and export is not None:
             check_export(export, [check_adapter(adapter)])
         sources: dict[str, str] = {}
@@ -454,11 +456,11 @@ class Home:
         """Prefix to conclusion on the chains of a selection, against the untrained model and the adapter ``shuffled``; see
         :mod:`trails.evaluate.recall`. Chains of ``export``, the file that was trained on, are left out.
         """
-        from trails.pipeline.again import recall_of
-
         known = self.run(run)
         traces = self._traces.traces(known.id, self.select(selection).chains)
         items = [Segmented(trace.chain, trace.steps) for trace in traces]
+        from trails.pipeline.again import recall_of  # imports torch: after what a wrong argument is found by
+
         return recall_of(items, self._like(known), adapter, shuffled=shuffled, exported=export, max_tokens=max_tokens)
 
     def _write(self, batch: GraphBatch, replaces: Sequence[str] = ()) -> None:

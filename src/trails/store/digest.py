@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 from trails.schema import NODE, NODES, RELATIONSHIPS
@@ -172,6 +171,8 @@ def _words(column: Any) -> Words:
     if pa.types.is_list(type_):
         return _list_words(column)
     if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        import pandas as pd  # half a second, which a wrong argument need not cost
+
         texts = column.fill_null("").to_numpy(zero_copy_only=False).astype(object)
         return np.asarray(pd.util.hash_array(texts, categorize=True), np.uint64)
     if pa.types.is_boolean(type_):
