@@ -17,6 +17,7 @@ import pytest
 import torch
 from families import tiny
 from reference import byte_tokenizer, item, scorer_of
+from safetensors.torch import load_file, save_file
 
 from trails.errors import ModelError, UsageError
 from trails.measure import open_scorer
@@ -117,6 +118,18 @@ def test_remote_code_is_refused(folder: Path) -> None:
     )
 
 
+def test_remote_code_of_a_folder_is_run_only_by_its_hash(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "code.Model"}}))
+    (folder / "code.py").write_text("raise SystemExit('must not run')")
+    first = refusal(folder, trust_remote_code=True)
+    assert first.startswith(f"the code in {folder} is run only by its hash (none was given), so that")
+    pinned = first.split()[-1]
+    assert len(pinned) == 64
+    (folder / "code.py").write_text("raise SystemExit('other code')")
+    assert f"--revision {pinned} is another" in refusal(folder, trust_remote_code=True, revision=pinned)
+
+
 @pytest.mark.parametrize("revision", [None, "main"])
 def test_remote_code_needs_a_pinned_revision(revision: str | None) -> None:
     assert refusal("org/name", trust_remote_code=True, revision=revision) == (
@@ -128,6 +141,62 @@ def test_remote_code_needs_a_pinned_revision(revision: str | None) -> None:
 def test_broken_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x10" * 64)
     assert refusal(folder).startswith(f"the model {folder} cannot be loaded: ")
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def test_missing_weights_are_an_error(folder: Path) -> None:
+    """They would be random, and other ones at every load, under one run id."""
+    kept = {name: value for name, value in weights_of(folder).items() if "layers.1.mlp" not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    assert refusal(folder) == (
+        f"the weights of {folder} do not fit its configuration: 3 missing (model.layers.1.mlp.down_proj.weight, "
+        "model.layers.1.mlp.gate_proj.weight, model.layers.1.mlp.up_proj.weight). Copy the model's folder again, or save the "
+        "model with save_pretrained."
+    )
+
+
+def test_weights_that_nobody_takes_are_an_error(folder: Path) -> None:
+    save_file(
+        weights_of(folder) | {"model.layers.9.extra": torch.ones(2)}, folder / "model.safetensors", {"format": "pt"}
+    )
+    assert "1 not known (model.layers.9.extra)" in refusal(folder)
+
+
+def test_weights_of_another_shape_are_an_error(folder: Path) -> None:
+    weights = weights_of(folder) | {"model.norm.weight": torch.ones(7)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert "1 of another shape (model.norm.weight)" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_an_error(folder: Path, value: float) -> None:
+    weights = weights_of(folder)
+    weights["model.layers.0.mlp.up_proj.weight"][3, 4] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert refusal(folder) == (
+        f"the weights of {folder} are not finite: model.layers.0.mlp.up_proj.weight holds NaN or infinity. Copy the files "
+        "again, or use another checkpoint."
+    )
+
+
+def test_measures_that_are_not_finite_are_refused() -> None:
+    model = tiny("llama (grouped-query)")
+    scorer = scorer_of(model)
+    with torch.no_grad():
+        model.lm_head.weight[5] = float("inf")
+    with pytest.raises(
+        ModelError, match=r"^chain c[0-9a-f]{16}: surprisal of \d+ of its \d+ tokens is not finite, first of token 0"
+    ):
+        scorer.measure([item()], PLAIN)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_damaged_files_give_one_message(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b'{"a": [\xff')
+    assert "\n" not in refusal(folder)
 
 
 def test_unknown_device(folder: Path) -> None:
@@ -268,6 +337,39 @@ def test_adapters_that_are_refused(folder: Path, tmp_path: Path) -> None:
     (target / "adapter_model.safetensors").rename(target / "adapter_model.bin")
     assert refusal(folder, adapter=target) == (
         f"{target} has no adapter_model.safetensors; adapters saved as pickle are refused."
+    )
+
+
+def test_an_adapter_that_lacks_a_tensor_or_has_one_too_many_is_refused(folder: Path, tmp_path: Path) -> None:
+    target = adapter_of(folder, tmp_path / "adapter", 1.0)
+    weights = dict(load_file(target / "adapter_model.safetensors"))
+    first = sorted(weights)[0]
+    save_file({name: value for name, value in weights.items() if name != first}, target / "adapter_model.safetensors")
+    assert f"1 missing ({first})" in refusal(folder, adapter=target)
+    more = weights | {"base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight": weights[first].clone()}
+    save_file(more, target / "adapter_model.safetensors")
+    assert "1 not known (base_model.model.model.layers.7." in refusal(folder, adapter=target)
+    weights[first][0, 0] = float("nan")
+    save_file(weights, target / "adapter_model.safetensors")
+    assert f"with the adapter {target} are not finite" in refusal(folder, adapter=target)
+
+
+def test_an_adapter_of_another_base_is_refused(folder: Path, tmp_path: Path) -> None:
+    target = adapter_of(folder, tmp_path / "adapter", 1.0)
+    config = json.loads((target / "adapter_config.json").read_text())
+    (target / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/other"}))
+    assert refusal(folder, adapter=target).startswith(
+        f"the adapter {target} was trained on org/other, the model is tiny-llama."
+    )
+    run = open_scorer(str(folder), device="cpu").run
+    record = {"identity": {"model": run.model, "revision": run.revision}}
+    (target / "train.json").write_text(json.dumps(record))
+    assert open_scorer(str(folder), device="cpu", adapter=target).run.revision == run.revision
+    record["identity"]["revision"] = "0" * 64
+    (target / "train.json").write_text(json.dumps(record))
+    assert refusal(folder, adapter=target) == (
+        f"the adapter {target} was trained on tiny-llama (000000000000), the model is tiny-llama ({run.revision[:12]}): its "
+        "numbers would be those of neither. Give the model that it was trained on with --model."
     )
 
 

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.measure.metrics import logit_statistics
 from trails.schema import Trace
 
 PLAIN = MeasureOptions()
@@ -237,3 +238,34 @@ def test_chat_template_and_question_tokens() -> None:
     assert np.isfinite(trace.question_surprisal).all()
     assert_same(trace, measured_slowly(model, trace, ids))
     assert scorer.run.id != scorer_of(model).run.id
+
+
+# ---------------------------------------------------------------------------------------------------- real vocabularies
+
+
+@pytest.mark.parametrize("offset", [-25.0, 0.0, 25.0])
+def test_statistics_of_a_real_vocabulary_are_those_of_float64(offset: float) -> None:
+    """Logits of ±25 around an offset: what does not cancel in float32 shows at 50,000 items, not at 300."""
+    generator = torch.Generator().manual_seed(3)
+    flat = torch.rand(12, 50_000, generator=generator) * 50 - 25
+    narrow = torch.randn(12, 50_000, generator=generator) * 0.5
+    logits = torch.cat((flat, narrow)) + offset
+    targets = torch.randint(0, 50_000, (24,), generator=generator)
+    before = logits.clone()
+    found = logit_statistics(lambda rows: rows, logits, targets, tile=10, block=4)
+    assert torch.equal(logits, before)
+    log_p = torch.log_softmax(logits.double(), 1)
+    p = log_p.exp()
+    assert float((found.entropy + (p * log_p).sum(1)).abs().max()) < 1e-5
+    assert float((found.surprisal + log_p.gather(1, targets[:, None])[:, 0]).abs().max()) < 2e-5
+    assert float((found.shift[1:] - (p[1:] - p[:-1]).abs().sum(1) / 2).abs().max()) < 1e-5
+
+
+def test_a_shift_never_exceeds_one() -> None:
+    """Disjoint distributions over many items: sums of absolute differences round up to 1.0000045."""
+    logits = torch.full((40, 50_000), -60.0)
+    logits[::2, :25_000] = torch.rand(20, 25_000, generator=torch.Generator().manual_seed(0))
+    logits[1::2, 25_000:] = torch.rand(20, 25_000, generator=torch.Generator().manual_seed(1))
+    found = logit_statistics(lambda rows: rows, logits, torch.zeros(40, dtype=torch.int64), tile=40, block=10)
+    assert float(found.shift[1:].max()) <= 1.0
+    assert float(found.shift[1:].min()) > 1 - 1e-5

@@ -22,6 +22,8 @@ def open_scorer(
     bos: Literal["auto", "always", "never"] = "auto",
     template: Literal["plain", "chat"] = "plain",
     window: Literal["refuse", "stride"] = "refuse",
+    think: bool = False,
+    control_tokens: Literal["token", "text", "refuse"] = "token",
     adapter: str | Path | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -32,9 +34,11 @@ def open_scorer(
     ``device`` is ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, … ``attention`` is ``sdpa`` (reduced on the
     fly) or ``eager`` (the model's own weights, one layer at a time; the slow reference). ``bos``: ``auto`` puts the
     beginning-of-sequence token where the tokenizer would, ``always`` insists, ``never`` leaves it out. ``template`` ``chat``
-    puts the question into the model's chat template. ``window``: what to do with a chain longer than the model's limit,
-    ``refuse`` or ``stride`` (overlapping windows). ``adapter`` is a PEFT LoRA folder. Remote code needs both
-    ``trust_remote_code`` and a ``revision`` pinned to a commit. Raises ModelError with the reason and what to type.
+    puts the conversation into the model's chat template; ``think`` opens a thought where the template does not.
+    ``control_tokens`` says what the name of a control token in a text of the source is: the ``token``, ``text``, or a reason
+    to ``refuse`` the chain. ``window``: what to do with a chain longer than the model's limit, ``refuse`` or ``stride``
+    (overlapping windows). ``adapter`` is a PEFT LoRA folder. Remote code needs both ``trust_remote_code`` and a ``revision``:
+    the commit, or for a local folder the hash of its code. Raises ModelError with the reason and what to type.
     """
     if model == "uniform":
         from trails.measure.uniform import UniformScorer
@@ -60,6 +64,8 @@ def open_scorer(
         bos=bos,
         template=template,
         window=window,
+        think=think,
+        control_tokens=control_tokens,
         adapter=adapter,
         trust_remote_code=trust_remote_code,
         revision=revision,

@@ -6,17 +6,21 @@ import hashlib
 import json
 import os
 import re
+import warnings
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trails.errors import MissingPackageError, ModelError
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.packaged import MODEL_ID, cache_folder, packaged_model, quiet
+from trails.measure.tokens import ControlTokens
+from trails.schema import stable_hash
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -32,6 +36,8 @@ def load_scorer(
     bos: Literal["auto", "always", "never"],
     template: Literal["plain", "chat"],
     window: Literal["refuse", "stride"],
+    think: bool,
+    control_tokens: ControlTokens,
     adapter: str | Path | None,
     trust_remote_code: bool,
     revision: str | None,
@@ -42,33 +48,50 @@ def load_scorer(
         folder, name = packaged_model(), MODEL_ID
     elif _is_path(model):
         folder = Path(model).expanduser()
-        check_folder(folder, trust_remote_code=trust_remote_code)
+        check_folder(folder, trust_remote_code=trust_remote_code, pinned=revision)
         name = folder.resolve().name
     else:
         folder, name = _download(model, trust_remote_code=trust_remote_code, revision=revision), model
     with quiet():
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(
+            loaded, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, dtype),
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are an error below, by name
             )
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=trust_remote_code, local_files_only=True
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # files of a stranger: configuration, weights and template may fail in any way
             raise ModelError(f"the model {model or name} cannot be loaded: {_first_line(error)}") from None
-    adapter_hash = ""
+    _check_keys(
+        f"the weights of {model or name} do not fit its configuration",
+        missing=report["missing_keys"],
+        unexpected=report["unexpected_keys"],
+        mismatched=[str(key[0]) if isinstance(key, tuple) else str(key) for key in report["mismatched_keys"]],
+        advice="Copy the model's folder again, or save the model with save_pretrained.",
+    )
+    identity, adapter_hash = weights_hash(folder), ""
+    if trust_remote_code and _is_path(model):
+        identity = stable_hash(identity, code_hash(folder), length=64)
     if adapter is not None:
-        loaded, adapter_hash = _with_adapter(loaded, Path(adapter).expanduser())
+        path = Path(adapter).expanduser()
+        _check_base(path, name, identity, {folder.name, folder.resolve().name})
+        loaded, adapter_hash = _adapted(loaded, path)
+    loaded = loaded.to(target)
+    _check_finite(loaded, f"the weights of {model or name}" + (f" with the adapter {adapter}" if adapter else ""))
     return HuggingFaceScorer(
-        loaded.to(target),
+        loaded,
         tokenizer,
         name=name,
-        revision=weights_hash(folder),
+        revision=identity,
         adapter=adapter_hash,
+        think=think,
+        control_tokens=control_tokens,
         attention=attention,
         bos=bos,
         template=template,
@@ -95,8 +118,10 @@ def _is_path(model: str) -> bool:
     return Path(model).expanduser().exists() or model.startswith((".", "/", "~")) or model.count("/") > 1
 
 
-def check_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
-    """Raise ModelError unless the folder holds a model that may be loaded: config, safetensors, tokenizer, no remote code."""
+def check_folder(folder: Path, *, trust_remote_code: bool = False, pinned: str | None = None) -> None:
+    """Raise ModelError unless the folder holds a model that may be loaded: config, safetensors, tokenizer, and remote code only
+    where it is trusted and ``pinned`` is its hash (see :func:`code_hash`).
+    """
     if not folder.is_dir():
         raise ModelError(
             f"there is no model folder {folder}. Give an existing folder, or a Hugging Face id like org/name."
@@ -114,12 +139,29 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
         raise ModelError(f"{folder} has no weights (*.safetensors). Save the model with save_pretrained.")
     if not files & set(_TOKENIZER):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json). Save it there with tokenizer.save_pretrained.")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _object(folder / "config.json")
     if config.get("auto_map") and not trust_remote_code and config.get("model_type") not in transformers.CONFIG_MAPPING:
         raise ModelError(
             f"{folder} needs its own Python code ({config.get('model_type', 'unknown model type')}), which is not run by "
             "default. Read the code, then give --trust-remote-code."
         )
+    if trust_remote_code and config.get("auto_map") and pinned != (found := code_hash(folder)):
+        given = f"--revision {pinned} is another" if pinned else "none was given"
+        raise ModelError(
+            f"the code in {folder} is run only by its hash ({given}), so that it is the code that you have read. Read its *.py "
+            f"files, then give --revision {found}"
+        )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ModelError for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {_first_line(error)}. Copy the folder again.") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no JSON object. Copy the folder again.")
+    return found
 
 
 def _download(model: str, *, trust_remote_code: bool, revision: str | None) -> Path:
@@ -142,8 +184,16 @@ def _download(model: str, *, trust_remote_code: bool, revision: str | None) -> P
             f"the model {model} cannot be had from the model hub: {_first_line(error)} Give a local folder, or leave "
             "--model out to use the packaged SmolLM2-135M-Instruct."
         ) from None
-    check_folder(folder, trust_remote_code=trust_remote_code)
+    check_folder(folder, trust_remote_code=trust_remote_code, pinned=code_hash(folder))  # the commit pins the code
     return folder
+
+
+def code_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the Python files of a model's folder, 64 hex digits."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(str(file.relative_to(folder)).encode("utf-8", "surrogateescape") + b"\0" + _file_digest(file))
+    return digest.hexdigest()
 
 
 def weights_hash(folder: Path) -> str:
@@ -178,14 +228,64 @@ def _file_digest(file: Path) -> bytes:
         return hashlib.file_digest(handle, "sha256").digest()
 
 
-def _with_adapter(model: Any, folder: Path) -> tuple[Any, str]:
+def _check_keys(
+    what: str, *, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str] = (), advice: str
+) -> None:
+    """Raises ModelError when a file of weights lacks a tensor (it would stay random), or has one that nobody takes."""
+    found = (("missing", sorted(missing)), ("of another shape", sorted(mismatched)), ("not known", sorted(unexpected)))
+    wrong = [(kind, names) for kind, names in found if names]
+    if wrong:
+        said = "; ".join(
+            f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" for kind, names in wrong
+        )
+        raise ModelError(f"{what}: {said}. {advice}")
+
+
+def _check_finite(model: Any, what: str) -> None:
+    """Raises ModelError for weights that are NaN or infinite: nothing measured with them would be a number."""
+    for name, parameter in model.named_parameters():
+        if parameter.numel() and parameter.is_floating_point():
+            low, high = torch.aminmax(parameter.detach())
+            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+                raise ModelError(
+                    f"{what} are not finite: {name} holds NaN or infinity. Copy the files again, or use another checkpoint."
+                )
+
+
+def _check_base(folder: Path, name: str, revision: str, aliases: Collection[str]) -> None:
+    """Raises ModelError when an adapter says that it was trained on another base than the model ``name`` (``revision``).
+
+    The record of ``trails train`` says name and hash of the base. Other programs write a name only, of which the last part is
+    compared with that of the model and with the names ``aliases`` of its folder.
+    """
+    record = _object(folder / "train.json") if (folder / "train.json").is_file() else {}
+    identity = record.get("identity") or {}
+    if identity.get("revision"):
+        base, digest = str(identity.get("model", "")), str(identity["revision"])
+        if (base, digest) != (name, revision):
+            raise ModelError(
+                f"the adapter {folder} was trained on {base} ({digest[:12]}), the model is {name} ({revision[:12]}): its "
+                "numbers would be those of neither. Give the model that it was trained on with --model."
+            )
+        return
+    config = _object(folder / "adapter_config.json") if (folder / "adapter_config.json").is_file() else {}
+    base = str(config.get("base_model_name_or_path") or "").rstrip("/")
+    last = base.rpartition("/")[2].lower()
+    if last and last not in {alias.rpartition("/")[2].lower() for alias in (name, *aliases)}:
+        raise ModelError(
+            f"the adapter {folder} was trained on {base}, the model is {name}. Give its base with --model, or, where it is the "
+            "same under another name, write that name to base_model_name_or_path in adapter_config.json."
+        )
+
+
+def _adapted(model: Any, folder: Path) -> tuple[Any, str]:
     """The model with a PEFT LoRA applied, and the hash of the adapter.
 
     In float32 the adapter is merged into the weights, which changes a logit by rounding only and costs nothing per
     token; in a shorter dtype merging would round the adapter away, so it stays beside them.
     """
     try:
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
     except ImportError:
         raise MissingPackageError("an adapter needs the package peft: pip install 'trails[train]'") from None
     if not (folder / "adapter_config.json").is_file():
@@ -195,7 +295,7 @@ def _with_adapter(model: Any, folder: Path) -> tuple[Any, str]:
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ModelError(f"{folder} has no adapter_model.safetensors; adapters saved as pickle are refused.")
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = _object(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise ModelError(
             f"{folder} is a {config.get('peft_type')} adapter; trails measures LoRA adapters. Merge it into the model first."
@@ -205,9 +305,21 @@ def _with_adapter(model: Any, folder: Path) -> tuple[Any, str]:
     identity = hashlib.sha256(json.dumps(config, sort_keys=True).encode() + _file_digest(weights)).hexdigest()
     with quiet():
         try:
-            adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
-        except (RuntimeError, ValueError, KeyError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # missing keys are an error here, below
+                adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
+            with safe_open(weights, "pt") as file:
+                there = set(file.keys())
+        except Exception as error:  # files of a stranger
             raise ModelError(f"the adapter {folder} does not fit the model: {_first_line(error)}") from None
+    embeddings = any("embed" in key and ".lora_" not in key for key in there)  # "auto" would ask the model hub
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=embeddings))
+    _check_keys(
+        f"the adapter {folder} does not fit the model",
+        missing=expected - there,
+        unexpected=there - expected,
+        advice="Give the model that it was trained on, or the whole folder that training wrote.",
+    )
     if model.dtype == torch.float32:
         return adapted.merge_and_unload(), identity[:16]
     return adapted.get_base_model(), identity[:16]
