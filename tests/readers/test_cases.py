@@ -15,10 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trails.errors import InputError
 from trails.readers import ReadOptions, ReadReport, read
+from trails.readers.thought import ANSWER_MARKS, THOUGHT_MARKS, take_apart
 
 CASES = Path(__file__).parent / "cases"
 
@@ -968,6 +972,106 @@ OWN: dict[str, tuple[list[dict[str, Any]], Case]] = {
         ],
         Case("messages", (C(SQUARE_Q, SQUARE, messages=[{"role": "user", "content": SQUARE_Q, "name": "ann"}]),)),
     ),
+    # more than one place for the same thing
+    "generations_beside_messages": (
+        [
+            {
+                "problem": SQUARE_Q,
+                "generations": [ASSISTANT["content"], f"<think>{EVEN}</think>It is 8."],
+                "correctness_math_verify": [True, False],
+                "messages": [USER, ASSISTANT],
+                "answer": "7",
+            }
+        ],
+        Case(
+            "records",
+            (
+                C(SQUARE_Q, SQUARE, SIDE, metadata={"correct": "true", "alternative": "0"}),
+                C(SQUARE_Q, EVEN, "It is 8.", metadata={"correct": "false", "gold_answer": "7"}),
+            ),
+        ),
+    ),
+    "thought_beside_messages": (
+        [{"messages": [USER, {"role": "assistant", "content": SIDE}], "reasoning": SQUARE, "effort": "high"}],
+        Case("messages", (C(SQUARE_Q, SQUARE, SIDE, metadata={"effort": "high"}),)),
+    ),
+    "switch_beside_messages": (
+        [{"messages": [USER, ASSISTANT], "reasoning": "on"}],
+        Case("messages", (C(SQUARE_Q, SQUARE, SIDE, metadata={"reasoning": "on"}),)),
+    ),
+    "thought_as_a_message": (
+        [{"messages": [USER, {"role": "reasoning", "content": SQUARE}, {"role": "assistant", "content": SIDE}]}],
+        Case("messages", (SIGHT,)),
+    ),
+    "conversation_tree": (
+        [
+            {
+                "id": "t1",
+                "current_node": "d",
+                "mapping": {
+                    "a": {"message": None, "parent": None},
+                    "b": {
+                        "parent": "a",
+                        "message": {
+                            "author": {"role": "user"},
+                            "content": {"content_type": "text", "parts": [SQUARE_Q]},
+                        },
+                    },
+                    "c": {"parent": "b", "message": {"author": {"role": "assistant"}, "content": {"parts": ["Left."]}}},
+                    "d": {
+                        "parent": "b",
+                        "message": {
+                            "author": {"role": "assistant"},
+                            "content": {"content_type": "text", "parts": [SQUARE]},
+                        },
+                    },
+                },
+            }
+        ],
+        Case("messages", (C(SQUARE_Q, SQUARE, id="t1"),)),
+    ),
+    "steps_by_name": (
+        [{"question": SQUARE_Q, "cot": {"step 1": "Let s be it.", "step 2": "So s = 7."}, "answer": "7"}],
+        Case("records", (C(SQUARE_Q, "Let s be it.\nSo s = 7.", "7", boundaries=(0, 13)),)),
+    ),
+    "solutions_with_their_own_steps": (
+        [{"question": SQUARE_Q, "solutions": [["Let s be it.", "So s = 7."], ["Try 8.", "No."]]}],
+        Case(
+            "records",
+            (
+                C(SQUARE_Q, "Let s be it.\nSo s = 7.", boundaries=(0, 13), metadata={"alternative": "0"}),
+                C(SQUARE_Q, "Try 8.\nNo.", boundaries=(0, 7), metadata={"alternative": "1"}),
+            ),
+        ),
+    ),
+    "thought_as_an_object": (
+        [{"question": SQUARE_Q, "reasoning": {"text": SQUARE, "tokens": 9}, "answer": "7"}],
+        Case("records", (C(SQUARE_Q, SQUARE, "7"),)),
+    ),
+    "a_short_answer_is_no_chain": (
+        [{"question": SQUARE_Q, "answer": "7"}, {"question": EGGS_Q, "answer": "9"}],
+        Case("", bad=((1, "no field looks like a chain"), (2, "no field looks like a chain"))),
+    ),
+    "passage_of_an_instruction": (
+        [{"instruction": "Say whether it is odd.", "context": "n + 1 for even n", "response": EVEN}],
+        Case("records", (C("Say whether it is odd.\nn + 1 for even n", EVEN),)),
+    ),
+    "generated_text": ([{"inputs": SQUARE_Q, "generated_text": SQUARE}], Case("records", (C(SQUARE_Q, SQUARE),))),
+    "outputs_of_a_server": (
+        [{"prompt": SQUARE_Q, "outputs": [{"text": ASSISTANT["content"], "finish_reason": "stop"}]}],
+        Case("records", (C(SQUARE_Q, SQUARE, SIDE, metadata={"finish_reason": "stop"}),)),
+    ),
+    "loss_off": (
+        [{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hm.", "loss": False}]}],
+        Case("", bad=((1, "every message of the assistant has weight 0"),)),
+    ),
+    "chosen_alone": (
+        [
+            {"prompt": SQUARE_Q, "chosen": SQUARE, "rejected": "It is 8."},
+            {"prompt": EGGS_Q, "chosen": EGGS},
+        ],
+        Case("records", (C(SQUARE_Q, SQUARE), C(SQUARE_Q, "It is 8."), C(EGGS_Q, EGGS))),
+    ),
     # what is not data
     "error_object": (
         [{"error": {"message": "Invalid username or password."}}],
@@ -1063,6 +1167,21 @@ def test_what_is_no_data_is_named_and_the_rest_is_read(tmp_path: Path, name: str
     assert [entry.file for entry in report.entries] == [str(tmp_path / name)]
 
 
+def test_a_member_compressed_with_zstandard(tmp_path: Path) -> None:
+    # the standard library cannot write one: a stored member whose method is then changed to 93
+    packed = pa.Codec("zstd").compress(PLAIN, asbytes=True)
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jsonl", packed)
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    for method, size in ((8, 22), (central + 10, central + 24)):
+        data[method : method + 2] = (93).to_bytes(2, "little")
+        data[size : size + 4] = len(PLAIN).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert [chain.text for chain in read([path])] == ["If it rains then it is wet."]
+
+
 def test_only_the_files_of_the_state_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     shutil.copytree(CASES / "hf_selected", folder)
@@ -1085,3 +1204,33 @@ def test_a_family_is_said_or_follows_from_the_question(tmp_path: Path) -> None:
     assert first == second
     assert len({first, third, fourth}) == 3
     assert [chain.family for chain in read([path], options=ReadOptions(family="thing"))] == ["7", "7", "7", "8"]
+
+
+# --- the marks ------------------------------------------------------------------------------------------------------
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>[]|◁▷"), min_size=1).map(str.strip).filter(bool)
+
+
+@given(st.sampled_from(THOUGHT_MARKS), st.sampled_from(ANSWER_MARKS), WORDS, WORDS, WORDS, WORDS)
+def test_every_pair_of_marks_takes_a_text_apart(
+    thought: tuple[str, str], answer: tuple[str, str], before: str, chain: str, said: str, after: str
+) -> None:
+    opening, closing = thought
+    whole = take_apart(f"{before}\n{opening}\n{chain}\n{closing}\n{answer[0]}{said}{answer[1]}\n{after}")
+    assert (whole.before, whole.chain, whole.answer, whole.after) == (before, chain, said, after)
+    assert (whole.kind, whole.thoughts, whole.left) == ("closed", 1, ())
+    lone = take_apart(f"{chain}{closing}{said}")
+    assert (lone.chain, lone.answer, lone.kind) == (chain, said, "opened-by-template")
+    cut = take_apart(f"{opening}{chain}")
+    assert (cut.chain, cut.answer, cut.kind) == (chain, "", "unfinished")
+
+
+@given(
+    st.lists(st.sampled_from([mark for pair in (*THOUGHT_MARKS, *ANSWER_MARKS) for mark in pair] + ["\n", "a", "b c"]))
+)
+def test_no_word_is_lost_whatever_the_marks(pieces: list[str]) -> None:
+    apart = take_apart("".join(pieces))
+    kept = " ".join((apart.chain, apart.answer, apart.before, apart.between, apart.after))
+    for letter in "abc":
+        # marks may hold these letters themselves, so the words are counted with the marks taken out
+        assert kept.count(letter) >= sum(piece.count(letter) for piece in pieces if piece in ("a", "b c"))

@@ -25,6 +25,7 @@ ROLES = {
     ),
     **dict.fromkeys(("system", "systemmessage"), "system"),
 }
+THOUGHT_ROLES = ("reasoning", "thinking", "thought", "analysis", "reasoner", "cot")
 THOUGHT_FIELDS = (
     *("reasoning_content", "thinking", "reasoning", "reasoning_text", "thought", "thoughts", "think_content"),
     *("reasoning_details", "thinking_blocks", "chain_of_thought"),
@@ -76,7 +77,7 @@ def content_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        for key in ("content", "value", "text", "summary"):
+        for key in ("content", "value", "text", "parts", "thoughts", "summary"):
             if key in value:
                 return content_text(value[key])
         return ""
@@ -87,7 +88,7 @@ def content_text(value: Any) -> str:
 
 def role_of(message: Mapping[str, Any]) -> str:
     """``user``, ``assistant``, ``system``, ``tool``, or the role as it is written; empty when none is."""
-    for key in ("role", "from", "speaker", "sender"):
+    for key in ("role", "from", "speaker", "sender", "author"):
         value = message.get(key)
         if isinstance(value, Mapping):
             value = value.get("role")
@@ -102,6 +103,27 @@ def role_of(message: Mapping[str, Any]) -> str:
 def is_message(value: Any) -> bool:
     """Whether a value is a message: an object with a role, or one that wraps such an object."""
     return isinstance(value, Mapping) and bool(role_of(_unwrapped(value)))
+
+
+def tree_path(record: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """Messages of a conversation that is kept as a tree (``mapping`` of nodes with ``parent``): the branch of ``current_node``,
+    or the one that ends last. None for anything else.
+    """
+    nodes = record.get("mapping")
+    if not isinstance(nodes, Mapping) or not all(isinstance(node, Mapping) for node in nodes.values()):
+        return None
+    at = record.get("current_node")
+    if at not in nodes:
+        at = next((key for key in reversed(list(nodes)) if isinstance(nodes[key].get("message"), Mapping)), None)
+    path: list[Mapping[str, Any]] = []
+    seen: set[Any] = set()
+    while isinstance(at, str) and at in nodes and at not in seen:
+        seen.add(at)
+        message = nodes[at].get("message")
+        if isinstance(message, Mapping) and role_of(message) and content_text(message.get("content")).strip():
+            path.append(message)
+        at = nodes[at].get("parent")
+    return path[::-1] or None
 
 
 def messages_in(value: Any) -> list[Mapping[str, Any]] | None:
@@ -150,6 +172,9 @@ def turns_of(message: Mapping[str, Any]) -> list[Turn]:
         (message[key] for key in ("content", "value", "text", "parts", "contents") if message.get(key) is not None),
         None,
     )
+    if isinstance(content, Mapping) and "content_type" in content:
+        thoughts += [content_text(content)] if content["content_type"] == "thoughts" else []
+        content = content_text(content) if content["content_type"] in ("text", "multimodal_text", "code") else ""
     if isinstance(content, str) and role == "assistant" and _is_blocks(content):
         content = opened(content)
     for block in content if isinstance(content, Sequence) and not isinstance(content, str) else [content]:
@@ -183,7 +208,8 @@ def turns_of(message: Mapping[str, Any]) -> list[Turn]:
     own = Turn(
         *(role, text, thought, name if isinstance(name, str) else "", tuple(calls)),
         tool_call_id=call_id if isinstance(call_id, str) else "",
-        target=not (isinstance(weight, int | float) and weight == 0) and loss is not False,
+        target=not (isinstance(weight, int | float) and weight == 0)
+        and not (isinstance(loss, int | float) and loss == 0),
         left_out=tuple(left_out),
         metadata=metadata,
     )
@@ -282,7 +308,13 @@ def parse(messages: Iterable[Any]) -> list[Turn]:
     for message in messages:
         if not isinstance(message, Mapping):
             raise BadRecordError("a message that is no object.")
-        found += turns_of(message)
+        for turn in turns_of(message):
+            if turn.role == "assistant" and found and found[-1].role in THOUGHT_ROLES:
+                # the thought is a message of its own before the answer
+                turn = replace(turn, thought="\n\n".join(filter(None, (found.pop().content, turn.thought))))
+            found.append(turn)
+    if found and found[-1].role in THOUGHT_ROLES:
+        found[-1] = Turn("assistant", thought=found[-1].content)
     return found
 
 

@@ -7,6 +7,7 @@ fields hold decides between names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -19,7 +20,7 @@ from trails.readers.thought import take_apart
 
 QUESTION_FIELDS = (
     *("question", "problem", "instruction", "prompt", "query", "input", "statement", "conclusion", "title"),
-    *("task", "user_prompt", "question_text", "problem_statement"),
+    *("task", "user_prompt", "question_text", "problem_statement", "inputs", "user_input"),
 )
 THOUGHT_FIELDS = (
     *("chain", "chain_of_thought", "cot", "reasoning", "reasoning_content", "thoughts", "thought", "thinking", "trace"),
@@ -32,7 +33,8 @@ ALTERNATIVE_FIELDS = (
 )
 OTHER_CHAIN_FIELDS = (
     *("steps", "rationale", "explanation", "solution", "proof", "response", "completion", "generation", "model_output"),
-    *("output", "text", "content", "chosen", "prediction"),
+    *("output", "text", "content", "chosen", "prediction", "generated_text", "model_response", "response_text"),
+    *("output_text", "llm_output", "model_answer"),
 )
 LAST_CHAIN_FIELDS = ("premises", "context", "answer")
 CHAIN_FIELDS = (*THOUGHT_FIELDS, *ALTERNATIVE_FIELDS, *OTHER_CHAIN_FIELDS, *LAST_CHAIN_FIELDS)
@@ -50,6 +52,9 @@ AFTER_THOUGHT_FIELDS = (
 
 ID_FIELDS = ("id", "uid", "unique_id", "uuid", "qid", "question_id", "example_id", "record_id", "idx", "index")
 LANGUAGE_FIELDS = ("language", "lang")
+
+MIN_ANSWER_WORDS = 3
+"""A field named answer with fewer words (median) is an answer and no chain."""
 
 MIN_SHARE = 0.2
 """A field that fewer of the records fill is not the chain."""
@@ -100,33 +105,43 @@ def empty(value: Any) -> bool:
     return value is None or (isinstance(value, str | list | dict | tuple) and len(value) == 0)
 
 
+_STEP_NAME = re.compile(r"(step|шаг)?[ _.-]*\d+", re.IGNORECASE)
+_TEXT_KEYS = ("text", "content", "step", "value")
+
+
 def items_of(value: Any) -> list[str] | None:
-    """The texts of a list of strings, of objects with a text, or of lists of strings; None for anything else."""
+    """The texts of a list of strings, of objects with a text, of lists of strings, or of an object ``{"step 1": …}``.
+
+    A list inside a list is one item. None for anything else.
+    """
+    if isinstance(value, Mapping) and value and all(_STEP_NAME.fullmatch(str(key)) for key in value):
+        value = list(value.values())
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         return None
     found: list[str] = []
     for item in value:
         if isinstance(item, str):
             found.append(item)
-        elif isinstance(item, Mapping) and any(
-            isinstance(item.get(key), str) for key in ("text", "content", "step", "value")
-        ):
-            found.append(
-                next(item[key] for key in ("text", "content", "step", "value") if isinstance(item.get(key), str))
-            )
+        elif isinstance(item, Mapping) and any(isinstance(item.get(key), str) for key in _TEXT_KEYS):
+            found.append(next(item[key] for key in _TEXT_KEYS if isinstance(item.get(key), str)))
         elif isinstance(item, Sequence) and item and all(isinstance(part, str) for part in item):
-            found += item
+            found.append("\n".join(item))
         elif item is not None:
             return None
     return found
+
+
+def _holds_lists(value: Any) -> bool:
+    """Whether a list holds lists of several texts: alternatives, each with its own steps."""
+    return isinstance(value, list) and any(isinstance(item, list) and len(item) > 1 for item in value)
 
 
 def holds_text(value: Any) -> bool:
     """Whether a value can be a chain: text, texts, a message or messages."""
     if isinstance(value, str):
         return True
-    if isinstance(value, Mapping):
-        return "content" in value
+    if isinstance(value, Mapping) and any(isinstance(value.get(key), str) for key in _TEXT_KEYS):
+        return True
     return items_of(value) is not None or messages_in(value) is not None
 
 
@@ -200,7 +215,7 @@ def decide(records: Sequence[Mapping[str, Any]], options: ReadOptions) -> Layout
     taken.append(question)
     also = ""
     if question.lower() == "instruction" and not mapped["question"]:
-        also = _first(sample, ("input",), taken, lambda value: isinstance(value, str))
+        also = _first(sample, ("input", "context"), taken, lambda value: isinstance(value, str))
         taken.append(also)
     after = ""
     if chain.lower() in THOUGHT_FIELDS and not mapped["answer"]:
@@ -257,7 +272,9 @@ def _chain(sample: _Sample, taken: Iterable[str], options: ReadOptions) -> str:
     candidates = [
         name
         for name in sample.named(CHAIN_FIELDS, taken)
-        if sample.share(name) >= MIN_SHARE and 2 * sum(map(holds_text, sample.values[name])) >= len(sample.values[name])
+        if sample.share(name) >= MIN_SHARE
+        and 2 * sum(map(holds_text, sample.values[name])) >= len(sample.values[name])
+        and not (name.lower() == "answer" and sample.words(name) < MIN_ANSWER_WORDS)
     ]
     if not candidates:
         marked = [
@@ -288,6 +305,8 @@ def _kind(chain: str, values: Sequence[Any], sample: _Sample, options: ReadOptio
     if not lists or 2 * len(lists) <= len(values):
         return "text"
     several = [items for items in lists if len(items) > 1]
+    if any(map(_holds_lists, values)):
+        return "alternatives"
     name = chain.lower().rpartition(".")[2].rstrip("[]0123456789")
     texts = [text for items in lists for text in items]
     words = median(len(text.split()) for text in texts)

@@ -26,15 +26,18 @@ from trails.readers.conversation import (
     messages_in,
     parse,
     shown,
+    tree_path,
     untargeted,
     with_system,
 )
-from trails.readers.fields import ID_FIELDS, Layout, decide, empty, items_of
+from trails.readers.fields import ALTERNATIVE_FIELDS, ID_FIELDS, THOUGHT_FIELDS, Layout, decide, empty, items_of
 from trails.readers.paths import find, opened, top_field
 from trails.readers.thought import Written, take_apart
 from trails.schema import Chain, stable_hash
 
 MAX_FIELDS_SHOWN = 20
+MIN_THOUGHT_WORDS = 4
+"""A field beside the messages that is named as a thought and has no more words is a switch (``reasoning: on``)."""
 
 Make = Callable[[Mapping[str, Any], "Context"], Iterable[Draft]]
 
@@ -391,7 +394,8 @@ def _any_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
     drafts: list[Draft]
     if layout.kind == "preference":
         drafts = []
-        for name in (layout.chain, next(key for key in record if str(key).lower() == "rejected")):
+        other = [key for key in record if str(key).lower() == "rejected" and not empty(record[key])]
+        for name in (layout.chain, *other):
             drafts += _of_item(
                 record[name], before, question, dict(metadata) | {"preference": str(name).lower()}, context
             )
@@ -526,7 +530,7 @@ def _of_item(value: Any, before: list[Turn], question: str, metadata: dict[str, 
         for said in found:
             context.told(said)
         return [said.draft(metadata) for said in found]
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence | Mapping) and not isinstance(value, str):
         items = items_of(value)
         if items is not None and len(items) == 1:
             value = items[0]
@@ -561,11 +565,21 @@ def talk_in(record: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]] | 
             found = messages_in(record[key])
             if found is not None:
                 return key, found
-    return None
+    path = tree_path(record)
+    return ("mapping", path) if path is not None else None
 
 
 def _is_chat(record: Mapping[str, Any]) -> bool:
-    return talk_in(record) is not None
+    return talk_in(record) is not None and not _has_alternatives(record)
+
+
+def _has_alternatives(record: Mapping[str, Any]) -> bool:
+    """Whether the record holds several thoughts beside its messages, which then repeat one of them."""
+    return any(
+        isinstance(record.get(name), list)
+        and any(isinstance(item, str) and take_apart(item).has_thought for item in record[name])
+        for name in ALTERNATIVE_FIELDS
+    )
 
 
 def chat_drafts(
@@ -610,17 +624,30 @@ def _chat(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
         what = f"the field {blank!r} is empty" if blank else "no list of messages"
         raise BadRecordError(f"{what}; fields found: {fields_found(record)}.")
     field_name, talk = found
-    turns = with_system(record, parse(talk))
+    turns, thought_field = _with_thought(record, with_system(record, parse(talk)))
     used = {
         field_name,
+        thought_field,
         *(key for key in SYSTEM_FIELDS if turns[0].role == "system" and record.get(key) == turns[0].content),
     }
     context.report.fields(
         context.file.shown,
-        {"messages": field_name},
+        {"messages": field_name} | ({"thought": thought_field} if thought_field else {}),
         [str(key) for key in record if str(key) not in used and str(key) not in ID_FIELDS],
     )
     return chat_drafts(turns, record, context, used=used)
+
+
+def _with_thought(record: Mapping[str, Any], turns: list[Turn]) -> tuple[list[Turn], str]:
+    """The turns, the last answer with the thought that the record keeps beside its messages, and the field of that thought."""
+    last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
+    if last < 0 or turns[last].thought or take_apart(turns[last].content).has_thought:
+        return turns, ""
+    for name in THOUGHT_FIELDS:
+        value = record.get(name)
+        if isinstance(value, str) and len(value.split()) > MIN_THOUGHT_WORDS:
+            return [*turns[:last], replace(turns[last], thought=value), *turns[last + 1 :]], name
+    return turns, ""
 
 
 # --- exports of trails ----------------------------------------------------------------------------------------------
