@@ -7,6 +7,7 @@ It shares no code with the stores: it reads records, not rows, and computes mean
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from trails.schema import Run, Trace, stable_hash
+from trails.schema import Chain, Run, Trace, stable_hash
 
 Row = tuple[Any, ...]
 Graph = nx.MultiDiGraph
@@ -76,6 +77,25 @@ def transition(trace: Trace, t: int) -> dict[str, Any]:
     )
 
 
+def described(chain: Chain) -> dict[str, Any]:
+    """The declared metadata of a chain, each in its type."""
+
+    def number(name: str) -> float | None:
+        text = chain.metadata.get(name, "")
+        return float(text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else None
+
+    first = number("first_wrong_step")
+    correct = chain.metadata.get("correct")
+    texts = ("label", "finish_reason", "gold_answer", "difficulty", "subject", "split", "model")
+    return {
+        "meta_correct": correct == "true" if correct in ("true", "false") else None,
+        "meta_grade": number("grade"),
+        "meta_weight": number("weight"),
+        "meta_first_wrong_step": None if first is None or first % 1 else int(first),
+        **{f"meta_{name}": chain.metadata.get(name) for name in texts},
+    }
+
+
 def most_kept(trace: Trace) -> int:
     """The largest number of earlier steps that a step of a trace keeps."""
     masses = [trace.step_masses(step)[2 : step + 2] for step in range(len(trace.steps))]
@@ -110,7 +130,13 @@ def _add(graph: Graph, trace: Trace) -> None:
         language=chain.language,
         roles=">".join(step.role.value for step in trace.steps),
         n_steps=len(trace.steps),
+        **clean(described(chain)),
     )
+    if chain.family:
+        made = re.fullmatch("f[0-9a-f]{16}", chain.family)
+        family = chain.family if made else "f" + stable_hash("family", chain.family)
+        graph.add_node(family, label="Family", id=family, name=chain.family)
+        graph.add_edge(chain.id, family, key="IN_FAMILY", type="IN_FAMILY")
     graph.add_edge(chain.id, source, key="FROM", type="FROM")
     known = [float(s) for s in trace.surprisal if not math.isnan(s)]
     graph.add_edge(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -147,15 +148,24 @@ class Run:
         return "r" + stable_hash(*identity, self.bos, self.template, self.window, *later)
 
     @property
+    def name(self) -> str:
+        """The name that somebody gave the run; empty if none."""
+        return str(self.notes.get("name", ""))
+
+    @property
     def tokenizer_id(self) -> str:
         """First 8 hex digits of the tokenizer's hash: the part of a token id that names the tokenizer."""
         return self.tokenizer[:8]
 
 
 def fitting_runs(runs: Mapping[str, Run], name: str | None = None) -> list[Run]:
-    """Runs whose id begins with ``name``. Without a name a run with an adapter gives way: it is a change of another run, so
+    """Runs whose id begins with ``name``, or the one that has this name.
+
+    Without a name a run with an adapter gives way: it is a change of another run, so
     the only run without one is the default.
     """
+    if name and (named := [run for run in runs.values() if run.name == name]):
+        return named
     fitting = [run for run_id, run in runs.items() if run_id.startswith(name or "")]
     plain = [run for run in fitting if not run.adapter]
     return plain if not name and len(plain) == 1 else fitting
@@ -259,6 +269,16 @@ def bin_starts(step_keys: Ints) -> npt.NDArray[np.int64]:
 def token_key(chain: str, tokenizer: str, position: int) -> str:
     """Identity of a token occurrence."""
     return f"{chain}:{tokenizer}:{position}"
+
+
+_FAMILY_ID = re.compile(r"f[0-9a-f]{16}")
+
+
+def family_key(family: str) -> str:
+    """Identity of a family: what readers made from a question as it is, a name as the hash of it; empty for none."""
+    if not family or _FAMILY_ID.fullmatch(family):
+        return family
+    return "f" + stable_hash("family", family)
 
 
 def step_key(chain: str, index: int) -> str:
@@ -543,6 +563,23 @@ TRANSITION_ARRAYS: tuple[Property, ...] = tuple(
 )
 """Arrays that ``--per-layer`` adds to a transition."""
 
+META: tuple[Property, ...] = (
+    _p("meta_correct", "boolean", "whether the record says that the answer is correct"),
+    _p("meta_grade", "float", "grade, score or reward of the chain in the record"),
+    _p("meta_first_wrong_step", "integer", "index of the first wrong step in the record; -1 = none"),
+    _p("meta_label", "string", "label of the chain in the record"),
+    _p("meta_finish_reason", "string", "why the generation ended"),
+    _p("meta_gold_answer", "string", "reference answer"),
+    _p("meta_weight", "float", "weight of the chain's turn in the record"),
+    _p("meta_difficulty", "string", "difficulty or level of the question"),
+    _p("meta_subject", "string", "subject or domain of the question"),
+    _p("meta_split", "string", "part of the data set"),
+    _p("meta_model", "string", "model that wrote the chain"),
+)
+"""Metadata of a record by name (``meta_NAME``) as properties of its chain; absent where the record does not say it, or says it
+in another type. The shards hold all metadata; ``meta:NAME=VALUE`` selects by any of it.
+"""
+
 NODES: tuple[Node, ...] = (
     Node(
         "Source",
@@ -562,7 +599,13 @@ NODES: tuple[Node, ...] = (
             _p("language", "string", "ISO 639-1 code"),
             _p("roles", "string", "roles of its steps, joined by >"),
             _p("n_steps", "integer", "number of steps"),
+            *META,
         ),
+    ),
+    Node(
+        "Family",
+        "versions of one thing: chains with the same question, or of one family as the data says",
+        (_ID, _p("name", "string", "the family as the data names it; its id where the same question made it")),
     ),
     Node(
         "Step",
@@ -599,6 +642,7 @@ NODES: tuple[Node, ...] = (
         "one measuring instrument",
         (
             _ID,
+            _p("alias", "string", "name that somebody gave the run: trails rename run"),
             _p("model", "string", "model id or folder name"),
             _p("revision", "string", "revision or hash of the weights"),
             _p("adapter", "string", "hash of the adapter, empty if none"),
@@ -677,6 +721,7 @@ NODES: tuple[Node, ...] = (
 
 RELATIONSHIPS: tuple[Relationship, ...] = (
     Relationship("FROM", "Chain", "Source", "where the chain came from"),
+    Relationship("IN_FAMILY", "Chain", "Family", "what the chain is a version of"),
     Relationship("HAS_STEP", "Chain", "Step", "structure"),
     Relationship(
         "MEASURED",

@@ -157,7 +157,7 @@ WRONG = [
     (
         "everything",
         UsageError,
-        "selection 'everything' is not known. Write one of: all, chain:ID, between:A,B, overlap:ID, ",
+        "selection 'everything' is not known. Write one of: all, chain:ID, source:NAME, family:ID, meta:correct=true, ",
     ),
     ("missing.cypher", UsageError, "selection 'missing.cypher': there is no such file."),
     ("roles:IF>MAYBE", UsageError, "role 'MAYBE' does not exist. Roles: IF, THEN, BUT,"),

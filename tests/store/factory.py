@@ -29,8 +29,27 @@ def make_chain(
     source: str = "toy.jsonl",
 ) -> Chain:
     """A chain whose identity follows from its key and text."""
+    number = hash_of(str(key))
     return Chain(
-        source, str(key), f"Question {key}?", text, answer="42", language="en", source_sha256="ab", licence="MIT"
+        source,
+        str(key),
+        f"Question {key}?",
+        text,
+        answer="42",
+        language="en",
+        source_sha256="ab",
+        licence="MIT",
+        family=("", "mine", "f0123456789abcdef")[number % 3],
+        metadata={
+            "correct": ("true", "false", "perhaps")[number % 3],
+            "grade": ("1", "0.5", "A", "NaN")[number % 4],
+            "first_wrong_step": ("-1", "2", "2.5")[number % 3],
+            "weight": ("1.0", "null")[number % 2],
+            **dict.fromkeys(
+                ("label", "finish_reason", "gold_answer", "difficulty", "subject", "split", "model"), "text"
+            ),
+            "more": "not declared",
+        },
     )
 
 

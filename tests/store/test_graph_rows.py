@@ -109,7 +109,8 @@ def test_parquet_to_graph_to_parquet_is_one_digest(tmp_path: Path) -> None:
 
 
 def test_the_digest_notices_every_property_of_every_table() -> None:
-    batch = graph_batch(corpus(5, ONE), RUNS, per_layer=True)
+    named = {ONE.id: replace(ONE, notes={"name": "first"})}
+    batch = graph_batch(corpus(5, ONE), named, per_layer=True)
     whole = graph_digest([batch])
     for name, table in {**batch.nodes, **batch.relationships}.items():
         for column in table.column_names:

@@ -80,7 +80,7 @@ class StepGraph:
         if len(fitting) != 1 or not chain_name:
             raise UsageError(
                 f"step or chain {name!r} was asked for and {len(fitting)} chains fit. Give a chain id or CHAIN:STEP; "
-                "ids are listed by: trails query chains-by-roles"
+                "they are listed by: trails chains"
             )
         number = fitting[0]
         size = len(self.steps[number])

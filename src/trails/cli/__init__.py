@@ -15,6 +15,7 @@ STAGES: dict[str, dict[str, str]] = {
     # a line of ANALYSES
     "Read and measure": {
         "ingest": "Read chains, measure them, store them, load the graph.",
+        "chains": "The chains of the home: id, source and record, first words, steps, nats.",
         "status": "What the home and the graph hold.",
         "show": "One chain in the terminal: steps, roles, every token by surprisal.",
     },
@@ -43,6 +44,8 @@ STAGES: dict[str, dict[str, str]] = {
     "Look after the stores": {
         "verify": "Compare shards and graph, and name what differs.",
         "rebuild": "Load the graph from the shards, without measuring.",
+        "remove": "Take chains, sources, families or runs out of the home.",
+        "rename": "Give a run a name.",
         "bulk": "Write files for neo4j-admin database import.",
         "browser": "Address of Neo4j Browser and how to import the favourites.",
         "doctor": "Versions, model, device, stores, what is missing and what to run.",

@@ -53,6 +53,7 @@ def command(
     trails query chain-steps --param chain=c0123456789abcdef --csv
     """
     from trails.store import open_graph, queries
+    from trails.store.resolve import Names, measured_runs, named_parameters
     from trails.store.traces import TraceStore
 
     style = "json" if as_json else as_csv or "table"
@@ -71,11 +72,12 @@ def command(
         echo(query.text, nl=False)
         return
     settings = settings_from(home=home, store=store)
-    with TraceStore(settings.home) as traces:
-        runs = traces.runs()
     given = parameters(params, typed=False)
     if limit is not None:
         given["limit"] = limit
+    with TraceStore(settings.home) as traces:
+        runs = measured_runs(traces)
+        given = named_parameters(given, Names(traces), runs)
     bound = query.bind(given, runs)
     with open_graph(settings) as graph:
         result = query.execute(graph, bound, timeout_s=timeout, max_rows=max(limit or 0, DEFAULT_MAX_ROWS))

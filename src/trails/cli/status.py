@@ -30,7 +30,8 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
     for run_id, run in found.runs.items():
         adapter = f" + adapter {run.adapter[:12]}" if run.adapter else ""
         chains, of_run = shards.chains.get(run_id, 0), shards.tokens.get(run_id, 0)
-        echo(f"run         {run_id}  {run.model}{adapter}, {run.dtype}: {chains:,} chains, {of_run:,} tokens")
+        called = f"{run.name}: " if run.name else ""
+        echo(f"run         {run_id}  {called}{run.model}{adapter}, {run.dtype}: {chains:,} chains, {of_run:,} tokens")
     for name, counted in (("sources", shards.sources), ("languages", shards.languages), ("roles", shards.roles)):
         if counted:
             echo(f"{name:<12}{_listed(counted)}")

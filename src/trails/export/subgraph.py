@@ -5,6 +5,9 @@ A selection is text. Each form is one entry of :data:`FORMS`:
 ==============================  ======================================================================================
 ``all``                         every chain that was measured
 ``chain:ID`` (``chain:A,B``)    whole chains
+``source:NAME``                 whole chains of a source
+``family:ID``                   whole chains of a family, by its id or name
+``meta:NAME=VALUE``             whole chains whose record says so (``meta:split=train,test``: any of them)
 ``between:A,B``                 everything from A to B, two steps or two tokens of one chain
 ``overlap:ID``                  the occurrences of an overlap
 ``gaps>0.9``                    steps that follow a seam whose score is above 0.9 (also ``>=``, ``<``, ``<=``)
@@ -22,7 +25,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from typing import Any
 from trails.errors import QueryError, UsageError
 from trails.schema import Role, stable_hash
 from trails.store.base import GraphStore
+from trails.store.resolve import Names, measured_runs, named_parameters
 from trails.store.traces import TraceStore
 
 MAX_ROWS = 5_000_000
@@ -38,6 +42,9 @@ TIMEOUT_S = 600.0
 FORMS = (
     "all",
     "chain:ID",
+    "source:NAME",
+    "family:ID",
+    "meta:correct=true",
     "between:A,B",
     "overlap:ID",
     "gaps>0.9",
@@ -169,8 +176,9 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
     text = selection.strip()
     if text == "all":
         return Selection(text, None)
-    if text.startswith("chain:"):
-        return _chains(text, traces)
+    for form, found in _FROM_SHARDS.items():
+        if text.startswith(form):
+            return found(text, traces)
     if store is None:
         raise UsageError(f"selection {text!r} asks the graph, and no graph is open. Run: trails rebuild")
     if text.startswith("between:"):
@@ -196,7 +204,7 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
 def needs_graph(selection: str) -> bool:
     """Whether resolving the selection asks the graph; ``all`` and ``chain:`` do not."""
     text = selection.strip()
-    return text != "all" and not text.startswith("chain:")
+    return text != "all" and not text.startswith(tuple(_FROM_SHARDS))
 
 
 def _ids(text: str) -> list[str]:
@@ -206,14 +214,45 @@ def _ids(text: str) -> list[str]:
 def _chains(text: str, traces: TraceStore) -> Selection:
     wanted = _ids(text)
     if not wanted:
-        raise UsageError(f"selection {text!r} names no chain. Write chain:ID; `trails query --list` helps to find one.")
+        raise UsageError(f"selection {text!r} names no chain. Write chain:ID; they are listed by: trails chains")
+    return _whole(text, Names(traces).chains(wanted))
+
+
+def _whole(text: str, chains: Iterable[str]) -> Selection:
+    return Selection(text, {chain: Part(chain) for chain in sorted(chains)})
+
+
+def _meta(text: str, traces: TraceStore) -> Selection:
+    """Chains whose record says ``NAME=VALUE``, or any of several values: ``meta:split=train,test``."""
+    name, equals, values = text.removeprefix("meta:").partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"selection {text!r}: write meta:NAME=VALUE, for example meta:correct=true.")
+    wanted = {value.strip() for value in values.split(",")}
+    found: set[str] = set()
+    seen: set[str] = set()
     known: set[str] = set()
-    for run in traces.runs():
-        known |= traces.done(run) & set(wanted)
-    missing = [chain for chain in wanted if chain not in known]
-    if missing:
-        raise UsageError(f"selection {text!r}: chain {missing[0]!r} was not measured here. Run: trails status")
-    return Selection(text, {chain: Part(chain) for chain in sorted(wanted)})
+    for table in traces.tables(["chain", "metadata"], rows=10_000):
+        for chain, items in zip(table["chain"].to_pylist(), table["metadata"].to_pylist(), strict=True):
+            described = dict(items or ())
+            known |= described.keys()
+            if name.strip() in described:
+                seen.add(described[name.strip()])
+                if described[name.strip()] in wanted:
+                    found.add(chain)
+    if not found:
+        there = sorted(seen)[:8] if seen else sorted(known)
+        what = f"{name.strip()} is there with the values" if seen else "no chain has it; metadata of these chains"
+        raise UsageError(f"selection {text!r} holds nothing: {what}: {', '.join(there) or 'none'}.")
+    return _whole(text, found)
+
+
+_FROM_SHARDS: Mapping[str, Callable[[str, TraceStore], Selection]] = {
+    "chain:": _chains,
+    "source:": lambda text, traces: _whole(text, Names(traces).of_source(text.removeprefix("source:").strip())),
+    "family:": lambda text, traces: _whole(text, Names(traces).of_family(text.removeprefix("family:").strip())),
+    "meta:": _meta,
+}
+"""Selections of whole chains, which need no graph."""
 
 
 def _between(text: str, store: GraphStore) -> Selection:
@@ -330,7 +369,8 @@ def _named(text: str, match: re.Match[str], store: GraphStore, traces: TraceStor
         given = json.loads(match[2]) if match[2] else {}
     except json.JSONDecodeError as error:
         raise UsageError(f'selection {text!r}: the parameters are not JSON ({error}). Write {{"limit": 50}}.') from None
-    return _statement(text, query.statement, query.bind(given, traces.runs()), store)
+    runs = measured_runs(traces)
+    return _statement(text, query.statement, query.bind(named_parameters(given, Names(traces), runs), runs), store)
 
 
 def _statement(text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore) -> Selection:

@@ -18,10 +18,11 @@ from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import load_variants
 from trails.pipeline.measuring import segmented
 from trails.pipeline.progress import Progress
-from trails.schema import Chain, Run, Trace, fitting_runs
+from trails.schema import Chain, Run, Trace
 from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore, Result
 from trails.store.queries import find
+from trails.store.resolve import Names, measured_runs, named_parameters, run_of
 from trails.store.traces import TraceStore
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Home:
         self._traces = TraceStore(self.settings.home)
         self._graph: GraphStore | None = None
         self._scorers: dict[str, Scorer] = {}
+        self._names = Names(self._traces)
 
     def __enter__(self) -> Home:
         """The home itself."""
@@ -63,7 +65,10 @@ class Home:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the graph and the shards."""
+        """Close the graph and the shards; on the way out of an exception the graph is not saved."""
+        if self._graph is not None and error is not None:
+            self._graph.__exit__(kind, error, trace)
+            self._graph = None
         self._close_graph()
         self._traces.__exit__(kind, error, trace)
 
@@ -80,42 +85,29 @@ class Home:
         return self._graph
 
     def runs(self) -> dict[str, Run]:
-        """Measuring instruments by id."""
-        return self._traces.runs()
+        """Measuring instruments by id: those that measured a chain."""
+        return measured_runs(self._traces)
 
     def run(self, name: str | None = None) -> Run:
-        """The run with this id or unique beginning of one; without a name the only run, or the only one without adapter.
+        """The run with this id, unique beginning of one, or name; without a name the only run, or the only one without adapter.
 
         Raises UsageError when there is none, or more than one fits.
         """
-        runs = self.runs()
-        found = fitting_runs(runs, name)
-        if len(found) == 1:
-            return found[0]
-        known = (
-            ", ".join(f"{run.id} ({run.model})" for run in runs.values()) or "none; measure with: trails ingest PATH"
-        )
-        asked = f"run {name!r}" if name else "a run"
-        raise UsageError(f"{asked} was asked for and {len(found)} fit. Runs: {known}.")
+        return run_of(self.runs(), name)
 
     def traces(self, run: str | None = None) -> Iterator[Trace]:
         """Every trace of a run (the only run by default), streamed from the shards."""
         return self._traces.traces(self.run(run).id)
 
     def trace(self, chain: str, run: str | None = None) -> Trace:
-        """One chain: its id, a unique beginning of the id, or SOURCE:RECORD. Raises UsageError if not exactly one fits."""
+        """One chain, named in any way that :mod:`trails.store.resolve` knows. Raises UsageError if not exactly one fits."""
         of = self.run(run).id
-        fitting = sorted(known for known in self._traces.done(of) if known.startswith(chain))
-        if not fitting and ":" in chain:
-            batches = self._traces.tables(["chain", "source", "source_id"], of)
-            rows = (row for batch in batches for row in batch.to_pylist())
-            fitting = sorted({row["chain"] for row in rows if f"{row['source']}:{row['source_id']}" == chain})
-        if len(fitting) != 1:
-            hint = f"{len(fitting)} chains fit: {', '.join(fitting[:5])}" if fitting else "no chain fits"
-            raise UsageError(
-                f"chain {chain!r} was asked for, {hint}. Ids are listed by: trails query chains-by-roles --limit 20"
-            )
-        return next(self._traces.traces(of, [fitting[0]]))
+        return next(self._traces.traces(of, [self.names.chain(chain, of)]))
+
+    @property
+    def names(self) -> Names:
+        """The chains of the home by everything that names them."""
+        return self._names
 
     def cypher(self, query: str, parameters: Mapping[str, Any] | None = None) -> Result:
         """Run a read-only Cypher statement."""
@@ -123,7 +115,8 @@ class Home:
 
     def query(self, name: str, **parameters: Any) -> Result:
         """Run a query of the library ``cypher/``; ``run`` is filled in when the home has one run."""
-        return find(name).execute(self.graph, parameters, runs=self.runs())
+        runs = self.runs()
+        return find(name).execute(self.graph, named_parameters(parameters, self.names, runs), runs=runs)
 
     def export(self, selection: str, *, format: str, to: str | Path, **options: Any) -> ExportReport:
         """Write a subgraph as training data, as ``trails export`` does."""
@@ -264,7 +257,9 @@ class Home:
 
         of = self.run(run).id
         graph = bridge.step_graph(self.traces(of), neighbours=neighbours)
-        return bridge.find_bridge(graph, self.scorer(of), start, goal, budget=budget, splices=splices)
+        return bridge.find_bridge(
+            graph, self.scorer(of), self.names.place(start), self.names.place(goal), budget=budget, splices=splices
+        )
 
     def capture(self, text: str, *, k: int = 4, min_match: int = 6, run: str | None = None) -> Capture:
         """Does a new text fall into a known trail? See :func:`trails.analyses.capture.capture`."""

@@ -36,7 +36,7 @@ _TYPES = {
     "floats": ":double[]",
     "integers": ":long[]",
 }
-_ONCE_PER_CHAIN = ("Chain", "Step", "FROM", "HAS_STEP")
+_ONCE_PER_CHAIN = ("Chain", "Step", "FROM", "IN_FAMILY", "HAS_STEP")
 _ONCE_PER_TOKENIZER = ("Token", "FIRST")
 
 
@@ -190,7 +190,7 @@ def _new_rows(batch: GraphBatch, seen: dict[str, set[Any]]) -> Iterator[tuple[st
         elif name in _ONCE_PER_TOKENIZER and len(old_tokens):
             ids = pc.replace_substring_regex(table["id" if name == "Token" else "end"], ":[0-9]+$", "")
             table = table.filter(pc.invert(pc.is_in(ids, value_set=old_tokens)))
-        elif name in ("Source", "Run"):
+        elif name in ("Source", "Run", "Family"):
             known = seen.setdefault(name, set())
             table = table.filter(pa.array([i not in known for i in table["id"].to_pylist()], pa.bool_()))
             known |= set(table["id"].to_pylist())

@@ -7,6 +7,8 @@ from the shards, to the bit.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ import pyarrow.compute as pc
 from trails.errors import StoreError
 from trails.platform.arrays import Doubles
 from trails.schema import (
+    META,
     NODES,
     RELATIONSHIPS,
     TRANSITION_MEASURES,
@@ -25,6 +28,7 @@ from trails.schema import (
     Run,
     Trace,
     bin_starts,
+    family_key,
     properties_of,
     stable_hash,
 )
@@ -178,6 +182,7 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
     nodes = {
         "Source": _source_nodes(traces),
         "Chain": _chain_nodes(traces, chains),
+        "Family": _family_nodes(traces),
         "Step": _table(
             "Step",
             {
@@ -208,7 +213,8 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
         ),
         "Run": _table(
             "Run",
-            {"id": [run.id]} | {p.name: [getattr(run, p.name)] for p in properties_of("Run") if p.name != "id"},
+            {"id": [run.id], "alias": [run.name or None]}
+            | {p.name: [getattr(run, p.name)] for p in properties_of("Run") if p.name not in ("id", "alias")},
         ),
     }
 
@@ -227,6 +233,7 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
 
     relationships = {
         "FROM": _table("FROM", {"start": chains, "end": [_source_of(trace) for trace in traces]}),
+        "IN_FAMILY": _table("IN_FAMILY", _in_family(traces)),
         "HAS_STEP": _table("HAS_STEP", {"start": chain_of_step, "end": step_ids}),
         "FIRST": _table(
             "FIRST",
@@ -276,7 +283,11 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
             traces, run.id, token_ids, step_ids, token_offset, step_offset
         )
     whole = tuple((chain, run.id) for chain in chain_ids)
-    return GraphBatch(nodes, {k: v for k, v in relationships.items() if len(v)}, whole)
+    return GraphBatch(
+        {k: v for k, v in nodes.items() if len(v) or k != "Family"},
+        {k: v for k, v in relationships.items() if len(v)},
+        whole,
+    )
 
 
 def _offsets(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -331,7 +342,38 @@ def _chain_nodes(traces: Sequence[Trace], chains: pa.Array) -> pa.Table:
         "roles": [">".join(str(step.role) for step in trace.steps) for trace in traces],
         "n_steps": [len(trace.steps) for trace in traces],
     }
+    columns |= {
+        meta.name: [_scalar(trace.chain.metadata.get(meta.name.removeprefix("meta_")), meta.type) for trace in traces]
+        for meta in META
+    }
     return _table("Chain", columns)
+
+
+def _scalar(text: str | None, kind: str) -> Any:
+    """Metadata as a value of a declared type; None where there is none, or it is of another type."""
+    if text is None or kind == "string":
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if kind == "boolean":
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    if kind == "float":
+        return float(value)
+    return int(value) if value == int(value) and abs(value) < 2**53 else None
+
+
+def _family_nodes(traces: Sequence[Trace]) -> pa.Table:
+    found = {family_key(trace.chain.family): trace.chain.family for trace in traces if trace.chain.family}
+    return _table("Family", {"id": list(found), "name": list(found.values())})
+
+
+def _in_family(traces: Sequence[Trace]) -> dict[str, Any]:
+    held = [trace.chain for trace in traces if trace.chain.family]
+    return {"start": [chain.id for chain in held], "end": [family_key(chain.family) for chain in held]}
 
 
 def _sums(

@@ -10,13 +10,14 @@ from trails.config import Settings
 from trails.errors import TrailsError
 from trails.schema import Run
 from trails.store import open_graph
+from trails.store.resolve import measured_runs
 from trails.store.traces import HomeStats, TraceStore
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """Shards and graph side by side. ``graph_problem`` is set where the graph cannot be opened; ``missing`` counts the
-    (chain, run) pairs of the shards that the graph does not hold; ``advice`` is a command worth typing next.
+    (chain, run) pairs of the shards that the graph does not hold; ``advice`` is a command worth running next.
     """
 
     home: str
@@ -33,7 +34,7 @@ class Status:
 def status(settings: Settings) -> Status:
     """Read the small columns of the shards and the counts of the graph. Raises StoreError if there is no home."""
     with TraceStore(settings.home) as traces:
-        runs, stats, keys = traces.runs(), traces.stats(), traces.keys()
+        runs, stats, keys = measured_runs(traces), traces.stats(), traces.keys()
     counts: Mapping[str, int] = {}
     address: str = settings.store_name
     problem, missing = "", len(keys)
@@ -61,6 +62,7 @@ def as_json(found: Status) -> dict[str, Any]:
         "home": found.home,
         "runs": {
             run_id: {
+                "name": run.name,
                 "model": run.model,
                 "revision": run.revision,
                 "adapter": run.adapter,

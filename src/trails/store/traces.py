@@ -264,6 +264,10 @@ class TraceStore:
             self._put(path, data)
         return name
 
+    def shard_names(self) -> tuple[str, ...]:
+        """Names of the shards that are read."""
+        return tuple(path.name for path in self._shards())
+
     def shards_of(self, pairs: Collection[tuple[str, str]]) -> list[str]:
         """Names of the shards that hold one of these (chain, run) pairs."""
         wanted = set(pairs)

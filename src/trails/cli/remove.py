@@ -1,0 +1,64 @@
+"""trails remove"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option
+
+
+@click.command("remove", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("kind", type=click.Choice(["chain", "source", "run", "family"]))
+@click.argument("names", nargs=-1, required=True)
+@click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@home_option
+@store_option
+@json_option
+def command(
+    kind: str, names: tuple[str, ...], dry_run: bool, yes: bool, home: Path | None, store: str | None, as_json: bool
+) -> None:
+    """Take chains, sources, families or runs out of the shards, the graph, the whitening and the variants.
+
+    NAMES are ids, beginnings of ids, SOURCE:RECORD, or the numbers of trails chains (#12). What is removed is gone: ingest the
+    same input again to measure it again.
+
+    \b
+    trails remove chain c1f0 --dry-run
+    trails remove source gsm8k/test
+    trails remove run rb46e
+    """
+    from trails.pipeline.removing import Kind, remove
+
+    settings = settings_from(home=home, store=store)
+    of: Kind = kind  # type: ignore[assignment]  # click.Choice
+    found = remove(of, names, settings, dry_run=True)
+    if not dry_run:
+        if not yes and sys.stdin.isatty():
+            click.confirm(f"remove {len(found.pairs):,} measured chains of {settings.home}?", abort=True)
+        found = remove(of, names, settings)
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "measured_chains": len(found.pairs),
+                "chains": found.chains,
+                "runs": found.runs,
+                "shards": found.shards,
+                "derived": found.derived,
+                "cleared": found.cleared,
+            }
+        )
+        return
+    verb = "would go" if dry_run else "removed"
+    echo(f"{verb:<12}{len(found.pairs):,} measured chains, of {len(found.chains):,} of them nothing is left")
+    for what, values in (("runs", found.runs), ("derived", found.derived), ("analyses", found.cleared)):
+        if values:
+            echo(f"{what:<12}{', '.join(values)}")
+    if found.cleared:
+        echo("            they counted what is gone; make them again: trails map, trails overlaps")
+    if not dry_run:
+        echo("next        trails verify")

@@ -1,0 +1,214 @@
+"""What somebody may write for a chain, a step, a run, a source or a family, and the one place where it is looked up.
+
+=============  =====================================================================================
+chain          its id, a beginning of it that no other has, SOURCE:RECORD, RECORD, or #N of ``trails chains``
+step           CHAIN:STEP, the chain in any of these ways
+run            its id, a beginning of it, or the name that ``trails rename run`` gave
+source         its name, or the last part of it
+family         its id, a beginning of it, or its name
+=============  =====================================================================================
+
+What is not there, or could be several, is a UsageError that says what there is. Nothing is looked up in the graph.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from trails.errors import UsageError
+from trails.schema import Run, family_key, fitting_runs
+from trails.store.traces import TraceStore
+
+_COLUMNS = ("chain", "run", "source", "source_id", "family")
+
+
+class Names:
+    """The chains of a home by everything that names them. The columns of names are read at the first question."""
+
+    def __init__(self, traces: TraceStore) -> None:
+        self._traces = traces
+        self._rows: list[tuple[str, str, str, str]] | None = None  # source, record, id, family
+        self._runs_of: dict[str, set[str]] = {}
+        self._read_from: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """(source, record, id, family) of every chain, sorted; records that are numbers sort as numbers."""
+        there = self._traces.shard_names()
+        if self._rows is None or self._read_from != there:
+            self._read_from, self._runs_of = there, {}
+            found: dict[str, tuple[str, str, str, str]] = {}
+            for table in self._traces.tables(_COLUMNS, rows=10_000):
+                for row in table.to_pylist():
+                    found[row["chain"]] = (
+                        row["source"],
+                        row["source_id"],
+                        row["chain"],
+                        family_key(row["family"] or ""),
+                    )
+                    self._runs_of.setdefault(row["chain"], set()).add(row["run"])
+            self._rows = sorted(found.values(), key=lambda row: (row[0], _sortable(row[1]), row[2]))
+        return self._rows
+
+    def chain(self, text: str, run: str | None = None) -> str:
+        """Id of the chain that ``text`` names; with ``run`` among the chains of this run only."""
+        fitting = self._fitting(text.strip(), run)
+        if len(fitting) == 1:
+            return fitting[0]
+        of = f" in run {run}" if run else ""
+        if fitting:
+            shown = ", ".join(fitting[:5]) + (" …" if len(fitting) > 5 else "")
+            raise UsageError(
+                f"chain {text!r} was asked for, {len(fitting)} chains fit{of}: {shown}. Write more of the id."
+            )
+        near = difflib.get_close_matches(text, [f"{row[0]}:{row[1]}" for row in self.rows], 2)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UsageError(f"chain {text!r} was asked for, no chain fits{of}.{hint} All chains: trails chains")
+
+    def _fitting(self, text: str, run: str | None) -> list[str]:
+        rows = [row for row in self.rows if run is None or run in self._runs_of[row[2]]]
+        if not text:
+            return []
+        if text.startswith("#") and text[1:].isdigit():
+            place = int(text[1:]) - 1
+            return [self.rows[place][2]] if 0 <= place < len(self.rows) and self.rows[place] in rows else []
+        exact = [row[2] for row in rows if row[2] == text]
+        named = [row[2] for row in rows if text in (f"{row[0]}:{row[1]}", f"{_last(row[0])}:{row[1]}")]
+        begins = [row[2] for row in rows if len(text) > 1 and row[2].startswith(text)]
+        records = [row[2] for row in rows if row[1] == text]
+        return exact or named or begins or records
+
+    def chains(self, texts: Sequence[str]) -> list[str]:
+        """Ids of several chains, each once."""
+        return list(dict.fromkeys(self.chain(text) for text in texts))
+
+    def step(self, text: str) -> tuple[str, int]:
+        """Chain and index of a step ``CHAIN:STEP``. The index is not compared with the chain's steps."""
+        chain, _, index = text.rpartition(":")
+        if not chain or not index.isdigit():
+            raise UsageError(
+                f"{text!r} is no step. Write CHAIN:STEP, for example {self.rows[0][2] if self.rows else 'c…'}:3"
+            )
+        return self.chain(chain), int(index)
+
+    def place(self, text: str) -> str:
+        """``CHAIN`` or ``CHAIN:STEP`` with the chain's whole id, for a chain or a step named in any way."""
+        if self._fitting(text.strip(), None) or ":" not in text:
+            return self.chain(text)
+        chain, step = self.step(text)
+        return f"{chain}:{step}"
+
+    def of_source(self, text: str) -> list[str]:
+        """Chains of a source, sorted."""
+        found = sorted(row[2] for row in self.rows if text in (row[0], _last(row[0])))
+        if not found:
+            known = ", ".join(dict.fromkeys(row[0] for row in self.rows)) or "none"
+            raise UsageError(f"source {text!r} was asked for, and there is none. There are: {known}")
+        return found
+
+    def of_family(self, text: str) -> list[str]:
+        """Chains of a family, sorted."""
+        key = family_key(text)
+        found = {row[3] for row in self.rows if row[3]}
+        begins = {value for value in found if len(text) > 1 and value.startswith(text)}
+        wanted = {key} & found or (begins if len(begins) == 1 else set())
+        if not wanted:
+            said = f"{len(begins)} families fit: {', '.join(sorted(begins)[:5])}" if begins else "no family fits"
+            raise UsageError(f"family {text!r} was asked for, {said}. Families of chains: trails chains")
+        return sorted(row[2] for row in self.rows if row[3] in wanted)
+
+    def runs_of(self, chain: str) -> set[str]:
+        """Runs that measured a chain."""
+        _ = self.rows
+        return self._runs_of.get(chain, set())
+
+
+def _last(source: str) -> str:
+    """``test`` of ``gsm8k/test``."""
+    return source.rsplit("/", 1)[-1]
+
+
+def _sortable(record: str) -> tuple[int, int, str]:
+    return (0, int(record), record) if record.isdecimal() and len(record) < 19 else (1, 0, record)
+
+
+def run_of(runs: Mapping[str, Run], text: str | None) -> Run:
+    """The run with this id, unique beginning of an id, or name; without one the only run, or the only one without adapter.
+
+    Raises UsageError when there is none, or more than one fits.
+    """
+    found = fitting_runs(runs, text)
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{run.id} ({run.name or run.model})" for run in runs.values()) or (
+        "none; measure with: trails ingest PATH"
+    )
+    asked = f"run {text!r}" if text else "a run"
+    raise UsageError(f"{asked} was asked for and {len(found)} fit. Runs: {known}.")
+
+
+def measured_runs(traces: TraceStore) -> dict[str, Run]:
+    """The runs that measured a chain of this home: one without chains is no run."""
+    measured = {run for _, run in traces.keys()}  # noqa: SIM118  # a method of its own, not a mapping's
+    return {run_id: run for run_id, run in traces.runs().items() if run_id in measured}
+
+
+def chain_rows(traces: TraceStore, names: Names) -> pa.Table:
+    """What ``trails chains`` lists: one row a chain and run, with its steps and nats."""
+    numbers = {row[2]: number for number, row in enumerate(names.rows, start=1)}
+    columns = ("chain", "run", "source", "source_id", "family", "text", "steps", "surprisal")
+    rows = []
+    for table in traces.tables(columns, rows=1_000):
+        for row in table.to_pylist():
+            known = [value for value in row["surprisal"] if value == value]
+            rows.append(
+                {
+                    "number": numbers[row["chain"]],
+                    "chain": row["chain"],
+                    "source": row["source"],
+                    "record": row["source_id"],
+                    "family": family_key(row["family"] or ""),
+                    "run": row["run"],
+                    "steps": len(row["steps"]),
+                    "tokens": len(row["surprisal"]),
+                    "nats": sum(known) if known else None,
+                    "words": " ".join(row["text"].split()),
+                }
+            )
+    rows.sort(key=lambda row: (row["number"], row["run"]))
+    schema = pa.schema(
+        [
+            *(("number", pa.int64()), ("chain", pa.string()), ("source", pa.string()), ("record", pa.string())),
+            *(("family", pa.string()), ("run", pa.string()), ("steps", pa.int64()), ("tokens", pa.int64())),
+            *(("nats", pa.float64()), ("words", pa.string())),
+        ]
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+KINDS_OF_OVERLAP = ("exact", "masked", "near", "skeleton")
+
+
+def named_parameters(given: Mapping[str, Any], names: Names, runs: Mapping[str, Run]) -> dict[str, Any]:
+    """The parameters of a named query with chains, steps and runs as whole ids, however they were written.
+
+    Raises UsageError for one that does not exist: an empty table would say that it exists and nothing was found.
+    """
+    found = dict(given)
+    for name, value in given.items():
+        if not isinstance(value, str) or not value:
+            continue
+        if name in ("chain", "first", "second"):
+            found[name] = names.chain(value)
+        elif name == "step":
+            chain, index = names.step(value)
+            found[name] = f"{chain}:{index}"
+        elif name in ("run", "before", "after"):
+            found[name] = run_of(runs, value).id
+        elif name == "kind" and value not in KINDS_OF_OVERLAP:
+            raise UsageError(f"kind is {value!r} and must be one of {', '.join(KINDS_OF_OVERLAP)}.")
+    return found

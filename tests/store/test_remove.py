@@ -1,0 +1,217 @@
+"""What is removed is gone from every part of a home, what stays, stays to the bit; and names for chains and runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.store.factory import corpus, make_run
+from tests.store.test_rebuild import results
+
+from trails.cli import cli
+from trails.config import load_settings
+from trails.errors import UsageError
+from trails.export.subgraph import select
+from trails.pipeline import Home, verify
+from trails.store.embedded import EmbeddedStore
+from trails.store.resolve import Names
+from trails.store.rows import graph_batch
+from trails.store.traces import TraceStore
+
+ONE = make_run("one")
+TWO = make_run("two", tokenizer="0badcafe" * 8)
+CHAINS = [trace.chain.id for trace in corpus(6, ONE)]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Six chains of one run, four of another with its own tokenizer; results of analyses over them."""
+    with TraceStore(tmp_path, write=True) as shards, EmbeddedStore(tmp_path) as graph:
+        for run in (ONE, TWO):
+            shards.put_run(run)
+        shards.write([*corpus(3, ONE), *corpus(4, TWO)])
+        shards.write(corpus(6, ONE)[3:])
+        graph.write([graph_batch(shards.traces(), shards.runs())])
+        graph.write([results()])
+    (tmp_path / "whitening").mkdir()
+    for run in (ONE, TWO):
+        (tmp_path / "whitening" / f"{run.id}-3.npz").write_bytes(b"derived")
+    return tmp_path
+
+
+def trails(home: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(
+        cli, [*arguments, "--home", str(home), *(() if arguments[0] == "chains" else ("--store", "embedded"))]
+    )
+
+
+def digests(home: Path) -> dict[tuple[str, str], bytes]:
+    from trails.store.shards import row_digests
+
+    with TraceStore(home) as shards:
+        return {(trace.chain.id, trace.run): row_digests(trace)[1] for trace in shards.traces()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gone"),
+    [
+        (["chain", CHAINS[0]], {(CHAINS[0], ONE.id), (CHAINS[0], TWO.id)}),
+        (["chain", CHAINS[5][:9], "toy0.jsonl:4"], {(CHAINS[5], ONE.id), (CHAINS[4], ONE.id)}),
+        (
+            ["source", "toy1.jsonl"],
+            {(CHAINS[i], run) for i in (1, 3, 5) for run in (ONE.id, TWO.id)} - {(CHAINS[5], TWO.id)},
+        ),
+        (["run", TWO.id[:8]], {(chain, TWO.id) for chain in CHAINS[:4]}),
+        (["run", ONE.id], {(chain, ONE.id) for chain in CHAINS}),
+    ],
+    ids=lambda value: " ".join(value[:1]) if isinstance(value, list) else "",
+)
+def test_what_is_removed_is_gone_and_the_rest_stays(home: Path, arguments: list[str], gone: set) -> None:
+    before = digests(home)
+    dry = trails(home, "remove", *arguments, "--dry-run", "--json")
+    assert json.loads(dry.stdout)["measured_chains"] == len(gone)
+    assert digests(home) == before
+    done = trails(home, "remove", *arguments)
+    assert done.exit_code == 0, done.output
+    after = digests(home)
+    assert after == {pair: value for pair, value in before.items() if pair not in gone}
+    settings = load_settings(home=home, store="embedded")
+    verdict = verify(settings)
+    assert verdict.differences == ()
+    runs = {run for _, run in after}
+    assert {path.stem for path in (home / "runs").iterdir()} == runs
+    touched = {run for _, run in gone}
+    assert {path.name.split("-")[0] for path in (home / "whitening").iterdir()} == {ONE.id, TWO.id} - touched
+    with EmbeddedStore(home) as graph:
+        counts = graph.counts()
+        assert "State" not in counts
+        assert "Overlap" not in counts
+        for label, end in (("Source", "FROM"), ("Family", "IN_FAMILY")):
+            rows = graph.run(f"MATCH (n:{label}) WHERE NOT (n)<-[:{end}]-() RETURN n.id").rows
+            assert rows == ()
+    assert "counted what is gone" in done.stdout
+
+
+def test_removing_nothing_that_is_there_is_an_error(home: Path) -> None:
+    for arguments, message in (
+        (["chain", "cffff"], "chain 'cffff' was asked for, no chain fits"),
+        (["source", "toy7"], "source 'toy7' was asked for, and there is none. There are: toy0.jsonl, toy1.jsonl"),
+        (["run", "r0"], "run 'r0' was asked for and 0 fit"),
+        (["family", "nobody"], "family 'nobody' was asked for, no family fits"),
+    ):
+        before = digests(home)
+        error = trails(home, "remove", *arguments).exception
+        assert isinstance(error, UsageError)
+        assert message in str(error)
+        assert digests(home) == before
+
+
+def test_chains_are_named_in_every_way(home: Path) -> None:
+    rows = json.loads(trails(home, "chains", "--run", ONE.id, "--json").stdout)
+    assert [row["number"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [(row["source"], row["record"]) for row in rows[:4]] == [
+        ("toy0.jsonl", "0"),
+        ("toy0.jsonl", "2"),
+        ("toy0.jsonl", "4"),
+        ("toy1.jsonl", "1"),
+    ]
+    traces = {trace.chain.id: trace for trace in corpus(6, ONE)}
+    for row in rows:
+        trace = traces[row["chain"]]
+        assert row["steps"] == len(trace.steps)
+        assert row["nats"] == pytest.approx(
+            float(trace.surprisal[~(trace.surprisal != trace.surprisal)].sum()), rel=1e-5
+        )
+        assert row["words"] == " ".join(trace.chain.text.split())
+    with Home(home, store="embedded") as opened:
+        for row in rows:
+            record = f"{row['source']}:{row['record']}"
+            for name in (row["chain"], row["chain"][:12], record, f"#{row['number']}", row["record"]):
+                assert opened.trace(name, ONE.id).chain.id == row["chain"], name
+                assert opened.names.place(f"{name}:0") == f"{row['chain']}:0"
+        for name in ("", "c", "cfffffff", "#0", "#7", "toy0.jsonl:99", "c:0"):
+            with pytest.raises(UsageError, match="All chains: trails chains|Write more of the id"):
+                opened.trace(name, ONE.id)
+        with pytest.raises(UsageError, match="no chain fits in run"):
+            opened.trace(CHAINS[5], TWO.id)
+    table = trails(home, "chains", "--source", "toy1.jsonl", "--limit", "2").stdout
+    assert CHAINS[1] in table
+    assert CHAINS[0] not in table
+
+
+def test_queries_take_names_and_refuse_what_is_not_there(home: Path) -> None:
+    of = ("-p", f"run={ONE.id[:9]}", "--json")
+    whole = trails(home, "query", "chain-steps", "-p", f"chain={CHAINS[1]}", *of).stdout
+    assert json.loads(whole)
+    assert trails(home, "query", "chain-steps", "-p", "chain=toy1.jsonl:1", *of).stdout == whole
+    for query, parameter, message in (
+        ("chain-steps", "chain=c0123", "chain 'c0123' was asked for, no chain fits"),
+        ("most-surprising", "run=r0123", "run 'r0123' was asked for and 0 fit"),
+        ("overlaps-top", "kind=exakt", "kind is 'exakt' and must be one of"),
+        ("tokens-looking-at-step", "step=c0123:1", "chain 'c0123' was asked for"),
+    ):
+        error = trails(home, "query", query, "-p", parameter).exception
+        assert isinstance(error, UsageError), query
+        assert message in str(error)
+
+
+def test_a_run_gets_a_name(home: Path) -> None:
+    assert "base" in trails(home, "rename", "run", ONE.id[:6], "base").stdout
+    assert verify(load_settings(home=home, store="embedded")).differences == ()
+    with Home(home, store="embedded") as opened:
+        assert opened.run("base").id == ONE.id
+        assert opened.cypher("MATCH (r:Run) WHERE r.alias = 'base' RETURN r.id").rows == ((ONE.id,),)
+    assert f"{ONE.id}  base: one" in trails(home, "status").stdout
+    for name, message in (("base", "another run has the name"), ("r12", "looks like the id of a run")):
+        error = trails(home, "rename", "run", TWO.id, name).exception
+        assert isinstance(error, UsageError)
+        assert message in str(error)
+    trails(home, "rename", "run", "base", "")
+    assert verify(load_settings(home=home, store="embedded")).differences == ()
+    with TraceStore(home) as shards:
+        assert shards.runs()[ONE.id].name == ""
+
+
+def test_a_run_without_chains_is_no_run(home: Path) -> None:
+    with TraceStore(home, write=True) as shards:
+        shards.put_run(make_run("refused everything"))
+    assert trails(home, "remove", "run", TWO.id).exit_code == 0
+    assert trails(home, "query", "most-surprising", "--json").exit_code == 0
+    with Home(home, store="embedded") as opened:
+        assert set(opened.runs()) == {ONE.id}
+        assert opened.run().id == ONE.id
+
+
+def test_selections_by_metadata_and_family(home: Path) -> None:
+    chains = {trace.chain.id: trace.chain for trace in corpus(6, ONE)}
+    with TraceStore(home) as shards:
+        for text, wanted in (
+            ("meta:correct=true", {c for c, chain in chains.items() if chain.metadata["correct"] == "true"}),
+            ("meta:correct=true,false", {c for c, chain in chains.items() if chain.metadata["correct"] != "perhaps"}),
+            ("meta:more=not declared", set(chains)),
+            ("family:mine", {c for c, chain in chains.items() if chain.family == "mine"}),
+            ("family:f01234", {c for c, chain in chains.items() if chain.family == "f0123456789abcdef"}),
+            ("source:toy0.jsonl", {c for c, chain in chains.items() if chain.source == "toy0.jsonl"}),
+            (f"chain:{CHAINS[2][:9]},toy0.jsonl:0", {CHAINS[2], CHAINS[0]}),
+        ):
+            assert wanted, text
+            assert select(None, shards, text).chains == sorted(wanted)
+        for text, message in (
+            ("meta:correct=maybe", "correct is there with the values: false, perhaps, true"),
+            ("meta:nothing=1", "no chain has it; metadata of these chains: correct, "),
+            ("meta:correct", "write meta:NAME=VALUE"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                select(None, shards, text)
+        assert len(Names(shards).rows) == 6
+
+
+def test_families_and_metadata_are_in_the_graph(home: Path) -> None:
+    chains = {trace.chain.id: trace.chain for trace in corpus(6, ONE)}
+    with EmbeddedStore(home) as graph:
+        rows = graph.run("MATCH (c:Chain)-[:IN_FAMILY]->(f:Family) RETURN c.id, f.name").rows
+        true = graph.run("MATCH (c:Chain) WHERE c.meta_correct = true RETURN c.id").rows
+    assert {row[0] for row in rows if row[1] == "mine"} == {c for c, chain in chains.items() if chain.family == "mine"}
+    assert {row[0] for row in true} == {c for c, chain in chains.items() if chain.metadata["correct"] == "true"}
