@@ -351,3 +351,11 @@ def test_the_real_model_rescores_a_glued_path_higher_than_it_claims(smollm2: Any
     score = found.minimax.scores[0]
     assert score.value > score.control  # the sky is clear, after apples
     assert {item.name for item in found.minimax.withheld} == {"random splice", "real span"}
+    # what follows a step in its own chain costs what is stored, whatever blank or mark ends it
+    for trace in traces:
+        for index in range(len(trace.steps) - 1):
+            ends = f"{trace.chain.id}:{index}", f"{trace.chain.id}:{index + 1}"
+            way = bridge.find_bridge(graph, smollm2, *ends, splices=1).minimax
+            assert way is not None
+            for score in way.scores:
+                assert score.value == pytest.approx(score.strictest("claimed").value, abs=1e-3), ends

@@ -60,7 +60,7 @@ def test_calibration_finds_every_removed_step_of_such_a_corpus(make: Any) -> Non
     by_name = {score.name: score for score in found.scores}
     # every seam is equally likely to be the true one, so position must be worth nothing
     assert 0.3 < by_name["no model"].control < 0.7
-    assert by_name["no model"].control_name == "position only"
+    assert by_name["no model"].controls[0].name == "position only"
     withheld = {item.name: item.reason for item in found.withheld}
     assert set(gaps.MODEL) <= set(withheld)
     assert "--calibrate" in withheld["surprisal_excess"]

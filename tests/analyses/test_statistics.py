@@ -31,10 +31,6 @@ def test_a_score_without_a_control_cannot_be_made(controls: tuple[Control, ...])
         Score("bare", 0.9, "AUC", controls)
 
 
-def test_excess_is_over_the_first_control() -> None:
-    assert Score("s", 0.9, "AUC", (Control("null", 0.5), Control("other", 0.7))).excess == pytest.approx(0.4)
-
-
 VALUES = st.lists(st.integers(0, 5), min_size=1, max_size=20)
 
 

@@ -278,11 +278,11 @@ class Capture(Finding):
     def report(self) -> Report:
         """The verdict, and where the text walks along known chains, with the chain's own words beside it."""
 
-        def plain(value: Match | None) -> dict[str, object] | None:
+        def match_record(value: Match | None) -> dict[str, object] | None:
             return {one.name: getattr(value, one.name) for one in fields(Match)} if value is not None else None
 
         places = [("enters", self.entry), ("leaves", self.exit), *(("longest", match) for match in self.longest)]
-        rows = [{"place": name, **(plain(match) or {})} for name, match in places if match is not None]
+        rows = [{"place": name, **(match_record(match) or {})} for name, match in places if match is not None]
         schema = pa.schema(
             [("place", pa.string()), ("chain", pa.string())]
             + [(name, pa.int64()) for name in ("start", "end", "trail_start")]
@@ -301,9 +301,9 @@ class Capture(Finding):
                 "min_match": self.min_match,
                 "caught": self.is_caught,
                 "trail": self.trail,
-                "entry": plain(self.entry),
-                "exit": plain(self.exit),
-                "longest": [plain(match) for match in self.longest],
+                "entry": match_record(self.entry),
+                "exit": match_record(self.exit),
+                "longest": [match_record(match) for match in self.longest],
                 "nearest": list(self.nearest),
             },
             (ReportTable("matches", pa.Table.from_pylist(rows, schema), "where the text walks", columns),),

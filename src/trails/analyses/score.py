@@ -47,16 +47,6 @@ class Score:
         """Value of the first control."""
         return self.controls[0].value
 
-    @property
-    def control_name(self) -> str:
-        """Name of the first control."""
-        return self.controls[0].name
-
-    @property
-    def excess(self) -> float:
-        """Value minus the first control."""
-        return self.value - self.control
-
     def strictest(self, *names: str) -> Control:
         """The control that reaches highest, by the upper end of its interval where it has one. With ``names``, of the controls
         whose names begin so; raises ValueError when no finite control does."""
