@@ -128,6 +128,35 @@ def latencies(store: GraphStore, traces: Sequence[Trace], run: Run, repeats: int
     return rows
 
 
+def strangers(place: Path, repeats: int) -> None:
+    """What the limits on statements of strangers cost: the same statement in this process and in the child, in wall time."""
+    print("\nStatements of strangers run in a child process with limits. Milliseconds, medians of fresh values:\n")
+    print(
+        "| statement | in this process | in the child, warm | ratio | the first, with loading |\n|---|---|---|---|---|"
+    )
+    for name, statement, rows in (
+        ("one chain", "MATCH (c:Chain) RETURN c.id LIMIT 1", 1),
+        (
+            "1,000 transitions",
+            "MATCH (a:Token)-[r:NEXT]->(b:Token) RETURN a.piece, r.surprisal, b.piece LIMIT 1000",
+            1000,
+        ),
+        ("count of transitions", "MATCH (:Token)-[r:NEXT]->(:Token) WHERE r.surprisal > 5 RETURN count(r) AS n", 1),
+    ):
+        with EmbeddedStore(place) as store:
+            begin = time.perf_counter()
+            assert len(store.run(statement).rows) == rows
+            first = time.perf_counter() - begin
+            times: dict[bool, list[float]] = {True: [], False: []}
+            for _ in range(repeats):
+                for trusted, kept in times.items():
+                    begin = time.perf_counter()
+                    store.run(statement, trusted=trusted)
+                    kept.append((time.perf_counter() - begin) * 1000)
+        inside, child = statistics.median(times[True]), statistics.median(times[False])
+        print(f"| {name} | {inside:.2f} | {child:.2f} | {child / inside:.2f} | {first * 1000:.0f} |", flush=True)
+
+
 def measured_sample(home: Path) -> None:
     """Forty chains of the packaged sample, measured by the packaged model."""
     from trails.cli import cli
@@ -216,6 +245,8 @@ def main() -> None:
         print(f"| all calls | {np.percentile(pooled, 50):.1f} | p99 {np.percentile(pooled, 99):.1f} | |")
         slow = [name for name, times, _ in found if statistics.median(times) > 50 or max(times) > 300]
         print(f"\nqueries with a median over 50 ms or a call over 300 ms: {', '.join(slow) or 'none'}")
+        store.close()
+        strangers(place, options.repeats)
         print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -71,7 +71,7 @@ def command(
             query = Path(query[1:]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{query[1:]} cannot be read ({error})") from None
-    with open_graph(settings_from(home=home, store=store)) as graph:
+    with open_graph(settings_from(home=home, store=store), strangers=not write) as graph:
         result = graph.run(query, parameters(params, typed=True), write=write, timeout_s=timeout, max_rows=limit)
     print_rows(result.columns, result.rows, style="json" if as_json else as_csv or "table")
     if result.truncated:

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,15 +67,15 @@ class Child:
     """A process that answers questions with the function ``answer`` (``package.module:function``, one argument).
 
     It starts with the first question and ends with this process, or at :meth:`close`. Safe to use from several threads:
-    they wait for one another.
+    they wait for one another. ``environment`` is added to that of this process.
     """
 
-    def __init__(self, answer: str) -> None:
+    def __init__(self, answer: str, environment: Mapping[str, str] | None = None) -> None:
         self._answer = answer
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._lock = threading.Lock()
-        atexit.register(self.close)
 
     def ask(self, request: Any, *, timeout_s: float | None = None, max_bytes: int | None = None) -> Any:
         """The answer. Raises LateError, LargeError, FailedError or GoneError."""
@@ -103,8 +103,13 @@ class Child:
         """End the child. Another question would start a new one."""
         self._kill()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process that answered last is still there."""
+        return self._process is not None and self._owner == os.getpid() and self._process.poll() is None
+
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
+        if self._process is not None and self.alive:
             return self._process
         if not sys.executable:
             raise FailedError("OSError", "this Python does not know its own program (sys.executable is empty)")
@@ -117,8 +122,10 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **self._environment},
         )
         self._owner = os.getpid()
+        atexit.register(self._kill)
         return self._process
 
     def _ended(self) -> int:
@@ -130,6 +137,7 @@ class Child:
         return status
 
     def _kill(self) -> None:
+        atexit.unregister(self._kill)
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
             process.kill()

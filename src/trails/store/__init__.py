@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from trails.store.base import GraphStore
 
 
-def open_graph(settings: Settings, *, discard_damaged: bool = False) -> GraphStore:
+def open_graph(settings: Settings, *, discard_damaged: bool = False, strangers: bool = False) -> GraphStore:
     """The graph store that the settings name: the embedded one in the home, or Neo4j. Its module is imported only here.
 
-    ``discard_damaged`` starts with an empty embedded graph where its file cannot be read. Raises StoreError if the store
+    ``discard_damaged`` starts with an empty embedded graph where its file cannot be read. ``strangers`` says that all it will
+    be asked are statements that did not come with trails: the embedded graph is then loaded once, in the child that answers
+    them. Raises StoreError if the store
     cannot be opened or reached.
     """
     if settings.store_name == "neo4j":
@@ -21,4 +23,4 @@ def open_graph(settings: Settings, *, discard_damaged: bool = False) -> GraphSto
         return open_neo4j(settings)
     from trails.store.embedded import EmbeddedStore
 
-    return EmbeddedStore(settings.home, damaged="discard" if discard_damaged else "refuse")
+    return EmbeddedStore(settings.home, damaged="discard" if discard_damaged else "refuse", lazy=strangers)

@@ -78,11 +78,13 @@ class GraphStore(Protocol):
         write: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_rows: int = DEFAULT_MAX_ROWS,
+        trusted: bool = False,
     ) -> Result:
         """Run one statement. Nodes and relationships come back as mappings of their properties.
 
         Without ``write`` the statement must be a read: anything that writes, changes the schema or administers the server
-        raises QueryError before it runs. A statement over ``timeout_s`` raises QueryError.
+        raises QueryError before it runs. A statement over ``timeout_s``, or over the store's limit of memory or of result
+        bytes, raises QueryError. ``trusted`` says that the statement comes with trails: it needs no more than its time limit.
         """
 
     def counts(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The embedded graph store: kglite, an in-process Cypher engine. The only module that imports it.
+"""The embedded graph store: kglite, an in-process Cypher engine (:mod:`trails.store.engine`).
 
 The graph lives in memory while it is open and in one file, ``graph.kgl``, otherwise. :meth:`EmbeddedStore.save` replaces
 that file at once, so a killed process leaves the graph as it was last saved, never a half-written one; what is missing is
@@ -8,10 +8,8 @@ and starts from the newest file.
 
 from __future__ import annotations
 
-import datetime
 import fcntl
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,48 +17,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trails.errors import MissingPackageError, QueryError, StoreError, TrailsError
-from trails.platform.static_tls import ADVICE
+from trails.errors import StoreError, TrailsError
 from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
+from trails.store.engine import ENGINE_ERRORS, kglite, read, refuse_unless_read, rows_of, translated
+from trails.store.guarded import READ_BYTES, READ_MEMORY, Guard
 from trails.store.rows import distinct, table_schema
-
-try:
-    import kglite
-except ImportError as error:
-    if "static TLS" in str(error):
-        raise MissingPackageError(
-            f"the embedded graph engine finds no room beside the native libraries of this process ({error}). {ADVICE}"
-        ) from None
-    raise MissingPackageError(
-        f"the embedded graph engine is not installed ({error}). Type: pip install kglite==0.21.2"
-    ) from None
-
-kglite.set_query_warning_policy("silent")
 
 FILE = "graph.kgl"
 BUILDING = "graph.building"
 """Folder in which a new graph is built before it takes the place of the old one."""
-
-MAX_WORK_UNITS = 200_000_000
-"""Rows and collected items that one read may touch: stops a query that would fill the memory before its time is up."""
-
-READ_PROCEDURES = frozenset(
-    {
-        "db.labels",
-        "db.relationshiptypes",
-        "db.propertykeys",
-        "db.schema.visualization",
-        "db.schema.nodetypeproperties",
-        "db.schema.reltypeproperties",
-    }
-)
-"""Procedures allowed on the read path, lower case: they describe the graph and nothing else."""
 
 _BATCH_ROWS = 200_000
 """Rows of one call of the engine."""
@@ -73,12 +43,22 @@ class EmbeddedStore:
     """A graph in ``folder/graph.kgl``. Implements :class:`trails.store.base.GraphStore`.
 
     A file that does not exist is an empty graph. ``damaged="discard"`` starts with an empty graph where the file cannot be
-    read (a rebuild); otherwise that raises StoreError.
+    read (a rebuild); otherwise that raises StoreError. ``lazy`` reads the file when it is first needed in this process:
+    statements of strangers do not need it here. They may use ``read_memory`` bytes beyond the graph, and return
+    ``read_bytes``.
     """
 
     name = "embedded"
 
-    def __init__(self, folder: str | Path, *, damaged: Literal["refuse", "discard"] = "refuse") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        damaged: Literal["refuse", "discard"] = "refuse",
+        lazy: bool = False,
+        read_memory: int = READ_MEMORY,
+        read_bytes: int = READ_BYTES,
+    ) -> None:
         self._path = Path(folder) / FILE
         self.address = str(self._path)
         self._discard = damaged == "discard"
@@ -89,7 +69,26 @@ class EmbeddedStore:
         self._chains: set[str] = set()
         self._waiting: list[GraphBatch] = []
         self._filled: set[str] = set()
-        self._graph = self._load()
+        self._version = 0
+        self._guard = Guard(read_memory, read_bytes)
+        self._stamp = self._file_stamp()
+        self._opened = None if lazy else self._load()
+
+    @property
+    def _graph(self) -> kglite.KnowledgeGraph:
+        if self._opened is None:
+            self._opened = self._load()
+        return self._opened
+
+    @_graph.setter
+    def _graph(self, graph: kglite.KnowledgeGraph) -> None:
+        self._opened = graph
+        self._version += 1
+
+    def _touched(self) -> None:
+        """The graph in memory is about to differ from the file."""
+        self._changed = True
+        self._version += 1
 
     # ---------------------------------------------------------------------------------------------------------------
     # file
@@ -174,6 +173,7 @@ class EmbeddedStore:
 
     def close(self) -> None:
         """Save and let go of the writer's lock."""
+        self._guard.close()
         try:
             self.save()
         finally:
@@ -222,6 +222,7 @@ class EmbeddedStore:
         if error is None:
             self.close()
         else:
+            self._guard.close()
             self._release()
 
     # ---------------------------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ class EmbeddedStore:
         for label, name in sorted(wanted - present):
             graph.create_index(label, name)
         graph.set_schema_version(FORMAT_VERSION)
-        self._changed = True
+        self._touched()
 
     # ---------------------------------------------------------------------------------------------------------------
     # writing
@@ -268,7 +269,7 @@ class EmbeddedStore:
         handed = 0
         for batch in batches:
             handed += sum(map(len, (*batch.nodes.values(), *batch.relationships.values())))
-            self._guarded([batch] if not self._may_wait(batch) else [])
+            self._handed_over([batch] if not self._may_wait(batch) else [])
             if (
                 sum(len(waiting.nodes["Token"]) for waiting in self._waiting if "Token" in waiting.nodes)
                 >= _WAITING_TOKENS
@@ -278,7 +279,7 @@ class EmbeddedStore:
 
     def _may_wait(self, batch: GraphBatch) -> bool:
         """Keep a batch for later if it and what waits can go to the engine as one; else let go of what waits first."""
-        self._changed = True
+        self._touched()
         self._known()
         chains = {chain for chain, _ in batch.whole}
         runs = {run for _, run in batch.whole}
@@ -301,9 +302,9 @@ class EmbeddedStore:
         """Hand over what waits, as one batch."""
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            self._guarded([_joined(waiting)])
+            self._handed_over([_joined(waiting)])
 
-    def _guarded(self, batches: Sequence[GraphBatch]) -> None:
+    def _handed_over(self, batches: Sequence[GraphBatch]) -> None:
         try:
             for batch in batches:
                 self._write_batch(batch)
@@ -319,7 +320,7 @@ class EmbeddedStore:
 
     def _write_batch(self, batch: GraphBatch) -> None:
         self._known()
-        self._changed = True
+        self._touched()
         for label, table in batch.nodes.items():
             # the engine would keep two nodes of one id
             for part in _slices(distinct(table, ("id",))):
@@ -454,7 +455,7 @@ class EmbeddedStore:
             graph.cypher(f"UNWIND $ids AS id MATCH (n:{label} {{chain: id}}) DETACH DELETE n", params=ids, timeout_ms=0)
         graph.cypher("UNWIND $ids AS id MATCH (n:Chain {id: id}) DETACH DELETE n", params=ids, timeout_ms=0)
         self._loaded = None
-        self._changed = True
+        self._touched()
 
     def clear(self, labels: Sequence[str]) -> None:
         """Remove every node with one of these labels."""
@@ -472,7 +473,7 @@ class EmbeddedStore:
                 graph.cypher(f"MATCH (n:{label}) DETACH DELETE n", timeout_ms=0)
         self._loaded = None
         self._filled = set()
-        self._changed = True
+        self._touched()
 
     # ---------------------------------------------------------------------------------------------------------------
     # reading
@@ -486,41 +487,41 @@ class EmbeddedStore:
         write: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_rows: int = DEFAULT_MAX_ROWS,
+        trusted: bool = False,
     ) -> Result:
-        """Run one statement; see :meth:`GraphStore.run`. A read runs on a frozen snapshot that has no way to be changed."""
+        """Run one statement; see :meth:`GraphStore.run`. A read that is not ``trusted`` runs in a child process, which is
+        killed when it takes more time, memory or result bytes than it may: the engine cannot be interrupted from inside.
+        """
+        values = dict(parameters or {})
         if not write:
             refuse_unless_read(query)
         self._flush()
-        options: dict[str, Any] = {
-            "params": dict(parameters or {}),
-            "timeout_ms": max(1, int(timeout_s * 1000)),
-            "row_limit": max_rows + 1,
-        }
-        try:
-            if write:
-                graph = self._for_writing()
-                self._changed = True
-                self._loaded = None
-                self._filled = set()
-                found = graph.cypher(query, **options)
-            else:
-                found = self._graph.freeze().cypher(query, max_work_units=MAX_WORK_UNITS, **options)
-        except kglite.ReadOnlyError:
-            raise QueryError(
-                "the statement writes and was refused. Queries read; to write, add --write (trails cypher) or write=True"
-            ) from None
-        except kglite.CypherTimeoutError:
-            raise QueryError(
-                f"the query did not end within {timeout_s:g} s and was stopped. Name a start node by id, add LIMIT, "
-                "or allow more time with --timeout"
-            ) from None
-        except (kglite.KgError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise QueryError(f"the query failed: {error}") from error
-        if isinstance(found, str):
-            raise QueryError("FORMAT CSV is not part of Cypher. Use trails cypher --csv")
-        columns = tuple(found.columns)
-        rows = tuple(tuple(_plain(row[name]) for name in columns) for row in found.to_list())
-        return Result(columns, rows[:max_rows], len(rows) > max_rows)
+        if write:
+            graph = self._for_writing()
+            self._touched()
+            self._loaded = None
+            self._filled = set()
+            limits: dict[str, Any] = {"timeout_ms": max(1, int(timeout_s * 1000)), "row_limit": max_rows + 1}
+            try:
+                columns, rows = rows_of(graph.cypher(query, params=values, **limits))
+            except ENGINE_ERRORS as error:
+                raise translated(error, timeout_s) from error
+        elif trusted:
+            columns, rows = read(self._graph, query, values, timeout_s=timeout_s, max_rows=max_rows)
+        else:
+            columns, rows = self._guarded_read(query, values, timeout_s, max_rows)
+        return Result(columns, tuple(rows[:max_rows]), len(rows) > max_rows)
+
+    def _guarded_read(
+        self, query: str, values: dict[str, Any], timeout_s: float, max_rows: int
+    ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        holding = (self._stamp, self._version)
+        if not self._guard.holds(holding):
+            on_disk = self._stamp is not None and not self._changed
+            if not (on_disk and self._guard.open_file(holding, str(self._path), self._stamp, FORMAT_VERSION)):
+                # not saved yet, replaced by another process since this store opened it, or not to be read: the last says why
+                self._guard.open_bytes(holding, self._graph.to_bytes())
+        return self._guard.read(query, values, timeout_s=timeout_s, max_rows=max_rows)
 
     def counts(self) -> dict[str, int]:
         """Number of nodes per label and of relationships per declared name; only those that exist."""
@@ -599,68 +600,5 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return table.select(kept).to_pandas(integer_object_nulls=True)
 
 
-def _plain(value: Any) -> Any:
-    """An engine value as plain Python; nodes and relationships as mappings of their own properties."""
-    if isinstance(value, dict):
-        keys = value.keys()
-        if keys == {"id", "labels", "properties"}:
-            inner = value["properties"]
-            return {key: _plain(item) for key, item in inner.items() if key not in ("title", "type")}
-        if keys == {"id", "start", "end", "type", "properties"}:
-            return {key: _plain(item) for key, item in value["properties"].items()}
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The read path's judge
-# --------------------------------------------------------------------------------------------------------------------
-
-_LEXEMES = re.compile(
-    r"""
-      '(?:[^'\\]|\\.)*'        # strings
-    | "(?:[^"\\]|\\.)*"
-    | `(?:[^`]|``)*`           # quoted names
-    | //[^\n]*                 # comments
-    | /\*.*?\*/
-    | [^\W\d]\w*(?:\s*\.\s*[^\W\d]\w*)*   # words, dotted names as one
-    | \S
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
-
-def refuse_unless_read(query: str) -> None:
-    """Raise QueryError for what the engine's frozen snapshot would still do: read files, call procedures, administer.
-
-    Writing clauses need no judge: the snapshot has no operation that changes it. Words inside strings, comments and quoted
-    names do not count.
-    """
-    words = [
-        re.sub(r"\s+", "", match[0]).lower()
-        for match in _LEXEMES.finditer(query)
-        if match[0][0] not in "'\"" and not match[0].startswith(("//", "/*"))
-    ]
-    if not words:
-        raise QueryError("the query is empty")
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "load" and following == "csv":
-            raise QueryError(
-                "LOAD CSV reads files and addresses; queries read the graph only. Ingest files with: trails ingest"
-            )
-        if word == "call" and following not in ("{", "(") and following.replace("`", "") not in READ_PROCEDURES:
-            raise QueryError(
-                f"procedure {following or '?'} is not allowed on the read path; allowed: {', '.join(sorted(READ_PROCEDURES))}"
-            )
-        if word == "show" and following not in ("indexes", "constraints"):
-            raise QueryError("SHOW is allowed for INDEXES and CONSTRAINTS only")

@@ -1009,9 +1009,10 @@ class Neo4jStore:
         write: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_rows: int = DEFAULT_MAX_ROWS,
+        trusted: bool = False,
     ) -> Result:
         """Run one statement; see :meth:`trails.store.base.GraphStore.run`. Without ``write`` the server plans it first and
-        only a plan that reads runs (:func:`judge`).
+        only a plan that reads runs (:func:`judge`), ``trusted`` or not; the server itself limits memory and time.
         """
         self._ready()
         values = dict(parameters or {})

@@ -1,0 +1,152 @@
+"""The embedded engine: kglite, imported here only, and how a read is asked of it.
+
+Without pandas and pyarrow, so that the child process which answers strangers (:mod:`trails.store.guarded`) starts quickly.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from trails.errors import MissingPackageError, QueryError
+from trails.platform.static_tls import ADVICE
+
+try:
+    import kglite as kglite
+except ImportError as error:
+    if "static TLS" in str(error):
+        raise MissingPackageError(
+            f"the embedded graph engine finds no room beside the native libraries of this process ({error}). {ADVICE}"
+        ) from None
+    raise MissingPackageError(
+        f"the embedded graph engine is not installed ({error}). Run: pip install kglite==0.21.2"
+    ) from None
+
+kglite.set_query_warning_policy("silent")
+
+
+MAX_WORK_UNITS = 200_000_000
+"""Rows and collected items that one read may touch: stops a query that would fill the memory before its time is up."""
+
+READ_PROCEDURES = frozenset(
+    {
+        "db.labels",
+        "db.relationshiptypes",
+        "db.propertykeys",
+        "db.schema.visualization",
+        "db.schema.nodetypeproperties",
+        "db.schema.reltypeproperties",
+    }
+)
+"""Procedures allowed on the read path, lower case: they describe the graph and nothing else."""
+
+
+def read(
+    graph: kglite.KnowledgeGraph, query: str, parameters: Mapping[str, Any], *, timeout_s: float, max_rows: int
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Columns and at most ``max_rows`` + 1 rows of a statement that :func:`refuse_unless_read` let pass, asked on a frozen
+    snapshot that has no way to be changed. Raises QueryError.
+    """
+    limits: dict[str, Any] = {"timeout_ms": max(1, int(timeout_s * 1000)), "row_limit": max_rows + 1}
+    try:
+        return rows_of(graph.freeze().cypher(query, params=dict(parameters), max_work_units=MAX_WORK_UNITS, **limits))
+    except ENGINE_ERRORS as error:
+        raise translated(error, timeout_s) from error
+
+
+def rows_of(found: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """What the engine returned, as columns and rows of plain Python values."""
+    if isinstance(found, str):
+        raise QueryError("FORMAT CSV is not part of Cypher. Use trails cypher --csv")
+    columns = tuple(found.columns)
+    return columns, [tuple(plain(row[name]) for name in columns) for row in found.to_list()]
+
+
+ENGINE_ERRORS = (kglite.KgError, ValueError, TypeError, OverflowError, RecursionError)
+"""What a wrong statement or parameter makes the engine raise."""
+
+
+def translated(error: BaseException, timeout_s: float) -> QueryError:
+    """An error of the engine as one that says what to do."""
+    if isinstance(error, kglite.ReadOnlyError):
+        return QueryError(
+            "the statement writes and was refused. Queries read; to write, add --write (trails cypher) or write=True"
+        )
+    if isinstance(error, kglite.CypherTimeoutError):
+        return late(timeout_s)
+    return QueryError(f"the query failed: {error}")
+
+
+def late(timeout_s: float) -> QueryError:
+    """The time was up."""
+    return QueryError(
+        f"the query did not end within {timeout_s:g} s and was stopped. Name a start node by id, add LIMIT, "
+        "or allow more time with --timeout"
+    )
+
+
+def plain(value: Any) -> Any:
+    """An engine value as plain Python; nodes and relationships as mappings of their own properties."""
+    if isinstance(value, dict):
+        keys = value.keys()
+        if keys == {"id", "labels", "properties"}:
+            inner = value["properties"]
+            return {key: plain(item) for key, item in inner.items() if key not in ("title", "type")}
+        if keys == {"id", "start", "end", "type", "properties"}:
+            return {key: plain(item) for key, item in value["properties"].items()}
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The read path's judge
+# --------------------------------------------------------------------------------------------------------------------
+
+_LEXEMES = re.compile(
+    r"""
+      '(?:[^'\\]|\\.)*'        # strings
+    | "(?:[^"\\]|\\.)*"
+    | `(?:[^`]|``)*`           # quoted names
+    | //[^\n]*                 # comments
+    | /\*.*?\*/
+    | [^\W\d]\w*(?:\s*\.\s*[^\W\d]\w*)*   # words, dotted names as one
+    | \S
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def refuse_unless_read(query: str) -> None:
+    """Raise QueryError for what the engine's frozen snapshot would still do: read files, call procedures, administer.
+
+    Writing clauses need no judge: the snapshot has no operation that changes it. Words inside strings, comments and quoted
+    names do not count.
+    """
+    words = [
+        re.sub(r"\s+", "", match[0]).lower()
+        for match in _LEXEMES.finditer(query)
+        if match[0][0] not in "'\"" and not match[0].startswith(("//", "/*"))
+    ]
+    if not words:
+        raise QueryError("the query is empty")
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "load" and following == "csv":
+            raise QueryError(
+                "LOAD CSV reads files and addresses; queries read the graph only. Ingest files with: trails ingest"
+            )
+        if word == "call" and following not in ("{", "(") and following.replace("`", "") not in READ_PROCEDURES:
+            raise QueryError(
+                f"procedure {following or '?'} is not allowed on the read path; allowed: {', '.join(sorted(READ_PROCEDURES))}"
+            )
+        if word == "show" and following not in ("indexes", "constraints"):
+            raise QueryError("SHOW is allowed for INDEXES and CONSTRAINTS only")
