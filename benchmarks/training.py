@@ -265,10 +265,10 @@ def bench_diff(chains: int, characters: int) -> None:
     """What a diff of the chains shorter than ``characters`` costs beyond measuring each once with each model: comparison, noise
     floor, divergence.
     """
-    from trails.evaluate.probe import text_row
+    from trails.evaluate.difference import difference
+    from trails.evaluate.groups import groups_of
     from trails.measure import MeasureOptions, Segmented, open_scorer
     from trails.measure.packaged import packaged_model
-    from trails.pipeline.again import difference, groups_of
     from trails.segment import segment
     from trails.train import TrainOptions, train_rows
 
@@ -277,7 +277,7 @@ def bench_diff(chains: int, characters: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base: Any = open_scorer(model, device="cpu")
-        rows = [text_row(base.model.tokenizer, i.chain.text, i.chain.question, chain=i.chain.id) for i in items[:2]]
+        rows = [base.contexts.row(i).record() for i in items[:2]]
         other: Any = open_scorer(model, device="cpu")
         train_rows(
             rows, folder / "a", other.model.module, other.model.tokenizer, TrainOptions(steps=1, batch=1), identity={}
@@ -300,7 +300,14 @@ def bench_diff(chains: int, characters: int) -> None:
                 ("and divergence", {}),
             ):
                 began = time.perf_counter()
-                difference(store, base.run, trained.run.id, groups, lambda: base, adapter=folder / "a", **options)
+                difference(
+                    lambda: store.traces(base.run.id),
+                    store.traces(trained.run.id),
+                    groups,
+                    lambda: base,
+                    adapter=folder / "a",
+                    **options,
+                )
                 cost[part] = time.perf_counter() - began
         both = cost["base"] + cost["adapter"]
         print(f"diff of {len(items)} chains, seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in cost.items()))

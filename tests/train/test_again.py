@@ -196,7 +196,7 @@ def test_another_model_and_another_export_are_refused(trained: Path) -> None:
 
 
 def test_groups_follow_the_export_and_the_sources(tmp_path: Path) -> None:
-    from trails.pipeline.again import groups_of
+    from trails.evaluate.groups import groups_of
 
     sources = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "n1": "set/noise"}
     for name, chains in (("rows", ["a1"]), ("rows.held_out", ["a2"])):
@@ -208,10 +208,10 @@ def test_groups_follow_the_export_and_the_sources(tmp_path: Path) -> None:
 
 
 def test_text_that_repeats_itself_after_the_training_raises_an_alarm(trained: Path, monkeypatch) -> None:
-    from trails.pipeline import again
+    from trails.evaluate import difference
 
     rows = [{"step": 0, "repetition": 0.1}, {"step": 6, "repetition": 0.2}, {"step": 12, "repetition": 0.9}]
-    monkeypatch.setattr(again, "_by_checkpoint", lambda *_: rows)
+    monkeypatch.setattr(difference, "_by_checkpoint", lambda *_: rows)
     with Home(trained / "home", model=str(trained / "model"), device="cpu") as home:
         found = home.diff(adapter=trained / "adapter", noise=0, kl=1)
     assert [alarm for alarm in found.alarms if "0.100 → 0.900" in alarm]
@@ -219,7 +219,7 @@ def test_text_that_repeats_itself_after_the_training_raises_an_alarm(trained: Pa
 
 
 def test_chains_of_an_export_are_read_or_refused_in_one_sentence(tmp_path: Path) -> None:
-    from trails.pipeline.again import exported_chains
+    from trails.evaluate.groups import exported_chains
 
     path = tmp_path / "rows.jsonl"
     rows = [{"text": "one\u2028line\x85of a text", "chain": "c1"}, {"text": "two", "chain": "c2"}]

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from trails.evaluate.diff import interval
-from trails.evaluate.probe import mean_kl, probe, text_row
+from trails.evaluate.probe import mean_kl, probe
+from trails.measure.base import Segmented
 from trails.readers import read
+from trails.schema import Chain, Step
 from trails.train import TrainOptions, weight_change
 from trails.train.data import shuffled_steps
 from trails.train.loop import fit
@@ -33,7 +35,8 @@ def test_training_on_chains_beats_the_untrained_model_and_the_shuffled_control(s
     tokenizer = smollm2.model.tokenizer
 
     def row(chain) -> dict:
-        made = text_row(tokenizer, chain.text, chain.question, max_tokens=96, chain=chain.id)
+        item = Segmented(chain, (Step(0, 0, len(chain.text)),))
+        made = smollm2.contexts.row(item, max_tokens=96).record()
         cuts = [0, *(i + 1 for i, c in enumerate(chain.text) if c == "\n"), len(chain.text)]
         offsets = tokenizer(chain.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         at, spans = made["offset"], []
@@ -47,7 +50,7 @@ def test_training_on_chains_beats_the_untrained_model_and_the_shuffled_control(s
 
     rows = [row(chain) for chain in chains]
     train, held = rows[:12], rows[12:]
-    text = [text_row(tokenizer, TEXT)]
+    text = [smollm2.contexts.row(Segmented(Chain("t", "0", "", TEXT), (Step(0, 0, len(TEXT)),))).record()]
     options = TrainOptions(steps=6, batch=2, rank=8, learning_rate=1e-3, layers=tuple(range(11, 21)))
 
     def by_chain(model) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from trails.evaluate.probe import bootstrap, continuations, mean_kl, mean_nll, probe, repetition
+from trails.evaluate.probe import Probe, chain_kl, chain_nll, continuations, mean_kl, mean_nll, probe, repetition
 from trails.train import TrainOptions
 from trails.train.loop import fit
 
@@ -80,11 +80,21 @@ def test_greedy_continuation_is_the_argmax_of_each_step(tiny) -> None:
             ids.append(token)
 
 
-def test_repetition_and_bootstrap() -> None:
+def test_means_over_chains_and_over_tokens() -> None:
+    def floats(*values: float) -> np.ndarray:
+        return np.array(values, np.float32)
+
+    probes = [
+        Probe(floats(1, 1, 1, 1), floats(0, 0, 0, 0), floats(0, 0, 0, 0), floats(2, 2, 2, 2)),
+        Probe(floats(6), floats(0), floats(1), floats(8)),
+        Probe(floats(), floats(), floats(), floats()),  # no label: no chain
+    ]
+    assert (chain_nll(probes), chain_nll(probes, base=True), chain_kl(probes)) == (3.5, 5.0, 0.5)
+    assert (mean_nll(probes), mean_kl(probes)) == (2.0, pytest.approx(0.2))
+    assert math.isnan(chain_nll(probes[2:]))
+
+
+def test_repetition() -> None:
     assert repetition([1, 2, 3, 4, 5, 6]) == 0.0
     assert repetition([7] * 13) == pytest.approx(0.9)
     assert repetition([1, 2]) == 0.0
-    mean, low, high = bootstrap([1.0, 2.0, 3.0, math.nan])
-    assert mean == 2.0
-    assert 1.0 <= low < 2.0 < high <= 3.0
-    assert bootstrap([4.0]) == (4.0, 4.0, 4.0)

@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.measure.reference import byte_tokenizer
 
 from trails.evaluate.recall import Recalled, conclusion_row, recall, summary, verdict
 from trails.measure.base import Segmented
+from trails.measure.context import ContextPolicy, Contexts
+from trails.measure.tokens import TextTokenizer
 from trails.schema import Chain, Step
 from trails.train.data import shuffled_steps
 
 pytestmark = pytest.mark.train
 
 
-class Words:
-    """A tokenizer of words w2 … w63 with offsets."""
-
-    def __call__(self, text, add_special_tokens=False, return_offsets_mapping=False):
-        ids, offsets, at = [], [], 0
-        for word in text.split():
-            start = text.index(word, at)
-            at = start + len(word)
-            ids.append(int(word[1:]))
-            offsets.append((start, at))
-        return {"input_ids": ids, "offset_mapping": offsets}
+BYTES = Contexts(TextTokenizer(byte_tokenizer()), ContextPolicy(), "bytes")
 
 
 def item() -> Segmented:
-    text = "w2 w3 w4 w5 w6 w7 w8"
-    return Segmented(Chain("s", "1", "w9 w10", text), (Step(0, 0, 6), Step(1, 6, 15), Step(2, 15, len(text))))
+    text = "abcdefg"  # a token a character
+    return Segmented(Chain("s", "1", "x", text), (Step(0, 0, 2), Step(1, 2, 5), Step(2, 5, len(text))))
 
 
 def test_the_conclusion_is_the_last_step() -> None:
-    row = conclusion_row(Words(), item())
-    assert row["input_ids"] == [9, 10, 2, 3, 4, 5, 6, 7, 8]
-    assert row["labels"] == [-100] * 7 + [7, 8]
-    assert conclusion_row(Words(), item(), max_tokens=8) is None
-    assert conclusion_row(Words(), Segmented(item().chain, (Step(0, 0, 20),))) is None
+    row = conclusion_row(BYTES, item())
+    ids = BYTES.text.ids("x\nabcdefg")
+    assert row["input_ids"] == ids
+    assert row["labels"] == [-100] * 7 + ids[7:]
+    assert conclusion_row(BYTES, item(), max_tokens=8) is None
+    assert conclusion_row(BYTES, Segmented(item().chain, (Step(0, 0, 7),))) is None
+    empty = (Step(0, 0, 5), Step(1, 5, 7), Step(2, 7, 7))
+    assert conclusion_row(BYTES, Segmented(item().chain, empty)) is None  # the last step has no token
 
 
 def test_shuffled_steps_keep_every_token_and_no_order(make_rows) -> None:
@@ -57,7 +53,15 @@ def test_shuffled_steps_keep_every_token_and_no_order(make_rows) -> None:
 
 def test_scores_are_the_models_own(tiny) -> None:
     model = tiny()
-    row = conclusion_row(Words(), item())
+    ids = [9, 10, 2, 3, 4, 5, 6, 7, 8]
+    row = {
+        "input_ids": ids,
+        "labels": [-100] * 7 + ids[7:],
+        "loss_weights": [0.0] * 7 + [1.0] * 2,
+        "step_spans": [],
+        "offset": 2,
+        "chain": "c",
+    }
     (found,) = recall(model, [row])
     with torch.no_grad():
         log_p = torch.log_softmax(model(input_ids=torch.tensor([row["input_ids"]])).logits[0], -1)

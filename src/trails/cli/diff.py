@@ -86,7 +86,7 @@ def command(
             [g.group, g.chains, g.tokens, g.before, g.after, g.surprisal, g.low, g.high, g.entropy, g.easier, g.harder]
             for g in report.groups
         ],
-        title=f"{report.before} → {report.after}: surprisal, nats per token (95 % interval over chains)",
+        title=f"{report.before} → {report.after}: surprisal, nats per token, mean over chains (95 % interval over chains)",
     )
     floor = (
         "not measured"
@@ -111,8 +111,11 @@ def command(
                 title=f"transitions that became {name}",
             )
     if found.checkpoints:
+        looked = ", ".join(f"{count} {group}" for group, count in found.chains.items())
         keys = list(found.checkpoints[0])
         rows = [[row[key] for key in keys] for row in found.checkpoints]
-        print_rows(keys, rows, title="by checkpoint (0 = base), nats per token")
+        print_rows(
+            keys, rows, title=f"by checkpoint (0 = base): nats per token, mean over the chains looked at ({looked})"
+        )
     for alarm in found.alarms:
         echo(f"alarm: {alarm}")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from trails.analyses.statistics import bootstrap, finite
 from trails.errors import UsageError
 from trails.schema import Trace
 
@@ -30,7 +31,8 @@ COLLAPSE_REPETITION = 0.2
 class GroupChange:
     """Mean change over the chains of a group, with a 95 % interval over chains.
 
-    ``surprisal`` and ``entropy`` in nats per token, ``easier`` the share of transitions whose surprisal fell by more than
+    ``before``, ``after``, ``surprisal`` and ``entropy`` are means over chains of each chain's mean, nats per token: a long
+    chain counts no more than a short one. ``easier`` is the share of transitions whose surprisal fell by more than
     the noise floor, ``harder`` the share that rose by more.
     """
 
@@ -202,14 +204,9 @@ def _summary(name: str, group: _Group) -> GroupChange:
 
 def interval(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """Mean and its 95 % percentile bootstrap interval; undefined (NaN) for fewer than five values, which cannot carry one."""
-    data = np.asarray(values, np.float64)
-    data = data[np.isfinite(data)]
-    if len(data) < 5:
-        return (float(data.mean()) if len(data) else math.nan), math.nan, math.nan
-    generator = np.random.default_rng(seed)
-    means = data[generator.integers(0, len(data), (draws, len(data)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(data.mean()), float(low), float(high)
+    data = finite(values)
+    low, high = bootstrap(data, draws=draws, seed=seed) or (math.nan, math.nan)
+    return (float(data.mean()) if len(data) else math.nan), low, high
 
 
 def _extremes(first: Trace, second: Trace, change: npt.NDArray[np.float32], group: str, top: int) -> list[Transition]:

@@ -6,7 +6,7 @@ The light measure for curves over checkpoints and for experiments; traces hold t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -101,27 +101,6 @@ def reduce_logits(
     return array(nll), array(entropy), array(kl), array(base_nll)
 
 
-def text_row(tokenizer: Any, text: str, question: str = "", *, max_tokens: int = 0, chain: str = "") -> Row:
-    """A row of plain text: the question (with a line feed) as context, every token of the text labelled with weight 1."""
-    context = tokenizer(question + "\n", add_special_tokens=False)["input_ids"] if question else []
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if max_tokens:
-        ids = ids[: max(max_tokens - len(context), 1)]
-    whole = [*context, *ids]
-    labels = [-100] * len(context) + list(ids)
-    if labels and not context:
-        labels[0] = -100
-    return {
-        "input_ids": whole,
-        "labels": labels,
-        "loss_weights": [float(label != -100) for label in labels],
-        "step_spans": [{"step": 0, "start": len(context), "end": len(whole), "role": "NONE"}],
-        "offset": len(context),
-        "chain": chain,
-        "layers": [],
-    }
-
-
 def mean_nll(probes: Sequence[Probe], *, base: bool = False) -> float:
     """Mean over all tokens, nats; of the base that was compared with, if ``base``."""
     parts = [p.base_nll if base else p.nll for p in probes]
@@ -135,6 +114,24 @@ def mean_kl(probes: Sequence[Probe]) -> float:
     parts = [p.kl for p in probes if p.kl is not None]
     count = sum(len(part) for part in parts)
     return sum(float(part.astype(np.float64).sum()) for part in parts) / count if count else math.nan
+
+
+def chain_nll(probes: Sequence[Probe], *, base: bool = False) -> float:
+    """Mean over rows of the row's mean, nats; of the base that was compared with, if ``base``.
+
+    Rows without a label are left out.
+    """
+    return _mean_of_means(p.base_nll if base else p.nll for p in probes)
+
+
+def chain_kl(probes: Sequence[Probe]) -> float:
+    """Mean over rows of the row's mean KL(base ‖ adapted), nats."""
+    return _mean_of_means(p.kl for p in probes)
+
+
+def _mean_of_means(parts: Iterable[Floats | None]) -> float:
+    means = [float(part.mean(dtype=np.float64)) for part in parts if part is not None and len(part)]
+    return sum(means) / len(means) if means else math.nan
 
 
 def mean_entropy(probes: Sequence[Probe]) -> float:
@@ -174,16 +171,3 @@ def repetition(tokens: Sequence[int], gram: int = 4) -> float:
     """Share of the grams of a sequence that occurred in it before, 0..1 (0 for a sequence shorter than ``gram``)."""
     grams = [tuple(tokens[i : i + gram]) for i in range(len(tokens) - gram + 1)]
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def bootstrap(
-    values: Sequence[float], *, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean and its percentile bootstrap interval; NaN for no values, the value itself thrice for one."""
-    data = np.asarray([v for v in values if math.isfinite(v)], np.float64)
-    if not len(data):
-        return math.nan, math.nan, math.nan
-    generator = np.random.default_rng(seed)
-    means = data[generator.integers(0, len(data), (draws, len(data)))].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(data.mean()), float(low), float(high)

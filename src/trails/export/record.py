@@ -309,6 +309,7 @@ def build(
         cut = Ragged(np.concatenate([[0], np.cumsum(last + 1)]), tokens.values[keep])
         selected = selected[keep]
     context, context_surprisal = _context(question, ragged(table["question_surprisal"], np.float32), run)
+    _check_frame(table, context)
     offsets, to_question, to_chain = _join(context, cut)
     size = int(offsets[-1])
 
@@ -398,6 +399,19 @@ def _context(question: Ragged, surprisal: Ragged, run: Run) -> tuple[Ragged, Rag
     ids[offsets[:-1, None] + np.arange(len(before))] = before
     ids[offsets[1:, None] - len(after) + np.arange(len(after))] = after
     return Ragged(offsets, ids), Ragged(offsets, nats)
+
+
+def _check_frame(table: pa.Table, context: Ragged) -> None:
+    """Raises UsageError where the context put together is not as long as the one that was measured."""
+    if "n_context" not in table.column_names:
+        return
+    other = np.flatnonzero(table["n_context"].to_numpy() != context.lengths)
+    if len(other):
+        raise UsageError(
+            f"chain {table['chain'][int(other[0])].as_py()} (and {len(other) - 1} more) was measured after a conversation, of "
+            "which the shards keep the text and not the tokens: the row would train in another frame than was measured. "
+            "Leave these chains out of the selection, or ingest them with --template plain."
+        )
 
 
 def example_id(chain: str, part: Part, run: str) -> str:

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from trails.analyses.overlaps import Kind, Overlaps
     from trails.analyses.report import Finding
     from trails.analyses.statemap import StateMap
-    from trails.pipeline.again import Difference, Recall
+    from trails.evaluate.difference import Difference
+    from trails.evaluate.recall import Recall
+    from trails.measure.huggingface import HuggingFaceScorer
     from trails.variants import VariantOptions, VariantReport, VariantRun
 
 
@@ -164,6 +166,17 @@ class Home:
                 f"run {known.id} was measured with {known.model} (weights {known.revision[:12]}), the model given is "
                 f"{found.run.model} (weights {found.run.revision[:12]}). Give the model of that run with --model, or choose "
                 "another run with --run."
+            )
+        return found
+
+    def _model_of(self, known: Run) -> HuggingFaceScorer:
+        """As :meth:`_like`, for what needs the model itself. Raises UsageError for a run without one."""
+        from trails.measure.huggingface import HuggingFaceScorer
+
+        found = self._like(known)
+        if not isinstance(found, HuggingFaceScorer):
+            raise UsageError(
+                f"run {known.id} was measured by {known.model}, which is no language model. Choose with --run."
             )
         return found
 
@@ -399,22 +412,26 @@ class Home:
         :func:`trails.evaluate.diff.compare`. Raises UsageError unless exactly one of ``after`` and ``adapter`` is given,
         and for an ``export`` that the adapter was not trained on.
         """
+        from trails.evaluate.groups import check_export, groups_of
+        from trails.train.check import check_adapter, check_base
+
         if (adapter is None) == (after is None):
             raise UsageError("give two runs, or one run (or none, if there is only one) and --adapter FOLDER.")
         first = self.run(before)
         if after is not None:
             self.run(after)  # a wrong name is told before torch is imported
-        from trails.pipeline.again import check_export, difference, groups_of, measure_again
-        from trails.train import check_adapter
-
-        if adapter is not None and export is not None:
-            check_export(export, [check_adapter(adapter)])
+        if adapter is not None:
+            check_base(check_adapter(adapter), first)
+            if export is not None:
+                check_export(export, [adapter])
         sources: dict[str, str] = {}
         for table in self._traces.tables(["chain", "source"], first.id):
             sources |= dict(zip(table["chain"].to_pylist(), table["source"].to_pylist(), strict=True))
         groups = groups_of(sources, export, unrelated)
         if adapter is not None:
-            trained = self._like(first, check_adapter(adapter))
+            from trails.pipeline.again import measure_again
+
+            trained = self._like(first, adapter)
             second = trained.run.id
             self._close_graph()  # the embedded graph has one writer
             measure_again(self.settings, first, trained, progress)
@@ -425,12 +442,13 @@ class Home:
                 raise UsageError(
                     f"run {second} was given twice, so there is nothing to compare. Runs: {', '.join(self.runs())}"
                 )
+        from trails.evaluate.difference import difference
+
         return difference(
-            self._traces,
-            first,
-            second,
+            lambda: self._traces.traces(first.id),
+            self._traces.traces(second),
             groups,
-            lambda: self._like(first),
+            lambda: self._model_of(first),
             adapter=adapter,
             noise=noise,
             kl=kl,
@@ -451,12 +469,22 @@ class Home:
         """Prefix to conclusion on the chains of a selection, against the untrained model and the adapter ``shuffled``; see
         :mod:`trails.evaluate.recall`. Chains of ``export``, the file that was trained on, are left out.
         """
+        from trails.evaluate.groups import check_export
+        from trails.train.check import check_adapter, check_base
+
         known = self.run(run)
+        adapters = [adapter, *([shuffled] if shuffled else [])]
+        for folder in adapters:
+            check_base(check_adapter(folder), known)
+        if export is not None:
+            check_export(export, adapters)
+        from trails.evaluate.recall import recall_of
+
         traces = self._traces.traces(known.id, self.select(selection).chains)
         items = [Segmented(trace.chain, trace.steps) for trace in traces]
-        from trails.pipeline.again import recall_of  # imports torch: after what a wrong argument is found by
-
-        return recall_of(items, self._like(known), adapter, shuffled=shuffled, exported=export, max_tokens=max_tokens)
+        return recall_of(
+            items, self._model_of(known), adapter, shuffled=shuffled, exported=export, max_tokens=max_tokens
+        )
 
     def _write(self, batch: GraphBatch, replaces: Sequence[str] = ()) -> None:
         if replaces:

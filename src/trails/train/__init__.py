@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from trails.train.options import OBJECTIVES, TARGETS, Objective, TrainOptions, TrainReport
 
 if TYPE_CHECKING:
-    from trails.train.adapter import check_adapter, put_adapter, weight_change
+    from trails.train.adapter import put_adapter, weight_change
+    from trails.train.check import check_adapter
     from trails.train.training import train, train_rows
 
 _MODULE = {
-    "check_adapter": "adapter",
+    "check_adapter": "check",
     "put_adapter": "adapter",
     "train": "training",
     "train_rows": "training",

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from trails.errors import ModelError, UsageError
+from trails.errors import UsageError
 from trails.train.attention import NAME as BINNED
 from trails.train.attention import install
-from trails.train.check import damaged, read_json
+from trails.train.check import check_adapter
 from trails.train.data import Row
 from trails.train.options import TARGETS, TrainOptions
 
@@ -56,24 +55,6 @@ def forget_gguf(model: Any) -> None:
         model.is_quantized = False
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-
-
-def check_adapter(folder: Path) -> Path:
-    """The folder if it holds a PEFT adapter in safetensors. Raises ModelError that says what is missing or damaged."""
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"{folder} has no {name}, so it is no adapter. Give the folder that training wrote: trails train"
-            )
-    for name in ("adapter_config.json", "train.json"):
-        read_json(folder / name)
-    weights = folder / "adapter_model.safetensors"
-    try:
-        with safe_open(weights, "pt"):
-            pass
-    except (OSError, SafetensorError) as error:
-        raise damaged(weights, error) from None
-    return folder
 
 
 def put_adapter(model: Any, folder: Path, name: str) -> Any:

@@ -67,6 +67,26 @@ def check_output(output: Path, head: ExportHead, *, overwrite: bool = False) -> 
         )
 
 
+def check_adapter(folder: Path) -> Path:
+    """The folder if it holds a PEFT adapter in safetensors. Raises ModelError that says what is missing or damaged."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} has no {name}, so it is no adapter. Give the folder that training wrote: trails train"
+            )
+    for name in ("adapter_config.json", "train.json"):
+        read_json(folder / name)
+    from safetensors import SafetensorError, safe_open
+
+    weights = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(weights, "numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise damaged(weights, error) from None
+    return folder
+
+
 def check_base(folder: Path, run: Run) -> None:
     """Raises ModelError when the record of an adapter says that it was trained on other weights than those of ``run``.
 

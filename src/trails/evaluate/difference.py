@@ -1,0 +1,140 @@
+"""What a training changed: two runs compared, the noise floor measured, and a light look at every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from trails.evaluate.diff import GROUPS, DiffReport, compare, repetition_alarm
+from trails.evaluate.probe import chain_kl, chain_nll, continuations, probe, repetition
+from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.huggingface import HuggingFaceScorer
+from trails.schema import Trace
+from trails.train import check_adapter, put_adapter
+from trails.train.check import check_base, read_json
+from trails.train.data import Row
+
+PROMPT, CONTINUATION = 32, 48
+"""Tokens given and tokens decoded where the repetition of greedy text is measured."""
+
+MAX_TOKENS = 1024
+"""Chains are cut to so many tokens for the look at checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a training changed: the paired comparison of two runs, and what a light look at every checkpoint showed.
+
+    A row of ``checkpoints`` has ``step`` (0 = base), ``surprisal GROUP`` and ``kl GROUP`` (nats per token, the mean over the
+    chains looked at of each chain's mean, as in the comparison of the runs) and ``repetition`` (share of repeated 4-grams
+    of greedy text). ``chains`` are those looked at, by group. ``alarms`` are collapses, in words.
+    """
+
+    report: DiffReport
+    checkpoints: tuple[Mapping[str, Any], ...]
+    alarms: tuple[str, ...]
+    chains: Mapping[str, int]
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        report = self.report
+        rows = {
+            name: [{n: getattr(row, n) for n in row.__slots__} for row in getattr(report, name)]
+            for name in ("groups", "layers", "easier", "harder")
+        }
+        return {
+            "before": report.before,
+            "after": report.after,
+            "noise": report.noise,
+            "noise_mean": report.noise_mean,
+            **rows,
+            "checkpoints": [dict(row) for row in self.checkpoints],
+            "checkpoint_chains": dict(self.chains),
+            "alarms": list(self.alarms),
+        }
+
+
+def difference(
+    before: Callable[[], Iterable[Trace]],
+    after: Iterable[Trace],
+    groups: Mapping[str, str],
+    base: Callable[[], HuggingFaceScorer],
+    *,
+    adapter: Path | None = None,
+    noise: int = 8,
+    kl: int = 16,
+    checkpoints: bool = False,
+    top: int = 20,
+) -> Difference:
+    """Compare two runs by their traces. ``base`` gives the model of ``before``; it is asked for only when ``noise`` chains are
+    to be measured once more, or an ``adapter`` is to be looked at on ``kl`` chains of each group, in the frame of the run.
+
+    Raises ModelError when the adapter was trained on another model.
+    """
+    again: Sequence[Trace] = ()
+    scorer = base() if noise or (adapter is not None and kl) else None
+    if scorer is not None and noise:
+        # together in batches, where the run measured them one by one
+        items = [Segmented(trace.chain, trace.steps) for trace in islice(before(), noise)]
+        again = scorer.measure(items, MeasureOptions(batch_tokens=4096))
+    report = compare(before(), after, groups, again=again, top=top)
+    rows: list[dict[str, Any]] = []
+    chosen: dict[str, list[Row]] = {}
+    if scorer is not None and adapter is not None and kl:
+        check_base(adapter, scorer.run)
+        chosen = _chosen(scorer, before(), groups, kl)
+        rows = _by_checkpoint(scorer, adapter, chosen, checkpoints)
+    alarms = list(report.alarms)
+    if rows and (alarm := repetition_alarm(rows[0]["repetition"], rows[-1]["repetition"])):
+        alarms.append(alarm)
+    return Difference(report, tuple(rows), tuple(alarms), {group: len(found) for group, found in chosen.items()})
+
+
+def _chosen(
+    scorer: HuggingFaceScorer, traces: Iterable[Trace], groups: Mapping[str, str], count: int
+) -> dict[str, list[Row]]:
+    """The first ``count`` chains of every group as the run measured them, in their context, cut to :data:`MAX_TOKENS`."""
+    chosen: dict[str, list[Row]] = {}
+    for trace in traces:
+        rows = chosen.setdefault(groups.get(trace.chain.id, "held_out"), [])
+        if len(rows) < count:
+            row = scorer.contexts.row(Segmented(trace.chain, trace.steps), max_tokens=MAX_TOKENS)
+            if row.labelled_from < row.length:
+                rows.append(row.record())
+    return {group: chosen[group] for group in sorted(chosen, key=GROUPS.index) if chosen[group]}
+
+
+def _by_checkpoint(
+    scorer: HuggingFaceScorer, adapter: Path, chosen: Mapping[str, Sequence[Row]], checkpoints: bool
+) -> list[dict[str, Any]]:
+    """Surprisal by group, KL from the base and repetition, for the base, every checkpoint and the adapter."""
+    folders = {}
+    if checkpoints:
+        folders = {int(p.name.rpartition("-")[2]): p for p in (adapter / "checkpoints").glob("checkpoint-*")}
+    record = read_json(adapter / "train.json") or {}
+    folders[int(record.get("steps", 1))] = adapter
+    prompts = [row["input_ids"][:PROMPT] for rows in chosen.values() for row in rows[:2]]
+    repeated = _repetition(scorer.model.module, prompts)
+    found: list[dict[str, Any]] = [{"step": 0}]
+    current: Any = scorer.model.module
+    for step, folder in sorted(folders.items()):
+        current = put_adapter(current, check_adapter(folder), f"s{step}")
+        row: dict[str, Any] = {"step": step}
+        for group, rows in chosen.items():
+            probes = probe(current, rows, compare=True)
+            if len(found) == 1:  # the comparison has measured the base, too
+                found[0] |= {f"surprisal {group}": chain_nll(probes, base=True), f"kl {group}": 0.0}
+            row |= {f"surprisal {group}": chain_nll(probes), f"kl {group}": chain_kl(probes)}
+        row["repetition"] = _repetition(current, prompts)
+        found.append(row)
+    found[0]["repetition"] = repeated
+    return found
+
+
+def _repetition(model: Any, prompts: Sequence[Sequence[int]]) -> float:
+    """Mean repetition of the greedy text after the prompts."""
+    made = continuations(model, prompts, CONTINUATION)
+    return sum(map(repetition, made)) / max(len(made), 1)

@@ -1,0 +1,77 @@
+"""Which chain was trained on: groups of chains by the export that an adapter was trained on, and by their sources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trails.errors import UsageError
+from trails.platform.files import sha256
+from trails.train.check import read_json
+
+
+def exported_chains(path: Path) -> set[str]:
+    """Ids of the chains in an export. Raises UsageError for a file that does not name them."""
+    try:
+        if path.suffix == ".parquet":
+            return set(pq.read_table(path, columns=["chain"])["chain"].to_pylist())
+        with path.open(encoding="utf-8", newline="\n") as lines:  # other line ends may lie inside a text
+            return {json.loads(line)["chain"] for line in lines if line.strip()}
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        why = str(error).partition("\n")[0]
+        raise UsageError(
+            f"{path} is not an export that names its chains ({type(error).__name__}: {why}). Give the file that was trained "
+            "on: trails export --subgraph SELECTION --format trails -o FILE"
+        ) from None
+
+
+def groups_of(sources: Mapping[str, str], exported: Path | None, unrelated: Collection[str]) -> dict[str, str]:
+    """Group of every chain, by its source: trained and held out by the export's files, unseen (another source than the
+    trained ones), unrelated by name. Without an export every chain that is not unrelated is held out. Raises UsageError
+    for a name in ``unrelated`` that fits no source.
+    """
+    for name in unrelated:
+        if not any(_named(source, name) for source in sources.values()):
+            known = ", ".join(sorted(set(sources.values())))
+            raise UsageError(f"--unrelated {name!r} fits no source of this run. Sources: {known}")
+    trained: set[str] = set()
+    held: set[str] = set()
+    if exported is not None:
+        trained = exported_chains(exported)
+        beside = exported.with_name(f"{exported.stem}.held_out{exported.suffix}")
+        held = exported_chains(beside) if beside.is_file() else set()
+    families = {sources[chain] for chain in trained if chain in sources}
+    groups = {}
+    for chain, source in sources.items():
+        if chain in trained:
+            groups[chain] = "trained"
+        elif any(_named(source, name) for name in unrelated):
+            groups[chain] = "unrelated"
+        elif chain in held or source in families or not trained:
+            groups[chain] = "held_out"
+        else:
+            groups[chain] = "unseen"
+    return groups
+
+
+def _named(source: str, name: str) -> bool:
+    return source == name or source.endswith(f"/{name}")
+
+
+def check_export(exported: Path, adapters: Sequence[Path]) -> None:
+    """Raises UsageError when the record of an adapter names another export. One without a record is believed."""
+    try:
+        digest = sha256(exported)
+    except OSError as error:
+        raise UsageError(f"{exported} cannot be read ({error}). Give the file that was trained on.") from None
+    for folder in adapters:
+        known = (read_json(folder / "train.json") or {}).get("identity", {}).get("export")
+        if known not in (None, digest):
+            raise UsageError(
+                f"{folder} was trained on another export than {exported} (SHA-256 {known[:12]}, not {digest[:12]}). "
+                "Give the export that it was trained on."
+            )

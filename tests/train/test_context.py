@@ -1,0 +1,129 @@
+"""A chain is trained on, recalled and probed in the frame in which it was measured, under every context policy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.measure.reference import byte_tokenizer, item
+from tokenizers.processors import TemplateProcessing
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from trails.errors import UsageError
+from trails.evaluate.probe import probe
+from trails.evaluate.recall import conclusion_row, recall
+from trails.export import export_selection
+from trails.export.subgraph import Part, Selection
+from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.huggingface import HuggingFaceScorer
+from trails.store.traces import TraceStore
+from trails.train.data import load_rows
+
+pytestmark = pytest.mark.train
+
+TEMPLATE = (
+    "{{ bos_token or '' }}{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<bot>{% endif %}"
+)
+TALK = json.dumps(
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "the first"},
+        {"role": "assistant", "content": "is said"},
+        {"role": "user", "content": "What is the sum?"},
+    ]
+)
+
+
+def tokenizer_of(kind: str) -> Any:
+    """``none``: without BOS; ``has``: with one that is not added; ``adds``: one that puts it before every text."""
+    tokenizer = byte_tokenizer(bos=kind != "none")
+    tokenizer.chat_template = TEMPLATE
+    if kind == "adds":
+        bos = tokenizer.bos_token_id
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+        assert tokenizer("a")["input_ids"][0] == bos
+    return tokenizer
+
+
+POLICIES = [
+    ("none", {"template": "plain"}),
+    ("none", {"template": "plain", "bos": "never"}),
+    ("none", {"template": "chat"}),
+    ("has", {"template": "plain", "bos": "always"}),
+    ("has", {"template": "chat"}),
+    ("has", {"template": "chat", "bos": "never"}),
+    ("has", {"template": "chat", "bos": "always", "think": True}),
+    ("adds", {"template": "plain"}),
+    ("adds", {"template": "plain", "bos": "never"}),
+    ("adds", {"template": "chat"}),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(byte_tokenizer(bos=True)),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def chains() -> list[Segmented]:
+    plain = item()
+    return [
+        plain,
+        Segmented(replace(plain.chain, source_id="2", question=""), plain.steps),
+        Segmented(replace(plain.chain, source_id="3", question="What is the sum?", messages=TALK), plain.steps),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "policy"), POLICIES)
+def test_recall_and_probes_of_the_untrained_model_are_the_stored_surprisals(
+    model: Any, tmp_path: Path, kind: str, policy: dict[str, Any]
+) -> None:
+    scorer = HuggingFaceScorer(model, tokenizer_of(kind), name="tiny", revision="0", **policy)
+    items = chains()
+    traces = scorer.measure(items, MeasureOptions())
+    module = scorer.model.module
+    for one, trace in zip(items, traces, strict=True):
+        row = conclusion_row(scorer.contexts, one)
+        assert row is not None
+        first, last = trace.step_tokens[-1]
+        (found,) = recall(module, [row], exact=False)
+        assert found.nll == pytest.approx(float(trace.surprisal[first:last].mean()), abs=1e-5)
+        (seen,) = probe(module, [scorer.contexts.row(one).record()])
+        stored = trace.surprisal[np.isfinite(trace.surprisal)]
+        np.testing.assert_allclose(seen.nll, stored, atol=1e-5)
+    frames = {tuple(scorer.contexts.of(one.chain).ids) for one in items}
+    assert len(frames) == 3
+
+    with TraceStore(tmp_path / "home", write=True) as store:
+        store.put_run(scorer.run)
+        store.write(traces)
+    alone = Selection("alone", {one.chain.id: Part(one.chain.id) for one in items[:2]})
+    with TraceStore(tmp_path / "home") as store:
+        if policy["template"] == "chat":
+            with pytest.raises(UsageError, match=f"chain {items[2].chain.id} .* was measured after a conversation"):
+                export_selection(Selection("all", None), store, "trails", tmp_path / "all.parquet")
+        else:
+            export_selection(Selection("all", None), store, "trails", tmp_path / "all.parquet")
+        report = export_selection(alone, store, "trails", tmp_path / "rows.parquet")
+    for row in load_rows(report.files["train"]):
+        one = next(one for one in items if one.chain.id == row["chain"])
+        expected = scorer.contexts.row(one).record()
+        assert {name: row[name] for name in ("input_ids", "labels", "offset")} == {
+            name: expected[name] for name in ("input_ids", "labels", "offset")
+        }
