@@ -31,6 +31,10 @@ class ModelError(TrailsError):
     exit_code = 4
 
 
+class UnmeasurableError(ModelError):
+    """A chain that the model cannot measure, while it can measure others: to an ingest a bad record. Exit code 4."""
+
+
 class StoreError(TrailsError):
     """A trace store or a graph store that cannot be opened, written or reached. Exit code 5."""
 

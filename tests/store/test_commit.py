@@ -134,13 +134,14 @@ def test_work_can_be_shared_out() -> None:
     chains = [Chain("s", str(i), "", "x" * (10 + i)) for i in range(5)]
     from trails.pipeline import segmented
 
-    refused: list[tuple[str, int]] = []
+    refused: list[tuple[str, str]] = []
     object.__setattr__(scorer.run, "max_tokens", 13)
     made = list(
         blocks.blocks(map(segmented, chains), scorer, 20, lambda item, n: refused.append((item.chain.source_id, n)))
     )
     assert [[item.chain.source_id for item in block] for block in made] == [["0", "1"], ["2", "3"]]
-    assert refused == [("4", 14)]
+    assert [name for name, _ in refused] == ["4"]
+    assert "has 14 tokens with its context, the model's window is 13." in refused[0][1]
     portions = list(blocks.measured(made[0], scorer, MeasureOptions()))
     assert [[trace.chain.source_id for trace in portion] for portion in portions] == [["0"], ["1"]]
     together = list(blocks.measured(made[0], scorer, MeasureOptions(batch_tokens=64)))

@@ -91,6 +91,14 @@ from trails.errors import UsageError
     show_default=True,
     help="The question as plain text, or inside the model's chat template.",
 )
+@click.option("--think", is_flag=True, help="With --template chat: open a thought where the template does not.")
+@click.option(
+    "--control-tokens",
+    type=click.Choice(["token", "text", "refuse"]),
+    default="token",
+    show_default=True,
+    help="The name of a control token in a text: take it for the token, read it as text, or refuse the chain.",
+)
 @click.option(
     "--window",
     type=click.Choice(["refuse", "stride"]),
@@ -132,6 +140,8 @@ def command(
     device: str | None,
     bos: str,
     template: str,
+    think: bool,
+    control_tokens: str,
     window: str,
     batch_tokens: int,
     token_attention: bool,
@@ -198,6 +208,8 @@ def command(
                 attention=attention,
                 bos=bos,
                 template=template,
+                think=think,
+                control_tokens=control_tokens,
                 window=window,
             ),
             progress=progress,

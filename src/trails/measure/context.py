@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trails.errors import ModelError
+from trails.errors import ModelError, UnmeasurableError
 from trails.measure.base import Segmented
 from trails.measure.tokens import ControlTokens, Encoded, TextTokenizer, check_unicode
 from trails.platform.arrays import Ints, Longs
@@ -201,7 +201,7 @@ class Contexts:
         context = self.of(chain)
         tokens = self.text.encode(chain.text, f"chain {chain.id}", control_tokens=self.policy.control_tokens)
         if not len(tokens):
-            raise ModelError(f"chain {chain.id} has no tokens. Leave it out of the source.")
+            raise UnmeasurableError(f"chain {chain.id} has no tokens. Leave it out of the source.")
         spans = assign_tokens([(s.start, s.end) for s in item.steps], np.stack((tokens.start, tokens.end), 1))
         whole = len(context) + len(tokens)
         length = min(whole, max_tokens) if max_tokens else whole
@@ -225,9 +225,11 @@ class Contexts:
         try:
             messages = json.loads(chain.messages)
         except ValueError as error:
-            raise ModelError(f"the conversation of chain {chain.id} is no JSON: {error}. Ingest it again.") from None
+            raise UnmeasurableError(
+                f"the conversation of chain {chain.id} is no JSON: {error}. Ingest it again."
+            ) from None
         if not isinstance(messages, list) or not all(isinstance(m, Mapping) for m in messages):
-            raise ModelError(f"the conversation of chain {chain.id} is no list of messages. Ingest it again.")
+            raise UnmeasurableError(f"the conversation of chain {chain.id} is no list of messages. Ingest it again.")
         turns = [i for i, m in enumerate(messages) if m.get("role") == "user" and isinstance(m.get("content"), str)]
         if not turns:
             before, _ = self._around(messages)
@@ -248,13 +250,13 @@ class Contexts:
             RecursionError,
             MemoryError,
         ) as error:  # a template is a program of a stranger: anything may come
-            raise ModelError(
+            raise UnmeasurableError(
                 f"the chat template of {self.name} cannot be used for {_shape(messages)}: {_first_line(error)} Use "
                 "--template plain, or repair chat_template in the model's folder."
             ) from None
         before, found, after = text.partition(_MARK)
         if marked and not found:
-            raise ModelError(
+            raise UnmeasurableError(
                 f"the chat template of {self.name} does not show the question as it is, so the question's tokens "
                 "cannot be told apart. Use --template plain."
             )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trails.errors import ModelError
+from trails.errors import ModelError, UnmeasurableError
 from trails.measure.attention import Recorder
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.collector import LAYER_MEASURES, Collector, Flight, Partial, mean_of_defined
@@ -247,7 +247,7 @@ class HuggingFaceScorer:
             return
         except torch.OutOfMemoryError:
             if len(batch) == 1:
-                raise ModelError(
+                raise UnmeasurableError(
                     f"chain {batch[0].sequence.item.chain.id} with {batch[0].length} tokens does not fit into the memory of "
                     f"{self.model.device} beside {self.run.model}. Use a smaller dtype, a smaller model, or --device cpu."
                 ) from None
@@ -404,7 +404,7 @@ def check_finite(trace: Trace, run: Run) -> None:
             continue
         wrong = ~np.isfinite(values.reshape(len(values), -1)).all(1)
         token = int(wrong.argmax()) + known.start
-        raise ModelError(
+        raise UnmeasurableError(
             f"chain {trace.chain.id}: {name} of {int(wrong.sum())} of its {trace.n_tokens} tokens is not finite, first of "
             f"token {token} ({trace.pieces[token]!r}). {run.model} in {run.dtype} overflows or its weights are damaged: "
             "use --dtype float32, or leave the chain out."

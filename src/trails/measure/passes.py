@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trails.errors import ModelError
+from trails.errors import UnmeasurableError
 from trails.measure.attention import Layout
 from trails.measure.base import Segmented
 from trails.measure.context import Row
@@ -85,13 +85,13 @@ def passes_of(sequence: TokenSequence, run: Run) -> list[Pass]:
     if not limit or sequence.length <= limit:
         return [Pass(sequence, 0, 0, n)]
     if run.window == "refuse":
-        raise ModelError(
+        raise UnmeasurableError(
             f"chain {sequence.item.chain.id} has {sequence.length} tokens with its context, the window of "
             f"{run.model} is {limit}. Use --window stride to measure it in overlapping windows, or leave it out."
         )
     room = limit - context
     if room < limit // 2 or room < 2:
-        raise ModelError(
+        raise UnmeasurableError(
             f"chain {sequence.item.chain.id}: its context alone has {context} tokens, more than half of "
             f"the window of {limit} tokens of {run.model}. Shorten the question, or leave the chain out."
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trails.errors import ModelError
+from trails.errors import UnmeasurableError
 from trails.measure.metrics import logit_statistics
 from trails.measure.model import Model
 from trails.measure.passes import TokenSequence
@@ -44,7 +44,7 @@ def premises(model: Model, sequence: TokenSequence, first: float) -> Premises:
     spans = row.step_tokens
     found = Premises(np.full(len(spans), np.nan, np.float32), np.full(len(spans), np.nan, np.float32))
     if sequence.length > (model.max_tokens or math.inf):
-        raise ModelError(
+        raise UnmeasurableError(
             f"chain {row.chain} has {sequence.length} tokens with its context: premises need the whole "
             f"chain in one window of {model.name} ({model.max_tokens} tokens). Leave out --premises for it."
         )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trails.errors import ModelError
+from trails.errors import ModelError, UnmeasurableError
 from trails.platform.arrays import Ints
 from trails.schema import stable_hash
 
@@ -50,7 +50,7 @@ def check_unicode(text: str, what: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ModelError(
+        raise UnmeasurableError(
             f"{what} has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}: it is not valid "
             "Unicode text. Repair the source file, or leave the chain out."
         ) from None
@@ -120,7 +120,7 @@ class TextTokenizer:
         batch = self.tokenizer(text, add_special_tokens=False, **options)
         if control_tokens == "refuse" and (found := self.control_tokens(batch["input_ids"])):
             names = sorted({self._control[token] for token in found})
-            raise ModelError(
+            raise UnmeasurableError(
                 f"{what} names {len(found)} control tokens of the model ({', '.join(names[:3])}), which --control-tokens "
                 "refuse keeps out. Use --control-tokens text to read them as text, or token to take them for what they name."
             )
@@ -155,7 +155,7 @@ class TextTokenizer:
             differ = next(
                 (i for i, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b), min(len(decoded), len(text))
             )
-            raise ModelError(
+            raise UnmeasurableError(
                 f"{what}: the tokenizer does not give the text back: at character {differ} the text has "
                 f"{text[differ : differ + 12]!r}, the decoded tokens have {decoded[differ : differ + 12]!r}. The tokenizer "
                 "normalises the text or lacks a character; normalise the source the same way, or use another model."

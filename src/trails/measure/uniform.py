@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trails.errors import ModelError
+from trails.errors import ModelError, UnmeasurableError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.tokens import check_unicode, encode_bytes
 from trails.schema import Run, Trace, stable_hash
@@ -53,7 +53,7 @@ class UniformScorer:
         tokens = encode_bytes(chain.text)
         n, q, steps = len(tokens), len(question), len(item.steps)
         if not n:
-            raise ModelError(f"chain {chain.id} has no text. Leave it out of the source.")
+            raise UnmeasurableError(f"chain {chain.id} has no text. Leave it out of the source.")
         nats = np.float32(math.log(VOCABULARY))
         shift = np.zeros(n, np.float32)
         if not q:

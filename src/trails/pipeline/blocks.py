@@ -17,7 +17,7 @@ from types import TracebackType
 
 import numpy as np
 
-from trails.errors import StoreError
+from trails.errors import StoreError, UnmeasurableError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import SHARD_CHAINS
 from trails.schema import Run, Trace
@@ -30,6 +30,9 @@ SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
 
 SHARD_SECONDS = 60.0
 """Seconds of measuring after which a shard is closed, however few its tokens: what a hard kill can cost."""
+
+Refuse = Callable[[Segmented, str], None]
+"""Is told a chain that cannot be measured, and why."""
 
 _ADDING = threading.Lock()
 
@@ -55,18 +58,24 @@ def shard_tokens_of(scorer: Scorer, asked: int = 0) -> int:
     return asked or SHARD_TOKENS.get(device_of(scorer), SHARD_TOKENS["cpu"])
 
 
-def blocks(
-    items: Iterable[Segmented], scorer: Scorer, tokens: int, refuse: Callable[[Segmented, int], None]
-) -> Iterator[list[Segmented]]:
-    """Chains in blocks of at least ``tokens`` tokens (the last may have fewer). ``refuse`` is told every chain that is longer
-    than the window of an instrument that refuses those, with its length; it is in no block.
+def blocks(items: Iterable[Segmented], scorer: Scorer, tokens: int, refuse: Refuse) -> Iterator[list[Segmented]]:
+    """Chains in blocks of at least ``tokens`` tokens (the last may have fewer). ``refuse`` is told every chain that the
+    instrument cannot measure, as far as that is known before measuring, and why; it is in no block.
     """
     block: list[Segmented] = []
     held = 0
     for item in items:
-        length = scorer.count_tokens(item)
+        try:
+            length = scorer.count_tokens(item)
+        except UnmeasurableError as error:
+            refuse(item, str(error))
+            continue
         if scorer.run.window == "refuse" and scorer.run.max_tokens and length > scorer.run.max_tokens:
-            refuse(item, length)
+            refuse(
+                item,
+                f"chain {item.chain.id} has {length} tokens with its context, the model's window is "
+                f"{scorer.run.max_tokens}. Use --window stride to measure it in overlapping windows.",
+            )
             continue
         block.append(item)
         held += length
@@ -77,15 +86,31 @@ def blocks(
         yield block
 
 
-def measured(block: Sequence[Segmented], scorer: Scorer, options: MeasureOptions) -> Iterator[list[Trace]]:
+def measured(
+    block: Sequence[Segmented], scorer: Scorer, options: MeasureOptions, refuse: Refuse | None = None
+) -> Iterator[list[Trace]]:
     """Traces of a block in the order of its chains, in portions as they are ready.
 
     On a CPU, which measures one chain at a time, a portion is a chain: what is measured can be shown and kept at once.
-    Batches want the whole block, to sort it by length.
+    Batches want the whole block, to sort it by length. A chain that turns out to be unmeasurable goes to ``refuse``, and the
+    rest of its batch is measured in halves; without ``refuse`` the UnmeasurableError is raised.
     """
     portion = 1 if device_of(scorer) == "cpu" and not options.batch_tokens else len(block)
     for start in range(0, len(block), portion):
-        yield scorer.measure(block[start : start + portion], options)
+        part = block[start : start + portion]
+        try:
+            found = scorer.measure(part, options)
+        except UnmeasurableError as error:
+            if refuse is None:
+                raise
+            if len(part) == 1:
+                refuse(part[0], str(error))
+                continue
+            half = (len(part) + 1) // 2
+            for side in (part[:half], part[half:]):
+                yield from measured(side, scorer, options, refuse)
+            continue
+        yield found
 
 
 class Commit:

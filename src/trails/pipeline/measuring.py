@@ -25,6 +25,7 @@ from trails.pipeline.as_read import SHOWN_EXAMPLES, example_lines, example_recor
 from trails.pipeline.blocks import (
     EXTRA_COLUMNS,
     Commit,
+    Refuse,
     blocks,
     lacking,
     measured,
@@ -135,7 +136,7 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
         yield "dry run     nothing was measured or written"
         return
     known = f", {s.already_measured:,} were measured before" if s.already_measured else ""
-    refused = f", {s.refused} refused for their length" if s.refused else ""
+    refused = f", {s.refused} refused" if s.refused else ""
     yield f"measured    {s.measured:,} chains, {s.chain_tokens:,} tokens (+ context){known}{refused}"
     if s.measured:
         yield (
@@ -181,7 +182,7 @@ def ingest(
     was read.
 
     Raises InputError for input that cannot be read, ModelError for a model or a chain that it cannot measure, StoreError
-    when shards or the graph cannot be written. Chains refused for their length count as bad records.
+    when shards or the graph cannot be written. Chains that the model cannot measure count as bad records.
     """
     settings = settings or load_settings()
     options = options or IngestOptions()
@@ -254,7 +255,7 @@ def _measure_into(
         summary.graph = graph.address
         graph.ensure_schema()
         summary.loaded_from_shards = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
-        add_measures(pending.keys() & done, scorer, traces, graph, options, summary, progress)
+        add_measures(pending.keys() & done, scorer, traces, graph, options, summary, progress, report)
         if todo:
             # the second reading meets the same bad records; they are reported already
             quietly = replace(options.read, report_file=None)
@@ -309,38 +310,28 @@ def measure_and_write(
     progress: Progress,
     report: ReadReport,
 ) -> None:
-    """Measure chains and write them shard by shard, into the graph too; count into ``summary``. Chains beyond the model's
-    window go to ``report``.
+    """Measure chains and write them shard by shard, into the graph too; count into ``summary``. Chains that cannot be measured
+    are bad records of ``report``.
 
     What was measured is written, whatever ends the work; a StoreError says what is kept.
     """
 
-    def refuse(item: Segmented, length: int) -> None:
-        summary.refused += 1
-        report.bad_record(
-            item.chain.source,
-            int(item.chain.source_id) if item.chain.source_id.isdigit() else 0,
-            f"chain {item.chain.id} has {length} tokens with its context, the model's window is {scorer.run.max_tokens}. "
-            "Use --window stride to measure it in overlapping windows.",
-        )
-
+    refuse = _refusing(summary, report)
     tokens = shard_tokens_of(scorer, options.shard_tokens)
     commit = Commit(traces, graph, scorer.run, tokens=tokens, per_layer=options.per_layer, seconds=summary.seconds)
     try:
         with commit:
             for block in ahead(blocks(items, scorer, tokens, refuse)):
-                portions = measured(block, scorer, options.measure)
-                place = 0
+                portions = measured(block, scorer, options.measure, refuse)
                 while True:
                     with timed(summary.seconds, "measuring"):
                         portion = next(portions, None)
                     if portion is None:
                         break
                     commit.add(portion)
-                    for item, trace in zip(block[place : place + len(portion)], portion, strict=True):
-                        _count_measured(summary, item, trace)
-                        progress.advance(len(item.chain.text), tokens=trace.n_tokens + trace.n_context)
-                    place += len(portion)
+                    for trace in portion:
+                        _count_measured(summary, trace)
+                        progress.advance(len(trace.chain.text), tokens=trace.n_tokens + trace.n_context)
     except StoreError as error:
         raise StoreError(f"{error}. In {traces.home} {commit.kept()}") from error
     finally:
@@ -356,8 +347,10 @@ def add_measures(
     options: IngestOptions,
     summary: IngestSummary,
     progress: Progress,
+    report: ReadReport,
 ) -> None:
-    """Add the measures on request that ``options`` ask for and stored chains of the run lack; what is stored stays as it is.
+    """Add the measures on request that ``options`` ask for and stored chains of the run lack; what is stored stays as it is. A
+    chain that cannot be measured so is a bad record of ``report``.
 
     A shard at a time is replaced by one that holds more; what was measured is kept, whatever ends the work.
     """
@@ -373,7 +366,7 @@ def add_measures(
         return
     progress.begin("adding measures", sum(wanted.values()))
     runs = traces.runs()
-    left = set(wanted)
+    left, refuse = set(wanted), _refusing(summary, report)
     for name in traces.shards_of({(chain, run.id) for chain in wanted}):
         twice = False
         held: dict[tuple[str, str], Trace] = {}
@@ -393,14 +386,13 @@ def add_measures(
         try:
             for missing, old in more.items():
                 items = [Segmented(trace.chain, trace.steps) for trace in old]
-                place = 0
-                for portion in measured(items, scorer, missing):
+                before = {trace.chain.id: trace for trace in old}
+                for portion in measured(items, scorer, missing, refuse):
                     for now in portion:
-                        both = with_added(old[place], now, missing)
+                        both = with_added(before[now.chain.id], now, missing)
                         held[both.chain.id, both.run] = both
                         changed.append(both)
                         progress.advance(both.n_tokens, tokens=both.n_tokens + both.n_context)
-                        place += 1
         finally:
             if changed or twice:
                 traces.rewrite(name, list(held.values()))
@@ -408,8 +400,19 @@ def add_measures(
         graph.write([graph_batch(changed, runs, per_layer=options.per_layer)])
 
 
-def _count_measured(summary: IngestSummary, item: Segmented, trace: Trace) -> None:
-    _count(summary, item)
+def _refusing(summary: IngestSummary, report: ReadReport) -> Refuse:
+    """Counts a chain that cannot be measured as a bad record."""
+
+    def refuse(item: Segmented, reason: str) -> None:
+        summary.refused += 1
+        line = int(item.chain.source_id) if item.chain.source_id.isdigit() else 0
+        report.bad_record(item.chain.source, line, reason)
+
+    return refuse
+
+
+def _count_measured(summary: IngestSummary, trace: Trace) -> None:
+    _count(summary, Segmented(trace.chain, trace.steps))
     known = trace.surprisal[~np.isnan(trace.surprisal)]
     summary.nll += float(known.sum(dtype=np.float64))
     summary.surprisals += len(known)

@@ -1,0 +1,200 @@
+"""What stands before a chain: every policy, conversations, thoughts, control tokens; and the row that everyone is given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import tiny
+from reference import QUESTION, TEXT, assert_same, byte_tokenizer, item, measured_slowly, scorer_of
+
+from trails.errors import ModelError, UnmeasurableError
+from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.context import IGNORED, Context
+
+PLAIN = MeasureOptions()
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}<bot>"
+POLICIES: list[dict[str, Any]] = [
+    {"bos": "auto"},
+    {"bos": "always"},
+    {"bos": "never"},
+    {"template": "chat"},
+    {"template": "chat", "bos": "always"},
+    {"template": "chat", "think": True},
+    {"control_tokens": "text"},
+]
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello."},
+    {"role": "user", "content": QUESTION},
+]
+
+
+def chatty(template: str = TEMPLATE) -> Any:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<|end|>"]})
+    return tokenizer
+
+
+def conversing(messages: Any = CONVERSATION) -> Segmented:
+    one = item()
+    return Segmented(replace(one.chain, messages=json.dumps(messages)), one.steps)
+
+
+def text_of(scorer: Any, ids: Any) -> str:
+    return str(scorer.model.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_a_row_is_judged_in_the_frame_in_which_the_chain_is_measured(policy: dict[str, Any]) -> None:
+    """The untrained model gives a row's labels exactly the surprisals that a trace stores."""
+    scorer = scorer_of(tiny("qwen2"), tokenizer=chatty(), **policy)
+    (trace,) = scorer.measure([item()], PLAIN)
+    last = len(trace.steps) - 1
+    row = scorer.contexts.row(item(), labelled_from=last)
+    assert row.context.question == tuple(trace.question_token_ids.tolist())
+    ids = torch.from_numpy(row.ids)[None]
+    with scorer.model.measuring():
+        log_p = torch.log_softmax(scorer.model.logits(scorer.model.hidden(ids)[0]).double(), -1)
+    labels = row.labels
+    places = np.flatnonzero(labels != IGNORED)
+    found = [-float(log_p[place - 1, labels[place]]) for place in places]
+    assert places[0] == trace.n_context + trace.step_tokens[last, 0]
+    np.testing.assert_allclose(found, trace.surprisal[trace.step_tokens[last, 0] :], atol=1e-4)
+
+
+def test_the_first_token_of_a_sequence_is_no_label_and_a_row_is_cut_at_its_end() -> None:
+    scorer = scorer_of(tiny("qwen2"), bos="never")
+    row = scorer.contexts.row(item(question=""))
+    assert row.labels[0] == IGNORED
+    assert (row.labels[1:] == row.ids[1:]).all()
+    cut = scorer.contexts.row(item(), max_tokens=20)
+    assert len(cut.ids) == len(cut.labels) == 20
+    record = cut.record()
+    assert record["input_ids"] == cut.ids.tolist()
+    assert record["offset"] == len(cut.context) == len(scorer.model.text.ids(f"{QUESTION}\n"))
+    assert record["step_spans"][-1]["end"] == 20
+    assert record["loss_weights"] == [float(label != IGNORED) for label in record["labels"]]
+    assert scorer.contexts.row(item(), labelled_from=3, max_tokens=20).record()["labels"] == [IGNORED] * 20
+
+
+def test_a_conversation_goes_through_the_chat_template() -> None:
+    model = tiny("qwen2")
+    scorer = scorer_of(model, tokenizer=chatty(), template="chat")
+    context = scorer.contexts.of(conversing().chain)
+    assert text_of(scorer, context.ids) == (
+        f"<system>Be brief.</><user>Hi</><assistant>Hello.</><user>{QUESTION}</><bot>"
+    )
+    assert text_of(scorer, context.question) == QUESTION
+    (trace,) = scorer.measure([conversing()], PLAIN)
+    assert_same(trace, measured_slowly(model, trace, list(context.ids)))
+    # one user turn with the question is what a chain without a conversation has
+    single = conversing([{"role": "user", "content": QUESTION}])
+    assert scorer.contexts.of(single.chain) == scorer.contexts.of(item().chain)
+    # plain policy: the question as it is displayed
+    plain = scorer_of(model, tokenizer=chatty())
+    assert plain.contexts.of(conversing().chain) == plain.contexts.of(item().chain)
+
+
+def test_a_conversation_without_a_user_turn_is_all_prefix() -> None:
+    scorer = scorer_of(tiny("qwen2"), tokenizer=chatty(), template="chat")
+    context = scorer.contexts.of(conversing([{"role": "system", "content": "Go."}]).chain)
+    assert context == Context(prefix=tuple(scorer.model.text.ids("<system>Go.</><bot>")))
+    assert not context.question_span.stop - context.question_span.start
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (TEMPLATE, "<bot><think>\n"),
+        (TEMPLATE + "<think>", "<bot><think>"),
+        (TEMPLATE + "<think></think>", "</think><think>\n"),
+    ],
+)
+def test_think_opens_a_thought_where_the_template_does_not(template: str, expected: str) -> None:
+    scorer = scorer_of(tiny("qwen2"), tokenizer=chatty(template), template="chat", think=True)
+    for one in (item(), conversing()):
+        assert text_of(scorer, scorer.contexts.of(one.chain).ids).endswith(expected)
+    assert scorer.run.id != scorer_of(tiny("qwen2"), tokenizer=chatty(template), template="chat").run.id
+    with pytest.raises(ModelError) as error:
+        scorer_of(tiny("qwen2"), think=True)
+    assert str(error.value) == "--think opens a thought inside a chat template. Give --template chat with it."
+
+
+def test_control_tokens_in_plain_text_follow_the_policy() -> None:
+    text = f"{TEXT[:8]}<|end|>{TEXT[8:]}"
+    runs = {p: scorer_of(tiny("qwen2"), tokenizer=chatty(), control_tokens=p) for p in ("token", "text", "refuse")}
+    token, plain = (runs[p].contexts.row(item(text, "<|end|>?", ())) for p in ("token", "text"))
+    special = runs["token"].model.tokenizer.convert_tokens_to_ids("<|end|>")
+    assert runs["token"].model.text.control_tokens(token.ids.tolist()) == [special, special]
+    assert runs["text"].model.text.control_tokens(plain.ids.tolist()) == []
+    assert text_of(runs["text"], plain.tokens.ids) == text_of(runs["token"], token.tokens.ids) == text
+    with pytest.raises(UnmeasurableError) as error:
+        runs["refuse"].contexts.row(item(text, "", ()))
+    assert "names 1 control tokens of the model (<|end|>), which --control-tokens refuse keeps out." in str(error.value)
+    # text is another reading; a refused chain has no number, so the others are the same run
+    assert runs["token"].run.id == runs["refuse"].run.id != runs["text"].run.id
+    for run in runs.values():
+        assert run.contexts.row(item()).ids.tolist() == runs["token"].contexts.row(item()).ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[9].content }}{{ nothing.at.all }}",
+        "{% for",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ raise_exception('no') }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ 1 / 0 }}",
+        "fixed",
+    ],
+)
+def test_a_hostile_template_gives_one_message(template: str) -> None:
+    with pytest.raises(ModelError) as error:
+        scorer_of(tiny("qwen2"), tokenizer=chatty(template), template="chat")
+    said = str(error.value)
+    assert said.startswith("the chat template of tiny ")
+    assert "--template plain" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("messages", ["{", "{}", "[1]"])
+def test_a_damaged_conversation_is_named(messages: str) -> None:
+    scorer = scorer_of(tiny("qwen2"), tokenizer=chatty(), template="chat")
+    with pytest.raises(UnmeasurableError, match=f"the conversation of chain {item().chain.id} is no "):
+        scorer.contexts.of(replace(item().chain, messages=messages))
+
+
+def test_a_chain_that_cannot_be_measured_is_one_bad_record(tmp_path: Path) -> None:
+    from trails.config import load_settings
+    from trails.pipeline import IngestOptions, ingest
+    from trails.readers import ReadOptions
+
+    lines = [{"id": str(i), "text": f"{TEXT} {i}."} for i in range(4)]
+    lines[2]["text"] = "Let <|end|> be. So it is."
+    path = tmp_path / "chains.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    scorer = scorer_of(tiny("qwen2"), tokenizer=chatty(), control_tokens="refuse")
+    options = IngestOptions(read=ReadOptions(bad_tolerance=1))
+    summary = ingest([path], load_settings(home=tmp_path / "home", store="embedded"), options, scorer=scorer)
+    assert (summary.measured, summary.refused, summary.bad) == (3, 1, 1)
+
+
+def test_the_rest_of_a_batch_is_measured_without_the_chain_that_fails() -> None:
+    from trails.pipeline.blocks import measured
+
+    scorer = scorer_of(tiny("gpt2", n_positions=64))
+    items = [item(f"{n} is {n}. So.", "", (), source_id=str(n)) for n in range(5)] + [item("a" * 90, "", ())]
+    refused: list[str] = []
+    portions = measured(items, scorer, MeasureOptions(batch_tokens=4096), lambda one, why: refused.append(why))
+    assert [trace.chain.id for portion in portions for trace in portion] == [one.chain.id for one in items[:5]]
+    assert len(refused) == 1
+    assert "has 90 tokens with its context" in refused[0]
