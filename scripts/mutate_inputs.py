@@ -233,6 +233,10 @@ def main() -> int:
                 failed += 1
                 print(f"seed {seed} ({name}): {said}", flush=True)
             path.unlink()
+            if sum(counts.values()) % 500 == 0:
+                print(f"{sum(counts.values()):,} mutants, {failed} failed", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted; so far:")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     shown = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common())

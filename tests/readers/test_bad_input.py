@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from trails.errors import InputError, UsageError
 from trails.readers import BadEntry, ReadOptions, ReadReport, parse_fields, read
+from trails.readers.containers import compressed_lengths
 
 HINT = "To go on past bad records: --bad-tolerance N."
 
@@ -492,6 +494,36 @@ def test_a_line_over_the_limit_in_a_wide_encoding(tmp_path: Path) -> None:
     assert "the line is longer than 4,000 bytes" in message(path, max_record_bytes=4_000)
     rest = list(read([path], options=ReadOptions(max_record_bytes=4_000, bad_tolerance=1)))
     assert [chain.text for chain in rest] == ["two"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_arrow_batch_that_expands_without_end(tmp_path: Path, stream: bool) -> None:
+    path = tmp_path / "a.arrow"
+    texts = pa.array(["x" * 20_000_000] * 3)
+    # a dictionary's values are a message of their own
+    table = pa.table({"chain": texts, "other": pa.DictionaryArray.from_arrays(pa.array([0, 0, 0]), texts[:1])})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(path, table.schema, options=options) as writer:
+        writer.write_table(table)
+    size = path.stat().st_size
+    assert size < 400_000
+    refused = message(path, max_record_bytes=100_000_000)
+    assert re.search(r"a batch of [\d,]+ bytes would expand to [26]0,000,\d{3}, over 250 times as many", refused)
+
+
+def test_the_claims_of_compressed_buffers_are_summed(tmp_path: Path) -> None:
+    table = pa.table({"chain": ["If it rains then it is wet. " * 40] * 50, "n": list(range(50))})
+    for compression, expected in (("zstd", 50 * 40 * 28 + 51 * 4 + 50 * 8), (None, 0)):
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+            writer.write_table(table)
+        found = [
+            compressed_lengths(memoryview(item.metadata), memoryview(item.body), False)
+            for item in pa.MessageReader.open_stream(sink.getvalue())
+            if item.type == "record batch"
+        ]
+        assert found == [expected]
 
 
 def test_a_zip_that_says_less_than_it_holds(tmp_path: Path) -> None:

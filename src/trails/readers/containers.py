@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -436,6 +437,7 @@ def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
     if file.container == "parquet":
         yield from _parquet_batches(file)
         return
+    _check_expansion(file)
     with pa.memory_map(str(file.path)) as source:
         if file.head.startswith(b"ARROW1"):
             reader = pa.ipc.open_file(source)
@@ -447,6 +449,58 @@ def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
             batch.validate(full=True)
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield batch.slice(start, BATCH_ROWS)
+
+
+def _check_expansion(file: SourceFile) -> None:
+    """Raises FileError for a batch whose compressed buffers claim far more than is there: Arrow decompresses a batch whole."""
+    with pa.memory_map(str(file.path)) as source:
+        if file.head.startswith(b"ARROW1"):
+            source.seek(8)  # a file is a stream behind its magic bytes
+        for message in pa.MessageReader.open_stream(source):
+            body = message.body
+            if body is None or message.type not in ("record batch", "dictionary"):
+                continue
+            loose = compressed_lengths(memoryview(message.metadata), memoryview(body), message.type == "dictionary")
+            if loose > FREE_BYTES and loose > MAX_RATIO * max(1, len(body)):
+                raise FileError(
+                    f"{file.shown}: a batch of {len(body):,} bytes would expand to {loose:,}, over {MAX_RATIO} times as many."
+                )
+
+
+def compressed_lengths(metadata: memoryview, body: memoryview, dictionary: bool) -> int:
+    """Sum of the lengths that the compressed buffers of an Arrow message claim; 0 for a message without compression.
+
+    Reads the message's flatbuffer (format.fbs of Arrow: Message.header, RecordBatch.buffers, RecordBatch.compression,
+    DictionaryBatch.data). A message that cannot be read so claims nothing; Arrow itself refuses it.
+    """
+
+    def number(layout: str, at: int) -> int:
+        return int(struct.unpack_from(layout, metadata, at)[0])
+
+    def field_of(table: int, index: int) -> int:
+        """Place of a field of a table, 0 where it is not set."""
+        fields = table - number("<i", table)
+        offset = number("<H", fields + 4 + 2 * index) if 4 + 2 * index < number("<H", fields) else 0
+        return table + offset if offset else 0
+
+    def followed(at: int) -> int:
+        return at + number("<I", at) if at else 0
+
+    try:
+        batch = followed(field_of(number("<I", 0), 2))
+        if dictionary and batch:
+            batch = followed(field_of(batch, 1))
+        if not batch or not field_of(batch, 3):
+            return 0
+        buffers = followed(field_of(batch, 2))
+        total = 0
+        for index in range(min(number("<I", buffers), len(metadata) // 16)):
+            offset, length = struct.unpack_from("<qq", metadata, buffers + 4 + 16 * index)
+            if length >= 8 and 0 <= offset <= len(body) - 8:
+                total += max(0, struct.unpack_from("<q", body, offset)[0])
+    except (struct.error, IndexError, ValueError, OverflowError):
+        return 0
+    return total
 
 
 def _parquet_batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
