@@ -211,3 +211,23 @@ def test_windows_in_too_many_chains_carry_no_vote(corpus_of: Any, monkeypatch: p
     assert second[0] == 0.0
     only = corpus_of(["x y"])
     assert index.votes(only.tokens, only.offsets)[0].tolist() == [-1]
+
+
+def test_the_longest_stretches_come_first_and_no_more_than_asked_for(make: Any, random_texts: Any) -> None:
+    traces = known(make, random_texts)
+    words = [trace.chain.text.split() for trace in traces]
+    pieces = [words[3][5:15], words[8][20:44], words[11][0:17], words[20][9:16]]
+    text = make([" ".join(word for piece in pieces for word in [*piece, "qqq"])], name="new")
+    corpus = token_corpus(traces)
+    found = capture.capture(corpus, capture.query_of(text), top=3)
+    assert [match.end - match.start for match in found.longest] == [24, 17, 10]
+    assert [match.chain for match in found.longest] == [traces[n].chain.id for n in (8, 11, 3)]
+    assert [match.trail_start for match in found.longest] == [20, 0, 5]
+    # without a connective, masking connectives changes nothing
+    score = next(score for score in found.scores if score.name == "caught")
+    assert score.strictest("connectives masked").value == score.value == (10 + 24 + 17 + 7) / 62
+    # up to eight tokens on both sides, in the text and in the chain; none beyond the chain's own ends
+    first = found.longest[0]
+    assert first.trail == " " + " ".join(words[8][12:])
+    assert first.beside.split() == [*words[3][8:15], "qqq", *words[8][20:44], "qqq", *words[11][:7]]
+    assert found.longest[1].trail == " ".join(words[11][:25])

@@ -108,6 +108,18 @@ def test_a_layer_that_cannot_change_is_no_onset(make: Any) -> None:
     assert named.count(None) >= 6  # one in twenty is expected by chance
 
 
+def test_the_layer_that_cannot_change_does_not_hide_an_onset(make: Any) -> None:
+    """Beside an exact 0 a threefold change would be small on the scale on which changes are compared."""
+    one, two = changed(make, 1, 0.01)
+    shift = two.hidden_shift.copy()
+    shift[:, 15:] += 2 * (shift[:, 15:] - one.hidden_shift[:, 15:])
+    found = drift.drift(one, replace(two, hidden_shift=shift))
+    assert found.onset == 15
+    assert f"sets in at layer {found.onset} (jump " in found.report().verdict
+    assert found.scores[0].note == "layer 15"
+    assert found.scores[1].note == "resampled positions put it between layers 15 and 15"
+
+
 def test_equal_first_layers_make_the_onset_a_fact(make: Any) -> None:
     one, two = changed(make, 12, 0.02)
     found = drift.drift(one, two)

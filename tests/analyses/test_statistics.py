@@ -210,3 +210,13 @@ def test_a_step_is_found_where_it_is(at: int) -> None:
     assert step_change(curve)[0] == at
     with pytest.raises(ValueError, match="too few"):
         step_change(curve[:, :2])
+
+
+def test_a_step_change_does_not_depend_on_the_unit() -> None:
+    curve = np.array([[0.0, 0.1, -0.1, 0.05, 1.0, 1.1, 0.9, 1.0]])
+    place, ratio = step_change(curve)
+    assert place == 4
+    for scale in (1e-4, 1e4):
+        again = step_change(curve * scale)
+        assert again[0] == 4
+        assert again[1] == pytest.approx(ratio, rel=1e-6)
