@@ -2,16 +2,22 @@
 
 Environment variables start with ``TRAILS_`` (``TRAILS_HOME``, ``TRAILS_MODEL``, …); those of Neo4j keep their usual names
 (``NEO4J_URI``, ``NEO4J_USERNAME``, ``NEO4J_PASSWORD``, ``NEO4J_DATABASE``). The config file is ``trails.toml`` in the
-current folder, else ``~/.config/trails/trails.toml``; it never holds a password.
+current folder, else ``~/.config/trails/trails.toml``; it never holds a password. A file in the current folder may have come
+with the folder: :attr:`Settings.project` names what it set, and credentials do not follow it (:meth:`Settings.credentials`).
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -50,6 +56,8 @@ class Settings(BaseSettings):
     )
     neo4j_database: str = Field(default="neo4j", validation_alias=AliasChoices("neo4j_database", "NEO4J_DATABASE"))
 
+    _project: dict[str, Any] = PrivateAttr(default_factory=dict)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -63,6 +71,26 @@ class Settings(BaseSettings):
         found = config_file()
         toml = (TomlConfigSettingsSource(settings_cls, found),) if found else ()
         return (init_settings, env_settings, *toml)
+
+    @property
+    def project(self) -> dict[str, Any]:
+        """What ``trails.toml`` in the current folder decided: names and values that no flag and no variable overrode."""
+        return dict(self._project)
+
+    def credentials(self) -> tuple[str, str]:
+        """User and password for :attr:`neo4j_uri`.
+
+        Raises UsageError where the password would go to another machine that only a file in the current folder names: such a
+        file may have come with the folder, and the password was not meant for it.
+        """
+        password = self.neo4j_password.get_secret_value()
+        if password and "neo4j_uri" in self._project and not _is_loopback(self.neo4j_uri):
+            raise UsageError(
+                f"trails.toml in this folder sets neo4j_uri to {self.neo4j_uri}, and NEO4J_PASSWORD of the environment "
+                "is not sent to an address that a file in the current folder names. If it is yours, run: "
+                f"export NEO4J_URI={shlex.quote(self.neo4j_uri)}  (or set it in ~/.config/trails/trails.toml)"
+            )
+        return self.neo4j_username, password
 
     @property
     def store_name(self) -> Literal["embedded", "neo4j"]:
@@ -81,9 +109,34 @@ def load_settings(**flags: Any) -> Settings:
             f"{found} holds a password. Take it out and type: export NEO4J_PASSWORD=…  (a file is easily shared)"
         )
     try:
-        return Settings(**given)
+        settings = Settings(**given)
+        settings._project = _decided_by_project(given)
+        return settings
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
         raise UsageError(f"settings cannot be used: {'; '.join(lines)}. They come from {_SOURCES}.") from None
     except ValueError as error:
         raise UsageError(f"the config file cannot be read: {error}") from None
+
+
+def _decided_by_project(given: dict[str, Any]) -> dict[str, Any]:
+    """Entries of ``trails.toml`` in the current folder that neither a flag nor a variable overrides."""
+    here, own = (path.expanduser() for path in CONFIG_FILES)
+    if not here.is_file() or (own.is_file() and here.samefile(own)):
+        return {}
+    entries = tomllib.loads(here.read_text("utf-8"))
+    variables = {name.upper() for name in os.environ}
+    return {
+        name.lower(): value
+        for name, value in entries.items()
+        if name.lower() not in given and not {name.upper(), f"TRAILS_{name.upper()}"} & variables
+    }
+
+
+def _is_loopback(uri: str) -> bool:
+    """Whether an address is this machine."""
+    host = urlsplit(uri).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Outcome
 
 from trails.config import load_settings
 from trails.errors import UsageError
@@ -64,3 +66,72 @@ def test_the_password_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings()
     assert settings.neo4j_password.get_secret_value() == "hunter2"
     assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+EVIL = "bolt://graphs.example.org:7687"
+
+
+def test_a_password_does_not_follow_an_address_of_the_current_folder(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEO4J_PASSWORD", "hunter2-canary")
+    (empty_folder / "trails.toml").write_text(f'neo4j_uri = "{EVIL}"\n')
+    settings = load_settings()
+    assert settings.project == {"neo4j_uri": EVIL}
+    with pytest.raises(UsageError, match=r"^trails\.toml in this folder sets neo4j_uri to bolt://graphs") as caught:
+        settings.credentials()
+    assert f"export NEO4J_URI={EVIL}" in str(caught.value)
+    assert "canary" not in str(caught.value)
+    from trails.store import open_graph
+
+    # refused before any name is looked up
+    with pytest.raises(UsageError, match=r"is not sent to an address that a file in the current folder names"):
+        open_graph(settings)
+
+
+@pytest.mark.parametrize("uri", ["bolt://localhost:7687", "neo4j://127.0.0.1", "bolt://[::1]:7687"])
+def test_a_password_goes_to_this_machine(empty_folder: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("NEO4J_PASSWORD", "secret-1")
+    (empty_folder / "trails.toml").write_text(f'neo4j_uri = "{uri}"\n')
+    assert load_settings().credentials() == ("neo4j", "secret-1")
+
+
+@pytest.mark.parametrize("uri", ["bolt://localhost.example.org", "bolt://127.0.0.1.example.org", "bolt://10.0.0.1"])
+def test_what_only_looks_like_this_machine_is_another(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("NEO4J_PASSWORD", "secret-1")
+    (empty_folder / "trails.toml").write_text(f'neo4j_uri = "{uri}"\n')
+    with pytest.raises(UsageError):
+        load_settings().credentials()
+
+
+def test_a_password_goes_where_the_user_said(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEO4J_PASSWORD", "secret-1")
+    own = empty_folder / ".config" / "trails"
+    own.mkdir(parents=True)
+    (own / "trails.toml").write_text(f'neo4j_uri = "{EVIL}"\n')
+    assert load_settings().credentials() == ("neo4j", "secret-1")
+    (empty_folder / "trails.toml").write_text(f'neo4j_uri = "{EVIL}"\n')
+    assert load_settings(neo4j_uri=EVIL).credentials() == ("neo4j", "secret-1")
+    monkeypatch.setenv("NEO4J_URI", EVIL)
+    settings = load_settings()
+    assert settings.project == {}
+    assert settings.credentials() == ("neo4j", "secret-1")
+
+
+def test_without_a_password_nothing_is_withheld(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NEO4J_PASSWORD", raising=False)
+    (empty_folder / "trails.toml").write_text(f'neo4j_uri = "{EVIL}"\n')
+    assert load_settings().credentials() == ("neo4j", "")
+
+
+def test_what_a_project_file_sets_is_shown(
+    empty_folder: Path, trails: Callable[..., Outcome], chains_file: Path
+) -> None:
+    (empty_folder / "trails.toml").write_text('dtype = "float32"\nmodel = "elsewhere"\n')
+    trails("ingest", chains_file)
+    line = "the file in this folder sets dtype = float32"
+    assert f"trails.toml {line}\n" in trails("status").out
+    assert trails("status", "--json").json()["project"] == {"dtype": "float32"}
+    assert line in trails("doctor", code=None).out

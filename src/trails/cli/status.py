@@ -18,10 +18,14 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
     """What the home and the graph hold: runs, chains, languages, roles, bytes, and what to type next."""
     from trails.store import status as stores
 
-    found = stores.status(settings_from(home=home, store=store))
+    settings = settings_from(home=home, store=store)
+    found = stores.status(settings)
     if as_json:
-        print_json(stores.as_json(found))
+        print_json(stores.as_json(found) | {"project": {name: str(value) for name, value in settings.project.items()}})
         return
+    if settings.project:
+        listed = ", ".join(f"{name} = {value}" for name, value in sorted(settings.project.items()))
+        echo(f"trails.toml the file in this folder sets {listed}")
     shards = found.shards
     tokens = sum(shards.tokens.values())
     echo(f"home        {found.home}: {shards.n_chains:,} chains in {shards.n_shards:,} shards, {_size(shards.n_bytes)}")

@@ -1,4 +1,4 @@
-"""What is here, what is missing, and the command that mends it."""
+"""What is here, what is missing, and the command that helps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRAINING = ("peft", "trl", "datasets")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. ``mend`` is what to type when it is not ``ok``."""
+    """One thing that was looked at. ``mend`` is what to run when it is not ``ok``."""
 
     name: str
     state: Literal["ok", "missing", "broken", "absent"]
@@ -43,6 +43,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Look at versions, device, model, home and graph; nothing is changed. ``absent`` marks optional things."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("trails", "ok", importlib.metadata.version("trails"))
+    if settings.project:
+        listed = ", ".join(f"{name} = {value}" for name, value in sorted(settings.project.items()))
+        yield Finding("trails.toml", "ok", f"the file in this folder sets {listed}")
     for package in NEEDED:
         yield _package(package, f"pip install {package}", optional=False)
     for package in TRAINING:

@@ -1168,8 +1168,8 @@ def open_neo4j(settings: Settings, ask: Callable[[str], str] | None = None) -> N
     be asked.
     """
     uri = settings.neo4j_uri or "bolt://localhost:7687"
-    password = settings.neo4j_password.get_secret_value()
-    store = Neo4jStore(uri, settings.neo4j_username, password, settings.neo4j_database)
+    username, password = settings.credentials()
+    store = Neo4jStore(uri, username, password, settings.neo4j_database)
     try:
         store.check()
     except StoreError as error:
@@ -1177,7 +1177,7 @@ def open_neo4j(settings: Settings, ask: Callable[[str], str] | None = None) -> N
         asked = ask or (getpass.getpass if sys.stdin.isatty() else None)
         if password or asked is None or "does not accept user" not in str(error):
             raise
-        password = asked(f"Password of {settings.neo4j_username} at {store.address}: ")
-        store = Neo4jStore(uri, settings.neo4j_username, password, settings.neo4j_database)
+        password = asked(f"Password of {username} at {store.address}: ")
+        store = Neo4jStore(uri, username, password, settings.neo4j_database)
         store.check()
     return store
