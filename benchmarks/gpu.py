@@ -1,4 +1,5 @@
-"""Every GPU figure of the measuring path in one go: correctness of the kernels, cost against a bare forward, noise floor.
+"""Every GPU figure of the measuring path in one go: cost against a bare forward, kernels on and off, noise floor. The kernels'
+correctness is tested: python -m pytest -m gpu tests/measure.
 
     python -m benchmarks.gpu [--minutes 9] [--only correctness,kernels,135M,1B,8B,ingest,real,profile] [--tokenizer FOLDER]
 
@@ -27,9 +28,8 @@ from torch import Tensor
 
 from benchmarks.measure import Part, sequence_of
 from trails.measure import MeasureOptions, kernels
-from trails.measure.attention import Layout, Recorder, blocked_attention
+from trails.measure.attention import Layout, Recorder
 from trails.measure.huggingface import HuggingFaceScorer
-from trails.measure.metrics import attention_shift, logit_statistics
 from trails.measure.packaged import packaged_model
 from trails.measure.passes import Pass, pack, unpacked
 
@@ -212,82 +212,6 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
     print(f"memory of all measures: {peak['all measures'] / bare:.3f} x the leaner log-likelihood run")
 
 
-def correctness() -> None:
-    """Kernels against the plain functions on the same half-precision inputs, computed in float32."""
-    print(
-        "\nlargest difference of the kernels from the plain float32 path (weights enter the mass product in half precision)"
-    )
-    torch.manual_seed(1)
-    for B, H, G, T, D, bins in (
-        (2, 8, 2, 333, 64, 9),
-        (1, 8, 2, 700, 128, 50),
-        (2, 4, 4, 1000, 128, 200),
-        (1, 2, 1, 31, 64, 3),
-    ):
-        for dtype in (torch.bfloat16, torch.float16):
-            q, k, v = (torch.randn(B, T, n, D, device="cuda").to(dtype).transpose(1, 2) for n in (H, G, G))
-            bin_of = torch.randint(1, bins, (B, T), device="cuda").sort(1).values
-            bin_of[:, 0] = 0
-            layout = Layout(
-                bin_of,
-                torch.zeros(B, bins - 2, T, device="cuda"),
-                torch.zeros(B, 0, 2, dtype=torch.int64, device="cuda"),
-            )
-            out, truth = blocked_attention(q.float(), k.float(), v.float(), None, 0.2, None, Recorder(layout))
-            assert truth is not None
-            one_hot, edges, spans = layout.for_kernel(dtype)
-            output, masses, _, (shift, previous, sink, entropy) = kernels.attention(q, k, v, 0.2, one_hot, edges, spans)
-            found = (output, masses, previous, entropy, shift, sink)
-            expected = (
-                out.transpose(1, 2),
-                torch.nn.functional.pad(truth.masses, (0, one_hot.shape[-1] - bins)),
-                truth.previous,
-                truth.entropy,
-                attention_shift(truth.masses),
-                truth.masses[..., 0],
-            )
-            names = ("output", "masses", "previous", "entropy", "shift", "sink")
-            gaps = {
-                n: float((a.float() - b).abs().nan_to_num().max())
-                for n, a, b in zip(names, found, expected, strict=True)
-            }
-            print(
-                f"  B{B} H{H}/{G} T{T} d{D} bins {bins} {str(dtype)[6:]}: "
-                + ", ".join(f"{n} {g:.1e}" for n, g in gaps.items())
-            )
-            limits = {"output": 3e-2, "masses": 4e-3, "previous": 1e-4, "entropy": 1e-3, "shift": 4e-3, "sink": 4e-3}
-            assert all(gaps[n] < limits[n] for n in names), gaps
-    logits, targets = (
-        torch.randn(777, 50_000, device="cuda").mul_(3).bfloat16(),
-        torch.randint(0, 50_000, (777,), device="cuda"),
-    )
-    found_rows = logit_statistics(lambda h: h, logits, targets, tile=300, block=50)
-    kernels._failed = True
-    plain = logit_statistics(lambda h: h, logits, targets, tile=300, block=50)
-    kernels._failed = False
-    for name in ("surprisal", "entropy", "rank", "shift"):
-        gap = float((getattr(found_rows, name).float() - getattr(plain, name).float()).abs().nan_to_num().max())
-        print(f"  logit statistics, {name}: {gap:.1e}")
-        assert gap < 1e-4
-    state = torch.randn(3, 200, 576, device="cuda").bfloat16()
-    pairs = torch.randint(0, 200, (3, 64, 2), device="cuda")
-    a, b = (
-        Recorder(
-            Layout(torch.zeros(3, 200, dtype=torch.int64, device="cuda"), torch.zeros(3, 1, 200, device="cuda"), pairs)
-        ),
-        None,
-    )
-    a.hidden(state)
-    kernels._failed = True
-    b = Recorder(a.layout)
-    b.hidden(state)
-    kernels._failed = False
-    for name in ("hidden_shift", "baseline"):
-        gap = float((getattr(a, name)[0] - getattr(b, name)[0]).abs().nan_to_num().max())
-        print(f"  {name}: {gap:.1e}")
-        assert gap < 1e-5
-
-
 def whole_path() -> None:
     """A model with kernels against the same model without, and its noise floor."""
     scorer = scorer_of("135M")
@@ -449,7 +373,6 @@ def main() -> None:
         return time.monotonic() - start < args.minutes * 60
 
     if "correctness" in only:
-        correctness()
         whole_path()
     if "kernels" in only:
         kernel_times()

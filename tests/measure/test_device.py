@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from families import tiny
-from reference import item, scorer_of
+from reference import QUESTION, TEXT, item, scorer_of
 from test_truth import PLAIN, largest_difference, many
 from transformers.masking_utils import sliding_window_causal_mask_function
 
 from trails.errors import ModelError
 from trails.measure import kernels
-from trails.measure.attention import Layout, Recorder, recording, trails_mask
+from trails.measure.attention import Layout, Recorder, blocked_attention, recording, trails_mask
 from trails.measure.base import MeasureOptions
+from trails.measure.metrics import attention_shift, logit_statistics
 from trails.measure.passes import passes_of
 from trails.measure.replay import agree
 
@@ -82,13 +83,93 @@ def test_kernels_compute_what_the_plain_functions_compute() -> None:
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
+needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+
+
+def largest_gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest absolute difference; the same places must be undefined."""
+    a, b = a.float(), b.float()
+    assert torch.equal(a.isnan(), b.isnan())
+    return float((a - b).abs().nan_to_num().max())
+
+
 @pytest.mark.gpu
 @needs_gpu
-def test_kernels_on_the_gpu() -> None:
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    from benchmarks.gpu import correctness
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("B", "H", "G", "T", "D", "bins"),
+    [(2, 8, 2, 333, 64, 9), (1, 8, 2, 700, 128, 50), (2, 4, 4, 1000, 128, 200), (1, 2, 1, 31, 64, 3)],
+)
+def test_the_attention_kernel_on_the_gpu(B: int, H: int, G: int, T: int, D: int, bins: int, dtype: torch.dtype) -> None:
+    """Against the plain path in float32 on the same inputs; weights enter the kernel's products in half precision."""
+    torch.manual_seed(1)
+    q, k, v = (torch.randn(B, T, n, D, device="cuda").to(dtype).transpose(1, 2) for n in (H, G, G))
+    bin_of = torch.randint(1, bins, (B, T), device="cuda").sort(1).values
+    bin_of[:, 0] = 0
+    no_pairs = torch.zeros(B, 0, 2, dtype=torch.int64, device="cuda")
+    layout = Layout(bin_of, torch.zeros(B, bins - 2, T, device="cuda"), no_pairs)
+    out, truth = blocked_attention(q.float(), k.float(), v.float(), None, 0.2, None, Recorder(layout))
+    assert truth is not None
+    assert kernels.usable(q)
+    assert kernels.attention_fits(q, k, v)
+    output, masses, _, (shift, previous, sink, entropy) = kernels.attention(q, k, v, 0.2, *layout.for_kernel(dtype))
+    assert largest_gap(output, out.transpose(1, 2)) < 3e-2
+    assert largest_gap(masses[..., :bins], truth.masses) < 4e-3
+    assert largest_gap(masses[..., bins:], torch.zeros_like(masses[..., bins:])) == 0 or masses.shape[-1] == bins
+    assert largest_gap(previous, truth.previous) < 1e-4
+    assert largest_gap(entropy, truth.entropy) < 1e-3
+    assert largest_gap(shift, attention_shift(truth.masses)) < 4e-3
+    assert largest_gap(sink, truth.masses[..., 0]) < 4e-3
 
-    correctness()
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_logit_kernel_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(777, 50_000, device="cuda").mul_(3).bfloat16()
+    targets = torch.randint(0, 50_000, (777,), device="cuda")
+    targets[5] = -1
+    found = logit_statistics(lambda rows: rows, logits, targets, tile=300, block=50)
+    assert not kernels._failed
+    monkeypatch.setattr(kernels, "_failed", True)
+    plain = logit_statistics(lambda rows: rows, logits, targets, tile=300, block=50)
+    for name in ("surprisal", "entropy", "rank", "shift"):
+        assert largest_gap(getattr(found, name), getattr(plain, name)) < 1e-4, name
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_hidden_kernel_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    state = torch.randn(3, 200, 576, device="cuda").bfloat16()
+    pairs = torch.randint(0, 200, (3, 64, 2), device="cuda")
+    layout = Layout(torch.zeros(3, 200, dtype=torch.int64, device="cuda"), torch.zeros(3, 1, 200, device="cuda"), pairs)
+    found, plain = Recorder(layout), Recorder(layout)
+    found.hidden(state)
+    assert not kernels._failed
+    monkeypatch.setattr(kernels, "_failed", True)
+    plain.hidden(state)
+    for name in ("hidden_shift", "baseline"):
+        assert largest_gap(getattr(found, name)[0], getattr(plain, name)[0]) < 1e-5, name
+
+
+@pytest.mark.gpu
+@needs_two_gpus
+def test_a_second_gpu_gives_the_numbers_of_the_first() -> None:
+    """Its events and kernels belong to it, not to the current device: otherwise results are read before they have landed."""
+    first = tiny("llama (grouped-query)", head_dim=64).to("cuda:0", torch.bfloat16)
+    scorers = [scorer_of(first), scorer_of(copy.deepcopy(first).to("cuda:1"))]
+    items = [item(TEXT * (1 + n % 3), QUESTION, (), source_id=str(n)) for n in range(60)]
+    for scorer in scorers:
+        scorer.run.notes["noise_floor"] = {}
+    before = torch.cuda.current_device()
+    for _ in range(4):  # ordinary passes, recorded ones, replayed ones
+        expected, found = (scorer.measure(items, MeasureOptions(batch_tokens=400)) for scorer in scorers)
+        for a, b in zip(expected, found, strict=True):
+            assert largest_difference(a, b) < 1e-2
+    assert not kernels._failed
+    assert torch.cuda.current_device() == before
+    assert str(scorers[1].run.notes["device"]) == "cuda:1"
 
 
 @pytest.mark.gpu
