@@ -18,6 +18,7 @@ STAGES: dict[str, dict[str, str]] = {
         "chains": "The chains of the home: id, source and record, first words, steps, nats.",
         "status": "What the home and the graph hold.",
         "show": "One chain in the terminal: steps, roles, every token by surprisal.",
+        "report": "One offline HTML file: tokens, steps, corpus, map.",
     },
     "Ask": {
         "query": "Run a named query of the cypher/ library.",

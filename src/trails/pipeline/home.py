@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trails.evaluate.difference import Difference
     from trails.evaluate.recall import Recall
     from trails.measure.huggingface import HuggingFaceScorer
+    from trails.report.html import Written
     from trails.variants import VariantOptions, VariantReport, VariantRun
 
 
@@ -123,6 +124,12 @@ class Home:
     def export(self, selection: str, *, format: str, to: str | Path, **options: Any) -> ExportReport:
         """Write a subgraph as training data, as ``trails export`` does."""
         return export_selection(self.select(selection), self._traces, format, Path(to), **options)
+
+    def write_report(self, *selections: str, to: str | Path, **options: Any) -> Written:
+        """Write one offline HTML file, as ``trails report`` does; see :func:`trails.pipeline.reporting.report`."""
+        from trails.pipeline.reporting import report
+
+        return report(self, selections, Path(to), **options)
 
     def select(self, selection: str) -> Selection:
         """A subgraph by its selection, as in ``trails export --subgraph``."""

@@ -1,0 +1,133 @@
+"""From a home to a report: which chains, what the graph knows of them, and one file. No model is needed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain as joined
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trails.analyses.sequences import token_corpus
+from trails.analyses.statemap import StateMap, build
+from trails.errors import UsageError
+from trails.report.html import MAX_CHAINS, Found, Written, write_report
+from trails.schema import Run, Trace
+
+if TYPE_CHECKING:
+    from trails.pipeline.home import Home
+
+_GAPS = """
+MATCH (g:Gap) WHERE g.run = $run
+RETURN g.chain AS chain, g.step AS step, g.rank AS rank, g.score AS score, g.control_auc AS control_auc,
+       g.baseline_auc AS baseline_auc
+ORDER BY chain, step
+"""
+_OVERLAPS = """
+MATCH (o:Overlap)-[i:IN]->(c:Chain) WHERE o.kind IN ['exact', 'masked']
+RETURN o.id AS id, o.kind AS kind, o.text AS text, o.n_tokens AS n_tokens, o.n_chains AS n_chains, o.excess AS excess,
+       o.control AS control, o.control_name AS control_name, c.id AS chain, i.first AS first, i.stop AS stop
+ORDER BY id, chain, first
+"""
+MAX_ROWS = 200_000
+
+
+def report(
+    home: Home,
+    selections: Sequence[str],
+    to: Path,
+    *,
+    run: str | None = None,
+    compare: str | None = None,
+    with_map: bool = True,
+    overwrite: bool = False,
+) -> Written:
+    """Write the report of some selections (as in ``trails export --subgraph``) or chain ids; none means all chains.
+
+    ``compare`` is a second run of the same chains. Gaps and overlaps are those that ``trails gaps`` and ``trails overlaps``
+    wrote into the graph; what is missing there is named in the report. Raises UsageError as :func:`write_report` does.
+    """
+    first = home.run(run)
+    second = home.run(compare) if compare else None
+    chains = _chains(home, selections, first)
+    notes: list[str] = []
+    found = _found(home, first, notes)
+    after = _after(home, chains, second) if second is not None else None
+
+    def traces() -> Iterator[Trace]:
+        return home.shards.traces(first.id, chains)
+
+    woven = _woven(home, first, chains, notes) if with_map else None
+    what = ", ".join(selections) or "all chains"
+    subtitle = f"{what} · {first.model}" + (f" · compared with {second.id}" if second is not None else "")
+    return write_report(
+        to,
+        traces(),
+        first,
+        found=found,
+        after=after,
+        woven=woven,
+        title="trails: " + what[:80],
+        subtitle=subtitle,
+        left_out=notes,
+        overwrite=overwrite,
+    )
+
+
+def _chains(home: Home, selections: Sequence[str], run: Run) -> list[str] | None:
+    """Ids of the selected chains; None for all."""
+    if not selections:
+        return None
+    ids: set[str] = set()
+    for text in selections:
+        if ":" in text or ">" in text or " " in text or text.endswith(".cypher") or text == "all":
+            selected = home.select(text).chains
+            if selected is None:
+                return None
+            ids.update(selected)
+        else:
+            ids.add(home.trace(text, run.id).chain.id)
+    if not ids:
+        raise UsageError(f"{', '.join(selections)} selects no chain. Chains are listed by: trails chains")
+    return sorted(ids)
+
+
+def _after(home: Home, chains: list[str] | None, second: Run) -> dict[str, Trace]:
+    """Traces of the second run, as many as a report draws."""
+    found = {}
+    for trace in home.shards.traces(second.id, chains):
+        found[trace.chain.id] = trace
+        if len(found) >= MAX_CHAINS:
+            break
+    return found
+
+
+def _found(home: Home, run: Run, notes: list[str]) -> Found:
+    gaps: dict[str, list[dict[str, Any]]] = {}
+    for row in home.graph.run(_GAPS, {"run": run.id}, max_rows=MAX_ROWS).dicts():
+        gaps.setdefault(row.pop("chain"), []).append(row)
+    overlaps: dict[str, list[dict[str, Any]]] = {}
+    holders: dict[str, list[str]] = {}
+    rows = home.graph.run(_OVERLAPS, {}, max_rows=MAX_ROWS).dicts()
+    for row in rows:
+        holders.setdefault(row["id"], []).append(row["chain"])
+    for row in rows:
+        chain = row.pop("chain")
+        row["others"] = [other for other in dict.fromkeys(holders[row["id"]]) if other != chain][:20]
+        overlaps.setdefault(chain, []).append(row)
+    if not gaps:
+        notes.append("The graph holds no gaps of this run. Run: trails gaps")
+    if not overlaps:
+        notes.append("The graph holds no overlaps. Run: trails overlaps")
+    return Found(gaps, overlaps)
+
+
+def _woven(home: Home, run: Run, chains: list[str] | None, notes: list[str]) -> StateMap | None:
+    traces = home.shards.traces(run.id, chains)
+    start = next(traces, None)
+    if start is None:
+        return None
+    corpus = token_corpus(joined([start], traces))
+    if corpus.n_chains < 2:
+        notes.append("A map needs two or more chains.")
+        return None
+    return build(corpus)

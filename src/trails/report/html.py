@@ -1,0 +1,472 @@
+"""One offline HTML file: chains with every token, the corpus, and the map. Opens by double click and asks for nothing.
+
+Everything that comes from outside goes, deflated and as base64, into one data element that no browser executes and no text
+can leave; the script inflates it and writes text only as ``textContent``. A Content-Security-Policy allows exactly the
+packaged script and style, by hash, and no connection. Numbers of one value per token are the stored float32; those per layer
+are rounded to thousandths, which is said on the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trails.analyses.statemap import StateMap
+from trails.errors import UsageError
+from trails.platform.arrays import Doubles, Floats, Longs
+from trails.platform.files import write_atomic
+from trails.report.terminal import step_links
+from trails.schema import Run, Trace
+
+MAX_BYTES = 50_000_000
+"""A larger file is refused: browsers open it slowly and mail servers not at all."""
+
+MAX_CHAINS = 1_000
+"""Chains that a report draws; the rest is named as left out."""
+
+ARC_STEPS = 40
+"""Up to this many steps every pair is kept; above it the strongest :data:`LINKS_PER_STEP` of each step."""
+
+LINKS_PER_STEP = 6
+MAX_STATES = 100_000
+MAX_TRAILS = 200_000
+SCALARS = ("surprisal", "entropy", "logit_shift")
+LAYERED = ("attention_shift", "hidden_shift")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What analyses found and wrote into the graph, by chain: rows of the graph's own properties."""
+
+    gaps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    overlaps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a report holds. ``left_out`` says in sentences what it does not hold."""
+
+    path: Path
+    n_bytes: int
+    n_chains: int
+    n_tokens: int
+    left_out: tuple[str, ...]
+
+
+class _Blob:
+    """The numbers of a report, end to end; each array is known by kind, offset and length."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def _put(self, kind: str, data: bytes, length: int) -> list[Any]:
+        self._parts.append(data)
+        at, self._size = self._size, self._size + len(data)
+        return [kind, at, length]
+
+    def floats(self, values: Any) -> list[Any]:
+        """float32, exactly as stored."""
+        array = np.ascontiguousarray(values, "<f4").reshape(-1)
+        return self._put("f", array.tobytes(), len(array))
+
+    def integers(self, values: Any) -> list[Any]:
+        """int32."""
+        array = np.ascontiguousarray(values, "<i4").reshape(-1)
+        return self._put("i", array.tobytes(), len(array))
+
+    def thousandths(self, values: Any) -> list[Any]:
+        """Values from 0 to 65.534 rounded to thousandths, low bytes before high bytes so that they compress; NaN is kept."""
+        array = np.asarray(values, np.float64).reshape(-1)
+        whole = np.where(np.isfinite(array), np.clip(np.rint(array * 1000), 0, 65_534), 65_535).astype(np.uint16)
+        low, high = (whole & 255).astype(np.uint8), (whole >> 8).astype(np.uint8)
+        return self._put("t", low.tobytes() + high.tobytes(), len(whole))
+
+    def text(self, record: Mapping[str, Any]) -> str:
+        """The length of the record's JSON (4 bytes), the JSON and the numbers, deflated, as base64."""
+        head = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        head_bytes = head.encode("utf-8", "replace")
+        whole = b"".join([len(head_bytes).to_bytes(4, "little"), head_bytes, *self._parts])
+        return base64.b64encode(zlib.compress(whole, 6)).decode("ascii")
+
+
+def write_report(
+    path: Path,
+    traces: Iterable[Trace],
+    run: Run,
+    *,
+    found: Found | None = None,
+    after: Mapping[str, Trace] | None = None,
+    woven: StateMap | None = None,
+    title: str = "trails",
+    subtitle: str = "",
+    left_out: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Written:
+    """Write the report of the traces of one run.
+
+    ``after`` holds traces of the same chains by another run: tokens are then compared one by one. ``woven`` is the map of
+    the chains. The file appears whole or not at all. Raises UsageError for no chain at all, a file that exists, and a report
+    above :data:`MAX_BYTES`.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists. Choose another name with -o, or overwrite it with --overwrite")
+    blob, notes, whole = _Blob(), list(left_out), 0
+    chains: list[dict[str, Any]] = []
+    facts = _Facts(run)
+    found = found or Found()
+    for trace in traces:
+        whole += 1
+        facts.add(trace)
+        if len(chains) < MAX_CHAINS:
+            chains.append(_chain(trace, run, blob, found, (after or {}).get(trace.chain.id)))
+    if not chains:
+        raise UsageError("no chain is selected, so there is nothing to report. Chains are listed by: trails chains")
+    if whole > len(chains):
+        notes.append(f"{whole - len(chains):,} of {whole:,} chains are counted in the corpus page and not drawn.")
+    if any(len(chain["steps"]) > ARC_STEPS for chain in chains):
+        notes.append(
+            f"Of chains with more than {ARC_STEPS} steps the {LINKS_PER_STEP} strongest attention links of each step are kept."
+        )
+    notes.append("Values per layer are rounded to thousandths; values of one number per token are as stored.")
+    record = {
+        "title": title,
+        "subtitle": subtitle,
+        "left_out": notes,
+        "run": _run(run),
+        "corpus": facts.record(found),
+        "chains": chains,
+        "map": _map(woven, blob, [chain["id"] for chain in chains], notes) if woven is not None else None,
+    }
+    data = page(record, blob.text(record), title)
+    if len(data) > MAX_BYTES:
+        raise UsageError(
+            f"the report of {len(chains):,} chains has {len(data):,} bytes; the limit is {MAX_BYTES:,}. "
+            "Select fewer chains, for example chain:ID, family:ID or roles:IF>THEN"
+        )
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another file with -o") from error
+    return Written(path, len(data), len(chains), facts.n_tokens, tuple(notes))
+
+
+def page(record: Mapping[str, Any], data: str, title: str) -> bytes:
+    """The HTML file around ``data``, the text of a :class:`_Blob`; ``record`` gives the table for readers without a script."""
+    folder = resources.files("trails.report") / "assets"
+    script, style, template = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.js", "page.css", "page.html")
+    )
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; img-src data:; "
+        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+    parts = {
+        "CSP": policy,
+        "TITLE": html.escape(title),
+        "STYLE": style,
+        "FALLBACK": _fallback(record),
+        "DATA": data,
+        "SCRIPT": script,
+    }
+    # the template is cut once and joined by position: no part is searched for another part's mark
+    out = []
+    for number, piece in enumerate(template.split("@@")):
+        out.append(parts[piece] if number % 2 else piece)
+    return "".join(out).encode("utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: plain values, NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _run(run: Run) -> dict[str, Any]:
+    noise = run.notes.get("noise_floor")
+    floor = noise.get("batch", noise) if isinstance(noise, Mapping) else {}
+    return {
+        "id": run.id,
+        "model": run.model,
+        "adapter": run.adapter,
+        "dtype": run.dtype,
+        "n_layers": run.n_layers,
+        "uniform": math.log(run.vocab_size) if run.vocab_size else math.nan,
+        "noise": {k: float(v) for k, v in floor.items() if isinstance(v, (int, float))}
+        if isinstance(floor, Mapping)
+        else {},
+    }
+
+
+def _chain(trace: Trace, run: Run, blob: _Blob, found: Found, after: Trace | None) -> dict[str, Any]:
+    chain, spans = trace.chain, trace.step_tokens
+    pieces = [chain.text[a:b] for a, b in zip(trace.token_start.tolist(), trace.token_end.tolist(), strict=True)]
+    arrays = {name: blob.floats(getattr(trace, name)) for name in SCALARS}
+    arrays |= {"rank": blob.integers(trace.rank), "token_ids": blob.integers(trace.token_ids)}
+    if trace.n_layers:
+        arrays |= {name: blob.thousandths(getattr(trace, name)) for name in LAYERED}
+        arrays["hidden_baseline"] = blob.floats(trace.hidden_baseline)
+    if after is not None:
+        if after.token_ids.tolist() != trace.token_ids.tolist():
+            raise UsageError(
+                f"chain {chain.id} has other tokens in run {after.run} than in run {trace.run}. "
+                "Compare runs of one tokenizer"
+            )
+        arrays["surprisal_after"] = blob.floats(after.surprisal)
+    steps = [
+        {
+            "role": step.role.value,
+            "connective": step.connective,
+            "explicit": step.explicit,
+            "start": _utf16(chain.text, step.start),
+            "end": _utf16(chain.text, step.end),
+            "tok": [int(first), int(last)],
+            "surprisal": _mean(trace.surprisal[first:last]),
+        }
+        for step, (first, last) in zip(trace.steps, spans.tolist(), strict=True)
+    ]
+    return {
+        "id": chain.id,
+        "source": chain.source,
+        "source_id": chain.source_id,
+        "language": chain.language,
+        "question": chain.question,
+        "answer": chain.answer,
+        "text": chain.text,
+        "pieces": pieces,
+        "steps": steps,
+        "mean_surprisal": _mean(trace.surprisal),
+        "controls": _controls(trace, run),
+        "links": _links(trace),
+        "gaps": list(found.gaps.get(chain.id, ())),
+        "overlaps": list(found.overlaps.get(chain.id, ())),
+        "arrays": arrays,
+    }
+
+
+def _utf16(text: str, offset: int) -> int:
+    """An offset in characters as the browser counts it, in UTF-16 units."""
+    return offset + sum(character > "\uffff" for character in text[:offset])
+
+
+def _mean(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.astype(np.float64).mean()) if len(finite) else math.nan
+
+
+def _controls(trace: Trace, run: Run) -> dict[str, dict[str, Any]]:
+    """What each measure would be if nothing were there."""
+    found: dict[str, dict[str, Any]] = {}
+    if run.vocab_size:
+        uniform = {"name": f"a uniform guess over {run.vocab_size:,} tokens", "value": math.log(run.vocab_size)}
+        found |= {"surprisal": uniform, "entropy": uniform}
+        found["rank"] = {"name": "a uniform guess", "value": (run.vocab_size - 1) / 2}
+    found["logit_shift"] = found["attention_shift"] = {"name": "identical distributions", "value": 0.0}
+    if len(trace.hidden_baseline) > 1:
+        found["hidden_shift"] = {
+            "name": "random pairs of positions of this chain",
+            "value": _mean(trace.hidden_baseline[1:]),
+        }
+    return found
+
+
+def _links(trace: Trace) -> list[list[float]]:
+    """(later step, earlier step, mass, even spread) of :func:`trails.report.terminal.step_links`."""
+    count = len(trace.steps)
+    links = step_links(trace, limit=count * count)
+    if count > ARC_STEPS:
+        kept: Counter[int] = Counter()
+        strongest = []
+        for link in links:
+            kept[link.later] += 1
+            if kept[link.later] <= LINKS_PER_STEP:
+                strongest.append(link)
+        links = strongest
+    return [[link.later, link.earlier, round(link.mass, 6), round(link.even, 6)] for link in links]
+
+
+class _Facts:
+    """Counts over all chains, each read once."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.n_chains = self.n_tokens = 0
+        self._sum = 0.0
+        self._defined = 0
+        self._roles: Counter[str] = Counter()
+        self._pairs: Counter[tuple[str, str]] = Counter()
+        self._nats: dict[tuple[str, str], list[float]] = {}
+        self._sources: dict[str, list[float]] = {}
+        self._edges = np.concatenate([np.arange(0, 8, 0.5), np.arange(8, 25, 1.0)])
+        self._counts = np.zeros(len(self._edges) - 1, np.int64)
+
+    def add(self, trace: Trace) -> None:
+        """Count one chain."""
+        values = trace.surprisal[np.isfinite(trace.surprisal)].astype(np.float64)
+        self.n_chains += 1
+        self.n_tokens += trace.n_tokens
+        self._sum += float(values.sum())
+        self._defined += len(values)
+        self._counts += np.histogram(np.clip(values, 0, self._edges[-1]), self._edges)[0]
+        source = self._sources.setdefault(trace.chain.source, [0, 0, 0.0, 0])
+        for place, value in enumerate((1, trace.n_tokens, float(values.sum()), len(values))):
+            source[place] += value
+        roles = [step.role.value for step in trace.steps]
+        self._roles.update(roles)
+        for place, pair in enumerate(pairwise(roles), 1):
+            self._pairs[pair] += 1
+            first, last = trace.step_tokens[place].tolist()
+            if last > first:
+                self._nats.setdefault(pair, []).append(_mean(trace.surprisal[first:last]))
+
+    def record(self, found: Found) -> dict[str, Any]:
+        """The corpus page. ``expected`` is the count of a pair of roles if neighbours were independent."""
+        total = sum(self._pairs.values())
+        before: Counter[str] = Counter()
+        behind: Counter[str] = Counter()
+        for (a, b), count in self._pairs.items():
+            before[a] += count
+            behind[b] += count
+        follows = [
+            {
+                "from": a,
+                "to": b,
+                "count": count,
+                "expected": before[a] * behind[b] / total,
+                "surprisal": float(np.nanmean(nats)) if (nats := self._nats.get((a, b), [])) else math.nan,
+            }
+            for (a, b), count in sorted(self._pairs.items(), key=lambda item: (-item[1], item[0]))
+        ]
+        gaps = sorted(
+            ({"chain": chain, **row} for chain, rows in found.gaps.items() for row in rows),
+            key=lambda row: (-row["score"], row["chain"], row["step"]),
+        )
+        overlaps: dict[str, dict[str, Any]] = {}
+        for chain, rows in found.overlaps.items():
+            for row in rows:
+                kept = overlaps.setdefault(str(row["id"]), {**row, "chains": []})
+                kept["chains"].append(chain)
+        largest = sorted(overlaps.values(), key=lambda row: (-row["n_tokens"] * row["n_chains"], str(row["id"])))
+        return {
+            "n_chains": self.n_chains,
+            "n_tokens": self.n_tokens,
+            "mean_surprisal": self._sum / self._defined if self._defined else math.nan,
+            "roles": [{"role": role, "count": count} for role, count in self._roles.most_common()],
+            "follows": follows,
+            "histogram": {"edges": self._edges.tolist(), "counts": self._counts.tolist()},
+            "sources": [
+                {"source": name, "n_chains": int(n), "n_tokens": int(k), "surprisal": s / d if d else math.nan}
+                for name, (n, k, s, d) in sorted(self._sources.items(), key=lambda item: (-item[1][0], item[0]))
+            ],
+            "gaps": gaps[:30],
+            "overlaps": largest[:30],
+        }
+
+
+def map_layout(chain: Longs, state: Longs, depth: Doubles, n_states: int, rounds: int = 12) -> tuple[Doubles, Doubles]:
+    """Places of states from -1 to 1: ``x`` by the mean place in their chains, ``y`` by which chains share them.
+
+    ``chain``, ``state`` and ``depth`` (0 at a chain's beginning, 1 at its end) stand for every token. ``y`` is the barycentre
+    method of layered drawing (Sugiyama, Tagawa and Toda, 1981) between chains and states, spread by rank, so chains that share
+    states lie near each other. Deterministic; linear in the tokens for each round.
+    """
+    visits = np.maximum(np.bincount(state, minlength=n_states), 1)
+    x = 2 * np.bincount(state, depth, n_states) / visits - 1
+    n_chains = int(chain.max(initial=-1)) + 1
+    shared = np.bincount(state, minlength=n_states)[state] > 1
+    row = np.linspace(-1, 1, max(n_chains, 1))
+    for _ in range(rounds):
+        y = np.bincount(state, row[chain], n_states) / visits
+        weight = np.where(shared, 1.0, 1e-6)
+        mean = np.bincount(chain, y[state] * weight, n_chains) / np.maximum(np.bincount(chain, weight, n_chains), 1e-12)
+        order = np.lexsort((np.arange(n_chains), mean))
+        row = np.empty(n_chains)
+        row[order] = np.linspace(-1, 1, max(n_chains, 1))
+    y = np.bincount(state, row[chain], n_states) / visits
+    # states of one chain lie on one line: let them swing a little, by their own number, so that a label finds room
+    swing = np.sin(np.arange(n_states) * 2.399963)
+    return x, np.clip(y + swing * min(0.03, 0.6 / max(n_chains, 1)), -1, 1)
+
+
+def _map(woven: StateMap, blob: _Blob, drawn: Sequence[str], notes: list[str]) -> dict[str, Any]:
+    corpus = woven.corpus
+    chain = corpus.chain_of(np.arange(corpus.n_tokens))
+    size = np.diff(corpus.offsets)
+    depth = (np.arange(corpus.n_tokens) - corpus.offsets[:-1][chain]) / np.maximum(size[chain] - 1, 1)
+    n_states = len(woven.states)
+    x, y = map_layout(chain, woven.state_of, depth.astype(np.float64), n_states)
+    n_chains = np.asarray(woven.states["n_chains"].to_numpy(), np.int64)
+    count = np.asarray(woven.states["n_occurrences"].to_numpy(), np.int64)
+    order = np.lexsort((np.arange(n_states), -count, -n_chains))[:MAX_STATES]
+    place = np.full(n_states, -1, np.int64)
+    place[order] = np.arange(len(order))
+    row_of = {name: number for number, name in enumerate(woven.states["id"].to_pylist())}
+    start = place[[row_of[name] for name in woven.trails["start"].to_pylist()]]
+    end = place[[row_of[name] for name in woven.trails["end"].to_pylist()]]
+    weight = np.asarray(woven.trails["count"].to_numpy(), np.int64)
+    inside = (start >= 0) & (end >= 0)
+    strongest = np.lexsort((np.arange(len(weight)), -weight))
+    strongest = strongest[inside[strongest]][:MAX_TRAILS]
+    if n_states > len(order) or int(inside.sum()) > len(strongest):
+        notes.append(
+            f"The map keeps {len(order):,} of {n_states:,} states and {len(strongest):,} of {len(weight):,} trails."
+        )
+    texts = woven.states["text"].to_pylist()
+    number = {name: at for at, name in enumerate(corpus.chains)}
+    paths = {
+        name: blob.integers(place[woven.state_of[corpus.offsets[at] : corpus.offsets[at + 1]]])
+        for name in drawn
+        if (at := number.get(name)) is not None
+    }
+    first = woven.scores[0] if woven.scores else None
+    verdict = (
+        f"{first.name} {first.value:.3f} {first.unit}, {first.controls[0].name} {first.controls[0].value:.3f}."
+        if first
+        else " ".join(f"{held.name}: {held.reason}." for held in woven.withheld)
+    )
+    return {
+        "x": blob.floats(x[order]),
+        "y": blob.floats(y[order]),
+        "n_chains": blob.integers(n_chains[order]),
+        "start": blob.integers(start[strongest]),
+        "end": blob.integers(end[strongest]),
+        "count": blob.integers(weight[strongest]),
+        "text": [texts[at] for at in order[:20_000].tolist()],
+        "paths": paths,
+        "verdict": verdict,
+    }
+
+
+def _fallback(record: Mapping[str, Any]) -> str:
+    """The main numbers for a reader whose browser runs no script."""
+    run, corpus = record["run"], record["corpus"]
+    rows = "".join(
+        f"<tr><td>{html.escape(chain['id'])}</td><td>{html.escape(chain['source'])} {html.escape(chain['source_id'])}</td>"
+        f"<td>{len(chain['pieces'])}</td><td>{chain['mean_surprisal']:.4f}</td></tr>"
+        for chain in record["chains"][:200]
+    )
+    return (
+        f"<p>{html.escape(run['model'])}, run {html.escape(run['id'])}: {corpus['n_chains']:,} chains, "
+        f"{corpus['n_tokens']:,} tokens, mean surprisal {corpus['mean_surprisal']:.4f} nats per token "
+        f"(a uniform guess: {run['uniform']:.4f}). This page draws with a script; yours is switched off.</p>"
+        f"<table><tr><th>chain</th><th>source</th><th>tokens</th><th>surprisal, nats</th></tr>{rows}</table>"
+    )

@@ -1,0 +1,303 @@
+"""The offline report shows what is stored, runs nothing of it, asks for nothing, and says what it leaves out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import shutil
+import subprocess
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.browser.test_neo4j_browser import playwright
+from tests.store.factory import corpus, make_chain, make_run, make_trace
+
+from trails.analyses.sequences import token_corpus
+from trails.analyses.statemap import build
+from trails.errors import UsageError
+from trails.report import html
+from trails.report.html import Found, map_layout, write_report
+from trails.schema import Run, Trace
+
+MEASURES = ("surprisal", "entropy", "rank", "logit_shift", "attention_shift", "hidden_shift")
+RUN = make_run()
+
+
+def look(file: Path, **plan: Any) -> dict[str, Any]:
+    """What a real browser shows of a report."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert chromium, "headless Chromium is needed: apt-get install chromium"
+    path = file.with_suffix(".plan.json")
+    path.write_text(json.dumps({"file": str(file), "chromium": chromium, "library": str(playwright()), **plan}))
+    script = Path(__file__).with_name("report.mjs")
+    done = subprocess.run(["node", str(script), str(path)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+def contents(file: Path) -> tuple[dict[str, Any], bytes]:
+    """Record and numbers of a report, read back without its script."""
+    data = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', file.read_text(encoding="utf-8"))
+    assert data
+    raw = zlib.decompress(base64.b64decode(data.group(1)))
+    size = int.from_bytes(raw[:4], "little")
+    return json.loads(raw[4 : 4 + size]), raw[4 + size :]
+
+
+def stored(trace: Trace, measure: str) -> np.ndarray[Any, Any]:
+    values = np.asarray(getattr(trace, measure), np.float64)
+    if values.ndim == 2:
+        values = np.rint(values * 1000) / 1000
+        values = (values[:, 1:] if measure == "hidden_shift" else values).mean(axis=1)
+    return np.where(values < 0, np.nan, values) if measure == "rank" else values
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
+    traces = corpus(6, RUN)
+    gap = {"step": 1, "rank": 0, "score": 0.875, "control_auc": 0.8123, "baseline_auc": 0.5511}
+    overlap = {
+        **{"id": "o1", "kind": "exact", "text": "so", "n_tokens": 12, "n_chains": 2, "excess": -0.25, "control": 0.3},
+        **{"control_name": "order-2 Markov resample", "first": 0, "stop": 3, "others": [traces[2].chain.id]},
+    }
+    found = Found({traces[1].chain.id: [gap]}, {traces[1].chain.id: [overlap]})
+    file = tmp_path / "r.html"
+    write_report(file, traces, RUN, found=found, woven=build(token_corpus(traces)), title="all <of> it")
+    seen = look(file, chains=[t.chain.id for t in traces], measures=list(MEASURES), map=True)
+    assert (seen["requests"], seen["console"], seen["dialogs"]) == ([], [], [])
+    for trace in traces:
+        shown = seen["chains"][trace.chain.id]
+        for measure in MEASURES:
+            assert len(shown["measures"][measure]) == trace.n_tokens
+            values = np.array([math.nan if v[0] == "NaN" else float(v[0]) for v in shown["measures"][measure]])
+            exact = measure in ("surprisal", "entropy", "rank", "logit_shift")
+            np.testing.assert_allclose(
+                values, stored(trace, measure), rtol=0, atol=0 if exact else 1e-6, err_msg=measure
+            )
+        for index, row in enumerate(shown["steps"]):
+            step, (first, last) = trace.steps[index], trace.step_tokens[index]
+            assert row[0] == str(index)
+            assert row[1] == step.role.value
+            assert row[3] == f"{np.nanmean(trace.surprisal[first:last].astype(np.float64)):.3f}"
+        for index in range(min(3, trace.n_tokens)):
+            detail = dict(shown["detail"][str(index)])
+            value = trace.surprisal[index]
+            assert detail["surprisal"] == (f"{value:.4f}" if np.isfinite(value) else "–")
+            assert detail["entropy"] == f"{trace.entropy[index]:.4f}"
+            assert detail["rank"] == str(trace.rank[index])
+    marked = seen["chains"][traces[1].chain.id]["steps"][1][2]
+    assert "score 0.875" in marked
+    assert "0.812" in marked, "the AUC of the score"
+    assert "0.551" in marked, "its control"
+    assert "beyond chance -0.250" in seen["chains"][traces[1].chain.id]["steps"][0][2]
+    mean = np.nanmean(np.concatenate([t.surprisal for t in traces]).astype(np.float64))
+    assert f"{mean:.3f}" in seen["corpus"]
+    assert f"{math.log(100):.3f}" in seen["corpus"], "the uniform guess stands beside the surprisal"
+    assert seen["title"] == "all <of> it"
+    assert "fitness" in seen["map"]
+    assert seen["mapPixels"] != 0
+
+
+# ruff: noqa: E501
+HOSTILE = [
+    "<script>window.__hit=1</script>", "</script><script>window.__hit=2</script>", "<img src=x onerror=window.__hit=3>",
+    "<svg onload=window.__hit=4>", '"><iframe src=javascript:parent.__hit=5>', "javascript:window.__hit=6",
+    "<!--<script>", "-->", "]]>", "&lt;script&gt;", "&#60;script&#62;", "\u2028window.__hit=7\u2029", "@@DATA@@", "@@SCRIPT@@",
+    "{{constructor.constructor('window.__hit=8')()}}", "${window.__hit=9}", "<base href=http://x.invalid/>",
+    "<link rel=stylesheet href=http://x.invalid/a.css>", "<meta http-equiv=refresh content=0;url=http://x.invalid>",
+    "<a href=http://x.invalid>x</a>", "url(http://x.invalid/i.png)", "<style>@import 'http://x.invalid'</style>",
+    "<form action=http://x.invalid><input>", "<object data=http://x.invalid>", "<embed src=http://x.invalid>",
+    "\x1b]52;c;aGk=\x07", "\u202egnp.exe", "\u2066x\u2069", "\x00\x01\x02", "\x85\x9b31m", "𝕏🙂👩‍👩‍👧", "a\u0301\u0300", "İıſK",
+    "__proto__", "constructor", "toString", "hasOwnProperty", "'; DROP TABLE chains; --", "%3Cscript%3E", "\\u003cscript\\u003e",
+    "<math><mi//xlink:href='data:x,<script>window.__hit=10</script>'>", "<noscript><p title='</noscript><img src=x onerror=window.__hit=11>'>",
+    "<textarea></textarea><script>window.__hit=12</script>", "<title></title><script>window.__hit=13</script>",
+]  # fmt: skip
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_no_text_of_a_chain_runs_or_asks_for_anything(tmp_path: Path) -> None:
+    traces = []
+    for number, text in enumerate(HOSTILE):
+        chain = replace(
+            make_chain(f"{text}{number}", f"If {text} then {text}.", source=text), question=text, answer=text
+        )
+        traces.append(make_trace(chain, RUN, n_steps=2))
+    rows = {
+        **{
+            "id": "o",
+            "kind": "exact",
+            "n_tokens": 3,
+            "n_chains": 2,
+            "excess": 0.1,
+            "control": 0.2,
+            "first": 0,
+            "stop": 1,
+        },
+        **{"text": "<img src=x onerror=window.__hit=20>", "control_name": "<script>window.__hit=21</script>"},
+    }
+    overlaps = {t.chain.id: [{**rows, "id": t.chain.source, "others": [t.chain.source_id]}] for t in traces}
+    run = replace(RUN, model="<script>window.__hit=22</script>")
+    traces = [replace(t, run=run.id) for t in traces]
+    file = tmp_path / "r.html"
+    write_report(
+        file, traces, run, found=Found({}, overlaps), woven=build(token_corpus(traces)),
+        title=HOSTILE[1], subtitle=HOSTILE[2], left_out=HOSTILE[:4],
+    )  # fmt: skip
+    assert len(HOSTILE) * 5 >= 120, "strings in text, question, answer, source and record"
+    seen = look(file, chains=[t.chain.id for t in traces], map=True, find="<img")
+    assert (seen["hits"], seen["requests"], seen["console"], seen["dialogs"]) == (0, [], [], [])
+    for trace in traces:
+        shown = "".join(piece for _, piece in seen["chains"][trace.chain.id]["measures"]["surprisal"])
+        assert shown == _visible(trace.chain.text), trace.chain.source
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", seen["corpus"])
+
+
+def _visible(text: str) -> str:
+    return re.sub(
+        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", lambda m: f"‹U+{ord(m[0]):04X}›", text
+    )
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_long_chain_keeps_few_live_tokens_and_a_matrix_for_arcs(tmp_path: Path) -> None:
+    text = "".join(f"w{i:04} " for i in range(3000))
+    trace = make_trace(make_chain("long", text), RUN, n_steps=60, words=tuple(f"w{i:04} " for i in range(3000)))
+    file = tmp_path / "r.html"
+    written = write_report(file, [trace], RUN)
+    assert any("more than 40 steps" in note for note in written.left_out)
+    seen = look(file, chains=[trace.chain.id])
+    shown = seen["chains"][trace.chain.id]
+    assert len(shown["measures"]["surprisal"]) == 3000, "walking through the strip shows every token"
+    assert shown["live"] <= 500
+    assert shown["arcs"] == 0
+    assert seen["console"] == []
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_two_runs_are_compared_token_by_token(tmp_path: Path) -> None:
+    other = make_run("after")
+    before, after = make_trace(0, RUN), make_trace(0, other)
+    after = replace(after, token_ids=before.token_ids)
+    file = tmp_path / "r.html"
+    write_report(file, [before], RUN, after={before.chain.id: after})
+    shown = look(file, chains=[before.chain.id], measures=["change"])["chains"][before.chain.id]
+    values = np.array([float(v[0]) for v in shown["measures"]["change"]], np.float32)
+    np.testing.assert_array_equal(values, after.surprisal - before.surprisal)
+    with pytest.raises(UsageError, match="other tokens in run"):
+        write_report(
+            tmp_path / "x.html", [before], RUN, after={before.chain.id: replace(after, token_ids=after.token_ids + 1)}
+        )
+
+
+def test_the_policy_allows_the_packaged_script_and_style_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "r.html"
+    write_report(file, corpus(2, RUN), RUN)
+    text = file.read_text(encoding="utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy
+    rules = dict(part.strip().split(" ", 1) for part in policy.group(1).split(";"))
+    assert rules["default-src"] == rules["connect-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert re.fullmatch(r"'sha256-[A-Za-z0-9+/=]{44}'", rules["script-src"])
+    assert re.fullmatch(r"'sha256-[A-Za-z0-9+/=]{44}'", rules["style-src"])
+    assert "unsafe" not in policy.group(1)
+    outside = set(re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text))
+    assert outside <= {"http://www.w3.org"}, "the name space of SVG is no address that is asked"
+
+
+def test_the_record_and_the_numbers_read_back(tmp_path: Path) -> None:
+    traces = corpus(6, RUN)
+    file = tmp_path / "r.html"
+    written = write_report(file, traces, RUN)
+    record, numbers = contents(file)
+    assert (written.n_chains, written.n_tokens, written.n_bytes) == (
+        6,
+        sum(t.n_tokens for t in traces),
+        file.stat().st_size,
+    )
+    for trace, chain in zip(traces, record["chains"], strict=True):
+        kind, at, size = chain["arrays"]["surprisal"]
+        assert kind == "f"
+        assert numbers[at : at + 4 * size] == trace.surprisal.astype("<f4").tobytes()
+        kind, at, size = chain["arrays"]["hidden_shift"]
+        low = np.frombuffer(numbers[at : at + size], np.uint8).astype(int)
+        high = np.frombuffer(numbers[at + size : at + 2 * size], np.uint8).astype(int)
+        np.testing.assert_allclose((low + 256 * high) / 1000, trace.hidden_shift.ravel(), atol=0.0005001)
+        units = trace.chain.text.encode("utf-16-le")
+        parts = [units[2 * s["start"] : 2 * s["end"]].decode("utf-16-le") for s in chain["steps"]]
+        assert parts == [trace.chain.text[s.start : s.end] for s in trace.steps]
+    pairs = {(f["from"], f["to"]): f for f in record["corpus"]["follows"]}
+    total = sum(f["count"] for f in pairs.values())
+    assert total == sum(len(t.steps) - 1 for t in traces)
+    for (a, b), row in pairs.items():
+        expected = sum(f["count"] for f in pairs.values() if f["from"] == a)
+        expected *= sum(f["count"] for f in pairs.values() if f["to"] == b) / total
+        assert row["expected"] == pytest.approx(expected)
+    defined = sum(int(np.isfinite(t.surprisal).sum()) for t in traces)
+    assert sum(record["corpus"]["histogram"]["counts"]) == defined
+
+
+def test_a_reader_without_scripts_gets_the_main_numbers(tmp_path: Path) -> None:
+    trace = make_trace(make_chain("<b>1</b>", source="<i>"), RUN)
+    file = tmp_path / "r.html"
+    write_report(file, [trace], RUN)
+    fallback = re.search(r"<noscript>(.*)</noscript>", file.read_text(encoding="utf-8"), re.DOTALL)
+    assert fallback
+    assert trace.chain.id in fallback.group(1)
+    assert f"{trace.surprisal.astype(np.float64).mean():.4f}" in fallback.group(1)
+    assert "&lt;i&gt;" in fallback.group(1)
+    assert "<i>" not in fallback.group(1)
+
+
+def test_what_cannot_be_written_is_one_message_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "r.html"
+    with pytest.raises(UsageError, match="no chain is selected"):
+        write_report(file, [], RUN)
+    write_report(file, corpus(1, RUN), RUN)
+    with pytest.raises(UsageError, match="exists"):
+        write_report(file, corpus(1, RUN), RUN)
+    before = file.read_bytes()
+    monkeypatch.setattr(html, "MAX_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"the limit is 1,000"):
+        write_report(file, corpus(1, RUN), RUN, overwrite=True)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_chains_beyond_the_limit_are_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "MAX_CHAINS", 2)
+    written = write_report(tmp_path / "r.html", corpus(6, RUN), RUN)
+    assert written.n_chains == 2
+    assert any("4 of 6 chains" in note for note in written.left_out)
+    assert contents(tmp_path / "r.html")[0]["corpus"]["n_chains"] == 6
+
+
+def test_the_map_puts_chains_that_share_states_beside_each_other() -> None:
+    # chains 0 and 3 share every state, so do 1 and 2: the layout must not keep the order of their numbers
+    chain = np.repeat(np.arange(4), 5)
+    state = np.concatenate([np.arange(5), np.arange(5, 10), np.arange(5, 10), np.arange(5)])
+    depth = np.tile(np.linspace(0, 1, 5), 4)
+    x, y = map_layout(chain, state, depth, 10)
+    np.testing.assert_allclose(x, np.tile(np.linspace(-1, 1, 5), 2))
+    assert abs(y[:5].mean() - y[5:].mean()) > 0.5
+    assert (np.abs(y) <= 1).all()
+    assert np.ptp(y[:5]) < 0.31
+
+
+def test_the_name_of_a_run_is_escaped_in_the_fallback(tmp_path: Path) -> None:
+    run: Run = replace(RUN, model="<script>alert(1)</script>")
+    traces = [replace(t, run=run.id) for t in corpus(1, RUN)]
+    write_report(tmp_path / "r.html", traces, run)
+    assert "<script>alert" not in (tmp_path / "r.html").read_text(encoding="utf-8")

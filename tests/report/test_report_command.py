@@ -1,0 +1,69 @@
+"""trails report: selections, what it prints, and each wrong use as one message."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import chains_file, trails  # noqa: F401  (fixtures)
+from tests.report.test_report import contents
+
+
+@pytest.fixture
+def home(trails: Any, chains_file: Path) -> Any:  # noqa: F811
+    trails("ingest", chains_file)
+    return trails
+
+
+def test_all_chains_or_a_selection_become_one_file(home: Any, tmp_path: Path) -> None:
+    said = home("report", "-o", "all.html", "--json").json()
+    record, _ = contents(tmp_path / "all.html")
+    assert said["chains"] == len(record["chains"]) == 4
+    assert said["tokens"] == sum(len(chain["pieces"]) for chain in record["chains"])
+    assert said["bytes"] == (tmp_path / "all.html").stat().st_size
+    assert any("trails gaps" in note for note in said["left_out"]), "what is missing is named with its command"
+    one = record["chains"][0]["id"]
+    home("report", one[:9], "-o", "one.html")
+    assert [chain["id"] for chain in contents(tmp_path / "one.html")[0]["chains"]] == [one]
+    home("report", "roles:IF>THEREFORE", one, "-o", "some.html")
+    chosen = contents(tmp_path / "some.html")[0]
+    assert chosen["chains"]
+    for chain in chosen["chains"]:
+        roles = [step["role"] for step in chain["steps"]]
+        assert chain["id"] == one or ("IF", "THEREFORE") in pairwise(roles)
+
+
+def test_gaps_and_overlaps_of_the_graph_are_in_it(home: Any, tmp_path: Path) -> None:
+    home("overlaps", "--min-tokens", "4")
+    home("report", "-o", "r.html")
+    record, _ = contents(tmp_path / "r.html")
+    marked = [chain for chain in record["chains"] if chain["overlaps"]]
+    assert len(marked) >= 2
+    assert all(chain["id"] not in overlap["others"] for chain in marked for overlap in chain["overlaps"])
+    assert record["corpus"]["overlaps"][0]["n_chains"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["c0000000000000000"], "no chain fits"),
+        (["roles:ANSWER>IF"], "holds nothing"),
+        (["--compare", "rffff"], "run 'rffff' was asked for and 0 fit"),
+        (["-o", "missing/r.html"], "missing"),
+    ],
+)
+def test_a_wrong_use_is_one_message(home: Any, tmp_path: Path, arguments: list[str], message: str) -> None:
+    said = home("report", *arguments, code=None)
+    assert said.code not in (0, 1)
+    assert message in said.err
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_a_file_that_exists_is_kept_unless_asked(home: Any, tmp_path: Path) -> None:
+    (tmp_path / "r.html").write_text("mine", encoding="utf-8")
+    assert "--overwrite" in home("report", "-o", "r.html", code=None).err
+    assert (tmp_path / "r.html").read_text(encoding="utf-8") == "mine"
+    home("report", "-o", "r.html", "--overwrite")
+    assert contents(tmp_path / "r.html")[0]["title"] == "trails: all chains"
