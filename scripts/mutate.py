@@ -335,8 +335,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = sorted((seconds if "" in found else found) or [], key=lambda name: seconds.get(name, 0.0))
         if not chosen:
             survivors.append((mutant, "no test reaches it"))
+            print(f"{number}/{len(drawn)}  not reached  {mutant}", file=sys.stderr, flush=True)
             continue
-        limit = 30 + 10 * sum(seconds.get(name, 0.0) for name in chosen)
+        # they were timed under a tracer, so without one they are quicker
+        limit = 30 + 2 * sum(seconds.get(name, 0.0) for name in chosen)
         code = _in_child(lambda m=mutant, c=chosen: _against(m, c), limit)  # type: ignore[misc]
         if code == 0:
             survivors.append((mutant, f"{len(chosen)} tests pass"))

@@ -231,3 +231,18 @@ def test_the_longest_stretches_come_first_and_no_more_than_asked_for(make: Any, 
     assert first.trail == " " + " ".join(words[8][12:])
     assert first.beside.split() == [*words[3][8:15], "qqq", *words[8][20:44], "qqq", *words[11][:7]]
     assert found.longest[1].trail == " ".join(words[11][:25])
+
+
+def test_fitness_is_the_share_of_transitions_that_are_known(corpus_of: Any) -> None:
+    corpus = corpus_of(["a b c d e f"])
+    known_keys = np.unique(capture.window_keys(corpus.tokens, corpus.offsets, 3)[0])
+    texts = corpus_of(["a b c d e f", "a b c x d e f", "x y z", "a b"])
+    found = dict(
+        zip(texts.texts, capture.window_fitness(known_keys, texts.tokens, texts.offsets, 2).tolist(), strict=True)
+    )
+    assert found["a b c d e f"] == 1.0
+    assert found["a b c x d e f"] == 2 / 5
+    assert found["x y z"] == 0.0
+    assert np.isnan(found["a b"])
+    nothing = capture.window_fitness(known_keys[:0], texts.tokens, texts.offsets, 2)
+    assert np.nansum(nothing) == 0.0

@@ -281,3 +281,10 @@ def test_masked_overlaps_leave_connectives_alone(make: Any) -> None:
     """Therefore, Finally, Let and Wait begin sentences and never stand in lower case; Anna does, and is a name."""
     texts = ["Therefore Anna goes. Finally she stays. Let us see. Wait, no. Поэтому Иван идёт."]
     assert sequences.name_words(texts) == {"Anna", "Иван"}
+
+
+def test_a_report_names_five_chains_of_an_overlap_and_counts_all(make: Any, random_texts: Any) -> None:
+    traces = planted(make, random_texts, set(range(3, 10)))
+    rows = overlaps.exact(token_corpus(traces), 10).record()["overlaps"]
+    row = next(row for row in rows if row["n_chains"] == 7)
+    assert len(row["chains"]) == len(set(row["chains"])) == overlaps.CHAINS_SHOWN == 5

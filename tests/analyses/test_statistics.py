@@ -220,3 +220,7 @@ def test_a_step_change_does_not_depend_on_the_unit() -> None:
         again = step_change(curve * scale)
         assert again[0] == 4
         assert again[1] == pytest.approx(ratio, rel=1e-6)
+
+
+def test_a_flat_curve_has_no_step() -> None:
+    assert step_change(np.full((3, 8), 0.7))[1] == 0.0
