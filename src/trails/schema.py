@@ -82,6 +82,10 @@ class Chain:
     licence: str = ""
     messages: str = ""
     family: str = ""
+    line: int = field(default=0, compare=False)
+    """Line or number of the record in its file, from 1; 0 where none is known. Where it was found, not what it is: the same
+    records in another order are the same chains.
+    """
 
     @property
     def id(self) -> str:
@@ -465,11 +469,12 @@ SHARD_SCHEMA = pa.schema(
         ("state_layers", pa.list_(pa.int32())),
         *((measure.name, _ARROW_LIST[measure.dtype]) for measure in ARRAYS),
         *((name, pa.string()) for name in ADDED_COLUMNS),
+        ("line", pa.int32()),
     ],
     metadata={"trails_format": str(FORMAT_VERSION)},
 )
 
-OPTIONAL_COLUMNS = frozenset((*ADDED_COLUMNS, *(measure.name for measure in ARRAYS if measure.optional)))
+OPTIONAL_COLUMNS = frozenset(("line", *ADDED_COLUMNS, *(measure.name for measure in ARRAYS if measure.optional)))
 """Columns that a shard may lack: null in every row. All others are in every shard that any version wrote."""
 
 # --------------------------------------------------------------------------------------------------------------------

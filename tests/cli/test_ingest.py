@@ -90,6 +90,11 @@ def test_show_names_chains_by_id_prefix_and_record(trails, chains_file: Path) ->
     by_record = trails("show", f"{listed[0]['source']}:{listed[0]['record']}").out
     assert chain in by_record
     assert trails("show", chain[:10]).out == by_record
+    for number, row in enumerate(json.loads(line) for line in chains_file.read_text(encoding="utf-8").splitlines()):
+        (found,) = trails("chains", f"chains.jsonl:{number + 1}", "--json").json()
+        assert found["line"] == number + 1
+        assert found["words"].split()[0] == row["answer"].split()[0]
+        assert trails("show", f"gsm8k/chains:{number + 1}", "--json").json()["chain"] == found["chain"]
     assert "a uniform guess over 256 tokens: 5.545" in by_record
     record = trails("show", chain, "--json").json()
     assert "".join(step["text"] for step in record["steps"]) == record["text"]

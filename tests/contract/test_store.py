@@ -270,8 +270,11 @@ def test_values_are_plain_python(open_store: Open, world: World) -> None:
             "RETURN c, m, c.text, true, null, {a: 1, b: [1.5, 'x']}, [1, 2]"
         ).rows
         assert node["text"] == text
-        assert set(node) == {"id", "source", "source_id", "question", "text", "answer", "language", "roles", "n_steps"}
-        assert set(relation) == {"run", "n_tokens", "nll", "mean_surprisal", "max_surprisal", "hidden_baseline"}
+        own = {name for name in node if not name.startswith("meta_")}
+        assert own == {"id", "source", "source_id", "question", "text", "answer", "language", "roles", "n_steps"}
+        assert node["meta_label"] == "text"
+        measured = {"run", "n_tokens", "nll", "mean_surprisal", "max_surprisal", "hidden_baseline"}
+        assert set(relation) - {"edges_per_step"} == measured
         assert (flag, none, mapping, listed) == (True, None, {"a": 1, "b": [1.5, "x"]}, [1, 2])
         assert all(type(value) in (str, int, float, bool, list) for value in node.values())
 

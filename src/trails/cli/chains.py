@@ -31,9 +31,10 @@ def command(
     as_csv: str | None,
     home: Path | None,
 ) -> None:
-    """The chains of the home: number, id, source and record, first words, steps, nats.
+    """The chains of the home: number, id, source with record and line, first words, steps, nats.
 
-    NAMES, if given, are ids, beginnings of ids, SOURCE:RECORD or numbers (#12). Every command that takes a chain takes them.
+    NAMES, if given, are ids, beginnings of ids, SOURCE:RECORD, SOURCE:LINE or numbers (#12). Every command that takes a chain
+    takes them.
 
     \b
     trails chains
@@ -66,6 +67,7 @@ def command(
         "chain",
         "source",
         "record",
+        "line",
         *(("run",) if several else ()),
         "steps",
         "tokens",
@@ -76,7 +78,7 @@ def command(
         columns,
         [
             (
-                *(row["number"], row["chain"], row["source"], row["record"]),
+                *(row["number"], row["chain"], row["source"], row["record"], row["line"]),
                 *((row["run"],) if several else ()),
                 *(row["steps"], row["tokens"], row["nats"], row["words"][:WORDS]),
             )

@@ -131,7 +131,7 @@ class RecordReader:
                     draft.source_id = draft.source_id or record_id(record)
                     if options.family:
                         draft.family = as_text(_at(record, options.family, "family"))
-                    chain = finish(draft, file, options, own or source)
+                    chain = replace(finish(draft, file, options, own or source), line=place)
                     yield _native(chain, record, options) if self.name == "trails" else chain
             except Skip as passed:
                 context.counts[str(passed)] += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trails.readers.base import BadRecordError, Draft, ReadOptions, ReadReport, SourceFile, finish, record_id
 from trails.readers.containers import lines
@@ -87,7 +87,7 @@ class TextReader:
                     )
                 metadata = {"heading": heading} if heading else {}
                 draft = Draft(text, metadata=metadata, source_id=record_id([heading, text]))
-                yield finish(draft, file, options, file.name)
+                yield replace(finish(draft, file, options, file.name), line=number)
             except BadRecordError as problem:
                 report.bad_record(file.shown, number, str(problem))
 

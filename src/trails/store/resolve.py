@@ -1,7 +1,7 @@
 """What somebody may write for a chain, a step, a run, a source or a family, and the one place where it is looked up.
 
 =============  =====================================================================================
-chain          its id, a beginning of it that no other has, SOURCE:RECORD, RECORD, or #N of ``trails chains``
+chain          its id, a beginning of it that no other has, SOURCE:RECORD, SOURCE:LINE, RECORD, or #N of ``trails chains``
 step           CHAIN:STEP, the chain in any of these ways
 run            its id, a beginning of it, or the name that ``trails rename run`` gave
 source         its name, or the last part of it
@@ -23,7 +23,7 @@ from trails.errors import UsageError
 from trails.schema import Run, family_key, fitting_runs
 from trails.store.traces import TraceStore
 
-_COLUMNS = ("chain", "run", "source", "source_id", "family")
+_COLUMNS = ("chain", "run", "source", "source_id", "family", "line")
 
 
 class Names:
@@ -32,6 +32,7 @@ class Names:
     def __init__(self, traces: TraceStore) -> None:
         self._traces = traces
         self._rows: list[tuple[str, str, str, str]] | None = None  # source, record, id, family
+        self._line: dict[str, int] = {}
         self._runs_of: dict[str, set[str]] = {}
         self._read_from: tuple[str, ...] = ()
 
@@ -40,7 +41,7 @@ class Names:
         """(source, record, id, family) of every chain, sorted; records that are numbers sort as numbers."""
         there = self._traces.shard_names()
         if self._rows is None or self._read_from != there:
-            self._read_from, self._runs_of = there, {}
+            self._read_from, self._runs_of, self._line = there, {}, {}
             found: dict[str, tuple[str, str, str, str]] = {}
             for table in self._traces.tables(_COLUMNS, rows=10_000):
                 for row in table.to_pylist():
@@ -51,6 +52,7 @@ class Names:
                         family_key(row["family"] or ""),
                     )
                     self._runs_of.setdefault(row["chain"], set()).add(row["run"])
+                    self._line[row["chain"]] = row["line"] or 0
             self._rows = sorted(found.values(), key=lambda row: (row[0], _sortable(row[1]), row[2]))
         return self._rows
 
@@ -78,9 +80,15 @@ class Names:
             return [self.rows[place][2]] if 0 <= place < len(self.rows) and self.rows[place] in rows else []
         exact = [row[2] for row in rows if row[2] == text]
         named = [row[2] for row in rows if text in (f"{row[0]}:{row[1]}", f"{_last(row[0])}:{row[1]}")]
+        source, _, line = text.rpartition(":")
+        lined = [
+            row[2]
+            for row in rows
+            if line.isdigit() and self._line[row[2]] == int(line) > 0 and source in (row[0], *_short(row[0]))
+        ]
         begins = [row[2] for row in rows if len(text) > 1 and row[2].startswith(text)]
         records = [row[2] for row in rows if row[1] == text]
-        return exact or named or begins or records
+        return exact or named or lined or begins or records
 
     def chains(self, texts: Sequence[str]) -> list[str]:
         """Ids of several chains, each once."""
@@ -132,6 +140,12 @@ def _last(source: str) -> str:
     return source.rsplit("/", 1)[-1]
 
 
+def _short(source: str) -> tuple[str, str, str]:
+    """``chains`` and, as the file may have been called, ``chains.jsonl`` and ``chains.json``."""
+    last = _last(source)
+    return last, f"{last}.jsonl", f"{last}.json"
+
+
 def _sortable(record: str) -> tuple[int, int, str]:
     return (0, int(record), record) if record.isdecimal() and len(record) < 19 else (1, 0, record)
 
@@ -160,7 +174,7 @@ def measured_runs(traces: TraceStore) -> dict[str, Run]:
 def chain_rows(traces: TraceStore, names: Names) -> pa.Table:
     """What ``trails chains`` lists: one row a chain and run, with its steps and nats."""
     numbers = {row[2]: number for number, row in enumerate(names.rows, start=1)}
-    columns = ("chain", "run", "source", "source_id", "family", "text", "steps", "surprisal")
+    columns = ("chain", "run", "source", "source_id", "line", "family", "text", "steps", "surprisal")
     rows = []
     for table in traces.tables(columns, rows=1_000):
         for row in table.to_pylist():
@@ -171,6 +185,7 @@ def chain_rows(traces: TraceStore, names: Names) -> pa.Table:
                     "chain": row["chain"],
                     "source": row["source"],
                     "record": row["source_id"],
+                    "line": row["line"],
                     "family": family_key(row["family"] or ""),
                     "run": row["run"],
                     "steps": len(row["steps"]),
@@ -183,6 +198,7 @@ def chain_rows(traces: TraceStore, names: Names) -> pa.Table:
     schema = pa.schema(
         [
             *(("number", pa.int64()), ("chain", pa.string()), ("source", pa.string()), ("record", pa.string())),
+            ("line", pa.int64()),
             *(("family", pa.string()), ("run", pa.string()), ("steps", pa.int64()), ("tokens", pa.int64())),
             *(("nats", pa.float64()), ("words", pa.string())),
         ]

@@ -99,6 +99,7 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
             columns[name] = pa.array([getattr(chain, name) for chain in chains], pa.string())
         for name in ADDED_COLUMNS:
             columns[name] = pa.array([getattr(chain, name) or None for chain in chains], pa.string())
+        columns["line"] = pa.array([chain.line or None for chain in chains], pa.int32())
         columns["metadata"] = pa.array(
             [sorted(chain.metadata.items()) for chain in chains], SHARD_SCHEMA.field("metadata").type
         )
@@ -283,7 +284,7 @@ def decode_shard(table: pa.Table) -> Iterator[Trace]:
     texts = [name for name in (*CHAIN_TEXTS, *ADDED_COLUMNS) if name in present]
     scalars = {
         name: table[name].to_pylist()
-        for name in (*texts, "run", "tokenizer", "n_layers", "n_context", "metadata", "pieces", "steps")
+        for name in (*texts, "line", "run", "tokenizer", "n_layers", "n_context", "metadata", "pieces", "steps")
         if name in present
     }
     for row in range(len(table)):
@@ -320,6 +321,7 @@ def decode_shard(table: pa.Table) -> Iterator[Trace]:
             | {name: scalars[name][row] or "" for name in texts},
             boundaries=tuple(int(b) for b in _present(of.get("boundaries"))),
             metadata=dict(scalars["metadata"][row] or ()) if "metadata" in scalars else {},
+            line=(scalars["line"][row] or 0) if "line" in scalars else 0,
         )
         yield Trace(
             chain=chain,
@@ -357,8 +359,9 @@ def row_digests(trace: Trace) -> tuple[bytes, bytes]:
         into.update(f"{name}\0{len(data)}\0".encode("ascii"))
         into.update(data)
 
-    # the hash of the file is provenance: the same records in another order are the same content
-    described = {name: getattr(chain, name) for name in _CHAIN_FIELDS if name not in ("metadata", "source_sha256")}
+    # the hash of the file and the line are provenance: the same records in another order are the same content
+    provenance = ("metadata", "source_sha256", "line")
+    described = {name: getattr(chain, name) for name in _CHAIN_FIELDS if name not in provenance}
     described = {name: value for name, value in described.items() if value or name not in ADDED_COLUMNS}
     described["metadata"] = sorted(chain.metadata.items())
     described["steps"] = [asdict(step) for step in trace.steps]
