@@ -61,7 +61,7 @@ def test_the_second_writer_is_told_and_a_reader_sees_the_last_save(tmp_path: Pat
         with pytest.raises(StoreError) as error:
             reader.write([graph_batch(corpus(1), RUNS)])
         assert str(error.value) == (
-            f"the graph {tmp_path / FILE} is being written by process {os.getpid()}. Wait until it ends and type the "
+            f"the graph {tmp_path / FILE} is being written by process {os.getpid()}. Wait until it ends and run the "
             "command again"
         )
     assert len(reader.loaded()) == 2  # a snapshot: what it opened

@@ -8,7 +8,6 @@ and starts from the newest file.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import warnings
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.errors import StoreError, TrailsError
+from trails.platform.locks import HeldError, WriterLock
 from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
 from trails.store.engine import ENGINE_ERRORS, kglite, read, refuse_unless_read, rows_of, translated
@@ -63,7 +63,7 @@ class EmbeddedStore:
         self.address = str(self._path)
         self._discard = damaged == "discard"
         self.discarded = False
-        self._lock: int | None = None
+        self._lock: WriterLock | None = None
         self._changed = False
         self._loaded: set[tuple[str, str]] | None = None
         self._chains: set[str] = set()
@@ -130,22 +130,14 @@ class EmbeddedStore:
         """The graph, after taking the writer's lock and reading what another writer saved meanwhile."""
         if self._lock is None:
             try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._lock = WriterLock(self._path.with_suffix(".lock"))
+            except HeldError as holder:
+                raise StoreError(
+                    f"the graph {self._path} is being written by process {holder}. Wait until it ends and run the command again"
+                ) from None
             except OSError as error:
                 raise StoreError(f"{self._path.parent} cannot be written: {error.strerror}") from error
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                os.close(lock)
-                raise StoreError(
-                    f"the graph {self._path} is being written by process {holder}. Wait until it ends and type the "
-                    "command again"
-                ) from None
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode("ascii"), 0)
-            self._lock = lock
             for leftover in self._path.parent.glob(f"{FILE}.*tmp*"):
                 leftover.unlink(missing_ok=True)
             if self._file_stamp() != self._stamp:
@@ -181,7 +173,7 @@ class EmbeddedStore:
 
     def _release(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def replace_with(self, build: Callable[[EmbeddedStore], None]) -> None:

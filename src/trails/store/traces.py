@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +31,7 @@ import pyarrow.parquet as pq
 from trails.errors import StoreError
 from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
+from trails.platform.locks import HeldError, WriterLock
 from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, Run, Trace, stable_hash
 from trails.store.shards import (
     KEYS_NOTE,
@@ -87,7 +86,7 @@ class TraceStore:
 
     def __init__(self, home: Path, *, write: bool = False) -> None:
         self.home = Path(home)
-        self._lock: int | None = None
+        self._lock: WriterLock | None = None
         self._made: list[Path] = []
         self._compared: set[str] = set()
         self._known_keys: dict[str, tuple[list[str], list[str]]] = {}
@@ -116,20 +115,15 @@ class TraceStore:
                     # what people reason about is theirs: nobody else may read it
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                     self._made.append(folder)
-            self._lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lock = WriterLock(self.home / "lock")
+        except HeldError as holder:
+            raise StoreError(
+                f"{self.home} is being written by process {holder}. Wait until it ends, or choose another folder with --home"
+            ) from None
         except OSError as error:
             raise StoreError(
                 f"{self.home} cannot be written: {error.strerror}. Choose another folder with --home"
             ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StoreError(
-                f"{self.home} is being written by process {holder}. Wait until it ends, or choose another folder with --home"
-            ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode("ascii"), 0)
         for leftover in (*self.home.glob("*.tmp"), *self.home.glob("*/*.tmp")):
             leftover.unlink(missing_ok=True)
         if not (self.home / "trails.json").exists():
@@ -155,7 +149,7 @@ class TraceStore:
     def close(self) -> None:
         """Let go of the writer's lock."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def give_up_if_empty(self) -> bool:
