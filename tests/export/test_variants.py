@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from trails.errors import ModelError, UsageError
 from trails.export import ExportOptions, export_selection
 from trails.export.subgraph import select
+from trails.export.variant_rows import read_refusals
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Segmented
 from trails.schema import Chain, Role, Step
@@ -25,8 +26,10 @@ from trails.variants import (
     KINDS,
     VariantOptions,
     aligned,
+    flaw,
     levenshtein,
     make_variants,
+    marked_edits,
     marker_tokens,
     read_variant_run,
     variant_table,
@@ -141,18 +144,19 @@ def test_the_gate_rejects_with_a_reason_and_rungs_need_their_parent(scorer, repo
     budget = float(np.median([v.volatility for v in report.variants]))
     gated = make_variants(scorer, item(), VariantOptions(count=40, budget=budget))
     accepted = {v.chain.id for v in gated.accepted}
+    rungs = {v.chain.id for v in gated.variants if v.reason.startswith("a rung on the way: ")}
     assert 0 < len(accepted) < len(gated.variants)
     for v in gated.variants:
         if v.accepted:
             assert v.volatility <= budget
-            assert v.parent == gated.chain or v.parent in accepted
+            assert v.parent == gated.chain or v.parent in accepted | rungs
             assert v.reason == ""
         else:
-            assert v.reason.startswith(("volatility ", "its parent was not accepted", "enough variants"))
+            assert v.reason.startswith(("volatility ", "its parent was not", "enough variants", "a rung on the way: "))
     # those measured in place of rejected ones have the numbers that a longer list gives them at once
     longer = make_variants(scorer, item(), VariantOptions(count=48, budget=None))
     assert len(gated.variants) > 40
-    assert len(report.variants) == 40
+    assert len(report.accepted) == 40
     for one, two in zip(gated.variants, longer.variants, strict=True):
         assert one.chain.id == two.chain.id
         assert one.volatility == pytest.approx(two.volatility, abs=1e-6)
@@ -197,8 +201,8 @@ def test_variants_are_the_same_on_a_second_run_and_become_rows(scorer, tmp_path:
             ExportOptions(variants=tmp_path / "a.parquet"),
         )
     rows = pq.read_table(report.files["train"]).to_pylist()
-    assert report.counts.variants == 10
-    assert len(rows) == 11
+    assert report.counts.variants == 9  # the plain one is the chain, which is there already
+    assert len(rows) == 10
     parents = {row["parent"] for row in rows}
     assert parents == {"", item().chain.id}
     assert all(row["input_ids"][: len(question)] == question for row in rows)
@@ -238,3 +242,58 @@ def test_edit_distance_and_alignment(a: list[int], b: list[int]) -> None:
     assert all(p[0] < q[0] and p[1] < q[1] for p, q in itertools.pairwise(pairs))
     if a == b:
         assert pairs == [(i, i) for i in range(len(a))]
+
+
+@pytest.mark.parametrize(
+    ("text", "variant", "reason"),
+    [
+        ("It is. Thus we add.", "It is. → summary: Thus we add.", ""),
+        ("It is. Thus we add.", "It is. → summaryThus we add.", "it joins two words"),
+        ("It is. Thus we add.", "It is. [HIGHLIGHThus we add.", "it joins two words"),
+        ("this will be so.", "this will* be so.", "its mark has no partner"),
+        ("this will be so.", "this *will* be so.", ""),
+        ("One line.\nTwo words here.", "One line.\nTwo wor", "it ends inside a word"),
+        ("One line.\nTwo words here.", "One line.\nTwo words", "it ends inside a sentence"),
+        ("One line.\nTwo words here.", "One line.", ""),
+        ("a line\nTwo words here.", "a line", ""),
+        ("It is. Thus we add.", 'It is. {"Thus we add."}', ""),
+        ("It is.", "It is.", ""),
+    ],
+)
+def test_what_breaks_a_word_or_a_sentence_is_named(text: str, variant: str, reason: str) -> None:
+    assert flaw(text, variant) == reason
+
+
+@pytest.mark.model
+def test_broken_rungs_are_made_refused_and_explained(scorer) -> None:
+    kinds = ("highlight", "summary", "drop_last", "json")
+    report = make_variants(scorer, item(), VariantOptions(count=20, budget=None, kinds=kinds))
+    assert report.accepted
+    assert all(flaw(TEXT, v.chain.text) == "" for v in report.accepted)
+    refused = [v for v in report.variants if v.reason.startswith("a rung on the way: ")]
+    assert {v.reason for v in refused} >= {"a rung on the way: it joins two words"}
+    assert {v.parent for v in report.accepted} & {
+        v.chain.id for v in refused
+    }  # a whole edit stands on its broken rungs
+    anyway = make_variants(scorer, item(), VariantOptions(count=20, budget=None, kinds=kinds, whole=False))
+    assert any(flaw(TEXT, v.chain.text) for v in anyway.accepted)
+    assert not any("rung on the way" in v.reason for v in anyway.variants)
+
+
+def test_edits_are_marked_and_unchanged_text_is_cut() -> None:
+    text = "a" * 100 + " we add 12 " + "b" * 100
+    changed = text.replace(" add ", " find ")
+    assert marked_edits(text, changed, 8) == " … aaaa we [-add-]{+find+} 12 bbbb … "
+    assert marked_edits("one two", "one two") == "one two"
+
+
+def test_refused_variants_are_left_out_of_an_export(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    stored, file = tmp_path / "v.parquet", tmp_path / "refuse.txt"
+    pq.write_table(pa.table({"chain": ["c1", "c2"]}), stored)
+    file.write_text("# seen by hand\n\nc2 reads badly\n")
+    assert read_refusals(file, stored) == {"c2"}
+    file.write_text("c1\nc3\n")
+    with pytest.raises(UsageError, match=r"refuse.txt:2: variant 'c3' is not stored"):
+        read_refusals(file, stored)

@@ -43,6 +43,11 @@ from trails.cli.common import echo, err, home_option, json_option, print_json, s
     help="What `trails variants` stored: its id (v…) or file.",
 )
 @click.option(
+    "--refuse",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="File with ids of variants to leave out, one a line.",
+)
+@click.option(
     "--split", default=0.0, show_default=True, help="Share of the rows to hold out, without a shared 13-gram."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the shuffle, the split and a random mask.")
@@ -64,6 +69,7 @@ def command(
     answer: bool,
     think_tags: str,
     variants: Path | None,
+    refuse: Path | None,
     split: float,
     seed: int,
     run_id: str | None,
@@ -101,6 +107,7 @@ def command(
         layers=parse_layers(layers) if layers else (),
         split=split,
         variants=variants,
+        refuse=refuse,
         seed=seed,
         lossy=lossy,
         overwrite=overwrite,

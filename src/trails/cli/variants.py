@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -25,6 +25,7 @@ from trails.cli.common import (
     print_rows,
 )
 from trails.cli.scores import run_option, settings_for
+from trails.errors import UsageError
 
 if TYPE_CHECKING:
     from trails.variants import VariantReport
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 @click.option("--drift", is_flag=True, help="Also measure the attention drift by layer (one full measurement each).")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Parquet file for them (default: in the home).")
 @click.option("--seed", default=0, show_default=True, help="Of every choice among candidates.")
+@click.option("--broken", is_flag=True, help="Accept variants that break a word or a sentence, too.")
+@click.option("--show", is_flag=True, help="Of a stored run (v…): every variant with its edits marked.")
 @run_option
 @model_option
 @device_option
@@ -57,6 +60,8 @@ def command(
     drift: bool,
     output: Path | None,
     seed: int,
+    broken: bool,
+    show: bool,
     run: str | None,
     model: str | None,
     device: str | None,
@@ -72,6 +77,7 @@ def command(
     \b
     trails variants c0123456789abcdef
     trails variants v0123456789abcdef
+    trails variants v0123456789abcdef --show
     trails variants roles:IF\\>THEN --count 20 -o variants.parquet
     """
     from trails.pipeline import Home
@@ -84,7 +90,11 @@ def command(
         kinds=tuple(part.strip() for part in kinds.split(",")) if kinds else KINDS,
         seed=seed,
         drift=drift,
+        whole=not broken,
     )
+    if show:
+        _show(selection, settings_for(home, None), as_json=as_json)
+        return
     reports: Sequence[VariantReport] = ()
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
         if re.fullmatch(r"v[0-9a-f]{16}", selection):
@@ -132,6 +142,27 @@ def command(
     name = found.id or shlex.quote(str(found.path))  # a file of the user's own has no id in the home
     echo(f"stored: {f'{found.id}  ' if found.id else ''}{found.path}\nrejected, with reasons: {found.rejected}")
     echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
+
+
+def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the variants stored under an id, the most volatile first."""
+    from trails.pipeline import Home
+
+    if not re.fullmatch(r"v[0-9a-f]{16}", name):
+        raise UsageError(
+            f"{name!r} is no stored run of variants. --show takes its id (v…), printed when they are made."
+        )
+    with Home(**settings) as opened:
+        found = opened.shown_variants(name)
+    if as_json:
+        print_json([{field: getattr(one, field) for field in one.__slots__} for one in found])
+        return
+    for one in found:
+        echo(
+            f"{one.id}  {one.kind}  volatility {one.volatility:.4f} nats, {one.edits} edits, {one.distance} from {one.chain}"
+        )
+        echo(f"    {one.text}".replace("\n", "⏎"))
+    echo(f"leave some out: write their ids to a file, one a line, then trails export … --variants {name} --refuse FILE")
 
 
 _SHADES = " ░▒▓█"

@@ -108,7 +108,9 @@ def feeds_of(
         bench.check_time()
         row = bench.row(target.text, scale.max_tokens)
         context = row["input_ids"][: row["offset"]]
-        accepted = make_variants(bench.scorer, target.text, VariantOptions(count=count, seed=seed)).accepted
+        accepted = make_variants(
+            bench.scorer, target.text, VariantOptions(whole=False, count=count, seed=seed)
+        ).accepted
         variants = [
             bench.ids_row(v.token_ids.tolist(), context, chain=row["chain"]) | {"volatility": float(v.volatility)}
             for v in accepted

@@ -19,7 +19,8 @@ class ExportOptions:
     ``run`` names the run whose numbers count (an id or its beginning; by default the only one without an adapter).
     ``variants`` is the id (``v…``) of what ``trails variants`` stored in the home, or its file. ``answer`` ends the text of a
     chain with its final answer, ``think_tags`` puts ``<think>`` and ``</think>`` around it (or the two marks given,
-    with a comma between); both for formats of texts and whole chains only.
+    with a comma between); both for formats of texts and whole chains only. ``refuse`` is a file with
+    ids of variants to leave out, one a line.
     """
 
     mask: str = "none"
@@ -35,6 +36,7 @@ class ExportOptions:
     run: str | None = None
     answer: bool = False
     think_tags: str = ""
+    refuse: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

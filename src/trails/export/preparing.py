@@ -18,7 +18,7 @@ from trails.export.options import ExportOptions, layers_text
 from trails.export.order import parse_order
 from trails.export.record import COLUMNS, Batch, Ending, build, coalesce, ragged
 from trails.export.subgraph import Selection
-from trails.export.variant_rows import stored_variants, variant_tables
+from trails.export.variant_rows import read_refusals, stored_variants, variant_tables
 from trails.export.writer import Writer
 from trails.platform.arrays import Floats
 from trails.platform.threads import ahead
@@ -72,6 +72,8 @@ def prepare(selection: Selection, traces: TraceStore, format: str, to: Path, opt
     """Check everything that can be checked before a row is read. Raises UsageError with what to write instead."""
     if options.variants and re.fullmatch(r"v[0-9a-f]{16}", str(options.variants)):
         options = replace(options, variants=stored_variants(traces, str(options.variants)))
+    if options.refuse and not options.variants:
+        raise UsageError("--refuse leaves out variants, and none were asked for. Add --variants, or leave it out.")
     writer = writer_named(format)
     mask = parse_mask(options.mask)
     reference_run = parse_weights(options.weights)
@@ -121,8 +123,14 @@ def _records(prepared: Prepared) -> Iterator[Batch]:
         if made is not None:
             yield made
     if options.variants:
+        refused = read_refusals(options.refuse, options.variants) if options.refuse else set()
         whole = replace(selection, parts=None)  # variants have ids of their own: their parent is what was selected
         for table in variant_tables(options.variants, run):
+            # the plain variant is the chain itself, which is there already
+            kinds = [dict(item).get("variant") for item in table["metadata"].to_pylist()]
+            names = table["chain"].to_pylist()
+            own = [kind != "plain" and name not in refused for kind, name in zip(kinds, names, strict=True)]
+            table = table.filter(pa.array(own, pa.bool_()))
             if selection.parts is not None:
                 parents = [dict(item).get("parent") for item in table["metadata"].to_pylist()]
                 table = table.filter(pa.array([parent in selection.parts for parent in parents], pa.bool_()))

@@ -26,6 +26,25 @@ def stored_variants(traces: TraceStore, name: str) -> Path:
     return path
 
 
+def read_refusals(path: Path, variants: Path) -> set[str]:
+    """Ids of variants to leave out, one a line; what follows the id, and lines that begin with ``#``, are notes.
+
+    Raises UsageError for an id that the file ``variants`` does not hold.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({error}). Write ids of variants, one a line.") from None
+    known, found = set(pq.read_table(variants, columns=["chain"])["chain"].to_pylist()), set()
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            name = line.split()[0]
+            if name not in known:
+                raise UsageError(f"{path}:{number}: variant {name!r} is not stored. Run: trails variants v… --show")
+            found.add(name)
+    return found
+
+
 def largest_edits(path: Path, selection: Selection) -> int | None:
     """Most token edits between a variant of the file and its parent, for the chains of a selection; None where the file does
     not say it."""

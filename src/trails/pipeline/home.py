@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from trails.config import load_settings
 from trails.errors import UsageError
 from trails.export import ExportReport, export_selection
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from trails.evaluate.recall import Recall
     from trails.measure.huggingface import HuggingFaceScorer
     from trails.report.html import Written
-    from trails.variants import VariantOptions, VariantReport, VariantRun
+    from trails.variants import Shown, VariantOptions, VariantReport, VariantRun
 
 
 class Home:
@@ -353,7 +355,8 @@ class Home:
     ) -> tuple[Sequence[VariantReport], VariantRun]:
         """Microvariants of a chain (its id or the beginning of it) or of every chain of a selection, and the run in which
         they are stored: in the home's folder ``variants`` and with the drift map in the graph, or in the Parquet file ``to``
-        only. ``each`` is told every report as it is made. Raises UsageError for a selection without a measured chain.
+        only. ``each`` is told every report as it is made. An interrupt stores what was finished and says so. Raises
+        UsageError for a selection without a measured chain.
         """
         from trails.variants import (
             VariantOptions,
@@ -373,11 +376,21 @@ class Home:
         text = f"chain:{self.trace(selection, instrument.id).chain.id}" if one else selection
         scorer = self.scorer(instrument.id)
         reports, tables = [], []
-        for trace in self._traces.traces(instrument.id, self.select(text).chains):
-            report = make_variants(scorer, Segmented(trace.chain, trace.steps), options)
-            reports.append(report)
-            tables.append(variant_table(report, instrument.id, instrument.tokenizer, trace.question_token_ids.tolist()))
-            each(report)
+        interrupted = False
+        try:
+            for trace in self._traces.traces(instrument.id, self.select(text).chains):
+                report = make_variants(scorer, Segmented(trace.chain, trace.steps), options)
+                asked = trace.question_token_ids.tolist()
+                tables.append(variant_table(report, instrument.id, instrument.tokenizer, asked))
+                reports.append(report)
+                each(report)
+        except KeyboardInterrupt:
+            interrupted = True
+            tables = tables[: len(reports)]
+            if not reports:
+                raise KeyboardInterrupt(
+                    "interrupted before the variants of a chain were finished; nothing is kept"
+                ) from None
         if not reports:
             raise UsageError(
                 f"selection {text!r} holds no chain that run {instrument.id} measured. Type: trails status"
@@ -389,7 +402,27 @@ class Home:
             self.graph.ensure_schema()
             load_variants(self.graph, path)
             self.graph.save()
+        if interrupted:
+            made = sum(len(report.accepted) for report in reports)
+            raise KeyboardInterrupt(
+                f"interrupted: {made:,} accepted variants of {len(reports):,} chains are kept in {path}"
+                + ("" if to else f", as {name}")
+                + "; those of the other chains were not made. The same command makes all of them again"
+            )
         return reports, read_variant_run(path, "" if to else name)
+
+    def shown_variants(self, name: str) -> Sequence[Shown]:
+        """The variants stored under an id (``v…``) with their edits marked, the most volatile first."""
+        from trails.export.variant_rows import stored_variants
+        from trails.variants import read_variant_run, shown_variants
+
+        path = stored_variants(self._traces, name)
+        run = read_variant_run(path, name).run
+        roots = sorted(
+            {dict(row)["parent"] for row in pq.read_table(path, columns=["metadata"])["metadata"].to_pylist()}
+        )
+        texts = {trace.chain.id: trace.chain.text for trace in self._traces.traces(run, roots)} if roots else {}
+        return shown_variants(path, texts)
 
     def variant_run(self, name: str) -> VariantRun:
         """A run of the microvariant loop that the home holds. Raises UsageError that names those there are."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -71,7 +71,8 @@ _VERBS = frozenset(_VERB_FORMS.split())
 class VariantOptions:
     """``count`` variants are wanted per chain; at most ``count`` + 8 are measured. ``budget`` is the largest volatility
     accepted (nats; None = no gate), ``max_edits`` the largest token edit distance to the parent. ``kinds`` limits the kinds;
-    ``drift`` measures attention maps of accepted variants too (costs one full measurement each).
+    ``drift`` measures attention maps of accepted variants too (costs one full measurement each). ``whole`` refuses variants
+    that break a word or a sentence (:func:`flaw`); as rungs of a ladder they are measured, and refused with that reason.
     """
 
     count: int = 50
@@ -80,6 +81,7 @@ class VariantOptions:
     kinds: tuple[str, ...] = KINDS
     seed: int = 0
     drift: bool = False
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,41 @@ def marker_tokens(scorer: Any) -> dict[str, int]:
     return {marker: len(scorer.model.text.ids(marker)) for marker in MARKERS}
 
 
+_ENDS = ".!?…:;。！？\"'»”)]}"
+
+
+def flaw(text: str, variant: str) -> str:
+    """What a variant of a text breaks, in words; empty where words and sentences stay whole.
+
+    A word is broken where letters meet that did not meet before, or where the text ends inside it; a sentence where the text
+    ends without its end, or a mark ``*`` has no partner.
+    """
+    start = 0
+    while start < min(len(text), len(variant)) and text[start] == variant[start]:
+        start += 1
+    end = 0
+    while end < min(len(text), len(variant)) - start and text[-1 - end] == variant[-1 - end]:
+        end += 1
+    here = len(variant) - end
+    for place in {start, here} - {0, len(variant)}:
+        joined = variant[place - 1 : place + 1]
+        if (
+            joined.isalpha()
+            and len(joined) == 2
+            and joined not in (text[start - 1 : start + 1], text[len(text) - end - 1 :][:2])
+        ):
+            return "it joins two words"
+    if (variant.count("*") - text.count("*")) % 2:
+        return "its mark has no partner"
+    if len(variant) < len(text) and text.startswith(variant.rstrip()) and variant.strip():
+        rest = text[len(variant.rstrip()) :]
+        if rest[:1].isalnum() and variant.rstrip()[-1].isalnum():
+            return "it ends inside a word"
+        if not rest.lstrip(" ").startswith("\n") and variant.rstrip()[-1] not in _ENDS:
+            return "it ends inside a sentence"
+    return ""
+
+
 class _Maker:
     """Text edits of one chain, in a fixed order, as candidates within the bound."""
 
@@ -187,11 +224,18 @@ class _Maker:
         self.encoded = scorer.model.text.encode(self.text, "a chain")
         self.base = tuple(self.encoded.ids.tolist())
         self.seen = {self.base}
+        self.flaws: list[str] = []  # of each candidate; only rungs have one
         self.candidates: list[_Candidate] = []
         self.dropped: dict[str, int] = {}
 
-    def add(self, text: str, kind: str, detail: str, parent: int = -1) -> int:
-        """Add a variant; its index, or -2 if it is empty, known, or further from its parent than the bound."""
+    @property
+    def whole(self) -> int:
+        """How many candidates are variants and not only rungs on the way to one."""
+        return self.flaws.count("")
+
+    def add(self, text: str, kind: str, detail: str, parent: int = -1, *, rung: bool = False) -> int:
+        """Add a variant; its index, or -2 if it is empty, known, further from its parent than the bound, or broken (a ``rung``
+        may be: it is measured, but no variant of its own)."""
         ids = tuple(self.scorer.model.text.ids(text))
         of = self.base if parent < 0 else self.candidates[parent].ids
         if not ids or (ids in self.seen and kind != "plain"):
@@ -200,7 +244,12 @@ class _Maker:
         if edits > self.options.max_edits:
             self.dropped["more token edits than the bound"] = self.dropped.get("more token edits than the bound", 0) + 1
             return -2
+        broken = flaw(self.text, text) if self.options.whole and kind != "synonym" else ""  # words are replaced whole
+        if broken and not rung:
+            self.dropped[broken] = self.dropped.get(broken, 0) + 1
+            return -2
         self.seen.add(ids)
+        self.flaws.append(broken)
         self.candidates.append(_Candidate(text, kind, detail, parent, ids, edits, levenshtein(self.base, ids)))
         return len(self.candidates) - 1
 
@@ -208,7 +257,7 @@ class _Maker:
         """Add texts as rungs, each the parent of the next; stops where a rung is out of bound."""
         parent = -1
         for number, text in enumerate(texts, 1):
-            parent = self.add(text, kind, f"{detail}, rung {number}", parent)
+            parent = self.add(text, kind, f"{detail}, rung {number}", parent, rung=True)
             if parent == -2:
                 return
 
@@ -259,7 +308,11 @@ class _Maker:
                 if not stop:
                     return
                 parent = self.add(
-                    self.text[:stop], "drop_last", f"{len(self.text) - stop} characters, rung {number}", parent
+                    self.text[:stop],
+                    "drop_last",
+                    f"{len(self.text) - stop} characters, rung {number}",
+                    parent,
+                    rung=True,
                 )
                 if parent == -2:
                     return
@@ -324,11 +377,11 @@ class _Maker:
         if "plain" in self.options.kinds:
             self.add(self.text, "plain", "the chain itself")
         open_kinds = self.by_kind(likely)
-        while open_kinds and len(self.candidates) < wanted:
+        while open_kinds and self.whole < wanted:
             for kind in list(open_kinds):
                 if next(open_kinds[kind], False) is False:
                     del open_kinds[kind]
-                if len(self.candidates) >= wanted:
+                if self.whole >= wanted:
                     break
 
 
@@ -493,9 +546,12 @@ def make_variants(scorer: Any, item: Segmented, options: VariantOptions | None =
     keep = 0
     accepted = {item.chain.id}  # and the variants that later rungs may build on
     # those beyond the count are measured only where the gate took some of the first ones away
-    for block in (range(options.count), range(options.count, len(maker.candidates))):
+    counted = np.cumsum([not broken for broken in maker.flaws])
+    first = int(np.searchsorted(counted, options.count)) + 1  # as many candidates as hold the variants wanted
+    rungs = 0
+    for block in (range(first), range(first, len(maker.candidates))):
         places = [index for index in block if index < len(maker.candidates)]
-        if not places or len(accepted) > options.count:
+        if not places or len(accepted) - rungs > options.count:
             continue
         if final:  # the cache ends in a variant: back to the chain
             model.states(maker.base, keep)
@@ -513,10 +569,12 @@ def make_variants(scorer: Any, item: Segmented, options: VariantOptions | None =
                 reason = f"volatility {variant.volatility:.4f} above the budget {options.budget:g}"
             elif parent not in accepted:  # a rung counts only if its parent counts
                 reason = "its parent was not accepted"
-            elif len(accepted) > options.count:
+            elif len(accepted) - rungs > options.count:
                 reason = "enough variants"
             if not reason:
                 accepted.add(ids_of[index])
+                if maker.flaws[index]:  # the rungs after it may build on it
+                    reason, rungs = f"a rung on the way: {maker.flaws[index]}", rungs + 1
             final.append(replace(variant, parent=parent, accepted=not reason, reason=reason))
     if options.drift:
         final = _with_attention(scorer, item, final)
@@ -781,6 +839,56 @@ def _write_reasons(reports: Iterable[VariantReport], file: TextIO) -> None:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         for reason, count in sorted(report.dropped.items()):
             file.write(json.dumps({"chain": report.chain, "reason": reason, "count": count}, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A stored variant as a person reads it: its text with ``[-what went-]`` and ``{+what came+}``, the rest cut short."""
+
+    id: str
+    chain: str
+    kind: str
+    detail: str
+    edits: int
+    distance: int
+    volatility: float
+    text: str
+
+
+def marked_edits(before: str, after: str, around: int = 40) -> str:
+    """The text ``after`` with its differences from ``before`` marked, and ``around`` characters on both sides of each."""
+    words = [re.findall(r"\s+|\w+|[^\w\s]", text) for text in (before, after)]
+    parts: list[str] = []
+    for what, a, b, c, d in SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes():
+        old, new = "".join(words[0][a:b]), "".join(words[1][c:d])
+        if what == "equal":
+            first, last = a == 0, b == len(words[0])
+            head, tail = (0 if first else around), (0 if last else around)
+            parts.append(
+                old if len(old) <= head + tail + 3 else f"{old[:head]} … {old[len(old) - tail :] if tail else ''}"
+            )
+        else:
+            parts.append((f"[-{old}-]" if old else "") + (f"{{+{new}+}}" if new else ""))
+    return "".join(parts)
+
+
+def shown_variants(path: Path, texts: Mapping[str, str]) -> list[Shown]:
+    """The stored variants of a file beside the ``texts`` of their chains, the most volatile first.
+
+    Raises UsageError for another file.
+    """
+    columns = ["chain", "metadata", "text", "kind", "detail", "edits", "distance", "volatility"]
+    try:
+        rows = pq.read_table(path, columns=columns).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{path} is not a file of variants ({error}). Run: trails variants SELECTION") from None
+    found = []
+    for row in rows:
+        root = dict(row["metadata"])["parent"]
+        text = marked_edits(texts[root], row["text"]) if root in texts else row["text"]
+        numbers = (row["edits"], row["distance"], row["volatility"])
+        found.append(Shown(row["chain"], root, row["kind"], row["detail"], *numbers, text))
+    return sorted(found, key=lambda one: (-one.volatility, one.id))
 
 
 @dataclass(frozen=True, slots=True)
