@@ -1077,6 +1077,10 @@ OWN: dict[str, tuple[list[dict[str, Any]], Case]] = {
         [{"error": {"message": "Invalid username or password."}}],
         Case("", bad=((1, "this is an error message of a server, not data"),)),
     ),
+    "a_message_that_is_the_chain": (
+        [{"title": "Squares", "message": SQUARE, "code": 1}],
+        Case("records", (C("Squares", SQUARE),), options={"fields": {"chain": "message"}}),
+    ),
     "own_export": (
         [
             {

@@ -125,7 +125,8 @@ class RecordReader:
             try:
                 if not isinstance(record, Mapping):
                     raise BadRecordError(f"a JSON object is needed, this is {_json_type(record)}.")
-                _check_served(record)
+                if not options.fields:
+                    _check_served(record)
                 for draft in self._drafts(record, context):
                     own = draft.metadata.pop("source", "") if self.name in ("trails", "exports") else ""
                     draft.source_id = draft.source_id or record_id(record)
@@ -219,9 +220,8 @@ def _check_served(record: Mapping[str, Any]) -> None:
     if not names <= _SERVED or not names & {"error", "errors", "message", "detail"}:
         return
     said = next(value for key, value in record.items() if str(key).lower() in ("error", "errors", "message", "detail"))
-    failed = (
-        "error" in names or "errors" in names or record.get("success") is False or len(names) > 1 or "detail" in names
-    )
+    codes = {"status", "code", "statuscode", "status_code", "documentation_url", "request_id", "requestid"}
+    failed = bool(names & ({"error", "errors"} | codes)) or names == {"detail"} or record.get("success") is False
     if failed and not messages_in(record):
         raise BadRecordError(f"this is an error message of a server, not data: {as_text(said)[:120]!r}.")
 
