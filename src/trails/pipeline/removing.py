@@ -145,7 +145,8 @@ def _remove_from_graph(graph: GraphStore, plan: Removal, runs: dict[str, Run]) -
             _write(graph, "MATCH (n:Gap) WHERE n.run = $run DETACH DELETE n", run=run)
             _write(graph, "MATCH (n:Run {id: $run}) DETACH DELETE n", run=run)
     for label, relationship in (("Source", "FROM"), ("Family", "IN_FAMILY")):
-        found = graph.run(f"MATCH (n:{label}) WHERE NOT (n)<-[:{relationship}]-() RETURN n.id AS id", max_rows=10**9)
+        alone = f"MATCH (n:{label}) WHERE NOT (n)<-[:{relationship}]-() RETURN n.id AS id"
+        found = graph.run(alone, timeout_s=86_400.0, max_rows=2**31 - 2, trusted=True)
         if ids := [row[0] for row in found.rows]:
             _write(graph, f"MATCH (n:{label}) WHERE n.id IN $ids DETACH DELETE n", ids=ids)
     cleared = tuple(label for label in ("State", "Overlap") if counted.get(label) and (gone or stays))
