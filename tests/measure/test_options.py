@@ -11,8 +11,11 @@ from families import tiny
 from reference import QUESTION, TEXT, assert_same, item, measured_slowly, rows_of, scorer_of
 
 from trails.errors import ModelError
+from trails.measure import passes
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.premises import packable
+from trails.schema import QUESTION as QUESTION_BIN
+from trails.schema import SINK, Step
 
 LONG = item(TEXT + " " + TEXT.replace("1", "7"), QUESTION, ("But", "Однако", "Therefore"))
 
@@ -165,3 +168,52 @@ def test_a_context_that_fills_the_window_is_refused() -> None:
         f"chain {chain.chain.id}: its context alone has 41 tokens, more than half of the window of 64 tokens of tiny. "
         "Shorten the question, or leave the chain out."
     )
+
+
+# ---------------------------------------------------------------------------------------------------- very many steps
+
+
+def test_of_very_many_steps_the_nearest_are_kept_and_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one pass: the same numbers as the whole map, of fewer steps, and everything else bit for bit."""
+    scorer = scorer_of(tiny("qwen2"))
+    options = MeasureOptions(token_attention=True, states=(1,))
+    many = item("a b. " * 12, QUESTION, ())
+    steps = tuple(Step(i, 5 * i, 5 * i + 5) for i in range(12))
+    many = Segmented(many.chain, steps)
+    (whole,) = scorer.measure([many], options)
+    monkeypatch.setattr(passes, "MOST_STEPS", 10)
+    monkeypatch.setattr(passes, "NEAR_STEPS", 4)
+    (near,) = scorer.measure([many], options)
+    assert whole.step_keys is None
+    assert near.step_keys is not None
+    assert near.step_keys[:3].tolist() == [SINK, QUESTION_BIN, 0]
+    assert near.step_keys[-6:].tolist() == [SINK, QUESTION_BIN, 8, 9, 10, 11]
+    for step in range(12):
+        all_masses, masses = whole.step_masses(step), near.step_masses(step)
+        kept = ~np.isnan(masses).all(1)
+        assert kept.tolist() == [True, True] + [key > step - 4 for key in range(step + 1)]
+        np.testing.assert_array_equal(masses[kept], all_masses[kept])
+    for name in ("surprisal", "attention_shift", "token_attends_step", "token_attends_mass", "step_states"):
+        np.testing.assert_array_equal(getattr(near, name), getattr(whole, name))
+
+
+def test_very_many_steps_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bins count within the window, so that memory does not grow with the chain; a step outside the window has no row."""
+    scorer = scorer_of(tiny("gpt2", n_positions=64), window="stride")
+    chain = item("a b. " * 40, "", ()).chain
+    many = Segmented(chain, tuple(Step(i, 5 * i, 5 * i + 5) for i in range(40)))
+    options = MeasureOptions(token_attention=True, states=(1,))
+    (whole,) = scorer.measure([many], options)
+    monkeypatch.setattr(passes, "MOST_STEPS", 10)
+    monkeypatch.setattr(passes, "NEAR_STEPS", 9)
+    parts = passes.passes_of(scorer.sequence(many), scorer.run)
+    assert max(part.steps.stop - part.steps.start for part in parts) <= 14
+    (near,) = scorer.measure([many], options)
+    for step in range(40):
+        masses = near.step_masses(step)
+        kept = ~np.isnan(masses).all(1)
+        assert kept[-1]
+        assert kept[2:].sum() <= 9
+        np.testing.assert_allclose(masses[kept], whole.step_masses(step)[kept], atol=1e-6)
+    for name in ("surprisal", "attention_shift", "token_attends_step", "token_attends_mass", "step_states"):
+        np.testing.assert_allclose(getattr(near, name), getattr(whole, name), atol=1e-6)

@@ -33,12 +33,14 @@ class Layout:
 
     ``bins`` (B, T): bin of each position as a key: 0 = first token of the sequence, 1 = rest of the context, s + 2 = step s;
     padding has -1. ``keep`` (B, S, T): weight 1 where a position counts as a query of step s.
-    ``pairs`` (B, P, 2): random pairs of positions for the anisotropy baseline.
+    ``pairs`` (B, P, 2): random pairs of positions for the anisotropy baseline. ``near``: how many steps are kept in the sums of
+    a step's masses, its own as the last; 0 = all bins.
     """
 
     bins: Tensor
     keep: Tensor
     pairs: Tensor
+    near: int = 0
     _plain: Tensor | None = None
     _kernel: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -46,6 +48,17 @@ class Layout:
     def count(self) -> int:
         """K, the number of bins."""
         return int(self.keep.shape[1]) + 2
+
+    def kept(self, sums: Tensor) -> Tensor:
+        """Of the sums of masses by step (B, S, K) those that are kept: all, or (B, S, near + 2): the first two bins, then the
+        steps s - near + 1 … s of step s. Places before step 0 hold numbers that nobody reads.
+        """
+        if not self.near:
+            return sums
+        step = torch.arange(sums.shape[1], device=sums.device)[:, None]
+        near = (step + torch.arange(1 - self.near, 1, device=sums.device)).clamp_min(0) + 2
+        index = torch.cat((torch.zeros_like(step), torch.ones_like(step), near), 1)
+        return sums.gather(2, index.expand(len(sums), -1, -1))
 
     @property
     def one_hot(self) -> Tensor:
@@ -98,7 +111,9 @@ class Recorder:
     attention_previous: list[Tensor] = field(default_factory=list)
     attention_sink: list[Tensor] = field(default_factory=list)
     attention_entropy: list[Tensor] = field(default_factory=list)
-    step_masses: list[Tensor] = field(default_factory=list)  # L × (B, S, K): sums over the kept queries of a step
+    step_masses: list[Tensor] = field(
+        default_factory=list
+    )  # L × (B, S, K or near + 2): sums over the queries of a step
     hidden_shift: list[Tensor] = field(default_factory=list)  # L+1 × (B, T)
     baseline: list[Tensor] = field(default_factory=list)  # L+1 × (B, P)
     states: list[Tensor] = field(default_factory=list)  # len(state_layers) × (B, S, d): sums over the kept positions
@@ -117,7 +132,8 @@ class Recorder:
         self._keep("attention_previous", layer.previous)
         self._keep("attention_sink", layer.masses[:, :, 0].clone() if layer.sink is None else layer.sink)
         self._keep("attention_entropy", layer.entropy)
-        self._keep("step_masses", torch.bmm(self.layout.keep, layer.masses) if layer.steps is None else layer.steps)
+        sums = torch.bmm(self.layout.keep, layer.masses) if layer.steps is None else layer.steps
+        self._keep("step_masses", self.layout.kept(sums))
         if self.token_attention:
             if self.mass_sum is None or self.mass_top is None or self.mass_layer is None:
                 self.mass_sum, self.mass_top = layer.masses.clone(), layer.masses.clone()

@@ -17,7 +17,7 @@ from trails.measure.base import MeasureOptions
 from trails.measure.metrics import LogitStatistics
 from trails.measure.passes import Pass, TokenSequence
 from trails.measure.premises import Premises
-from trails.platform.arrays import Doubles, Floats, Ints, Longs
+from trails.platform.arrays import Bools, Doubles, Floats, Ints, Longs
 from trails.schema import Run, Trace
 
 LAYER_MEASURES = ("attention_shift", "attention_previous", "attention_sink", "attention_entropy")
@@ -49,11 +49,13 @@ class Partial:
     layers: dict[str, Floats]  # name → (n, L)
     hidden_shift: Floats  # (n, L+1)
     question_surprisal: Floats
-    step_masses: npt.NDArray[Any]  # (S, S+2, L) sums
+    step_masses: npt.NDArray[Any]  # (S, S+2 or near+2, L) sums
+    seen: Bools | None = (
+        None  # (S, near+2) which of the near bins were in a window with the step; None: all bins are kept
+    )
     baseline: list[Floats] = field(default_factory=list)  # one (L+1,) per pass
     states: Doubles | None = None  # (S, len(states), d) sums
-    attends_sum: Floats | None = None  # (n, S)
-    attends_layer: Ints | None = None
+    attends: tuple[Ints, Floats, Ints] | None = None  # step, mass, layer, each (n,)
     peak_token: Ints | None = None
     peak_mass: Floats | None = None
     peak_layer: Ints | None = None
@@ -81,8 +83,9 @@ class Collector:
 
     def _put(self, part: Pass, found: dict[str, npt.NDArray[Any]], row: int, statistics: LogitStatistics) -> None:
         sequence, n = part.sequence, len(part.sequence.row.tokens)
-        steps, layers = len(sequence.row.step_tokens), self.run.n_layers
-        masses = found["step_masses"][row, :steps, : steps + 2]
+        steps, layers, at = len(sequence.row.step_tokens), self.run.n_layers, part.steps
+        here_steps, near = at.stop - at.start, sequence.near
+        masses = found["step_masses"][row, :here_steps, : (near or here_steps) + 2]
         if id(sequence) not in self._partial:
             self._partial[id(sequence)] = Partial(
                 surprisal=_nan(n),
@@ -93,12 +96,20 @@ class Collector:
                 layers={name: np.empty((n, layers), np.float32) for name in LAYER_MEASURES},
                 hidden_shift=np.empty((n, layers + 1), np.float32),
                 question_surprisal=_nan(len(sequence.row.context.question)),
-                step_masses=masses.copy(),
+                step_masses=np.zeros((steps, near + 2, layers)) if near else masses.copy(),
+                seen=np.zeros((steps, near + 2), bool) if near else None,
             )
             into = self._partial[id(sequence)]
         else:
             into = self._partial[id(sequence)]
-            into.step_masses = into.step_masses.astype(np.float64) + masses
+            if not near:
+                into.step_masses = into.step_masses.astype(np.float64) + masses
+        if into.seen is not None:
+            # of the near steps those before the first one of the pass are not there
+            there = np.arange(near + 2) >= np.maximum(near + 1 - np.arange(here_steps), 2)[:, None]
+            there[:, :2] = True
+            into.step_masses[at] += np.where(there[..., None], masses, 0)
+            into.seen[at] |= there
         chain = slice(part.keep, part.end)
         here = slice(part.context + part.keep - part.begin, part.length)  # the same tokens in the pass
         for name, values in into.layers.items():
@@ -108,13 +119,20 @@ class Collector:
         into.baseline.append(pair_mean.copy() if part.end - part.keep > 1 else np.full_like(pair_mean, np.nan))
         _put_logits(part, here, chain, statistics, into)
         if "states" in found:
-            states = found["states"][row, :steps].astype(np.float64)
-            into.states = states if into.states is None else into.states + states
+            states = found["states"][row, :here_steps].astype(np.float64)
+            if near:
+                if into.states is None:
+                    into.states = np.zeros((steps, *states.shape[1:]))
+                into.states[at] += states
+            else:
+                into.states = states if into.states is None else into.states + states
         if "attends_sum" in found:
-            if into.attends_sum is None or into.attends_layer is None:
-                into.attends_sum, into.attends_layer = _nan(n, steps), np.zeros((n, steps), np.int32)
-            into.attends_sum[chain] = found["attends_sum"][row, here, 2 : steps + 2]
-            into.attends_layer[chain] = found["attends_layer"][row, here, 2 : steps + 2]
+            if into.attends is None:
+                into.attends = (np.full(n, -1, np.int32), _nan(n), np.full(n, -1, np.int32))
+            sums, strongest = (found[name][row, here, 2 : here_steps + 2] for name in ("attends_sum", "attends_layer"))
+            own = sequence.chain_bins[chain] - 2 - at.start
+            step, mass, layer = _attends(sums, strongest, own, layers, at.start)
+            into.attends[0][chain], into.attends[1][chain], into.attends[2][chain] = step, mass, layer
         if "peak_token" in found:
             if into.peak_token is None or into.peak_mass is None or into.peak_layer is None:
                 into.peak_token = np.full((n, self.options.peaks), -1, np.int32)
@@ -130,7 +148,11 @@ class Collector:
         item, row, options = sequence.item, sequence.row, self.options
         spans, tokens = row.step_tokens, row.tokens
         counts = np.diff(spans, axis=1)[:, 0]
-        query, key = _step_pairs(len(spans))
+        if found.seen is None:
+            step_keys, (query, key) = None, _step_pairs(len(spans))
+        else:
+            query, key = np.nonzero(found.seen)
+            step_keys = np.where(key < 2, key - 2, query + key - 1 - sequence.near).astype(np.int32)
         sums = found.step_masses[query, key].astype(np.float64)
         trace = Trace(
             chain=item.chain,
@@ -153,14 +175,16 @@ class Collector:
             hidden_shift=found.hidden_shift,
             hidden_baseline=mean_of_defined(np.stack(found.baseline)),
             step_attention=(sums / np.where(counts, counts, np.nan)[query, None]).astype(np.float32),
+            step_keys=step_keys,
             attention_shift=found.layers["attention_shift"],
             attention_previous=found.layers["attention_previous"],
             attention_sink=found.layers["attention_sink"],
             attention_entropy=found.layers["attention_entropy"],
         )
         changes: dict[str, Any] = {}
-        if options.token_attention and found.attends_sum is not None:
-            changes |= self._attends(sequence, found)
+        if options.token_attention and found.attends is not None:
+            step, mass, layer = found.attends
+            changes |= {"token_attends_step": step, "token_attends_mass": mass, "token_attends_layer": layer}
         if options.peaks:
             changes |= {
                 "peak_token": found.peak_token,
@@ -181,21 +205,22 @@ class Collector:
             }
         return replace(trace, **changes) if changes else trace
 
-    def _attends(self, sequence: TokenSequence, found: Partial) -> dict[str, Any]:
-        """The earlier step that each token looks at most, by the mean over layers."""
-        assert found.attends_sum is not None
-        assert found.attends_layer is not None
-        n, steps = found.attends_sum.shape
-        own = (sequence.chain_bins - 2)[:, None]
-        mean = np.where(np.arange(steps) < own, found.attends_sum / self.run.n_layers, -1.0)
-        best = mean.argmax(1)
-        row = np.arange(n)
-        none = mean[row, best] < 0
-        return {
-            "token_attends_step": np.where(none, -1, best).astype(np.int32),
-            "token_attends_mass": np.where(none, np.nan, mean[row, best]).astype(np.float32),
-            "token_attends_layer": np.where(none, -1, found.attends_layer[row, best]).astype(np.int32),
-        }
+
+def _attends(sums: Floats, strongest: Ints, own: Longs, layers: int, first: int) -> tuple[Ints, Floats, Ints]:
+    """The earlier step that each token looks at most, by the mean over layers: step, mass and layer, each (n,).
+
+    ``sums`` (n, S) over layers, ``strongest`` (n, S) the layer of the largest mass, ``own`` (n,) each token's step; steps count
+    from ``first``.
+    """
+    row = np.arange(len(sums))
+    mean = np.where(np.arange(sums.shape[1]) < own[:, None], sums / layers, -1.0)
+    best = mean.argmax(1)
+    none = mean[row, best] < 0
+    return (
+        np.where(none, -1, best + first).astype(np.int32),
+        np.where(none, np.nan, mean[row, best]).astype(np.float32),
+        np.where(none, -1, strongest[row, best]).astype(np.int32),
+    )
 
 
 def _put_logits(part: Pass, here: slice, chain: slice, stats: LogitStatistics, into: Partial) -> None:

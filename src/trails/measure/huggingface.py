@@ -212,7 +212,8 @@ class HuggingFaceScorer:
             return
         batch: list[Pass] = []
         for part in sorted(passes, key=lambda p: -p.length):
-            if batch and batch[0].length * (len(batch) + 1) > budget:
+            full = bool(batch) and batch[0].length * (len(batch) + 1) > budget
+            if full or (batch and batch[0].sequence.near != part.sequence.near):
                 yield batch
                 batch = []
             batch.append(part)
@@ -278,13 +279,14 @@ class HuggingFaceScorer:
     def _launch(self, batch: list[Pass], options: MeasureOptions) -> Flight:
         """Run a batch and send its reductions to the host; on a GPU nothing is waited for."""
         length, steps = self._shape(batch)
+        near = batch[0].sequence.near
         words = self.model.tensor(pack(batch, length))
 
         def observe(words: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return self._observe(words, length, steps, options)
+            return self._observe(words, length, steps, near, options)
 
         if self._launches_dominate(len(batch) * length):
-            key = (len(batch), length, steps, replace(options, batch_tokens=0))
+            key = (len(batch), length, steps, near, replace(options, batch_tokens=0))
             hidden, found = self._graphs.run(key, words, observe)
         else:
             hidden, found = observe(words)
@@ -299,10 +301,10 @@ class HuggingFaceScorer:
         return flight
 
     def _observe(
-        self, words: Tensor, length: int, steps: int, options: MeasureOptions
+        self, words: Tensor, length: int, steps: int, near: int, options: MeasureOptions
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Last hidden states (B, T, d) of a batch and its reductions (see :class:`Flight`)."""
-        layout, ids = unpacked(words, length, steps)
+        layout, ids = unpacked(words, length, steps, near)
         recorded = words.is_cuda and torch.cuda.is_current_stream_capturing()
         recorder = Recorder(
             layout,
@@ -342,7 +344,7 @@ class HuggingFaceScorer:
     def _shape(self, batch: list[Pass]) -> tuple[int, int]:
         """Length T of a batch and its steps S."""
         length = max(part.length for part in batch)
-        steps = max(len(part.sequence.row.step_tokens) for part in batch)
+        steps = max(part.steps.stop - part.steps.start for part in batch)
         if self._launches_dominate(len(batch) * length):  # shapes that come again
             length = min(-(-length // 64) * 64, self.run.max_tokens or 2**31)
             steps = -(-steps // 8) * 8

@@ -16,6 +16,12 @@ from trails.measure.context import Row
 from trails.platform.arrays import Longs
 from trails.schema import Chain, Run
 
+MOST_STEPS = 1024
+"""Steps up to which a chain keeps its whole step attention, which grows with their square."""
+
+NEAR_STEPS = 64
+"""Steps, its own included, whose attention is kept for every step of a chain with more."""
+
 BASELINE_PAIRS = 64
 """Random pairs of positions per chain for the anisotropy baseline."""
 
@@ -33,6 +39,11 @@ class TokenSequence:
         spans = self.row.step_tokens
         self.chain_bins = np.repeat(np.arange(len(spans), dtype=np.int64), np.diff(spans, axis=1)[:, 0]) + 2
         self.pairs = baseline_pairs(self.item.chain, len(self.row.tokens))
+
+    @property
+    def near(self) -> int:
+        """Steps kept in the step attention of every step; 0 = all that came before."""
+        return NEAR_STEPS if len(self.row.step_tokens) > MOST_STEPS else 0
 
     @property
     def length(self) -> int:
@@ -64,13 +75,21 @@ class Pass:
         """Whether there is a question."""
         return bool(self.sequence.row.context.question)
 
+    @property
+    def steps(self) -> slice:
+        """The chain's steps that have a bin in this pass: those it sees, in a chain of very many steps; else all."""
+        if not self.sequence.near:
+            return slice(0, len(self.sequence.row.step_tokens))
+        first, last = (int(self.sequence.chain_bins[token]) - 2 for token in (self.begin, self.end - 1))
+        return slice(first, last + 1)
+
     def write(self, ids: Longs, bins: Longs, queries: Longs, pairs: Longs) -> None:
         """Fill a row of a batch: tokens, bins as keys, steps as queries, each (T,), and the pairs (64, 2)."""
         c, end, count = self.context, self.length, self.end - self.keep
         ids[:c], ids[c:end] = self.sequence.row.context.ids, self.sequence.row.tokens.ids[self.begin : self.end]
-        bins[:c], bins[c:end] = 1, self.sequence.chain_bins[self.begin : self.end]
+        bins[:c], bins[c:end] = 1, self.sequence.chain_bins[self.begin : self.end] - self.steps.start
         bins[0] = 0
-        queries[end - count : end] = self.sequence.chain_bins[self.keep : self.end] - 2
+        queries[end - count : end] = self.sequence.chain_bins[self.keep : self.end] - self.steps.start - 2
         whole = count == len(self.sequence.row.tokens)
         pairs[:] = self.sequence.pairs if whole else baseline_pairs(self.sequence.item.chain, count)
         pairs += end - count
@@ -123,9 +142,11 @@ def pack(batch: Sequence[Pass], length: int) -> Longs:
     return packed
 
 
-def unpacked(words: Tensor, length: int, steps: int) -> tuple[Layout, Tensor]:
-    """Layout and ids (B, T) of a packed batch: ids, bins as keys, steps as queries, then the pairs, in each row."""
+def unpacked(words: Tensor, length: int, steps: int, near: int = 0) -> tuple[Layout, Tensor]:
+    """Layout and ids (B, T) of a packed batch: ids, bins as keys, steps as queries, then the pairs, in each row. ``near``: see
+    :class:`~trails.measure.attention.Layout`.
+    """
     ids, bins, queries = words[:, : 3 * length].view(-1, 3, length).unbind(1)
     keep = (queries.unsqueeze(1) == torch.arange(steps, device=words.device)[:, None]).float()
     pairs = words[:, 3 * length :].reshape(-1, BASELINE_PAIRS, 2).contiguous()
-    return Layout(bins, keep, pairs), ids
+    return Layout(bins, keep, pairs, near), ids

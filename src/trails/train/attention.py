@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from trails.errors import UsageError
 from trails.platform.arrays import Floats
 from trails.schema import Trace
 
@@ -45,6 +46,11 @@ class TeacherMap:
 
 def teacher_map(trace: Trace) -> TeacherMap:
     """The map that a run stored for a chain."""
+    if trace.step_keys is not None:
+        raise UsageError(
+            f"chain {trace.chain.id} has {len(trace.steps)} steps, of which its map keeps the nearest only: it cannot be a "
+            "teacher. Leave it out of the export."
+        )
     return TeacherMap(np.asarray(trace.step_attention, np.float32), len(trace.steps))
 
 
