@@ -69,7 +69,7 @@ def test_a_table_where_it_fits_and_stacked_rows_where_not() -> None:
     )
     assert printed(rows, 38) == (
         "two seams\nchain    c0123456789abcdef\nscore    0.5\ncontrol  0.25\n\n"
-        "chain    cfedcba9876543210\nscore    1e-05\ncontrol  \n"
+        "chain    cfedcba9876543210\nscore    1e-05\ncontrol  \n\n"
     )
 
 
@@ -127,3 +127,12 @@ def test_every_token_stands_above_its_value(tokens: list[tuple[str, float]], wid
 def test_a_token_can_be_seen_on_its_own() -> None:
     shown = {" the": "␣the", "\n": "⏎", "\u0301": "◌\u0301", "\u200d": r"\u200d", "\x1b": r"\x1b", "小": "小", "é": "é"}
     assert {piece: visible_piece(piece) for piece in shown} == shown
+
+
+def test_a_further_control_stays_with_its_score_when_stacked() -> None:
+    rows = [["coverage", 0.07, "order 1", 0.0005], ["", None, "order 2", 0.16], ["other", 1.0, "order 1", 0.5]]
+    assert printed(Rows(["score", "value", "control", "its value"], rows), 30) == (
+        "score      coverage\nvalue      0.07\ncontrol    order 1\nits value  0.0005\n"
+        "control    order 2\nits value  0.16\n\n"
+        "score      other\nvalue      1\ncontrol    order 1\nits value  0.5\n\n"
+    )

@@ -17,14 +17,13 @@ import pyarrow as pa
 
 from trails.analyses.score import SCORE_COLUMNS, Score, Withheld, score_record, score_rows, withheld_record
 from trails.errors import UsageError
+from trails.platform.text import visible
 from trails.store.base import GraphBatch
 
 HTML_ROWS = 50
 """Rows of a table that a notebook shows."""
 
 _RESERVED = ("analysis", "verdict", "scores", "withheld", "notes", "commands")
-# C0 and C1 controls except tab and line feed, and the marks that reorder text
-_STEERING = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,7 @@ def percent(share: float) -> str:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(text.translate(_STEERING))
+    return html.escape(visible(text))
 
 
 def _cell(value: Any) -> str:

@@ -146,7 +146,7 @@ class StateMap(Finding):
 
 def woven_map(
     traces: Iterable[Trace],
-    k: Annotated[int, "Tokens that identify a state."] = 4,
+    k: Annotated[int, "Number of tokens that identify a state."] = 4,
     all_states: Annotated[bool, "Write every state to the graph, not only those of two chains or more."] = False,
 ) -> StateMap:
     """The woven map: where chains meet, the ways between, and how far held-out chains trust it.

@@ -14,13 +14,23 @@ from trails.cli.scores import details_option, print_report, run_option, settings
 @click.argument("start")
 @click.argument("goal")
 @click.option(
-    "--budget", type=float, help="Nats: also the fewest extra steps whose transitions all claim to stay under it."
+    "--budget",
+    type=float,
+    help="Also look for the fewest extra steps whose transitions all claim to stay under so many nats.",
 )
 @click.option(
-    "--neighbours", type=click.IntRange(min=0), default=4, show_default=True, help="Similar steps to glue at."
+    "--neighbours",
+    type=click.IntRange(min=0),
+    default=4,
+    show_default=True,
+    help="How many similar steps a way may continue at.",
 )
 @click.option(
-    "--splices", type=click.IntRange(min=1), default=8, show_default=True, help="Random splices to compare with."
+    "--splices",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="How many random splices are re-scored as a control.",
 )
 @model_option
 @device_option

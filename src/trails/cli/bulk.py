@@ -11,7 +11,9 @@ from trails.cli.common import BarProgress, echo, err, home_option, json_option, 
 
 @click.command("bulk", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--per-layer", is_flag=True, help="Per-layer arrays on token transitions (about 7x larger).")
+@click.option(
+    "--per-layer", is_flag=True, help="Put an array with a value per layer on token transitions (about 7x larger)."
+)
 @home_option
 @json_option
 def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> None:

@@ -12,8 +12,20 @@ from trails.cli.scores import details_option, print_report, run_option, settings
 
 @click.command("capture", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("text")
-@click.option("--k", type=click.IntRange(min=1), default=4, show_default=True, help="Tokens of a window of the map.")
-@click.option("--min-match", type=click.IntRange(min=1), default=6, show_default=True, help="Shortest match in tokens.")
+@click.option(
+    "--k",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Length of the windows that are looked up in the map, in tokens.",
+)
+@click.option(
+    "--min-match",
+    type=click.IntRange(min=1),
+    default=6,
+    show_default=True,
+    help="Shortest match that counts, in tokens.",
+)
 @model_option
 @device_option
 @details_option

@@ -14,10 +14,12 @@ WORDS = 60
 
 @click.command("chains", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("names", nargs=-1)
-@click.option("--run", help="Only what this run measured.")
-@click.option("--source", help="Only chains of this source.")
-@click.option("--family", help="Only chains of this family.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Rows at most.")
+@click.option("--run", help="List only chains that this run measured.")
+@click.option("--source", help="List only chains of this source.")
+@click.option("--family", help="List only chains of this family.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Print at most this many rows."
+)
 @json_option
 @csv_option
 @home_option

@@ -21,11 +21,12 @@ import click
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.text import Text
 
 from trails.cli import COMMANDS
 from trails.config import Settings, load_settings
-from trails.report.table import Rows
-from trails.report.text import json_text, spreadsheet_text, visible
+from trails.platform.text import json_text, spreadsheet_text, visible
+from trails.report.table import Rows, wrapped
 
 
 class SafeConsole(Console):
@@ -60,6 +61,11 @@ def out() -> Console:
 def echo(text: str = "", *, nl: bool = True, to_stderr: bool = False) -> None:
     """A line on stdout (or stderr), made :func:`visible`. With :data:`err` and :func:`out` the only way to print."""
     click.echo(visible(text), nl=nl, err=to_stderr)
+
+
+def confirm(question: str) -> None:
+    """Ask on the terminal; anything but yes ends the command."""
+    click.confirm(visible(question), abort=True)
 
 
 home_option = click.option(
@@ -135,7 +141,17 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, style: 
     if style in ("csv", "raw-csv"):
         print_csv(columns, rows, raw=style == "raw-csv")
         return
+    if not rows:
+        err.print(f"{title}: no rows" if title else "no rows")
+        return
     out().print(Rows(columns, rows, title))
+
+
+def print_field(name: str, text: str) -> None:
+    """``name        text`` on stdout, the text wrapped between words beside its name."""
+    console = out()
+    for number, line in enumerate(wrapped(Text(visible(text)), max(console.width - 12, 20))):
+        echo(f"{'' if number else name:<12}{line.plain}")
 
 
 _ESTIMATE_AFTER = 3.0

@@ -14,10 +14,19 @@ from trails.errors import UsageError
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 
 timeout_option = click.option(
-    "--timeout", type=click.FloatRange(min=0.001), default=DEFAULT_TIMEOUT_S, show_default=True, help="Seconds."
+    "--timeout",
+    type=click.FloatRange(min=0.001),
+    default=DEFAULT_TIMEOUT_S,
+    show_default=True,
+    help="Seconds after which the statement is stopped.",
 )
 param_option = click.option(
-    "--param", "-p", "params", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable."
+    "--param",
+    "-p",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter of the query, for example chain=c0123; may be repeated.",
 )
 
 
@@ -42,7 +51,13 @@ def parameters(pairs: tuple[str, ...], *, typed: bool) -> dict[str, Any]:
 @csv_option
 @click.option("--write", is_flag=True, help="Allow the statement to write. Without it anything that writes is refused.")
 @timeout_option
-@click.option("--limit", type=click.IntRange(min=1), default=DEFAULT_MAX_ROWS, show_default=True, help="Rows at most.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=DEFAULT_MAX_ROWS,
+    show_default=True,
+    help="Print at most this many rows.",
+)
 @home_option
 @store_option
 def command(
@@ -63,6 +78,7 @@ def command(
     trails cypher @my.cypher --param chain=c0123456789abcdef --csv
     """
     from trails.store import open_graph
+    from trails.store.unknown import check_names
 
     if query == "-":
         query = sys.stdin.read()
@@ -72,6 +88,8 @@ def command(
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{query[1:]} cannot be read ({error})") from None
     with open_graph(settings_from(home=home, store=store), strangers=not write) as graph:
+        if not write:
+            check_names(graph, query)
         result = graph.run(query, parameters(params, typed=True), write=write, timeout_s=timeout, max_rows=limit)
     print_rows(result.columns, result.rows, style="json" if as_json else as_csv or "table")
     if result.truncated:

@@ -23,13 +23,36 @@ from trails.cli.scores import settings_for, shown
 @click.command("diff", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("before", required=False)
 @click.argument("after", required=False)
-@click.option("--adapter", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Measure with this now.")
-@click.option("--export", "exported", type=click.Path(path_type=Path, exists=True), help="What was trained on.")
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of an adapter: measure the chains of BEFORE with it now, as the run to compare with.",
+)
+@click.option(
+    "--export",
+    "exported",
+    type=click.Path(path_type=Path, exists=True),
+    help="Export that was trained on: its chains are told from the others.",
+)
 @click.option("--unrelated", multiple=True, help="Source whose chains are unrelated text (as in `trails status`).")
-@click.option("--noise", type=click.IntRange(min=0), default=8, show_default=True, help="Chains measured twice.")
-@click.option("--kl", type=click.IntRange(min=0), default=16, show_default=True, help="Chains of each group for KL.")
-@click.option("--checkpoints", is_flag=True, help="Also every checkpoint of the adapter.")
-@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Transitions to print.")
+@click.option(
+    "--noise",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    help="Number of chains that are measured twice for the noise floor.",
+)
+@click.option(
+    "--kl",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    help="Number of chains of each group on which KL is computed.",
+)
+@click.option("--checkpoints", is_flag=True, help="Also compare every checkpoint of the adapter.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Print at most this many transitions."
+)
 @model_option
 @device_option
 @home_option

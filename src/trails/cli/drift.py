@@ -13,7 +13,9 @@ from trails.cli.scores import details_option, print_report, run_option, settings
 @click.command("drift", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("chain")
 @click.option("--against", metavar="RUN", help="Another run of the same chain: show what changed between the two.")
-@click.option("--width", type=click.IntRange(min=10), default=100, show_default=True, help="Columns of the picture.")
+@click.option(
+    "--width", type=click.IntRange(min=10), default=100, show_default=True, help="Width of the picture in columns."
+)
 @details_option
 @run_option
 @home_option

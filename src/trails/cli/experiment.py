@@ -19,12 +19,16 @@ from trails.cli.common import device_option, echo, err, json_option, model_optio
 )
 @click.option(
     "--out", default=Path("experiments"), show_default=True, type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of results.jsonl and the reports.",
+    help="Folder for results.jsonl and the reports.",
 )  # fmt: skip
-@click.option("--seeds", default=5, show_default=True, help="Number of seeds; at least 2, 5 for a report.")
+@click.option("--seeds", default=5, show_default=True, help="How many seeds to run; at least 2, and 5 for a report.")
 @click.option("--jobs", default=0, help="Processes that share the device (default: 1 on a CPU, up to 6 on a GPU).")
-@click.option("--minutes", default=0.0, help="Begin no further arm after this time; the next call goes on.")
-@click.option("--quick", is_flag=True, help="A few steps on a few short chains: tries the machinery, proves nothing.")
+@click.option(
+    "--minutes", default=0.0, help="Begin no further arm after so many minutes; the same command goes on later."
+)
+@click.option(
+    "--quick", is_flag=True, help="Run a few steps on a few short chains: tries the machinery, proves nothing."
+)
 @click.option("--trained", default="", help="Source to train on (default: the one with the longest chains).")
 @click.option("--unseen", default="", help="Source that is the unseen form.")
 @click.option("--unrelated", multiple=True, help="Source that is unrelated text; may be repeated.")

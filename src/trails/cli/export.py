@@ -10,22 +10,42 @@ from trails.cli.common import echo, err, home_option, json_option, print_json, s
 
 
 @click.command("export", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--subgraph", "selection", required=True, metavar="SELECTION", help="What to export; see below.")
+@click.option(
+    "--subgraph", "selection", required=True, metavar="SELECTION", help="What to export, written as explained below."
+)
 @click.option(
     "--format",
     "format_",
     required=True,
     metavar="FORMAT",
-    help="trl, prompt-completion, messages, axolotl, axolotl-segments, llama-factory, ms-swift, trails.",
+    help="Format of the rows: trl, prompt-completion, messages, axolotl, axolotl-segments, llama-factory, "
+    "llama-factory-tokens, ms-swift, trails.",
 )
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File (.jsonl, .parquet) or folder."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write (.jsonl or .parquet), or a folder.",
 )
 @click.option(
-    "--mask", default="none", show_default=True, help="none, surprisal<X, entropy<X, role:ROLE, random:SHARE."
+    "--mask",
+    default="none",
+    show_default=True,
+    help="Tokens that are trained on: none = all of them, surprisal<X, entropy<X, role:ROLE, random:SHARE.",
 )
-@click.option("--weights", default="uniform", show_default=True, help="uniform, surprisal, entropy, both, excess:RUN.")
-@click.option("--order", default="shuffled", show_default=True, help="shuffled, rising, falling, rhythm:N, source.")
+@click.option(
+    "--weights",
+    default="uniform",
+    show_default=True,
+    help="Weight of each token in the loss: uniform, surprisal, entropy, both, excess:RUN.",
+)
+@click.option(
+    "--order",
+    default="shuffled",
+    show_default=True,
+    help="Order of the rows: shuffled, rising or falling surprisal, rhythm:N, source.",
+)
 @click.option("--stratify/--no-stratify", default=True, help="Keep families in proportion in an order by surprisal.")
 @click.option("--layers", default="", help="Layers that a LoRA shall change, 1 … L, e.g. 11-20 (default: all).")
 @click.option("--answer", is_flag=True, help="End a chain's text with its final answer (formats of texts).")
@@ -50,8 +70,8 @@ from trails.cli.common import echo, err, home_option, json_option, print_json, s
 @click.option(
     "--split", default=0.0, show_default=True, help="Share of the rows to hold out, without a shared 13-gram."
 )
-@click.option("--seed", default=0, show_default=True, help="Of the shuffle, the split and a random mask.")
-@click.option("--run", "run_id", help="Run whose numbers count (default: the only one).")
+@click.option("--seed", default=0, show_default=True, help="Seed of the shuffle, the split and a random mask.")
+@click.option("--run", "run_id", help="Run whose measured numbers are used (default: the only one).")
 @click.option("--lossy", is_flag=True, help="Write even if the format loses a mask, a weight or the order.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @home_option

@@ -20,12 +20,16 @@ from trails.cli.scores import details_option, graph_option, print_report, run_op
 
 @click.command("gaps", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--chain", help="Only this chain: its id, a unique beginning, or SOURCE:RECORD.")
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Seams to print.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Print at most this many seams.")
 @click.option(
     "--calibrate", is_flag=True, help="Measure what the scores are worth: remove a step of each chain (slow)."
 )
 @click.option(
-    "--calibrate-chains", type=click.IntRange(min=1), default=300, show_default=True, help="Chains to do that on."
+    "--calibrate-chains",
+    type=click.IntRange(min=1),
+    default=300,
+    show_default=True,
+    help="Number of chains on which --calibrate removes steps.",
 )
 @model_option
 @device_option

@@ -42,18 +42,30 @@ from trails.errors import UsageError
     help="Further marks around a thought, beside the usual ones.",
 )
 @click.option(
-    "--source", default="", help="Name of the data set (default: the file's name); part of the chains' identity."
+    "--source", default="", help="Name of the data set, part of the chains' identity (default: the file's name)."
 )
-@click.option("--licence", default="", help="Licence of the text, where the data does not say.")
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many chains.")
+@click.option("--licence", default="", help="Licence of the text, where the data does not say it.")
+@click.option("--limit", type=click.IntRange(min=1), help="Read this many chains and stop.")
 @click.option(
-    "--bad-tolerance", type=int, default=0, show_default=True, help="Bad records to leave out before stopping."
+    "--bad-tolerance",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Stop only after more bad records than this; those before are left out.",
 )
-@click.option("--report-file", type=click.Path(path_type=Path, dir_okay=False), help="Write every bad record here.")
 @click.option(
-    "--max-record-bytes", type=int, default=16_000_000, show_default=True, help="Longest record that is read."
+    "--report-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File for the bad records and why each is bad, one JSON line each.",
 )
-@click.option("--encoding", default="utf-8", show_default=True, help="Encoding of text and JSON.")
+@click.option(
+    "--max-record-bytes",
+    type=int,
+    default=16_000_000,
+    show_default=True,
+    help="Refuse a record that is longer than this many bytes.",
+)
+@click.option("--encoding", default="utf-8", show_default=True, help="Character encoding of text and JSON files.")
 @click.option(
     "--separator",
     type=click.Choice(["auto", "paragraph", "heading", "line", "file"]),
@@ -64,7 +76,11 @@ from trails.errors import UsageError
 @click.option("--dry-run", is_flag=True, help="Read and segment; measure and write nothing.")
 @model_option
 @click.option("--revision", help="Revision of the model (a commit); needed with --trust-remote-code.")
-@click.option("--adapter", type=click.Path(path_type=Path, file_okay=False), help="PEFT adapter to measure with.")
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of a PEFT adapter to measure the model with.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run the model repository's own code; needs --revision.")
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Number format of the forward pass."
@@ -74,7 +90,7 @@ from trails.errors import UsageError
     type=click.Choice(["sdpa", "eager"]),
     default="sdpa",
     show_default=True,
-    help="The fused path, or the model's own eager attention, layer by layer.",
+    help="How attention is computed: the fused path, or the model's own layer by layer (slow reference).",
 )
 @device_option
 @click.option(
@@ -89,7 +105,7 @@ from trails.errors import UsageError
     type=click.Choice(["plain", "chat"]),
     default="plain",
     show_default=True,
-    help="The question as plain text, or inside the model's chat template.",
+    help="Put the question before the chain as plain text, or inside the model's chat template.",
 )
 @click.option("--think", is_flag=True, help="With --template chat: open a thought where the template does not.")
 @click.option(
@@ -106,12 +122,30 @@ from trails.errors import UsageError
     show_default=True,
     help="A chain longer than the model's window: refuse it, or measure it in overlapping windows.",
 )
-@click.option("--batch-tokens", type=int, default=0, help="Padded tokens of one forward pass (0: by device).")
-@click.option("--token-attention", is_flag=True, help="Also the earlier step that every token looks at most.")
-@click.option("--peaks", type=int, default=0, help="Also the K strongest earlier tokens of every token (slow).")
-@click.option("--premises", is_flag=True, help="Also every step without its previous step and with the question only.")
-@click.option("--states", metavar="LAYERS", help="Also mean hidden states of every step at these layers, e.g. 16,30.")
-@click.option("--per-layer", is_flag=True, help="Per-layer arrays on token transitions in the graph (about 7x larger).")
+@click.option(
+    "--batch-tokens",
+    type=int,
+    default=0,
+    help="Most tokens of one forward pass, padding included (0: chosen by device).",
+)
+@click.option("--token-attention", is_flag=True, help="Also store which earlier step every token attends to most.")
+@click.option(
+    "--peaks",
+    type=int,
+    default=0,
+    help="Also store the so many earlier tokens that every token attends to most (slow).",
+)
+@click.option(
+    "--premises", is_flag=True, help="Also measure every step without the step before it, and with the question only."
+)
+@click.option(
+    "--states", metavar="LAYERS", help="Also store the mean hidden state of every step at these layers, e.g. 16,30."
+)
+@click.option(
+    "--per-layer",
+    is_flag=True,
+    help="Put an array with a value per layer on token transitions in the graph (about 7x larger).",
+)
 @home_option
 @store_option
 @json_option

@@ -23,10 +23,22 @@ from trails.cli.scores import (
     type=click.Choice(["exact", "masked", "near", "skeleton"]),
     default="exact",
     show_default=True,
-    help="Tokens; tokens with numbers and names masked; steps in whitened hidden space; roles of steps.",
+    help="What is compared: tokens; tokens with numbers and names masked; steps in whitened hidden space; roles of steps.",
 )
-@click.option("--min-tokens", type=click.IntRange(min=1), default=10, show_default=True, help="Shortest repeat.")
-@click.option("--min-steps", type=click.IntRange(min=1), default=3, show_default=True, help="Shortest skeleton.")
+@click.option(
+    "--min-tokens",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Shortest repeat that counts, in tokens.",
+)
+@click.option(
+    "--min-steps",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Shortest repeat of roles that counts, in steps (--kind skeleton).",
+)
 @click.option("--between", nargs=2, metavar="A B", help="Only overlaps that these two chains share.")
 @click.option("--layer", type=int, help="Layer of the stored states for --kind near (default: nearest the middle).")
 @limit_option

@@ -24,10 +24,12 @@ from trails.store.base import DEFAULT_MAX_ROWS
 
 @click.command("query", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", required=False)
-@click.option("--list", "listed", is_flag=True, help="Names, titles and parameters of all queries.")
-@click.option("--show", "shown", is_flag=True, help="Print the query instead of running it.")
+@click.option("--list", "listed", is_flag=True, help="List the names, titles and parameters of all queries.")
+@click.option("--show", "shown", is_flag=True, help="Print the Cypher text of the query instead of running it.")
 @param_option
-@click.option("--limit", type=click.IntRange(min=1), help="Rows at most (the query's own limit parameter).")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Print at most this many rows (the parameter limit of the query)."
+)
 @json_option
 @csv_option
 @timeout_option
@@ -89,6 +91,6 @@ def command(
         )  # the same run in every row says nothing
     print_rows(columns, shown_rows, style=style, title=query.title)
     if not result.rows:
-        err.print(f"no rows. {query.description}")
+        err.print(f"what it lists: {query.description}")
     elif bound.get("limit") == len(result.rows):
         err.print(f"the first {len(result.rows):,} rows; more with --limit")

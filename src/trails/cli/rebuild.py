@@ -10,8 +10,10 @@ from trails.cli.common import BarProgress, err, home_option, settings_from, stor
 
 
 @click.command("rebuild", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--fresh", is_flag=True, help="From nothing; results of analyses are kept.")
-@click.option("--per-layer", is_flag=True, help="Per-layer arrays on token transitions (about 7x larger).")
+@click.option("--fresh", is_flag=True, help="Build the graph from nothing; results of analyses are kept.")
+@click.option(
+    "--per-layer", is_flag=True, help="Put an array with a value per layer on token transitions (about 7x larger)."
+)
 @home_option
 @store_option
 def command(fresh: bool, per_layer: bool, home: Path | None, store: str | None) -> None:

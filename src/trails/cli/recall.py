@@ -13,7 +13,10 @@ from trails.cli.scores import run_option, settings_for
 @click.command("recall", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("selection")
 @click.option(
-    "--adapter", required=True, type=click.Path(path_type=Path, file_okay=False, exists=True), help="The trained one."
+    "--adapter",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of the trained adapter.",
 )
 @click.option(
     "--shuffled",
@@ -24,10 +27,14 @@ from trails.cli.scores import run_option, settings_for
     "--export",
     "exported",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="What was trained on: its chains are left out.",
+    help="Export that was trained on: its chains are left out.",
 )
 @click.option(
-    "--max-tokens", type=click.IntRange(min=0), default=1024, show_default=True, help="Leave out longer chains."
+    "--max-tokens",
+    type=click.IntRange(min=0),
+    default=1024,
+    show_default=True,
+    help="Leave out chains of more than so many tokens.",
 )
 @run_option
 @model_option

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option
+from trails.cli.common import confirm, echo, home_option, json_option, print_json, settings_from, store_option
 
 
 @click.command("remove", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("kind", type=click.Choice(["chain", "source", "run", "family"]))
 @click.argument("names", nargs=-1, required=True)
-@click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed; change nothing.")
+@click.option("--yes", is_flag=True, help="Remove without asking first.")
 @home_option
 @store_option
 @json_option
@@ -38,7 +38,7 @@ def command(
     found = remove(of, names, settings, dry_run=True)
     if not dry_run:
         if not yes and sys.stdin.isatty():
-            click.confirm(f"remove {len(found.pairs):,} measured chains of {settings.home}?", abort=True)
+            confirm(f"remove {len(found.pairs):,} measured chains of {settings.home}?")
         found = remove(of, names, settings)
     if as_json:
         print_json(

@@ -18,7 +18,13 @@ from trails.errors import InputError, UsageError
 
 run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
 graph_option = click.option("--no-graph", is_flag=True, help="Print only; write nothing to the graph.")
-limit_option = click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows to print.")
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Print at most this many rows of a table.",
+)
 
 
 details_option = click.option("--details", is_flag=True, help="Also print the other scores, and the diagnostic tables.")

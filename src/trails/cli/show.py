@@ -12,12 +12,16 @@ from trails.report.terminal import MEASURES, render_chain, render_comparison, tr
 
 @click.command("show", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("chains", metavar="CHAIN [CHAIN]", nargs=-1, required=True)
-@click.option("--run", help="Run to show (default: the only one).")
+@click.option("--run", help="Run whose numbers are shown: its id or the beginning of it (default: the only one).")
 @click.option(
-    "--measure", type=click.Choice(MEASURES), default="surprisal", show_default=True, help="Colours the tokens."
+    "--measure",
+    type=click.Choice(MEASURES),
+    default="surprisal",
+    show_default=True,
+    help="Measure that colours the tokens.",
 )
 @click.option("--layer", type=int, help="Layer of a per-layer measure (default: mean over layers).")
-@click.option("--numbers", is_flag=True, help="A second line with the measure of every token.")
+@click.option("--numbers", is_flag=True, help="Print every token on its own with its value below it.")
 @home_option
 @json_option
 def command(

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option, with_home
+from trails.cli.common import (
+    echo,
+    home_option,
+    json_option,
+    print_field,
+    print_json,
+    settings_from,
+    store_option,
+    with_home,
+)
 
 
 @click.command("status", context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,25 +37,27 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
         echo(f"trails.toml the file in this folder sets {listed}")
     shards = found.shards
     tokens = sum(shards.tokens.values())
-    echo(f"home        {found.home}: {shards.n_chains:,} chains in {shards.n_shards:,} shards, {_size(shards.n_bytes)}")
+    print_field(
+        "home", f"{found.home}: {shards.n_chains:,} chains in {shards.n_shards:,} shards, {_size(shards.n_bytes)}"
+    )
     if tokens:
-        echo(f"            {tokens:,} measured tokens, {shards.n_bytes / tokens:,.0f} bytes a token")
+        print_field("", f"{tokens:,} measured tokens, {shards.n_bytes / tokens:,.0f} bytes a token")
     for run_id, run in found.runs.items():
         adapter = f" + adapter {run.adapter[:12]}" if run.adapter else ""
         chains, of_run = shards.chains.get(run_id, 0), shards.tokens.get(run_id, 0)
         called = f"{run.name}: " if run.name else ""
-        echo(f"run         {run_id}  {called}{run.model}{adapter}, {run.dtype}: {chains:,} chains, {of_run:,} tokens")
+        print_field("run", f"{run_id}  {called}{run.model}{adapter}, {run.dtype}: {chains:,} chains, {of_run:,} tokens")
     for name, counted in (("sources", shards.sources), ("languages", shards.languages), ("roles", shards.roles)):
         if counted:
-            echo(f"{name:<12}{_listed(counted)}")
+            print_field(name, _listed(counted))
     size = f", {_size(found.graph_bytes)}" if found.graph_bytes else ""
-    echo(f"graph       {found.graph}{size}")
+    print_field("graph", f"{found.graph}{size}")
     if found.graph_problem:
-        echo(f"            {found.graph_problem}")
+        print_field("", f"{found.graph_problem}")
     elif found.counts:
-        echo(f"            {_listed(found.counts)}")
+        print_field("", f"{_listed(found.counts)}")
     if found.missing:
-        echo(f"            {found.missing:,} measured chains of the shards are not in the graph")
+        print_field("", f"{found.missing:,} measured chains of the shards are not in the graph")
     echo(f"next        {with_home(found.advice)}")
 
 

@@ -23,33 +23,62 @@ from trails.cli.common import (
 @click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("export", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Adapter's folder."
-)
-@click.option("--steps", type=click.IntRange(min=0), default=0, help="Optimiser steps (default: one pass).")
-@click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of a forward pass.")
-@click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Passes of a step.")
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Peak learning rate.")
-@click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Rank of the adapter.")
-@click.option(
-    "--alpha", type=click.IntRange(min=1), default=16, show_default=True, help="Scale of the adapter (alpha)."
+    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the adapter."
 )
 @click.option(
-    "--layers", help="Only these layers, 1 … L, e.g. 11-20; all = every layer (default: those the export names)."
+    "--steps", type=click.IntRange(min=0), default=0, help="Number of optimiser steps (0: one pass over the rows)."
 )
-@click.option("--targets", help="all, attention, channels (query and key), or module names with commas.")
+@click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows in one forward pass.")
+@click.option(
+    "--accumulate",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Forward passes that make one optimiser step.",
+)
+@click.option(
+    "--learning-rate", type=float, default=1e-3, show_default=True, help="Largest learning rate of the schedule."
+)
+@click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Rank of the LoRA adapter.")
+@click.option(
+    "--alpha", type=click.IntRange(min=1), default=16, show_default=True, help="Scale of the LoRA adapter (its alpha)."
+)
+@click.option(
+    "--layers", help="Train only these layers, 1 … L, e.g. 11-20; all = every layer (default: those the export names)."
+)
+@click.option(
+    "--targets",
+    help="Modules that get the adapter: all, attention, channels (query and key), or names separated by commas.",
+)
 @click.option(
     "--objective",
     type=click.Choice(["lm", "dft", "attention"]),
     default="lm",
     show_default=True,
-    help="lm: cross entropy; dft: dynamic fine-tuning; attention: match stored attention maps.",
+    help="Loss to train on. lm: cross entropy; dft: dynamic fine-tuning; attention: match stored attention maps.",
 )
-@click.option("--teacher", help="Run whose stored attention maps to learn (objective attention).")
-@click.option("--lm-share", type=float, default=0.0, show_default=True, help="Share of the lm loss beside attention.")
-@click.option("--checkpoint-every", type=click.IntRange(min=0), default=0, help="Steps between checkpoints.")
-@click.option("--max-tokens", type=click.IntRange(min=0), default=0, help="Cut longer rows (default: refuse).")
+@click.option("--teacher", help="Run whose stored attention maps are learnt (--objective attention).")
+@click.option(
+    "--lm-share",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of the cross entropy in the loss (--objective attention).",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Write a checkpoint every so many optimiser steps (0: none).",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Cut rows that are longer than so many tokens (0: refuse them).",
+)
 @click.option("--shuffle-steps", is_flag=True, help="Control: train on the same chains with their steps shuffled.")
-@click.option("--seed", default=0, show_default=True, help="Of the adapter and the dropout.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the adapter's first weights and of the dropout.")
 @click.option("--force", is_flag=True, help="Train a model with other weights than those that measured the export.")
 @click.option("--overwrite", is_flag=True, help="Replace another training in the folder.")
 @model_option

@@ -33,17 +33,40 @@ if TYPE_CHECKING:
 
 @click.command("variants", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("selection")
-@click.option("--count", type=click.IntRange(min=1), default=50, show_default=True, help="Variants wanted per chain.")
 @click.option(
-    "--volatility-budget", type=float, default=0.1, show_default=True, help="Largest volatility, nats; -1 = any."
+    "--count",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="How many variants to make of each chain.",
 )
-@click.option("--max-token-edits", type=click.IntRange(min=1), default=2, show_default=True, help="Against the parent.")
 @click.option(
-    "--kinds", default="", help="Only these, with commas: plain, highlight, summary, drop_last, json, synonym."
+    "--volatility-budget",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Reject a variant with a larger volatility than this, in nats; -1: reject none for it.",
+)
+@click.option(
+    "--max-token-edits",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Most tokens that a variant may differ in from its parent.",
+)
+@click.option(
+    "--kinds",
+    default="",
+    help="Make only these kinds, separated by commas: plain, highlight, summary, drop_last, json, synonym.",
 )
 @click.option("--drift", is_flag=True, help="Also measure the attention drift by layer (one full measurement each).")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Parquet file for them (default: in the home).")
-@click.option("--seed", default=0, show_default=True, help="Of every choice among candidates.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Parquet file for the variants (default: a file in the home).",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of every random choice among candidates.")
 @click.option("--broken", is_flag=True, help="Accept variants that break a word or a sentence, too.")
 @click.option("--show", is_flag=True, help="Of a stored run (v…): every variant with its edits marked.")
 @run_option

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from trails.report.text import visible
+from trails.platform.text import visible
 
 _SHORT = 24
 """A column of cells up to this width is not wrapped: words, intervals, ids."""
@@ -160,12 +160,17 @@ class Rows:
         return widths
 
     def _stacked(self, available: int) -> Iterator[Text]:
-        """One block per row, an empty line between two."""
+        """One block per row, an empty line between two. A row with an empty first cell goes on with the one before it, as the
+        further controls of a score do: its empty cells are those above.
+        """
         label = min(max(map(cell_len, self.columns), default=0), max(available // 2, 8))
         for number, row in enumerate(self.rows):
-            if number:
+            goes_on = number > 0 and not row[0].plain and not self._numeric[0]
+            if number and not goes_on:
                 yield Text("")
             for column, value in zip(self.columns, row, strict=True):
+                if goes_on and not value.plain:
+                    continue
                 beside = cell_len(column) <= label
                 if not beside:
                     yield from (_line(part) for part in wrapped(Text(column, style="bold"), available))
@@ -173,6 +178,7 @@ class Rows:
                     head = Text(column, style="bold") if beside and not index else Text("")
                     gap = " " * (label + 2 - head.cell_len)
                     yield _line(Text.assemble(head, gap, part))
+        yield Text("")
 
 
 def _line(text: Text) -> Text:

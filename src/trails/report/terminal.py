@@ -18,8 +18,8 @@ from rich.text import Text
 
 from trails.errors import UsageError
 from trails.platform.arrays import Floats
+from trails.platform.text import visible
 from trails.report.table import Rows
-from trails.report.text import visible
 from trails.schema import MEASURE, TRANSITION_MEASURES, Run, Trace
 
 SCALARS = tuple(measure.name for measure in TRANSITION_MEASURES if measure.graph == "scalar")

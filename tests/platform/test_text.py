@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trails.report.text import json_text, spreadsheet_text, visible
+from trails.platform.text import json_text, spreadsheet_text, visible
 
 ANY = st.text(st.characters())  # every code point, lone surrogates too
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
