@@ -108,9 +108,12 @@ COMMAND_LINES: dict[str, list[list[str]]] = {
     "doctor": [["--home", "no{x}"]],
 }
 
+EVERY = [[], ["{x}"], ["--home", "no{x}"], ["--{x}"]]
+"""For a command that has no lines of its own here."""
+
 
 def test_hostile_text_steers_no_terminal(hostile: str, trails) -> None:
-    assert set(COMMAND_LINES) >= set(COMMANDS), "a command is missing here"
+    assert set(COMMAND_LINES) <= set(COMMANDS)
     listed = trails("cypher", "MATCH (c:Chain) RETURN c.id AS id, c.text AS text", "--json")
     assert HOSTILE in listed.json()[0]["text"], "data is untouched"
     assert not steering(listed.out)
@@ -125,8 +128,8 @@ def test_hostile_text_steers_no_terminal(hostile: str, trails) -> None:
         return part
 
     shown = 0
-    for command, lines in COMMAND_LINES.items():
-        for line in lines:
+    for command in COMMANDS:
+        for line in COMMAND_LINES.get(command, EVERY):
             done = trails(command, *map(filled, line), code=None)
             assert not steering(done.out + done.err), (command, line, steering(done.out + done.err))
             assert "MarkupError" not in done.err
