@@ -54,11 +54,13 @@ def command(
         )
         return
     verb = "would go" if dry_run else "removed"
-    echo(f"{verb:<12}{len(found.pairs):,} measured chains, of {len(found.chains):,} of them nothing is left")
+    left = len({chain for chain, _ in found.pairs}) - len(found.chains)
+    stays = f"; {left:,} stay, measured by another run" if left else ""
+    echo(f"{verb:<12}{len(found.chains):,} chains{stays}")
     for what, values in (("runs", found.runs), ("derived", found.derived), ("analyses", found.cleared)):
         if values:
             echo(f"{what:<12}{', '.join(values)}")
     if found.cleared:
         echo("            they counted what is gone; make them again: trails map, trails overlaps")
     if not dry_run:
-        echo("next        trails verify")
+        echo(f"next        trails verify --home {settings.home}")
