@@ -46,7 +46,7 @@ def test_status_counts_shards_and_graph(home: Path) -> None:
     assert shown.exit_code == 0
     assert f"home        {home}: 6 chains in 1 shards" in shown.stdout
     assert f"run         {ONE.id}  one, float32: 6 chains" in shown.stdout
-    assert "next        trails query most-surprising" in shown.stdout
+    assert f"next        trails query --home {home} most-surprising" in shown.stdout
     found = json.loads(trails("status", "--json", home=home).stdout)
     assert found["shards"]["chains"] == 6
     assert found["graph"]["counts"]["Chain"] == 6
