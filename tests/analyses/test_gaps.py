@@ -392,3 +392,16 @@ def test_a_chain_s_own_surprisal_is_taken_out_of_its_background(make: Any) -> No
     loud = make([" ".join(words) + ". "] * 30, name="loud", surprisal=9.0)
     excess = gaps.seam_scores(loud, gaps.background([*others, loud]), loud)["surprisal_excess"]
     assert np.nanmin(excess) > 9.0 - 3.0
+
+
+def test_what_is_handed_out_is_the_score_itself_not_its_sign_or_rank(make: Any) -> None:
+    """A sign only says which way a score speaks for a gap; the table holds what was measured."""
+    assert {score.sign for score in gaps.SEAM_SCORES} == {1, -1}
+    traces = sums(make, 30)
+    found = gaps.find_gaps(traces).seams.to_pylist()
+    for trace in traces[:5]:
+        expected = gaps.text_scores(trace.chain, trace.steps)
+        for row in (row for row in found if row["chain"] == trace.chain.id):
+            for name, values in expected.items():
+                value = float(values[row["step"]])
+                assert row[name] == (None if np.isnan(value) else pytest.approx(value)), (name, row["step"])

@@ -288,3 +288,11 @@ def test_a_report_names_five_chains_of_an_overlap_and_counts_all(make: Any, rand
     rows = overlaps.exact(token_corpus(traces), 10).record()["overlaps"]
     row = next(row for row in rows if row["n_chains"] == 7)
     assert len(row["chains"]) == len(set(row["chains"])) == overlaps.CHAINS_SHOWN == 5
+
+
+def test_the_symbols_of_a_mask_are_no_tokens(corpus_of: Any) -> None:
+    corpus = corpus_of(["we met Anna and 17 others", "we met Boris and 4 others"])
+    symbols = set(sequences.masked_corpus(corpus).tokens.tolist())
+    top = int(corpus.tokens.max())
+    assert {symbol for symbol in symbols if symbol > top} == {top + 1, top + 2}
+    assert len(symbols) == 4 + 2
