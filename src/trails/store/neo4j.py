@@ -85,10 +85,9 @@ READ_PROCEDURES = frozenset(
         "db.schema.relTypeProperties",
         "db.schema.visualization",
         "db.ping",
-        "dbms.components",
     }
 )
-"""Procedures that a read statement may call."""
+"""Procedures that a read statement may call; the planner calls all of them reads."""
 READ_SHOW = frozenset({"ShowIndexes", "ShowConstraints", "ShowFunctions", "ShowProcedures"})
 
 LOADED = "loaded"
@@ -517,13 +516,17 @@ class GoneError(StoreError):
     """The server does not answer."""
 
 
+_NOTHING_CHANGED = "The query only read: nothing was changed, and it can be asked again"
+_LOAD_THE_REST = "What was committed is safe; load the rest with: trails rebuild --store neo4j"
+
+
 def _first_line(error: BaseException) -> str:
     message = getattr(error, "message", None) or str(error)
     return str(message).strip().split("\n")[0][:400]
 
 
 def _translate(
-    error: BaseException, address: str, *, username: str, database: str, timeout_s: float = 0.0
+    error: BaseException, address: str, *, username: str, database: str, timeout_s: float = 0.0, reading: bool = False
 ) -> TrailsError:
     """What the driver or the server said, as an error that says what to do. Never contains a password: neither the driver's
     nor the server's messages do, and parameters are not part of them.
@@ -600,8 +603,7 @@ def _translate(
     if isinstance(error, bolt.ServiceUnavailable | bolt.SessionExpired | bolt.DriverError | OSError | TimeoutError):
         return GoneError(
             f"no answer from Neo4j at {address} ({text.split(' (')[0]}). Is it running? Start it: "
-            "docker compose up -d --wait, or scripts/neo4j start. "
-            "What was committed is safe; load the rest with: trails rebuild --store neo4j. "
+            f"docker compose up -d --wait, or scripts/neo4j start. {_NOTHING_CHANGED if reading else _LOAD_THE_REST}. "
             "For the graph in the home folder say --store embedded"
         )
     if isinstance(error, bolt.Neo4jError):
@@ -785,29 +787,36 @@ class Neo4jStore:
 
     # ---------------------------------------------------------------------------------------------- talking to the server
 
-    def _failed(self, error: BaseException, timeout_s: float = 0.0) -> TrailsError:
-        return _translate(error, self.address, username=self._username, database=self.database, timeout_s=timeout_s)
-
-    def _hangs(self, seconds: float) -> TrailsError:
-        return GoneError(
-            f"Neo4j at {self.address} did not finish within {seconds:.0f} s and the connection carries (almost) nothing. "
-            "Check the network and the server's log; what was committed is safe, continue with: trails rebuild --store neo4j"
+    def _failed(self, error: BaseException, timeout_s: float = 0.0, reading: bool = False) -> TrailsError:
+        return _translate(
+            error,
+            self.address,
+            username=self._username,
+            database=self.database,
+            timeout_s=timeout_s,
+            reading=reading,
         )
 
-    def _guarded(self, work: Callable[[], T], timeout_s: float) -> T:
+    def _hangs(self, seconds: float, reading: bool = False) -> TrailsError:
+        return GoneError(
+            f"Neo4j at {self.address} did not finish within {seconds:.0f} s and the connection carries (almost) nothing. "
+            f"Check the network and the server's log. {_NOTHING_CHANGED if reading else _LOAD_THE_REST}"
+        )
+
+    def _guarded(self, work: Callable[[], T], timeout_s: float, reading: bool = False) -> T:
         """Run ``work`` with a limit on the wall clock and errors that say what to do."""
         # the server's own limit comes first; the time above it is for connecting, trying again and transport
         limit = timeout_s + CONNECT_TIMEOUT_S + RETRY_S + 4.0
         try:
-            return _within(limit, work, lambda: self._hangs(limit))
+            return _within(limit, work, lambda: self._hangs(limit, reading))
         except TrailsError:
             raise
         except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
             if isinstance(error, bolt.DriverError):
-                raise self._failed(error, timeout_s) from None
+                raise self._failed(error, timeout_s, reading) from None
             raise _sent(error) from None
         except (bolt.Neo4jError, bolt.DriverError, OSError) as error:
-            raise self._failed(error, timeout_s) from None
+            raise self._failed(error, timeout_s, reading) from None
 
     def check(self) -> tuple[int, ...]:
         """Version of the server. Raises StoreError when it cannot be reached, does not let us in, or is too old."""
@@ -1024,7 +1033,7 @@ class Neo4jStore:
             raise QueryError(
                 f"the statement has {len(query):,} characters; {MAX_QUERY:,} are allowed. Pass data as parameters"
             )
-        return self._guarded(lambda: self._run_read(query, values, timeout_s, max_rows), timeout_s)
+        return self._guarded(lambda: self._run_read(query, values, timeout_s, max_rows), timeout_s, reading=True)
 
     def _run_read(self, query: str, values: dict[str, Any], timeout_s: float, max_rows: int) -> Result:
         began = time.monotonic()
@@ -1110,7 +1119,7 @@ class Neo4jStore:
                     batches.append(pa.record_batch(arrays, schema=schema))
             return pa.Table.from_batches(batches, schema)
 
-        return self._guarded(body, 3600.0)
+        return self._guarded(body, 3600.0, reading=True)
 
     def save(self) -> None:
         """Nothing to do: every transaction is durable when it is committed."""
