@@ -188,6 +188,45 @@ def test_a_chain_that_cannot_be_measured_is_one_bad_record(tmp_path: Path) -> No
     assert (summary.measured, summary.refused, summary.bad) == (3, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("policy", "measured", "said"),
+    [
+        (
+            "token",
+            3,
+            "3 control tokens named in questions and chains (--control-tokens token; each is taken for the token",
+        ),
+        ("text", 3, "3 control tokens named in questions and chains (--control-tokens text; each is read as text)"),
+        (
+            "refuse",
+            1,
+            "3 control tokens named in questions and chains (--control-tokens refuse; their chains are left out)",
+        ),
+    ],
+)
+def test_an_ingest_counts_the_control_tokens_that_plain_text_names(
+    tmp_path: Path, policy: Any, measured: int, said: str
+) -> None:
+    from trails.config import load_settings
+    from trails.pipeline import IngestOptions, ingest, summary_lines
+    from trails.readers import ReadOptions
+
+    source = tmp_path / "one.jsonl"
+    records = [
+        {"question": "Wet?", "chain": "It rains. So it is wet."},
+        {"question": "What is <|end|>?", "chain": "It rains. So it is <|end|"},  # the second one is no name
+        {"question": "Wet?", "chain": "It rains<|end|>. So it is <s>wet."},
+    ]
+    source.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    scorer = scorer_of(tiny("qwen2"), tokenizer=chatty(), control_tokens=policy)
+    settings = load_settings(home=tmp_path / "home", store="embedded")
+    options = IngestOptions(read=ReadOptions(bad_tolerance=5))
+    summary = ingest([source], settings, options, scorer=scorer)
+    assert (summary.measured, summary.control_tokens, summary.control_policy) == (measured, 3, policy)
+    assert [line for line in summary_lines(summary) if said in line]
+    assert summary.record()["control_tokens"] == 3
+
+
 def test_the_rest_of_a_batch_is_measured_without_the_chain_that_fails() -> None:
     from trails.pipeline.blocks import measured
 

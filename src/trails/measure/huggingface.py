@@ -126,6 +126,10 @@ class HuggingFaceScorer:
         """Length of the whole sequence (context and chain) in tokens."""
         return self.sequence(item).length
 
+    def control_tokens_named(self, item: Segmented) -> int:
+        """How many names of control tokens stand in the question and the text of a chain."""
+        return self.model.text.names_in(item.chain.question) + self.model.text.names_in(item.chain.text)
+
     # ---------------------------------------------------------------------------------------------------- measuring
 
     def measure(self, items: Sequence[Segmented], options: MeasureOptions) -> list[Trace]:

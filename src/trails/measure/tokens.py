@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -105,6 +106,8 @@ class TextTokenizer:
             for token in description.get("added_tokens") or ()
             if token["special"]
         }
+        names = sorted(filter(None, self._control.values()), key=len, reverse=True)  # of two that fit, the longer one
+        self._named = re.compile("|".join(map(re.escape, names))) if names else None
 
     def ids(self, text: str, *, control_tokens: ControlTokens = "token", what: str = "a text") -> list[int]:
         """Ids of a piece of text (template, question). By default text that names a control token becomes that token; see
@@ -129,6 +132,10 @@ class TextTokenizer:
     def control_tokens(self, ids: Sequence[int]) -> list[int]:
         """The ids that are control tokens (special tokens of the tokenizer), in order."""
         return [token for token in ids if token in self._control]
+
+    def names_in(self, text: str) -> int:
+        """How many names of control tokens stand in a text, whatever the policy makes of them."""
+        return sum(1 for _ in self._named.finditer(text)) if self._named else 0
 
     def token_bytes(self, token: str) -> bytes:
         """The bytes a vocabulary entry stands for."""

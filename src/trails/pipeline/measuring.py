@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,6 +48,22 @@ STAGES = ("reading", "model", "measuring", "shards", "graph")
 """Stages whose busy time the summary tells; ``model`` is opening it."""
 
 
+CONTROL_POLICY = {
+    "token": "each is taken for the token that it names",
+    "text": "each is read as text",
+    "refuse": "their chains are left out",
+}
+"""What a policy for control tokens does with their names, in words."""
+
+
+@runtime_checkable
+class CountsControlTokens(Protocol):
+    """A scorer whose tokenizer has control tokens, so that a text can name one."""
+
+    def control_tokens_named(self, item: Segmented) -> int:
+        """How many names of control tokens stand in the question and the text of a chain."""
+
+
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
     """What to read and how to measure it. ``dry_run`` reads and segments, and changes nothing.
@@ -65,7 +81,9 @@ class IngestOptions:
 @dataclass(slots=True)
 class IngestSummary:
     """What an ingest did. Counts are chains unless they say otherwise; ``seconds`` is busy time by stage, in seconds
-    (stages overlap, so they may add up to more than ``total``).
+    (stages overlap, so they may add up to more than ``total``). ``control_tokens`` counts the names of control tokens in the
+    questions and texts of the chains that were to be measured, refused ones included; None where the instrument has none to
+    tell. ``control_policy`` says what was made of them (:attr:`trails.schema.Run.control_tokens`).
     """
 
     home: str = ""
@@ -88,6 +106,8 @@ class IngestSummary:
     nll: float = 0.0
     surprisals: int = 0
     vocab_size: int = 0
+    control_tokens: int | None = None
+    control_policy: str = ""
     languages: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
     explicit_steps: int = 0
@@ -145,6 +165,12 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
         )
         stages = ", ".join(f"{stage} {s.seconds[stage]:.1f} s" for stage in STAGES if stage in s.seconds)
         yield f"speed       {s.tokens_per_second:,.0f} tokens/s with context; {stages}; {s.seconds['total']:.1f} s in all"
+    if s.control_tokens is not None:
+        made = f"; {CONTROL_POLICY[s.control_policy]}" if s.control_tokens else ""
+        yield (
+            f"control     {s.control_tokens:,} control tokens named in questions and chains "
+            f"(--control-tokens {s.control_policy}{made})"
+        )
     if s.added:
         yield f"added       {s.added:,} chains measured before got the measures that they lacked"
     if s.loaded_from_shards:
@@ -248,6 +274,7 @@ def _measure_into(
             scorer = make_scorer() if make_scorer else scorer_from(settings)
     run = scorer.run
     summary.run, summary.model, summary.vocab_size = run.id, run.model, run.vocab_size
+    summary.control_policy = run.control_tokens
     done = traces.done(run.id)
     summary.already_measured = len(pending.keys() & done)
     todo = {chain: size for chain, size in pending.items() if chain not in done}
@@ -318,6 +345,8 @@ def measure_and_write(
 
     refuse = _refusing(summary, report)
     tokens = shard_tokens_of(scorer, options.shard_tokens)
+    if isinstance(scorer, CountsControlTokens):
+        items = _counting_control_tokens(items, scorer, summary)
     commit = Commit(traces, graph, scorer.run, tokens=tokens, per_layer=options.per_layer, seconds=summary.seconds)
     try:
         with commit:
@@ -409,6 +438,15 @@ def _refusing(summary: IngestSummary, report: ReadReport) -> Refuse:
         report.bad_record(item.chain.source, line, reason)
 
     return refuse
+
+
+def _counting_control_tokens(
+    items: Iterable[Segmented], scorer: CountsControlTokens, summary: IngestSummary
+) -> Iterator[Segmented]:
+    """The items as they come; how many control tokens they name is counted into ``summary``."""
+    for item in items:
+        summary.control_tokens = (summary.control_tokens or 0) + scorer.control_tokens_named(item)
+        yield item
 
 
 def _count_measured(summary: IngestSummary, trace: Trace) -> None:
