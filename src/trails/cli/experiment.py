@@ -21,7 +21,7 @@ from trails.cli.common import device_option, echo, err, json_option, model_optio
     "--out", default=Path("experiments"), show_default=True, type=click.Path(path_type=Path, file_okay=False),
     help="Folder for results.jsonl and the reports.",
 )  # fmt: skip
-@click.option("--seeds", default=5, show_default=True, help="How many seeds to run; at least 2, and 5 for a report.")
+@click.option("--seeds", default=0, help="How many seeds to run now (default: as many as the plan's first look has).")
 @click.option("--jobs", default=0, help="Processes that share the device (default: 1 on a CPU, up to 6 on a GPU).")
 @click.option(
     "--minutes", default=0.0, help="Begin no further arm after so many minutes; the same command goes on later."
@@ -29,6 +29,17 @@ from trails.cli.common import device_option, echo, err, json_option, model_optio
 @click.option(
     "--quick", is_flag=True, help="Run a few steps on a few short chains: tries the machinery, proves nothing."
 )
+@click.option(
+    "--power",
+    "show_power",
+    is_flag=True,
+    help="Print the smallest effects the plan can find and its cost; run nothing.",
+)
+@click.option("--develop", is_flag=True, help="Only try the learning rates on the development seeds.")
+@click.option(
+    "--register", is_flag=True, help="Write the plan (after development) and end: commit it before the first row."
+)
+@click.option("--resume", is_flag=True, help="Go on with the plan in OUT; an error if there is none.")
 @click.option("--trained", default="", help="Source to train on (default: the one with the longest chains).")
 @click.option("--unseen", default="", help="Source that is the unseen form.")
 @click.option("--unrelated", multiple=True, help="Source that is unrelated text; may be repeated.")
@@ -43,6 +54,10 @@ def command(
     jobs: int,
     minutes: float,
     quick: bool,
+    show_power: bool,
+    develop: bool,
+    register: bool,
+    resume: bool,
     trained: str,
     unseen: str,
     unrelated: tuple[str, ...],
@@ -53,17 +68,31 @@ def command(
     """Run experiment NAME with its controls: minimal-step (1), anchor (2), depth (3), same-loss (4), neutrality (5),
     volatility (6), capture (9), cheap-paths (10), mask-order, or all.
 
-    The plan (hypothesis, arms, criteria with direction and threshold) is written before the first run. What is done is not
-    run again: the same command continues. Every experiment ends in OUT/NAME.md.
+    Several names are joined by commas. Learning rates are chosen on seeds of their own; then the plan (arms, criteria with
+    their smallest effects of interest, realised sizes, digests of the rows) is written, then the rows. What is done is not run
+    again: the same command continues, over sessions too. Every experiment ends in OUT/NAME.md.
 
     \b
     trails experiment depth --data chains.jsonl --out experiments
-    trails experiment all --device cuda --seeds 5 --data FOLDER --out FOLDER
+    trails experiment depth --power
+    trails experiment cheap-paths,mask-order --register --device cuda --data FOLDER --out FOLDER
+    trails experiment cheap-paths,mask-order --resume --device cuda --data FOLDER --out FOLDER
     """
     from trails import sample
     from trails.experiments import experiments
-    from trails.experiments.runner import RunOptions, run_experiments, sentences
+    from trails.errors import UsageError
+    from trails.experiments.runner import RunOptions, power, run_experiments, sentences
 
+    if sum((show_power, develop, register, resume)) > 1:
+        raise UsageError("--power, --develop, --register and --resume exclude each other. Give one of them")
+    if show_power:
+        found = power(name, out)
+        names = ("experiment", "claim", "criterion", "smallest effect", "smallest effect of interest", "cost")
+        if as_json:
+            print_json([dict(zip(names, row, strict=True)) for row in found])
+        for title, claim, what, effect, delta, cost in () if as_json else found:
+            echo(f"{title}, {claim}: {what}: finds {effect}; of interest from {delta}; {cost}")
+        return
     settings = settings_from(model=model, device=device)
     options = RunOptions(
         model=settings.model,
@@ -75,6 +104,8 @@ def command(
         trained=trained,
         unseen=unseen,
         unrelated=unrelated,
+        mode="develop" if develop else "register" if register else "run",
+        resume=resume,
     )
     outcomes = run_experiments(
         name,

@@ -42,12 +42,14 @@ def experiments() -> dict[str, Experiment]:
 
 
 def named(name: str) -> tuple[Experiment, ...]:
-    """The experiment with this name or number; ``all`` is every one. Raises UsageError listing what there is."""
+    """The experiment with this name or number, several joined by commas, or ``all``. UsageError lists what there is."""
     from trails.errors import UsageError
 
     known = experiments()
     if name == "all":
         return tuple(known.values())
+    if "," in name:
+        return tuple(experiment for part in name.split(",") for experiment in named(part.strip()))
     for experiment in known.values():
         if name in (experiment.name, experiment.number):
             return (experiment,)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trails.analyses.statistics import auc, cross_validated
 from trails.errors import UsageError
-from trails.experiments.base import Arm, Claim, Criterion, Emit, Experiment, Metrics, Scale
+from trails.experiments.base import Arm, Claim, Correction, Criterion, Emit, Experiment, Metrics, Prepared, Scale
 from trails.experiments.bench import Bench
 from trails.experiments.corpus import Corpus, generator
 from trails.measure.base import Segmented
@@ -71,8 +71,8 @@ def jump_advantage(feeds: Sequence[int], values: Sequence[float]) -> tuple[float
     return math.log((smooth + tiny) / (errors[best] + tiny)), float(feeds[best])
 
 
-def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[str], emit: Emit) -> None:
-    """One seed: the same examples in the same order for every arm; the probe reads new chains without any marker."""
+def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
+    """The same examples for every arm; the probe reads new chains without any marker."""
     family = corpus.family(corpus.roles.trained, seed)
     half = len(family) // 2
     fed, new = examples(family[:half]), examples(family[half:])
@@ -85,12 +85,30 @@ def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[st
             f"feed and {len(probe_yes)} to probe. Choose another family: --trained SOURCE"
         )
     probes = [*probe_yes, *probe_no]
+    sets = bench.sets(corpus, scale, seed, half)
+    whole = [bench.ids_row(bench.ids(f"{before} {text}")[:WINDOW], chain=chain) for chain, before, text, _ in fed]
+    feeds = {arm.name: whole for arm in EXPERIMENT.arms}
+    asked = [_probe_row(bench, before, text) | {"chain": chain} for chain, before, text, _ in probes]
+    measured = {"H": sets.held_out, "U": sets.unseen, "D": sets.unrelated, "probes": asked}
+    return Prepared(feeds, measured, {"sets": sets, "pick": pick, "probes": probes})
+
+
+def run(
+    bench: Bench,
+    prepared: Prepared,
+    scale: Scale,
+    seed: int,
+    arms: Sequence[str],
+    rates: Mapping[str, float],
+    emit: Emit,
+) -> None:
+    """One seed: the same examples in the same order for every arm."""
+    sets, pick, probes = (prepared.extra[name] for name in ("sets", "pick", "probes"))
     rows = [_probe_row(bench, before, text) for _, before, text, _ in probes]
     target = np.asarray([concept for *_, concept in probes])
     chains = {chain: number for number, chain in enumerate(sorted({e[0] for e in probes}))}
     groups = np.asarray([chains[e[0]] for e in probes], np.int64)
     layer = max(1, 2 * bench.layers // 3)
-    sets = bench.sets(corpus, scale, seed, half)
     base = bench.base(sets)
     # a scale below 1 shortens the curve, never its shape
     feeds = FEEDS if scale.steps >= 1 else FEEDS[: max(4, round(len(FEEDS) * scale.steps))]
@@ -120,7 +138,7 @@ def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[st
 
         on(0, bench.model)
         size = max(1, len(feed) // feeds[-1])
-        options = bench.options(scale, feeds[-1], seed, batch=size)
+        options = bench.options(scale, feeds[-1], seed, batch=size, learning_rate=rates[arm])
         with bench.trained(feed, options, at=feeds, on=on) as (model, losses):
             found: Metrics = bench.changes(bench.measure(model, sets), base)
         values = [point["auc"] for point in curve]
@@ -176,15 +194,15 @@ EXPERIMENT = Experiment(
         Claim(
             "anchor",
             "After 30 feeds a probe reads the marked concept in new text better than after any control",
-            tuple(Criterion("auc_30", "marker", control, "higher") for control in _CONTROLS),
+            tuple(Criterion("auc_30", "marker", control, "higher", delta=0.03) for control in _CONTROLS),
         ),
         Claim(
             "jump",
             "The probe's rise over the feeds is a jump rather than smooth, and more so than without a marker",
             (
-                Criterion("rise_30", "marker", "", "higher"),
-                Criterion("jump_advantage", "marker", "", "higher"),
-                Criterion("jump_advantage", "marker", "no marker", "higher"),
+                Criterion("rise_30", "marker", "", "higher", delta=0.03),
+                Criterion("jump_advantage", "marker", "", "higher", delta=0.2),
+                Criterion("jump_advantage", "marker", "no marker", "higher", delta=0.2),
             ),
         ),
     ),
@@ -214,6 +232,19 @@ EXPERIMENT = Experiment(
     },
     limits="One concept (objection). The marker is several tokens of the vocabulary and takes their place in the window of 96 "
     "tokens, so arms have equally many texts and steps, and tokens up to the marker's length.",
+    prepare=prepare,
     run=run,
+    positive=Criterion("marker_auc_30", "marker", "wrong marker", "higher", delta=0.03),
+    same_rows=(("marker", "wrong marker", "no marker", "random marker"),),
+    looks=(20,),
+    correction=Correction(
+        claimed="Anchored after 30 feeds: open. A jump rather than smooth: open. Five seeds.",
+        withdrawn="Nothing was claimed; what was asked could not be answered. The probe hardly reads the concept in the untrained "
+        "model (AUC .49 to .80), unrelated text had become 1.3 nats harder at the end, the jump statistic is not centred (white "
+        "noise gives +.14), and *20 to 30 feeds* stood in no criterion.",
+        stands="Undersold: the use of the marker was learnt (AUC of the surprisal at the marker +.137 against the wrong marker). "
+        "Still to be run: a probe that reads the concept with an AUC of .8 before training, a rate of 3e-4, doses to 100, a "
+        "segmented regression with its own null, 20 seeds.",
+    ),
     curve={"auc": "AUC of the probe on new text", "marker_auc": "AUC of the surprisal at the marker"},
 )

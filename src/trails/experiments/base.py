@@ -1,129 +1,132 @@
-"""What an experiment declares before it runs, and how its claims are judged.
+"""What an experiment declares before it runs, the plan that fixes it, and the rules that a plan and a verdict must keep.
 
-An experiment has arms, one record of metrics per (arm, seed), and claims. A claim is a list of criteria, each a paired
-difference between two arms over the seeds with a 95 % t interval. Primary criteria must all be met (an
-intersection-union test, so no correction for their number is needed); guards must not be broken.
+The rules are checked here, once for all experiments: realised sizes and row digests in the plan, no verdict below five seeds
+or before the planned number of them, guards that must be passed, a positive control that must be seen and a placebo pair
+that must not, rows only after their plan.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from trails.errors import UsageError
+from trails.experiments.criteria import (
+    LEAST_SEEDS,
+    LEVELS,
+    Arm,
+    Claim,
+    Criterion,
+    Interval,
+    Judged,
+    Kind,
+    Verdict,
+    judged,
+    outcome_of,
+    smallest_effect,
+    t_interval,
+)
+from trails.experiments.scale import DEVELOPMENT, SCALES, Emit, Metrics, Record, Scale, scaled
 from trails.schema import stable_hash
 
 if TYPE_CHECKING:
     from trails.experiments.bench import Bench
     from trails.experiments.corpus import Corpus
+    from trails.train.data import Row
 
-Record = Mapping[str, Any]
-Metrics = dict[str, float]
-Emit = Callable[[str, Metrics, Mapping[str, Any]], None]
-"""``emit(arm, metrics, extra)`` stores the result of one arm."""
+__all__ = [
+    "LEAST_SEEDS", "LEVELS", "SCALES", "Arm", "Claim", "Criterion", "Emit", "Experiment", "Interval", "Judged", "Kind",
+    "Metrics", "Prepared", "Record", "Scale", "Verdict", "scaled", "smallest_effect", "t_interval",
+]  # fmt: skip
 
-_T975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-"""97.5 % quantiles of Student's t for 1 … 30 degrees of freedom."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over ``n`` seeds with its 95 % t interval; the interval is infinite for one value."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % t interval of the finite values; NaN for none. Above 30 degrees of freedom 2.042 is used (too wide)."""
-    data = np.asarray([v for v in values if math.isfinite(v)], np.float64)
-    if not len(data):
-        return Interval(math.nan, math.nan, math.nan, 0)
-    mean = float(data.mean())
-    if len(data) == 1:
-        return Interval(mean, -math.inf, math.inf, 1)
-    half = _T975[min(len(data) - 1, 30) - 1] * float(data.std(ddof=1)) / math.sqrt(len(data))
-    return Interval(mean, mean - half, mean + half, len(data))
+LEAST_HELD_OUT = 20
+"""Held-out chains below which a plan is refused."""
+DEVELOPMENT_SEEDS = (DEVELOPMENT, DEVELOPMENT + 1)
+"""Seeds on which learning rates are chosen; never among those that are judged."""
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
-    """One way of training, or one thing that is looked at. ``control`` says whether it is held against the treatment."""
+class Prepared:
+    """What one seed is about to use, before anything is trained.
 
-    name: str
-    meaning: str
-    control: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Criterion:
-    """``metric`` of ``treatment`` minus that of ``control`` (of nothing if empty), per seed, and minus the same difference of
-    the ``null`` pair where given. Met when the whole interval lies beyond ``threshold`` in the ``direction``; broken when it
-    lies wholly on the other side.
+    ``feeds`` are the rows of every trained arm in the order fed (where an arm's rows are made with the model's help: those they
+    are made from). ``sets`` are the rows that are measured: ``H`` held out, ``U``, ``D``, tests, reference texts. ``extra`` is
+    whatever else the run needs.
     """
 
-    metric: str
-    treatment: str
-    control: str
-    direction: Literal["lower", "higher"]
-    threshold: float = 0.0
-    role: Literal["primary", "guard"] = "primary"
-    null: tuple[str, str] | None = None
+    feeds: Mapping[str, Sequence[Row]]
+    sets: Mapping[str, Sequence[Row]]
+    extra: Any = None
+
+    def realised(self) -> dict[str, Any]:
+        """Sizes of every set and feed, and a digest of the multiset of rows that each arm is fed."""
+        return {
+            "sizes": {name: _size(rows) for name, rows in sorted(self.sets.items())},
+            "fed": {name: _size(rows) for name, rows in sorted(self.feeds.items())},
+            "rows": {name: rows_digest(rows) for name, rows in sorted(self.feeds.items())},
+        }
+
+
+def _size(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        "chains": len({row["chain"] for row in rows}),
+        "rows": len(rows),
+        "tokens": sum(len(row["input_ids"]) for row in rows),
+        "labelled": sum(label != -100 for row in rows for label in row["labels"]),
+    }
+
+
+def rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A name for a multiset of rows, whatever their order: their tokens and which of them are labelled."""
+    one = sorted(
+        hashlib.sha256(json.dumps([list(row["input_ids"]), list(row["labels"])]).encode()).hexdigest() for row in rows
+    )
+    return stable_hash(*one)
+
+
+def code_digest() -> str:
+    """SHA-256 of the source of ``experiments``, ``train`` and ``measure`` (first 16 hex digits)."""
+    root = Path(__file__).parents[1]
+    files = sorted(path for part in ("experiments", "train", "measure") for path in (root / part).rglob("*.py"))
+    return stable_hash(*(f"{path.relative_to(root)} {path.read_text(encoding='utf-8')}" for path in files))
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that the numbers depend on."""
+    found = {}
+    for name in ("torch", "transformers", "tokenizers", "numpy", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A sentence and what must be seen for it to hold."""
+class Correction:
+    """What an earlier version of an experiment claimed, what of it is withdrawn and why, and what stands."""
 
-    name: str
-    sentence: str
-    criteria: tuple[Criterion, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How large a run is. Lengths in tokens; ``evaluate`` is the number of chains of each evaluation set; ``steps`` scales the
-    experiments' own numbers of steps; ``batch`` rows per step.
-    """
-
-    name: str = "full"
-    max_tokens: int = 768
-    evaluate: int = 12
-    steps: float = 1.0
-    batch: int = 8
-    size: float = 1.0
-    """Scales the numbers of chains, variants, probes and prompts."""
-
-    def count(self, full: int, least: int = 1) -> int:
-        """A number of things at this scale."""
-        return max(least, round(full * self.size))
-
-    def n_steps(self, full: int) -> int:
-        """A number of training steps at this scale."""
-        return max(2, round(full * self.steps))
-
-
-SCALES = {
-    "full": Scale(),
-    "quick": Scale("quick", max_tokens=128, evaluate=3, steps=0.1, batch=2, size=0.15),
-}
+    claimed: str
+    withdrawn: str
+    stands: str
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """A declared experiment. ``metrics`` says what each number means and its unit; ``settings`` is what is fixed beforehand.
 
-    ``run`` trains and measures the named arms for one seed. ``derive`` adds metrics that need all arms of a seed.
+    ``prepare`` draws everything that one seed uses; ``run`` trains and measures the named arms, each at its learning rate, and
+    ``derive`` adds metrics that need all arms of a seed. ``positive`` is a criterion that an arm known to move the metric
+    must meet, ``placebo`` one that two arms without a difference must not show. ``same_rows`` are groups of arms that must be
+    fed the same multiset of rows. With ``rates`` each arm's learning rate is chosen on the development seeds by the lowest
+    ``develop``. ``looks`` are the numbers of seeds at which verdicts are given: one, or two for one extension. ``unit`` says
+    what one seed stands for.
     """
 
     name: str
@@ -135,23 +138,62 @@ class Experiment:
     metrics: Mapping[str, str]
     settings: Mapping[str, Any]
     limits: str
-    run: Callable[[Bench, Corpus, Scale, int, Sequence[str], Emit], None]
+    prepare: Callable[[Bench, Corpus, Scale, int], Prepared]
+    run: Callable[[Bench, Prepared, Scale, int, Sequence[str], Mapping[str, float], Emit], None]
+    positive: Criterion | None = None
+    placebo: tuple[Criterion, ...] = ()
+    same_rows: tuple[tuple[str, ...], ...] = ()
+    rates: tuple[float, ...] = ()
+    develop: str = ""
+    looks: tuple[int, ...] = (10,)
+    unit: str = "seed"
+    held_out: tuple[str, ...] = ("H",)
+    """Sets of ``prepare`` that need :data:`LEAST_HELD_OUT` chains."""
     derive: Callable[[Mapping[str, Record]], Mapping[str, Metrics]] | None = None
     curve: Mapping[str, str] = field(default_factory=dict)
     """Metrics of the records' ``curve`` that the report shows by arm: name → meaning."""
+    correction: Correction | None = None
 
-    def plan(self, circumstances: Mapping[str, Any]) -> dict[str, Any]:
-        """What is registered before the first run: everything declared, the model, the data by hash, the scale. No date."""
+    @property
+    def level(self) -> float:
+        """Of every interval, by the number of looks."""
+        return LEVELS[len(self.looks)]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the arms that are trained."""
+        return tuple(arm.name for arm in self.arms if arm.trained)
+
+    def plan(
+        self,
+        circumstances: Mapping[str, Any],
+        realised: Mapping[str, Mapping[str, Any]],
+        rates: Mapping[str, float],
+    ) -> dict[str, Any]:
+        """What is registered before the first run: everything declared, the model, the data by hash, the scale, the code, the
+        packages, and what ``prepare`` found for every seed. No date.
+        """
         return {
             "experiment": self.name,
             "number": self.number,
             "hypothesis": self.hypothesis,
             "arms": [asdict(arm) for arm in self.arms],
             "claims": [asdict(claim) for claim in self.claims],
+            "positive control": asdict(self.positive) if self.positive else None,
+            "placebo": [asdict(one) for one in self.placebo],
             "metrics": dict(self.metrics),
             "settings": dict(self.settings),
-            "rule": "held: every primary interval beyond its threshold and no guard broken; did not hold: a primary or a "
-            "guard interval wholly on the wrong side; else undecided. Paired by seed, 95 % t intervals.",
+            "looks": list(self.looks),
+            "level": self.level,
+            "unit": self.unit,
+            "learning rates": dict(rates),
+            "rule": "held: every criterion met; did not hold: a criterion on the wrong side of its bound after Holm's "
+            "correction; no difference: a difference to be shown lies within its smallest effect of interest; else open. "
+            "Withheld below the planned number of seeds, without the positive control, or with a placebo difference. Paired "
+            "by seed, t intervals.",
+            "code": code_digest(),
+            "packages": package_versions(),
+            "seeds": {str(seed): dict(found) for seed, found in realised.items()},
             **circumstances,
         }
 
@@ -161,43 +203,42 @@ def plan_hash(plan: Mapping[str, Any]) -> str:
     return stable_hash(json.dumps(plan, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A criterion with its interval over the seeds and whether it was ``met``, ``broken`` or left ``open``."""
-
-    criterion: Criterion
-    interval: Interval
-    state: Literal["met", "broken", "open"]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A claim judged: ``held``, ``did not hold`` or ``undecided``."""
-
-    claim: Claim
-    judged: tuple[Judged, ...]
-    outcome: Literal["held", "did not hold", "undecided"]
-
-    @property
-    def sentence(self) -> str:
-        """The plain sentence of the report."""
-        reason = {
-            "held": "every primary interval lies beyond its threshold",
-            "did not hold": "; ".join(_what(j) for j in self.judged if j.state == "broken"),
-            "undecided": "; ".join(
-                _what(j) for j in self.judged if j.state == "open" and j.criterion.role == "primary"
-            ),
-        }[self.outcome]
-        words = {"held": "HELD", "did not hold": "DID NOT HOLD", "undecided": "COULD NOT BE DECIDED"}[self.outcome]
-        return f"{self.claim.sentence} — this {words} here: {reason}."
-
-
-def _what(judged: Judged) -> str:
-    c, i = judged.criterion, judged.interval
-    against = f" against {c.control}" if c.control else ""
-    if not i.n:
-        return f"{c.metric} of {c.treatment}{against} could not be computed"
-    return f"{c.metric} of {c.treatment}{against} differs by {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}]"
+def check_plan(experiment: Experiment, plan: Mapping[str, Any]) -> None:
+    """Refuse a plan that no verdict could follow from. A plan of another scale than ``full`` gives none and is not checked."""
+    name = experiment.name
+    if plan["scale"]["name"] != "full":
+        return
+    if len(experiment.looks) not in LEVELS or experiment.looks[0] < LEAST_SEEDS:
+        raise UsageError(
+            f"the plan of {name} looks at {experiment.looks} seeds: one or two looks, of {LEAST_SEEDS} or more."
+        )
+    seeds = plan.get("seeds", {})
+    missing = [seed for seed in range(experiment.looks[-1]) if not seeds.get(str(seed), {}).get("sizes")]
+    if missing:
+        raise UsageError(
+            f"the plan of {name} has no realised sizes for seed {missing[0]}: what is fed and measured is fixed before the "
+            "first run"
+        )
+    rates = plan.get("learning rates", {})
+    if experiment.rates and set(rates) != set(experiment.trained):
+        lacking = sorted(set(experiment.trained) - set(rates))
+        raise UsageError(
+            f"the plan of {name} has no learning rate for {', '.join(lacking) or 'its arms'}. Run: trails experiment {name} "
+            "--develop (with the same --data, --out and --model)"
+        )
+    for seed, found in seeds.items():
+        for held in experiment.held_out:
+            chains = found["sizes"].get(held, {}).get("chains", 0)
+            if chains < LEAST_HELD_OUT:
+                raise UsageError(
+                    f"the plan of {name} holds out {chains} chains as {held} for seed {seed}; {LEAST_HELD_OUT} are the least. "
+                    "Give more chains: --data PATH"
+                )
+        for group in experiment.same_rows:
+            digests = {arm: found["rows"].get(arm, "") for arm in group}
+            if len(set(digests.values())) != 1 or "" in digests.values():
+                told = ", ".join(f"{arm} {digest or 'none'}" for arm, digest in digests.items())
+                raise UsageError(f"the arms of {name} are not fed the same rows for seed {seed}: {told}")
 
 
 def by_seed(experiment: Experiment, records: Sequence[Record]) -> dict[int, dict[str, Metrics]]:
@@ -220,42 +261,51 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def judge(experiment: Experiment, records: Sequence[Record]) -> tuple[Verdict, ...]:
-    """Every claim of the experiment, judged on the complete seeds among ``records``. At least two seeds are needed."""
+def looked(experiment: Experiment, records: Sequence[Record]) -> dict[int, dict[str, Metrics]]:
+    """The complete seeds of the latest planned look that is reached; all complete ones before the first."""
     seeds = by_seed(experiment, records)
+    for look in reversed(experiment.looks):
+        if set(range(look)) <= set(seeds):
+            return {seed: seeds[seed] for seed in range(look)}
+    return seeds
+
+
+def judge(experiment: Experiment, records: Sequence[Record], scale: str = "full") -> tuple[Verdict, ...]:
+    """Every claim of the experiment, judged at the latest planned look. Withheld, with the reason, where a rule is not kept."""
+    seeds = looked(experiment, records)
+    reason = withheld(experiment, seeds, scale)
     verdicts = []
     for claim in experiment.claims:
-        judged = tuple(_judge(criterion, seeds) for criterion in claim.criteria)
-        outcome: Literal["held", "did not hold", "undecided"]
-        if any(j.state == "broken" for j in judged):
-            outcome = "did not hold"
-        elif all(j.state == "met" for j in judged if j.criterion.role == "primary"):
-            outcome = "held"
-        else:
-            outcome = "undecided"
-        verdicts.append(Verdict(claim, judged, outcome))
+        found = judged(claim.criteria, seeds, experiment.level)
+        verdicts.append(Verdict(claim, found, "withheld" if reason else outcome_of(found), reason))
     return tuple(verdicts)
 
 
-def _judge(criterion: Criterion, seeds: Mapping[int, Mapping[str, Metrics]]) -> Judged:
-    values = []
-    for metrics in seeds.values():
-
-        def of(arm: str, metrics: Mapping[str, Metrics] = metrics) -> float:
-            return metrics[arm].get(criterion.metric, math.nan) if arm else 0.0
-
-        value = of(criterion.treatment) - of(criterion.control)
-        if criterion.null:
-            value -= of(criterion.null[0]) - of(criterion.null[1])
-        values.append(value)
-    interval = t_interval(values)
-    sign = 1.0 if criterion.direction == "higher" else -1.0
-    low, high = sorted((sign * interval.low - criterion.threshold, sign * interval.high - criterion.threshold))
-    state: Literal["met", "broken", "open"] = "open"
-    # a metric that could not be computed for a seed leaves the criterion open: dropping seeds would choose among them
-    if interval.n == len(seeds) and interval.n >= 2:
-        state = "met" if low > 0 else "broken" if high < 0 else "open"
-    return Judged(criterion, interval, state)
+def withheld(experiment: Experiment, seeds: Mapping[int, Mapping[str, Metrics]], scale: str = "full") -> str:
+    """Why no verdict may be given; empty if it may."""
+    if scale != "full":
+        return f"a {scale} run tries the machinery and proves nothing"
+    if len(seeds) < LEAST_SEEDS:
+        return f"{len(seeds)} complete seeds, {LEAST_SEEDS} are the least"
+    if len(seeds) not in experiment.looks:
+        return f"{len(seeds)} complete seeds of the {experiment.looks[0]} planned"
+    for criterion, word in (
+        (experiment.positive, "positive control"),
+        *((one, "placebo") for one in experiment.placebo),
+    ):
+        if criterion is None:
+            continue
+        (one,) = judged((criterion,), seeds, experiment.level)
+        i = one.interval
+        told = f"{criterion.metric} of {criterion.treatment}"
+        told += f" against {criterion.control}" if criterion.control else ""
+        told += f" is {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}]"
+        if word == "positive control" and one.state != "met":
+            return f"the positive control was not seen: {told}"
+        apart = i.low > 0 or i.high < 0
+        if word == "placebo" and apart and one.state != "none":
+            return f"the placebo pair differs: {told}"
+    return ""
 
 
 def at_equal_gain(curves: Mapping[str, Sequence[Mapping[str, float]]], gain: str, value: str) -> dict[str, float]:
@@ -279,8 +329,3 @@ def at_equal_gain(curves: Mapping[str, Sequence[Mapping[str, float]]], gain: str
             before = point
         found[arm] = result
     return found
-
-
-def scaled(scale: Scale, **changes: Any) -> Scale:
-    """A scale with some numbers replaced."""
-    return replace(scale, **changes)

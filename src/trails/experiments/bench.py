@@ -6,7 +6,7 @@ import copy
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from trails.errors import UsageError
 from trails.evaluate.probe import Probe, continuations, reduce_logits, repetition
-from trails.experiments.base import Metrics, Scale
 from trails.experiments.corpus import Corpus, disjoint
+from trails.experiments.scale import Metrics, Scale
 from trails.measure import open_scorer
 from trails.measure.base import Segmented
 from trails.segment.align import assign_tokens
@@ -26,6 +26,7 @@ from trails.train import TrainOptions
 from trails.train.data import Collator, Row
 from trails.train.loop import fit
 from trails.train.loss import labelled_logits, shifted
+from trails.train.many import Adapters, Job, fit_many
 
 
 class TimeUpError(Exception):
@@ -129,13 +130,13 @@ class Bench:
             "layers": [],
         }
 
-    def sets(self, corpus: Corpus, scale: Scale, seed: int, train: int, *, spare: int = 0) -> Sets:
-        """``train`` chains to train on and ``scale.evaluate`` rows each of H, U and D (H gets ``spare`` more).
+    def sets(self, corpus: Corpus, scale: Scale, seed: int, train: int) -> Sets:
+        """``train`` chains to train on and ``scale.evaluate`` rows each of H, U and D; chains and H from the seed's own block.
 
         At least a third of the trained family is held out of training however many chains are asked for.
         """
-        family = corpus.family(corpus.roles.trained, seed)
-        wanted = scale.evaluate + spare
+        wanted = scale.evaluate
+        family = corpus.block(corpus.roles.trained, seed, train + wanted + wanted // 4)
         train = max(1, min(train, len(family) - min(wanted, len(family) // 3 + 1)))
         items = tuple(family[:train])
         rows = tuple(self.row(item, scale.max_tokens) for item in items)
@@ -234,6 +235,33 @@ class Bench:
             del model.peft_config
         model.eval()
 
+    @contextmanager
+    def side_by_side(
+        self,
+        feeds: Mapping[str, Sequence[Row]],
+        rates: Mapping[str, float],
+        options: TrainOptions,
+        *,
+        at: Sequence[int] = (),
+        on: Callable[[int, Adapters], None] | None = None,
+    ) -> Iterator[tuple[Adapters, dict[str, list[float]]]]:
+        """One adapter for each arm, trained together; within the block they are in use. Also the losses by arm and step.
+
+        All arms begin with the same weights. ``on`` is called after steps ``at``, with the adapters in use.
+        """
+        self.check_time()
+        losses: dict[str, list[float]] = {arm: [] for arm in feeds}
+
+        def step(number: int, found: list[float], adapters: Adapters) -> None:
+            for arm, loss in zip(feeds, found, strict=True):
+                losses[arm].append(loss)
+            if on is not None and number in at:
+                on(number, adapters)
+
+        jobs = [Job(rows, options.seed, rates[arm]) for arm, rows in feeds.items()]
+        with fit_many(self.model, jobs, options, on_step=step, tokens=self.batch_tokens) as adapters:
+            yield adapters, losses
+
     # --- measures ----------------------------------------------------------------------------------------------------
 
     def probe(self, model: Any, rows: Sequence[Row], *, compare: bool = False) -> list[Probe]:
@@ -256,13 +284,37 @@ class Bench:
                 found[index] = Probe(values[0][mine], values[1][mine], values[2][mine] if compare else None)
         return [found[i] for i in range(len(rows))]
 
-    def batches(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Rows by length in padded batches on the device."""
+    def probe_each(self, adapters: Adapters, rows: Sequence[Row], *, compare: bool = False) -> list[list[Probe]]:
+        """:meth:`probe` for every adapter in use, all on the same rows; the base is computed once."""
+        found: list[dict[int, Probe]] = [{} for _ in range(adapters.count)]
+        for chosen, batch in self.batches(rows, max(self.batch_tokens // adapters.count, 1)):
+            predicts, targets, _ = shifted(batch["labels"], batch["loss_weights"])
+            several = {k: v.repeat(adapters.count, 1) for k, v in batch.items()}
+            with torch.inference_mode():
+                before = None
+                if compare:
+                    adapters.set(on=False)
+                    before = self.logits(self.model, batch, predicts)
+                adapters.set()
+                after = self.logits(self.model, several, predicts.repeat(adapters.count, 1))
+                owner = torch.nonzero(predicts)[:, 0].cpu().numpy()
+                for number, logits in enumerate(torch.split(after, len(targets))):
+                    values = reduce_logits(logits, before, targets, self.tile)
+                    for place, index in enumerate(chosen):
+                        mine = owner == place
+                        found[number][index] = Probe(
+                            values[0][mine], values[1][mine], values[2][mine] if compare else None
+                        )
+        return [[one[i] for i in range(len(rows))] for one in found]
+
+    def batches(self, rows: Sequence[Row], tokens: int = 0) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Rows by length in padded batches of at most ``tokens`` (0 = :attr:`batch_tokens`) on the device."""
+        limit = tokens or self.batch_tokens
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
         start = 0
         while start < len(order):
             stop = start + 1
-            while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]["input_ids"]) <= self.batch_tokens:
+            while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]["input_ids"]) <= limit:
                 stop += 1
             chosen = order[start:stop]
             batch = Collator()([rows[i] for i in chosen])
@@ -287,6 +339,17 @@ class Bench:
             if name != "u":
                 result[f"entropy_{name}"] = mean(p.entropy for p in probes)
         return result
+
+    def measure_each(self, adapters: Adapters, sets: Sets) -> list[Metrics]:
+        """:meth:`measure` for every adapter in use."""
+        found: list[Metrics] = [{} for _ in range(adapters.count)]
+        for name, rows in (("h", sets.held_out), ("u", sets.unseen), ("d", sets.unrelated)):
+            for one, probes in zip(found, self.probe_each(adapters, rows, compare=True), strict=True):
+                one[f"nll_{name}"] = mean(p.nll for p in probes)
+                one[f"kl_{name}"] = mean(p.kl for p in probes if p.kl is not None)
+                if name != "u":
+                    one[f"entropy_{name}"] = mean(p.entropy for p in probes)
+        return found
 
     def base(self, sets: Sets) -> Metrics:
         """The same of the untrained model: KL is 0."""

@@ -1,111 +1,57 @@
-"""Experiment 10: are trained tracks cheap paths, beyond what their frequency explains?"""
+"""Experiment 10: are trained tracks cheap paths? A crossover: a path of one half against a path of the other, on a third part."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from trails.experiments.base import Arm, Claim, Criterion, Emit, Experiment, Scale
+from trails.experiments.base import (
+    Arm,
+    Claim,
+    Correction,
+    Criterion,
+    Emit,
+    Experiment,
+    Metrics,
+    Prepared,
+    Record,
+    Scale,
+)
 from trails.experiments.bench import Bench
 from trails.experiments.corpus import Corpus, disjoint, generator
 from trails.train.data import Row
 
-STEPS = 48
-TRAIN = 24
-READ = 24
+TRAIN = 128
+READ = 320
+PASSES = 2
 GRAM = 3
-LEAST_PAIRS = 20
+LEAST_PATHS = 20
+WINDOW = 16
 
-Grams = Counter[tuple[int, ...]]
-
-
-def count_grams(rows: Sequence[Sequence[int]], n: int = GRAM) -> Grams:
-    """How often each n-gram occurs in the rows."""
-    found: Grams = Counter()
-    for ids in rows:
-        found.update(tuple(ids[i - n + 1 : i + 1]) for i in range(n - 1, len(ids)))
-    return found
+Place = tuple[int, int]
+HALVES = ("A", "B")
 
 
-def matched_paths(
-    texts: Sequence[Sequence[int]],
-    nll: Sequence[Sequence[float]],
-    trained: Grams,
-    reference: Grams,
-    seed: int,
-    n: int = GRAM,
-) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Pairs (row, position) of a trained and an untrained path in new text.
+def grams_of(rows: Sequence[Row], n: int = GRAM) -> set[tuple[int, ...]]:
+    """All n-grams of the rows' tokens."""
+    return {tuple(row["input_ids"][i : i + n]) for row in rows for i in range(len(row["input_ids"]) - n + 1)}
 
-    A path is the n-gram that ends at a position. Trained: it occurs in the training rows. Untrained: it does not, but occurs
-    equally often in the reference chains (same count up to 8, then same power of two) and is about as easy for the base (same
-    half nat of surprisal). Every position is used once. ``nll[row][t]`` is the base's surprisal of position t.
-    """
-    cells: dict[tuple[int, int], tuple[list[tuple[int, int]], list[tuple[int, int]]]] = {}
-    for row, ids in enumerate(texts):
+
+def paths_of(
+    texts: Sequence[Row], a: set[tuple[int, ...]], b: set[tuple[int, ...]], n: int = GRAM
+) -> dict[str, list[Place]]:
+    """(row, position) of the last token of every path in the texts that only ``a`` has, and of every one that only ``b`` has."""
+    found: dict[str, list[Place]] = {"A": [], "B": []}
+    for number, row in enumerate(texts):
+        ids = row["input_ids"]
         for t in range(n - 1, len(ids)):
             path = tuple(ids[t - n + 1 : t + 1])
-            count = reference.get(path, 0)
-            if not count:
-                continue
-            level = count if count <= 8 else 6 + int(math.log2(count))
-            cell = cells.setdefault((level, int(nll[row][t] / 0.5)), ([], []))
-            cell[0 if path in trained else 1].append((row, t))
-    pairs = []
-    draw = generator(seed, "paths")
-    for key in sorted(cells):
-        yes, no = cells[key]
-        size = min(len(yes), len(no))
-        a, b = draw.permutation(len(yes))[:size], draw.permutation(len(no))[:size]
-        pairs += [(yes[i], no[j]) for i, j in zip(a.tolist(), b.tolist(), strict=True)]
-    return pairs
-
-
-def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[str], emit: Emit) -> None:
-    """One seed: training chains, new chains and reference chains drawn from one family."""
-    family = corpus.family(corpus.roles.trained, seed)
-    third = max(1, len(family) // 3)
-    n_train, n_new = min(scale.count(TRAIN, 3), third), min(scale.count(READ, 3), third)
-    rows = [bench.row(item, scale.max_tokens, question=False) for item in family]
-    train = rows[:n_train]
-    apart = disjoint([row["input_ids"] for row in rows[n_train:]], [row["input_ids"] for row in train])
-    others = [rows[n_train + i] for i in apart]
-    new, reference = others[:n_new], others[n_new:]
-    texts = [row["input_ids"] for row in new]
-    before = bench.probe(bench.model, new)
-    pairs = matched_paths(
-        texts,
-        [[math.nan, *probe.nll.tolist()] for probe in before],
-        count_grams([row["input_ids"] for row in train]),
-        count_grams([row["input_ids"] for row in reference]),
-        seed,
-    )
-    tokens = sum(len(row["input_ids"]) for row in train)
-    drawn: dict[str, list[Row]] = {
-        "tracks": list(train),
-        "shuffled steps": [shuffled_steps(row, seed + i) for i, row in enumerate(train)],
-        "unrelated": _as_long([bench.row(item, scale.max_tokens) for item in corpus.unrelated(seed)], tokens),
-    }
-    steps = scale.n_steps(STEPS)
-    for arm in arms:
-        feed = drawn[arm]
-        order = generator(seed, "feed").permutation(len(feed)).tolist()
-        with bench.trained([feed[i] for i in order], bench.options(scale, steps, seed)) as (model, losses):
-            after = bench.probe(model, new, compare=True)
-        metrics = {"loss": losses[-1], "pairs": float(len(pairs))}
-        metrics["kl_h"] = float(np.mean(np.concatenate([p.kl for p in after if p.kl is not None])))
-        for measure in ("nll", "entropy"):
-            moved = [getattr(a, measure) - getattr(b, measure) for a, b in zip(after, before, strict=True)]
-            yes = [float(moved[row][t - 1]) for (row, t), _ in pairs]
-            no = [float(moved[row][t - 1]) for _, (row, t) in pairs]
-            enough = len(pairs) >= LEAST_PAIRS
-            metrics[f"{measure}_trained_paths"] = float(np.mean(yes)) if enough else math.nan
-            metrics[f"{measure}_other_paths"] = float(np.mean(no)) if enough else math.nan
-            metrics[f"{measure}_advantage"] = float(np.mean(yes) - np.mean(no)) if enough else math.nan
-        emit(arm, metrics, {"tokens": sum(len(row["input_ids"]) for row in feed)})
+            if (path in a) != (path in b):
+                found["A" if path in a else "B"].append((number, t))
+    return found
 
 
 def shuffled_steps(row: Row, seed: int) -> Row:
@@ -124,14 +70,104 @@ def shuffled_steps(row: Row, seed: int) -> Row:
     }
 
 
-def _as_long(rows: Sequence[Row], tokens: int) -> list[Row]:
-    """Leading rows, again from the first where they end, until they hold ``tokens`` tokens."""
-    found: list[Row] = []
-    total = 0
-    while total < tokens and rows:
-        row = rows[len(found) % len(rows)]
-        found.append(row)
-        total += len(row["input_ids"])
+def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
+    """Two halves to train on and a third part to read, of one family, all disjoint and without a common 13-gram."""
+    source = corpus.roles.trained
+    third = max(2, len(corpus.families[source]) // 3)
+    n_train, n_read = min(scale.count(TRAIN, 3), third), min(scale.count(READ, 3), third)
+    rows = [
+        bench.row(item, scale.max_tokens, question=False) for item in corpus.block(source, seed, 2 * n_train + n_read)
+    ]
+    halves = {"A": rows[:n_train], "B": rows[n_train : 2 * n_train]}
+    fed = [row["input_ids"] for half in halves.values() for row in half]
+    rest = rows[2 * n_train :]
+    texts = [rest[i] for i in disjoint([row["input_ids"] for row in rest[: 2 * n_read]], fed)][:n_read]
+    paths = paths_of(texts, grams_of(halves["A"]), grams_of(halves["B"]))
+    draw = generator(seed, "feed")
+    order = [k for _ in range(PASSES) for k in draw.permutation(n_train).tolist()]
+    feeds: dict[str, list[Row]] = {}
+    for half, chosen in halves.items():
+        moved = [shuffled_steps(row, seed + i) for i, row in enumerate(chosen)]
+        feeds[f"tracks {half}"] = [chosen[k] for k in order]
+        feeds[f"shuffled {half}"] = [moved[k] for k in order]
+    windows = [_window(bench, texts[row], t) for row, t in paths["A"]] or [texts[0]]
+    feeds["planted A"] = [windows[k % len(windows)] for k in range(len(order))]
+    sets = {"H": texts, "paths of A": _marked(texts, paths["A"]), "paths of B": _marked(texts, paths["B"])}
+    return Prepared(feeds, sets, {"paths": paths, "texts": texts})
+
+
+def _window(bench: Bench, row: Row, end: int) -> Row:
+    return bench.ids_row(row["input_ids"][max(end + 1 - WINDOW, 0) : end + 1], chain=row["chain"])
+
+
+def _marked(texts: Sequence[Row], places: Sequence[Place]) -> list[Row]:
+    """The texts that hold the places, with those places alone as labels."""
+    by_row: dict[int, set[int]] = {}
+    for row, t in places:
+        by_row.setdefault(row, set()).add(t)
+    return [
+        texts[row] | {"labels": [i if t in at else -100 for t, i in enumerate(texts[row]["input_ids"])]}
+        for row, at in sorted(by_row.items())
+    ]
+
+
+def run(
+    bench: Bench,
+    prepared: Prepared,
+    scale: Scale,
+    seed: int,
+    arms: Sequence[str],
+    rates: Mapping[str, float],
+    emit: Emit,
+) -> None:
+    """One seed: all arms side by side."""
+    texts, paths = prepared.extra["texts"], prepared.extra["paths"]
+    before = bench.probe(bench.model, texts)
+    feeds = {arm: prepared.feeds[arm] for arm in arms}
+    steps = scale.n_steps(len(next(iter(feeds.values()))) // scale.batch)
+    halves = {half: _split(places, seed, half) for half, places in paths.items()}
+    with bench.side_by_side(feeds, rates, bench.options(scale, steps, seed)) as (adapters, losses):
+        found = bench.probe_each(adapters, texts, compare=True)
+    for arm, after in zip(arms, found, strict=True):
+        own = arm[-1]
+        other = HALVES[own == "A"]
+        metrics: Metrics = {"loss": losses[arm][-1], "paths": float(len(paths[own]))}
+        metrics["kl_h"] = float(np.mean(np.concatenate([p.kl for p in after if p.kl is not None])))
+        metrics["nll_h"] = float(np.mean(np.concatenate([p.nll for p in after])))
+        enough = min(len(paths["A"]), len(paths["B"])) >= LEAST_PATHS
+        for measure in ("nll", "entropy"):
+            moved = [getattr(a, measure) - getattr(b, measure) for a, b in zip(after, before, strict=True)]
+            metrics[f"{measure}_own"] = _at(moved, paths[own]) if enough else math.nan
+            metrics[f"{measure}_other"] = _at(moved, paths[other]) if enough else math.nan
+            metrics[f"{measure}_advantage"] = metrics[f"{measure}_own"] - metrics[f"{measure}_other"]
+            if measure == "nll":
+                one, two = halves[own]
+                metrics["nll_placebo"] = _at(moved, one) - _at(moved, two) if enough else math.nan
+        emit(arm, metrics, {"tokens": sum(len(row["input_ids"]) for row in feeds[arm][: steps * scale.batch])})
+
+
+def _split(places: Sequence[Place], seed: int, name: str) -> tuple[list[Place], list[Place]]:
+    """Two random halves, whole texts to one side: the places of one text hang together."""
+    rows = sorted({row for row, _ in places})
+    drawn = generator(seed, "placebo", name).permutation(len(rows))
+    first = {rows[k] for k in drawn[: len(rows) // 2].tolist()}
+    return [p for p in places if p[0] in first], [p for p in places if p[0] not in first]
+
+
+def _at(moved: Sequence[Any], places: Sequence[Place]) -> float:
+    return float(np.mean([float(moved[row][t - 1]) for row, t in places])) if places else math.nan
+
+
+def derive(records: Mapping[str, Record]) -> dict[str, Metrics]:
+    """The crossover: what a half's own paths gain over the other half's, averaged over training on either half. The texts, the
+    paths and their difficulty are the same on both sides and cancel.
+    """
+    found: dict[str, Metrics] = {arm: {} for arm in records}
+    for name in ("tracks", "shuffled"):
+        pair = [records[f"{name} {half}"]["metrics"] for half in HALVES]
+        for metric in ("nll_advantage", "entropy_advantage", "nll_own", "nll_placebo"):
+            values = [math.nan if one[metric] is None else float(one[metric]) for one in pair]
+            found[f"{name} A"][f"{metric}_both"] = float(np.mean(values))
     return found
 
 
@@ -140,47 +176,73 @@ EXPERIMENT = Experiment(
     number="10",
     title="Cheap paths",
     hypothesis="After training, new text is cheaper (lower surprisal and entropy) along paths of the trained tracks than along "
-    "paths that are equally frequent in the family and equally easy for the base, but were not trained.",
+    "paths of other tracks of the same family that were not trained, and cheaper than before the training.",
     arms=(
-        Arm("tracks", "the track chains as they are", control=False),
-        Arm("shuffled steps", "the same chains with their steps in random order"),
-        Arm("unrelated", "unrelated text with as many tokens: what the same paths do without being trained"),
+        Arm("tracks A", "half A of the chains as they are", control=False),
+        Arm("tracks B", "half B of the chains as they are", control=False),
+        Arm("shuffled A", "half A with the steps of every chain in random order"),
+        Arm("shuffled B", "half B with the steps of every chain in random order"),
+        Arm("planted A", f"positive control: windows of {WINDOW} tokens of the read texts that end at a path of A"),
     ),
     claims=(
         Claim(
-            "cheap",
-            "Surprisal and entropy fall more along trained paths than along equally frequent untrained ones",
+            "cheaper than untrained paths",
+            "Surprisal and entropy fall more along the paths of the trained half than along those of the other half",
             (
-                Criterion("nll_advantage", "tracks", "", "lower"),
-                Criterion("nll_advantage", "tracks", "unrelated", "lower"),
-                Criterion("entropy_advantage", "tracks", "", "lower"),
-                Criterion("entropy_advantage", "tracks", "unrelated", "lower"),
+                Criterion("nll_advantage_both", "tracks A", "", "lower", delta=0.05),
+                Criterion("entropy_advantage_both", "tracks A", "", "lower", delta=0.02),
             ),
         ),
         Claim(
+            "falls",
+            "New text becomes cheaper along trained paths than it was for the untrained model",
+            (Criterion("nll_own_both", "tracks A", "", "lower", delta=0.05),),
+        ),
+        Claim(
             "order",
-            "The order of the steps matters: trained paths are cheaper after the tracks than after their shuffled steps",
-            (Criterion("nll_advantage", "tracks", "shuffled steps", "lower"),),
+            "Trained paths gain more after the tracks than after the same chains with shuffled steps",
+            (Criterion("nll_advantage_both", "tracks A", "shuffled A", "lower", delta=0.05),),
         ),
     ),
+    positive=Criterion("nll_advantage", "planted A", "", "lower", delta=0.05),
+    placebo=(Criterion("nll_placebo_both", "tracks A", "", "lower", delta=0.05),),
     metrics={
-        "nll_trained_paths": "change of surprisal at the end of trained paths in new text, nats",
-        "nll_other_paths": "the same for matched untrained paths",
-        "nll_advantage": "difference of the two, negative = trained paths became cheaper",
-        "entropy_trained_paths": "change of entropy before the last token of trained paths, nats",
-        "entropy_other_paths": "the same for matched untrained paths",
+        "nll_own": "change of surprisal at the end of paths that only the arm's half has, nats",
+        "nll_other": "the same for paths that only the other half has",
+        "nll_advantage": "difference of the two, negative = the arm's own paths became cheaper",
+        "nll_advantage_both": "mean of the differences of the two halves: the crossover",
+        "nll_own_both": "mean change at own paths over the two halves",
+        "entropy_own": "change of entropy before the last token of own paths, nats",
+        "entropy_other": "the same for the other half's paths",
         "entropy_advantage": "difference of the two",
-        "pairs": "matched pairs of paths",
-        "kl_h": "KL(base ‖ trained) on the new text, nats per token",
+        "entropy_advantage_both": "mean of the differences of the two halves: the crossover",
+        "nll_placebo": "difference between two random halves of the own paths, whole texts to one side",
+        "nll_placebo_both": "its mean over the two halves",
+        "paths": "paths that only the arm's half has, in the texts read",
+        "nll_h": "NLL of the texts read, nats per token",
+        "kl_h": "KL(base ‖ trained) on the texts read, nats per token",
     },
     settings={
-        "steps": STEPS,
-        "track chains": TRAIN,
-        "new chains": READ,
+        "chains of each half": TRAIN,
+        "texts read": READ,
+        "passes": PASSES,
         "path": f"{GRAM} tokens",
-        "matched on": "count in reference chains (exact up to 8, then power of two) and half nats of base surprisal",
-        "learning rate": 1e-3,
+        "LoRA": "rank 8, alpha 16, all linear layers",
     },
-    limits="Paths of three tokens; what a longer path does is not seen. Frequencies come from the rest of the same family.",
+    limits="Paths of three tokens; what a longer path does is not seen. Many of them are parts of stock phrases: a path that one "
+    "half has and the other has not is what the family's phrases and its numbers give.",
+    prepare=prepare,
     run=run,
+    rates=(1e-4, 3e-4, 1e-3),
+    develop="nll_h",
+    derive=derive,
+    correction=Correction(
+        claimed="Trained paths are cheaper than equally frequent untrained ones in new text (held: −0.98 nats of surprisal, "
+        "−0.22 of entropy, five seeds).",
+        withdrawn="The whole verdict. *Equally frequent* was counted in 7–13 reference chains; in independent text the trained "
+        "paths are 1.5 to 2 times as frequent, stock phrases against content. And no criterion compared with the untrained "
+        "model: the surprisal of trained paths did not fall (+0.04 nats), that of the others rose.",
+        stands="Nothing of it on its own; the experiment below replaces it: a crossover in which both kinds of path are read in "
+        "the same texts and exchange their roles.",
+    ),
 )

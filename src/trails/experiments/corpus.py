@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from trails.errors import UsageError
+from trails.experiments.scale import DEVELOPMENT
 from trails.measure.base import Segmented
 from trails.readers import ReadOptions, read
 from trails.schema import stable_hash
@@ -47,6 +48,19 @@ class Corpus:
     def family(self, source: str, seed: int) -> list[Segmented]:
         """Chains of a source in an order that depends on the seed and their content only."""
         return sorted(self.families[source], key=lambda item: stable_hash(str(seed), item.chain.id))
+
+    def block(self, source: str, seed: int, size: int) -> list[Segmented]:
+        """Chains of a source, beginning at the seed's own block of ``size``: blocks of different seeds are disjoint as far as
+        the family allows, and development seeds take theirs from the end.
+        """
+        whole = sorted(self.families[source], key=lambda item: stable_hash(item.chain.id))
+        start = -(seed - DEVELOPMENT + 1) * size if seed >= DEVELOPMENT else seed * size
+        start %= max(len(whole), 1)
+        return whole[start:] + whole[:start]
+
+    def reasoning(self) -> list[str]:
+        """Names of the sources that are not unrelated text."""
+        return [name for name in sorted(self.families) if name not in self.roles.unrelated]
 
     def unrelated(self, seed: int) -> list[Segmented]:
         """Chains of all unrelated sources, mixed."""

@@ -1,24 +1,44 @@
-"""Experiment 1: are variants at most two tokens away better or safer to train on than repeats, paraphrases or random edits?"""
+"""Experiment 1: do variants at most two tokens away teach better or more safely than repeats, paraphrases or random edits?"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trails.errors import UsageError
-from trails.experiments.base import Arm, Claim, Criterion, Emit, Experiment, Scale
-from trails.experiments.bench import Bench, Sets, mean
+from trails.evaluate.probe import Probe
+from trails.experiments.base import (
+    Arm,
+    Claim,
+    Correction,
+    Criterion,
+    Emit,
+    Experiment,
+    Metrics,
+    Prepared,
+    Record,
+    Scale,
+    at_equal_gain,
+)
+from trails.experiments.bench import Bench, Sets
 from trails.experiments.corpus import Corpus, generator, grams
+from trails.experiments.scale import DEVELOPMENT
 from trails.measure.base import Segmented
 from trails.train.data import Row
+from trails.train.many import Adapters
 
-COUNT = 50
-SHORT, LONG = 4, 2
-LONG_TOKENS = 300
-POOL = 96
+COUNT = 24
+TARGETS = 6
+BLOCK = 24
+"""Questions that a seed looks through for its targets."""
+POINTS = (1, 2, 4, 8, 12, 18)
+POOL = 192
+DRAWS = 4
+WITHIN = 0.05
+"""How near a random edit's volatility must be to the variant's, as a share of it."""
 SHARED_WORDS = 8
 
 
@@ -29,20 +49,20 @@ class Target:
     text: Segmented
     others: tuple[Segmented, ...]
     kept: Segmented
-    long: bool
 
 
 def targets(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> list[Target]:
-    """Questions with at least three wordings of which one shares no run of 8 words with the others: short ones, then long.
+    """Questions of the seed's own block with at least three wordings, of which one shares no run of 8 words with the others.
 
     The text trained on is the wording whose length is nearest to the mean of the others, so that arms have about equally
-    many tokens. A wording of 300 tokens or more is long.
+    many tokens.
     """
     groups = corpus.wordings(3)
-    keys = [list(groups)[i] for i in generator(seed, "targets").permutation(len(groups)).tolist()]
-    wanted = {False: scale.count(SHORT, 1), True: scale.count(LONG, 0 if scale.size < 1 else 1)}
-    found: dict[bool, list[Target]] = {False: [], True: []}
-    for key in keys:
+    names = sorted(groups)
+    start = (-(seed - DEVELOPMENT + 1) if seed >= DEVELOPMENT else seed) * BLOCK % max(len(names), 1)
+    wanted = scale.count(TARGETS, 2)
+    found: list[Target] = []
+    for key in (names[start:] + names[:start])[: BLOCK if scale.size >= 1 else None]:
         group = [bench.shortened(item, scale.max_tokens) for item in groups[key]]
         ids = [bench.ids(item.chain.text) for item in group]
         words = [grams(item.chain.text.casefold().split(), SHARED_WORDS) for item in group]
@@ -52,124 +72,218 @@ def targets(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> list[Targe
             if len(apart) >= 2:
                 middle = float(np.mean([len(ids[i]) for i in apart]))
                 text = min(apart, key=lambda i: (abs(len(ids[i]) - middle), i))
-                others = tuple(group[i] for i in apart if i != text)
-                long = len(ids[text]) >= LONG_TOKENS
-                if len(found[long]) < wanted[long]:
-                    found[long].append(Target(group[text], others, group[kept], long))
+                found.append(Target(group[text], tuple(group[i] for i in apart if i != text), group[kept]))
                 break
-        if all(len(found[kind]) >= wanted[kind] for kind in found):
-            break
-    if not found[False] and not found[True]:
+        if len(found) == wanted:
+            return found
+    if len(found) < min(wanted, 2):
         raise UsageError(
-            "experiment minimal-step needs questions with at least three differently worded answers, and the data has none. "
-            "Give such data (GSM8K model solutions, answers of several models): --data PATH"
+            "experiment minimal-step needs questions with at least three differently worded answers, and the data has "
+            f"{len(found)}. Give such data (GSM8K model solutions, answers of several models): --data PATH"
         )
-    return found[False] + found[True]
+    return found
 
 
-def random_edits(bench: Bench, row: Row, volatilities: Sequence[float], edits: Sequence[int], seed: int) -> list[Row]:
-    """Rows with as many tokens replaced at random places as the variants have edits, matched to them in volatility.
-
-    Of a pool of random edits each volatility takes the nearest that is left.
+def random_edits(
+    bench: Bench, row: Row, volatilities: Sequence[float], edits: Sequence[int], seed: int
+) -> tuple[list[Row], int]:
+    """Rows with as many tokens replaced at random places as the variants have edits, each within :data:`WITHIN` of its variant's
+    volatility: drawn until one is, at most :data:`DRAWS` pools. Also the number that found none within and took the nearest.
     """
     offset = row["offset"]
     context, ids = row["input_ids"][:offset], row["input_ids"][offset:]
     draw = generator(seed, "edits", row["chain"])
     likely = bench.likely(context, ids, 64)
-    pool = []
-    for number in range(max(POOL, 2 * len(volatilities))):
-        new = list(ids)
-        for place in draw.permutation(np.arange(1, len(ids)))[: max(1, edits[number % len(edits)])].tolist():
-            choices = likely[place].tolist() if number % 2 else [int(draw.integers(bench.vocabulary))]
-            new[place] = int(choices[int(draw.integers(len(choices)))])
-        pool.append(new)
-    values = np.asarray(bench.volatility(context, ids, pool))
-    left = np.ones(len(pool), dtype=bool)
-    chosen = []
-    for wanted in volatilities:
-        distance = np.where(left, np.abs(values - wanted), np.inf)
-        best = int(distance.argmin())
-        left[best] = False
-        chosen.append(bench.ids_row(pool[best], context, chain=row["chain"]) | {"volatility": float(values[best])})
-    return chosen
+    pool: list[list[int]] = []
+    values = np.zeros(0)
+    left = np.zeros(0, dtype=bool)
+    chosen: dict[int, Row] = {}
+    nearest: dict[int, int] = {}
+    for number in range(DRAWS):
+        new_pool = []
+        for k in range(max(POOL, 2 * len(volatilities))):
+            new = list(ids)
+            reach = (4, 16, 64, 0)[k % 4]
+            for place in draw.permutation(np.arange(1, len(ids)))[: max(1, edits[k % len(edits)])].tolist():
+                choices = likely[place][:reach].tolist() if reach else [int(draw.integers(bench.vocabulary))]
+                new[place] = int(choices[int(draw.integers(len(choices)))])
+            new_pool.append(new)
+        pool += new_pool
+        values = np.concatenate([values, bench.volatility(context, ids, new_pool)])
+        left = np.concatenate([left, np.ones(len(new_pool), dtype=bool)])
+        for k, wanted in enumerate(volatilities):
+            if k in chosen:
+                continue
+            distance = np.where(left, np.abs(values - wanted), np.inf)
+            best = int(distance.argmin())
+            if distance[best] <= WITHIN * wanted:
+                left[best] = False
+                chosen[k] = bench.ids_row(pool[best], context, chain=row["chain"]) | {"volatility": float(values[best])}
+            elif number == DRAWS - 1:
+                nearest[k] = best
+        if len(chosen) == len(volatilities):
+            break
+    for k, best in nearest.items():
+        chosen[k] = bench.ids_row(pool[best], context, chain=row["chain"]) | {"volatility": float(values[best])}
+    return [chosen[k] for k in range(len(volatilities))], len(nearest)
 
 
-def feeds_of(
-    bench: Bench, corpus: Corpus, scale: Scale, seed: int, chosen: Sequence[Target], evaluated: Sequence[Segmented]
-) -> dict[str, list[Row]]:
-    """Rows of every arm, ``count`` for each target; variant and edit rows carry their volatility."""
+def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
+    """Targets and what is measured; variants and random edits are made of the targets in the run, with the model's help."""
+    chosen = targets(bench, corpus, scale, seed)
+    count = scale.count(COUNT, 4)
+    used = {t.text.chain.question for t in chosen}
+    rows = [bench.row(t.text, scale.max_tokens) for t in chosen]
+    kept = [bench.row(t.kept, scale.max_tokens) for t in chosen]
+    wordings = [[row, *(bench.row(o, scale.max_tokens) for o in t.others)] for row, t in zip(rows, chosen, strict=True)]
+    repeats = [row for row in rows for _ in range(count)]
+    feeds: dict[str, list[Row]] = {arm: list(repeats) for arm in MADE}
+    feeds["exact repeats"] = list(repeats)
+    feeds["paraphrases"] = [several[k % len(several)] for several in wordings for k in range(count)]
+    feeds["the wording itself"] = [row for row in kept for _ in range(count)]
+    source = chosen[0].text.chain.source
+    same_form = [i for i in corpus.family(source, seed) if i.chain.question not in used]
+    unrelated = corpus.unrelated(seed)
+    spare = [token for item in unrelated[scale.evaluate :] for token in bench.ids(item.chain.text + "\n")]
+    spare = spare or [token for item in unrelated for token in bench.ids(item.chain.text)]
+    feeds["unrelated"] = _as_long(bench, repeats, spare)
+    taken = [row["input_ids"] for several in wordings for row in several] + [row["input_ids"] for row in kept]
+    sets = Sets(
+        (),
+        (),
+        bench.apart(_one_each(same_form), scale.evaluate, taken, scale.max_tokens),
+        (),
+        bench.apart(unrelated, scale.evaluate, taken, scale.max_tokens),
+    )
+    measured = {"H": sets.held_out, "D": sets.unrelated, "wordings": kept, "texts": rows}
+    return Prepared(feeds, measured, {"sets": sets, "targets": chosen, "rows": rows, "kept": kept, "count": count})
+
+
+def _one_each(items: Sequence[Segmented]) -> list[Segmented]:
+    """One chain of every question."""
+    return list({item.chain.question: item for item in items}.values())
+
+
+def _as_long(bench: Bench, rows: Sequence[Row], tokens: Sequence[int]) -> list[Row]:
+    """Running text as rows of the same lengths and as many labels."""
+    found, at = [], 0
+    for number, row in enumerate(rows):
+        ids = [tokens[(at + k) % len(tokens)] for k in range(len(row["input_ids"]))]
+        at += len(ids)
+        offset = row["offset"]
+        found.append(bench.ids_row(ids[offset:], ids[:offset], chain=f"unrelated {number}"))
+    return found
+
+
+def made(bench: Bench, prepared: Prepared, seed: int) -> tuple[dict[str, list[Row]], int]:
+    """Rows of the arms that are made with the model's help, and how many random edits are not within the bound."""
     from trails.variants import VariantOptions, make_variants
 
-    count = scale.count(COUNT, 4)
-    feeds: dict[str, list[Row]] = {arm.name: [] for arm in EXPERIMENT.arms}
-    out = {item.chain.id for item in evaluated}
-    spare = [item for item in corpus.unrelated(seed) if item.chain.id not in out]
-    for number, target in enumerate(chosen):
+    count = prepared.extra["count"]
+    feeds: dict[str, list[Row]] = {arm: [] for arm in MADE}
+    outside = 0
+    for target, row in zip(prepared.extra["targets"], prepared.extra["rows"], strict=True):
         bench.check_time()
-        row = bench.row(target.text, scale.max_tokens)
         context = row["input_ids"][: row["offset"]]
-        accepted = make_variants(
-            bench.scorer, target.text, VariantOptions(whole=False, count=count, seed=seed)
-        ).accepted
+        accepted = [
+            v
+            for v in make_variants(
+                bench.scorer, target.text, VariantOptions(whole=False, count=count, seed=seed)
+            ).accepted
+            if v.volatility > 0
+        ]
         variants = [
             bench.ids_row(v.token_ids.tolist(), context, chain=row["chain"]) | {"volatility": float(v.volatility)}
             for v in accepted
         ] or [row | {"volatility": 0.0}]
         variants = [variants[i % len(variants)] for i in range(count)]
-        edits = [v.edits for v in accepted if v.edits] or [1]
-        wordings = [row, *(bench.row(other, scale.max_tokens) for other in target.others)]
+        edits, missed = random_edits(
+            bench, row, [v["volatility"] for v in variants], [v.edits for v in accepted if v.edits] or [1], seed
+        )
+        outside += missed
         feeds["minimal steps"] += variants
-        feeds["exact repeats"] += [row] * count
-        feeds["random edits"] += random_edits(bench, row, [v["volatility"] for v in variants], edits, seed)
-        feeds["paraphrases"] += [wordings[i % len(wordings)] for i in range(count)]
-        for k in range(count):
-            other = spare[(number * count + k) % len(spare)] if spare else evaluated[k % len(evaluated)]
-            feeds["unrelated"].append(bench.row(other, max(len(row["input_ids"]), 16)))
-    return feeds
+        feeds["random edits"] += edits
+        order = generator(seed, "halves", row["chain"]).permutation(count).tolist()
+        half = max(count // 2, 1)
+        feeds["half of the steps"] += [variants[k] for k in order[:half]] * 2
+        feeds["the other half"] += [variants[k] for k in order[-half:]] * 2
+    return feeds, outside
 
 
-def run(bench: Bench, corpus: Corpus, scale: Scale, seed: int, arms: Sequence[str], emit: Emit) -> None:
-    """One seed: the same targets for every arm, one pass over equally many rows."""
-    chosen = targets(bench, corpus, scale, seed)
-    short = next((t for t in chosen if not t.long), chosen[0])
-    used = {t.text.chain.question for t in chosen}
-    same_form = [i for i in corpus.family(short.text.chain.source, seed) if i.chain.question not in used]
-    unrelated = corpus.unrelated(seed)[: scale.evaluate]
-    feeds = feeds_of(bench, corpus, scale, seed, chosen, unrelated)
-    taken = [row["input_ids"] for rows in feeds.values() for row in rows]
-    unseen = corpus.roles.unseen if corpus.roles.unseen != short.text.chain.source else corpus.roles.trained
-    sets = Sets(
-        (),
-        (),
-        bench.apart(same_form, scale.evaluate, taken, scale.max_tokens),
-        bench.apart(corpus.family(unseen, seed), scale.evaluate, taken, scale.max_tokens),
-        bench.apart(unrelated, scale.evaluate, taken, scale.max_tokens),
-    )
+def run(
+    bench: Bench,
+    prepared: Prepared,
+    scale: Scale,
+    seed: int,
+    arms: Sequence[str],
+    rates: Mapping[str, float],
+    emit: Emit,
+) -> None:
+    """One seed: the same targets for every arm, one pass over equally many rows, measured at six points."""
+    sets, kept, rows = prepared.extra["sets"], prepared.extra["kept"], prepared.extra["rows"]
+    feeds, outside = made(bench, prepared, seed)
+    feeds |= {arm: list(feed) for arm, feed in prepared.feeds.items() if arm not in MADE}
+    size = min(map(len, feeds.values()))
+    order = generator(seed, "feed").permutation(size).tolist()
+    feeds = {arm: [feeds[arm][k] for k in order] for arm in arms}
+    steps = scale.n_steps(-(-size // scale.batch))
     base = bench.base(sets)
-    kept = {long: [bench.row(t.kept, scale.max_tokens) for t in chosen if t.long is long] for long in (False, True)}
-    trained_on = [bench.row(t.text, scale.max_tokens) for t in chosen]
+    before = {"wording": _per_chain(bench.probe(bench.model, kept)), "text": _per_chain(bench.probe(bench.model, rows))}
+    curves: dict[str, list[dict[str, float]]] = {
+        arm: [{"step": 0.0, "gain_text": 0.0, "change_wording": 0.0, "kl_d": 0.0, "change_h": 0.0}] for arm in arms
+    }
+    last: dict[str, Metrics] = {}
 
-    def wording(model: object, rows: Sequence[Row]) -> float:
-        return mean(p.nll for p in bench.probe(model, rows)) if rows else math.nan
+    def on(step: int, adapters: Adapters) -> None:
+        measured = bench.measure_each(adapters, sets)
+        wording, text = bench.probe_each(adapters, kept), bench.probe_each(adapters, rows)
+        for arm, found, own, read in zip(arms, measured, wording, text, strict=True):
+            found = bench.changes(found, base)
+            found["change_wording"] = _per_chain(own) - before["wording"]
+            found["nll_wording"] = _per_chain(own)
+            found["nll_text"] = _per_chain(read)
+            last[arm] = found
+            point = {"gain_text": before["text"] - found["nll_text"], "step": float(step)}
+            curves[arm].append(point | {name: found[name] for name in ("change_wording", "kl_d", "change_h")})
 
-    before = {long: wording(bench.model, rows) for long, rows in kept.items()}
-    both = wording(bench.model, [*kept[False], *kept[True]])
-    order = generator(seed, "feed").permutation(len(feeds["exact repeats"])).tolist()
-    steps = -(-len(order) // scale.batch)
+    at = sorted({min(point, steps) for point in POINTS} | {steps})
+    with bench.side_by_side(feeds, rates, bench.options(scale, steps, seed), at=at, on=on) as (_, losses):
+        pass
     for arm in arms:
-        feed = [feeds[arm][i] for i in order]
-        with bench.trained(feed, bench.options(scale, steps, seed)) as (model, losses):
-            found = bench.changes(bench.measure(model, sets), base)
-            found["nll_text"] = wording(model, trained_on)
-            found["change_wording"] = wording(model, [*kept[False], *kept[True]]) - both
-            found["change_wording_short"] = wording(model, kept[False]) - before[False]
-            found["change_wording_long"] = wording(model, kept[True]) - before[True]
-        volatile = [row["volatility"] for row in feed if "volatility" in row]
-        found["volatility"] = float(np.mean(volatile)) if volatile else math.nan
-        found["loss"] = losses[-1]
-        tokens = sum(len(row["input_ids"]) for row in feed)
-        extra = {"tokens": tokens, "steps": steps, "targets": len(chosen), "base": base | {"nll_wording": both}}
-        emit(arm, found, extra)
+        volatile = [row["volatility"] for row in feeds[arm] if "volatility" in row]
+        metrics = last[arm] | {
+            "best_wording": min(point["change_wording"] for point in curves[arm][1:]),
+            "volatility": float(np.mean(volatile)) if volatile else math.nan,
+            "outside": outside / size if arm == "random edits" else math.nan,
+            "loss": losses[arm][-1],
+        }
+        tokens = sum(len(row["input_ids"]) for row in feeds[arm][: steps * scale.batch])
+        extra = {
+            "tokens": tokens,
+            "steps": steps,
+            "targets": len(rows),
+            "base": base | {"nll_wording": before["wording"]},
+        }
+        emit(arm, metrics, extra | {"curve": curves[arm]})
+
+
+def _per_chain(probes: Sequence[Probe]) -> float:
+    """Mean over chains of the mean NLL of each: no single answer carries the number."""
+    return float(np.mean([float(p.nll.mean()) for p in probes]))
+
+
+LEARNING = ("minimal steps", "exact repeats", "random edits", "paraphrases", "half of the steps", "the other half")
+MADE = ("minimal steps", "random edits", "half of the steps", "the other half")
+
+
+def derive(records: Mapping[str, Record]) -> dict[str, Metrics]:
+    """Drift and forgetting where every arm that sees the text has learnt it equally well."""
+    curves = {arm: record["curve"] for arm, record in records.items() if arm in LEARNING}
+    found: dict[str, Metrics] = {arm: {} for arm in records}
+    for value in ("kl_d", "change_h", "change_wording"):
+        for arm, number in at_equal_gain(curves, "gain_text", value).items():
+            found[arm][f"{value}_at_equal_gain"] = number
+    return found
 
 
 _CONTROLS = ("exact repeats", "random edits", "paraphrases", "unrelated")
@@ -178,57 +292,105 @@ EXPERIMENT = Experiment(
     name="minimal-step",
     number="1",
     title="Minimal-step variants",
-    hypothesis="Fifty variants of a text, each at most two tokens away from its parent, teach its content better (another "
-    "wording of the same answer becomes easier) and more safely (less drift on unrelated text) than fifty exact repeats, "
-    "random edits of equal volatility, diverse paraphrases or unrelated texts.",
+    hypothesis="Variants of a text, each at most two tokens away from its parent, teach its content better (another wording of "
+    "the same answer becomes easier) and, where the text is learnt equally well, more safely (less drift on unrelated text) "
+    "than exact repeats, random edits of equal volatility or diverse paraphrases.",
     arms=(
-        Arm("minimal steps", "50 variants of at most two token edits within the volatility budget", control=False),
-        Arm("exact repeats", "the text 50 times"),
-        Arm("random edits", "50 random token edits, matched one by one in volatility and in number of edits"),
+        Arm(
+            "minimal steps", f"{COUNT} variants of at most two token edits within the volatility budget", control=False
+        ),
+        Arm("exact repeats", f"the text {COUNT} times"),
+        Arm("random edits", f"random token edits, as many and each within {WITHIN:.0%} of a variant's volatility"),
         Arm("paraphrases", "the answers of several authors to the same question in turn, the text among them"),
-        Arm("unrelated", "50 unrelated texts cut to the same length"),
+        Arm("unrelated", "running text in rows of the same lengths"),
+        Arm("half of the steps", "a random half of the variants, twice: the placebo", control=True),
+        Arm("the other half", "the other half, twice"),
+        Arm("the wording itself", "positive control: the wording that is tested"),
     ),
     claims=(
         Claim(
+            "learnt",
+            "Minimal-step variants make another wording of the same answer easier than it was for the untrained model, at the "
+            "best of six points",
+            (Criterion("best_wording", "minimal steps", "", "lower", delta=0.02),),
+        ),
+        Claim(
             "better",
-            "Minimal-step variants make another wording of the same answer easier than every control does",
-            tuple(Criterion("change_wording", "minimal steps", control, "lower") for control in _CONTROLS),
+            "At each arm's best point, minimal-step variants make another wording of the same answer easier than every control "
+            "does",
+            tuple(Criterion("best_wording", "minimal steps", control, "lower", delta=0.02) for control in _CONTROLS),
         ),
         Claim(
             "safer",
-            "Minimal-step variants drift less on unrelated text than exact repeats, random edits and paraphrases",
-            tuple(Criterion("kl_d", "minimal steps", control, "lower") for control in _CONTROLS[:3]),
+            "Where the text is learnt equally well, minimal-step variants drift less on unrelated text than exact repeats, "
+            "random edits and paraphrases",
+            tuple(
+                Criterion("kl_d_at_equal_gain", "minimal steps", control, "lower", delta=0.01)
+                for control in _CONTROLS[:3]
+            ),
         ),
         Claim(
             "no worse than repeating",
-            "Minimal-step variants lie on a better learning–drift front than exact repeats: easier wording at no more drift",
+            "Where the text is learnt equally well, answers to other questions suffer no more from minimal-step variants than "
+            "from exact repeats",
             (
-                Criterion("change_wording", "minimal steps", "exact repeats", "lower"),
-                Criterion("kl_d", "minimal steps", "exact repeats", "lower", role="guard"),
+                Criterion(
+                    "change_h_at_equal_gain", "minimal steps", "exact repeats", "lower", delta=0.02, kind="not inferior"
+                ),
             ),
         ),
     ),
+    positive=Criterion("best_wording", "the wording itself", "exact repeats", "lower", delta=0.02),
+    placebo=(
+        Criterion("best_wording", "half of the steps", "the other half", "lower", delta=0.02),
+        Criterion("kl_d_at_equal_gain", "half of the steps", "the other half", "lower", delta=0.01),
+    ),
+    same_rows=(("exact repeats", *MADE),),
     metrics={
-        "change_wording": "change of NLL on an unseen wording of the same answers, nats per token, negative = learnt",
-        "change_wording_short": "the same for short answers (below 300 tokens)",
-        "change_wording_long": "the same for long answers (300 tokens and more)",
-        "nll_text": "NLL on the trained text itself, nats per token",
+        "best_wording": "change of NLL on an unseen wording of the same answers at the best of six points, mean over answers, "
+        "nats per token, negative = learnt",
+        "change_wording": "the same at the end",
+        "change_wording_at_equal_gain": "the same where every learning arm has learnt the text equally well",
+        "nll_wording": "NLL of the unseen wording at the end, mean over answers",
+        "nll_text": "NLL on the trained text itself, mean over answers, nats per token",
         "change_h": "change of NLL on answers to other questions of the same kind",
-        "change_u": "change of NLL on the unseen form",
+        "change_h_at_equal_gain": "the same where every learning arm has learnt the text equally well",
         "change_d": "change of NLL on unrelated text, positive = forgotten",
         "kl_h": "KL(base ‖ trained) on answers to other questions, nats per token",
         "kl_d": "KL(base ‖ trained) on unrelated text, nats per token",
+        "kl_d_at_equal_gain": "KL on unrelated text where the arm reaches 90 % of the smallest learning arm's largest gain on the text",
         "volatility": "mean volatility of variants or edits, nats",
+        "outside": f"share of random edits that are not within {WITHIN:.0%} of their variant's volatility",
     },
     settings={
         "rows per target": COUNT,
-        "short targets": SHORT,
-        "long targets": LONG,
+        "targets": TARGETS,
         "passes": 1,
+        "measured at": list(POINTS),
         "budget": "volatility 0.1 nats, 2 token edits to the parent",
-        "learning rate": 1e-3,
+        "LoRA": "rank 8, alpha 16, all linear layers",
     },
-    limits="Questions with several differently worded answers: short word problems and a few long answers of language models. "
-    "A paraphrase may be wrong. Rows and steps are equal, tokens as far as wordings are equally long.",
+    limits="Questions with several differently worded answers: short word problems. A paraphrase may be wrong. Rows and steps are "
+    "equal, tokens as far as wordings are equally long. The digests of the plan name the texts that variants and edits are made of.",
+    held_out=("H",),
+    prepare=prepare,
     run=run,
+    rates=(1e-4, 3e-4, 1e-3),
+    develop="best_wording",
+    derive=derive,
+    curve={
+        "gain_text": "fall of NLL on the trained text, nats per token",
+        "change_wording": "change of NLL on the other wording",
+        "kl_d": "KL on unrelated text",
+    },
+    correction=Correction(
+        claimed="Better than every control: did not hold. Safer than every control: did not hold. No worse than exact repeats: held "
+        "(five seeds).",
+        withdrawn="*Safer*: it rested on random edits that were 1.5 to 1.85 times as volatile as the variants they were said to "
+        "match. *No worse than repeating*: it used the criteria of the other two claims again. All three were judged at the end "
+        "of over-training (another wording had become .4 to .9 nats harder in every arm); two Russian answers carried 69 to 84 % "
+        "of the tokens, and the unrelated arm was fed 40 thousand of 97 thousand tokens.",
+        stands="That variants of a text are no better teachers of it than paraphrases: the difference (+0.37 nats) is far beyond "
+        "what the faults explain.",
+    ),
 )

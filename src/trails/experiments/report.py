@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trails.experiments.base import Experiment, Interval, Record, by_seed, judge, t_interval
+from trails.experiments.base import Experiment, Interval, Judged, Record, judge, looked, smallest_effect, t_interval
+from trails.experiments.criteria import judged
 
 
 def _cell(interval: Interval) -> str:
@@ -25,59 +26,59 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[str, Any], digest: str) -> str:
-    """The report of the complete seeds among ``records`` (those with every arm)."""
-    seeds = by_seed(experiment, records)
+    """The report at the latest planned look that ``records`` reach, after what is corrected of earlier versions."""
+    scale = str(plan.get("scale", {}).get("name", "full"))
+    seeds = looked(experiment, records)
+    records = [r for r in records if int(r["seed"]) in seeds]
     number = f"Experiment {experiment.number}: " if experiment.number else "Experiment: "
-    lines = [
-        f"# {number}{experiment.title}",
-        "",
-        f"Claim, written down before the first run: {experiment.hypothesis}",
-        "",
-    ]
-    lines += ["## Result", ""]
-    if len(seeds) < 2:
-        lines += [f"Not enough data: {len(seeds)} complete seeds, at least 2 are needed for a paired interval.", ""]
-    else:
-        verdicts = judge(experiment, records)
-        for verdict in verdicts:
-            lines.append(f"- **{verdict.claim.name}**: {verdict.sentence}")
-        lines += ["", f"{len(seeds)} seeds, paired by seed, 95 % t intervals.", ""]
-        rows = []
-        for verdict in verdicts:
-            for judged in verdict.judged:
-                c = judged.criterion
-                against = c.control or "0"
-                if c.null:
-                    against += f", beyond {c.null[0]} − {c.null[1]}"
-                bound = -c.threshold if c.direction == "lower" and c.threshold else c.threshold
-                sign = "<" if c.direction == "lower" else ">"
-                wanted = f"{sign} {bound:g}" if c.role == "primary" else f"not wholly {'><'[sign == '>']} {bound:g}"
-                rows.append(
-                    [
-                        verdict.claim.name,
-                        c.role,
-                        c.metric,
-                        c.treatment,
-                        against,
-                        _cell(judged.interval),
-                        wanted,
-                        judged.state,
-                    ]
-                )
-        lines += _table(
-            ["claim", "role", "metric", "treatment", "against", "difference, 95 %", "wanted", "criterion"], rows
+    lines = [f"# {number}{experiment.title}", "", *corrected(experiment)]
+    lines += [f"Claim, written down before the first run: {experiment.hypothesis}", "", "## Result", ""]
+    verdicts = judge(experiment, records, scale)
+    for verdict in verdicts:
+        lines.append(f"- **{verdict.claim.name}** ({verdict.claim.kind}): {verdict.sentence}")
+    effect = smallest_effect(len(seeds), experiment.level)
+    lines += ["", f"{len(seeds)} seeds ({experiment.unit}), paired by seed, {100 * experiment.level:g} % t intervals."]
+    if math.isfinite(effect):
+        lines.append(
+            f"A difference of {effect:.2f} standard deviations would be found with 80 % probability; *smallest effect* below is "
+            "that number in the metric's unit."
         )
+    lines.append("")
+    rows = []
+    for verdict in verdicts:
+        rows += [[verdict.claim.name, *_criterion(one, effect)] for one in verdict.judged]
+    for criterion, word in ((experiment.positive, "positive control"), *((c, "placebo") for c in experiment.placebo)):
+        if criterion is not None:
+            (one,) = judged((criterion,), seeds, experiment.level)
+            cells = _criterion(one, effect)
+            if word == "placebo":
+                apart = one.state != "none" and (one.interval.low > 0 or one.interval.high < 0)
+                cells[-1] = "differs" if apart else "no difference seen"
+            else:
+                cells[-1] = "seen" if one.state == "met" else "not seen"
+            rows.append([f"*{word}*", *cells])
+    header = [
+        "claim",
+        "kind",
+        "metric",
+        "treatment",
+        "against",
+        f"difference, {100 * experiment.level:g} %",
+        "δ",
+        "smallest effect",
+    ]
+    lines += _table([*header, "criterion"], rows)
     lines += ["", "## Arms", ""]
     lines += _table(["arm", "what it is"], [[arm.name, arm.meaning] for arm in experiment.arms])
     names = list(experiment.metrics)
-    lines += ["", "Mean over seeds with 95 % t interval.", ""]
+    lines += ["", f"Mean over seeds with {100 * experiment.level:g} % t interval.", ""]
     lines += _table(
         ["metric", *(arm.name for arm in experiment.arms)],
         [
             [
                 name,
                 *(
-                    _cell(t_interval([m[arm.name].get(name, math.nan) for m in seeds.values()]))
+                    _cell(t_interval([m[arm.name].get(name, math.nan) for m in seeds.values()], experiment.level))
                     for arm in experiment.arms
                 ),
             ]
@@ -98,19 +99,94 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
     ]
     shown = {
         k: plan[k]
-        for k in ("model", "layers", "parameters", "hardware", "precision", "scale", "data", "roles")
+        for k in (
+            "model",
+            "layers",
+            "parameters",
+            "precision",
+            "scale",
+            "data",
+            "roles",
+            "code",
+            "packages",
+            "learning rates",
+        )
         if k in plan
     }
     lines += [f"- {key}: {_words(value)}" for key, value in shown.items()]
+    devices = sorted({str(r["device"]) for r in records if "device" in r})
+    if devices:
+        spent = sum(float(r["seconds"]) for r in records) / 60
+        lines.append(f"- cost: {spent:.1f} minutes of {', '.join(devices)}, development not counted")
+    lines += _sizes(plan)
     lines += [f"- {key}: {_words(value)}" for key, value in experiment.settings.items()]
     lines += [f"- {experiment.limits}", "- One small model; nothing here says that a larger one behaves alike.", ""]
     lines += [
         "Run it again:",
         "",
-        f"    trails experiment {experiment.name} --seeds {max(len(seeds), 5)} --data FOLDER --out FOLDER",
+        f"    trails experiment {experiment.name} --data FOLDER --out FOLDER",
         "",
     ]
     return "\n".join(lines)
+
+
+def corrected(experiment: Experiment) -> list[str]:
+    """What is corrected of earlier versions of the experiment, as lines; none if nothing is."""
+    found = experiment.correction
+    if found is None:
+        return []
+    return [
+        "## Correction",
+        "",
+        f"- **What was claimed**: {found.claimed}",
+        f"- **What is withdrawn**: {found.withdrawn}",
+        f"- **What stands**: {found.stands}",
+        "",
+        f"The earlier page with its plan and rows: [archive/{experiment.name}.md](archive/{experiment.name}.md).",
+        "",
+    ]
+
+
+def _criterion(one: Judged, effect: float) -> list[str]:
+    c = one.criterion
+    against = c.control or f"{c.against:g}"
+    if c.null:
+        against += f", beyond {c.null[0]} − {c.null[1]}"
+    least = f"{effect * one.sd:.4f}" if math.isfinite(effect * one.sd) else "—"
+    state = {"none": "no difference worth having"}.get(one.state, one.state)
+    kind = f"{c.kind}, {c.direction}" if c.kind != "equivalent" else c.kind
+    return [kind, c.metric, c.treatment, against, _cell(one.interval), f"{c.delta:g}", least, state]
+
+
+def index_rows(experiment: Experiment, records: Sequence[Record], scale: str = "full") -> list[list[str]]:
+    """Rows of the index: experiment, claim, kind, verdict, seeds, δ and smallest effect of the criterion that is hardest to see."""
+    seeds = looked(experiment, records)
+    effect = smallest_effect(len(seeds), experiment.level)
+    rows = []
+    for verdict in judge(experiment, records, scale):
+        hardest = max(verdict.judged, key=lambda one: one.sd / one.criterion.delta if math.isfinite(one.sd) else 0.0)
+        least = effect * hardest.sd
+        rows.append(
+            [
+                f"[{experiment.name}]({experiment.name}.md)",
+                verdict.claim.sentence,
+                verdict.claim.kind,
+                OUTCOMES[verdict.outcome],
+                str(len(seeds)),
+                f"{hardest.criterion.delta:g}",
+                f"{least:.3g}" if math.isfinite(least) else "—",
+            ]
+        )
+    return rows
+
+
+OUTCOMES = {
+    "held": "**held**",
+    "did not hold": "did **not** hold",
+    "no difference": "did **not** hold: no difference worth having",
+    "open": "open",
+    "withheld": "not judged",
+}
 
 
 def _words(value: Any) -> str:
@@ -119,6 +195,20 @@ def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _sizes(plan: Mapping[str, Any]) -> list[str]:
+    """Realised sizes of the sets, from the plan: chains and tokens, least to largest over the seeds."""
+    seeds = [found["sizes"] for found in plan.get("seeds", {}).values()]
+    lines = []
+    for name in seeds[0] if seeds else ():
+        spans = []
+        for what in ("chains", "tokens"):
+            values = [one[name][what] for one in seeds]
+            low, high = min(values), max(values)
+            spans.append(f"{low:,} {what}" if low == high else f"{low:,} to {high:,} {what}")
+        lines.append(f"- {name}: {', '.join(spans)} per seed")
+    return lines
 
 
 def _tokens(experiment: Experiment, records: Sequence[Record]) -> dict[str, float]:

@@ -14,16 +14,30 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trails.errors import TrailsError, UsageError
 from trails.experiments import named
-from trails.experiments.base import SCALES, Experiment, Metrics, Record, Scale, Verdict, by_seed, judge, plan_hash
+from trails.experiments.base import (
+    DEVELOPMENT_SEEDS,
+    SCALES,
+    Experiment,
+    Metrics,
+    Record,
+    Scale,
+    Verdict,
+    by_seed,
+    check_plan,
+    judge,
+    plan_hash,
+    smallest_effect,
+)
 from trails.experiments.bench import Bench, TimeUpError
 from trails.experiments.corpus import Corpus, load_corpus
+from trails.experiments.criteria import difference
 from trails.experiments.report import markdown
 
 logger = logging.getLogger(__name__)
@@ -31,21 +45,28 @@ logger = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
 
 
+Mode = Literal["run", "develop", "register"]
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How to run. ``jobs`` processes on one device (0 = 1 on a CPU, up to 6 on a GPU). ``minutes`` is the time after which no
-    further arm is begun (0 = no limit). ``scale`` is a name of :data:`SCALES`.
+    further arm is begun (0 = no limit). ``scale`` is a name of :data:`SCALES`. ``seeds`` are run (0 = the first planned look).
+    ``mode``: ``develop`` tries the learning rates on the development seeds, ``register`` writes the plan and ends, ``run`` does
+    both where they are missing and then the seeds. ``resume`` demands a plan that is registered already.
     """
 
     model: str = ""
     device: str = "auto"
-    seeds: int = 5
+    seeds: int = 0
     jobs: int = 0
     minutes: float = 0.0
     scale: str = "full"
     trained: str = ""
     unseen: str = ""
     unrelated: tuple[str, ...] = ()
+    mode: Mode = "run"
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +78,7 @@ class Outcome:
     seeds: int
     verdicts: tuple[Verdict, ...] = ()
     refused: str = ""
+    plan: str = ""
 
 
 def run_experiments(
@@ -67,102 +89,265 @@ def run_experiments(
     *,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Run the experiment ``name`` (a name, a number or ``all``) on the chains in ``data``; results and reports go to ``out``.
+    """Run the experiment ``name`` (a name, a number, several joined by commas, or ``all``) on the chains in ``data``; results and
+    reports go to ``out``.
 
-    ``note`` is told what is done. Raises UsageError for an experiment, a scale or a source that does not exist, and for an
-    ``out`` that holds results of another plan.
+    ``note`` is told what is done. Raises UsageError for an experiment, a scale or a source that does not exist, for a plan
+    that breaks a rule, and for an ``out`` that holds results of another plan.
     """
     options = options or RunOptions()
     chosen = named(name)
     if options.scale not in SCALES:
         raise UsageError(f"scale {options.scale!r} does not exist. Scales: {', '.join(SCALES)}.")
-    if options.seeds < 2:
-        raise UsageError(f"--seeds {options.seeds}: at least 2 seeds are needed for an interval.")
     scale = SCALES[options.scale]
+    path = out / RESULTS
+    before = read_results(path)
+    for experiment in chosen:
+        most = experiment.looks[-1]
+        if options.seeds > most:
+            raise UsageError(f"--seeds {options.seeds}: the plan of {experiment.name} ends at {most} seeds")
+        if options.resume and experiment.name not in before:
+            raise UsageError(f"{path} holds no plan of {experiment.name} to go on with. Run it without --resume")
     corpus = load_corpus(data, trained=options.trained, unseen=options.unseen, unrelated=options.unrelated)
     out.mkdir(parents=True, exist_ok=True)
     deadline = time.time() + 60 * options.minutes if options.minutes else 0.0
     jobs = options.jobs or _jobs(options.device)
-    given = tuple(str(path) for path in data)
+    given = tuple(str(one) for one in data)
     workers = _Workers(jobs, options, given, corpus, deadline)
     refused: dict[str, str] = {}
+    plans: dict[str, Mapping[str, Any]] = {name: found.plan for name, found in before.items()}
     try:
-        about = workers.about()
-        roles = {
-            "trained": corpus.roles.trained,
-            "unseen": corpus.roles.unseen,
-            "unrelated": list(corpus.roles.unrelated),
-        }
-        sizes = {source: len(items) for source, items in corpus.families.items()}
-        circumstances = {
-            **about,
-            "scale": {
-                name: getattr(scale, name) for name in ("name", "max_tokens", "evaluate", "steps", "batch", "size")
-            },
+        circumstances = workers.about() | {
+            "scale": asdict(scale),
             "data": corpus.digest,
-            "chains": sizes,
-            "roles": roles,
+            "chains": {source: len(items) for source, items in corpus.families.items()},
+            "roles": {
+                "trained": corpus.roles.trained,
+                "unseen": corpus.roles.unseen,
+                "unrelated": list(corpus.roles.unrelated),
+            },
         }
-        plans = {experiment.name: experiment.plan(circumstances) for experiment in chosen}
-        for experiment in chosen:
-            register(out / RESULTS, plans[experiment.name])
-        tasks = []
-        for seed in range(options.seeds):
+        device = circumstances.pop("hardware")
+
+        def work(tasks: Sequence[Task]) -> None:
+            for task, error in workers.run(tasks):
+                told = f"{task.experiment}, {'development ' if task.development else ''}seed {task.seed}"
+                if error == _TIME_UP:
+                    note(f"{told}: time is up, the rest is left for the next call")
+                elif error:
+                    refused[task.experiment] = error
+                    note(f"{told}: {error}")
+                else:
+                    note(f"{told}: done")
+
+        fixed = [e for e in chosen if e.rates and scale.name == "full"]
+        work([task for e in fixed if e.name not in before for task in _development(e, path, device)])
+        if options.mode != "develop":
             for experiment in chosen:
-                done = {(r["arm"], r["seed"]) for r in stored(out / RESULTS, experiment.name)}
-                missing = [arm.name for arm in experiment.arms if (arm.name, seed) not in done]
-                if missing:
-                    tasks.append(
-                        (experiment.name, seed, missing, str(out / RESULTS), plan_hash(plans[experiment.name]))
-                    )
-        for task, error in workers.run(tasks):
-            if error == _TIME_UP:
-                note(f"{task[0]}, seed {task[1]}: time is up, the rest is left for the next call")
-            elif error:
-                refused[task[0]] = error
-                note(f"{task[0]}, seed {task[1]}: {error}")
-            else:
-                note(f"{task[0]}, seed {task[1]}: done")
+                if experiment.name in refused:
+                    continue
+                if experiment.name in before:
+                    _same_plan(path, experiment, before[experiment.name].plan, circumstances)
+                    continue
+                try:
+                    rates = chosen_rates(experiment, path) if experiment in fixed else _middle(experiment)
+                    seeds = range(experiment.looks[-1] if scale.name == "full" else max(options.seeds, 2))
+                    realised = dict(zip(map(str, seeds), workers.prepare(experiment.name, seeds), strict=True))
+                    plan = _plain(experiment.plan(circumstances, realised, rates))
+                    check_plan(experiment, plan)
+                except UsageError as error:
+                    refused[experiment.name] = str(error)
+                    continue
+                plans[experiment.name] = plan
+                append(path, {"experiment": experiment.name, "sha": plan_hash(plan), "plan": plan})
+        if options.mode == "run":
+            ready = [e for e in chosen if e.name in plans and e.name not in refused]
+            tasks = []
+            for seed in range(max((e.looks[-1] for e in ready), default=0)):
+                for experiment in ready:
+                    plan = plans[experiment.name]
+                    if seed >= (options.seeds or (experiment.looks[0] if scale.name == "full" else 2)):
+                        continue
+                    done = {(r["arm"], r["seed"]) for r in stored(path, experiment.name)}
+                    missing = tuple(arm.name for arm in experiment.arms if (arm.name, seed) not in done)
+                    if missing:
+                        fixed_rates = tuple(plan["learning rates"].items())
+                        known = json.dumps(plan["seeds"][str(seed)], sort_keys=True)
+                        tasks.append(
+                            Task(experiment.name, seed, missing, str(path), plan_hash(plan), fixed_rates, known, device)
+                        )
+            work(tasks)
     finally:
         workers.close()
     outcomes = []
     for experiment in chosen:
-        records = stored(out / RESULTS, experiment.name)
-        complete = len(by_seed(experiment, records))
-        if not records and experiment.name in refused:
-            outcomes.append(Outcome(experiment.name, None, 0, refused=refused[experiment.name]))
+        reason = refused.get(experiment.name, "")
+        digest = plan_hash(plans[experiment.name]) if experiment.name in plans else ""
+        if options.mode != "run" or not digest:
+            outcomes.append(Outcome(experiment.name, None, 0, refused=reason, plan=digest))
             continue
-        plan = plans[experiment.name]
-        path = out / f"{experiment.name}.md"
-        path.write_text(markdown(experiment, records, plan, plan_hash(plan)), encoding="utf-8")
-        verdicts = judge(experiment, records) if complete >= 2 else ()
-        outcomes.append(Outcome(experiment.name, path, complete, verdicts, refused.get(experiment.name, "")))
+        found = read_results(path)[experiment.name]
+        report = out / f"{experiment.name}.md"
+        report.write_text(markdown(experiment, found.rows, found.plan, digest), encoding="utf-8")
+        verdicts = judge(experiment, found.rows, scale.name)
+        complete = len(by_seed(experiment, found.rows))
+        outcomes.append(Outcome(experiment.name, report, complete, verdicts, reason, digest))
     if len(chosen) == 1 and outcomes[0].refused and not outcomes[0].seeds:
         raise UsageError(outcomes[0].refused)
     return outcomes
 
 
+def power(name: str, out: Path, options: RunOptions | None = None) -> list[tuple[str, str, str, str, str, str]]:
+    """(experiment, claim, criterion, smallest effect, δ, cost) of every criterion, before anything is run.
+
+    The smallest effect is the one found with 80 % probability at the planned number of seeds, in standard deviations of the
+    paired difference; in the metric's own unit where ``out`` holds rows or development rows of these arms. The cost is that of
+    the rows there, in minutes of their device, scaled to the planned seeds.
+    """
+    path = out / RESULTS
+    rows: list[tuple[str, str, str, str, str, str]] = []
+    for experiment in named(name):
+        seeds = experiment.looks[0]
+        effect = smallest_effect(seeds, experiment.level)
+        tried = development(path, experiment.name)
+        real = stored(path, experiment.name)
+        spent = [float(r["seconds"]) for r in (real or tried)]
+        per_arm = sum(spent) / len(spent) if spent else math.nan
+        cost = (
+            f"{per_arm * len(experiment.arms) * seeds / 60:.1f} min for {seeds} seeds" if spent else "not measured yet"
+        )
+        known: dict[tuple[float, int], dict[str, Metrics]] = {}
+        for rate in sorted({r["rate"] for r in tried}):
+            of = [r for r in tried if r["rate"] == rate]
+            known |= {(rate, seed): metrics for seed, metrics in by_seed(experiment, of).items()}
+        done = by_seed(experiment, real)
+        for claim in experiment.claims:
+            for criterion in claim.criteria:
+                groups: dict[float, list[float]] = {}
+                for (rate, _), metrics in known.items():
+                    groups.setdefault(rate, []).append(difference(criterion, metrics))
+                values = [difference(criterion, metrics) for metrics in done.values()]
+                groups = {0.0: values} if len(values) > 1 else groups
+                spread = [v - sum(g) / len(g) for g in groups.values() for v in g if len(g) > 1]
+                free = len(spread) - sum(len(g) > 1 for g in groups.values())
+                sd = math.sqrt(sum(v * v for v in spread) / free) if free > 0 else math.nan
+                told = f"{effect:.2f} sd" + (f" = {effect * sd:.4f}" if math.isfinite(sd) else "")
+                what = f"{criterion.metric}: {criterion.treatment}"
+                what += f" against {criterion.control}" if criterion.control else ""
+                rows.append(
+                    (experiment.name, claim.name, f"{what} ({criterion.kind})", told, f"{criterion.delta:g}", cost)
+                )
+    return rows
+
+
+def _middle(experiment: Experiment) -> dict[str, float]:
+    """The middle rate for every arm, where nothing is developed; none for an experiment that trains nothing."""
+    if not experiment.trained:
+        return {}
+    rates = experiment.rates or (1e-3,)
+    return dict.fromkeys(experiment.trained, rates[len(rates) // 2])
+
+
+def chosen_rates(experiment: Experiment, path: Path) -> dict[str, float]:
+    """Each arm's learning rate: the lowest mean of the development metric over the development seeds. Raises UsageError where
+    rows are missing.
+    """
+    rows = development(path, experiment.name)
+    found = {}
+    for arm in experiment.trained:
+        means: dict[float, float] = {}
+        for rate in experiment.rates:
+            values = [r["metrics"].get(experiment.develop) for r in rows if r["arm"] == arm and r["rate"] == rate]
+            if len(values) == len(DEVELOPMENT_SEEDS) and None not in values:
+                means[rate] = sum(map(float, values)) / len(values)
+        if len(means) < len(experiment.rates):
+            raise UsageError(
+                f"experiment {experiment.name} has development rows for {len(means)} of the {len(experiment.rates)} rates of arm "
+                f"{arm!r}. Run: trails experiment {experiment.name} --develop"
+            )
+        found[arm] = min(means, key=lambda rate: means[rate])
+    return found
+
+
+def _development(experiment: Experiment, path: Path, device: str) -> list[Task]:
+    done = {(r["arm"], r["seed"], r["rate"]) for r in development(path, experiment.name)}
+    tasks = []
+    for seed in DEVELOPMENT_SEEDS:
+        for rate in experiment.rates:
+            missing = tuple(arm.name for arm in experiment.arms if (arm.name, seed, rate) not in done)
+            if missing:
+                rates = tuple((arm, rate) for arm in experiment.trained)
+                tasks.append(Task(experiment.name, seed, missing, str(path), "", rates, "", device, development=True))
+    return tasks
+
+
+def _same_plan(path: Path, experiment: Experiment, plan: Mapping[str, Any], circumstances: Mapping[str, Any]) -> None:
+    """Raises UsageError unless the registered plan is what would be registered now; the seeds are compared as they are run."""
+    now = _plain(experiment.plan(circumstances, plan["seeds"], plan["learning rates"]))
+    apart = [key for key in {**now, **plan} if now.get(key) != plan.get(key)]
+    if apart:
+        told = "; ".join(
+            f"{key} was {str(plan.get(key))[:80]}, is {str(now.get(key))[:80]}" for key in sorted(apart)[:3]
+        )
+        raise UsageError(
+            f"{path} holds experiment {experiment.name} with another plan ({plan_hash(plan)}; {told}). Choose another folder: "
+            "--out FOLDER"
+        )
+
+
 # --- storage ---------------------------------------------------------------------------------------------------------
 
 
-def register(path: Path, plan: Mapping[str, Any]) -> str:
-    """Write the plan unless it is there already; its hash. Raises UsageError if results of another plan are there."""
-    digest = plan_hash(plan)
-    for line in _lines(path):
-        if "plan" in line and line["experiment"] == plan["experiment"]:
-            if line["sha"] != digest:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The registered plan of an experiment and its rows, the first of each (arm, seed)."""
+
+    plan: Mapping[str, Any]
+    rows: tuple[Record, ...]
+
+
+def read_results(path: Path) -> dict[str, Stored]:
+    """Plans and rows by experiment. Raises UsageError for rows before their plan, of another plan, or older than it."""
+    plans: dict[str, Mapping[str, Any]] = {}
+    times: dict[str, float] = {}
+    rows: dict[str, dict[tuple[str, int], Record]] = {}
+    for number, line in enumerate(_lines(path), 1):
+        name = line.get("experiment", "")
+        if "plan" in line:
+            if name in plans:
+                raise UsageError(f"{path}, line {number}: a second plan of experiment {name}")
+            plans[name], times[name] = line["plan"], float(line.get("time", 0.0))
+            rows[name] = {}
+        elif "arm" in line and not line.get("development"):
+            if name not in plans:
                 raise UsageError(
-                    f"{path} holds experiment {plan['experiment']} with another plan ({line['sha']}; this one is {digest}): "
-                    "the data, the model, the scale or the experiment differ. Choose another folder: --out FOLDER"
+                    f"{path}, line {number}: a row of {name} before its plan: no verdict can follow from it"
                 )
-            return digest
-    append(path, {"experiment": plan["experiment"], "sha": digest, "plan": dict(plan)})
-    return digest
+            digest = plan_hash(plans[name])
+            if line["plan_sha"] != digest:
+                raise UsageError(
+                    f"{path}, line {number}: a row of {name} of plan {line['plan_sha']}, registered is {digest}"
+                )
+            if float(line.get("time", math.inf)) < times[name]:
+                raise UsageError(f"{path}, line {number}: a row of {name} is older than its plan")
+            rows[name].setdefault((line["arm"], int(line["seed"])), line)
+    return {name: Stored(plan, tuple(rows[name].values())) for name, plan in plans.items()}
+
+
+def development(path: Path, experiment: str) -> list[Record]:
+    """Development rows of one experiment, the first of each (arm, seed, rate)."""
+    found: dict[tuple[str, int, float], Record] = {}
+    for line in _lines(path):
+        if line.get("experiment") == experiment and line.get("development"):
+            found.setdefault((line["arm"], line["seed"], line["rate"]), line)
+    return list(found.values())
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one line, whole: writers of several processes wait for each other."""
-    line = json.dumps(_plain(record), ensure_ascii=False, separators=(",", ":")) + "\n"
+    """Add one line with its time, whole: writers of several processes wait for each other."""
+    line = (
+        json.dumps(_plain({**record, "time": round(time.time(), 1)}), ensure_ascii=False, separators=(",", ":")) + "\n"
+    )
     with path.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(line)
@@ -172,11 +357,8 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 
 def stored(path: Path, experiment: str) -> list[Record]:
     """Results of one experiment, the first of each (arm, seed)."""
-    found: dict[tuple[str, int], Record] = {}
-    for line in _lines(path):
-        if line.get("experiment") == experiment and "arm" in line:
-            found.setdefault((line["arm"], line["seed"]), line)
-    return list(found.values())
+    found = read_results(path).get(experiment)
+    return list(found.rows) if found else []
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -193,7 +375,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
-        return round(value, 7) if math.isfinite(value) else None
+        return float(f"{value:.7g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -204,7 +386,23 @@ def _plain(value: Any) -> Any:
 # --- work ------------------------------------------------------------------------------------------------------------
 
 _TIME_UP = "\0time is up"
-Task = tuple[str, int, list[str], str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The missing arms of one seed. ``known`` is what the plan says of the seed, as JSON; ``sha`` the plan's hash."""
+
+    experiment: str
+    seed: int
+    arms: tuple[str, ...]
+    path: str
+    sha: str
+    rates: tuple[tuple[str, float], ...]
+    known: str
+    device: str
+    development: bool = False
+
+
 _STATE: dict[str, Any] = {}
 
 
@@ -247,31 +445,46 @@ def _about() -> dict[str, Any]:
     }
 
 
+def _prepare(name: str, seed: int) -> dict[str, Any] | str:
+    """What the plan says of one seed, or why it cannot be."""
+    if "error" in _STATE:
+        raise _STATE["error"]
+    try:
+        (experiment,) = named(name)
+        return experiment.prepare(_STATE["bench"], _STATE["corpus"], _STATE["scale"], seed).realised()
+    except UsageError as error:
+        return str(error)
+
+
 def _work(task: Task) -> str:
     """Run the missing arms of one seed; an empty string, or why not."""
-    name, seed, arms, path, digest = task
     bench: Bench = _STATE["bench"]
-    corpus: Corpus = _STATE["corpus"]
     scale: Scale = _STATE["scale"]
-    (experiment,) = named(name)
+    (experiment,) = named(task.experiment)
     began = time.monotonic()
+    rates = dict(task.rates)
 
     def emit(arm: str, metrics: Metrics, extra: Mapping[str, Any]) -> None:
         nonlocal began
         now = time.monotonic()
-        record = {"experiment": name, "plan_sha": digest, "arm": arm, "seed": seed, "seconds": now - began}
-        append(Path(path), {**record, "metrics": metrics, **extra})
+        record: dict[str, Any] = {"experiment": task.experiment, "arm": arm, "seed": task.seed, "device": task.device}
+        record |= {"development": True} if task.development else {"plan_sha": task.sha}
+        record |= {"rate": rates.get(arm, 0.0), "seconds": round(now - began, 3)}
+        append(Path(task.path), {**record, "metrics": metrics, **extra})
         began = now
 
     try:
         bench.check_time()
-        experiment.run(bench, corpus, scale, seed, arms, emit)
+        prepared = experiment.prepare(bench, _STATE["corpus"], scale, task.seed)
+        if task.known and json.dumps(_plain(prepared.realised()), sort_keys=True) != task.known:
+            return f"seed {task.seed} would be fed or measured with other rows than its plan says"
+        experiment.run(bench, prepared, scale, task.seed, task.arms, rates, emit)
     except TimeUpError:
         return _TIME_UP
     except UsageError as error:
         return str(error)
     except Exception as error:  # one seed of one experiment must not take the others with it
-        logger.exception("experiment %s, seed %d", name, seed)
+        logger.exception("experiment %s, seed %d", task.experiment, task.seed)
         return f"failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     finally:
         bench.free()
@@ -293,6 +506,17 @@ class _Workers:
     def about(self) -> dict[str, Any]:
         """Model and device."""
         return self._pool.submit(_about).result() if self._pool else _about()
+
+    def prepare(self, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """What the plan of an experiment says of every seed. Raises UsageError for a seed that cannot be."""
+        if self._pool is None:
+            found = [_prepare(name, seed) for seed in seeds]
+        else:
+            found = list(self._pool.map(_prepare, [name] * len(seeds), seeds))
+        for seed, one in zip(seeds, found, strict=True):
+            if isinstance(one, str):
+                raise UsageError(f"seed {seed}: {one}")
+        return [one for one in found if not isinstance(one, str)]
 
     def run(self, tasks: Sequence[Task]) -> Any:
         """(task, error) as they end."""
@@ -321,5 +545,12 @@ def sentences(outcomes: Sequence[Outcome], experiments: Mapping[str, Experiment]
         if outcome.verdicts:
             rows += [(title, v.claim.name, v.outcome, v.sentence) for v in outcome.verdicts]
         else:
-            rows.append((title, "", "not run", outcome.refused or f"{outcome.seeds} complete seeds, 2 are needed"))
+            rows.append(
+                (
+                    title,
+                    "",
+                    "not run",
+                    outcome.refused or (f"plan {outcome.plan} is registered" if outcome.plan else "nothing was run"),
+                )
+            )
     return rows

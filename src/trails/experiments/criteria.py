@@ -1,0 +1,254 @@
+"""What a claim needs to be seen, and how it is judged: superior, not inferior, equivalent.
+
+A criterion is a paired difference between two arms over the seeds with a t interval. All primary criteria of a claim must be
+met (an intersection-union test, so no correction for their number is needed); a claim *did not hold* when a criterion lies on
+the wrong side after Holm's correction over the criteria of the claim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import optimize, stats
+
+from trails.errors import UsageError
+from trails.experiments.scale import Metrics
+
+LEAST_SEEDS = 5
+"""No verdict below this number of seeds."""
+LEVELS = {1: 0.95, 2: 0.9706}
+"""Level of each interval by the planned number of looks (Pocock's bound for two)."""
+
+Kind = Literal["superior", "not inferior", "equivalent"]
+State = Literal["met", "broken", "none", "open"]
+Outcome = Literal["held", "did not hold", "no difference", "open", "withheld"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over ``n`` seeds with its t interval; the interval is infinite for one value."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean and t interval of the finite values; NaN for none."""
+    data = np.asarray([v for v in values if math.isfinite(v)], np.float64)
+    if not len(data):
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = float(data.mean())
+    if len(data) == 1:
+        return Interval(mean, -math.inf, math.inf, 1)
+    half = float(stats.t.ppf((1 + level) / 2, len(data) - 1)) * float(data.std(ddof=1)) / math.sqrt(len(data))
+    return Interval(mean, mean - half, mean + half, len(data))
+
+
+def smallest_effect(n: int, level: float = 0.95, power: float = 0.8) -> float:
+    """Smallest mean difference, in standard deviations of the paired difference, of which the whole interval lies on one side
+    of 0 with probability ``power`` at ``n`` seeds; infinite below two.
+    """
+    if n < 2:
+        return math.inf
+    bound = float(stats.t.ppf((1 + level) / 2, n - 1))
+    return float(
+        optimize.brentq(lambda d: stats.nct.sf(bound, n - 1, d * math.sqrt(n)) - power, 1e-3, 200.0, xtol=1e-4)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way of training, or one thing that is looked at. ``control`` says whether it is held against the treatment;
+    ``trained`` is False for an arm without training.
+    """
+
+    name: str
+    meaning: str
+    control: bool = True
+    trained: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """``metric`` of ``treatment`` minus that of ``control`` (of nothing if empty), per seed, minus ``against`` and minus the
+    same difference of the ``null`` pair where given.
+
+    ``superior``: met when the whole interval lies beyond 0 in the ``direction``, and ``none`` (no difference worth having)
+    when it lies within ± ``delta``, the smallest effect of interest. ``not inferior``: met when the whole interval lies above
+    -``delta`` in the ``direction``; a guard is such a criterion. ``equivalent``: met when it lies within ± ``delta``.
+    """
+
+    metric: str
+    treatment: str
+    control: str
+    direction: Literal["lower", "higher"]
+    delta: float
+    kind: Kind = "superior"
+    against: float = 0.0
+    null: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.delta) and self.delta > 0):
+            raise UsageError(
+                f"criterion {self.metric} of {self.treatment!r} has the smallest effect {self.delta}: declare one above 0"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sentence and what must be seen for it to hold."""
+
+    name: str
+    sentence: str
+    criteria: tuple[Criterion, ...]
+
+    @property
+    def kind(self) -> str:
+        """The kinds of its criteria, each once."""
+        return " and ".join(dict.fromkeys(c.kind for c in self.criteria))
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A criterion with its interval over the seeds and its state: ``met``, ``broken``, ``none`` (no difference worth having)
+    or ``open``. ``sd`` is that of the paired difference over the seeds.
+    """
+
+    criterion: Criterion
+    interval: Interval
+    state: State
+    sd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A claim judged. ``reason`` says why it was withheld."""
+
+    claim: Claim
+    judged: tuple[Judged, ...]
+    outcome: Outcome
+    reason: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The plain sentence of the report, fair to somebody who reads nothing else."""
+        words = {
+            "held": "HELD here",
+            "did not hold": "DID NOT HOLD here",
+            "no difference": "DID NOT HOLD here, for want of a difference worth having",
+            "open": "is OPEN here",
+            "withheld": "is NOT JUDGED",
+        }[self.outcome]
+        shown: dict[str, tuple[State, ...]] = {
+            "held": ("met",),
+            "did not hold": ("broken",),
+            "no difference": ("none",),
+            "open": ("open", "none", "broken"),
+        }
+        reason = self.reason or "; ".join(_what(j) for j in self.judged if j.state in shown.get(self.outcome, ()))
+        return f"{self.claim.sentence}: this {words}. {reason[:1].upper()}{reason[1:]}."
+
+
+def _what(judged: Judged) -> str:
+    c, i = judged.criterion, judged.interval
+    against = f" against {c.control}" if c.control else ""
+    if not i.n:
+        return f"{c.metric} of {c.treatment}{against} could not be computed"
+    value = f"{c.metric} of {c.treatment}{against} differs by {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}]"
+    if not c.control:
+        value = f"{c.metric} of {c.treatment} is {i.mean + c.against:+.4f} [{i.low + c.against:+.4f}, {i.high + c.against:+.4f}]"
+        value += f" against {c.against:g}" if c.against else ""
+    wanted = {
+        "superior": f"{c.direction} was wanted, {c.delta:g} is the smallest effect of interest",
+        "not inferior": f"{'above' if c.direction == 'higher' else 'below'} {'-' if c.direction == 'higher' else '+'}{c.delta:g} was wanted",
+        "equivalent": f"within ±{c.delta:g} was wanted",
+    }[c.kind]
+    return f"{value} ({wanted})"
+
+
+def judged(
+    criteria: Sequence[Criterion], seeds: Mapping[int, Mapping[str, Metrics]], level: float
+) -> tuple[Judged, ...]:
+    """Every criterion with its interval; broken ones after Holm's correction over all of them."""
+    found = []
+    for criterion in criteria:
+        values = np.asarray([difference(criterion, metrics) for metrics in seeds.values()], np.float64)
+        sign = 1.0 if criterion.direction == "higher" else -1.0
+        interval = t_interval(values.tolist(), level)
+        sd = float(values.std(ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
+        found.append((criterion, interval, sd, sign * interval.mean, _wrong(criterion, sign * interval.mean)))
+    alpha = (1 - level) / 2
+    p = [
+        _p(wrong, sd, interval.n) if interval.n == len(seeds) and interval.n >= 2 else 1.0
+        for _, interval, sd, _, wrong in found
+    ]
+    order = sorted(range(len(p)), key=lambda k: p[k])
+    broken: set[int] = set()
+    for rank, k in enumerate(order):
+        if p[k] > alpha / (len(p) - rank):
+            break
+        broken.add(k)
+    result = []
+    for k, (criterion, interval, sd, _, _) in enumerate(found):
+        sign = 1.0 if criterion.direction == "higher" else -1.0
+        low, high = sorted((sign * interval.low, sign * interval.high))
+        state: State = "open"
+        # a metric that could not be computed for a seed leaves the criterion open: dropping seeds would choose among them
+        if interval.n == len(seeds) and interval.n >= 2:
+            within = -criterion.delta < low and high < criterion.delta
+            if criterion.kind == "superior":
+                state = "none" if within else "met" if low > 0 else "open"
+            elif criterion.kind == "not inferior":
+                state = "met" if low > -criterion.delta else "open"
+            else:
+                state = "met" if within else "open"
+            if k in broken and state == "open":
+                state = "broken"
+        result.append(Judged(criterion, interval, state, sd))
+    return tuple(result)
+
+
+def difference(criterion: Criterion, metrics: Mapping[str, Metrics]) -> float:
+    """The criterion's value for one seed."""
+
+    def of(arm: str) -> float:
+        return metrics[arm].get(criterion.metric, math.nan) if arm else 0.0
+
+    value = of(criterion.treatment) - of(criterion.control) - criterion.against
+    if criterion.null:
+        value -= of(criterion.null[0]) - of(criterion.null[1])
+    return value
+
+
+def _wrong(criterion: Criterion, mean: float) -> float:
+    """How far a mean (positive = the wanted direction) lies beyond the bound on the wrong side."""
+    return {
+        "superior": -mean,
+        "not inferior": -criterion.delta - mean,
+        "equivalent": abs(mean) - criterion.delta,
+    }[criterion.kind]
+
+
+def _p(wrong: float, sd: float, n: int) -> float:
+    """One-sided p of lying on the wrong side by chance."""
+    if not math.isfinite(sd):
+        return 1.0
+    if sd == 0.0:
+        return 0.0 if wrong > 0 else 1.0
+    return float(stats.t.sf(wrong / (sd / math.sqrt(n)), n - 1))
+
+
+def outcome_of(found: Sequence[Judged]) -> Outcome:
+    """Of a claim whose criteria were judged."""
+    states = {j.state for j in found}
+    if "broken" in states:
+        return "did not hold"
+    if "none" in states:
+        return "no difference"
+    return "held" if states == {"met"} else "open"
