@@ -2,9 +2,9 @@
 
     python scripts/experiment_data.py DATA --out FOLDER
 
-``DATA`` holds gsm8k (MIT), marco_o1_long (Apache-2.0), llm_math_chains (Apache-2.0), ru_llm_answers (Apache-2.0),
-pd_argument_prose (public domain) and plain_text (public domain, Wikipedia CC BY-SA 4.0). Writes ``chains.jsonl`` (native
-records, each with its source and licence), below 3 MB.
+``DATA`` holds gsm8k (MIT), strategyqa (MIT), prontoqa (Apache-2.0), bbh_cot (MIT) and plain_text (public domain, Wikipedia
+CC BY-SA 4.0). Writes ``chains.jsonl`` (native records, each with its source and licence): every chain that a family has.
+``--only SOURCE`` (repeated) writes some sources.
 """
 
 from __future__ import annotations
@@ -19,35 +19,29 @@ from trails.readers import read, write_chains
 from trails.schema import Chain, stable_hash
 
 TAKEN = {
-    # file: (source, licence, chains at most)
-    "marco_o1_long/cot_demo.jsonl": ("marco-o1", "Apache-2.0", 87),
-    "llm_math_chains/qwen2.5-32b_math_l5.jsonl": ("math", "Apache-2.0", 160),
-    "gsm8k/model_solutions_sample.jsonl": ("gsm8k-solutions", "MIT", 1000),
-    "ru_llm_answers/answers.jsonl": ("ru-answers", "Apache-2.0", 156),
-    "pd_argument_prose/spinoza_ethics_en.md": ("spinoza", "public domain", 120),
+    # file: (source, licence)
+    "gsm8k/train.jsonl": ("gsm8k", "MIT"),
+    "gsm8k/model_solutions_sample.jsonl": ("gsm8k-solutions", "MIT"),
+    "strategyqa/train.jsonl": ("strategyqa", "MIT"),
+    "prontoqa/prontoqa.json": ("prontoqa", "Apache-2.0"),
+    "bbh_cot/model_chains.jsonl": ("bbh", "MIT"),
 }
 PLAIN = {
-    "plain_text/wikipedia_en.txt": ("unrelated-wikipedia", "CC-BY-SA-4.0", 60),
-    "plain_text/shakespeare_en.txt": ("unrelated-shakespeare", "public domain", 60),
+    "plain_text/wikipedia_en.txt": ("unrelated-wikipedia", "CC-BY-SA-4.0", 160),
+    "plain_text/shakespeare_en.txt": ("unrelated-shakespeare", "public domain", 160),
 }
 
 
 def chains(data: Path) -> Iterator[Chain]:
     """All chosen chains, source by source."""
-    for name, (source, licence, most) in TAKEN.items():
+    for name, (source, licence) in TAKEN.items():
         found = [
             replace(chain, source=source, licence=licence, source_sha256="", metadata=_short(chain))
             for chain in read([data / name])
-            if len(chain.text) >= 60
+            if len(chain.text) >= 40
         ]
-        if source == "gsm8k-solutions":  # whole questions
-            order = sorted({c.question for c in found}, key=lambda q: stable_hash(q))[: most // 5]
-            found = [c for c in found if c.question in set(order)]
-        elif source == "ru-answers":  # longest first: questions with several answers stay together
-            found.sort(key=lambda c: stable_hash(c.question, c.text))
-        else:
-            found.sort(key=lambda c: stable_hash(c.text))
-        yield from found[:most]
+        found.sort(key=lambda c: stable_hash(c.question, c.text))
+        yield from found
     for name, (source, licence, most) in PLAIN.items():
         text = (data / name).read_text(encoding="utf-8")
         blocks = [" ".join(b.split()) for b in re.split(r"\n\s*\n", text)]
@@ -74,10 +68,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", action="append", default=[], help="a source to write; may be repeated")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / "chains.jsonl").open("w", encoding="utf-8") as file:
-        count = write_chains(chains(arguments.data), file)
+        chosen = (c for c in chains(arguments.data) if not arguments.only or c.source in arguments.only)
+        count = write_chains(chosen, file)
     size = (arguments.out / "chains.jsonl").stat().st_size
     print(f"{count} chains, {size / 1e6:.2f} MB in {arguments.out / 'chains.jsonl'}")
 

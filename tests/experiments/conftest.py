@@ -48,7 +48,7 @@ def _letters(generator: np.random.Generator, n: int) -> str:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """45 chains with objections, 15 questions with three wordings each, 14 of another form, 14 unrelated texts."""
+    """45 chains with objections, 15 questions with three wordings each, 30 of another form, 14 unrelated texts."""
     draw = np.random.default_rng(0)
     chains: list[Chain] = []
 
@@ -65,10 +65,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(15):
         for wording in range(3):
             add("answers", 3 * i + wording, f"What of {i}?", f"{_letters(draw, 5)}. Then {_letters(draw, 5)}.")
-    for i in range(14):
+    for i in range(30):
         add(
             "proofs", i, "", f"Let {_letters(draw, 3)} be given. Since {_letters(draw, 8)}, we see {_letters(draw, 6)}."
         )
+    for i in range(14):
         add("unrelated-noise", i, "", _letters(draw, 20))
     path = tmp_path_factory.mktemp("data") / "chains.jsonl"
     with path.open("w", encoding="utf-8") as file:

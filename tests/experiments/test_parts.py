@@ -93,17 +93,20 @@ def test_variants_of_one_pool_have_equally_many_edits(bench: Bench, corpus, smal
     assert shuffled == sorted(v for v, _ in pool)
 
 
-def test_random_edits_take_the_nearest_volatility(bench: Bench, corpus, small: Scale) -> None:
+def test_random_edits_are_as_volatile_as_the_variants(bench: Bench, corpus, small: Scale) -> None:
     row = bench.sets(corpus, small, 0, 4).train[0]
-    wanted = [0.0, 0.02]
-    found = minimal_step.random_edits(bench, row, wanted, [1, 2], 0)
-    assert len(found) == 2
-    for new in found:
+    wanted = [0.01, 0.02]
+    found, outside = minimal_step.random_edits(bench, row, wanted, [1, 2], 0)
+    assert outside == 0
+    for new, volatility_wanted in zip(found, wanted, strict=True):
+        assert new["volatility"] == pytest.approx(volatility_wanted, rel=minimal_step.WITHIN)
         different = sum(a != b for a, b in zip(row["input_ids"], new["input_ids"], strict=True))
         assert different <= 2
         offset = row["offset"]
         (again,) = bench.volatility(row["input_ids"][:offset], row["input_ids"][offset:], [new["input_ids"][offset:]])
         assert new["volatility"] == pytest.approx(again, abs=1e-6)
+    _, outside = minimal_step.random_edits(bench, row, [0.69], [1], 0)  # no edit of one token moves every prediction
+    assert outside == 1
 
 
 def test_targets_keep_a_wording_that_shares_no_words(bench: Bench, corpus, small: Scale) -> None:
@@ -130,13 +133,43 @@ def test_layer_arms_have_equal_parameters() -> None:
     assert depth.layer_sets(30, 0) != depth.layer_sets(30, 1)
 
 
-def test_paths_are_matched_in_frequency() -> None:
-    trained = Counter({(1, 2, 3): 2})
-    reference = Counter({(1, 2, 3): 4, (4, 5, 6): 4, (7, 8, 9): 30})
-    texts = [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
-    assert cheap_paths.matched_paths(texts, [[0.1] * 9], trained, reference, 0) == [((0, 2), (0, 5))]
-    uneven = [[0.1, 0.1, 0.1, 0.1, 0.1, 3.0, 0.1, 0.1, 0.1]]  # the untrained one is harder for the base
-    assert cheap_paths.matched_paths(texts, uneven, trained, reference, 0) == []
+def test_paths_belong_to_one_half_only() -> None:
+    def rows(*ids: list[int]) -> list[dict[str, object]]:
+        return [{"input_ids": one} for one in ids]
+
+    a, b = cheap_paths.grams_of(rows([1, 2, 3, 4])), cheap_paths.grams_of(rows([2, 3, 4, 5], [7, 8, 9]))
+    assert a == {(1, 2, 3), (2, 3, 4)}
+    found = cheap_paths.paths_of(rows([0, 1, 2, 3, 4, 5], [7, 8, 9]), a, b)
+    assert found == {"A": [(0, 3)], "B": [(0, 5), (1, 2)]}  # (2, 3, 4) is in both
+
+
+def test_the_crossover_cancels_what_lies_in_the_texts() -> None:
+    """The paths of A are easier by 3 nats for whoever is trained: no advantage; a gain of 1 at own paths is seen."""
+
+    def record(own: float, other: float) -> dict[str, object]:
+        return {
+            "metrics": {
+                "nll_advantage": own - other, "entropy_advantage": 0.0, "nll_own": own, "nll_placebo": 0.0,
+            }
+        }  # fmt: skip
+
+    records = {"tracks A": record(-3.0 - 1.0, 0.0), "tracks B": record(-1.0, -3.0)}
+    records |= {"shuffled A": record(-3.0, 0.0), "shuffled B": record(0.0, -3.0), "planted A": record(0.0, 0.0)}
+    found = cheap_paths.derive(records)
+    assert found["tracks A"]["nll_advantage_both"] == -1.0
+    assert found["shuffled A"]["nll_advantage_both"] == 0.0
+
+
+def test_halves_and_texts_share_no_chain(bench: Bench, corpus, small: Scale) -> None:
+    found = [cheap_paths.prepare(bench, corpus, small, seed) for seed in (0, 1)]
+    for one in found:
+        parts = [
+            {row["chain"] for row in rows} for rows in (one.feeds["tracks A"], one.feeds["tracks B"], one.sets["H"])
+        ]
+        assert not parts[0] & parts[1]
+        assert not (parts[0] | parts[1]) & parts[2]
+        assert one.realised() == cheap_paths.prepare(bench, corpus, small, found.index(one)).realised()
+    assert not {r["chain"] for r in found[0].sets["H"]} & {r["chain"] for r in found[1].sets["H"]}
 
 
 def test_shuffled_steps_keep_the_tokens() -> None:
@@ -159,16 +192,31 @@ def test_masks_drop_what_they_say() -> None:
     assert sum(mask_order.masked(row, surprisal, True, 3)) == 2.0
 
 
-@pytest.mark.parametrize("arm", ["shuffled", "rising order", "falling order", "rhythm"])
-def test_orders_hold_every_row_equally_often(arm: str) -> None:
-    rows = [{"chain": f"c{i}", "labels": [-100, 1], "loss_weights": [0.0, 1.0]} for i in range(6)]
-    surprisal = [np.asarray([float(i)]) for i in range(6)]
-    found = [row["chain"] for row in mask_order.rows_of(arm, rows, surprisal, 0, 12)]
-    assert Counter(found) == {f"c{i}": 2 for i in range(6)}
+@pytest.mark.parametrize("arm", mask_order.ORDERS)
+def test_orders_hold_every_row_equally_often_and_never_twice_in_a_step(arm: str) -> None:
+    rows = [{"chain": f"c{i}"} for i in range(12)]
+    found = mask_order.order_of(arm, rows, np.arange(12.0), 0, 4)
+    assert Counter(found) == dict.fromkeys(range(12), mask_order.PASSES)
+    assert all(len(set(found[i : i + 4])) == 4 for i in range(0, len(found), 4))
     if arm == "rising order":
-        assert found == sorted(found)
-    if arm == "falling order":
-        assert found == sorted(found, reverse=True)
+        assert found == [*range(12)] * 2
+    if arm == "massed":
+        assert set(found[:4]) == set(found[4:8])
+    if arm == "shuffled again":
+        assert found != mask_order.order_of("shuffled", rows, np.arange(12.0), 0, 4)
+
+
+def test_the_task_has_the_true_step_first_and_other_digits_after_it(bench: Bench) -> None:
+    text = "We have 3 and 4.\nSo it is 7 now."
+    first = len(bench.ids("We have 3 and 4.\n"))
+    row = bench.ids_row(
+        bench.ids(text), spans=[{"step": 0, "start": 0, "end": first}, {"step": 1, "start": first, "end": 0}]
+    )
+    tests = mask_order.tests_of(bench, row, 0)
+    words = [bench.tokenizer.decode(one["input_ids"]) for one in tests]
+    assert words[0] == text
+    assert len({*words}) == 4
+    assert all(one.startswith("We have 3 and 4.\nSo it is ") and one.endswith(" now.") for one in words)
 
 
 def test_a_jump_is_told_from_a_smooth_rise() -> None:

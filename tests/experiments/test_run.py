@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from trails.errors import UsageError
-from trails.experiments import base, experiments
+from trails.experiments import base, experiments, runner
 from trails.experiments.base import Scale
-from trails.experiments.runner import RESULTS, RunOptions, run_experiments, stored
+from trails.experiments.runner import RESULTS, RunOptions, read_results, run_experiments, stored
 
 pytestmark = pytest.mark.train
 
@@ -28,7 +31,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_all_experiments_from_plan_to_report(tiny_scale, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = RunOptions(model=str(tiny_folder), device="cpu", seeds=2, scale="quick")
+    options = RunOptions(model=str(tiny_folder), device="cpu", scale="quick")
     notes: list[str] = []
     outcomes = run_experiments("all", [data], tmp_path, options, note=notes.append)
     assert [outcome.refused for outcome in outcomes] == [""] * len(experiments()), notes
@@ -51,7 +54,7 @@ def test_all_experiments_from_plan_to_report(tiny_scale, tiny_folder: Path, data
         for arm in experiment.arms:
             assert arm.name in text
         measured = {name for line in mine for name in line["metrics"]}
-        derived = {name for name in experiment.metrics if name.endswith("_at_equal_gain")}
+        derived = {name for name in experiment.metrics if name.endswith(("_at_equal_gain", "_both"))}
         assert set(experiment.metrics) - derived <= measured
     # the same call again measures nothing and writes the same reports
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -75,11 +78,11 @@ def test_all_experiments_from_plan_to_report(tiny_scale, tiny_folder: Path, data
         )
 
 
-def test_two_processes_give_the_numbers_of_one(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_numbers_of_one(tiny_scale, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     found = []
     for jobs in (1, 2):
         out = tmp_path / str(jobs)
-        options = RunOptions(model=str(tiny_folder), device="cpu", seeds=2, jobs=jobs, scale="quick")
+        options = RunOptions(model=str(tiny_folder), device="cpu", jobs=jobs, scale="quick")
         run_experiments("mask-order", [data], out, options)
         found.append({(r["arm"], r["seed"]): r["metrics"]["nll_h"] for r in stored(out / RESULTS, "mask-order")})
     assert found[0].keys() == found[1].keys()
@@ -87,7 +90,7 @@ def test_two_processes_give_the_numbers_of_one(tiny_folder: Path, data: Path, tm
 
 
 def test_time_that_is_up_leaves_the_rest_for_later(tiny_scale, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = RunOptions(model=str(tiny_folder), device="cpu", seeds=2, scale="quick", minutes=1e-9)
+    options = RunOptions(model=str(tiny_folder), device="cpu", scale="quick", minutes=1e-9)
     notes: list[str] = []
     (outcome,) = run_experiments("depth", [data], tmp_path, options, note=notes.append)
     assert outcome.seeds == 0
@@ -95,12 +98,63 @@ def test_time_that_is_up_leaves_the_rest_for_later(tiny_scale, tiny_folder: Path
     assert len(lines(tmp_path / RESULTS)) == 1
 
 
+def test_a_full_plan_is_developed_registered_then_run(
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    """A toy of two arms: rates are chosen on seeds of their own, the plan stands before the rows, resuming needs a plan."""
+    fed: list[tuple[int, float]] = []
+
+    def prepare(bench: Any, corpus: Any, scale: Scale, seed: int) -> base.Prepared:
+        rows = [{"input_ids": [1, 2], "labels": [-100, seed % 7], "chain": str(k)} for k in range(20)]
+        return base.Prepared({"a": rows, "b": rows}, {"H": rows})
+
+    def run(bench: Any, prepared: Any, scale: Scale, seed: int, arms: Any, rates: dict[str, float], emit: Any) -> None:
+        for arm in arms:
+            fed.append((seed, rates[arm]))
+            emit(arm, {"x": abs(math.log10(rates[arm]) + (3 if arm == "a" else 4)) + seed % 3 * 0.01}, {})
+
+    toy = base.Experiment(
+        name="toy", number="99", title="Toy", hypothesis="a", arms=(base.Arm("a", "a"), base.Arm("b", "b")),
+        claims=(base.Claim("c", "A", (base.Criterion("x", "a", "b", "lower", delta=0.1, kind="equivalent"),)),),
+        metrics={"x": "x"}, settings={}, limits="", prepare=prepare, run=run, same_rows=(("a", "b"),),
+        rates=(1e-4, 1e-3), develop="x", looks=(5,),
+    )  # fmt: skip
+    monkeypatch.setattr(runner, "named", lambda name: (toy,))
+    options = RunOptions(model=str(tiny_folder), device="cpu")
+    with pytest.raises(UsageError, match="no plan of toy to go on with"):
+        run_experiments("toy", [data], tmp_path, replace(options, resume=True))
+    run_experiments("toy", [data], tmp_path, replace(options, mode="develop"))
+    assert {seed for seed, _ in fed} == set(base.DEVELOPMENT_SEEDS)
+    assert runner.chosen_rates(toy, tmp_path / RESULTS) == {"a": 1e-3, "b": 1e-4}
+    (told,) = runner.power("toy", tmp_path)
+    assert told[3].startswith("1.68 sd")
+    assert "min for 5 seeds" in told[5]
+    (outcome,) = run_experiments("toy", [data], tmp_path, replace(options, mode="register"))
+    assert outcome.plan
+    assert read_results(tmp_path / RESULTS)["toy"].rows == ()
+    (outcome,) = run_experiments("toy", [data], tmp_path, replace(options, resume=True, seeds=2))
+    assert (outcome.seeds, outcome.verdicts[0].outcome) == (2, "withheld")
+    (outcome,) = run_experiments("toy", [data], tmp_path, replace(options, resume=True))
+    assert (outcome.seeds, outcome.verdicts[0].outcome) == (5, "held")
+    assert {rate for seed, rate in fed if seed < 5} == {1e-3, 1e-4}
+    with pytest.raises(UsageError, match="the plan of toy ends at 5 seeds"):
+        run_experiments("toy", [data], tmp_path, replace(options, seeds=6))
+    # rows drawn otherwise than the plan says are not run
+    text = (tmp_path / RESULTS).read_text(encoding="utf-8").splitlines()
+    (tmp_path / RESULTS).write_text("\n".join(line for line in text if '"seed":4' not in line) + "\n", encoding="utf-8")
+    changed = replace(toy, prepare=lambda *given: base.Prepared({"a": [], "b": []}, {"H": []}))
+    monkeypatch.setattr(runner, "named", lambda name: (changed,))
+    (outcome,) = run_experiments("toy", [data], tmp_path, options)
+    assert "other rows than its plan says" in outcome.refused
+    monkeypatch.setattr(runner, "named", lambda name: (replace(toy, hypothesis="b"),))
+    with pytest.raises(UsageError, match="another plan .* hypothesis was a, is b"):
+        run_experiments("toy", [data], tmp_path, options)
+
+
 def test_what_cannot_run_says_why(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="at least 2 seeds"):
-        run_experiments("depth", [data], tmp_path, RunOptions(seeds=1))
     with pytest.raises(UsageError, match="does not exist"):
         run_experiments("depth", [data], tmp_path, RunOptions(scale="huge"))
-    options = RunOptions(model=str(tiny_folder), device="cpu", seeds=2, scale="quick", trained="proofs")
+    options = RunOptions(model=str(tiny_folder), device="cpu", scale="quick", trained="proofs")
     with pytest.raises(UsageError, match="but or however"):
         run_experiments("anchor", [data], tmp_path, options)
 
@@ -108,7 +162,7 @@ def test_what_cannot_run_says_why(tiny_folder: Path, data: Path, tmp_path: Path)
 def test_the_command(tiny_scale, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     from trails.cli import cli
 
-    arguments = ["experiment", "3", "--quick", "--seeds", "2", "--model", str(tiny_folder), "--device", "cpu"]
+    arguments = ["experiment", "3", "--quick", "--model", str(tiny_folder), "--device", "cpu"]
     result = CliRunner().invoke(cli, [*arguments, "--data", str(data), "--out", str(tmp_path), "--json"])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)

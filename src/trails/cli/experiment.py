@@ -79,8 +79,8 @@ def command(
     trails experiment cheap-paths,mask-order --resume --device cuda --data FOLDER --out FOLDER
     """
     from trails import sample
-    from trails.experiments import experiments
     from trails.errors import UsageError
+    from trails.experiments import experiments
     from trails.experiments.runner import RunOptions, power, run_experiments, sentences
 
     if sum((show_power, develop, register, resume)) > 1:

@@ -81,7 +81,8 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
     probe_yes, probe_no = [e for e in new if e[3]][:probed], [e for e in new if not e[3]][:probed]
     if min(len(pick[True]), len(pick[False])) < 2 or min(len(probe_yes), len(probe_no)) < 8:
         raise UsageError(
-            f"experiment anchor needs steps that open with but or however; {corpus.roles.trained!r} has {len(pick[True])} to "
+            f"experiment anchor needs steps that open with but or however; {corpus.roles.trained!r} has "
+            f"{len(pick[True])} to "
             f"feed and {len(probe_yes)} to probe. Choose another family: --trained SOURCE"
         )
     probes = [*probe_yes, *probe_no]
@@ -182,7 +183,8 @@ EXPERIMENT = Experiment(
     name="anchor",
     number="2",
     title="Latent anchor",
-    hypothesis="After 20 to 30 feeds a concept with its own marker is anchored: a probe tells the concept in new text better "
+    hypothesis="After 20 to 30 feeds a concept with its own marker is anchored: a probe tells the concept in new text "
+    "better "
     "than after feeds with a wrong, no or a random marker, and it sets in as a jump rather than smoothly.",
     arms=(
         Arm("marker", "[ANCHOR] before every objection, none elsewhere", control=False),
@@ -211,7 +213,8 @@ EXPERIMENT = Experiment(
         "auc_30": "AUC of the probe after 30 feeds, on new chains without markers or connectives",
         "rise_30": "their difference",
         "marker_auc_30": "AUC of the model's surprisal at the marker after the step before, after 30 feeds",
-        "jump_advantage": "ln of squared errors, quadratic in log feeds over a single jump; positive = jump fits better",
+        "jump_advantage": "ln of squared errors, quadratic in log feeds over a single jump; positive = jump fits "
+        "better",
         "jump_at": "feeds at the best jump",
         "change_h": "change of NLL on held-out text of the trained family after all feeds, nats per token",
         "change_u": "change of NLL on the unseen form",
@@ -225,12 +228,14 @@ EXPERIMENT = Experiment(
         "texts fed": FED,
         "marker": MARKER.strip(),
         "window": WINDOW,
-        "probe": f"ridge logistic on {COMPONENTS} principal components of the mean hidden state at two thirds of the depth, "
+        "probe": f"ridge logistic on {COMPONENTS} principal components of the mean hidden state at two thirds of the "
+        f"depth, "
         "5 folds over chains",
         "texts probed": PROBED,
         "learning rate": 1e-3,
     },
-    limits="One concept (objection). The marker is several tokens of the vocabulary and takes their place in the window of 96 "
+    limits="One concept (objection). The marker is several tokens of the vocabulary and takes their place in the "
+    "window of 96 "
     "tokens, so arms have equally many texts and steps, and tokens up to the marker's length.",
     prepare=prepare,
     run=run,
@@ -239,11 +244,15 @@ EXPERIMENT = Experiment(
     looks=(20,),
     correction=Correction(
         claimed="Anchored after 30 feeds: open. A jump rather than smooth: open. Five seeds.",
-        withdrawn="Nothing was claimed; what was asked could not be answered. The probe hardly reads the concept in the untrained "
-        "model (AUC .49 to .80), unrelated text had become 1.3 nats harder at the end, the jump statistic is not centred (white "
+        withdrawn="Nothing was claimed; what was asked could not be answered. The probe hardly reads the concept in "
+        "the untrained "
+        "model (AUC .49 to .80), unrelated text had become 1.3 nats harder at the end, the jump statistic is not "
+        "centred (white "
         "noise gives +.14), and *20 to 30 feeds* stood in no criterion.",
-        stands="Undersold: the use of the marker was learnt (AUC of the surprisal at the marker +.137 against the wrong marker). "
-        "Still to be run: a probe that reads the concept with an AUC of .8 before training, a rate of 3e-4, doses to 100, a "
+        stands="Undersold: the use of the marker was learnt (AUC of the surprisal at the marker +.137 against the "
+        "wrong marker). "
+        "Still to be run: a probe that reads the concept with an AUC of .8 before training, a rate of 3e-4, doses to "
+        "100, a "
         "segmented regression with its own null, 20 seeds.",
     ),
     curve={"auc": "AUC of the probe on new text", "marker_auc": "AUC of the surprisal at the marker"},

@@ -188,8 +188,10 @@ class Experiment:
             "unit": self.unit,
             "learning rates": dict(rates),
             "rule": "held: every criterion met; did not hold: a criterion on the wrong side of its bound after Holm's "
-            "correction; no difference: a difference to be shown lies within its smallest effect of interest; else open. "
-            "Withheld below the planned number of seeds, without the positive control, or with a placebo difference. Paired "
+            "correction; no difference: a difference to be shown lies within its smallest effect of interest; else "
+            "open. "
+            "Withheld below the planned number of seeds, without the positive control, or with a placebo difference. "
+            "Paired "
             "by seed, t intervals.",
             "code": code_digest(),
             "packages": package_versions(),
@@ -216,14 +218,16 @@ def check_plan(experiment: Experiment, plan: Mapping[str, Any]) -> None:
     missing = [seed for seed in range(experiment.looks[-1]) if not seeds.get(str(seed), {}).get("sizes")]
     if missing:
         raise UsageError(
-            f"the plan of {name} has no realised sizes for seed {missing[0]}: what is fed and measured is fixed before the "
+            f"the plan of {name} has no realised sizes for seed {missing[0]}: what is fed and measured is fixed before "
+            f"the "
             "first run"
         )
     rates = plan.get("learning rates", {})
     if experiment.rates and set(rates) != set(experiment.trained):
         lacking = sorted(set(experiment.trained) - set(rates))
         raise UsageError(
-            f"the plan of {name} has no learning rate for {', '.join(lacking) or 'its arms'}. Run: trails experiment {name} "
+            f"the plan of {name} has no learning rate for {', '.join(lacking) or 'its arms'}. Run: trails experiment "
+            f"{name} "
             "--develop (with the same --data, --out and --model)"
         )
     for seed, found in seeds.items():
@@ -231,7 +235,8 @@ def check_plan(experiment: Experiment, plan: Mapping[str, Any]) -> None:
             chains = found["sizes"].get(held, {}).get("chains", 0)
             if chains < LEAST_HELD_OUT:
                 raise UsageError(
-                    f"the plan of {name} holds out {chains} chains as {held} for seed {seed}; {LEAST_HELD_OUT} are the least. "
+                    f"the plan of {name} holds out {chains} chains as {held} for seed {seed}; {LEAST_HELD_OUT} are the "
+                    f"least. "
                     "Give more chains: --data PATH"
                 )
         for group in experiment.same_rows:

@@ -152,7 +152,8 @@ class Bench:
         for name, part in (("H", found.held_out), ("U", found.unseen), ("D", found.unrelated)):
             if not part:
                 raise UsageError(
-                    f"no text is left for {name}: every candidate shares a run of 13 tokens with the {len(rows)} training "
+                    f"no text is left for {name}: every candidate shares a run of 13 tokens with the {len(rows)} "
+                    f"training "
                     f"chains of {corpus.roles.trained!r}. Give more chains: --data PATH"
                 )
         return found
@@ -259,7 +260,7 @@ class Bench:
                 on(number, adapters)
 
         jobs = [Job(rows, options.seed, rates[arm]) for arm, rows in feeds.items()]
-        with fit_many(self.model, jobs, options, on_step=step, tokens=self.batch_tokens) as adapters:
+        with fit_many(self.model, jobs, options, on_step=step, tokens=self.batch_tokens // 2) as adapters:
             yield adapters, losses
 
     # --- measures ----------------------------------------------------------------------------------------------------

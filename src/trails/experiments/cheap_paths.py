@@ -1,4 +1,4 @@
-"""Experiment 10: are trained tracks cheap paths? A crossover: a path of one half against a path of the other, on a third part."""
+"""Experiment 10: are trained tracks cheap paths? A crossover: paths of one half against paths of the other, in a third part."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def grams_of(rows: Sequence[Row], n: int = GRAM) -> set[tuple[int, ...]]:
 def paths_of(
     texts: Sequence[Row], a: set[tuple[int, ...]], b: set[tuple[int, ...]], n: int = GRAM
 ) -> dict[str, list[Place]]:
-    """(row, position) of the last token of every path in the texts that only ``a`` has, and of every one that only ``b`` has."""
+    """(row, position) of the last token of every path in the texts that only ``a`` has, and of those that only ``b`` has."""
     found: dict[str, list[Place]] = {"A": [], "B": []}
     for number, row in enumerate(texts):
         ids = row["input_ids"]
@@ -175,7 +175,8 @@ EXPERIMENT = Experiment(
     name="cheap-paths",
     number="10",
     title="Cheap paths",
-    hypothesis="After training, new text is cheaper (lower surprisal and entropy) along paths of the trained tracks than along "
+    hypothesis="After training, new text is cheaper (lower surprisal and entropy) along paths of the trained tracks "
+    "than along "
     "paths of other tracks of the same family that were not trained, and cheaper than before the training.",
     arms=(
         Arm("tracks A", "half A of the chains as they are", control=False),
@@ -229,7 +230,8 @@ EXPERIMENT = Experiment(
         "path": f"{GRAM} tokens",
         "LoRA": "rank 8, alpha 16, all linear layers",
     },
-    limits="Paths of three tokens; what a longer path does is not seen. Many of them are parts of stock phrases: a path that one "
+    limits="Paths of three tokens; what a longer path does is not seen. Many of them are parts of stock phrases: a "
+    "path that one "
     "half has and the other has not is what the family's phrases and its numbers give.",
     prepare=prepare,
     run=run,
@@ -237,12 +239,16 @@ EXPERIMENT = Experiment(
     develop="nll_h",
     derive=derive,
     correction=Correction(
-        claimed="Trained paths are cheaper than equally frequent untrained ones in new text (held: −0.98 nats of surprisal, "
+        claimed="Trained paths are cheaper than equally frequent untrained ones in new text (held: −0.98 nats of "
+        "surprisal, "
         "−0.22 of entropy, five seeds).",
-        withdrawn="The whole verdict. *Equally frequent* was counted in 7–13 reference chains; in independent text the trained "
-        "paths are 1.5 to 2 times as frequent, stock phrases against content. And no criterion compared with the untrained "
+        withdrawn="The whole verdict. *Equally frequent* was counted in 7–13 reference chains; in independent text the "
+        "trained "
+        "paths are 1.5 to 2 times as frequent, stock phrases against content. And no criterion compared with the "
+        "untrained "
         "model: the surprisal of trained paths did not fall (+0.04 nats), that of the others rose.",
-        stands="Nothing of it on its own; the experiment below replaces it: a crossover in which both kinds of path are read in "
+        stands="Nothing of it on its own; the experiment below replaces it: a crossover in which both kinds of path "
+        "are read in "
         "the same texts and exchange their roles.",
     ),
 )

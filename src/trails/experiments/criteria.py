@@ -96,7 +96,8 @@ class Criterion:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.delta) and self.delta > 0):
             raise UsageError(
-                f"criterion {self.metric} of {self.treatment!r} has the smallest effect {self.delta}: declare one above 0"
+                f"criterion {self.metric} of {self.treatment!r} has the smallest effect {self.delta}: declare one "
+                f"above 0"
             )
 
 
@@ -162,11 +163,13 @@ def _what(judged: Judged) -> str:
         return f"{c.metric} of {c.treatment}{against} could not be computed"
     value = f"{c.metric} of {c.treatment}{against} differs by {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}]"
     if not c.control:
-        value = f"{c.metric} of {c.treatment} is {i.mean + c.against:+.4f} [{i.low + c.against:+.4f}, {i.high + c.against:+.4f}]"
+        mean, low, high = (v + c.against for v in (i.mean, i.low, i.high))
+        value = f"{c.metric} of {c.treatment} is {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
         value += f" against {c.against:g}" if c.against else ""
+    bound = f"above -{c.delta:g}" if c.direction == "higher" else f"below +{c.delta:g}"
     wanted = {
         "superior": f"{c.direction} was wanted, {c.delta:g} is the smallest effect of interest",
-        "not inferior": f"{'above' if c.direction == 'higher' else 'below'} {'-' if c.direction == 'higher' else '+'}{c.delta:g} was wanted",
+        "not inferior": f"{bound} was wanted",
         "equivalent": f"within ±{c.delta:g} was wanted",
     }[c.kind]
     return f"{value} ({wanted})"

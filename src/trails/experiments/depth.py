@@ -124,7 +124,8 @@ EXPERIMENT = Experiment(
     name="depth",
     number="3",
     title="Depth-limited LoRA",
-    hypothesis="A LoRA limited to the middle third of the layers moves unrelated text less than one with as many parameters in "
+    hypothesis="A LoRA limited to the middle third of the layers moves unrelated text less than one with as many "
+    "parameters in "
     "random layers, in all layers, or training of all weights, at the same gain on held-out text.",
     arms=(
         Arm("middle third", "rank-6 LoRA in the middle third of the layers", control=False),
@@ -158,15 +159,18 @@ EXPERIMENT = Experiment(
         "trainable": "trained parameters",
     },
     settings={"steps": STEPS, "measured at": list(POINTS), "chains": TRAIN, "learning rate": 1e-3},
-    limits="Equal gain is interpolated between five points of each curve. Full fine-tuning has one learning rate, not tuned.",
+    limits="Equal gain is interpolated between five points of each curve. Full fine-tuning has one learning rate, not "
+    "tuned.",
     prepare=prepare,
     run=run,
     positive=Criterion("change_h", "middle third", "", "lower", delta=0.02),
     same_rows=(("middle third", "random layers", "all layers", "all weights"),),
     correction=Correction(
-        claimed="Less drift at equal gain than equally many parameters in all layers: did not hold (more drift); than full "
+        claimed="Less drift at equal gain than equally many parameters in all layers: did not hold (more drift); than "
+        "full "
         "fine-tuning: did not hold (more drift). Five seeds.",
-        withdrawn="Nothing. It was undersold: the middle third drifted more at every gain target from 20 to 90 %, not only at the "
+        withdrawn="Nothing. It was undersold: the middle third drifted more at every gain target from 20 to 90 %, not "
+        "only at the "
         "one of the plan.",
         stands="Both verdicts, for one learning rate; a sweep of rates is still to be run.",
     ),

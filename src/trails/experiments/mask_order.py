@@ -48,7 +48,8 @@ def order_of(arm: str, rows: Sequence[Row], means: Any, seed: int, batch: int) -
         step = found[start : start + batch]
         if len(set(step)) < len(step):
             raise UsageError(
-                f"arm {arm!r} would feed a chain twice in step {start // batch} of {batch} rows. Give more chains: --data PATH"
+                f"arm {arm!r} would feed a chain twice in step {start // batch} of {batch} rows. Give more chains: "
+                f"--data PATH"
             )
     return found
 
@@ -107,7 +108,7 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
     other = _as_many(
         [bench.row(item, scale.max_tokens) for item in corpus.unrelated(seed)[scale.evaluate :]], len(rows)
     )
-    feeds: dict[str, list[Row]] = {arm: rows * PASSES for arm in (*ORDERS, *MASKS)}
+    feeds: dict[str, list[Row]] = dict.fromkeys((*ORDERS, *MASKS), rows * PASSES)
     feeds["other text"] = other * PASSES
     tests = [tests_of(bench, row, seed) for row in sets.held_out]
     choices = [row for one in tests for row in one]
@@ -184,7 +185,8 @@ EXPERIMENT = Experiment(
     name="mask-order",
     number="",
     title="Token-safe mask and order of training",
-    hypothesis="Dropping surprising tokens from the loss damages unrelated text less without learning less, and training from "
+    hypothesis="Dropping surprising tokens from the loss damages unrelated text less without learning less, and "
+    "training from "
     "easy to hard, or in a rhythm of growing distances, teaches more than the same rows shuffled.",
     arms=(
         Arm("shuffled", "the rows in random order, every token counts"),
@@ -200,7 +202,8 @@ EXPERIMENT = Experiment(
     claims=(
         Claim(
             "mask",
-            "A token-safe mask drifts less on unrelated text than no mask and a random mask of its size, and learns no less",
+            "A token-safe mask drifts less on unrelated text than no mask and a random mask of its size, and learns no "
+            "less",
             (
                 Criterion("kl_d", "token-safe mask", "random mask", "lower", delta=0.02),
                 Criterion("kl_d", "token-safe mask", "shuffled", "lower", delta=0.02),
@@ -210,7 +213,8 @@ EXPERIMENT = Experiment(
         ),
         Claim(
             "mask on the task",
-            "A token-safe mask costs nothing on a task: the true last step is told from copies with other digits as well as "
+            "A token-safe mask costs nothing on a task: the true last step is told from copies with other digits as "
+            "well as "
             "without a mask",
             (Criterion("task_margin", "token-safe mask", "shuffled", "higher", delta=0.03, kind="not inferior"),),
         ),
@@ -245,9 +249,11 @@ EXPERIMENT = Experiment(
     metrics={
         "nll_h": "NLL on held-out text of the trained family, nats per token",
         "change_h": "its change by the training, negative = learnt",
-        "change_easy": f"the change on held-out tokens that the base gives at most {LIMIT} nats: those that the mask keeps",
+        "change_easy": f"the change on held-out tokens that the base gives at most {LIMIT} nats: those that the mask "
+        f"keeps",
         "change_hard": "the change on the others: those that the mask drops",
-        "task": "share of held-out chains whose true last step is likelier than three copies with other digits (chance 0.25)",
+        "task": "share of held-out chains whose true last step is likelier than three copies with other digits (chance "
+        "0.25)",
         "change_task": "its change by the training",
         "task_margin": "NLL of the likeliest wrong copy minus that of the true last step, nats per token",
         "change_margin": "its change by the training",
@@ -262,17 +268,21 @@ EXPERIMENT = Experiment(
         "mask above": LIMIT,
         "LoRA": "rank 8, alpha 16, all linear layers",
     },
-    limits="Order is by the base model's mean surprisal within one family. Every arm sees every chain as often, never twice in "
+    limits="Order is by the base model's mean surprisal within one family. Every arm sees every chain as often, never "
+    "twice in "
     "one step.",
     prepare=prepare,
     run=run,
     rates=(1e-4, 3e-4, 1e-3),
     develop="nll_h",
     correction=Correction(
-        claimed="A token-safe mask drifts more and learns less than a random mask and no mask (did not hold, five seeds); rising "
+        claimed="A token-safe mask drifts more and learns less than a random mask and no mask (did not hold, five "
+        "seeds); rising "
         "order and rhythm: open.",
-        withdrawn="The verdicts on orders. They were judged on three held-out chains; rising and falling order saw 64 chains once "
-        "with four consecutive copies each, the other arms 75 chains 3.4 times: other data, not another order. The largest effect "
+        withdrawn="The verdicts on orders. They were judged on three held-out chains; rising and falling order saw 64 "
+        "chains once "
+        "with four consecutive copies each, the other arms 75 chains 3.4 times: other data, not another order. The "
+        "largest effect "
         "of the table was left unsaid: massed repetition halved the drift.",
         stands="The direction of the verdict on the mask (+0.27 nats of drift, +1.2 nats of NLL on held-out text).",
     ),

@@ -87,8 +87,9 @@ def targets(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> list[Targe
 def random_edits(
     bench: Bench, row: Row, volatilities: Sequence[float], edits: Sequence[int], seed: int
 ) -> tuple[list[Row], int]:
-    """Rows with as many tokens replaced at random places as the variants have edits, each within :data:`WITHIN` of its variant's
-    volatility: drawn until one is, at most :data:`DRAWS` pools. Also the number that found none within and took the nearest.
+    """Rows with as many tokens replaced at random places as the variants have edits, each within :data:`WITHIN` of its
+    variant's volatility: drawn until one is, at most :data:`DRAWS` pools. Also the number that found none within and took the
+    nearest.
     """
     offset = row["offset"]
     context, ids = row["input_ids"][:offset], row["input_ids"][offset:]
@@ -292,8 +293,10 @@ EXPERIMENT = Experiment(
     name="minimal-step",
     number="1",
     title="Minimal-step variants",
-    hypothesis="Variants of a text, each at most two tokens away from its parent, teach its content better (another wording of "
-    "the same answer becomes easier) and, where the text is learnt equally well, more safely (less drift on unrelated text) "
+    hypothesis="Variants of a text, each at most two tokens away from its parent, teach its content better (another "
+    "wording of "
+    "the same answer becomes easier) and, where the text is learnt equally well, more safely (less drift on unrelated "
+    "text) "
     "than exact repeats, random edits of equal volatility or diverse paraphrases.",
     arms=(
         Arm(
@@ -310,19 +313,22 @@ EXPERIMENT = Experiment(
     claims=(
         Claim(
             "learnt",
-            "Minimal-step variants make another wording of the same answer easier than it was for the untrained model, at the "
+            "Minimal-step variants make another wording of the same answer easier than it was for the untrained model, "
+            "at the "
             "best of six points",
             (Criterion("best_wording", "minimal steps", "", "lower", delta=0.02),),
         ),
         Claim(
             "better",
-            "At each arm's best point, minimal-step variants make another wording of the same answer easier than every control "
+            "At each arm's best point, minimal-step variants make another wording of the same answer easier than every "
+            "control "
             "does",
             tuple(Criterion("best_wording", "minimal steps", control, "lower", delta=0.02) for control in _CONTROLS),
         ),
         Claim(
             "safer",
-            "Where the text is learnt equally well, minimal-step variants drift less on unrelated text than exact repeats, "
+            "Where the text is learnt equally well, minimal-step variants drift less on unrelated text than exact "
+            "repeats, "
             "random edits and paraphrases",
             tuple(
                 Criterion("kl_d_at_equal_gain", "minimal steps", control, "lower", delta=0.01)
@@ -331,7 +337,8 @@ EXPERIMENT = Experiment(
         ),
         Claim(
             "no worse than repeating",
-            "Where the text is learnt equally well, answers to other questions suffer no more from minimal-step variants than "
+            "Where the text is learnt equally well, answers to other questions suffer no more from minimal-step "
+            "variants than "
             "from exact repeats",
             (
                 Criterion(
@@ -347,7 +354,8 @@ EXPERIMENT = Experiment(
     ),
     same_rows=(("exact repeats", *MADE),),
     metrics={
-        "best_wording": "change of NLL on an unseen wording of the same answers at the best of six points, mean over answers, "
+        "best_wording": "change of NLL on an unseen wording of the same answers at the best of six points, mean over "
+        "answers, "
         "nats per token, negative = learnt",
         "change_wording": "the same at the end",
         "change_wording_at_equal_gain": "the same where every learning arm has learnt the text equally well",
@@ -358,7 +366,8 @@ EXPERIMENT = Experiment(
         "change_d": "change of NLL on unrelated text, positive = forgotten",
         "kl_h": "KL(base ‖ trained) on answers to other questions, nats per token",
         "kl_d": "KL(base ‖ trained) on unrelated text, nats per token",
-        "kl_d_at_equal_gain": "KL on unrelated text where the arm reaches 90 % of the smallest learning arm's largest gain on the text",
+        "kl_d_at_equal_gain": "KL on unrelated text where the arm reaches 90 % of the smallest learning arm's largest "
+        "gain on the text",
         "volatility": "mean volatility of variants or edits, nats",
         "outside": f"share of random edits that are not within {WITHIN:.0%} of their variant's volatility",
     },
@@ -370,8 +379,10 @@ EXPERIMENT = Experiment(
         "budget": "volatility 0.1 nats, 2 token edits to the parent",
         "LoRA": "rank 8, alpha 16, all linear layers",
     },
-    limits="Questions with several differently worded answers: short word problems. A paraphrase may be wrong. Rows and steps are "
-    "equal, tokens as far as wordings are equally long. The digests of the plan name the texts that variants and edits are made of.",
+    limits="Questions with several differently worded answers: short word problems. A paraphrase may be wrong. Rows "
+    "and steps are "
+    "equal, tokens as far as wordings are equally long. The digests of the plan name the texts that variants and edits "
+    "are made of.",
     held_out=("H",),
     prepare=prepare,
     run=run,
@@ -384,13 +395,18 @@ EXPERIMENT = Experiment(
         "kl_d": "KL on unrelated text",
     },
     correction=Correction(
-        claimed="Better than every control: did not hold. Safer than every control: did not hold. No worse than exact repeats: held "
+        claimed="Better than every control: did not hold. Safer than every control: did not hold. No worse than exact "
+        "repeats: held "
         "(five seeds).",
-        withdrawn="*Safer*: it rested on random edits that were 1.5 to 1.85 times as volatile as the variants they were said to "
-        "match. *No worse than repeating*: it used the criteria of the other two claims again. All three were judged at the end "
-        "of over-training (another wording had become .4 to .9 nats harder in every arm); two Russian answers carried 69 to 84 % "
+        withdrawn="*Safer*: it rested on random edits that were 1.5 to 1.85 times as volatile as the variants they "
+        "were said to "
+        "match. *No worse than repeating*: it used the criteria of the other two claims again. All three were judged "
+        "at the end "
+        "of over-training (another wording had become .4 to .9 nats harder in every arm); two Russian answers carried "
+        "69 to 84 % "
         "of the tokens, and the unrelated arm was fed 40 thousand of 97 thousand tokens.",
-        stands="That variants of a text are no better teachers of it than paraphrases: the difference (+0.37 nats) is far beyond "
+        stands="That variants of a text are no better teachers of it than paraphrases: the difference (+0.37 nats) is "
+        "far beyond "
         "what the faults explain.",
     ),
 )

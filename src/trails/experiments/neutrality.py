@@ -15,9 +15,9 @@ from trails.experiments.corpus import Corpus, disjoint, generator
 from trails.measure.base import Segmented
 from trails.train.data import Row
 
-TRAIN, TEST = 32, 40
+TRAIN, TEST = 24, 30
 """Arguments of each source."""
-PASSES = 3
+PASSES = 2
 CHOICES = 4
 FILLER = " ."
 
@@ -99,8 +99,8 @@ def test_rows(bench: Bench, tests: Sequence[Enthymeme], max_tokens: int, *, spel
 
 
 def accuracy(probes: Sequence[Probe]) -> Metrics:
-    """How often the true conclusion is the likeliest of the choices (chance 1 / :data:`CHOICES`), compared by nats per token; the
-    margin to the likeliest wrong one; and its NLL.
+    """How often the true conclusion is the likeliest of the choices (chance 1 / :data:`CHOICES`), compared by nats per token;
+    the margin to the likeliest wrong one; and its NLL.
     """
     nll = np.asarray([float(np.mean(p.nll)) for p in probes]).reshape(-1, CHOICES)
     return {
@@ -115,24 +115,27 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
     n_train, n_test = scale.count(TRAIN, 4), scale.count(TEST, 6)
     train: list[Enthymeme] = []
     tests: list[Enthymeme] = []
+    rest: list[list[Enthymeme]] = []
     for source in corpus.reasoning():
         every = enthymemes(corpus.block(source, seed, 2 * (n_train + n_test))[: 4 * (n_train + n_test)], seed)
         wanted = min(n_train, len(every) // 2)
-        mine = every[:wanted]
-        taken = [bench.ids(f"{one.context}{one.bridge} {one.conclusion}") for one in mine]
+        if wanted >= 4:
+            train += every[:wanted]
+            rest.append(every[wanted:])
+    taken = [bench.ids(f"{one.context}{one.bridge} {one.conclusion}") for one in train]
+    for several in rest:
         found: list[Enthymeme] = []
-        for one in every[wanted:]:
+        for one in several:
             if len(found) == n_test:
                 break
             if disjoint([bench.ids(f"{one.context}{one.bridge} {one.conclusion}")], taken):
                 found.append(one)
-        if len(mine) >= 4 and len(found) >= 6:
-            train += mine
-            tests += found
+        tests += found
     train = train[: len(train) // scale.batch * scale.batch]
-    if len(train) < 4:
+    if len(train) < 4 or len(tests) < 6:
         raise UsageError(
-            "experiment neutrality needs chains of four steps or more that share no 13 tokens: no source has 4 to train on and 6 "
+            "experiment neutrality needs chains of four steps or more that share no 13 tokens: no source has 4 to "
+            "train on and 6 "
             "to test with. Give other chains: --data PATH"
         )
     order = [k for n in range(PASSES) for k in generator(seed, "feed", str(n)).permutation(len(train)).tolist()]
@@ -205,8 +208,10 @@ EXPERIMENT = Experiment(
     name="neutrality",
     number="5",
     title="Paradoxical neutrality",
-    hypothesis="What people supply in the background is absent for the model: trained on arguments whose bridge is spelled "
-    "out, it finds unseen conclusions without their bridge likelier, against wrong ones, than trained with another step, with "
+    hypothesis="What people supply in the background is absent for the model: trained on arguments whose bridge is "
+    "spelled "
+    "out, it finds unseen conclusions without their bridge likelier, against wrong ones, than trained with another "
+    "step, with "
     "filler of the same length or with nothing in the bridge's place.",
     arms=(
         Arm(
@@ -227,7 +232,8 @@ EXPERIMENT = Experiment(
     claims=(
         Claim(
             "bridges teach",
-            "Arguments half of which spell out their bridge raise the margin of unseen conclusions above filler in the same half, "
+            "Arguments half of which spell out their bridge raise the margin of unseen conclusions above filler in the "
+            "same half, "
             "above nothing in its place and above the untrained model",
             tuple(
                 Criterion("margin", "mixed", control, "higher", delta=_DELTA)
@@ -236,7 +242,8 @@ EXPERIMENT = Experiment(
         ),
         Claim(
             "bridges, not any step",
-            "Spelled-out bridges raise the margin of unseen conclusions above another step of the same length in their place",
+            "Spelled-out bridges raise the margin of unseen conclusions above another step of the same length in their "
+            "place",
             (Criterion("margin", "bridge", "other step", "higher", delta=_DELTA),),
         ),
         Claim(
@@ -258,8 +265,9 @@ EXPERIMENT = Experiment(
     positive=Criterion("margin", "tests themselves", "nothing", "higher", delta=_DELTA),
     placebo=(Criterion("margin", "half", "other half", "higher", delta=_DELTA),),
     metrics={
-        "margin": "NLL of the likeliest wrong choice minus that of the true conclusion, without the bridge, nats per token",
-        "accuracy": f"share of unseen arguments whose true conclusion is the likeliest of {CHOICES} (chance {1 / CHOICES:g})",
+        "margin": "NLL of the likeliest wrong choice minus that of the true conclusion, without the bridge, nats per "
+        "token",
+        "accuracy": f"share of arguments whose true conclusion is the likeliest of {CHOICES} (chance {1 / CHOICES:g})",
         "bridge_cost": "accuracy with the bridge in the context minus accuracy without it, untrained",
         "bridge_gain": "margin with the bridge in the context minus margin without it, untrained, nats per token",
         "nll_conclusion": "NLL of the true conclusion without its bridge, nats per token",
@@ -273,8 +281,10 @@ EXPERIMENT = Experiment(
         "passes": PASSES,
         "LoRA": "rank 8, alpha 16, all linear layers",
     },
-    limits="A conclusion is a step of a data set's chain; wrong choices are later steps of the same chain first, which the words "
-    "in common do not give away. The arms *bridge* and *other step* have the same number of labelled tokens, more than the others.",
+    limits="A conclusion is a step of a data set's chain; wrong choices are later steps of the same chain first, which "
+    "the words "
+    "in common do not give away. The arms *bridge* and *other step* have the same number of labelled tokens, more than "
+    "the others.",
     prepare=prepare,
     run=run,
     rates=(1e-4, 3e-4, 1e-3),

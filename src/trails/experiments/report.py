@@ -40,7 +40,8 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
     lines += ["", f"{len(seeds)} seeds ({experiment.unit}), paired by seed, {100 * experiment.level:g} % t intervals."]
     if math.isfinite(effect):
         lines.append(
-            f"A difference of {effect:.2f} standard deviations would be found with 80 % probability; *smallest effect* below is "
+            f"A difference of {effect:.2f} standard deviations would be found with 80 % probability; *smallest effect* "
+            f"below is "
             "that number in the metric's unit."
         )
     lines.append("")
@@ -130,6 +131,14 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
     return "\n".join(lines)
 
 
+def pending(experiment: Experiment) -> str:
+    """The page of an experiment that was corrected and has not been run again."""
+    number = f"Experiment {experiment.number}: " if experiment.number else "Experiment: "
+    lines = [f"# {number}{experiment.title}", "", *corrected(experiment)]
+    lines += ["It has not been run again under the present rules: no verdict stands beyond what is said above.", ""]
+    return "\n".join(lines)
+
+
 def corrected(experiment: Experiment) -> list[str]:
     """What is corrected of earlier versions of the experiment, as lines; none if nothing is."""
     found = experiment.correction
@@ -159,7 +168,7 @@ def _criterion(one: Judged, effect: float) -> list[str]:
 
 
 def index_rows(experiment: Experiment, records: Sequence[Record], scale: str = "full") -> list[list[str]]:
-    """Rows of the index: experiment, claim, kind, verdict, seeds, δ and smallest effect of the criterion that is hardest to see."""
+    """Rows of the index: experiment, claim, kind, verdict, seeds, δ and smallest effect of the criterion hardest to see."""
     seeds = looked(experiment, records)
     effect = smallest_effect(len(seeds), experiment.level)
     rows = []

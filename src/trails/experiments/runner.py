@@ -89,8 +89,8 @@ def run_experiments(
     *,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Run the experiment ``name`` (a name, a number, several joined by commas, or ``all``) on the chains in ``data``; results and
-    reports go to ``out``.
+    """Run the experiment ``name`` (a name, a number, several joined by commas, or ``all``) on the chains in ``data``;
+    results and reports go to ``out``.
 
     ``note`` is told what is done. Raises UsageError for an experiment, a scale or a source that does not exist, for a plan
     that breaks a rule, and for an ``out`` that holds results of another plan.
@@ -262,7 +262,8 @@ def chosen_rates(experiment: Experiment, path: Path) -> dict[str, float]:
                 means[rate] = sum(map(float, values)) / len(values)
         if len(means) < len(experiment.rates):
             raise UsageError(
-                f"experiment {experiment.name} has development rows for {len(means)} of the {len(experiment.rates)} rates of arm "
+                f"experiment {experiment.name} has development rows for {len(means)} of the {len(experiment.rates)} "
+                f"rates of arm "
                 f"{arm!r}. Run: trails experiment {experiment.name} --develop"
             )
         found[arm] = min(means, key=lambda rate: means[rate])
@@ -290,7 +291,8 @@ def _same_plan(path: Path, experiment: Experiment, plan: Mapping[str, Any], circ
             f"{key} was {str(plan.get(key))[:80]}, is {str(now.get(key))[:80]}" for key in sorted(apart)[:3]
         )
         raise UsageError(
-            f"{path} holds experiment {experiment.name} with another plan ({plan_hash(plan)}; {told}). Choose another folder: "
+            f"{path} holds experiment {experiment.name} with another plan ({plan_hash(plan)}; {told}). Choose another "
+            f"folder: "
             "--out FOLDER"
         )
 

@@ -40,8 +40,10 @@ WORDS = (
     ("whole", "entire", "half"), ("earns", "makes", "loses"), ("makes", "earns", "loses"), ("made", "earned", "lost"),
     ("earned", "made", "lost"), ("spent", "paid", "saved"), ("spends", "pays", "saves"), ("got", "received", "gave"),
     ("kids", "children", "adults"), ("children", "kids", "adults"), ("costs", "is", "saves"), ("took", "used", "left"),
-    ("altogether", "together", "apart"), ("still", "yet", "never"), ("around", "about", "above"), ("then", "afterwards", "before"),
-    ("number", "amount", "price"), ("amount", "quantity", "price"), ("already", "previously", "never"), ("can", "could", "cannot"),
+    ("altogether", "together", "apart"), ("still", "yet", "never"), ("around", "about", "above"),
+    ("then", "afterwards", "before"),
+    ("number", "amount", "price"), ("amount", "quantity", "price"), ("already", "previously", "never"),
+    ("can", "could", "cannot"),
 )  # fmt: skip
 """Made for this experiment, not checked by readers."""
 
@@ -72,19 +74,22 @@ def exchanges(text: str) -> Iterator[tuple[str, str]]:
                 yield begin + like(match.group(), kept) + end, begin + like(match.group(), other) + end
 
 
-def edit_of(bench: Bench, text: str, other: str) -> Edit | None:
-    """The edit that leads from one text to the other, cut to :data:`BEFORE` tokens before it and :data:`WINDOW` after; None
-    unless both have equally many tokens, one stretch differs, and the window is full.
+def edits_of(bench: Bench, text: str, *others: str) -> list[Edit] | None:
+    """The edits that lead from one text to each of the others, all at one place, cut to :data:`BEFORE` tokens before it and
+    :data:`WINDOW` after; None unless all have equally many tokens, one stretch differs, and the window is full.
     """
-    one, two = bench.ids(text), bench.ids(other)
-    different = [i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b]
-    if len(one) != len(two) or not different or different[-1] - different[0] > 7 or different[0] == 0:
+    one, *rest = (bench.ids(each) for each in (text, *others))
+    if any(len(other) != len(one) for other in rest):
+        return None
+    apart = [[i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b] for other in rest]
+    different = sorted({i for places in apart for i in places})
+    if not all(apart) or different[-1] - different[0] > 7 or different[0] == 0:
         return None
     first, stop = different[0], different[-1] + 1
     low, high = max(first - BEFORE, 0), stop + WINDOW
     if high > len(one):
         return None
-    return Edit(tuple(one[low:high]), tuple(two[low:high]), first - low, stop - low)
+    return [Edit(tuple(one[low:high]), tuple(other[low:high]), first - low, stop - low) for other in rest]
 
 
 def loss_after(bench: Bench, rows: Sequence[Sequence[int]], start: int) -> list[float]:
@@ -159,7 +164,8 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
     texts = [found[k] for k in order]
     if len(texts) < 8:
         raise UsageError(
-            f"experiment same-loss needs English texts with words to exchange; {len(texts)} were found. Give more: --data PATH"
+            f"experiment same-loss needs English texts with words to exchange; {len(texts)} were found. Give more: "
+            f"--data PATH"
         )
     rows = [bench.ids_row(bench.ids(text)[: 2 * BEFORE], chain=name) for name, text in texts]
     return Prepared({}, {"H": rows}, texts)
@@ -174,9 +180,10 @@ def matched(
     draw = generator(seed, "places", name)
     candidates = list(exchanges(text))
     for k in draw.permutation(len(candidates))[:6].tolist():
-        kept, other = (edit_of(bench, text, new) for new in candidates[k])
-        if kept is None or other is None or (kept.first, kept.stop) != (other.first, other.stop):
+        pair = edits_of(bench, text, *candidates[k])
+        if pair is None:
             continue
+        kept, other = pair
         wanted, changed = loss_after(bench, [kept.after, other.after], kept.stop)
         if abs(changed - wanted) > tolerance:
             continue
@@ -262,8 +269,10 @@ EXPERIMENT = Experiment(
     name="same-loss",
     number="4",
     title="Same loss, different inside",
-    hypothesis="Of two exchanges of one word at the same place, after which the model's loss is the same, the one that changes "
-    "the meaning moves hidden states and attention more than the one that keeps it; and the one that keeps it moves them as "
+    hypothesis="Of two exchanges of one word at the same place, after which the model's loss is the same, the one that "
+    "changes "
+    "the meaning moves hidden states and attention more than the one that keeps it; and the one that keeps it moves "
+    "them as "
     "much as random tokens do.",
     arms=(
         Arm("meaning kept", "one word exchanged for another that says the same", trained=False),
@@ -303,8 +312,10 @@ EXPERIMENT = Experiment(
     metrics={
         "hidden": f"1 - cosine of the hidden states, mean over layers and the {WINDOW} tokens after the edit",
         "attention": "total variation of the head-mean attention rows, mean over layers and the same tokens, 0..1",
-        "loss_change": "absolute change of the mean surprisal of the same tokens against the text before the edit, nats per token",
-        "loss_apart": "absolute distance of that loss from the loss after the edit that keeps the meaning, nats per token",
+        "loss_change": "absolute change of the mean surprisal of the same tokens against the text before the edit, "
+        "nats per token",
+        "loss_apart": "absolute distance of that loss from the loss after the edit that keeps the meaning, nats per "
+        "token",
         "pairs": "chains with a matched pair",
     },
     settings={
@@ -315,17 +326,21 @@ EXPERIMENT = Experiment(
         "tokens before it": BEFORE,
         "random edits drawn": POOL,
     },
-    limits="English texts; one word at a time, from a list made for this experiment, not checked by readers. A seed stands for "
+    limits="English texts; one word at a time, from a list made for this experiment, not checked by readers. A seed "
+    "stands for "
     f"{TEXTS} chains of its own.",
     unit=f"block of {TEXTS} chains, one matched place each",
     prepare=prepare,
     run=run,
     curve={"hidden": "1 - cosine (columns are layers, 0 = input)", "attention": "total variation (columns are layers)"},
     correction=Correction(
-        claimed="Texts of one meaning differ inside by more than rounding (held); by more than a random edit of equal loss: open; "
+        claimed="Texts of one meaning differ inside by more than rounding (held); by more than a random edit of equal "
+        "loss: open; "
         "an edit that changes the meaning moves more: open (two seeds).",
-        withdrawn="*Different inside*: it cannot fail, since any exchanged word moves hidden states by more than rounding. The "
-        "other two: the losses were not equal (.276 against .183 nats), the places were not the same, and two seeds find nothing "
+        withdrawn="*Different inside*: it cannot fail, since any exchanged word moves hidden states by more than "
+        "rounding. The "
+        "other two: the losses were not equal (.276 against .183 nats), the places were not the same, and two seeds "
+        "find nothing "
         "below 11.6 standard deviations.",
         stands="Nothing of it; the experiment below matches loss and place.",
     ),

@@ -23,7 +23,7 @@ class Scale:
 
     name: str = "full"
     max_tokens: int = 320
-    evaluate: int = 60
+    evaluate: int = 40
     steps: float = 1.0
     batch: int = 8
     size: float = 1.0

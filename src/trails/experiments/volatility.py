@@ -153,7 +153,8 @@ EXPERIMENT = Experiment(
     name="volatility",
     number="6",
     title="Volatility and imitation collapse",
-    hypothesis="At the same fall of loss, training on variants of high volatility makes the model's own text more repetitive "
+    hypothesis="At the same fall of loss, training on variants of high volatility makes the model's own text more "
+    "repetitive "
     "and its predictions narrower than training on variants of low volatility.",
     arms=(
         Arm("high volatility", "the more volatile half of each parent's variants", control=False),
@@ -164,7 +165,8 @@ EXPERIMENT = Experiment(
     claims=(
         Claim(
             "repetition",
-            "High volatility makes greedy text more repetitive than low volatility at equal gain, beyond shuffled assignment",
+            "High volatility makes greedy text more repetitive than low volatility at equal gain, beyond shuffled "
+            "assignment",
             (
                 Criterion("repetition_at_equal_gain", "high volatility", "low volatility", "higher", delta=0.02),
                 Criterion(
@@ -174,7 +176,8 @@ EXPERIMENT = Experiment(
         ),
         Claim(
             "entropy",
-            "High volatility narrows predictions on unrelated text more than low volatility at equal gain, beyond shuffled "
+            "High volatility narrows predictions on unrelated text more than low volatility at equal gain, beyond "
+            "shuffled "
             "assignment",
             (
                 Criterion("entropy_d_at_equal_gain", "high volatility", "low volatility", "lower", delta=0.05),
@@ -205,16 +208,20 @@ EXPERIMENT = Experiment(
         "greedy tokens": NEW_TOKENS,
         "learning rate": 1e-3,
     },
-    limits="Volatility comes from replaced tokens only. Greedy text of a small model repeats itself already before training.",
+    limits="Volatility comes from replaced tokens only. Greedy text of a small model repeats itself already before "
+    "training.",
     prepare=prepare,
     run=run,
     placebo=(Criterion("repetition_at_equal_gain", "shuffled A", "shuffled B", "higher", delta=0.02),),
     same_rows=(("high volatility", "low volatility", "shuffled A", "shuffled B"),),
     correction=Correction(
         claimed="More repetition: open. Narrower predictions: did not hold, they got wider. Five seeds.",
-        withdrawn="The reading of *wider*: wider predictions follow from noise in the labels alone, and the two halves differed in "
-        "volatility by a factor of 1.4 only. Nothing collapsed in any arm, so collapse could not be predicted from anything.",
-        stands="That predictions did not get narrower. Still to be run: quartiles within one reach, a positive control that "
+        withdrawn="The reading of *wider*: wider predictions follow from noise in the labels alone, and the two halves "
+        "differed in "
+        "volatility by a factor of 1.4 only. Nothing collapsed in any arm, so collapse could not be predicted from "
+        "anything.",
+        stands="That predictions did not get narrower. Still to be run: quartiles within one reach, a positive control "
+        "that "
         "collapses, six measured points.",
     ),
     derive=derive,
