@@ -32,7 +32,7 @@ from trails.experiments.base import (
     smallest_effect,
     t_interval,
 )
-from trails.experiments.report import markdown, pending
+from trails.experiments.report import index_table, markdown, pending
 from trails.experiments.runner import read_results
 
 PAGES = Path(__file__).parents[2] / "docs" / "experiments"
@@ -325,6 +325,12 @@ def test_the_published_page_is_the_report_of_the_published_rows(experiment: Expe
         assert page == markdown(experiment, found.rows, found.plan, plan_hash(found.plan))
     if experiment.correction:
         assert (PAGES / "archive" / f"{experiment.name}.md").is_file()
+
+
+def test_the_table_of_the_index_is_that_of_the_rows() -> None:
+    found = read_results(PAGES / "results.jsonl")
+    table = index_table({name: (found[name].rows if name in found else None) for name in experiments()})
+    assert table in (PAGES / "index.md").read_text(encoding="utf-8")
 
 
 def test_archived_pages_recompute_from_their_plans_and_rows() -> None:

@@ -167,26 +167,31 @@ def _criterion(one: Judged, effect: float) -> list[str]:
     return [kind, c.metric, c.treatment, against, _cell(one.interval), f"{c.delta:g}", least, state]
 
 
-def index_rows(experiment: Experiment, records: Sequence[Record], scale: str = "full") -> list[list[str]]:
-    """Rows of the index: experiment, claim, kind, verdict, seeds, δ and smallest effect of the criterion hardest to see."""
-    seeds = looked(experiment, records)
-    effect = smallest_effect(len(seeds), experiment.level)
+def index_table(found: Mapping[str, Sequence[Record] | None]) -> str:
+    """The table of the index from the rows of every experiment (None: not run under the present rules): verdict, kind, seeds, δ
+    and smallest effect of the criterion that is hardest to see.
+    """
+    from trails.experiments import experiments
+
     rows = []
-    for verdict in judge(experiment, records, scale):
-        hardest = max(verdict.judged, key=lambda one: one.sd / one.criterion.delta if math.isfinite(one.sd) else 0.0)
-        least = effect * hardest.sd
-        rows.append(
-            [
-                f"[{experiment.name}]({experiment.name}.md)",
-                verdict.claim.sentence,
-                verdict.claim.kind,
-                OUTCOMES[verdict.outcome],
-                str(len(seeds)),
-                f"{hardest.criterion.delta:g}",
-                f"{least:.3g}" if math.isfinite(least) else "—",
-            ]
-        )
-    return rows
+    for name, experiment in experiments().items():
+        link = f"[{name}]({name}.md)"
+        records = found.get(name)
+        if records is None:
+            state = "withdrawn or open, see the page" if experiment.correction else "not run yet"
+            rows.append([link, experiment.title, "", f"not run under the present rules: {state}", "0", "", ""])
+            continue
+        seeds = looked(experiment, records)
+        effect = smallest_effect(len(seeds), experiment.level)
+        for verdict in judge(experiment, records):
+            known = [one for one in verdict.judged if math.isfinite(one.sd)]
+            hardest = max(known, key=lambda one: one.sd / one.criterion.delta, default=verdict.judged[0])
+            least = f"{effect * hardest.sd:.3g}" if math.isfinite(effect * hardest.sd) else "—"
+            told = OUTCOMES[verdict.outcome] + (f": {verdict.reason}" if verdict.reason else "")
+            cells = [link, verdict.claim.sentence, verdict.claim.kind, told, str(len(seeds))]
+            rows.append([*cells, f"{hardest.criterion.delta:g}", least])
+    header = ["experiment", "claim", "kind", "verdict", "n", "δ", "smallest effect"]
+    return "\n".join(_table(header, rows))
 
 
 OUTCOMES = {
