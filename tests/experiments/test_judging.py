@@ -305,7 +305,7 @@ def test_names_and_numbers() -> None:
 
 def test_a_report_says_what_is_missing() -> None:
     text = markdown(declared(lower()), records(a=[1.0], b=[2.0], c=[0.0], d=[0.0]), {}, "p")
-    assert "this is NOT JUDGED. 1 complete seeds, 5 are the least." in text
+    assert "this is NOT JUDGED (1 complete seeds, 5 are the least)." in text
 
 
 def test_arms_are_not_said_to_be_trained_on() -> None:

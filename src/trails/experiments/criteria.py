@@ -153,7 +153,7 @@ class Verdict:
             "open": ("open", "none", "broken"),
         }
         reason = self.reason or "; ".join(_what(j) for j in self.judged if j.state in shown.get(self.outcome, ()))
-        return f"{self.claim.sentence}: this {words}. {reason[:1].upper()}{reason[1:]}."
+        return f"{self.claim.sentence}: this {words} ({reason})."
 
 
 def _what(judged: Judged) -> str:
@@ -172,7 +172,7 @@ def _what(judged: Judged) -> str:
         "not inferior": f"{bound} was wanted",
         "equivalent": f"within ±{c.delta:g} was wanted",
     }[c.kind]
-    return f"{value} ({wanted})"
+    return f"{value}, {wanted}"
 
 
 def judged(

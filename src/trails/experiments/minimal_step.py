@@ -379,7 +379,10 @@ EXPERIMENT = Experiment(
         "budget": "volatility 0.1 nats, 2 token edits to the parent",
         "LoRA": "rank 8, alpha 16, all linear layers",
     },
-    limits="Questions with several differently worded answers: short word problems. A paraphrase may be wrong. Rows "
+    limits="Questions with several differently worded answers: short word problems. A paraphrase may be wrong. For "
+    "some variants no "
+    "random edit within the bound was found in four pools (*outside*); they took the nearest, and the means agree. "
+    "Rows "
     "and steps are "
     "equal, tokens as far as wordings are equally long. The digests of the plan name the texts that variants and edits "
     "are made of.",

@@ -37,7 +37,8 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
     for verdict in verdicts:
         lines.append(f"- **{verdict.claim.name}** ({verdict.claim.kind}): {verdict.sentence}")
     effect = smallest_effect(len(seeds), experiment.level)
-    lines += ["", f"{len(seeds)} seeds ({experiment.unit}), paired by seed, {100 * experiment.level:g} % t intervals."]
+    unit = "" if experiment.unit == "seed" else f" (each a {experiment.unit})"
+    lines += ["", f"{len(seeds)} seeds{unit}, paired by seed, {100 * experiment.level:g} % t intervals."]
     if math.isfinite(effect):
         lines.append(
             f"A difference of {effect:.2f} standard deviations would be found with 80 % probability; *smallest effect* "

@@ -327,7 +327,7 @@ EXPERIMENT = Experiment(
         "random edits drawn": POOL,
     },
     limits="English texts; one word at a time, from a list made for this experiment, not checked by readers. A seed "
-    "stands for "
+    "with fewer matched pairs than planned has no number and leaves every claim open. A seed stands for "
     f"{TEXTS} chains of its own.",
     unit=f"block of {TEXTS} chains, one matched place each",
     prepare=prepare,
