@@ -45,6 +45,7 @@ class Graphs:
         self.usable = True
         self._recorded: OrderedDict[Hashable, _Recorded | None] = OrderedDict()
         self._pool: Any = None
+        self._stream: Any = None
 
     def run(self, key: Hashable, words: Tensor, function: Callable[[Tensor], Result]) -> Result:
         """``function(words)``, by replay where ``key`` (which tells shapes and options apart) was recorded.
@@ -78,7 +79,9 @@ class Graphs:
             graph = torch.cuda.CUDAGraph()
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            with torch.cuda.graph(graph, pool=self._pool):
+                # PyTorch keeps one stream for all recordings of a process, on the device of the first
+                self._stream = torch.cuda.Stream(words.device)
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 result = function(static)
         except Exception as error:  # an operation that waits for the GPU cannot be recorded; there is no list of them
             self._give_up((str(error).splitlines() or [type(error).__name__])[0])
