@@ -335,7 +335,8 @@ def bench_variants(chains: int, device: str, start: int = 0) -> None:
 
     from trails.measure import Segmented, open_scorer
     from trails.segment import segment
-    from trails.variants import VariantOptions, make_variants
+    from trails.variants import VariantOptions
+    from trails.variants.measuring import make_variants
 
     scorer: Any = open_scorer(device=device)
     options = VariantOptions()

@@ -22,19 +22,11 @@ from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Segmented
 from trails.schema import Chain, Role, Step
 from trails.store.traces import TraceStore
-from trails.variants import (
-    KINDS,
-    VariantOptions,
-    aligned,
-    flaw,
-    levenshtein,
-    make_variants,
-    marked_edits,
-    marker_tokens,
-    read_variant_run,
-    variant_table,
-    write_variants,
-)
+from trails.variants import KINDS, VariantOptions
+from trails.variants.edits import aligned, flaw, levenshtein, marker_tokens
+from trails.variants.files import variant_table, write_variants
+from trails.variants.measuring import make_variants
+from trails.variants.stored import marked_edits, read_variant_run
 
 TEXT = (
     "If the shop sold 12 apples in May, then it sold 24 apples in June. But the owner wants to know the sum.\n"
@@ -219,7 +211,7 @@ def test_attention_drift_of_the_chain_itself_is_zero(scorer) -> None:
 
 @pytest.mark.model
 def test_markers_and_wrong_use(scorer) -> None:
-    counts = marker_tokens(scorer)
+    counts = marker_tokens(scorer.model.text)
     assert counts["[HIGHLIGHT]"] > 1
     with pytest.raises(UsageError, match="kind 'loud' does not exist. Kinds: plain, highlight, summary"):
         make_variants(scorer, item(), VariantOptions(kinds=("loud",)))
@@ -285,6 +277,7 @@ def test_edits_are_marked_and_unchanged_text_is_cut() -> None:
     changed = text.replace(" add ", " find ")
     assert marked_edits(text, changed, 8) == " … aaaa we [-add-]{+find+} 12 bbbb … "
     assert marked_edits("one two", "one two") == "one two"
+    assert marked_edits(text, text, 4) == "aaaa … bbbb"
 
 
 def test_refused_variants_are_left_out_of_an_export(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from trails.cli import cli
 from trails.errors import ModelError, UsageError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.pipeline import Home
-from trails.variants import VariantOptions, read_variant_run
+from trails.variants import VariantOptions
+from trails.variants.stored import read_variant_run
 
 pytestmark = pytest.mark.train
 

@@ -110,7 +110,7 @@ def command(
         count=count,
         budget=None if volatility_budget < 0 else volatility_budget,
         max_edits=max_token_edits,
-        kinds=tuple(part.strip() for part in kinds.split(",")) if kinds else KINDS,
+        kinds=tuple(part.strip() for part in kinds.split(",")) if kinds else tuple(KINDS),
         seed=seed,
         drift=drift,
         whole=not broken,

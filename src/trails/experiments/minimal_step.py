@@ -178,7 +178,8 @@ def _as_long(bench: Bench, rows: Sequence[Row], tokens: Sequence[int]) -> list[R
 
 def made(bench: Bench, prepared: Prepared, seed: int) -> tuple[dict[str, list[Row]], int]:
     """Rows of the arms that are made with the model's help, and how many random edits are not within the bound."""
-    from trails.variants import VariantOptions, make_variants
+    from trails.variants import VariantOptions
+    from trails.variants.measuring import make_variants
 
     count = prepared.extra["count"]
     feeds: dict[str, list[Row]] = {arm: [] for arm in MADE}

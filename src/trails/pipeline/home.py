@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from trails.evaluate.recall import Recall
     from trails.measure.huggingface import HuggingFaceScorer
     from trails.report.html import Written
-    from trails.variants import Shown, VariantOptions, VariantReport, VariantRun
+    from trails.variants import VariantOptions, VariantReport
+    from trails.variants.stored import Shown, VariantRun
 
 
 class Home:
@@ -358,15 +359,9 @@ class Home:
         only. ``each`` is told every report as it is made. An interrupt stores what was finished and says so. Raises
         UsageError for a selection without a measured chain.
         """
-        from trails.variants import (
-            VariantOptions,
-            check_variant_file,
-            make_variants,
-            read_variant_run,
-            variant_run_id,
-            variant_table,
-            write_variants,
-        )
+        from trails.variants import VariantOptions
+        from trails.variants.files import check_variant_file, variant_table, write_variants
+        from trails.variants.stored import read_variant_run, variant_run_id
 
         options = options or VariantOptions()
         if to:
@@ -374,11 +369,14 @@ class Home:
         instrument = self.run(run)
         one = re.fullmatch(r"c[0-9a-f]{3,16}", selection)
         text = f"chain:{self.trace(selection, instrument.id).chain.id}" if one else selection
+        chosen = self.select(text).chains  # a selection that finds nothing says so before a model is loaded
         scorer = self.scorer(instrument.id)
+        from trails.variants.measuring import make_variants  # imports torch
+
         reports, tables = [], []
         interrupted = False
         try:
-            for trace in self._traces.traces(instrument.id, self.select(text).chains):
+            for trace in self._traces.traces(instrument.id, chosen):
                 report = make_variants(scorer, Segmented(trace.chain, trace.steps), options)
                 asked = trace.question_token_ids.tolist()
                 tables.append(variant_table(report, instrument.id, instrument.tokenizer, asked))
@@ -392,9 +390,7 @@ class Home:
                     "interrupted before the variants of a chain were finished; nothing is kept"
                 ) from None
         if not reports:
-            raise UsageError(
-                f"selection {text!r} holds no chain that run {instrument.id} measured. Type: trails status"
-            )
+            raise UsageError(f"selection {text!r} holds no chain that run {instrument.id} measured. Run: trails status")
         name = variant_run_id(instrument.id, options, (report.chain for report in reports))
         path = Path(to) if to else self._traces.variant_file(name)
         write_variants(tables, reports, path)
@@ -414,7 +410,7 @@ class Home:
     def shown_variants(self, name: str) -> Sequence[Shown]:
         """The variants stored under an id (``v…``) with their edits marked, the most volatile first."""
         from trails.export.variant_rows import stored_variants
-        from trails.variants import read_variant_run, shown_variants
+        from trails.variants.stored import read_variant_run, shown_variants
 
         path = stored_variants(self._traces, name)
         run = read_variant_run(path, name).run
@@ -427,7 +423,7 @@ class Home:
     def variant_run(self, name: str) -> VariantRun:
         """A run of the microvariant loop that the home holds. Raises UsageError that names those there are."""
         from trails.export.variant_rows import stored_variants
-        from trails.variants import read_variant_run
+        from trails.variants.stored import read_variant_run
 
         return read_variant_run(stored_variants(self._traces, name), name)
 

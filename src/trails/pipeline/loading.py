@@ -219,7 +219,7 @@ def load_variants(graph: GraphStore, path: Path) -> None:
 
     Raises StoreError for a file that is damaged or holds something else.
     """
-    from trails.variants import variant_batch
+    from trails.variants.files import variant_batch
 
     chains = {chain for chain, _ in graph.loaded()}
     file = check_variants(path)
