@@ -80,7 +80,7 @@ class Graphs:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
                 # PyTorch keeps one stream for all recordings of a process, on the device of the first
-                self._stream = torch.cuda.Stream(words.device)
+                self._stream = torch.cuda.Stream(words.device)  # type: ignore[no-untyped-call]
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 result = function(static)
         except Exception as error:  # an operation that waits for the GPU cannot be recorded; there is no list of them
