@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from trails.errors import UsageError
-from trails.report.terminal import step_links, token_values
-from trails.schema import Chain, Step, Trace
+from trails.report.terminal import step_links, token_values, trace_record
+from trails.schema import Chain, Run, Step, Trace
 
 
 def hand_made() -> Trace:
@@ -64,3 +66,12 @@ def test_undefined_rank_is_not_a_number_and_wrong_measures_are_refused() -> None
         token_values(trace, "surprisal", 0)
     with pytest.raises(UsageError, match=r"^measure 'loss' does not exist. Measures: surprisal, entropy"):
         token_values(trace, "loss")
+
+
+def test_a_measure_without_a_value_is_said_to_be_not_measured() -> None:
+    trace = hand_made()
+    run = Run("m", "rev", "t" * 16, n_layers=1, vocab_size=10)
+    nothing = replace(trace, hidden_shift=np.zeros((trace.n_tokens, 0), np.float32))
+    said = trace_record(nothing, run, measure="hidden_shift")["control"]
+    assert said == "hidden_shift: not measured (no token of this chain has a value)"
+    assert trace_record(trace, run, measure="hidden_shift")["control"].startswith("hidden_shift 0.500")

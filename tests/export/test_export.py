@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -426,3 +427,18 @@ def test_layers_are_read_and_carried(make_home, tmp_path: Path) -> None:
     rows = rows_of(export(home, tmp_path / "o.jsonl", layers=(2, 3)).files["train"])
     assert [row["layers_to_transform"] for row in rows] == [[1, 2], [1, 2]]
     assert "| layers | `2-3` |" in (tmp_path / "o.README.md").read_text()
+
+
+def test_versions_of_one_thing_stay_on_one_side_of_a_split(make_home, tmp_path: Path) -> None:
+    from tests.export.conftest import chains_of
+
+    chains = [replace(chain, family=f"story {i // 3}") for i, chain in enumerate(chains_of(24))]
+    family = {chain.id: chain.family for chain in chains}
+    alone = make_home(chains=[replace(chain, family="") for chain in chains], name="alone")
+    sides = {}
+    for name, home in (("family", make_home(chains=chains)), ("alone", alone)):
+        report = export(home, tmp_path / f"{name}.parquet", split=0.4)
+        sides[name] = [{family[row["chain"]] for row in rows_of(file)} for file in report.files.values()]
+    assert not sides["family"][0] & sides["family"][1]
+    assert sides["family"][1]
+    assert sides["alone"][0] & sides["alone"][1]  # nothing else keeps them together

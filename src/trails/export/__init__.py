@@ -22,7 +22,7 @@ from trails.export.formats import WRITERS, refusal, writer_named
 from trails.export.options import ExportOptions, ExportReport, parse_layers
 from trails.export.planning import Facts, plan
 from trails.export.preparing import Prepared, batches, prepare
-from trails.export.record import RECORD
+from trails.export.record import RECORD, VERSIONS
 from trails.export.spill import Spill
 from trails.export.split import GramIndex
 from trails.export.subgraph import Selection
@@ -74,8 +74,8 @@ def _collect(prepared: Prepared, spill: Spill, grams: GramIndex) -> Facts:
         kept = batch.keep(carries)
         facts.add(kept, writer)
         if options.split:
-            named = id_numbers(kept.rest["chain"]), id_numbers(kept.rest["parent"])
-            grams.add(kept.input_ids, *named)
+            names = [name for name in ("chain", "parent", VERSIONS) if name in kept.rest.column_names]
+            grams.add(kept.input_ids, *(id_numbers(kept.rest[name]) for name in names))
         spill.add(kept)
     if not facts.rows:
         if facts.unlabelled:

@@ -5,6 +5,8 @@ distance (1, 2, 4, … places of its first occurrence's block). ``source`` keeps
 
 Rising and falling are stratified by family unless told otherwise: each family is sorted by itself and the families are
 interleaved in proportion, because mean surprisal otherwise sorts by family (which lost to shuffling when it was measured).
+A family is here a stratum of the corpus: what the record's metadata call ``family``, else the source. The versions of one
+chain (``trails ingest --family``) are no stratum: with one chain in each, no order by surprisal would be left.
 The order depends on the rows' content and the seed only, never on the order in which they were stored.
 """
 

@@ -112,7 +112,7 @@ def batches(prepared: Prepared) -> Iterator[Batch]:
 
 def _records(prepared: Prepared) -> Iterator[Batch]:
     selection, run, options, ending = prepared.selection, prepared.run, prepared.options, prepared.ending
-    columns = [*COLUMNS, "n_context", *(["answer"] if options.answer else [])]
+    columns = [*COLUMNS, "n_context", *(["answer"] if options.answer else []), *(["family"] if options.split else [])]
     tables = prepared.traces.tables(columns, run.id, selection.chains, rows=BATCH_ROWS)
     for table in ahead(coalesce(tables, BATCH_ROWS)):
         if ending is not None and ending.answers is not None:

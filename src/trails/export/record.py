@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from trails.errors import UsageError
 from trails.export.files import one_array
 from trails.export.subgraph import Part, Selection
-from trails.schema import Run
+from trails.schema import Run, family_key
 
 IGNORED = -100
 """Label of a token that gives no loss, as in PyTorch's cross entropy."""
@@ -102,6 +102,9 @@ COLUMNS = (
     "entropy",
 )
 """Columns of a shard that a record is made from."""
+
+VERSIONS = "versions"
+"""Column of :attr:`Batch.rest` with the family whose version a chain is; not of the record, whose ``family`` is a stratum."""
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -372,6 +375,10 @@ def build(
         "parent": parents,
         "variant": variants,
     }
+    rest = pa.table(columns, schema=pa.schema([RECORD.field(name) for name in columns]))
+    if "family" in table.column_names:
+        keys = [family_key(name or "") for name in table["family"].to_pylist()]
+        rest = rest.append_column(VERSIONS, pa.array(keys, pa.string()))
     return Batch(
         input_ids,
         Ragged(offsets, labels),
@@ -379,7 +386,7 @@ def build(
         surprisal,
         entropy,
         np.asarray(suffix, bool),
-        pa.table(columns, schema=pa.schema([RECORD.field(name) for name in columns])),
+        rest,
     )
 
 

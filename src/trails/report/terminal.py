@@ -168,7 +168,9 @@ def _gloss(trace: Trace, span: tuple[int, int], values: Floats, bands: tuple[flo
 def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
     values = token_values(trace, measure, layer)
     finite = values[np.isfinite(values)]
-    mean = float(finite.mean()) if len(finite) else math.nan
+    if not len(finite):
+        return f"{measure}: not measured (no token of this chain has a value{'' if layer is None else f' in layer {layer}'})"
+    mean = float(finite.mean())
     at = f", layer {layer}" if layer is not None else (", mean over layers" if measure in PER_LAYER else "")
     if measure in ("surprisal", "entropy"):
         uniform = f"a uniform guess over {run.vocab_size:,} tokens: {math.log(run.vocab_size):.3f}"
