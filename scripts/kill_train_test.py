@@ -90,10 +90,12 @@ def base(folder: Path) -> None:
     def words(n: int) -> str:
         return " ".join("".join(letters.choices("abcdefgh", k=4)) for _ in range(n))
 
-    rows = [{"question": "Why?", "answer": f"{words(3)}.\nSo {words(3)}.\nThus {words(3)}."} for _ in range(24)]
+    answers = [f"{words(3)}.\nSo {words(3)}.\nThus {words(3)}." for _ in range(24)]
+    rows = [{"question": "Why?", "answer": answer, "thing": f"thing {i}"} for i, answer in enumerate(answers)]
     (folder / "chains.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     home = ["--home", str(folder / "home")]
-    finished(["ingest", str(folder / "chains.jsonl"), *home, "--model", str(folder / "model"), "--store", "embedded"])
+    model = ["--model", str(folder / "model"), "--store", "embedded", "--family", "thing"]
+    finished(["ingest", str(folder / "chains.jsonl"), *home, *model])
     finished(["export", "--subgraph", "all", "--format", "trails", "-o", str(folder / "rows.parquet"), *home])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,13 @@ from trails.export.subgraph import select
 from trails.export.variant_rows import read_refusals
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Segmented
-from trails.schema import Chain, Role, Step
+from trails.schema import Chain, Role, Step, stable_hash
 from trails.store.traces import TraceStore
 from trails.variants import KINDS, VariantOptions
 from trails.variants.edits import aligned, flaw, levenshtein, marker_tokens
 from trails.variants.files import variant_table, write_variants
 from trails.variants.measuring import make_variants
-from trails.variants.stored import marked_edits, read_variant_run
+from trails.variants.stored import marked_edits, read_variant_run, variant_run_id
 
 TEXT = (
     "If the shop sold 12 apples in May, then it sold 24 apples in June. But the owner wants to know the sum.\n"
@@ -207,6 +208,24 @@ def test_attention_drift_of_the_chain_itself_is_zero(scorer) -> None:
         if v.attention_drift is not None:
             assert v.attention_drift.shape == (2,)
             assert (v.attention_drift.max() < 1e-5) == (v.kind == "plain")
+
+
+@pytest.mark.model
+def test_a_refused_variant_is_accepted_by_hand_and_nothing_else_changes(scorer) -> None:
+    options = VariantOptions(count=9, budget=0.01, kinds=("highlight", "json"))
+    before = make_variants(scorer, item(), options).variants
+    refused = [v.chain.id for v in before if v.reason.startswith("volatility")]
+    after = make_variants(scorer, item(), replace(options, accept=(refused[-1],))).variants
+    assert [v.chain.id for v in after] == [v.chain.id for v in before]
+    changed = [(new, old) for new, old in zip(after, before, strict=True) if new.accepted != old.accepted]
+    assert [new.chain.id for new, _ in changed] == [refused[-1]]
+    assert changed[0][0].reason == f"accepted by hand; the gate: {changed[0][1].reason}"
+    asked = (
+        '{"budget": 0.1, "count": 50, "drift": false, "kinds": ["plain", "highlight", "summary", "drop_last", "json", '
+    )
+    asked += '"synonym"], "max_edits": 2, "seed": 0, "whole": true}'
+    assert variant_run_id("r", VariantOptions(), ["c1"]) == "v" + stable_hash("r", asked, "c1")  # as before the option
+    assert variant_run_id("r", options, ["c1"]) != variant_run_id("r", replace(options, accept=("c2",)), ["c1"])
 
 
 @pytest.mark.model

@@ -67,10 +67,12 @@ def trained(tmp_path: Path) -> Path:
         return f"{free()}{WALK[0]}{free()}{WALK[1]}{free()}." if fixed else f"{free()}.\n{free()}.\n{free()}."
 
     for name, count, fixed in (("walks", 24, True), ("other", 6, True), ("noise", 6, False)):
-        rows = [{"question": "Why?", "answer": lines(fixed)} for _ in range(count)]
+        # no versions of one thing, which would stay on one side of a split
+        rows = [{"question": "Why?", "answer": lines(fixed), "thing": f"{name} {i}"} for i in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     home, model = ("--home", tmp_path / "home"), ("--model", tmp_path / "model")
-    run("ingest", *(tmp_path / f"{n}.jsonl" for n in ("walks", "other", "noise")), *home, *model, "--device", "cpu")
+    files = [tmp_path / f"{n}.jsonl" for n in ("walks", "other", "noise")]
+    run("ingest", *files, *home, *model, "--device", "cpu", "--family", "thing", "--per-layer")
     walks = "MATCH (c:Chain) WHERE c.source CONTAINS 'walks' RETURN c"
     export = tmp_path / "rows.parquet"
     run("export", "--subgraph", walks, "--format", "trails", "--split", "0.25", "-o", export, *home)
@@ -96,6 +98,10 @@ def test_the_trained_walk_is_measured_again_compared_and_recalled(trained: Path)
     with Home(trained / "home") as home:
         second = next(known for known in home.runs().values() if known.adapter)
         assert found["after"] == second.id
+        arrays = (
+            "MATCH (:Token)-[r:NEXT]->(:Token) WHERE r.run = $run RETURN DISTINCT r.hidden_shift_by_layer IS NULL AS n"
+        )
+        assert home.cypher(arrays, {"run": second.id}).dicts() == [{"n": False}]  # as the first run was written
         moved = home.query("easier-transitions", before=found["before"], after=second.id, limit=5)
         rows = moved.dicts()
         assert len(rows) == 5

@@ -68,6 +68,11 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice among candidates.")
 @click.option("--broken", is_flag=True, help="Accept variants that break a word or a sentence, too.")
+@click.option(
+    "--accept",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="File with ids of rejected variants to accept all the same, one a line.",
+)
 @click.option("--show", is_flag=True, help="Of a stored run (v…): every variant with its edits marked.")
 @run_option
 @model_option
@@ -84,6 +89,7 @@ def command(
     output: Path | None,
     seed: int,
     broken: bool,
+    accept: Path | None,
     show: bool,
     run: str | None,
     model: str | None,
@@ -103,6 +109,7 @@ def command(
     trails variants v0123456789abcdef --show
     trails variants roles:IF\\>THEN --count 20 -o variants.parquet
     """
+    from trails.export.variant_rows import read_ids
     from trails.pipeline import Home
     from trails.variants import KINDS, VariantOptions
 
@@ -114,6 +121,7 @@ def command(
         seed=seed,
         drift=drift,
         whole=not broken,
+        accept=tuple(sorted(read_ids(accept))) if accept else (),
     )
     if show:
         _show(selection, settings_for(home, None), as_json=as_json)
@@ -164,6 +172,8 @@ def command(
         echo(f"{enough} of {len(reports)} chains have {count} accepted variants or more")
     name = found.id or shlex.quote(str(found.path))  # a file of the user's own has no id in the home
     echo(f"stored: {f'{found.id}  ' if found.id else ''}{found.path}\nrejected, with reasons: {found.rejected}")
+    if reports and any(not v.accepted for report in reports for v in report.variants):
+        echo("accept some of them: write their ids to a file, one a line, then the same command with --accept FILE")
     echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
 
 

@@ -26,23 +26,25 @@ def stored_variants(traces: TraceStore, name: str) -> Path:
     return path
 
 
-def read_refusals(path: Path, variants: Path) -> set[str]:
-    """Ids of variants to leave out, one a line; what follows the id, and lines that begin with ``#``, are notes.
-
-    Raises UsageError for an id that the file ``variants`` does not hold.
-    """
+def read_ids(path: Path) -> dict[str, int]:
+    """Ids of variants, one a line, with their lines; what follows an id, and lines that begin with ``#``, are notes."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read ({error}). Write ids of variants, one a line.") from None
-    known, found = set(pq.read_table(variants, columns=["chain"])["chain"].to_pylist()), set()
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.startswith("#"):
-            name = line.split()[0]
-            if name not in known:
-                raise UsageError(f"{path}:{number}: variant {name!r} is not stored. Run: trails variants v… --show")
-            found.add(name)
-    return found
+    return {line.split()[0]: number for number, line in enumerate(lines, 1) if line.strip() and line[0] != "#"}
+
+
+def read_refusals(path: Path, variants: Path) -> set[str]:
+    """Ids of variants to leave out, as :func:`read_ids` reads them.
+
+    Raises UsageError for an id that the file ``variants`` does not hold.
+    """
+    known, found = set(pq.read_table(variants, columns=["chain"])["chain"].to_pylist()), read_ids(path)
+    for name, number in found.items():
+        if name not in known:
+            raise UsageError(f"{path}:{number}: variant {name!r} is not stored. Run: trails variants v… --show")
+    return set(found)
 
 
 def largest_edits(path: Path, selection: Selection) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from trails.config import Settings
 from trails.measure.base import Scorer, Segmented
+from trails.pipeline.loading import graph_has_arrays
 from trails.pipeline.measuring import IngestOptions, IngestSummary, measure_and_write
 from trails.pipeline.progress import Progress, Silent
 from trails.readers import ReadReport
@@ -25,5 +26,6 @@ def measure_again(settings: Settings, first: Run, scorer: Scorer, progress: Prog
         items = [Segmented(trace.chain, trace.steps) for trace in shards.traces(first.id, missing)]
         progress = progress or Silent()
         progress.begin("measuring with the adapter", sum(len(item.chain.text) for item in items))
-        measure_and_write(items, scorer, shards, graph, IngestOptions(), IngestSummary(), progress, ReadReport())
+        options = IngestOptions(per_layer=graph_has_arrays(graph))  # as the transitions that are there
+        measure_and_write(items, scorer, shards, graph, options, IngestSummary(), progress, ReadReport())
         graph.save()

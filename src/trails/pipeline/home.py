@@ -391,6 +391,12 @@ class Home:
                 ) from None
         if not reports:
             raise UsageError(f"selection {text!r} holds no chain that run {instrument.id} measured. Run: trails status")
+        made_ids = {variant.chain.id for report in reports for variant in report.variants}
+        if not interrupted and (unknown := sorted(set(options.accept) - made_ids)):
+            raise UsageError(
+                f"variant {unknown[0]!r} was to be accepted and was not made of {text!r} with these options. Take ids from the "
+                "file of rejected variants that the same command names without --accept."
+            )
         name = variant_run_id(instrument.id, options, (report.chain for report in reports))
         path = Path(to) if to else self._traces.variant_file(name)
         write_variants(tables, reports, path)

@@ -15,7 +15,7 @@ class Variant:
     ``parent`` is the id of a chain or of the rung before. ``hidden_drift`` (L+1,) is the mean 1 - cosine to the chain's hidden
     states at common tokens, by layer (0 = input embeddings); ``logit_drift`` the mean total variation of the predictive
     distributions there; ``attention_drift`` (L,) the mean total variation of the binned attention of its steps, None unless
-    measured. ``reason`` says why a variant was not accepted.
+    measured. ``reason`` says why the gate did not accept it.
     """
 
     chain: Chain

@@ -311,6 +311,8 @@ class VariantOptions:
     accepted (nats; None = no gate), ``max_edits`` the largest token edit distance to the parent. ``kinds`` limits the kinds;
     ``drift`` measures attention maps of accepted variants too (costs one full measurement each). ``whole`` refuses variants
     that break a word or a sentence (:func:`flaw`); as rungs of a ladder they are measured, and refused with that reason.
+    ``accept`` are ids of variants that were made and refused, and are taken all the same; what becomes of the others is the
+    same with and without it.
     """
 
     count: int = 50
@@ -320,6 +322,7 @@ class VariantOptions:
     seed: int = 0
     drift: bool = False
     whole: bool = True
+    accept: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises UsageError for a kind that does not exist."""

@@ -214,7 +214,9 @@ def make_variants(scorer: Scorer, item: Segmented, options: VariantOptions | Non
                 accepted.add(ids_of[index])
                 if maker.flaws[index]:  # the rungs after it may build on it
                     reason, rungs = f"a rung on the way: {maker.flaws[index]}", rungs + 1
-            final.append(replace(variant, parent=parent, accepted=not reason, reason=reason))
+            by_hand = bool(reason) and ids_of[index] in options.accept
+            reason = f"accepted by hand; the gate: {reason}" if by_hand else reason
+            final.append(replace(variant, parent=parent, accepted=by_hand or not reason, reason=reason))
     if options.drift:
         final = _with_attention(scorer, item, final)
     return VariantReport(item.chain.id, tuple(final), floor, passes.tokens / whole, maker.dropped)

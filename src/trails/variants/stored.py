@@ -121,7 +121,10 @@ class VariantRun:
 
 def variant_run_id(run: str, options: VariantOptions, chains: Iterable[str]) -> str:
     """``v`` + 16 hex digits over the instrument, the options and the chains: what decides every variant."""
-    return "v" + stable_hash(run, json.dumps(asdict(options), sort_keys=True), *sorted(chains))
+    decided = asdict(options)
+    if not decided["accept"]:  # an option that came later leaves the ids of earlier runs alone
+        del decided["accept"]
+    return "v" + stable_hash(run, json.dumps(decided, sort_keys=True), *sorted(chains))
 
 
 def read_variant_run(path: Path, name: str = "") -> VariantRun:
