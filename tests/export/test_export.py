@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -312,10 +313,13 @@ def test_card_says_where_the_rows_came_from(make_home, tmp_path: Path) -> None:
     report = export(home, tmp_path / "folder", format="trl", split=0.25)
     assert report.files["train"].name == "train.parquet"
     text = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
-    head = text.split("---")[1]
-    assert "license:\n- mit\n- other\n" in head
-    assert '- split: train\n    path: "train.parquet"' in head
-    assert '- split: held_out\n    path: "train.held_out.parquet"' in head
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert head["license"] == ["mit", "other"]
+    assert head["language"] == ["en", "ru"]
+    assert head["configs"][0]["data_files"] == [
+        {"split": "train", "path": "train.parquet"},
+        {"split": "held_out", "path": "train.held_out.parquet"},
+    ]
     assert "| set0.jsonl | public domain | en |" in text
     assert home.runs[0].id in text
     assert f"`{report.digest}`" in text

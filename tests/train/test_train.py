@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from trails.errors import ModelError, UsageError
@@ -268,6 +269,7 @@ def test_a_loss_that_is_no_number_is_an_error(tiny, tokenizer, make_rows, tmp_pa
 def test_the_card_names_the_export(tiny, tokenizer, make_rows, tmp_path) -> None:
     report = run(tmp_path, tiny(), tokenizer, make_rows(3), steps=1)
     card = (report.adapter / "README.md").read_text()
+    assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "peft"
     assert "| export, SHA-256 | `test` |" in card
     record = json.loads((report.adapter / "train.json").read_text())
     assert record["adapter_sha256"] in card

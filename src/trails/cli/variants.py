@@ -172,8 +172,8 @@ def command(
         echo(f"{enough} of {len(reports)} chains have {count} accepted variants or more")
     name = found.id or shlex.quote(str(found.path))  # a file of the user's own has no id in the home
     echo(f"stored: {f'{found.id}  ' if found.id else ''}{found.path}\nrejected, with reasons: {found.rejected}")
-    if reports and any(not v.accepted for report in reports for v in report.variants):
-        echo("accept some of them: write their ids to a file, one a line, then the same command with --accept FILE")
+    if any(k.made > k.accepted for k in found.kinds):
+        err.print("accept some of them: ids in a file, one a line, and --accept FILE", highlight=False)
     echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from trails.errors import UsageError
 from trails.experiments.scale import DEVELOPMENT
+from trails.export.split import GRAM, grams
 from trails.measure.base import Segmented
 from trails.readers import ReadOptions, read
 from trails.schema import stable_hash
@@ -137,13 +138,7 @@ def _roles(families: Mapping[str, tuple[Segmented, ...]], trained: str, unseen: 
     return Roles(trained, unseen, unrelated)
 
 
-def grams(ids: Sequence[Hashable], n: int = 13) -> set[tuple[Hashable, ...]]:
-    """The n-grams of a row of tokens or words; a shorter row is one gram."""
-    width = min(n, len(ids))
-    return {tuple(ids[i : i + width]) for i in range(len(ids) - width + 1)} if width else set()
-
-
-def disjoint(rows: Sequence[Sequence[int]], taken: Sequence[Sequence[int]], n: int = 13) -> list[int]:
+def disjoint(rows: Sequence[Sequence[int]], taken: Sequence[Sequence[int]], n: int = GRAM) -> list[int]:
     """Indices of the rows that share no n-gram with any row of ``taken``."""
     known: set[tuple[Hashable, ...]] = set()
     for row in taken:

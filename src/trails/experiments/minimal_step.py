@@ -24,8 +24,9 @@ from trails.experiments.base import (
     at_equal_gain,
 )
 from trails.experiments.bench import Bench, Sets
-from trails.experiments.corpus import Corpus, generator, grams
+from trails.experiments.corpus import Corpus, generator
 from trails.experiments.scale import DEVELOPMENT
+from trails.export.split import grams
 from trails.measure.base import Segmented
 from trails.train.data import Row
 from trails.train.many import Adapters

@@ -101,16 +101,22 @@ def card(
     licences = sorted({_LICENCES.get(licence.lower(), "other") for _, licence, _ in counts.sources if licence})
     languages = sorted({language for *_, language in counts.sources if language})
     size = next((name for bound, name in _SIZES if counts.rows < bound), "n>1M")
-    head = ["---"]
-    if licences:
-        head += ["license:", *(f"- {name}" for name in licences)] if len(licences) > 1 else [f"license: {licences[0]}"]
-    if languages:
-        head += ["language:", *(f"- {name}" for name in languages)]
-    head += ["task_categories:", "- text-generation", "size_categories:", f"- {size}"]
-    head += ["tags:", "- trails", "- reasoning", "configs:", "- config_name: default", "  data_files:"]
-    for split, name in files.items():
-        head += [f"  - split: {split}", f"    path: {json.dumps(name, ensure_ascii=False)}"]
-    head += ["---", ""]
+    from huggingface_hub import DatasetCardData  # half a second
+
+    data = DatasetCardData(
+        language=languages or None,
+        license=(licences[0] if len(licences) == 1 else licences) or None,
+        task_categories=["text-generation"],
+        size_categories=[size],
+        tags=["trails", "reasoning"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": name} for split, name in files.items()],
+            }
+        ],
+    )
+    head = ["---", data.to_yaml(), "---", ""]
     body = [f"# {title}", "", f"Training data written by trails in the format `{writer}`.", ""]
     body += ["## Selection", "", "```", selection, "```", ""]
     if statement and statement.strip() != selection.strip():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, repeat
@@ -236,15 +236,17 @@ def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return values
 
 
+def grams(ids: Sequence[Hashable], n: int = GRAM) -> set[tuple[Hashable, ...]]:
+    """The n-grams of a row of tokens or words, by value; a shorter row is one gram."""
+    width = min(n, len(ids))
+    return {tuple(ids[i : i + width]) for i in range(len(ids) - width + 1)} if width else set()
+
+
 def shared_grams(a: Ragged, b: Ragged, gram: int = GRAM) -> int:
     """Number of distinct grams that lie in rows of both sides; compared by value, without hashing (for checks)."""
 
-    def grams(rows: Ragged) -> set[tuple[int, ...]]:
-        found: set[tuple[int, ...]] = set()
-        for start, end in pairwise(rows.offsets.tolist()):
-            row = rows.values[start:end].tolist()
-            width = min(gram, len(row))
-            found.update(tuple(row[i : i + width]) for i in range(len(row) - width + 1) if width)
-        return found
+    def of(rows: Ragged) -> set[tuple[Hashable, ...]]:
+        edges = pairwise(rows.offsets.tolist())
+        return set().union(*(grams(rows.values[start:end].tolist(), gram) for start, end in edges))
 
-    return len(grams(a) & grams(b))
+    return len(of(a) & of(b))

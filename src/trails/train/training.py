@@ -326,16 +326,10 @@ def _report(output: Path, record: Mapping[str, Any], *, finished_before: bool = 
 def _card(record: Mapping[str, Any]) -> str:
     """The adapter's card: what it was trained on, by hash, and how."""
     identity, options = record["identity"], record["options"]
-    lines = [
-        "---",
-        "library_name: peft",
-        "tags:",
-        "- lora",
-        "- trails",
-        f"base_model: {identity.get('model', '')}",
-        "---",
-        "",
-    ]
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(base_model=identity.get("model") or None, library_name="peft", tags=["lora", "trails"])
+    lines = ["---", data.to_yaml(), "---", ""]
     lines += [f"# LoRA adapter trained on {record['title']}", "", "| | |", "|---|---|"]
     lines += [f"| export, SHA-256 | `{identity.get('export', 'rows in memory')}` |"]
     lines += [f"| base model | {identity.get('model', '')}, weights `{identity.get('revision', '')}` |"]
