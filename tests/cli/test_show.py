@@ -46,3 +46,14 @@ def test_numbers_stand_below_their_tokens(width: int, awkward: str, trails, monk
     # the uniform model: ln 256 everywhere
     assert len(re.findall(r"(?<= )5\.55(?= )", shown)) >= len(tokens)
     assert max(cell_len(line) for line in shown.splitlines() if line.startswith("    ")) <= width
+
+
+def test_the_source_s_own_versions_of_a_chain_are_shown_with_their_edits(trails, tmp_path: Path) -> None:
+    texts = {"a": "Add 2 and 3.", "b": "Add 2 and 4.", "c": "Something else."}
+    rows = [{"id": k, "question": "Why?" if k < "c" else "How?", "answer": text} for k, text in texts.items()]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    trails("ingest", tmp_path / "two.jsonl")
+    (version,) = trails("variants", "#1", "--show", "--json").json()
+    assert (version["source_id"], version["text"]) == ("b", "Add 2 and [-3-]{+4+}.")
+    assert "Add 2 and [-3-]{+4+}." in trails("variants", "#1", "--show").out
+    assert "no other chain is a version of this one" in trails("variants", "#3", "--show").out

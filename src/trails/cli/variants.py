@@ -25,7 +25,6 @@ from trails.cli.common import (
     print_rows,
 )
 from trails.cli.scores import run_option, settings_for
-from trails.errors import UsageError
 
 if TYPE_CHECKING:
     from trails.variants import VariantReport
@@ -73,7 +72,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="File with ids of rejected variants to accept all the same, one a line.",
 )
-@click.option("--show", is_flag=True, help="Of a stored run (v…): every variant with its edits marked.")
+@click.option(
+    "--show",
+    is_flag=True,
+    help="Print the variants of a stored run (v…), or a chain's own versions, with edits marked.",
+)
 @run_option
 @model_option
 @device_option
@@ -107,6 +110,7 @@ def command(
     trails variants c0123456789abcdef
     trails variants v0123456789abcdef
     trails variants v0123456789abcdef --show
+    trails variants c0123456789abcdef --show
     trails variants roles:IF\\>THEN --count 20 -o variants.parquet
     """
     from trails.export.variant_rows import read_ids
@@ -178,13 +182,21 @@ def command(
 
 
 def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the variants stored under an id, the most volatile first."""
+    """Print the variants stored under an id, the most volatile first, or the source's own versions of a chain."""
     from trails.pipeline import Home
 
     if not re.fullmatch(r"v[0-9a-f]{16}", name):
-        raise UsageError(
-            f"{name!r} is no stored run of variants. --show takes its id (v…), printed when they are made."
-        )
+        with Home(**settings) as opened:
+            versions = opened.versions(name)
+        if as_json:
+            print_json([{field: getattr(one, field) for field in one.__slots__} for one in versions])
+            return
+        for version in versions:
+            echo(f"{version.id}  {version.source} {version.source_id}")
+            echo(f"    {version.text}".replace("\n", "⏎"))
+        if not versions:
+            echo("no other chain is a version of this one (trails ingest --family FIELD; by default one question)")
+        return
     with Home(**settings) as opened:
         found = opened.shown_variants(name)
     if as_json:

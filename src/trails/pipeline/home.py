@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from trails.measure.huggingface import HuggingFaceScorer
     from trails.report.html import Written
     from trails.variants import VariantOptions, VariantReport
-    from trails.variants.stored import Shown, VariantRun
+    from trails.variants.stored import Shown, VariantRun, Version
 
 
 class Home:
@@ -425,6 +425,18 @@ class Home:
         )
         texts = {trace.chain.id: trace.chain.text for trace in self._traces.traces(run, roots)} if roots else {}
         return shown_variants(path, texts)
+
+    def versions(self, chain: str) -> Sequence[Version]:
+        """The other chains of a chain's family, the source's own versions of it, with their differences from it marked."""
+        from trails.variants.stored import Version, marked_edits
+
+        one = self.names.chain(chain)
+        family = next(row[3] for row in self.names.rows if row[2] == one)
+        others = [row for row in self.names.rows if family and row[3] == family and row[2] != one]
+        texts: dict[str, str] = {}
+        for table in self._traces.tables(["chain", "text"], chains=[one, *(row[2] for row in others)]):
+            texts |= dict(zip(table["chain"].to_pylist(), table["text"].to_pylist(), strict=True))
+        return [Version(row[2], row[0], row[1], marked_edits(texts[one], texts[row[2]])) for row in others]
 
     def variant_run(self, name: str) -> VariantRun:
         """A run of the microvariant loop that the home holds. Raises UsageError that names those there are."""

@@ -34,6 +34,16 @@ class Shown:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A chain of the same family as another, as a person reads it beside that one: its text with the differences marked."""
+
+    id: str
+    source: str
+    source_id: str
+    text: str
+
+
 def marked_edits(before: str, after: str, around: int = 40) -> str:
     """The text ``after`` with its differences from ``before`` marked, and ``around`` characters on both sides of each."""
     if before == after:
