@@ -215,6 +215,9 @@ class Trace:
     hidden_baseline: Floats  # (L+1,) mean 1 - cosine of random pairs of positions in this chain (anisotropy baseline)
     step_attention: Floats  # (B, L); B = S*(S+5)/2, or the length of step_keys
     step_keys: Ints | None = None  # (B,) what each row of step_attention stands for; None: every earlier step is there
+    # the context of a chain after a conversation; None: what the run puts around every question (its notes have it)
+    prefix_token_ids: Ints | None = None  # (p,)
+    infix_token_ids: Ints | None = None  # (i,)
     # on request; None when not measured
     token_attends_step: Ints | None = None  # (n,) earlier step with the largest mass, -1 in step 0
     token_attends_mass: Floats | None = None  # (n,) that mass, mean over layers
@@ -340,6 +343,22 @@ TOKENISATION: tuple[Measure, ...] = (
     Measure("token_end", "int32", "n", "characters", "one past the last; starts and ends partition the text"),
     Measure("step_tokens", "int32", "S 2", "tokens", "token span of each step"),
     Measure("question_token_ids", "int32", "q", "", "tokens of the question"),
+    Measure(
+        "prefix_token_ids",
+        "int32",
+        "p",
+        "",
+        "tokens before the question, where a conversation stands before the chain; null: those of the run",
+        optional=True,
+    ),
+    Measure(
+        "infix_token_ids",
+        "int32",
+        "i",
+        "",
+        "tokens between question and chain there; null: those of the run",
+        optional=True,
+    ),
 )
 """What the tokenizer made of the text."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import torch
 from families import tiny
 from reference import QUESTION, TEXT, assert_same, byte_tokenizer, item, measured_slowly, scorer_of
 
-from trails.errors import ModelError, UnmeasurableError
+from trails.errors import ModelError, UnmeasurableError, UsageError
+from trails.export import ExportOptions, export_selection
+from trails.export.subgraph import Selection
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.context import IGNORED, Context
+from trails.store.traces import TraceStore
 
 PLAIN = MeasureOptions()
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}<bot>"
@@ -101,6 +105,71 @@ def test_a_conversation_goes_through_the_chat_template() -> None:
     # plain policy: the question as it is displayed
     plain = scorer_of(model, tokenizer=chatty())
     assert plain.contexts.of(conversing().chain) == plain.contexts.of(item().chain)
+
+
+TOOLS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Is it wet?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "look", "arguments": {"at": "яма"}}}],
+    },
+    {"role": "tool", "content": "rain", "tool_call_id": "1"},
+    {"role": "user", "content": QUESTION},
+]
+
+
+def stored(home: Path, scorer: Any, traces: Any) -> Any:
+    with TraceStore(home, write=True) as shards:
+        shards.put_run(scorer.run)
+        shards.write(traces)
+    return TraceStore(home)
+
+
+def exported(shards: Any, format: str, to: Path, **options: Any) -> dict[str, Any]:
+    """Rows by chain."""
+    export_selection(Selection("all", None), shards, format, to, ExportOptions(**options))
+    return {row["chain"]: row for row in map(json.loads, to.read_text(encoding="utf-8").splitlines())}
+
+
+def test_a_chain_after_a_conversation_is_exported_in_the_frame_in_which_it_was_measured(tmp_path: Path) -> None:
+    scorer = scorer_of(tiny("qwen2"), tokenizer=chatty(), template="chat")
+    talk, alone = conversing(TOOLS), item(source_id="2")
+    traces = scorer.measure([talk, alone], PLAIN)
+    with stored(tmp_path / "home", scorer, traces) as shards:
+        kept = {trace.chain.id: trace for trace in shards.traces()}
+        rows = exported(shards, "trails", tmp_path / "rows.jsonl")
+        tokens = exported(shards, "trl", tmp_path / "trl.jsonl")
+        turns = exported(shards, "messages", tmp_path / "messages.jsonl")
+        for one in (talk, alone):
+            chain = one.chain.id
+            trace, row, context = kept[chain], rows[chain], scorer.contexts.of(one.chain)
+            assert row["input_ids"] == tokens[chain]["input_ids"] == scorer.contexts.row(one).ids.tolist()
+            assert row["token_ids_in_graph"]["offset"] == len(context) == trace.n_context
+            asked = [math.nan if nats is None else nats for nats in row["surprisal"][context.question_span]]
+            np.testing.assert_allclose(asked, trace.question_surprisal, atol=1e-6)
+            assert row["surprisal"][: context.question_span.start] == [None] * context.question_span.start
+        context = scorer.contexts.of(talk.chain)
+        assert kept[talk.chain.id].prefix_token_ids.tolist() == list(context.prefix)
+        assert kept[talk.chain.id].infix_token_ids.tolist() == list(context.infix)
+        assert kept[alone.chain.id].prefix_token_ids is None  # it is that of the run
+        answer = {"role": "assistant", "content": TEXT}
+        assert turns[talk.chain.id]["messages"] == [*TOOLS, answer]
+        assert turns[alone.chain.id]["messages"] == [{"role": "user", "content": QUESTION}, answer]
+        # a format of texts begins with the question, so it says what it would lose
+        with pytest.raises(UsageError, match="would lose the conversation before the question of 1 of 2 rows"):
+            exported(shards, "prompt-completion", tmp_path / "texts.jsonl")
+        lossy = exported(shards, "prompt-completion", tmp_path / "texts.jsonl", lossy=True)
+        assert lossy[talk.chain.id]["prompt"] == f"{QUESTION}\n"
+        assert "The conversation before the question of 1 rows" in (tmp_path / "texts.README.md").read_text("utf-8")
+    # shards of a version that kept no tokens of the context
+    older = [replace(trace, prefix_token_ids=None, infix_token_ids=None) for trace in traces]
+    with (
+        stored(tmp_path / "older", scorer, older) as shards,
+        pytest.raises(UsageError, match=r"measured after a conversation .*trails remove"),
+    ):
+        exported(shards, "trails", tmp_path / "older.jsonl")
 
 
 def test_a_conversation_without_a_user_turn_is_all_prefix() -> None:

@@ -48,7 +48,7 @@ def export_selection(
 
     Options come as a record or as keywords. Held-out rows go to a second file, the card beside them. Raises UsageError for
     an unknown format or option, for an output that exists (without ``overwrite``), and for a format that would lose a mask,
-    a weight or the order (without ``lossy``).
+    a weight, the order or a conversation (without ``lossy``).
     """
     prepared = prepare(selection, traces, format, to, options or ExportOptions(**given))
     writer, options = prepared.writer, prepared.options
@@ -90,6 +90,9 @@ def _collect(prepared: Prepared, spill: Spill, grams: GramIndex) -> Facts:
         )
     if facts.unfit and not options.lossy:
         raise refusal(writer, f"the mask of {facts.unfit} of {facts.rows} rows", "mask")
+    if facts.conversations and not options.lossy:
+        what = f"the conversation before the question of {facts.conversations} of {facts.rows} rows"
+        raise refusal(writer, what, "conversation")
     return facts
 
 

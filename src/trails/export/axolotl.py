@@ -39,7 +39,7 @@ WRITER = Writer(
     trainer="Axolotl, pre-tokenised",
     convert=_tokens,
     schema=SCHEMA,
-    keeps=frozenset({"mask", "order"}),
+    keeps=frozenset({"mask", "order", "conversation"}),
     settings=f"datasets:\n  - path: FILE\n    ds_type: json\n    type:\n{_CURRICULUM}",
     beside=True,
 )

@@ -17,7 +17,7 @@ WRITER = Writer(
     trainer="trails train",
     convert=_convert,
     schema=RECORD,
-    keeps=frozenset({"mask", "weights", "order"}),
+    keeps=frozenset({"mask", "weights", "order", "conversation"}),
     settings="trails train FILE",
     open=True,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,9 @@ SAVED = "data-00000-of-00001.arrow"
 """Name of the rows' file in a folder that ``datasets`` opens."""
 RAW_JSON = {"json": "1"}
 """Metadata of a string field that holds JSON, to be written as it is: for rows whose shape Arrow has no type for."""
+
+OPTIONAL = {"optional": "1"}
+"""Metadata of a nullable string field of a struct whose key is left out of the JSON where it is null."""
 
 _Item = TypeVar("_Item")
 
@@ -58,8 +61,7 @@ def json_text(values: pa.Array) -> pa.Array:
         items = pa.ListArray.from_arrays(_from_zero(values), json_text(values.flatten()))
         return pc.binary_join_element_wise("[", pc.binary_join(items, ","), "]", "")
     if pa.types.is_struct(kind):
-        names = [kind.field(index).name for index in range(kind.num_fields)]
-        return _objects(names, [json_text(part) for part in values.flatten()])
+        return _objects(list(kind), values.flatten())
     raise TypeError(f"no JSON for a column of type {kind}")
 
 
@@ -88,11 +90,19 @@ def _from_zero(values: pa.ListArray) -> pa.Array:
     return pa.array((offsets - offsets[0]).astype(np.int32))
 
 
-def _objects(names: list[str], parts: list[pa.Array], end: str = "}") -> pa.Array:
-    """JSON objects of parts that are JSON already."""
+def _objects(fields: Sequence[pa.Field], parts: Sequence[pa.Array], end: str = "}") -> pa.Array:
+    """JSON objects of their parts. The first field is not optional."""
     pieces: list[Any] = []
-    for name, part in zip(names, parts, strict=True):
-        pieces += [("," if pieces else "{") + orjson.dumps(name).decode() + ":", part]
+    for field, part in zip(fields, parts, strict=True):
+        told = field.metadata or {}
+        optional = b"optional" in told
+        there = pc.fill_null(part, "") if optional else part
+        text = there if b"json" in told else json_text(there)
+        key = ("," if pieces else "{") + orjson.dumps(field.name).decode() + ":"
+        if optional:
+            pieces.append(pc.if_else(part.is_valid(), pc.binary_join_element_wise(key, text, ""), ""))
+        else:
+            pieces += [key, text]
     return pc.binary_join_element_wise(*pieces, end, "")
 
 
@@ -100,11 +110,7 @@ def json_lines(table: pa.Table) -> memoryview:
     """One JSON object per row and line, keys in column order, text as it is."""
     if not len(table):
         return memoryview(b"")
-    parts = []
-    for field, column in zip(table.schema, table.columns, strict=True):
-        values = one_array(column)
-        parts.append(values if (field.metadata or {}).get(b"json") else json_text(values))
-    lines = _objects(table.column_names, parts, "}\n")
+    lines = _objects(list(table.schema), [one_array(column) for column in table.columns], "}\n")
     first, last = lines.offset, lines.offset + len(lines)
     ends = np.frombuffer(lines.buffers()[1], np.int32)
     return memoryview(lines.buffers()[2])[ends[first] : ends[last]]

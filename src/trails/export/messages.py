@@ -1,19 +1,37 @@
-"""``messages``: the question as the user's turn, the chain as the assistant's. The trainer puts its chat template around.
+"""``messages``: what was said before the chain, then the chain as the assistant's turn; the trainer adds its chat template.
 
-A chain without a question has the assistant's turn only.
+Before the chain stands the conversation that its source has (roles, names, tool calls and answers, thoughts), else the question
+as a user's turn. A chain without either has the assistant's turn only.
 """
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trails.export.files import one_array
+from trails.export.files import OPTIONAL, RAW_JSON, one_array
 from trails.export.record import RECORD, two_parts
 from trails.export.writer import PROVENANCE, Writer
 
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_FURTHER = ("reasoning_content", "name", "tool_calls", "tool_call_id")
+MESSAGES = pa.list_(
+    pa.struct(
+        [
+            ("role", pa.string()),
+            ("content", pa.string()),
+            *(
+                pa.field(name, pa.string(), metadata=OPTIONAL | (RAW_JSON if name == "tool_calls" else {}))
+                for name in _FURTHER
+            ),
+        ]
+    )
+)
+"""A turn. ``tool_calls`` is a list in JSON lines and JSON text in Parquet. What a turn lacks is null, and no key there."""
+
 SCHEMA = pa.schema([("messages", MESSAGES), *(RECORD.field(name) for name in PROVENANCE)])
 
 
@@ -27,15 +45,37 @@ def answers(table: pa.Table) -> list[str]:
     ]
 
 
+def _turn(message: dict[str, Any]) -> dict[str, Any]:
+    """A stored message as a row of :data:`MESSAGES`."""
+    turn = {name: message[name] for name in ("role", "content", *_FURTHER) if name in message}
+    if "tool_calls" in turn:
+        turn["tool_calls"] = json.dumps(turn["tool_calls"], ensure_ascii=False)
+    return turn
+
+
+def _conversations(table: pa.Table) -> pa.Array:
+    """The turns of every row, where some have a conversation."""
+    rows = []
+    columns = (table["messages"].to_pylist(), table["question"].to_pylist(), answers(table))
+    for messages, question, answer in zip(*columns, strict=True):
+        asked = [{"role": "user", "content": question}] if question else []
+        before = map(_turn, json.loads(messages)) if messages else asked
+        rows.append([*before, {"role": "assistant", "content": answer}])
+    return pa.array(rows, MESSAGES)
+
+
 def _convert(table: pa.Table) -> pa.Table:
+    provenance = {name: table[name] for name in PROVENANCE}
+    if pc.any(pc.not_equal(table["messages"], "")).as_py():
+        return pa.table({"messages": _conversations(table)} | provenance, schema=SCHEMA)
     places, lists = two_parts(pc.not_equal(table["question"], ""))
     texts = pa.concat_arrays([one_array(table["question"]), pa.array(answers(table), pa.string())]).take(
         pa.array(places)
     )
     roles = pa.array(["user", "assistant"]).take(pa.array((places >= len(table)).astype(np.int8)))
-    turns = pa.StructArray.from_arrays([roles, texts], fields=list(MESSAGES.value_type))
-    columns = {"messages": pa.ListArray.from_arrays(lists, turns)} | {name: table[name] for name in PROVENANCE}
-    return pa.table(columns, schema=SCHEMA)
+    further = [pa.nulls(len(places), pa.string())] * len(_FURTHER)
+    turns = pa.StructArray.from_arrays([roles, texts, *further], fields=list(MESSAGES.value_type))
+    return pa.table({"messages": pa.ListArray.from_arrays(lists, turns)} | provenance, schema=SCHEMA)
 
 
 WRITER = Writer(
@@ -43,8 +83,8 @@ WRITER = Writer(
     trainer="any trainer of chat data",
     convert=_convert,
     schema=SCHEMA,
-    keeps=frozenset({"order"}),
-    reads=("prompt", "completion", "question"),
+    keeps=frozenset({"order", "conversation"}),
+    reads=("prompt", "completion", "question", "messages"),
     settings='SFTConfig(assistant_only_loss=True, train_sampling_strategy="sequential")',
     chat=True,
 )

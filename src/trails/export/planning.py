@@ -81,6 +81,7 @@ class Facts:
         self.sources: Counter[tuple[str, str, str]] = Counter()
         self.weightless = 0
         self.unfit = 0
+        self.conversations = 0
         self.nats = 0.0
         self.labelled = 0
         self.largest_id = -1
@@ -111,6 +112,8 @@ class Facts:
                 prompts = batch.ids_of("prompt")
                 fit = fit & np.array([p == c for p, c in zip(prompts, context, strict=True)])
             self.unfit += int((~fit).sum())
+        if self.run.template == "chat" and "conversation" not in writer.keeps:
+            self.conversations += sum(map(bool, batch.ids_of("messages")))
         self.rows += n
         self._ids.append(np.array(batch.ids_of("id"), np.bytes_))
         codes = [self._codes.setdefault(name, len(self._codes)) for name in batch.ids_of("family")]

@@ -16,13 +16,13 @@ from trails.export.files import SAVED, SUFFIXES
 from trails.export.formats import WRITERS, refusal, writer_named
 from trails.export.options import ExportOptions, layers_text
 from trails.export.order import parse_order
-from trails.export.record import COLUMNS, Batch, Ending, build, coalesce, ragged
+from trails.export.record import COLUMNS, CONVERSATION, Batch, Ending, build, coalesce, ragged
 from trails.export.subgraph import Selection
 from trails.export.variant_rows import read_refusals, stored_variants, variant_tables
 from trails.export.writer import Writer
 from trails.platform.arrays import Floats
 from trails.platform.threads import ahead
-from trails.schema import Run, fitting_runs
+from trails.schema import SHARD_SCHEMA, Run, fitting_runs
 from trails.store.traces import TraceStore
 
 BATCH_ROWS = 2_000
@@ -112,13 +112,23 @@ def batches(prepared: Prepared) -> Iterator[Batch]:
 
 def _records(prepared: Prepared) -> Iterator[Batch]:
     selection, run, options, ending = prepared.selection, prepared.run, prepared.options, prepared.ending
-    columns = [*COLUMNS, "n_context", *(["answer"] if options.answer else []), *(["family"] if options.split else [])]
+    columns = [
+        *COLUMNS,
+        *CONVERSATION,
+        "n_context",
+        *(["answer"] if options.answer else []),
+        *(["family"] if options.split else []),
+    ]
+    before: dict[str, tuple[object, ...]] = {}  # what stands before chains after a conversation, for their variants
     tables = prepared.traces.tables(columns, run.id, selection.chains, rows=BATCH_ROWS)
     for table in ahead(coalesce(tables, BATCH_ROWS)):
         if ending is not None and ending.answers is not None:
             if not options.variants:
                 ending.answers.clear()
             ending.answers.update(zip(table["chain"].to_pylist(), table["answer"].to_pylist(), strict=True))
+        if options.variants:
+            rows = zip(*(table[name].to_pylist() for name in ("chain", *CONVERSATION)), strict=True)
+            before |= {chain: own for chain, *own in rows if any(part is not None for part in own)}
         made = build(table, selection, run, layers=options.layers, ending=ending)
         if made is not None:
             yield made
@@ -134,6 +144,10 @@ def _records(prepared: Prepared) -> Iterator[Batch]:
             if selection.parts is not None:
                 parents = [dict(item).get("parent") for item in table["metadata"].to_pylist()]
                 table = table.filter(pa.array([parent in selection.parts for parent in parents], pa.bool_()))
+            parents = [dict(item).get("parent") for item in table["metadata"].to_pylist()]
+            for place, name in enumerate(CONVERSATION):
+                values = [before[parent][place] if parent in before else None for parent in parents]
+                table = table.append_column(name, pa.array(values, SHARD_SCHEMA.field(name).type))
             made = build(table, whole, run, layers=options.layers, ending=ending)
             if made is not None:
                 asked = pa.array([selection.digest] * len(made), pa.string())

@@ -77,6 +77,9 @@ node ``prefix + str(first + i)``, for ``i < count``; what lies before ``offset``
 and completion lose nothing. ``parent`` and ``variant`` are empty unless the row is a microvariant of the chain ``parent``.
 """
 
+HELD = pa.schema([*RECORD, ("messages", pa.string())])
+"""What a writer can ask for: the record, and the conversation before the chain as JSON, empty where there is none."""
+
 TOKEN_COLUMNS = ("input_ids", "labels", "loss_weights", "surprisal", "entropy")
 """Columns with a number for every token of a row, which masks and weights work on."""
 
@@ -105,6 +108,9 @@ COLUMNS = (
 
 VERSIONS = "versions"
 """Column of :attr:`Batch.rest` with the family whose version a chain is; not of the record, whose ``family`` is a stratum."""
+
+CONVERSATION = ("messages", "prefix_token_ids", "infix_token_ids")
+"""Further ones, null for a chain without a conversation before it: the messages, and what stands around the question there."""
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -183,8 +189,8 @@ class Batch:
         )
 
     def arrow(self, name: str) -> pa.Array:
-        """A column of :data:`RECORD`."""
-        kind = RECORD.field(name).type
+        """A column of :data:`HELD`."""
+        kind = HELD.field(name).type
         if name in TOKEN_COLUMNS:
             found: Ragged = getattr(self, name)
             return found.arrow(kind.value_type)
@@ -311,7 +317,7 @@ def build(
         keep = np.arange(len(tokens.values)) - tokens.offsets[row_of] <= last[row_of]
         cut = Ragged(np.concatenate([[0], np.cumsum(last + 1)]), tokens.values[keep])
         selected = selected[keep]
-    context, context_surprisal = _context(question, ragged(table["question_surprisal"], np.float32), run)
+    context, context_surprisal = _context(table, question, ragged(table["question_surprisal"], np.float32), run)
     _check_frame(table, context)
     offsets, to_question, to_chain = _join(context, cut)
     size = int(offsets[-1])
@@ -374,8 +380,11 @@ def build(
         "family": pc.if_else(pc.equal(families, ""), one_array(table["source"]), families),
         "parent": parents,
         "variant": variants,
+        "messages": pc.fill_null(one_array(table["messages"]), "")
+        if "messages" in table.column_names
+        else pa.array([""] * n),
     }
-    rest = pa.table(columns, schema=pa.schema([RECORD.field(name) for name in columns]))
+    rest = pa.table(columns, schema=pa.schema([HELD.field(name) for name in columns]))
     if "family" in table.column_names:
         keys = [family_key(name or "") for name in table["family"].to_pylist()]
         rest = rest.append_column(VERSIONS, pa.array(keys, pa.string()))
@@ -390,22 +399,35 @@ def build(
     )
 
 
-def _context(question: Ragged, surprisal: Ragged, run: Run) -> tuple[Ragged, Ragged]:
-    """Question tokens and their surprisal, with what the run puts around a question (BOS, chat template), if it says so."""
-    before = [int(token) for token in run.notes.get("prefix_ids", ())]
-    after = [int(token) for token in run.notes.get("infix_ids", ())]
-    if not before and not after:
+def _context(table: pa.Table, question: Ragged, surprisal: Ragged, run: Run) -> tuple[Ragged, Ragged]:
+    """Question tokens and their surprisal, with what stood around the question (BOS, chat template, conversation)."""
+    before = _around(table, "prefix_token_ids", run.notes.get("prefix_ids", ()))
+    after = _around(table, "infix_token_ids", run.notes.get("infix_ids", ()))
+    if not len(before.values) and not len(after.values):
         return question, surprisal
-    rows = len(question.lengths)
-    offsets = question.offsets + np.arange(rows + 1) * (len(before) + len(after))
-    place = np.arange(len(question.values)) + np.repeat(
-        offsets[:-1] + len(before) - question.offsets[:-1], question.lengths
-    )
-    ids, nats = np.empty(offsets[-1], np.int32), np.full(offsets[-1], np.nan, np.float32)
-    ids[place], nats[place] = question.values, surprisal.values
-    ids[offsets[:-1, None] + np.arange(len(before))] = before
-    ids[offsets[1:, None] - len(after) + np.arange(len(after))] = after
-    return Ragged(offsets, ids), Ragged(offsets, nats)
+    unknown = [Ragged(part.offsets, np.full(len(part.values), np.nan, np.float32)) for part in (before, after)]
+    return _joined(before, question, after), _joined(unknown[0], surprisal, unknown[1])
+
+
+def _around(table: pa.Table, name: str, usual: Sequence[int]) -> Ragged:
+    """Tokens on one side of the question of every row: those of the row where it has its own, else ``usual`` ones."""
+    ids = np.asarray(usual, np.int32)
+    n = len(table)
+    if name not in table.column_names or table[name].null_count == n:
+        return Ragged(np.arange(n + 1) * len(ids), np.tile(ids, n))
+    rows = [ids if own is None else np.asarray(own, np.int32) for own in table[name].to_pylist()]
+    return Ragged(np.concatenate([[0], np.cumsum([len(row) for row in rows])]), np.concatenate(rows))
+
+
+def _joined(*parts: Ragged) -> Ragged:
+    """Row by row one part after the other."""
+    made = parts[0]
+    for part in parts[1:]:
+        offsets, to_first, to_second = _join(made, part)
+        values = np.empty(int(offsets[-1]), part.values.dtype)
+        values[to_first], values[to_second] = made.values, part.values
+        made = Ragged(offsets, values)
+    return made
 
 
 def _check_frame(table: pa.Table, context: Ragged) -> None:
@@ -415,9 +437,9 @@ def _check_frame(table: pa.Table, context: Ragged) -> None:
     other = np.flatnonzero(table["n_context"].to_numpy() != context.lengths)
     if len(other):
         raise UsageError(
-            f"chain {table['chain'][int(other[0])].as_py()} (and {len(other) - 1} more) was measured after a conversation, of "
-            "which the shards keep the text and not the tokens: the row would train in another frame than was measured. "
-            "Leave these chains out of the selection, or ingest them with --template plain."
+            f"chain {table['chain'][int(other[0])].as_py()} (and {len(other) - 1} more) was measured after a conversation by a "
+            "version of trails that did not keep its tokens: the row would train in another frame than was measured. Remove "
+            "these chains (trails remove) and ingest them again, or leave them out of the selection."
         )
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trails.export.files import one_array
-from trails.export.record import RECORD, Batch, Ragged
+from trails.export.record import HELD, Batch, Ragged
 
 PER_TOKEN = {
     "input_ids": np.dtype(np.int32),
@@ -41,10 +41,10 @@ class Spill:
     """
 
     def __init__(self, folder: Path, columns: Sequence[str]) -> None:
-        self.columns = [name for name in RECORD.names if name in columns or name == "input_ids"]
+        self.columns = [name for name in HELD.names if name in columns or name == "input_ids"]
         self._folder = folder
         self._flat = [name for name in self.columns if name in PER_TOKEN]
-        self._rest = pa.schema([RECORD.field(n) for n in self.columns if n not in PER_TOKEN and n != "attention_mask"])
+        self._rest = pa.schema([HELD.field(n) for n in self.columns if n not in PER_TOKEN and n != "attention_mask"])
         self._tokens = (folder / "tokens").open("w+b", buffering=0)
         self._writer: Any = pa.ipc.new_file(str(folder / "rest"), self._rest)
         self._lengths: list[npt.NDArray[np.int64]] = []
@@ -98,7 +98,7 @@ class Spill:
         block = self._read(starts, offsets)
         arrays = []
         for name in self.columns:
-            kind = RECORD.field(name).type
+            kind = HELD.field(name).type
             if name == "attention_mask":
                 arrays.append(Ragged(offsets, np.ones(offsets[-1], np.int8)).arrow(kind.value_type))
             elif name in PER_TOKEN:
@@ -106,7 +106,7 @@ class Spill:
                 arrays.append(Ragged(offsets, values).arrow(kind.value_type))
             else:
                 arrays.append(one_array(rest[name]))
-        return pa.table(arrays, schema=pa.schema([RECORD.field(name) for name in self.columns]))
+        return pa.table(arrays, schema=pa.schema([HELD.field(name) for name in self.columns]))
 
     def _read(self, starts: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """Numbers of the tokens (tokens, columns) of rows that begin at the tokens ``starts``."""

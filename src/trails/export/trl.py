@@ -22,6 +22,6 @@ WRITER = Writer(
     trainer="TRL SFTTrainer",
     convert=_convert,
     schema=SCHEMA,
-    keeps=frozenset({"mask", "order"}),
+    keeps=frozenset({"mask", "order", "conversation"}),
     settings='SFTConfig(packing=False, max_length=None, train_sampling_strategy="sequential")',
 )

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-Kept = Literal["mask", "weights", "order"]
+Kept = Literal["mask", "weights", "order", "conversation"]
 
 PROVENANCE = ("id", "chain", "token_ids_in_graph")
 """Columns that name the graph elements a row came from; every format has them in its rows or in a file beside them."""
@@ -21,10 +21,11 @@ PROVENANCE = ("id", "chain", "token_ids_in_graph")
 class Writer:
     """One output format.
 
-    ``convert`` turns records (:data:`trails.export.record.RECORD`) into rows; ``reads`` names the columns it needs beside those
-    that its rows have, too. ``keeps`` says what survives: ``mask`` (any
-    set of labelled tokens; without it only rows whose labels are exactly the completion), ``weights`` (a number per
-    token), ``order``. ``settings`` are the lines a user must give the trainer so that it does survive. ``beside`` writes
+    ``convert`` turns records (:data:`trails.export.record.HELD`) into rows; ``reads`` names the columns it needs beside those
+    that its rows have, too. ``keeps`` says what survives: ``mask`` (any set of labelled tokens; without it only rows whose
+    labels are exactly the completion), ``weights`` (a number per token), ``order``, ``conversation`` (what was said before the
+    question, where the model was measured after it). ``settings`` are the lines a user must give the trainer so that it does
+    survive. ``beside`` writes
     the provenance columns to a second file, for trainers that accept no further columns. ``folder`` writes a data set as the
     library ``datasets`` saves it to disk, for trainers that load only that. ``chat`` says that a row is
     question and whole chain, so that a prompt cannot hold a part of the chain. ``open`` says that readers of the format take

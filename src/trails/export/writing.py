@@ -120,6 +120,10 @@ def _lost(writer: Writer, prepared: Prepared, facts: Facts) -> list[str]:
             lost.append("The weights of the selection: every row counts the same.")
     if facts.unfit:
         lost.append(f"The mask of {facts.unfit} rows: every token of the completion has loss.")
+    if facts.conversations:
+        lost.append(
+            f"The conversation before the question of {facts.conversations} rows: they begin with the question."
+        )
     return lost
 
 

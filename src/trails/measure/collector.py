@@ -182,6 +182,11 @@ class Collector:
             attention_entropy=found.layers["attention_entropy"],
         )
         changes: dict[str, Any] = {}
+        if item.chain.messages and self.run.template == "chat":
+            changes |= {
+                "prefix_token_ids": np.asarray(row.context.prefix, np.int32),
+                "infix_token_ids": np.asarray(row.context.infix, np.int32),
+            }
         if options.token_attention and found.attends is not None:
             step, mass, layer = found.attends
             changes |= {"token_attends_step": step, "token_attends_mass": mass, "token_attends_layer": layer}

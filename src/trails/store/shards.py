@@ -372,7 +372,8 @@ def row_digests(trace: Trace) -> tuple[bytes, bytes]:
     described["measured"] = [m.name for m, _ in held]
     add(content, "described", json.dumps(described, ensure_ascii=True, sort_keys=True, default=str).encode("ascii"))
     for measure in TOKENISATION:
-        add(content, measure.name, np.ascontiguousarray(trace.array(measure.name), "<i4").tobytes())
+        if (tokens := trace.array(measure.name)) is not None:
+            add(content, measure.name, np.ascontiguousarray(tokens, "<i4").tobytes())
     values = content.copy()
     for measure, value in held:
         if measure in MEASURES:
