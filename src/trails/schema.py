@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -309,7 +309,8 @@ class Measure:
     transitions: ``scalar`` as it is, ``mean`` as its mean over layers, ``thirds`` also as the means of the early, middle and
     late layers and the layer of the largest value; ``none`` is not there, or is there by a rule of its own. ``by_layer`` also
     puts the array on the transition where ``--per-layer`` asks for it. ``optional`` measures may be missing (null) in a row,
-    and their column may be missing in a shard that an earlier version wrote: a new measure is optional.
+    and their column may be missing in a shard that an earlier version wrote: a new measure is optional. ``request`` names the
+    option of :class:`trails.measure.MeasureOptions` that asks for it; without one it is taken of every chain where it exists.
     """
 
     name: str
@@ -320,6 +321,7 @@ class Measure:
     graph: Literal["scalar", "mean", "thirds", "none"] = "none"
     by_layer: bool = False
     optional: bool = False
+    request: Literal["", "token_attention", "peaks", "premises", "states"] = ""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -429,18 +431,76 @@ MEASURES: tuple[Measure, ...] = (
         "what each bin of step_attention stands for (-2 first token, -1 question, else a step); null: every earlier step",
         optional=True,
     ),
-    Measure("token_attends_step", "int32", "n", "", "earlier step with the largest mass, -1 in step 0", optional=True),
-    Measure("token_attends_mass", "float32", "n", "0..1", "that mass; mean over layers", optional=True),
-    Measure("token_attends_layer", "int32", "n", "layer", "layer in which it is largest", optional=True),
-    Measure("peak_token", "int32", "n k", "tokens", "positions of the k strongest earlier tokens", optional=True),
-    Measure("peak_mass", "float32", "n k", "0..1", "largest head-mean mass over layers", optional=True),
-    Measure("peak_layer", "int32", "n k", "layer", "layer of that mass", optional=True),
-    Measure("nll_given_all", "float32", "S", "nats per token", "everything before the step as context", optional=True),
-    Measure("nll_given_question", "float32", "S", "nats per token", "only the question as context", optional=True),
     Measure(
-        "nll_without_previous", "float32", "S", "nats per token", "everything but the previous step", optional=True
+        "token_attends_step",
+        "int32",
+        "n",
+        "",
+        "earlier step with the largest mass, -1 in step 0",
+        optional=True,
+        request="token_attention",
     ),
-    Measure("step_states", "float32", "S s d", "", "mean hidden state of the step's tokens", optional=True),
+    Measure(
+        "token_attends_mass",
+        "float32",
+        "n",
+        "0..1",
+        "that mass; mean over layers",
+        optional=True,
+        request="token_attention",
+    ),
+    Measure(
+        "token_attends_layer",
+        "int32",
+        "n",
+        "layer",
+        "layer in which it is largest",
+        optional=True,
+        request="token_attention",
+    ),
+    Measure(
+        "peak_token",
+        "int32",
+        "n k",
+        "tokens",
+        "positions of the k strongest earlier tokens",
+        optional=True,
+        request="peaks",
+    ),
+    Measure(
+        "peak_mass", "float32", "n k", "0..1", "largest head-mean mass over layers", optional=True, request="peaks"
+    ),
+    Measure("peak_layer", "int32", "n k", "layer", "layer of that mass", optional=True, request="peaks"),
+    Measure(
+        "nll_given_all",
+        "float32",
+        "S",
+        "nats per token",
+        "everything before the step as context",
+        optional=True,
+        request="premises",
+    ),
+    Measure(
+        "nll_given_question",
+        "float32",
+        "S",
+        "nats per token",
+        "only the question as context",
+        optional=True,
+        request="premises",
+    ),
+    Measure(
+        "nll_without_previous",
+        "float32",
+        "S",
+        "nats per token",
+        "everything but the previous step",
+        optional=True,
+        request="premises",
+    ),
+    Measure(
+        "step_states", "float32", "S s d", "", "mean hidden state of the step's tokens", optional=True, request="states"
+    ),
 )
 """Everything that is measured, in storage order. A new measure is a line here and the function that takes it."""
 
@@ -450,6 +510,14 @@ TRANSITION_MEASURES: tuple[Measure, ...] = tuple(measure for measure in MEASURES
 """Measures with one value, or one row of layers, per transition; they reach the graph and can be shown."""
 
 _TRACE_FIELDS = frozenset(f.name for f in fields(Trace))
+
+
+def with_arrays(trace: Trace, arrays: Mapping[str, npt.NDArray[Any] | None]) -> Trace:
+    """The trace with these arrays in place of its own, by their names in :data:`MEASURES`; None takes one away."""
+    own: dict[str, Any] = {name: values for name, values in arrays.items() if name in _TRACE_FIELDS}
+    more = dict(trace.more) | {MEASURE[name].name: values for name, values in arrays.items() if name not in own}
+    return replace(trace, **own, more={name: values for name, values in more.items() if values is not None})
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # Shards: one row per trace. Matrices are stored row by row in one list; their width follows from n_layers.

@@ -13,6 +13,7 @@ import trails
 LINE = (
     '    Measure("toy", "float32", "n L+1", "0..9", "what the test made up", "thirds", by_layer=True, optional=True),\n'
 )
+TAKEN = '    Measure("taken", "float32", "S L+1", "0..9", "what every trace holds"),\n'
 
 PROGRAM = """
 import sys
@@ -36,7 +37,7 @@ def toy(trace):
 
 class Scorer(UniformScorer):
     def measure(self, items, options):
-        return [replace(t, more={"toy": toy(t)}) for t in super().measure(items, options)]
+        return [replace(t, more={**t.more, "toy": toy(t)}) for t in super().measure(items, options)]
 
 
 home, source = Path(sys.argv[1]), Path(sys.argv[2])
@@ -47,7 +48,10 @@ with TraceStore(home) as shards:
     (run,) = shards.runs().values()
     (trace,) = shards.traces()
 assert trace.more["toy"].tolist() == toy(trace).tolist()
-assert row_digests(trace)[1] != row_digests(replace(trace, more={"toy": toy(trace) + 1}))[1]
+# the uniform scorer gives what the declaration says, undefined where it has no answer
+assert trace.more["taken"].shape == (len(trace.steps), 1)
+assert np.isnan(trace.more["taken"]).all()
+assert row_digests(trace)[1] != row_digests(replace(trace, more={**trace.more, "toy": toy(trace) + 1}))[1]
 assert row_digests(trace)[0] != row_digests(replace(trace, more={}))[0]
 assert token_values(trace, "toy", 0).tolist() == toy(trace)[:, 0].tolist()
 render_chain(trace, run, measure="toy", layer=0)
@@ -71,7 +75,7 @@ def test_a_measure_is_one_line(tmp_path: Path) -> None:
     before = schema.read_text(encoding="utf-8")
     marker = "MEASURES: tuple[Measure, ...] = (\n"
     assert before.count(marker) == 1
-    schema.write_text(before.replace(marker, marker + LINE), encoding="utf-8")
+    schema.write_text(before.replace(marker, marker + LINE + TAKEN), encoding="utf-8")
     chains = tmp_path / "one.jsonl"
     chains.write_text('{"question": "Is it wet?", "answer": "If it rains, then it is wet. So it is wet."}\n')
     done = subprocess.run(

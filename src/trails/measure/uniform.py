@@ -7,14 +7,16 @@ hidden states (``n_layers`` = 0), so their arrays are empty or NaN. Tests and dr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trails.errors import ModelError, UnmeasurableError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.tokens import check_unicode, encode_bytes
-from trails.schema import Run, Trace, stable_hash
+from trails.schema import MEASURES, Measure, Run, Trace, stable_hash
 from trails.segment.align import assign_tokens
 
 VOCABULARY = 256
@@ -54,48 +56,51 @@ class UniformScorer:
         n, q, steps = len(tokens), len(question), len(item.steps)
         if not n:
             raise UnmeasurableError(f"chain {chain.id} has no text. Leave it out of the source.")
+        step_tokens = assign_tokens([(s.start, s.end) for s in item.steps], np.stack((tokens.start, tokens.end), 1))
         nats = np.float32(math.log(VOCABULARY))
         shift = np.zeros(n, np.float32)
         if not q:
             shift[0] = np.nan
-        step_tokens = assign_tokens([(s.start, s.end) for s in item.steps], np.stack((tokens.start, tokens.end), 1))
         given = np.where(step_tokens[:, 1] > step_tokens[:, 0], nats, np.float32(np.nan)).astype(np.float32)
         without = given.copy()
         without[:1] = np.nan
-        nowhere, undefined = np.full(n, -1, np.int32), np.full(n, np.nan, np.float32)
-        k = options.peaks
+        known: dict[str, npt.ArrayLike] = {
+            "question_surprisal": nats,
+            "surprisal": nats,
+            "entropy": nats,
+            "rank": 0,
+            "logit_shift": shift,
+            "nll_given_all": given,
+            "nll_given_question": given,
+            "nll_without_previous": without,
+        }
+        axes = {"n": n, "q": q, "S": steps, "L": 0, "L+1": 1, "B": steps * (steps + 5) // 2, "k": options.peaks}
+        tokenised = {
+            "token_ids": tokens.ids,
+            "token_start": tokens.start,
+            "token_end": tokens.end,
+            "step_tokens": step_tokens,
+            "question_token_ids": question.ids,
+        }
+        taken = [m for m in MEASURES if (getattr(options, m.request) if m.request else not m.optional)]
+        arrays = tokenised | {m.name: _filled(m, axes, known.get(m.name)) for m in taken}
+        own = {name: values for name, values in arrays.items() if name in Trace.__dataclass_fields__}
         return Trace(
             chain=chain,
             steps=tuple(item.steps),
             run=self.run.id,
             tokenizer=self.run.tokenizer,
             n_layers=0,
-            token_ids=tokens.ids,
-            token_start=tokens.start,
-            token_end=tokens.end,
             pieces=tokens.pieces,
-            step_tokens=step_tokens,
-            question_token_ids=question.ids,
-            question_surprisal=np.full(q, nats, np.float32),
             n_context=q,
-            surprisal=np.full(n, nats, np.float32),
-            entropy=np.full(n, nats, np.float32),
-            rank=np.zeros(n, np.int32),
-            logit_shift=shift,
-            attention_shift=np.zeros((n, 0), np.float32),
-            attention_previous=np.zeros((n, 0), np.float32),
-            attention_sink=np.zeros((n, 0), np.float32),
-            attention_entropy=np.zeros((n, 0), np.float32),
-            hidden_shift=np.full((n, 1), np.nan, np.float32),
-            hidden_baseline=np.full(1, np.nan, np.float32),
-            step_attention=np.zeros((steps * (steps + 5) // 2, 0), np.float32),
-            token_attends_step=nowhere if options.token_attention else None,
-            token_attends_mass=undefined if options.token_attention else None,
-            token_attends_layer=nowhere if options.token_attention else None,
-            peak_token=np.full((n, k), -1, np.int32) if k else None,
-            peak_mass=np.full((n, k), np.nan, np.float32) if k else None,
-            peak_layer=np.full((n, k), -1, np.int32) if k else None,
-            nll_given_all=given if options.premises else None,
-            nll_given_question=given if options.premises else None,
-            nll_without_previous=without if options.premises else None,
+            more={name: values for name, values in arrays.items() if name not in own},
+            **own,
         )
+
+
+def _filled(measure: Measure, axes: Mapping[str, int], value: npt.ArrayLike | None) -> npt.NDArray[Any]:
+    """The array of a measure: ``value`` where it is known, else undefined (NaN, or -1 of whole numbers)."""
+    shape = tuple(int(axis) if axis.isdigit() else axes[axis] for axis in measure.axes)
+    undefined = np.nan if measure.dtype == "float32" else -1
+    filled: npt.NDArray[Any] = np.full(shape, undefined if value is None else value, measure.dtype)
+    return filled

@@ -20,7 +20,7 @@ import numpy as np
 from trails.errors import StoreError, UnmeasurableError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import SHARD_CHAINS
-from trails.schema import Run, Trace
+from trails.schema import MEASURES, Run, Trace, with_arrays
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.rows import graph_batch
 from trails.store.traces import TraceStore
@@ -215,9 +215,6 @@ class Commit:
 # Measures asked for later
 # --------------------------------------------------------------------------------------------------------------------
 
-_TOKEN_ATTENTION = ("token_attends_step", "token_attends_mass", "token_attends_layer")
-_PEAKS = ("peak_token", "peak_mass", "peak_layer")
-_PREMISES = ("nll_given_all", "nll_given_question", "nll_without_previous")
 EXTRA_COLUMNS = (
     *("source", "source_id", "question", "text", "steps", "token_ids"),
     *("token_attends_step", "peak_token", "nll_given_all", "state_layers"),
@@ -249,12 +246,9 @@ def with_added(stored: Trace, now: Trace, options: MeasureOptions) -> Trace:
             f"chain {stored.chain.id} was measured with other tokens or steps than now, so nothing can be added to it. "
             "Measure into another home: --home FOLDER"
         )
-    names = [
-        *(_TOKEN_ATTENTION if options.token_attention else ()),
-        *(_PEAKS if options.peaks else ()),
-        *(_PREMISES if options.premises else ()),
-    ]
-    added = replace(stored, **{name: getattr(now, name) for name in names})
+    # states are added layer by layer, below
+    names = [m.name for m in MEASURES if m.request not in ("", "states") and getattr(options, m.request)]
+    added = with_arrays(stored, {name: now.array(name) for name in names})
     if not options.states or now.step_states is None:
         return added
     columns = {layer: now.step_states[:, i] for i, layer in enumerate(now.state_layers)}
