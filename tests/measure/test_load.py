@@ -19,7 +19,7 @@ from families import tiny
 from reference import byte_tokenizer, item, scorer_of
 from safetensors.torch import load_file, save_file
 
-from trails.errors import ModelError, UsageError
+from trails.errors import ModelError, StoreError, UsageError
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions
 
@@ -69,6 +69,38 @@ def test_the_run_names_what_changes_a_number(folder: Path) -> None:
     before = open_scorer(str(folder), device="cpu").run.id
     tiny("llama (grouped-query)", seed=5).save_pretrained(folder)
     assert open_scorer(str(folder), device="cpu").run.id != before
+
+
+def test_a_run_is_not_mixed_with_another_configuration_of_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    from trails.config import load_settings
+    from trails.pipeline import ingest
+
+    def chains(count: int) -> Path:
+        path = tmp_path / "chains.jsonl"
+        records = [{"id": str(n), "question": "Wet?", "chain": f"If {n}, then wet. So {n}."} for n in range(count)]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        return path
+
+    settings = load_settings(home=tmp_path / "home", store="embedded")
+    before = open_scorer(str(folder), device="cpu")
+    assert ingest([chains(1)], settings, scorer=before).measured == 1
+    file = folder / "config.json"
+    original = file.read_text(encoding="utf-8")
+    # what cannot change a number is no other configuration
+    file.write_text(
+        json.dumps(json.loads(original) | {"use_cache": False, "transformers_version": "0"}), encoding="utf-8"
+    )
+    assert ingest([chains(2)], settings, scorer=open_scorer(str(folder), device="cpu")).measured == 1
+    changed = json.loads(original)
+    holder = next(at for at in (changed, changed.get("rope_parameters")) if at and "rope_theta" in at)
+    holder["rope_theta"] = 77.0
+    file.write_text(json.dumps(changed), encoding="utf-8")
+    other = open_scorer(str(folder), device="cpu")
+    assert other.run.id == before.run.id
+    with pytest.raises(StoreError, match=rf"run {before.run.id} of .* was measured with another configuration .*77\.0"):
+        ingest([chains(3)], settings, scorer=other)
+    file.write_text(original, encoding="utf-8")
+    assert ingest([chains(3)], settings, scorer=open_scorer(str(folder), device="cpu")).measured == 1
 
 
 def test_missing_folder(tmp_path: Path) -> None:

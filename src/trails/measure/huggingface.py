@@ -29,7 +29,7 @@ from trails.measure.collector import LAYER_MEASURES, Collector, Flight, Partial,
 from trails.measure.context import Bos, ContextPolicy, Contexts, Template
 from trails.measure.inspection import inspect
 from trails.measure.metrics import LogitStatistics, logit_statistics
-from trails.measure.model import Attention, Model
+from trails.measure.model import Attention, Model, settings_of
 from trails.measure.passes import Pass, TokenSequence, pack, passes_of, unpacked
 from trails.measure.premises import premises
 from trails.measure.replay import Graphs
@@ -104,6 +104,8 @@ class HuggingFaceScorer:
                 "transformers": _version("transformers"),
                 "architecture": self.model.architecture,
                 "attention_observed": self.model.observed,
+                # the weights alone do not say it, see TraceStore.check_run
+                "config": settings_of(self.model.config),
                 # token ids around the question, so that an export can write the context that was measured
                 "prefix_ids": list(self.contexts.prefix),
                 "infix_ids": list(self.contexts.infix),

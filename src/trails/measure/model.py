@@ -16,6 +16,7 @@ Layers count from 1 to L, state 0 is the input of layer 1; see docs/measuring.md
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
@@ -242,6 +243,30 @@ def _attention_modules(layer: Any) -> list[Any]:
         for name, module in layer.named_modules()
         if "attention" in type(module).__name__.lower() and "." not in name
     ]
+
+
+_NO_NUMBER = frozenset(
+    (
+        *(
+            "transformers_version",
+            "architectures",
+            "dtype",
+            "torch_dtype",
+            "use_cache",
+            "return_dict",
+            "attn_implementation",
+        ),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "num_labels", "tie_word_embeddings"),
+    )
+)
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """What a configuration says that can change a number, as JSON values: its differences from the defaults of its class."""
+    told = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
+    kept = {name: value for name, value in told.items() if name not in _NO_NUMBER and not name.startswith("output_")}
+    found: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return found
 
 
 def _limit(config: Any) -> int:

@@ -275,6 +275,7 @@ def _measure_into(
     run = scorer.run
     summary.run, summary.model, summary.vocab_size = run.id, run.model, run.vocab_size
     summary.control_policy = run.control_tokens
+    traces.check_run(run)
     done = traces.done(run.id)
     summary.already_measured = len(pending.keys() & done)
     todo = {chain: size for chain, size in pending.items() if chain not in done}

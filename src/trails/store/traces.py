@@ -219,11 +219,33 @@ class TraceStore:
                 ) from error
         return found
 
+    def check_run(self, run: Run) -> None:
+        """Raises StoreError where the home holds the run with another configuration of the model.
+
+        A run's id covers the weights, and the same weights with another ``rope_theta`` give other numbers.
+
+        Configurations are compared as one version of transformers reads them; a run without the note is believed.
+        """
+        known = self.runs().get(run.id)
+        if known is None or known.notes.get("transformers") != run.notes.get("transformers"):
+            return
+        before, now = known.notes.get("config"), run.notes.get("config")
+        if before is None or now is None or before == now:
+            return
+        names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        said = "; ".join(f"{name} was {_said(before, name)}, is {_said(now, name)}" for name in names[:3])
+        raise StoreError(
+            f"run {run.id} of {self.home} was measured with another configuration of {run.model}: {said}"
+            f"{', …' if len(names) > 3 else ''}. Its numbers cannot be compared with these. Restore the model's config.json, "
+            "or measure into another home: --home FOLDER"
+        )
+
     def put_run(self, run: Run) -> None:
         """Store a run. One that is there keeps its notes; notes that it lacks are added."""
         self._must_write()
         known = self.runs().get(run.id)
         if known is not None:
+            self.check_run(run)
             run = replace(run, notes={**run.notes, **known.notes})
             if run == known:
                 return
@@ -493,6 +515,11 @@ class TraceStore:
         size = sum(path.stat().st_size for path in shards)
         by_count = [dict(sorted(c.items(), key=lambda item: (-item[1], item[0]))) for c in counted]
         return HomeStats(len(shards), size, len(seen), chains, tokens, *by_count)
+
+
+def _said(config: Mapping[str, Any], name: str) -> str:
+    """A value of a configuration, in words."""
+    return json.dumps(config[name], ensure_ascii=False) if name in config else "the default"
 
 
 class _Seen:
