@@ -16,6 +16,7 @@ from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.premises import packable
 from trails.schema import QUESTION as QUESTION_BIN
 from trails.schema import SINK, Step
+from trails.segment import segment
 
 LONG = item(TEXT + " " + TEXT.replace("1", "7"), QUESTION, ("But", "Однако", "Therefore"))
 
@@ -216,4 +217,29 @@ def test_very_many_steps_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
         assert kept[2:].sum() <= 9
         np.testing.assert_allclose(masses[kept], whole.step_masses(step)[kept], atol=1e-6)
     for name in ("surprisal", "attention_shift", "token_attends_step", "token_attends_mass", "step_states"):
+        np.testing.assert_allclose(getattr(near, name), getattr(whole, name), atol=1e-6)
+
+
+def test_the_nearest_steps_of_a_long_chain_are_those_of_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the number of steps from which only the nearest are kept, in many windows of a small model."""
+    model = tiny("qwen2", max_position_embeddings=512, num_hidden_layers=1)
+    scorer = scorer_of(model, window="stride")
+    text = " ".join(f"Step {n}: if {n} is tested, then {n * n} is not 49. But wait, so I go on." for n in range(350))
+    chain = item(text, QUESTION, ()).chain
+    long = Segmented(chain, segment(chain))
+    steps = len(long.steps)
+    assert steps > passes.MOST_STEPS
+    (near,) = scorer.measure([long], MeasureOptions())
+    assert near.step_keys is not None
+    assert len(near.step_keys) <= steps * (passes.NEAR_STEPS + 2)
+    monkeypatch.setattr(passes, "MOST_STEPS", steps)
+    (whole,) = scorer.measure([long], MeasureOptions())
+    assert whole.step_keys is None
+    for step in range(steps):
+        masses = near.step_masses(step)
+        kept = ~np.isnan(masses).all(1)
+        assert kept[[0, 1, -1]].all()
+        assert kept[2:].sum() <= passes.NEAR_STEPS
+        np.testing.assert_allclose(masses[kept], whole.step_masses(step)[kept], atol=1e-6)
+    for name in ("surprisal", "attention_shift", "attention_sink", "hidden_shift"):
         np.testing.assert_allclose(getattr(near, name), getattr(whole, name), atol=1e-6)
