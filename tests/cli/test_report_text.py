@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console  # a place to print to
 
 from trails.errors import UsageError
-from trails.report.terminal import step_links, token_values, trace_record
-from trails.schema import Chain, Run, Step, Trace
+from trails.pipeline import IngestSummary, summary_lines
+from trails.report.terminal import render_chain, step_links, token_values, trace_record
+from trails.schema import Chain, Role, Run, Step, Trace
 
 
 def hand_made() -> Trace:
@@ -49,7 +54,7 @@ def hand_made() -> Trace:
 
 def test_attention_is_held_against_what_the_first_token_leaves() -> None:
     (link,) = step_links(hand_made())
-    assert (link.later, link.earlier, link.layer) == (1, 0, 0)
+    assert (link.later, link.earlier, link.layer) == (1, 0, 1)
     assert link.mass == pytest.approx(0.3)
     # rows see 4 and 5 tokens beside the sink; step 0 has 2 of them; 0.6 of the mass is left
     assert link.even == pytest.approx(0.6 * 2 * (1 / 4 + 1 / 5) / 2)
@@ -58,7 +63,10 @@ def test_attention_is_held_against_what_the_first_token_leaves() -> None:
 def test_undefined_rank_is_not_a_number_and_wrong_measures_are_refused() -> None:
     trace = hand_made()
     assert np.isnan(token_values(trace, "rank")[0])
-    with pytest.raises(UsageError, match=r"^layer 2 of hidden_shift does not exist. This run has layers 0 to 1.$"):
+    with pytest.raises(
+        UsageError,
+        match=r"This run has layers 0 to 1 \(0 = input embeddings\)\.$",
+    ):
         token_values(trace, "hidden_shift", 2)
     with pytest.raises(
         UsageError, match=r"^surprisal has no layers. Leave out --layer, or show one of: attention_shift"
@@ -66,6 +74,49 @@ def test_undefined_rank_is_not_a_number_and_wrong_measures_are_refused() -> None
         token_values(trace, "surprisal", 0)
     with pytest.raises(UsageError, match=r"^measure 'loss' does not exist. Measures: surprisal, entropy"):
         token_values(trace, "loss")
+
+
+def test_layers_of_attention_count_from_one() -> None:
+    trace = hand_made()
+    trace = replace(trace, n_layers=3, attention_sink=np.tile(np.float32([0.1, 0.2, 0.3]), (trace.n_tokens, 1)))
+    assert [float(token_values(trace, "attention_sink", layer)[0]) for layer in (1, 2, 3)] == pytest.approx(
+        [0.1, 0.2, 0.3]
+    )
+    for wrong in (0, 4, -1):
+        with pytest.raises(
+            UsageError, match=f"^layer {wrong} of attention_sink does not exist. This run has layers 1 to 3.$"
+        ):
+            token_values(trace, "attention_sink", wrong)
+    without = replace(trace, n_layers=0, attention_sink=np.zeros((trace.n_tokens, 0), np.float32))
+    with pytest.raises(UsageError, match="This run has no layers. Leave out --layer.$"):
+        token_values(without, "attention_sink", 1)
+    run = Run("m", "rev", "t" * 16, n_layers=1, vocab_size=10)
+    assert trace_record(hand_made(), run)["attention"][0]["strongest_layer"] == 1
+    said = trace_record(without, run, measure="attention_sink")["control"]
+    assert said == "attention_sink: not measured by this run (its model has no layers)"
+    blind = replace(hand_made(), hidden_baseline=np.full(2, np.nan, np.float32))
+    assert (
+        "(random pairs of positions of this chain: not measured)"
+        in trace_record(blind, run, measure="hidden_shift")["control"]
+    )
+
+
+def test_what_gave_a_role_without_a_connective_is_named() -> None:
+    trace = hand_made()
+    run = Run("m", "rev", "t" * 16, n_layers=1, vocab_size=10)
+    console = Console(width=120, file=io.StringIO())
+    for first, second in ((Role.NONE, Role.THEN), (Role.THEN, Role.QUESTION)):
+        steps = (replace(trace.steps[0], role=first), replace(trace.steps[1], role=second))
+        console.print(render_chain(replace(trace, steps=steps), run))
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "* the segmenter's rule (main clause after a condition) gave the role, not a connective" in written
+    assert "(main clause after a condition) or the question mark at the end gave the role" in written
+
+
+def test_the_summary_of_an_ingest_lists_every_role() -> None:
+    roles = Counter({role.value: place for place, role in enumerate(Role, 1)})
+    (line,) = [one for one in summary_lines(IngestSummary(steps=roles.total(), roles=roles)) if one.startswith("steps")]
+    assert sum(int(count) for count in re.findall(r" [A-Z]+ (\d+)", line)) == roles.total()
 
 
 def test_a_measure_without_a_value_is_said_to_be_not_measured() -> None:

@@ -194,7 +194,7 @@ def command(
 
     \b
     trails ingest chains.jsonl
-    trails ingest data/ --field question=prompt --field text=response --limit 100
+    trails ingest data/ --field question=prompt --field chain=response --limit 100
     cat notes.md | trails ingest -
     """
     from trails.measure.base import MeasureOptions

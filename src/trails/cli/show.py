@@ -20,7 +20,11 @@ from trails.report.terminal import MEASURES, render_chain, render_comparison, tr
     show_default=True,
     help="Measure that colours the tokens.",
 )
-@click.option("--layer", type=int, help="Layer of a per-layer measure (default: mean over layers).")
+@click.option(
+    "--layer",
+    type=int,
+    help="Layer of a per-layer measure, 1 … L, and 0 (input embeddings) of hidden_shift (default: mean over layers).",
+)
 @click.option("--numbers", is_flag=True, help="Print every token on its own with its value below it.")
 @home_option
 @json_option

@@ -149,7 +149,7 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
     duplicates = f", {s.duplicates} duplicates" if s.duplicates else ""
     yield f"read        {s.read:,} chains{duplicates}{bad}"
     if s.steps:
-        roles = ", ".join(f"{role} {count:,}" for role, count in s.roles.most_common(6))
+        roles = ", ".join(f"{role} {count:,}" for role, count in s.roles.most_common())
         languages = ", ".join(f"{language} {count:,}" for language, count in s.languages.most_common())
         yield f"steps       {s.steps:,}: {roles}; {s.explicit_steps / s.steps:.0%} with a connective; languages: {languages}"
     if s.dry_run:

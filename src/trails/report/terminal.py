@@ -20,7 +20,7 @@ from trails.errors import UsageError
 from trails.platform.arrays import Floats
 from trails.platform.text import visible
 from trails.report.table import Rows
-from trails.schema import MEASURE, TRANSITION_MEASURES, Run, Trace
+from trails.schema import MEASURE, TRANSITION_MEASURES, Role, Run, Trace
 
 SCALARS = tuple(measure.name for measure in TRANSITION_MEASURES if measure.graph == "scalar")
 PER_LAYER = tuple(measure.name for measure in TRANSITION_MEASURES if measure.graph != "scalar")
@@ -40,7 +40,7 @@ class StepLink:
 
     ``mass``: mean over layers, heads and the later step's tokens, 0..1. ``even``: the control, what the earlier step would
     get if all mass that does not fall on the first token of the sequence (the sink) were spread evenly over the visible
-    tokens. ``layer``: where the mass is largest.
+    tokens. ``layer``: where the mass is largest, 1 … L.
     """
 
     later: int
@@ -52,7 +52,8 @@ class StepLink:
 
 def token_values(trace: Trace, measure: str, layer: int | None = None) -> Floats:
     """One value per token, shape (n,). A per-layer measure is averaged over layers unless ``layer`` is given; the input
-    embeddings (layer 0 of hidden_shift) are no layer of the model and stay out of the mean, as in the graph.
+    embeddings (layer 0 of hidden_shift) are no layer of the model and stay out of the mean, as in the graph. ``layer``
+    counts 1 … L as everywhere, 0 … L for hidden_shift: layer l of a measure without embeddings is column l - 1.
 
     Raises UsageError for an unknown measure or a layer that the run does not have.
     """
@@ -66,12 +67,17 @@ def token_values(trace: Trace, measure: str, layer: int | None = None) -> Floats
         if layer is not None:
             raise UsageError(f"{measure} has no layers. Leave out --layer, or show one of: {', '.join(PER_LAYER)}.")
         return np.where(values < 0, np.nan, values) if MEASURE[measure].dtype == "int32" else values
+    embeddings = MEASURE[measure].first_layer
     if layer is None:
-        layers = values[:, MEASURE[measure].first_layer :]
+        layers = values[:, embeddings:]
         return layers.mean(axis=1) if layers.shape[1] else np.full(len(values), np.nan, np.float32)
-    if not 0 <= layer < values.shape[1]:
-        raise UsageError(f"layer {layer} of {measure} does not exist. This run has layers 0 to {values.shape[1] - 1}.")
-    return values[:, layer]
+    if not values.shape[1]:
+        raise UsageError(f"layer {layer} of {measure} does not exist. This run has no layers. Leave out --layer.")
+    first, last = 1 - embeddings, values.shape[1] - embeddings
+    if not first <= layer <= last:
+        zero = " (0 = input embeddings)" if embeddings else ""
+        raise UsageError(f"layer {layer} of {measure} does not exist. This run has layers {first} to {last}{zero}.")
+    return values[:, layer - first]
 
 
 def step_links(trace: Trace, limit: int = 5) -> list[StepLink]:
@@ -94,7 +100,7 @@ def step_links(trace: Trace, limit: int = 5) -> list[StepLink]:
             row = masses[earlier + 2]
             mass = float(row.mean())
             if length > 0 and math.isfinite(mass):
-                links.append(StepLink(later, earlier, mass, length * even_per_token, int(np.argmax(row))))
+                links.append(StepLink(later, earlier, mass, length * even_per_token, int(np.argmax(row)) + 1))
     links.sort(key=lambda link: (-link.mass / link.even, link.later, link.earlier))
     return links[:limit]
 
@@ -168,6 +174,8 @@ def _gloss(trace: Trace, span: tuple[int, int], values: Floats, bands: tuple[flo
 def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
     values = token_values(trace, measure, layer)
     finite = values[np.isfinite(values)]
+    if not len(finite) and measure in PER_LAYER and not trace.n_layers:
+        return f"{measure}: not measured by this run (its model has no layers)"
     if not len(finite):
         return f"{measure}: not measured (no token of this chain has a value{'' if layer is None else f' in layer {layer}'})"
     mean = float(finite.mean())
@@ -177,9 +185,10 @@ def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
         return f"{measure} {mean:.3f} nats/token{at} ({uniform})"
     if measure == "hidden_shift":
         baseline = trace.hidden_baseline[1:] if layer is None else trace.hidden_baseline[layer : layer + 1]
-        return (
-            f"hidden_shift {mean:.3f}{at} (random pairs of positions of this chain: {float(np.nanmean(baseline)):.3f})"
-        )
+        baseline = baseline[np.isfinite(baseline)]
+        if not len(baseline):
+            return f"hidden_shift {mean:.3f}{at} (random pairs of positions of this chain: not measured)"
+        return f"hidden_shift {mean:.3f}{at} (random pairs of positions of this chain: {float(baseline.mean()):.3f})"
     visible = trace.n_context + np.arange(trace.n_tokens) + 1
     if measure == "attention_entropy":
         return f"attention_entropy {mean:.3f} nats{at} (an even spread: {float(np.log(visible).mean()):.3f})"
@@ -191,6 +200,16 @@ def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
         return f"{measure} {mean:.3f}{at} (identical distributions: 0)"
     unit = f" {MEASURE[measure].unit}" if MEASURE[measure].unit else ""
     return f"{measure} {mean:.3f}{unit}{at} (no control is known for this measure)"
+
+
+def _implied(trace: Trace) -> str:
+    """What gave the roles of the steps without a connective, as the segmenter gives them."""
+    roles = {step.role for step in trace.steps if not step.explicit} - {Role.NONE}
+    rules = {
+        Role.THEN: "the segmenter's rule (main clause after a condition)",
+        Role.QUESTION: "the question mark at the end",
+    }
+    return " or ".join(dict.fromkeys(rules.get(role, "the source's structure") for role in Role if role in roles))
 
 
 def render_chain(
@@ -239,7 +258,7 @@ def render_chain(
     steps = Rows(["#", "role", f"mean {measure}", f"step (colour: {measure})"], rows, boxed=False)
     parts: list[RenderableType] = [head, *(glosses if numbers else [steps])]
     if any(not step.explicit and step.role.value != "NONE" for step in trace.steps):
-        parts.append(Text("* the source's structure gave the role, not a connective", style="dim"))
+        parts.append(Text(f"* {_implied(trace)} gave the role, not a connective", style="dim"))
     if chain.answer:
         parts.append(Text(f"A: {chain.answer}", style="italic"))
     links = step_links(trace)
