@@ -305,7 +305,7 @@ def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) 
             home.export("all", format="trails", to=trained / "other.parquet", variants="v0123456789abcdef")
         report = home.export("all", format="trails", to=trained / "both.parquet", variants=name)
         assert (report.counts.rows, report.counts.chains, report.counts.variants) == (41, 36, 5)
-        edits = [kind["edits"] for kind in found["kinds"]]
+        edits = [kind["edits"] for kind in found["kinds"] if kind["accepted"]]
         assert f"between a variant and its parent | {max(edits)} |" in report.card.read_text(encoding="utf-8")
 
     own = trained / "my variants.parquet"  # no id of the home: what is printed is what can be typed
