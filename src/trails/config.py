@@ -80,11 +80,12 @@ class Settings(BaseSettings):
     def credentials(self) -> tuple[str, str]:
         """User and password for :attr:`neo4j_uri`.
 
-        Raises UsageError where the password would go to another machine that only a file in the current folder names: such a
-        file may have come with the folder, and the password was not meant for it.
+        Raises UsageError where the password could go to another machine that only a file in the current folder names: such a
+        file may have come with the folder, and the password was not meant for it. A server asked by ``neo4j://`` names others
+        to ask, so of such a file only ``bolt://`` on this machine gets the password.
         """
         password = self.neo4j_password.get_secret_value()
-        if password and "neo4j_uri" in self._project and not _is_loopback(self.neo4j_uri):
+        if password and "neo4j_uri" in self._project and not _is_bolt_here(self.neo4j_uri):
             raise UsageError(
                 f"trails.toml in this folder sets neo4j_uri to {self.neo4j_uri}, and NEO4J_PASSWORD of the environment "
                 "is not sent to an address that a file in the current folder names. If it is yours, run: "
@@ -133,9 +134,15 @@ def _decided_by_project(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_loopback(uri: str) -> bool:
-    """Whether an address is this machine."""
-    host = urlsplit(uri).hostname or ""
+def _is_bolt_here(uri: str) -> bool:
+    """Whether an address is one server on this machine, which sends nobody on to another (``bolt://`` does not route)."""
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if parts.scheme not in ("bolt", "bolt+s", "bolt+ssc"):
+        return False
     try:
         return ip_address(host).is_loopback
     except ValueError:

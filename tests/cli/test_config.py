@@ -89,20 +89,27 @@ def test_a_password_does_not_follow_an_address_of_the_current_folder(
         open_graph(settings)
 
 
-@pytest.mark.parametrize("uri", ["bolt://localhost:7687", "neo4j://127.0.0.1", "bolt://[::1]:7687"])
+@pytest.mark.parametrize("uri", ["bolt://localhost:7687", "bolt://[::1]:7687"])
 def test_a_password_goes_to_this_machine(empty_folder: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("NEO4J_PASSWORD", "secret-1")
     (empty_folder / "trails.toml").write_text(f'neo4j_uri = "{uri}"\n')
     assert load_settings().credentials() == ("neo4j", "secret-1")
 
 
-@pytest.mark.parametrize("uri", ["bolt://localhost.example.org", "bolt://127.0.0.1.example.org", "bolt://10.0.0.1"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("bolt://localhost.example.org", "bolt://127.0.0.1.example.org", "bolt://10.0.0.1"),
+        *("neo4j://127.0.0.1", "neo4j+s://localhost", "NEO4J://[::1]:7687"),  # a routing server names others
+        "bolt://[::1",
+    ],
+)
 def test_what_only_looks_like_this_machine_is_another(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     monkeypatch.setenv("NEO4J_PASSWORD", "secret-1")
     (empty_folder / "trails.toml").write_text(f'neo4j_uri = "{uri}"\n')
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="is not sent to an address that a file in the current folder names"):
         load_settings().credentials()
 
 

@@ -61,10 +61,18 @@ def test_json_reads_back_as_the_same_and_steers_nothing(value: object) -> None:
     assert not any(steers(c) for c in text)
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "＝"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "＝", " =", "\xa0\r =", "\u200b@"])
 def test_no_field_starts_a_formula(start: str) -> None:
     file = io.StringIO()
     csv.writer(file).writerow([spreadsheet_text(f'{start}HYPERLINK("http://evil")'), spreadsheet_text("a=b")])
     (row,) = csv.reader(io.StringIO(file.getvalue(), newline=""))
     assert row[0].startswith("'")
     assert row[1] == "a=b"
+
+
+def test_a_lone_carriage_return_stays_inside_its_field(capsys: pytest.CaptureFixture[str]) -> None:
+    from trails.cli.common import print_csv
+
+    for raw in (False, True):
+        print_csv(["a", "b"], [["x\r=1+1", 2], [None, "y\r\nz"]], raw=raw)
+        assert capsys.readouterr().out == 'a,b\n"x\r=1+1",2\n,"y\r\nz"\n'

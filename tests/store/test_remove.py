@@ -12,9 +12,10 @@ from tests.store.test_rebuild import results
 
 from trails.cli import cli
 from trails.config import load_settings
-from trails.errors import UsageError
+from trails.errors import StoreError, UsageError
 from trails.export.subgraph import select
-from trails.pipeline import Home, verify
+from trails.pipeline import Home, rebuild, verify
+from trails.platform.locks import WriterLock
 from trails.store.embedded import EmbeddedStore
 from trails.store.resolve import Names
 from trails.store.rows import graph_batch
@@ -215,3 +216,55 @@ def test_families_and_metadata_are_in_the_graph(home: Path) -> None:
         true = graph.run("MATCH (c:Chain) WHERE c.meta_correct = true RETURN c.id").rows
     assert {row[0] for row in rows if row[1] == "mine"} == {c for c, chain in chains.items() if chain.family == "mine"}
     assert {row[0] for row in true} == {c for c, chain in chains.items() if chain.metadata["correct"] == "true"}
+
+
+def _files(home: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(home)): path.read_bytes()
+        for path in sorted(home.rglob("*"))
+        if path.is_file() and path.suffix != ".lock" and path.name != "lock"
+    }
+
+
+@pytest.mark.parametrize("lock", ["lock", "graph.lock"])
+def test_while_another_writes_nothing_is_removed_or_renamed(home: Path, lock: str) -> None:
+    before = _files(home)
+    second = json.loads(trails(home, "chains", "--run", ONE.id, "--json").stdout)[1]["chain"]
+    held = WriterLock(home / lock)
+    try:
+        error = trails(home, "remove", "chain", "#2").exception
+        assert isinstance(error, StoreError)
+        assert f"Nothing was removed. To remove it, run: trails remove chain {second}" in str(error)
+        error = trails(home, "rename", "run", ONE.id, "base").exception
+        assert isinstance(error, StoreError)
+        assert "The run was not renamed" in str(error)
+        with pytest.raises(StoreError, match="is being written by process"):
+            rebuild(load_settings(home=home, store="embedded"), fresh=True)
+    finally:
+        held.release()
+    assert _files(home) == before
+
+
+def test_a_removal_that_breaks_off_is_repaired_as_it_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: EmbeddedStore) -> None:
+        raise StoreError("the disk is full")
+
+    settings = load_settings(home=home, store="embedded")
+    for arguments in (["remove", "chain", "#2"], ["rename", "run", ONE.id, "base"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(EmbeddedStore, "save", full)
+            error = trails(home, *arguments).exception
+        assert isinstance(error, StoreError)
+        assert f"run: trails rebuild --fresh --home {home}" in str(error)
+        if arguments[0] == "remove":
+            assert verify(settings).differences
+        rebuild(settings, fresh=True)
+        assert verify(settings).differences == ()
+    with Home(home, store="embedded") as opened:
+        assert opened.cypher("MATCH (r:Run) WHERE r.alias = 'base' RETURN r.id").rows == ((ONE.id,),)
+
+
+def test_a_rebuild_makes_no_home(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no trails"):
+        rebuild(load_settings(home=tmp_path / "none", store="embedded"))
+    assert not (tmp_path / "none").exists()

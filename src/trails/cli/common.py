@@ -123,12 +123,15 @@ def print_json(value: Any) -> None:
 
 def print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, raw: bool) -> None:
     """Rows as CSV. A pipe or a file gets the text as it is, except for formulas unless ``raw``; a terminal gets it visible."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    lines = []
     for row in (columns, *rows):
         values = (json.dumps(plain(v), ensure_ascii=False) if isinstance(v, list | dict) else v for v in row)
+        file = io.StringIO(newline="")
+        # the writer quotes what is in its own line end: a lone carriage return ends a row in a spreadsheet
+        writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow([spreadsheet_text(v) if isinstance(v, str) and not raw else v for v in values])
-    text = file.getvalue()
+        lines.append(file.getvalue().removesuffix("\r\n") + "\n")
+    text = "".join(lines)
     # color: without it click takes the sequences of a colour out of the data
     click.echo(visible(text) if sys.stdout.isatty() else text, nl=False, color=True)
 

@@ -39,7 +39,9 @@ def command(
     if not dry_run:
         if not yes and sys.stdin.isatty():
             confirm(f"remove {len(found.pairs):,} measured chains of {settings.home}?")
-        found = remove(of, names, settings)
+        # a number (#2) names what was shown, whatever another process did meanwhile
+        chains = sorted({chain for chain, _ in found.pairs})
+        found = remove(of, chains if of == "chain" else names, settings)
     if as_json:
         print_json(
             {

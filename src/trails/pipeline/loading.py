@@ -68,11 +68,15 @@ def rebuild(
     ``fresh`` makes the graph from nothing. The results of analyses are kept as far as the chains that they name are there;
     what goes is said through ``progress``. Nothing is destroyed before everything that it is made from was read without an
     error: the embedded graph is built beside the old one and takes its place when it is whole; on a server, where both cannot
-    be at once, the results lie in the home's folder ``results`` until they are back in the graph.
+    be at once, the results lie in the home's folder ``results`` until they are back in the graph. Nobody else writes the home
+    meanwhile: raises StoreError where another process does.
     """
     settings = settings or load_settings()
     progress = progress or Silent()
-    with TraceStore(settings.home) as traces, open_graph(settings, discard_damaged=fresh) as graph:
+    with TraceStore(settings.home):
+        pass  # a home that is not there is told, not made
+    with TraceStore(settings.home, write=True) as traces, open_graph(settings, discard_damaged=fresh) as graph:
+        graph.hold()
         if fresh:
             if getattr(graph, "discarded", False):
                 progress.note("the old graph cannot be read: results of analyses are gone; run their commands again")

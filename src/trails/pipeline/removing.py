@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.config import Settings, load_settings
-from trails.errors import UsageError
+from trails.errors import StoreError, UsageError
 from trails.platform.files import replacing, write_atomic
 from trails.schema import RELATIONSHIPS, Run
 from trails.store import open_graph
@@ -42,14 +44,23 @@ class Removal:
 def remove(kind: Kind, names: Sequence[str], settings: Settings | None = None, *, dry_run: bool = False) -> Removal:
     """Remove chains, all chains of sources or families, or runs. With ``dry_run`` nothing changes.
 
-    The shards come first: a kill leaves a graph that holds more than they do, which ``trails verify`` tells. Maps and overlaps
-    counted what is gone, so they go too. Raises UsageError for a name that is not there.
+    The locks of the home and of the graph are taken first. Then the shards are written: a kill leaves a graph that holds more
+    than they do, which ``trails verify`` tells. Maps and overlaps counted what is gone, so they go too. Raises UsageError for a
+    name that is not there, StoreError where another process writes; then nothing was removed.
     """
     settings = settings or load_settings()
-    with TraceStore(settings.home, write=not dry_run) as traces:
+    with TraceStore(settings.home) as traces:
         plan = _plan(traces, kind, names)
-        if dry_run:
-            return plan
+    if dry_run:
+        return plan
+    # numbers (#2) move when a chain goes: what is said to be run again names ids
+    ids = sorted({chain for chain, _ in plan.pairs}) if kind == "chain" else list(names)
+    again = shlex.join(["trails", "remove", kind, *ids])
+    with (
+        _alone(settings, f"Nothing was removed. To remove it, run: {again}") as (traces, graph),
+        _until_saved(settings),
+    ):
+        plan = _plan(traces, kind, ids)
         for name in plan.shards:
             traces.rewrite(name, [t for t in traces.shard(name) if (t.chain.id, t.run) not in plan.pairs])
         for path in plan.derived:
@@ -61,10 +72,34 @@ def remove(kind: Kind, names: Sequence[str], settings: Settings | None = None, *
         described = traces.runs()
         for run in plan.runs:
             (traces.home / "runs" / f"{run}.json").unlink(missing_ok=True)
-        with open_graph(settings) as graph:
-            cleared = _remove_from_graph(graph, plan, described)
-            graph.save()
+        cleared = _remove_from_graph(graph, plan, described)
+        graph.save()
     return replace(plan, cleared=cleared)
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings, unchanged: str) -> Iterator[tuple[TraceStore, GraphStore]]:
+    """Shards and graph, with both writers' locks held. Raises StoreError that ends with ``unchanged`` where one is not free."""
+    with contextlib.ExitStack() as held:
+        try:
+            traces = held.enter_context(TraceStore(settings.home, write=True))
+            graph = held.enter_context(open_graph(settings))
+            graph.hold()
+        except StoreError as error:
+            raise StoreError(f"{error}. {unchanged}") from error
+        yield traces, graph
+
+
+@contextlib.contextmanager
+def _until_saved(settings: Settings) -> Iterator[None]:
+    """Say for an error of the work inside how graph and shards are brought together again."""
+    try:
+        yield
+    except (StoreError, OSError) as error:
+        raise StoreError(
+            f"{error}. It happened on the way: shards and graph of {settings.home} may differ. When the cause is gone, run: "
+            f"{shlex.join(['trails', 'rebuild', '--fresh', '--home', str(settings.home)])}"
+        ) from error
 
 
 def _plan(traces: TraceStore, kind: Kind, names: Sequence[str]) -> Removal:
@@ -190,7 +225,7 @@ def rename_run(run: str, name: str, settings: Settings | None = None) -> Run:
     Raises UsageError for a name that another run has, or that looks like an id.
     """
     settings = settings or load_settings()
-    with TraceStore(settings.home, write=True) as traces:
+    with _alone(settings, "The run was not renamed") as (traces, graph):
         runs = traces.runs()
         of = run_of(runs, run)
         name = name.strip()
@@ -200,8 +235,8 @@ def rename_run(run: str, name: str, settings: Settings | None = None) -> Run:
             raise UsageError(
                 f"another run has the name {name!r}: {next(r.id for r in runs.values() if r.name == name)}"
             )
-        traces.update_run_notes(of.id, {"name": name})
-        with open_graph(settings) as graph:
+        with _until_saved(settings):
+            traces.update_run_notes(of.id, {"name": name})
             _write(graph, "MATCH (r:Run {id: $run}) SET r.alias = $name", run=of.id, name=name or None)
             graph.save()
         return traces.runs()[of.id]

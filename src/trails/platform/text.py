@@ -42,9 +42,10 @@ def _json_escape(found: re.Match[str]) -> str:
     return json.dumps(found.group())[1:-1]
 
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FORMULA = re.compile(rf"[\t\r\n]|[\s{_STEERING}]*[=+\-@＝＋－＠]")
 
 
 def spreadsheet_text(text: str) -> str:
-    """A text field of CSV that no spreadsheet takes for a formula: an apostrophe is put before =, +, -, @, tab and line end."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    """A text field of CSV that no spreadsheet takes for a formula: an apostrophe is put before a text whose first visible
+    character is =, +, - or @, and before one that starts with tab or line end."""
+    return f"'{text}" if _FORMULA.match(text) else text

@@ -58,6 +58,9 @@ class GraphStore(Protocol):
     def ensure_schema(self) -> None:
         """Create constraints and indexes that are missing. Raises StoreError for a store of a newer version."""
 
+    def hold(self) -> None:
+        """Take the writer's lock now, where the store has one. Raises StoreError where another process holds it."""
+
     def loaded(self) -> set[tuple[str, str]]:
         """(chain, run) pairs that are completely in the graph."""
 

@@ -144,6 +144,10 @@ class EmbeddedStore:
                 self._graph = self._load()
         return self._graph
 
+    def hold(self) -> None:
+        """Take the writer's lock. Raises StoreError where another process holds it or the folder cannot be written."""
+        self._for_writing()
+
     def save(self) -> None:
         """Replace the file by the graph as it is now; survives the loss of power. Does nothing when nothing changed."""
         self._flush()
@@ -157,7 +161,8 @@ class EmbeddedStore:
         except (kglite.KgError, OSError) as error:
             if "No space left" in str(error) or "os error 28" in str(error):
                 raise StoreError(
-                    f"the disk is full: the graph {self._path} was not saved. Free some space and run: trails rebuild"
+                    f"the disk is full: the graph {self._path} was not saved. Free some space and run: "
+                    "trails rebuild --fresh"
                 ) from error
             raise StoreError(f"the graph {self._path} cannot be saved ({_first_line(error)})") from error
         self._changed = False

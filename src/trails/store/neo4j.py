@@ -1121,6 +1121,9 @@ class Neo4jStore:
 
         return self._guarded(body, 3600.0, reading=True)
 
+    def hold(self) -> None:
+        """Nothing to take: the server orders its writers."""
+
     def save(self) -> None:
         """Nothing to do: every transaction is durable when it is committed."""
 
