@@ -1,5 +1,5 @@
 // Gaps of a chain
-// The seams of one chain by how gap-like they are, with every score. Needs: trails gaps.
+// The seams of one chain by how gap-like they are, with every score. Needs: trails gaps (a home needs 20 chains with four steps or more).
 // $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 100 | rows at most

@@ -1,6 +1,6 @@
 // Most gap-like seams
 // Seams where a step seems to be missing, with the removed-step AUC of the score and of the position-only baseline on this
-// corpus. Needs: trails gaps.
+// corpus. Needs: trails gaps (a home needs 20 chains with four steps or more).
 // $run: string := "" | a run's id; empty = every run
 // $rank: integer := 0 | largest place within its chain, 0 = each chain's most gap-like seam only
 // $limit: integer := 50 | rows at most

@@ -73,6 +73,7 @@ def test_overlaps_print_their_control_and_reach_the_graph(home: Path, kind: str)
         # those of the first call are replaced, those of other kinds stay
         assert opened.cypher(question, {"kind": kind}).rows[0][0] == again["n_overlaps"]
     table = run(home, "overlaps", "--kind", kind, "--no-graph")
+    assert "trails export" not in table.stdout  # there is no node to select by
     assert table.exit_code == 0
     assert "control" in table.stdout
 
@@ -139,6 +140,21 @@ def test_capture_of_a_text_and_of_a_file(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not text in UTF-8 \(byte 3\)"):
         text_or_file(str(file))
     assert run(home, "capture", text, "--model", "uniform").exit_code == 0
+
+
+def test_a_chain_of_the_home_is_left_out_of_the_map_for_a_text_and_for_a_file(home: Path, tmp_path: Path) -> None:
+    with Home(home) as opened:
+        text = next(iter(opened.traces())).chain.text
+    file, many = tmp_path / "text.txt", tmp_path / "texts.jsonl"
+    file.write_text(f"{text}\n", encoding="utf-8")
+    many.write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    one, alone, row = (answer(home, "capture", given, "--model", "uniform") for given in (text, str(file), str(many)))
+    assert "1 chain of the home is this text, and left out of the map" in one["notes"]
+    assert alone == one
+    assert one["n_chains"] == 29
+    assert row["notes"] == ["chains of the home that equal a text were left out of its map: 1 of 1 texts"]
+    (score,) = [s for s in one["scores"] if s["name"] == "caught"]
+    assert row["texts"][0]["share"] == score["value"]
 
 
 def test_capture_of_a_file_of_texts_gives_a_row_each_and_a_summary(home: Path, tmp_path: Path) -> None:

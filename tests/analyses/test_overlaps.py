@@ -251,11 +251,16 @@ def test_the_report_shows_what_no_longer_overlap_contains(make: Any, random_text
     assert pair.startswith(
         f"{names} share 3 overlaps, the longest of 13 tokens; the whole corpus: shared beyond chance"
     )
+    apart = found.between(traces[2].chain.id, "none").report().verdict
+    assert apart.startswith(
+        f"{traces[2].chain.id} and none share no exact overlap of 10 tokens or more; the whole corpus: shared beyond chance"
+    )
 
 
 def test_what_chance_shares_too_is_said_not_to_be_beyond_it(corpus_of: Any, random_texts: Any) -> None:
     found = overlaps.exact(corpus_of(random_texts(40, 60, seed=1, vocabulary=12)), 3).report()
     assert found.verdict.startswith("not beyond chance: ")
+    assert [does for does, _ in found.commands] == ["export the first of them"]  # what chance shares is not dropped
     few = overlaps.exact(corpus_of([PLANTED, PLANTED]), 5).report()
     assert "whether that is beyond chance is open" in few.verdict
     none = overlaps.exact(corpus_of(random_texts(40, 60, seed=1)), 12).report()

@@ -143,6 +143,11 @@ def test_map() -> None:
     assert mapped(fitness(0.38, 0.3)) == (
         "new chains keep to this map beyond chance: it has 38 % of the transitions of held-out chains, shuffled at most 2.0 %"
     )
+    few = Score("fitness", 0.38, "share", (Control("held-out tokens shuffled", 0.01, (0.0, 0.02)),))
+    assert mapped(few) == (
+        "new chains keep to this map above its control; too few held-out chains for an interval: "
+        "it has 38 % of the transitions of held-out chains, shuffled at most 2.0 %"
+    )
     assert mapped(fitness(0.03, 0.02)).startswith("new chains do not keep to this map beyond chance: it has 3.0 % of")
     assert mapped(withheld=(Withheld("fitness", "too few"),)) == "whether new chains keep to this map is open: too few"
 
@@ -156,7 +161,7 @@ def drifted(onset: int | None, *scores: Score, paired: bool = True, withheld: tu
 
 
 def test_drift() -> None:
-    jump = Score(drift.JUMP, 9.0, "F ratio", (Control("shuffled", 4.0),))
+    jump = Score(drift.JUMP, 9.0, "squared error removed / left", (Control("shuffled", 4.0),))
     sure = Score(drift.CONFIDENCE, 0.95, "share", (Control("shuffled", 0.2),))
     compared = "jump 9, with the layers shuffled up to 4"
     assert drifted(7, jump, sure) == (

@@ -419,8 +419,9 @@ class CaptureMap:
         return np.unique(window_keys(*self.resample, self.k + 1)[0])
 
     def without(self, text: str) -> tuple[CaptureMap, int]:
-        """The map without the chains that are this text, and how many those are."""
-        same = np.array([known == text for known in self.corpus.texts], np.bool_)
+        """The map without the chains that are this text but for white space, and how many those are."""
+        words = text.split()
+        same = np.array([known.split() == words for known in self.corpus.texts], np.bool_)
         if not same.any():
             return self, 0
         return CaptureMap(self.corpus.select(~same), self.k, self.seed), int(same.sum())
@@ -432,6 +433,10 @@ class CaptureMap:
             made = CaptureMap(self.corpus.select(other), self.k, self.seed) if other.any() else None
             self._others[source] = made
         return self._others[source]
+
+
+SAME = "this text, and left out of the map"
+"""End of the note about chains of the home that equal a text."""
 
 
 def capture(
@@ -454,7 +459,7 @@ def capture(
     ready, same = (corpus if isinstance(corpus, CaptureMap) else CaptureMap(corpus, k, seed)).without(one.text)
     corpus, k = ready.corpus, ready.k
     if same:
-        notes.append(f"the text is in the corpus {same} time(s); those chains were taken out of the map")
+        notes.append(f"{same} {'chain' if same == 1 else 'chains'} of the home {'is' if same == 1 else 'are'} {SAME}")
     if not one.connective.any():
         notes.append("no connective was found in the text, so the nulls that keep or mask connectives change nothing")
     single = _packed([one.tokens])

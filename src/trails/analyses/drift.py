@@ -162,7 +162,7 @@ def _without_trend(curves: Doubles) -> Doubles:
 
 
 def onset_of(values: Doubles, *, paired: bool) -> tuple[int, float]:
-    """Change point of the mean over positions: (first layer of the new level, F ratio).
+    """Change point of the mean over positions: (first layer of the new level, squared error removed / left).
 
     Paired changes are compared on a logarithmic scale above the rounding noise, because they grow by factors; the drift of one
     chain is compared after its linear trend over the layers is taken out, because a steady slope is no onset.
@@ -178,7 +178,8 @@ def _change(curve: Doubles, paired: bool) -> tuple[int, float]:
 
 
 def trend_change(curve: Doubles, *, margin: int = 2) -> tuple[int, float]:
-    """Best jump on top of a straight line: (first place of the new level, F ratio of jump against line alone)."""
+    """Best jump on top of a straight line: (first place of the new level, squared error that the jump removes from the line's,
+    relative to what is left)."""
     size = len(curve)
     place = np.arange(size, dtype=np.float64)
     plain = np.stack([np.ones(size), place], axis=1)
@@ -242,7 +243,7 @@ def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[
         Score(
             JUMP,
             statistic,
-            "F ratio",
+            "squared error removed / left",
             (Control("largest jump with the layers shuffled, 95 % quantile", high, spread(null)),),
             note=f"layer {layer}",
         ),

@@ -186,37 +186,49 @@ class Overlaps(Finding):
             self.scores,
             self.withheld,
             self.notes,
-            _commands(first, chains.get(first, [])) if first is not None else (),
+            _commands(first, chains.get(first, []), drop=self._beyond() is not False) if first is not None else (),
         )
+
+    @property
+    def _nulls(self) -> tuple[str, ...]:
+        """The controls that are chance: what masked exact matching finds is another share of the steps."""
+        return ("whitened dimensions permuted",) if self.kind == "near" else ()
+
+    def _score(self) -> Score | None:
+        name = "near share beyond masked exact" if self.kind == "near" else "coverage"
+        return next((one for one in self.scores if one.name == name), None)
+
+    def _beyond(self) -> bool | None:
+        """Whether more is shared than chance shares; None where that is open."""
+        score = self._score()
+        return None if score is None else score.beyond(*self._nulls)
 
     def _verdict(self, n_shown: int) -> str:
         size = f"{self.min_length} {self.unit} or more"
-        name = "near share beyond masked exact" if self.kind == "near" else "coverage"
-        score = next((one for one in self.scores if one.name == name), None)
+        score = self._score()
         if score is None:
             reason = self.withheld[0].reason if self.withheld else "no score could be had"
             found = (
                 f"{len(self.overlaps)} {self.kind} overlaps of {size} were found; whether that is beyond chance is open"
             )
-            judged = f"{found}: {reason}"
+            judged = f"whether it shares beyond chance is open: {reason}" if self.pair else f"{found}: {reason}"
         else:
-            # what masked exact matching finds is another share of the steps, not chance
-            nulls = ("whitened dimensions permuted",) if self.kind == "near" else ()
-            chance = score.strictest(*nulls)
+            chance = score.strictest(*self._nulls)
             what = {"near": "of the steps have a near step beyond masked exact matching"}.get(
                 self.kind, f"of the {self.unit} lie in overlaps of {size}"
             )
             share = f"{percent(score.value)} {what}"
-            if not len(self.overlaps) and self.kind != "near":
+            if not len(self.overlaps) and self.kind != "near" and not self.pair:
                 judged = f"no {self.kind} overlap of {size}"
-            elif score.beyond(*nulls):
+            elif self._beyond():
                 judged = f"shared beyond chance: {share}, chance explains at most {percent(chance.reach)}"
             else:
                 judged = f"not beyond chance: {share}, and chance ({chance.name}) reaches {percent(chance.reach)}"
         if not self.pair:
             return judged
         longest = f", the longest of {self.overlaps['n_tokens'][0].as_py()} {self.unit}" if len(self.overlaps) else ""
-        return f"{' and '.join(self.pair)} share {n_shown} overlaps{longest}; the whole corpus: {judged}"
+        shared = f"{n_shown} overlaps{longest}" if len(self.overlaps) else f"no {self.kind} overlap of {size}"
+        return f"{' and '.join(self.pair)} share {shared}; the whole corpus: {judged}"
 
 
 CHAINS_SHOWN = 5
@@ -246,11 +258,19 @@ def nested(overlaps: pa.Table, occurrences: pa.Table) -> npt.NDArray[np.bool_]:
     return hidden
 
 
-def _commands(overlap: str, chains: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Lines that export an overlap, or everything with one copy of it."""
+def _commands(overlap: str, chains: Sequence[str], *, drop: bool) -> tuple[tuple[str, str], ...]:
+    """Lines that export an overlap, or with ``drop`` everything with one copy of it. What chance shares too is no reason to
+    drop a chain.
+    """
+    export = (
+        "export the first of them",
+        f"trails export --subgraph overlap:{overlap} --format messages -o overlap.jsonl",
+    )
+    if not drop:
+        return (export,)
     copies = f"MATCH (c:Chain) WHERE c.id = '{chains[0]}' OR NOT (:Overlap {{id: '{overlap}'}})-[:IN]->(c) RETURN c.id"
     return (
-        ("export the first of them", f"trails export --subgraph overlap:{overlap} --format messages -o overlap.jsonl"),
+        export,
         (
             f"drop it, with one chain left ({chains[0]})",
             f'trails export --subgraph "{copies}" --format messages -o rest.jsonl',

@@ -139,6 +139,10 @@ class StateMap(Finding):
             return f"whether new chains keep to this map is open: {reason}"
         chance = fitness.strictest().reach
         kept = f"{percent(fitness.value)} of the transitions of held-out chains"
+        if fitness.interval is None:
+            place = "above" if fitness.beyond() else "not above"
+            found = f"new chains keep to this map {place} its control; too few held-out chains for an interval"
+            return f"{found}: it has {kept}, shuffled {'at most' if fitness.beyond() else 'up to'} {percent(chance)}"
         if fitness.beyond():
             return f"new chains keep to this map beyond chance: it has {kept}, shuffled at most {percent(chance)}"
         return f"new chains do not keep to this map beyond chance: it has {kept}, shuffled up to {percent(chance)}"

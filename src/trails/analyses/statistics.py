@@ -170,7 +170,7 @@ def step_change(curves: Doubles, *, margin: int = 1) -> tuple[int, float]:
     """Best single change of level in a curve: (index of the first value of the second segment, statistic).
 
     ``curves`` is (n, K): n replicates over K places; the statistic is computed on their mean. Each candidate's gain is the
-    reduction of the squared error of the two-segment fit, relative to what is left (an F ratio).
+    reduction of the squared error of the two-segment fit, relative to what is left: (before - after) / after.
     ``margin`` values at least stay on each side. Raises ValueError for fewer than ``2 * margin + 1`` places.
     """
     mean = curves.mean(axis=0)

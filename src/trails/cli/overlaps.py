@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -86,6 +87,8 @@ def command(
         )
         shared = found.between(*(opened.trace(name, instrument.id).chain.id for name in between)) if between else found
     report = shared.report()
+    if no_graph:  # the lines to run select by the overlap's node, which was not written
+        report = replace(report, commands=())
     if as_json:
         print_json(report.record(limit))
         return

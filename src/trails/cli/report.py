@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option
+from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option, with_home
 
 
 @click.command("report", context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,7 +64,7 @@ def command(
         )
     else:
         for note in written.left_out:
-            err.print(note)
+            err.print(with_home(note))
         echo(
             f"{written.path}: {written.n_chains:,} chains, {written.n_tokens:,} tokens, {written.n_bytes:,} bytes "
             f"({written.n_bytes / max(written.n_tokens, 1):.0f} a token)"

@@ -170,7 +170,8 @@ def command(
     }
     for title, by_kind in drawings.items():
         if by_kind:
-            out().print(drift_picture(by_kind), soft_wrap=True)
+            first = int(title.startswith("attention"))  # state 0 is the input of layer 1, attention begins in layer 1
+            out().print(drift_picture(by_kind, first), soft_wrap=True)
             echo(f"drift map, {title}, mean over variants; layers from left to right, shading up to the largest")
     if reports:
         echo(f"{enough} of {len(reports)} chains have {count} accepted variants or more")
@@ -213,8 +214,10 @@ def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:
 _SHADES = " ░▒▓█"
 
 
-def drift_picture(by_kind: Mapping[str, Sequence[float]]) -> Text:
-    """One line per kind: a cell per layer, shaded by its share of the largest value, and that kind's largest value."""
+def drift_picture(by_kind: Mapping[str, Sequence[float]], first: int) -> Text:
+    """One line per kind: a cell per layer from ``first`` on, shaded by its share of the largest value, and that kind's
+    largest value.
+    """
     largest = max(max(values) for values in by_kind.values())
     width = max(map(len, by_kind))
     lines = []
@@ -223,5 +226,5 @@ def drift_picture(by_kind: Mapping[str, Sequence[float]]) -> Text:
             _SHADES[min(int(len(_SHADES) * value / largest), len(_SHADES) - 1)] if largest > 0 else " "
             for value in values
         )
-        lines.append(f"{kind:<{width}} │{cells}│ at most {max(values):.2g} in layer {int(np.argmax(values))}")
+        lines.append(f"{kind:<{width}} │{cells}│ at most {max(values):.2g} in layer {first + int(np.argmax(values))}")
     return Text("\n".join(lines))

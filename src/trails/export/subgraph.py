@@ -306,6 +306,10 @@ def _overlap(text: str, store: GraphStore) -> Selection:
     return Selection(text, parts, statement, {"ids": ids})
 
 
+GAPS_ADVICE = "Run: trails gaps (a home needs 20 chains with four steps or more)"
+"""What to do where the graph holds no gaps; 20 is ``trails.analyses.gaps.MIN_CHAINS``, which is costly to import."""
+
+
 def _gaps(text: str, match: re.Match[str], store: GraphStore) -> Selection:
     try:
         threshold = float(match[2])
@@ -314,7 +318,7 @@ def _gaps(text: str, match: re.Match[str], store: GraphStore) -> Selection:
     statement = (
         f"MATCH (g:Gap)-[:BEFORE]->(s:Step) WHERE g.score {match[1]} $threshold RETURN s.id AS step ORDER BY step"
     )
-    return _elements(text, statement, {"threshold": threshold}, store, "Run: trails gaps")
+    return _elements(text, statement, {"threshold": threshold}, store, GAPS_ADVICE)
 
 
 def _roles(text: str, store: GraphStore) -> Selection:

@@ -294,7 +294,7 @@ class Home:
             raise UsageError("an empty text was given. Give a text, or the name of a file that holds one.")
         of = self.run(run).id
         states = next((trace.state_layers for trace in self.traces(of)), ())
-        item = segmented(Chain("captured", "0", "", text))
+        item = segmented(Chain("captured", "0", "", text.strip()))
         (new,) = self.scorer(of).measure([item], MeasureOptions(states=states))
         found = capture(token_corpus(self.traces(of)), query_of(new), k=k, min_match=min_match)
         nearest, scores, withheld = retrieve(
@@ -314,14 +314,14 @@ class Home:
 
         Raises UsageError when there is no text.
         """
-        from trails.analyses.capture import MIN_QUERY, CaptureMap, Captures, capture, query_of
+        from trails.analyses.capture import MIN_QUERY, SAME, CaptureMap, Captures, capture, query_of
         from trails.analyses.sequences import token_corpus
 
         of = self.run(run).id
         given = [(label, text) for label, text in texts if text.strip()]
         if not given:
             raise UsageError("no text was given. Give a file with one or more texts.")
-        items = [segmented(Chain("captured", str(number), "", text)) for number, (_, text) in enumerate(given)]
+        items = [segmented(Chain("captured", str(number), "", text.strip())) for number, (_, text) in enumerate(given)]
         ready = CaptureMap(token_corpus(self.traces(of)), k, 0)
         measured = self.scorer(of).measure(items, MeasureOptions())
         found = [
@@ -329,9 +329,11 @@ class Home:
             for new in measured
         ]
         short = [label for (label, _), one in zip(given, found, strict=True) if one is None]
-        notes = (f"fewer than {MIN_QUERY} tokens, so not judged: {', '.join(short)}",) if short else ()
+        notes = [f"fewer than {MIN_QUERY} tokens, so not judged: {', '.join(short)}"] if short else []
+        if own := sum(one is not None and any(note.endswith(SAME) for note in one.notes) for one in found):
+            notes.append(f"chains of the home that equal a text were left out of its map: {own} of {len(given)} texts")
         labels, texts_ = zip(*given, strict=True)
-        return Captures(labels, tuple(" ".join(text[:200].split())[:60] for text in texts_), tuple(found), notes)
+        return Captures(labels, tuple(" ".join(text[:200].split())[:60] for text in texts_), tuple(found), tuple(notes))
 
     def drift(self, chain: str, *, against: str | None = None, run: str | None = None) -> Drift:
         """Hidden-state drift of a chain by layer and position, see :mod:`trails.analyses.drift`.

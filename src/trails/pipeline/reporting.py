@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import StateMap, build
 from trails.errors import UsageError
+from trails.export.subgraph import GAPS_ADVICE
 from trails.report.html import MAX_CHAINS, Found, Written, write_report
 from trails.schema import Run, Trace
 
@@ -115,7 +116,7 @@ def _found(home: Home, run: Run, notes: list[str]) -> Found:
         row["others"] = [other for other in dict.fromkeys(holders[row["id"]]) if other != chain][:20]
         overlaps.setdefault(chain, []).append(row)
     if not gaps:
-        notes.append("The graph holds no gaps of this run. Run: trails gaps")
+        notes.append(f"The graph holds no gaps of this run. {GAPS_ADVICE}")
     if not overlaps:
         notes.append("The graph holds no overlaps. Run: trails overlaps")
     return Found(gaps, overlaps)
