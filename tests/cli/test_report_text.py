@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console  # a place to print to
 
+from trails.cli.variants import drift_picture
 from trails.errors import UsageError
 from trails.pipeline import IngestSummary, summary_lines
 from trails.report.terminal import render_chain, step_links, token_values, trace_record
@@ -117,6 +118,12 @@ def test_the_summary_of_an_ingest_lists_every_role() -> None:
     roles = Counter({role.value: place for place, role in enumerate(Role, 1)})
     (line,) = [one for one in summary_lines(IngestSummary(steps=roles.total(), roles=roles)) if one.startswith("steps")]
     assert sum(int(count) for count in re.findall(r" [A-Z]+ (\d+)", line)) == roles.total()
+
+
+def test_the_picture_of_variants_names_the_layer_that_moved_most() -> None:
+    moved = {"paraphrase": [0.0, 0.1, 0.3]}
+    assert drift_picture(moved, 0).plain.endswith("at most 0.3 in layer 2")  # states begin with the embeddings
+    assert drift_picture(moved, 1).plain.endswith("at most 0.3 in layer 3")
 
 
 def test_a_measure_without_a_value_is_said_to_be_not_measured() -> None:

@@ -17,7 +17,7 @@ def home(trails: Any, chains_file: Path) -> Any:  # noqa: F811
     return trails
 
 
-def test_all_chains_or_a_selection_become_one_file(home: Any, tmp_path: Path) -> None:
+def test_all_chains_or_a_selection_become_one_file(home: Any, chains_file: Path, tmp_path: Path) -> None:  # noqa: F811
     said = home("report", "-o", "all.html", "--json").json()
     record, _ = contents(tmp_path / "all.html")
     assert said["chains"] == len(record["chains"]) == 4
@@ -25,6 +25,10 @@ def test_all_chains_or_a_selection_become_one_file(home: Any, tmp_path: Path) ->
     assert said["bytes"] == (tmp_path / "all.html").stat().st_size
     assert any("trails gaps" in note for note in said["left_out"]), "what is missing is named with its command"
     one = record["chains"][0]["id"]
+    folder = tmp_path / "a home"
+    home("ingest", chains_file, "--home", folder)
+    notes = home("report", "-o", "elsewhere.html", "--home", folder).err
+    assert f"trails gaps --home '{folder}' (a home needs 20 chains with four steps or more)" in " ".join(notes.split())
     home("report", one[:9], "-o", "one.html")
     assert [chain["id"] for chain in contents(tmp_path / "one.html")[0]["chains"]] == [one]
     home("report", "roles:IF>THEREFORE", one, "-o", "some.html")
