@@ -8,6 +8,7 @@ with the folder: :attr:`Settings.project` names what it set, and credentials do 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -112,12 +113,25 @@ def load_settings(**flags: Any) -> Settings:
     try:
         settings = Settings(**given)
         settings._project = _decided_by_project(given)
+        for name in ("home", "model"):
+            _check_length(name, str(getattr(settings, name)))
         return settings
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
         raise UsageError(f"settings cannot be used: {'; '.join(lines)}. They come from {_SOURCES}.") from None
-    except ValueError as error:
-        raise UsageError(f"the config file cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the config file {found or ''} cannot be read: {error}") from None
+
+
+def _check_length(name: str, path: str) -> None:
+    """Raise UsageError for a path that no file system takes."""
+    try:
+        Path(path).stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(
+                f"{name} is a path of {len(path):,} characters ({path[:40]}…), which is too long"
+            ) from None
 
 
 def _decided_by_project(given: dict[str, Any]) -> dict[str, Any]:

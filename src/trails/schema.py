@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -160,6 +160,27 @@ class Run:
     def tokenizer_id(self) -> str:
         """First 8 hex digits of the tokenizer's hash: the part of a token id that names the tokenizer."""
         return self.tokenizer[:8]
+
+
+def checked_run(run: Run) -> Run:
+    """The run, as a file of a stranger may hold it. Raises ValueError naming a field whose value is of another type, is not one
+    of those declared, or is a number below 0 or beyond 64 bits.
+    """
+    for name, kind in get_type_hints(Run).items():
+        value = getattr(run, name)
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        if choices:
+            fits = isinstance(value, str) and value in choices
+        elif kind is int:
+            fits = type(value) is int and 0 <= value < 2**63
+        else:
+            fits = isinstance(value, kind if isinstance(kind, type) else Mapping)
+        if not fits:
+            wanted = (
+                f"one of {', '.join(choices)}" if choices else "a whole number" if kind is int else "of another type"
+            )
+            raise ValueError(f"{name} is {str(value)[:40]!r} and must be {wanted}")
+    return run
 
 
 def fitting_runs(runs: Mapping[str, Run], name: str | None = None) -> list[Run]:

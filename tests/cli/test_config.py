@@ -142,3 +142,10 @@ def test_what_a_project_file_sets_is_shown(
     assert f"trails.toml {line}\n" in trails("status").out
     assert trails("status", "--json").json()["project"] == {"dtype": "float32"}
     assert line in trails("doctor", code=None).out
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, f'home = "{"x" * 5000}"', f'model = "{"x" * 5000}"'])
+def test_a_config_file_of_a_stranger_is_one_error(empty_folder: Path, text: str) -> None:
+    (empty_folder / "trails.toml").write_text(text)
+    with pytest.raises(UsageError, match="cannot be read|is too long"):
+        load_settings()

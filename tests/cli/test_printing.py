@@ -144,6 +144,8 @@ def test_an_unknown_label_or_type_is_an_error_and_no_empty_table(trails, chains_
     shown = trails("cypher", "MATCH (:Token)-[r:NEXTT]->(:Token) RETURN r.surprisal", code=6).err
     assert "the relationship type NEXTT" in shown
     assert "Did you mean NEXT?" in shown
+    for statement in ("CREATE (n:Thing)", "MERGE (n:Thing {id: 'x'})", "MATCH (c:Chain) CREATE (c)-[:MADE]->(:Thing)"):
+        assert "--write" in trails("cypher", statement, code=6).err
     # declared, but not there yet; a name in quotes; more than one
     assert "no rows" in trails("cypher", "MATCH (o:Overlap) RETURN o.id").err
     assert "no rows" in trails("cypher", "MATCH (c:Chain) WHERE c.text = '(x:Nothing)' RETURN c.id").err

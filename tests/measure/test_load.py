@@ -463,3 +463,13 @@ def test_no_torch_before_a_model_is_opened() -> None:
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weights_of_whole_numbers_are_an_error(folder: Path) -> None:
+    weights = weights_of(folder)
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(weights | {name: weights[name].to(torch.int32)}, folder / "model.safetensors", {"format": "pt"})
+    assert refusal(folder) == (
+        f"the weights of {folder} are not of a floating-point type: {name} is I32 in model.safetensors. Save the model "
+        "again, or use another checkpoint."
+    )

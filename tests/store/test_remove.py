@@ -16,6 +16,7 @@ from trails.errors import StoreError, UsageError
 from trails.export.subgraph import select
 from trails.pipeline import Home, rebuild, verify
 from trails.platform.locks import WriterLock
+from trails.store.bulk import bulk_from_home
 from trails.store.embedded import EmbeddedStore
 from trails.store.resolve import Names
 from trails.store.rows import graph_batch
@@ -268,3 +269,13 @@ def test_a_rebuild_makes_no_home(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no trails"):
         rebuild(load_settings(home=tmp_path / "none", store="embedded"))
     assert not (tmp_path / "none").exists()
+
+
+def test_a_bulk_load_that_cannot_be_written_is_one_error(home: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be written"):
+        bulk_from_home(home, Path("/dev/full/x"))
+
+
+def test_a_number_of_many_digits_in_a_selection_is_one_error(home: Path) -> None:
+    with Home(home, store="embedded") as opened, pytest.raises(UsageError, match="the parameters are not JSON"):
+        opened.select('query:most-surprising{"limit": ' + "9" * 5000 + "}")

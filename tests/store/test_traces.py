@@ -455,3 +455,36 @@ def test_no_flipped_bit_is_read_as_other_data(tmp_path: Path) -> None:
                 assert store.damaged() == [shard.name]
         assert caught["traces"] == caught["columns"] == caught["counts"] == 150
         assert caught["keys"] > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("adapter", "null"),
+            ("attention", "{}"),
+            ("bos", '"sometimes"'),
+            ("dtype", "1e400"),
+            ("control_tokens", "[]"),
+        ),
+        *(("d_model", "-1"), ("d_model", "1e400"), ("n_heads", "true"), ("think", "0"), ("notes", "[1]")),
+        ("notes", '{"a":' * 100_000),
+    ],
+)
+def test_a_run_of_wrong_types_is_one_error_that_names_the_file(tmp_path: Path, name: str, value: str) -> None:
+    run = make_run("one")
+    with TraceStore(tmp_path, write=True) as store:
+        store.put_run(run)
+        assert store.runs() == {run.id: run}
+        path = tmp_path / "runs" / f"{run.id}.json"
+        fields = {key: json.dumps(held) for key, held in json.loads(path.read_text()).items()} | {name: value}
+        path.write_text("{" + ",".join(f'"{key}":{held}' for key, held in fields.items()) + "}")
+        with pytest.raises(StoreError, match=rf"{run.id}\.json cannot be read"):
+            store.runs()
+
+
+@pytest.mark.parametrize("text", ['{"format":1e400}', "[" * 100_000])
+def test_a_manifest_of_a_stranger_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "trails.json").write_text(text)
+    with pytest.raises(StoreError, match=r"trails\.json cannot be read"):
+        TraceStore(tmp_path)

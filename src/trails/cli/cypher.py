@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from trails.cli.common import csv_option, err, home_option, json_option, print_rows, settings_from, store_option
-from trails.errors import UsageError
+from trails.errors import QueryError, UsageError
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 
 timeout_option = click.option(
@@ -88,9 +88,15 @@ def command(
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{query[1:]} cannot be read ({error})") from None
     with open_graph(settings_from(home=home, store=store), strangers=not write) as graph:
+        values = parameters(params, typed=True)
         if not write:
-            check_names(graph, query)
-        result = graph.run(query, parameters(params, typed=True), write=write, timeout_s=timeout, max_rows=limit)
+            try:
+                check_names(graph, query)
+            except QueryError:
+                # a statement that writes is refused as one, whatever it names
+                graph.run(query, values, timeout_s=timeout, max_rows=1)
+                raise
+        result = graph.run(query, values, write=write, timeout_s=timeout, max_rows=limit)
     print_rows(result.columns, result.rows, style="json" if as_json else as_csv or "table")
     if result.truncated:
         err.print(f"only the first {limit:,} rows are shown; add LIMIT to the query or raise --limit")

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trails.errors import UsageError
+from trails.errors import StoreError, UsageError
 from trails.export.formats import WRITERS, refusal, writer_named
 from trails.export.options import ExportOptions, ExportReport, parse_layers
 from trails.export.planning import Facts, plan
@@ -50,7 +50,16 @@ def export_selection(
     an unknown format or option, for an output that exists (without ``overwrite``), and for a format that would lose a mask,
     a weight, the order or a conversation (without ``lossy``).
     """
-    prepared = prepare(selection, traces, format, to, options or ExportOptions(**given))
+    try:
+        return _export(selection, traces, format, to, options or ExportOptions(**given))
+    except OSError as error:
+        raise StoreError(
+            f"{to} cannot be written ({error.strerror or error}). Free some space, or name another file with -o"
+        ) from error
+
+
+def _export(selection: Selection, traces: TraceStore, format: str, to: Path, options: ExportOptions) -> ExportReport:
+    prepared = prepare(selection, traces, format, to, options)
     writer, options = prepared.writer, prepared.options
     prepared.card.parent.mkdir(parents=True, exist_ok=True)
     with (

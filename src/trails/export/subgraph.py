@@ -371,8 +371,11 @@ def _named(text: str, match: re.Match[str], store: GraphStore, traces: TraceStor
     query = queries[match[1]]
     try:
         given = json.loads(match[2]) if match[2] else {}
-    except json.JSONDecodeError as error:
-        raise UsageError(f'selection {text!r}: the parameters are not JSON ({error}). Write {{"limit": 50}}.') from None
+    except (ValueError, RecursionError) as error:
+        shown = text if len(text) <= 200 else f"{text[:200]}…"
+        raise UsageError(
+            f'selection {shown!r}: the parameters are not JSON ({error}). Write {{"limit": 50}}.'
+        ) from None
     runs = measured_runs(traces)
     return _statement(text, query.statement, query.bind(named_parameters(given, Names(traces), runs), runs), store)
 

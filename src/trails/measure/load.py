@@ -75,6 +75,7 @@ def load_scorer(
         mismatched=[str(key[0]) if isinstance(key, tuple) else str(key) for key in report["mismatched_keys"]],
         advice="Copy the model's folder again, or save the model with save_pretrained.",
     )
+    _check_floats(loaded, folder, f"the weights of {model or name}")
     identity, adapter_hash = weights_hash(folder), ""
     if trust_remote_code and _is_path(model):
         identity = stable_hash(identity, code_hash(folder), length=64)
@@ -239,6 +240,27 @@ def _check_keys(
             f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" for kind, names in wrong
         )
         raise ModelError(f"{what}: {said}. {advice}")
+
+
+_WHOLE = frozenset({"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"})
+
+
+def _check_floats(model: Any, folder: Path, what: str) -> None:
+    """Raises ModelError for a parameter whose file holds whole numbers: loading would take them for weights. The packed weights
+    of a quantised model are whole numbers by design.
+    """
+    if getattr(model.config, "quantization_config", None) is not None:
+        return
+    parameters = {name for name, parameter in model.named_parameters() if parameter.is_floating_point()}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  # not a mapping
+                kind = file.get_slice(name).get_dtype()
+                if kind in _WHOLE and (name in parameters or f"{model.base_model_prefix}.{name}" in parameters):
+                    raise ModelError(
+                        f"{what} are not of a floating-point type: {name} is {kind} in {path.name}. Save the model "
+                        "again, or use another checkpoint."
+                    )
 
 
 def _check_finite(model: Any, what: str) -> None:

@@ -233,4 +233,9 @@ def bulk_from_home(
                     if progress:
                         progress(done, total)
 
-        return write_bulk(batches(), folder, per_layer=per_layer)
+        try:
+            return write_bulk(batches(), folder, per_layer=per_layer)
+        except OSError as error:
+            raise StoreError(
+                f"{folder} cannot be written ({error.strerror or error}). Free some space, or name another folder"
+            ) from error

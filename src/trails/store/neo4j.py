@@ -846,6 +846,15 @@ class Neo4jStore:
 
         return self._transaction(work, timeout_s)
 
+    def _value(self, statement: str, name: str) -> Any:
+        """The one value that one of this module's own statements returns. Raises StoreError where the server returns none."""
+        try:
+            return self._statement(statement)[0][name]
+        except (IndexError, KeyError):
+            raise StoreError(
+                f"the server at {self.address} answers a count without a row, so it is no Neo4j. Set NEO4J_URI to one"
+            ) from None
+
     def _transaction(self, work: Callable[[neo4j.ManagedTransaction], T], timeout_s: float) -> T:
         """A write transaction, tried again when the server asks for it."""
 
@@ -868,7 +877,7 @@ class Neo4jStore:
     def ensure_schema(self) -> None:
         """Create constraints and indexes that are missing and wait until they answer."""
         self._ready()
-        found = self._statement(READ_FORMAT)[0]["format"]
+        found = self._value(READ_FORMAT, "format")
         if found is not None and found > FORMAT_VERSION:
             raise StoreError(
                 f"the graph in Neo4j at {self.address} was written by a newer trails (format {found}; this one knows "
@@ -1084,7 +1093,7 @@ class Neo4jStore:
         """Number of nodes per label and of relationships per declared name; only those that exist."""
         found: dict[str, int] = {}
         for name, statement in (*COUNT_NODES.items(), *COUNT_RELATIONSHIPS.items()):
-            number = self._statement(statement)[0]["n"]
+            number = self._value(statement, "n")
             if number:
                 found[name] = number
         return found

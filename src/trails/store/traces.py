@@ -32,7 +32,7 @@ from trails.errors import StoreError
 from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
 from trails.platform.locks import HeldError, WriterLock
-from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, Run, Trace, stable_hash
+from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, Run, Trace, checked_run, stable_hash
 from trails.store.shards import (
     KEYS_NOTE,
     complete,
@@ -135,7 +135,7 @@ class TraceStore:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             version = int(manifest["format"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StoreError(
                 f"{path} cannot be read ({error}). Restore it, or choose another folder with --home"
             ) from error
@@ -211,8 +211,8 @@ class TraceStore:
         found = {}
         for path in sorted((self.home / "runs").glob("*.json")):
             try:
-                found[path.stem] = Run(**json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError) as error:
+                found[path.stem] = checked_run(Run(**json.loads(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError, TypeError, RecursionError) as error:
                 raise StoreError(
                     f"{path} cannot be read ({error}). Delete this file and ingest with the same model again: nothing is "
                     "measured twice, and it is written again"
