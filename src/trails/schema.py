@@ -43,6 +43,7 @@ class Role(StrEnum):
     AND = "AND"
     OR = "OR"
     NEXT = "NEXT"
+    PURPOSE = "PURPOSE"
     EXAMPLE = "EXAMPLE"
     RESTATE = "RESTATE"
     QUESTION = "QUESTION"

@@ -383,7 +383,7 @@ WRONG = [
     ({"layers": (3, 9)}, "layers 3,9 do not exist. This model has layers 1 to 4."),
     (
         {"selection": "chain:c0000000000000000"},
-        "selection 'chain:c0000000000000000': chain 'c0000000000000000' was not measured here. Run: trails status",
+        "chain 'c0000000000000000' was asked for, no chain fits. All chains: trails chains",
     ),
     (
         {"selection": "overlap:x"},

@@ -80,9 +80,8 @@ def agreement(rows: Iterable[Mapping[str, Any]]) -> Agreement:
         gold: Sequence[Mapping[str, str]] = row["steps"]
         text = "".join(step["text"] for step in gold)
         starts = [0, *accumulate(len(step["text"]) for step in gold)][:-1]
-        fixed = segment(
-            Chain(row["source"], row["source_id"], "", text, language=row["language"], boundaries=tuple(starts))
-        )
+        given = Chain(row["source"], row["source_id"], "", text, language=row["language"], boundaries=tuple(starts))
+        fixed = segment(given, keep_source_steps=True)
         for step, label in zip(fixed, gold, strict=True):
             result.confusion[label["role"], step.role.value] += 1
         free = segment(Chain(row["source"], row["source_id"], "", text, language=row["language"]))

@@ -23,7 +23,19 @@ from trails.errors import UsageError
 
 @click.command("ingest", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--sample", is_flag=True, help="Ingest the packaged sample: English and Russian, long and short.")
+@click.option(
+    "--sample",
+    is_flag=False,
+    flag_value="small",
+    type=click.Choice(["small", "canonical"]),
+    help="Ingest packaged chains: small (the default, real chains in English and Russian, long and short) or canonical (100 "
+    "families of if, then, but, however, conclusion in seven versions each).",
+)
+@click.option(
+    "--keep-source-steps",
+    is_flag=True,
+    help="Keep the steps that the source gives (a line, a premise) whole, also where a connective stands inside one.",
+)
 @click.option("--reader", help="Name of the reader; by default the first that recognises the input.")
 @click.option(
     "--field",
@@ -151,7 +163,8 @@ from trails.errors import UsageError
 @json_option
 def command(
     paths: tuple[Path, ...],
-    sample: bool,
+    sample: str | None,
+    keep_source_steps: bool,
     reader: str | None,
     fields: tuple[str, ...],
     family: str,
@@ -203,9 +216,9 @@ def command(
 
     inputs = list(paths)
     if sample:
-        from trails.sample import path
+        from trails.sample import canonical_path, path
 
-        inputs.append(path())
+        inputs.append(canonical_path() if sample == "canonical" else path())
     if not inputs:
         raise UsageError("nothing to ingest. Give files or folders, - for standard input, or --sample.")
     settings = settings_from(home=home, model=model, device=device, dtype=dtype, store=store)
@@ -226,6 +239,7 @@ def command(
         ),
         measure=MeasureOptions(batch_tokens, token_attention, peaks, premises, parse_layers(states)),
         dry_run=dry_run,
+        keep_source_steps=keep_source_steps,
         per_layer=per_layer,
     )
 

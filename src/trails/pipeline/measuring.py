@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -68,12 +69,14 @@ class CountsControlTokens(Protocol):
 class IngestOptions:
     """What to read and how to measure it. ``dry_run`` reads and segments, and changes nothing.
     ``per_layer`` puts per-layer arrays on token transitions in the graph (the shards always hold them).
+    ``keep_source_steps`` splits nothing inside a step that the source gives.
     """
 
     reader: str | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
     measure: MeasureOptions = field(default_factory=MeasureOptions)
     dry_run: bool = False
+    keep_source_steps: bool = False
     per_layer: bool = False
     shard_tokens: int = 0
 
@@ -184,11 +187,11 @@ def parse_layers(text: str | None) -> tuple[int, ...]:
     return parse(text, first=0) if text else ()
 
 
-def segmented(chain: Chain) -> Segmented:
+def segmented(chain: Chain, *, keep_source_steps: bool = False) -> Segmented:
     """A chain with its language (detected unless the source says it) and its steps."""
     if not chain.language:
         chain = replace(chain, language=detect_language(chain.text))
-    return Segmented(chain, segment(chain))
+    return Segmented(chain, segment(chain, keep_source_steps=keep_source_steps))
 
 
 def ingest(
@@ -235,7 +238,7 @@ def ingest(
             if kept is not None:
                 kept.append(chain)
             if options.dry_run:
-                _count(summary, segmented(chain))
+                _count(summary, segmented(chain, keep_source_steps=options.keep_source_steps))
     summary.bad = report.bad
     summary.notes = tuple(report.notes)
     summary.as_read = tuple(map(example_record, report.examples))
@@ -268,7 +271,7 @@ def _measure_into(
     progress: Progress,
     report: ReadReport,
 ) -> None:
-    traces.set_segmenter(segmenter_hash())
+    traces.set_segmenter(segmenter_hash() + ("-source" if options.keep_source_steps else ""))
     if scorer is None:
         with timed(summary.seconds, "model"):
             scorer = make_scorer() if make_scorer else scorer_from(settings)
@@ -288,7 +291,8 @@ def _measure_into(
             # the second reading meets the same bad records; they are reported already
             quietly = replace(options.read, report_file=None)
             again = kept if kept is not None else read(paths, reader=options.reader, options=quietly)
-            fresh = map(segmented, _new_only(again, set(todo)))
+            split = partial(segmented, keep_source_steps=options.keep_source_steps)
+            fresh = map(split, _new_only(again, set(todo)))
             progress.begin("measuring", sum(todo.values()))
             try:
                 measure_and_write(fresh, scorer, traces, graph, options, summary, progress, report)

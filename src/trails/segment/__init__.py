@@ -50,20 +50,22 @@ def detect_language(text: str) -> str:
     return "en" if foreign_latin * 50 <= latin else "und"
 
 
-def segment(chain: Chain, lexicons: Mapping[str, Lexicon] | None = None) -> tuple[Step, ...]:
+def segment(
+    chain: Chain, lexicons: Mapping[str, Lexicon] | None = None, *, keep_source_steps: bool = False
+) -> tuple[Step, ...]:
     """Steps of a chain; they partition ``chain.text`` (no hole, no overlap, none empty; no step for an empty text).
 
-    ``chain.boundaries``, where present, fix the starts exactly (0 is added; offsets outside the text and repeated ones are
-    dropped) and only roles are looked for. Otherwise borders are lines, sentences and strong connectives. The lexicon is
-    that of ``chain.language``, else of the detected language; without one, steps are lines and sentences with the roles
-    QUESTION and NONE.
+    Borders are lines, sentences and strong connectives, and the source's own: each of ``chain.boundaries`` stays a start
+    (0 is added; offsets outside the text and repeated ones are dropped). With ``keep_source_steps`` a chain that has such
+    boundaries is split nowhere else, and only roles are looked for. The lexicon is that of ``chain.language``, else of the
+    detected language; without one, steps are lines and sentences with the roles QUESTION and NONE.
     """
     known = packaged_lexicons() if lexicons is None else lexicons
     language = chain.language.lower().replace("_", "-").partition("-")[0] or detect_language(chain.text)
     lexicon = known.get(language, STRUCTURE_ONLY)
     length = len(chain.text)
     borders = sorted({0, *(b for b in chain.boundaries if 0 < b < length)}) if chain.boundaries else None
-    return as_steps(find_steps(chain.text, lexicon, borders), length)
+    return as_steps(find_steps(chain.text, lexicon, borders, keep_borders=keep_source_steps), length)
 
 
 @cache

@@ -16,8 +16,9 @@ from typing import Any
 
 from trails.errors import InputError
 from trails.schema import Role
+from trails.segment.mask import FILL
 
-PLACES = frozenset({"start", "start,", "clause", "clause,", "semicolon", "space", "inside"})
+PLACES = frozenset({"start", "start,", "clause", "clause,", "semicolon", "space", "formula", "inside"})
 
 SENSES = frozenset(
     f"{top}.{rest}"
@@ -68,6 +69,8 @@ class Cue:
     not_after: frozenset[str] = frozenset()
     opens: bool = False
     between_clauses: bool = False
+    subject: bool = False
+    strict_subject: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +90,13 @@ class Lexicon:
     soft: re.Pattern[str]
     inside: re.Pattern[str] | None
     conditions: frozenset[str]
+    pronouns: frozenset[str]
+    focus: frozenset[str]
+    continuers: frozenset[str]
+    parentheticals: frozenset[str]
+    participles: tuple[str, ...]
+    then_marks: tuple[str, ...]
+    nested_commas: bool
 
     def is_conditional(self, cue: Cue) -> bool:
         """Whether the cue is a condition or ends in one ("but if")."""
@@ -127,7 +137,10 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
     cues = {first: tuple(sorted(found, key=lambda cue: -len(cue.cue))) for first, found in index.items()}
     spaced = sorted({cue.cue for found in cues.values() for cue in found if "space" in cue.places})
     inside = sorted({cue.cue for found in cues.values() for cue in found if "inside" in cue.places})
-    soft = r"(?P<mark>[,;:—–]|--|(?<=\s)-(?=\s))\s*(?P<word>[^\W\d_]+)"
+    soft = rf"(?P<mark>[,;:—–]|--|(?<=\s)-(?=\s))\s*(?P<word>[^\W\d_]+|[\d{FILL}])"
+    after_formula = sorted({cue.cue for found in cues.values() for cue in found if "formula" in cue.places})
+    if after_formula:
+        soft += rf"|(?P<formula>{FILL}[\x02]*)\s+(?P<next>{_alternatives(after_formula)})(?!\w)"
     if spaced:
         soft += rf"|(?<=\s)(?P<spaced>{_alternatives(spaced)})(?!\w)"
     conditions = {c.cue for found in cues.values() for c in found if c.role is Role.IF and c.opens and " " not in c.cue}
@@ -145,6 +158,13 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
         soft=re.compile(soft, re.IGNORECASE),
         inside=re.compile(rf"(?<=[\s,])(?:{_alternatives(inside)})(?!\w)", re.IGNORECASE) if inside else None,
         conditions=frozenset(conditions),
+        pronouns=frozenset(table.get("pronouns", ())),
+        focus=frozenset(table.get("focus", ())),
+        continuers=frozenset(table.get("continuers", ())),
+        parentheticals=frozenset(table.get("parentheticals", ())),
+        participles=tuple(table.get("participles", ())) or ("\0",),
+        then_marks=tuple(table.get("then_marks", ())),
+        nested_commas=bool(table.get("nested_commas", False)),
     )
 
 
@@ -166,6 +186,8 @@ def _cue(entry: Mapping[str, Any], asking: frozenset[str], where: str) -> Cue:
             raise InputError(f"{where}: {sense!r} is not a sense of PDTB-3.")
     if entry.get("if", "") not in ("", "condition", "premise"):
         raise InputError(f"{where}: if = {entry['if']!r}; it is condition or premise.")
+    if entry.get("before", "") not in ("", "subject", "pronoun"):
+        raise InputError(f"{where}: before = {entry['before']!r}; it is subject or pronoun.")
     not_after = entry.get("not_after", ())
     return Cue(
         cue=text,
@@ -178,6 +200,8 @@ def _cue(entry: Mapping[str, Any], asking: frozenset[str], where: str) -> Cue:
         not_after=asking if not_after == "asking" else frozenset(not_after),
         opens=bool(entry.get("opens", False)),
         between_clauses=bool(entry.get("between_clauses", False)),
+        subject=bool(entry.get("before", "")),
+        strict_subject=entry.get("before", "") == "pronoun",
     )
 
 

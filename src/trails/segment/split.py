@@ -30,6 +30,8 @@ _WRAPPED = re.compile(r"\n(?<=[^\n]{40}[^\s.!?:;…]\n)(\S)")
 _RELATION = re.compile(r"[=<>≤≥≈]")
 _VARIABLE = re.compile(r"[a-zA-Z]\w?(?:\s*[=+*/^<>≤≥-]|\s(?:is|has|must|can|equals)\b)")
 _COMMA = re.compile(rf"[\s{FILL}]*[,:;—–-]")  # "that is (by Prop. 3), …" has its comma behind the parenthesis
+_COMMA_ONLY = re.compile(r"\s*,")
+_COMMAS = re.compile(rf",\s+(?=[\w{FILL}])")
 _EQUATION = re.compile(r"[a-zA-Z][\w']?\s*[=<>≤≥+*/^(-]")
 _ROMAN = re.compile(r"[ivxlcIVXLC]+$")
 _CLOSING = " \t\r\n\"'»”’)]}*_\x02"
@@ -37,7 +39,19 @@ _CLOSING = " \t\r\n\"'»”’)]}*_\x02"
 MIN_LEFT_WORDS = 2
 MIN_RIGHT_WORDS = 2
 MIN_SPLIT_CHARS = 12
-IMPLICIT_THEN = "Contingency.Condition.Arg1-as-cond"
+MIN_MAIN_LEFT = 1
+"""Words that a subordinate clause has at least, its connective not counted, before a main clause begins."""
+MAIN_CLAUSE_CHARS = 600
+"""How far behind its subordinate clause a main clause is looked for."""
+MAIN_CLAUSE: dict[Role, tuple[Role, str]] = {
+    Role.IF: (Role.THEN, "Contingency.Condition.Arg1-as-cond"),
+    Role.UNLESS: (Role.THEN, "Contingency.Negative-condition.Arg1-as-negCond"),
+    Role.BECAUSE: (Role.THEREFORE, "Contingency.Cause.Result"),
+    Role.BUT: (Role.BUT, "Comparison.Concession.Arg2-as-denier"),
+    Role.PURPOSE: (Role.NONE, ""),
+}
+"""The main clause behind a subordinate clause of this role: if A, *B*; because A, *B*; although A, *B*."""
+
 INSIDE_CHARS = 80
 """How far into a step a connective without a border may stand ("It is, therefore, …")."""
 
@@ -57,7 +71,16 @@ class Found:
     sense: str = ""
     explicit: bool = False
     opens: bool = False  # a consequence may follow in the same sentence ("…, then …")
-    conditional: bool = False  # … also without a connective
+    main: tuple[Role, str] | None = None  # what the main clause is that follows without a connective
+
+
+@dataclass(slots=True)
+class _Open:
+    """A subordinate clause that waits for its main clause."""
+
+    then: bool = False  # a connective such as "then" may begin it
+    main: tuple[Role, str] | None = None  # its role and sense, where no connective does
+    at: int = -1  # where it begins then
 
 
 def _next_visible(text: str, position: int) -> int:
@@ -193,14 +216,26 @@ def _two_words(masked: str, word: int, end: int) -> str:
     return f"{_preceding_word(masked, word)} {masked[word:end].lower()}"
 
 
-def _fits(cue: Cue, masked: str, start: int, end: int) -> bool:
+def _fits(cue: Cue, masked: str, start: int, end: int, lexicon: Lexicon) -> bool:
     """Whether the words around the cue allow it."""
+    if cue.subject:
+        after = _next_visible(masked, end)
+        word = LETTERS.match(masked, after)
+        capital = word is not None and word.group()[0].isupper() and not cue.strict_subject
+        if cue.strict_subject and (word is None or word.group().lower() not in lexicon.pronouns):
+            return False
+        if not capital and not _subject_at(masked, after, len(masked), lexicon):
+            return False
     if cue.not_before:
-        rest = masked[end : end + 24].lstrip(" ,:;").lower()
+        rest = masked[end : end + 24].lstrip(" ,:;\n").lower()
         for words in cue.not_before:
             if rest.startswith(words) and not rest[len(words) : len(words) + 1].isalnum():
                 return False
-    return not (cue.not_after and _preceding_word(masked, start) in cue.not_after)
+    if not cue.not_after:
+        return True
+    before = _preceding_word(masked, start)
+    # where every clause has its comma ("хочу, чтобы"), the word before the comma counts as well
+    return (before.rstrip(",") if lexicon.nested_commas else before) not in cue.not_after
 
 
 def _match(
@@ -212,10 +247,12 @@ def _match(
         return None
     for cue in lexicon.cues.get(first.group().lower(), ()):
         end = start + len(cue.cue)
-        if masked[start:end].lower() != cue.cue or (masked[end - 1].isalnum() and masked[end : end + 1].isalnum()):
+        if masked[start:end].lower().replace("\n", " ") != cue.cue or (
+            masked[end - 1].isalnum() and masked[end : end + 1].isalnum()
+        ):
             continue
         place = next((place for place in places if place in cue.places), None)
-        if place is None or not _fits(cue, masked, start, end):
+        if place is None or not _fits(cue, masked, start, end, lexicon):
             continue
         if place.endswith(",") and not _COMMA.match(masked, end):
             continue
@@ -233,25 +270,33 @@ def _words(masked: str, start: int, end: int) -> int:
     return len(masked[start : min(end, start + 200)].split(None, 4)[:4])
 
 
-def find_steps(text: str, lexicon: Lexicon, borders: Sequence[int] | None = None) -> list[Found]:
-    """Steps of the text in order. ``borders`` fixes the starts; without them they are found.
+def find_steps(
+    text: str, lexicon: Lexicon, borders: Sequence[int] | None = None, *, keep_borders: bool = False
+) -> list[Found]:
+    """Steps of the text in order.
 
-    Raises nothing: any text has at least one step, an empty one none.
+    ``borders`` are starts that the source gives: each stays a start, and sentences and strong connectives split between
+    them as they do in free text; with ``keep_borders`` there are no other starts. Raises nothing: any text has at least
+    one step, an empty one none.
     """
     if not text:
         return []
     masked = mask(text)
-    sentences = list(borders) if borders is not None else hard_borders(text, masked, lexicon)
+    given = frozenset(borders or ())
+    if keep_borders and borders is not None:
+        sentences = list(borders)
+    elif borders is None:
+        sentences = hard_borders(text, masked, lexicon)
+    else:
+        sentences = sorted({*borders, *hard_borders(text, masked, lexicon)})
     steps: list[Found] = []
     premise = False
     for number, start in enumerate(sentences):
         end = sentences[number + 1] if number + 1 < len(sentences) else len(text)
-        if borders is None:
-            if steps and not any(character.isalnum() for character in text[start:end]):
-                continue  # a rule or a stray mark stays with the step before
-            fresh = _sentence(masked, start, end, lexicon, premise)
-        else:
-            fresh = [_fixed(masked, start, end, lexicon, premise, steps[-1] if steps else None)]
+        if start not in given and steps and not any(character.isalnum() for character in text[start:end]):
+            continue  # a rule or a stray mark stays with the step before
+        previous = steps[-1] if steps and start in given else None
+        fresh = _sentence(masked, start, end, lexicon, premise, previous, whole=keep_borders and bool(given))
         _questions(text, fresh, end)
         premise = _is_premise(masked, fresh[-1], lexicon)
         steps += fresh
@@ -261,94 +306,137 @@ def find_steps(text: str, lexicon: Lexicon, borders: Sequence[int] | None = None
     return steps
 
 
-def _fixed(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool, previous: Found | None) -> Found:
-    """Role of a step whose borders are given. It may begin inside a sentence: then the cues of a clause count too."""
-    head = lexicon.prefix.match(masked, start, end)
-    content = head.end() if head else start
+def _opened(masked: str, cue: Cue, role: Role, stop: int, end: int, lexicon: Lexicon) -> _Open:
+    """What a cue leaves open: the main clause of the subordinate clause that it begins."""
+    if not cue.opens:
+        return _Open()
+    kind = Role.IF if role is not Role.UNLESS and lexicon.is_conditional(cue) else role
+    main = MAIN_CLAUSE.get(kind)
+    at = _main_clause(masked, stop, end, lexicon) if main else -1
+    return _Open(then=kind is not Role.BUT, main=main, at=at)
+
+
+def _head(
+    masked: str, start: int, content: int, end: int, lexicon: Lexicon, premise: bool, previous: Found | None
+) -> tuple[Found, int, _Open]:
+    """A sentence's first step, where its words begin behind the connective, and what it leaves open.
+
+    ``previous`` is the step before where the source set the border: it may lie inside a sentence, and then the cues of a
+    clause count too.
+    """
     before = masked[max(0, start - 24) : start].rstrip(_CLOSING)[-1:]
     inside = previous is not None and before not in ("", ".", "!", "?", "…", *"。！？")
     condition = inside and previous is not None and previous.opens
-    bare = condition and before == "," and previous is not None and previous.conditional
     got = None
     if inside:
         places = ("clause", "clause,", "space", "semicolon") if before == ";" else ("clause", "clause,", "space")
         got = _match(masked, content, places, lexicon, condition=condition, premise=premise)
-    if got is None and bare and _implicit_then(masked, content, end, lexicon):
-        return Found(start, Role.THEN, "", IMPLICIT_THEN, False)
+    main = previous.main if condition and before == "," and previous is not None else None
+    if got is None and main is not None and (main[0] is not Role.THEN or _subject_at(masked, content, end, lexicon)):
+        return Found(start, main[0], "", main[1], False), content, _Open()
     if got is None:
         got = _match(masked, content, ("start", "start,"), lexicon, condition=condition, premise=premise)
-    if got is not None:
-        cue, role, sense, stop = got
-        opens, conditional = cue.opens, cue.opens and lexicon.is_conditional(cue)
-        if not opens:  # "However, if A,": the consequence is the next step
-            following = _match(
-                masked, _next_visible(masked, stop + (masked[stop : stop + 1] == ",")), ("start",), lexicon
-            )
-            if following is not None and following[0].opens:
-                opens, conditional = True, lexicon.is_conditional(following[0])
-        opens = opens or (condition and role not in (Role.THEN, Role.THEREFORE))
-        return Found(start, role, masked[content:stop], sense, True, opens, conditional)
-    step = Found(start, opens=condition)
-    _medial(masked, step, min(end, start + INSIDE_CHARS), lexicon)
-    return step
+    if got is None:
+        return Found(start, opens=condition, main=previous.main if condition and previous else None), content, _Open()
+    cue, role, sense, stop = got
+    open_ = _opened(masked, cue, role, stop, end, lexicon)
+    if not cue.opens:  # "However, if A,": the consequence follows
+        after = _next_visible(masked, stop + (masked[stop : stop + 1] == ","))
+        following = _match(masked, after, ("start",), lexicon)
+        if following is not None and following[0].opens:
+            open_ = _opened(masked, following[0], following[1], following[3], end, lexicon)
+    opens = open_.then or (condition and role not in (Role.THEN, Role.THEREFORE))
+    return Found(start, role, masked[content:stop], sense, True, opens, open_.main), stop, open_
 
 
-def _sentence(masked: str, start: int, end: int, lexicon: Lexicon, premise: bool) -> list[Found]:
-    """Steps of one sentence."""
+def _sentence(
+    masked: str,
+    start: int,
+    end: int,
+    lexicon: Lexicon,
+    premise: bool,
+    previous: Found | None = None,
+    *,
+    whole: bool = False,
+) -> list[Found]:
+    """Steps of one sentence; with ``whole`` it is one step."""
     head = lexicon.prefix.match(masked, start, end)
     content = head.end() if head else start
-    steps = [Found(start)]
-    condition = conditional = False
-    last = content  # where the words of the current step begin, its connective not counted
-    if lexicon.cues:
-        got = _match(masked, content, ("start", "start,"), lexicon, premise=premise)
-        if got is not None:
-            cue, role, sense, last = got
-            condition, conditional = cue.opens, cue.opens and lexicon.is_conditional(cue)
-            steps[0] = Found(start, role, masked[content:last], sense, True)
-    if not lexicon.cues or end - start < MIN_SPLIT_CHARS:
+    if not lexicon.cues:
+        return [Found(start)]
+    first, last, open_ = _head(masked, start, content, end, lexicon, premise, previous)
+    steps = [first]
+    if whole or end - start < MIN_SPLIT_CHARS:
+        if first.role is Role.NONE:
+            _medial(masked, first, min(end, start + INSIDE_CHARS), lexicon)
         return steps
     for soft in lexicon.soft.finditer(masked, content, end):
         mark, word = soft.group("mark", "word")
-        if mark is not None and not conditional and word.lower() not in lexicon.cues:
+        if soft.re.groupindex.get("formula") and soft.group("formula"):
+            mark, word = FILL, soft.group("next")
+            at = soft.start("next")
+        else:
+            at = soft.start("word") if mark else soft.start()
+        main_clause = at == open_.at and mark is not None
+        if mark is not None and not main_clause and word.lower() not in lexicon.cues:
             continue  # most commas: no cue begins with this word
-        at = soft.start("word") if mark else soft.start()
-        if at < last or _words(masked, at, end) <= MIN_RIGHT_WORDS:
+        if at < last or _words(masked, at, end) <= MIN_RIGHT_WORDS - main_clause:
             continue
         left = _words(masked, last, at)
         if mark is None:
             places: tuple[str, ...] = ("space",)
+        elif mark == FILL:
+            places = ("formula",)
         elif mark == ";":
             places = ("clause", "clause,", "semicolon")
         else:
             places = ("clause", "clause,")
-        got = _match(masked, at, places, lexicon, condition=condition)
-        parenthetical = got is not None and mark == "," and masked[got[3] : got[3] + 1] == ","
-        if parenthetical and _preceding_word(masked, soft.start()) in lexicon.auxiliaries:
-            continue  # "It is, therefore, …" is one clause
+        got = _match(masked, at, places, lexicon, condition=open_.then)
+        if got is not None and mark == "," and "inside" in got[0].places and _COMMA_ONLY.match(masked, got[3]):
+            # "It is, therefore, …", "The conclusion, however, states …" are one clause
+            after = _next_visible(masked, masked.index(",", got[3]) + 1)
+            if _preceding_word(masked, soft.start()) in lexicon.auxiliaries or not _begins_clause(
+                masked, after, lexicon
+            ):
+                continue
         if got is not None and got[0].between_clauses and _joins_adjectives(masked, soft.start(), got[3], lexicon):
             continue
         if got is not None:
             cue, role, sense, stop = got
+            if cue.needs == "condition" and open_.main is not None and open_.main[0] is Role.THEREFORE:
+                role, sense = open_.main  # "since A, then B": a result and no consequence of a condition
             needed = 1 if role is Role.THEN else MIN_LEFT_WORDS + (mark == ":")
+            begin = _with_focus(masked, at, last, lexicon) if mark is None else at
+            left = _words(masked, last, begin)
             if left >= needed:
-                conditional = cue.opens and lexicon.is_conditional(cue)
-                steps.append(Found(at, role, masked[at:stop], sense, True))
-                condition = cue.opens or (condition and role not in (Role.THEN, Role.THEREFORE))
+                kept = open_ if open_.then and role not in (Role.THEN, Role.THEREFORE) and not cue.opens else _Open()
+                open_ = _opened(masked, cue, role, stop, end, lexicon) if cue.opens else kept
+                if not open_.main or open_.main[0] is not Role.THEN:
+                    open_ = _Open(then=open_.then)  # in mid-sentence only a condition has its main clause behind it
+                if role in (Role.IF, Role.UNLESS) and open_.at < 0 and steps[-1].role is Role.NONE:
+                    steps[-1].role, steps[-1].sense = MAIN_CLAUSE[role]  # "B, if A"
+                steps.append(Found(begin, role, masked[at:stop], sense, True))
                 last = stop
             elif cue.opens:
                 # "So, if A, then B": too little for a step of its own, but the consequence will follow
-                condition, conditional = True, lexicon.is_conditional(cue)
+                open_ = _opened(masked, cue, role, stop, end, lexicon)
                 last = stop
-        elif mark == "," and left and conditional and _implicit_then(masked, at, end, lexicon):
-            steps.append(Found(at, Role.THEN, "", IMPLICIT_THEN, False))
-            condition = conditional = False
+        elif main_clause and left and open_.main is not None:
+            steps.append(Found(at, open_.main[0], "", open_.main[1], False))
+            open_ = _Open()
             last = at
     for index, step in enumerate(steps):
         if step.role is Role.NONE:
             stop = steps[index + 1].start if index + 1 < len(steps) else end
             _medial(masked, step, min(stop, step.start + INSIDE_CHARS), lexicon)
+    steps[-1].opens, steps[-1].main = open_.then, open_.main
     return steps
+
+
+def _with_focus(masked: str, at: int, last: int, lexicon: Lexicon) -> int:
+    """``at``, or where the word before it begins that belongs to the cue ("especially if")."""
+    found = _LAST_WORD.search(masked[last:at].rstrip(" "))
+    return last + found.start() if found and found.group().lower() in lexicon.focus else at
 
 
 def _joins_adjectives(masked: str, comma: int, stop: int, lexicon: Lexicon) -> bool:
@@ -360,16 +448,49 @@ def _joins_adjectives(masked: str, comma: int, stop: int, lexicon: Lexicon) -> b
     return left == right and left in lexicon.adjective_endings
 
 
-def _implicit_then(masked: str, at: int, end: int, lexicon: Lexicon) -> bool:
-    """Whether the main clause of a condition begins at ``at`` without a "then": a subject after the comma, no "then" later."""
+def _subject_at(masked: str, at: int, end: int, lexicon: Lexicon) -> bool:
+    """Whether the words at ``at`` look like the beginning of a main clause: a subject, a variable, a formula or a number."""
+    if masked.startswith(FILL, at) or masked[at : at + 1].isdigit() or _VARIABLE.match(masked, at):
+        return True
     word = LETTERS.match(masked, at)
-    if word is None or _words(masked, at, end) < 3:
-        return False
-    if word.group().lower() not in lexicon.subjects and not _VARIABLE.match(masked, at):
-        return False
-    rest = masked[at : min(end, at + 600)].lower()
-    marks = (" then ", "тогда ", ", то ") if lexicon.language == "ru" else (" then ",)
-    return not any(mark in rest for mark in marks)
+    return word is not None and _words(masked, at, end) >= 2 and word.group().lower() in lexicon.subjects
+
+
+def _begins_clause(masked: str, at: int, lexicon: Lexicon) -> bool:
+    """As :func:`_subject_at`, or a word with a capital or another connective."""
+    word = LETTERS.match(masked, at)
+    if word is not None and (word.group()[0].isupper() or word.group().lower() in lexicon.cues):
+        return True
+    return _subject_at(masked, at, len(masked), lexicon)
+
+
+def _main_clause(masked: str, start: int, end: int, lexicon: Lexicon) -> int:
+    """Where the main clause begins whose subordinate clause has its words from ``start`` on, or -1.
+
+    It stands behind a comma: the first one before a subject; else the only one, or in a language whose clauses nest between
+    commas the last one, that no relative, conjunction or participle follows. A "then" later in the sentence means that it has
+    a connective of its own.
+    """
+    stop = min(end, start + MAIN_CLAUSE_CHARS)
+    if any(mark in masked[start:stop].lower() for mark in lexicon.then_marks):
+        return -1
+    others = []
+    for comma in _COMMAS.finditer(masked, start, stop):
+        at = comma.end()
+        if _words(masked, start, comma.start()) < MIN_MAIN_LEFT or _words(masked, at, end) < 2:
+            continue
+        word = LETTERS.match(masked, at)
+        low = word.group().lower() if word else ""
+        if low in lexicon.continuers or low.endswith(lexicon.participles):
+            continue
+        if low in lexicon.cues and _match(masked, at, ("clause", "clause,"), lexicon, condition=True) is not None:
+            break  # another connective begins a step there
+        if _subject_at(masked, at, end, lexicon) or low in lexicon.parentheticals:
+            return at
+        others.append(at)
+    if len(others) == 1 or (others and lexicon.nested_commas):
+        return others[-1]
+    return -1
 
 
 def _medial(masked: str, step: Found, stop: int, lexicon: Lexicon) -> None:

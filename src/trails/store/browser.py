@@ -59,6 +59,7 @@ ROLE_COLOURS = {
     Role.AND: "#5f7f8c",
     Role.OR: "#8c6bb1",
     Role.NEXT: "#41a6a6",
+    Role.PURPOSE: "#9c7a1d",
     Role.EXAMPLE: "#dd8452",
     Role.RESTATE: "#937860",
     Role.QUESTION: "#c2569b",
