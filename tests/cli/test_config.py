@@ -50,7 +50,9 @@ def test_an_unknown_entry_is_named(empty_folder: Path) -> None:
 
 def test_a_broken_file_is_named(empty_folder: Path) -> None:
     (empty_folder / "trails.toml").write_text("x = = \n")
-    with pytest.raises(UsageError, match=r"^the config file cannot be read: Invalid value \(at line 1, column 5\)$"):
+    with pytest.raises(
+        UsageError, match=r"^the config file trails.toml cannot be read: Invalid value \(at line 1, column 5\)$"
+    ):
         load_settings()
 
 
