@@ -31,12 +31,12 @@ def test_all_chains_or_a_selection_become_one_file(home: Any, chains_file: Path,
     assert f"trails gaps --home '{folder}' (a home needs 20 chains with four steps or more)" in " ".join(notes.split())
     home("report", one[:9], "-o", "one.html")
     assert [chain["id"] for chain in contents(tmp_path / "one.html")[0]["chains"]] == [one]
-    home("report", "roles:IF>THEREFORE", one, "-o", "some.html")
+    home("report", "roles:IF>THEN", one, "-o", "some.html")
     chosen = contents(tmp_path / "some.html")[0]
     assert chosen["chains"]
     for chain in chosen["chains"]:
         roles = [step["role"] for step in chain["steps"]]
-        assert chain["id"] == one or ("IF", "THEREFORE") in pairwise(roles)
+        assert chain["id"] == one or ("IF", "THEN") in pairwise(roles)
 
 
 def test_gaps_and_overlaps_of_the_graph_are_in_it(home: Any, tmp_path: Path) -> None:
