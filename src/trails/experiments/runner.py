@@ -417,7 +417,7 @@ def _jobs(device: str) -> int:
 
 
 def _start(
-    options: RunOptions, data: tuple[str, ...], jobs: int, deadline: float, corpus: Corpus | None = None
+    options: RunOptions, data: tuple[str, ...], jobs: int, deadline: float, scale: Scale, corpus: Corpus | None = None
 ) -> None:
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     try:
@@ -431,7 +431,7 @@ def _start(
         unseen=options.unseen,
         unrelated=options.unrelated,
     )
-    _STATE["scale"] = SCALES[options.scale]
+    _STATE["scale"] = scale
 
 
 def _about() -> dict[str, Any]:
@@ -499,10 +499,13 @@ class _Workers:
     def __init__(self, jobs: int, options: RunOptions, data: tuple[str, ...], corpus: Corpus, deadline: float) -> None:
         self._pool: ProcessPoolExecutor | None = None
         if jobs == 1:
-            _start(options, data, 1, deadline, corpus)
+            _start(options, data, 1, deadline, SCALES[options.scale], corpus)
         else:
             self._pool = ProcessPoolExecutor(
-                jobs, mp_context=get_context("spawn"), initializer=_start, initargs=(options, data, jobs, deadline)
+                jobs,
+                mp_context=get_context("spawn"),
+                initializer=_start,
+                initargs=(options, data, jobs, deadline, SCALES[options.scale]),
             )
 
     def about(self) -> dict[str, Any]:
