@@ -82,7 +82,8 @@ class UniformScorer:
             "step_tokens": step_tokens,
             "question_token_ids": question.ids,
         }
-        taken = [m for m in MEASURES if (getattr(options, m.request) if m.request else not m.optional)]
+        asked = {m.name: bool(getattr(options, m.request)) if m.request else not m.optional for m in MEASURES}
+        taken = [m for m in MEASURES if asked[m.name] or (m.name in known and not m.request)]
         arrays = tokenised | {m.name: _filled(m, axes, known.get(m.name)) for m in taken}
         own = {name: values for name, values in arrays.items() if name in Trace.__dataclass_fields__}
         return Trace(
