@@ -90,7 +90,7 @@ def cross_validated_choice(
 ) -> Doubles:
     """Out-of-fold utilities of :func:`fit_choice`; a group is never scored by a fit that saw it.
 
-    Without ``ridge`` the penalty is chosen anew inside every fold's training groups (:func:`choose_ridge`). ``more`` are rows
+    Without ``ridge`` the penalty is chosen again inside every fold's training groups (:func:`choose_ridge`). ``more`` are rows
     of other groups that every fit learns from too.
     """
     fold = fold_of(group, folds, seed)
