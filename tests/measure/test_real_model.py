@@ -116,7 +116,7 @@ def test_the_attention_is_that_of_the_eager_model(smollm2: Any) -> None:
     """Head-mean attention on the sink and the previous token, against output_attentions of the same weights."""
     (trace,) = smollm2.measure([chain(LONGER)], PLAIN)
     ids = torch.tensor([trace.token_ids.tolist()])
-    with torch.inference_mode(), smollm2._attention("eager"):
+    with torch.inference_mode(), smollm2.model.attending("eager"):
         out = smollm2.model.module(ids, output_attentions=True, output_hidden_states=True)
     mean = torch.stack([a[0].mean(0) for a in out.attentions]).numpy()  # (L, T, T)
     np.testing.assert_allclose(trace.attention_sink, mean[:, :, 0].T, atol=1e-4)

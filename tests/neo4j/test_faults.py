@@ -168,11 +168,14 @@ def test_a_connection_that_hangs_or_trickles_is_given_up(server: Server, batches
         assert whole == {row[0] for row in direct.run("MATCH (c:Chain) RETURN c.id").rows}
 
 
-def test_two_processes_load_the_same_chains_at_once(server: Server, home: Path) -> None:
+def test_two_processes_load_the_same_chains_at_once(server: Server, home: Path, tmp_path: Path) -> None:
+    """From two homes: a home has one writer, and a rebuild is one."""
     with server.open() as store:
         store.ensure_schema()
+    other = tmp_path / "other"
+    shutil.copytree(home, other)
     outcome: list[subprocess.CompletedProcess[str]] = []
-    threads = [threading.Thread(target=_rebuild, args=(outcome, server.uri, home)) for _ in range(2)]
+    threads = [threading.Thread(target=_rebuild, args=(outcome, server.uri, place)) for place in (home, other)]
     for thread in threads:
         thread.start()
     for thread in threads:

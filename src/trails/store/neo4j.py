@@ -95,9 +95,9 @@ LOADED = "loaded"
 STORE_LABEL = "TrailsStore"
 """Label of the single node that holds the format version."""
 
-SHARED_NODES = ("Source", "Run")
+SHARED_NODES = ("Source", "Run", "Family")
 CHAIN_NODES = ("Chain", "Step", "Token")
-STRUCTURE = ("FROM", "HAS_STEP", "FIRST")
+STRUCTURE = ("FROM", "IN_FAMILY", "HAS_STEP", "FIRST")
 MEASURED = ("MEASURED", "MEASURED_STEP", "BEGINS", "NEXT", "TOKEN_ATTENDS_TO", "LEADS_TO", "ATTENDS_TO")
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -135,10 +135,11 @@ def _create_group(steps_exist: bool, tokens_exist: bool, per_layer: bool) -> str
     """One statement that writes a group of (chain, run) pairs.
 
     Nodes that exist are matched by id, the others created; either way they become lists, and the columns ``start`` and
-    ``end`` of the relationships are places in these lists. The chains themselves are there (and locked) already.
+    ``end`` of the relationships are places in these lists. The chains themselves are there (and locked) already. A chain that
+    is there may learn of its family from a later run.
     """
     parts = []
-    exist = {"Chain": True, "Source": True, "Run": True, "Step": steps_exist, "Token": tokens_exist}
+    exist = {**dict.fromkeys(("Chain", *SHARED_NODES), True), "Step": steps_exist, "Token": tokens_exist}
     for label, there in exist.items():
         table = _name(label)
         rows = f"UNWIND range(0, $counts.{table} - 1) AS i"
@@ -154,7 +155,7 @@ def _create_group(steps_exist: bool, tokens_exist: bool, per_layer: bool) -> str
         written.insert(0, "FIRST")
     if not steps_exist:
         written = ["FROM", "HAS_STEP", *written]
-    for name in written:
+    for name in ("IN_FAMILY", *written):
         r = RELATIONSHIP[name]
         table = _name(name)
         body = _map(r, per_layer, group=True) if r.properties else ""
@@ -164,7 +165,7 @@ def _create_group(steps_exist: bool, tokens_exist: bool, per_layer: bool) -> str
         parts.append(
             f"CALL ({scope}) {{ UNWIND range(0, $counts.{table} - 1) AS i "
             f"WITH {_list(r.start)}[${table}.start[i]] AS a, {_list(r.end)}[${table}.end[i]] AS b, i "
-            f"CREATE (a)-[:{_name(r.type)} {body}]->(b) }}"
+            f"{'MERGE' if name == 'IN_FAMILY' else 'CREATE'} (a)-[:{_name(r.type)} {body}]->(b) }}"
         )
     return "\n".join([*parts, "RETURN 1"])
 
@@ -431,10 +432,10 @@ def _cut(
     for label in CHAIN_NODES:
         if label in part:
             ids[label] = part[label]["id"].combine_chunks()
-    shared = {
-        "Run": pa.array([run], pa.string()),
-        "Source": pc.unique(part["FROM"]["end"]) if "FROM" in part else pa.array([], pa.string()),
-    }
+    shared = {"Run": pa.array([run], pa.string())}
+    for label, name in (("Source", "FROM"), ("Family", "IN_FAMILY")):
+        found = pc.unique(part[name]["end"]) if name in part else pa.array([], pa.string())
+        shared[label] = found.take(pc.array_sort_indices(found))
     ends: dict[str, tuple[Numbers, Numbers]] = {}
     for name in (*STRUCTURE, *MEASURED):
         if name in part:
@@ -456,7 +457,7 @@ def _cut(
                 if label != "Chain":
                     of = place[label][int(bounds[label][number]) : int(bounds[label][number + 1])]
                     parameters[label]["chain"] = (of - cuts[number]).tolist()
-        parameters |= {label: {"id": shared[label].to_pylist()} for label in shared}
+        used = {label: np.arange(len(ids)) for label, ids in shared.items()}
         for name in (*STRUCTURE, *MEASURED):
             table = tables.get(name)
             if table is None:
@@ -466,13 +467,22 @@ def _cut(
             parameters[name] = _columns(table, ("start", "end", "run"))
             for end, label, places in (("start", r.start, ends[name][0]), ("end", r.end, ends[name][1])):
                 first = int(bounds[label][number]) if label in CHAIN_NODES else 0
-                parameters[name][end] = (places[cut] - first).tolist()
+                numbers = places[cut] - first
+                if label in ("Source", "Family"):  # of many, a group looks up its own
+                    used[label], numbers = np.unique(numbers, return_inverse=True)
+                parameters[name][end] = numbers.tolist()
+            if name == "IN_FAMILY":
+                # groups that share families lock them in one order
+                rows_of = np.argsort(parameters[name]["end"], kind="stable")
+                for end in ("start", "end"):
+                    parameters[name][end] = np.array(parameters[name][end])[rows_of].tolist()
+        parameters |= {label: {"id": ids.take(pa.array(used[label])).to_pylist()} for label, ids in shared.items()}
         for name in (*CHAIN_NODES, *STRUCTURE, *MEASURED):
             count = len(tables[name]) if name in tables else 0
             parameters["counts"][name] = count
             parameters.setdefault(name, {"id": [], "start": [], "end": []})
             rows += count
-        parameters["counts"] |= {label: len(shared[label]) for label in shared}
+        parameters["counts"] |= {label: len(parameters[label]["id"]) for label in shared}
         yield _Group(
             run=run,
             tokenizer=prefix,
@@ -559,8 +569,9 @@ def _translate(
             f"Neo4j at {address} has no database {database!r} that can be used. Set NEO4J_DATABASE (Community Edition has one: "
             f"neo4j). The server said: {text}"
         )
-    if "TransactionLogError" in code or "no space left" in whole or ("disk" in whole and "full" in whole):
-        # the server tells a client only that it could not append to its log
+    critical = "TransactionStartFailed" in code and "critical error" in whole
+    if "TransactionLogError" in code or critical or "no space left" in whole or ("disk" in whole and "full" in whole):
+        # the server tells a client only that it could not append to its log, or that it stopped after such an error
         return StoreError(
             f"Neo4j at {address} cannot write; the usual cause is a full disk. Free space there, restart the server, then: "
             "trails rebuild --store neo4j"
