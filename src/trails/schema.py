@@ -117,7 +117,8 @@ class Run:
     """One measuring instrument. Every measured number belongs to a run.
 
     The identity (:attr:`id`) covers what changes a number: model, weights, adapter, tokenizer, dtype, attention
-    implementation and the context policy. The rest describes.
+    implementation, the context policy, and what was changed inside the model (``intervention``: JSON, empty if nothing). The
+    rest describes.
     """
 
     model: str
@@ -131,6 +132,7 @@ class Run:
     window: Literal["refuse", "stride"] = "refuse"
     think: bool = False
     control_tokens: Literal["token", "text", "refuse"] = "token"
+    intervention: str = ""
     n_layers: int = 0
     n_heads: int = 0
     d_model: int = 0
@@ -149,6 +151,7 @@ class Run:
         later = (
             *(("think",) if self.think else ()),
             *(("control tokens as text",) if self.control_tokens == "text" else ()),
+            *(("intervention", self.intervention) if self.intervention else ()),
         )
         return "r" + stable_hash(*identity, self.bos, self.template, self.window, *later)
 
@@ -187,13 +190,13 @@ def checked_run(run: Run) -> Run:
 def fitting_runs(runs: Mapping[str, Run], name: str | None = None) -> list[Run]:
     """Runs whose id begins with ``name``, or the one that has this name.
 
-    Without a name a run with an adapter gives way: it is a change of another run, so
-    the only run without one is the default.
+    Without a name a run with an adapter or an intervention gives way: it is a change of another run, so
+    the only run without either is the default.
     """
     if name and (named := [run for run in runs.values() if run.name == name]):
         return named
     fitting = [run for run_id, run in runs.items() if run_id.startswith(name or "")]
-    plain = [run for run in fitting if not run.adapter]
+    plain = [run for run in fitting if not run.adapter and not run.intervention]
     return plain if not name and len(plain) == 1 else fitting
 
 
@@ -766,6 +769,7 @@ NODES: tuple[Node, ...] = (
             _p("bos", "string", "BOS policy"),
             _p("template", "string", "context policy: plain or chat template"),
             _p("window", "string", "what happens to chains longer than the model's window"),
+            _p("intervention", "string", "what was changed inside the model, as JSON; absent if nothing"),
             _p("n_layers", "integer", "layers"),
             _p("n_heads", "integer", "attention heads per layer"),
         ),

@@ -10,6 +10,8 @@ from trails.analyses import ANALYSES
 
 ANALYSE = "Analyse, every score beside its control"
 
+CHANGE = "Change, and see what depends on it"
+
 STAGES: dict[str, dict[str, str]] = {
     # stage: its commands with one-line help; a command is `command` in trails.cli.<name with _>, or made from
     # a line of ANALYSES
@@ -31,6 +33,9 @@ STAGES: dict[str, dict[str, str]] = {
         "bridge": "The cheapest way between two steps, re-scored by the model.",
         "capture": "Does a new text fall into a known trail? Beside its nulls.",
         "drift": "Hidden-state drift of a chain by layer and position.",
+    },
+    CHANGE: {
+        "intervene": "Measure with a change inside the model, beside random ones.",
     },
     "Build and train": {
         "variants": "Microvariants of a chain, measured and gated.",

@@ -44,6 +44,7 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
         print_field("", f"{tokens:,} measured tokens, {shards.n_bytes / tokens:,.0f} bytes a token")
     for run_id, run in found.runs.items():
         adapter = f" + adapter {run.adapter[:12]}" if run.adapter else ""
+        adapter += " + intervention" if run.intervention else ""
         chains, of_run = shards.chains.get(run_id, 0), shards.tokens.get(run_id, 0)
         called = f"{run.name}: " if run.name else ""
         print_field("run", f"{run_id}  {called}{run.model}{adapter}, {run.dtype}: {chains:,} chains, {of_run:,} tokens")

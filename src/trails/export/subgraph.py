@@ -201,6 +201,18 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
     raise UsageError(f"selection {text!r} is not known. Write one of: {', '.join(FORMS)}.")
 
 
+def is_selection(text: str) -> bool:
+    """Whether a text has the form of a selection; the name of a chain has not."""
+    text = text.strip()
+    forms = (*_FROM_SHARDS, "between:", "overlap:", "roles:")
+    return bool(
+        text == "all"
+        or text.startswith(forms)
+        or text.endswith(".cypher")
+        or any(form.match(text) for form in (_GAPS, _QUERY, _STATEMENT))
+    )
+
+
 def needs_graph(selection: str) -> bool:
     """Whether resolving the selection asks the graph; ``all`` and ``chain:`` do not."""
     text = selection.strip()

@@ -338,7 +338,7 @@ class HuggingFaceScorer:
 
     def _launches_dominate(self, tokens: int) -> bool:
         """Whether starting the kernels of a batch takes the host about as long as the GPU needs to run them."""
-        fused = self.model.device.type == "cuda" and self.model.fused
+        fused = self.model.device.type == "cuda" and self.model.fused and not self.model.changes
         return fused and 2 * self.model.layer_parameters * tokens < REPLAY_FLOPS
 
     def _to_host(self, tensor: Tensor) -> Tensor:

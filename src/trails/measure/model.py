@@ -74,6 +74,8 @@ class Model:
         self._softcap = getattr(config, "final_logit_softcapping", None)
         self._logit_scale = _logit_scale(config)
         self._configs = _attention_configs(inner)
+        self.changes = 0
+        """Interventions in force: a pass that is replayed from a CUDA graph would not see them."""
         self.layer_parameters = sum(parameter.numel() for parameter in self.layers.parameters())
 
     @property
@@ -181,9 +183,11 @@ class Model:
             return (function(output[0]), *output[1:]) if isinstance(output, tuple) else function(output)
 
         handles = [module.register_forward_hook(replace) for module in self._modules(layer, site)]
+        self.changes += 1
         try:
             yield
         finally:
+            self.changes -= 1
             for handle in handles:
                 handle.remove()
 

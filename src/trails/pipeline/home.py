@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from trails.config import load_settings
 from trails.errors import UsageError
 from trails.export import ExportReport, export_selection
-from trails.export.subgraph import Selection, select
+from trails.export.subgraph import Selection, is_selection, select
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import load_variants
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from trails.analyses.capture import Capture, Captures
     from trails.analyses.drift import Drift
     from trails.analyses.gaps import Gaps
+    from trails.analyses.intervention import Intervened
     from trails.analyses.overlaps import Kind, Overlaps
     from trails.analyses.report import Finding
     from trails.analyses.statemap import StateMap
     from trails.evaluate.difference import Difference
     from trails.evaluate.recall import Recall
     from trails.measure.huggingface import HuggingFaceScorer
+    from trails.measure.intervene import Operation
     from trails.report.html import Written
     from trails.variants import VariantOptions, VariantReport
     from trails.variants.stored import Shown, VariantRun, Version
@@ -75,7 +77,7 @@ class Home:
         if self._graph is not None and error is not None:
             self._graph.__exit__(kind, error, trace)
             self._graph = None
-        self._close_graph()
+        self.close_graph()
         self._traces.__exit__(kind, error, trace)
 
     @property
@@ -138,6 +140,21 @@ class Home:
         """A subgraph by its selection, as in ``trails export --subgraph``."""
         return select(self.graph, self._traces, selection)
 
+    def chosen(self, text: str, run: str | None = None) -> list[str]:
+        """Ids of the chains of a run that a text chooses: one chain, named in any way, or a selection; sorted.
+
+        Raises UsageError where the run measured none of them.
+        """
+        of = self.run(run).id
+        if not is_selection(text):
+            return [self.names.chain(text, of)]
+        there = self._traces.done(of)
+        wanted = self.select(text).chains
+        found = sorted(there if wanted is None else there & set(wanted))
+        if not found:
+            raise UsageError(f"selection {text!r} holds no chain that run {of} measured. Run: trails status")
+        return found
+
     # --- models ------------------------------------------------------------------------------------------------------
 
     def scorer(self, run: str | None = None) -> Scorer:
@@ -158,6 +175,11 @@ class Home:
             raise UsageError(
                 f"run {known.id} measured {known.model} with an adapter, and adapters are not kept. Choose a run without: "
                 f"{', '.join(r.id for r in self.runs().values() if not r.adapter)}"
+            )
+        if known.intervention:
+            raise UsageError(
+                f"run {known.id} measured {known.model} with an intervention, which is not taken up again. Choose a run "
+                f"without: {', '.join(r.id for r in self.runs().values() if not r.intervention)}"
             )
         hub = not self.settings.model and len(known.revision) == 40
         found = open_scorer(
@@ -181,9 +203,18 @@ class Home:
 
     def _model_of(self, known: Run) -> HuggingFaceScorer:
         """As :meth:`_like`, for what needs the model itself. Raises UsageError for a run without one."""
+        found = self._like(known)
+        return self._language_model(found, known)
+
+    def language_model(self, run: str | None = None) -> HuggingFaceScorer:
+        """As :meth:`scorer`, for what needs the model itself. Raises UsageError for a run without one."""
+        known = self.run(run)
+        return self._language_model(self.scorer(known.id), known)
+
+    @staticmethod
+    def _language_model(found: Scorer, known: Run) -> HuggingFaceScorer:
         from trails.measure.huggingface import HuggingFaceScorer
 
-        found = self._like(known)
         if not isinstance(found, HuggingFaceScorer):
             raise UsageError(
                 f"run {known.id} was measured by {known.model}, which is no language model. Choose with --run."
@@ -345,6 +376,15 @@ class Home:
         trace = self.trace(chain, run)
         return drift(trace, self.trace(trace.chain.id, against) if against else None)
 
+    # --- what is changed, and what depends on what ---------------------------------------------------------------------
+
+    def intervene(self, chains: str, *, layer: int, operation: Operation, **options: Any) -> Intervened:
+        """Measure chains with a change inside the model, as ``trails intervene`` does; see
+        :func:`trails.pipeline.intervening.intervene`."""
+        from trails.pipeline.intervening import intervene
+
+        return intervene(self, chains, layer=layer, operation=operation, **options)
+
     # --- variants, and what a training did -----------------------------------------------------------------------------
 
     def variants(
@@ -489,7 +529,7 @@ class Home:
 
             trained = self._like(first, adapter)
             second = trained.run.id
-            self._close_graph()  # the embedded graph has one writer
+            self.close_graph()  # the embedded graph has one writer
             measure_again(self.settings, first, trained, progress)
             del trained
         else:
@@ -548,7 +588,10 @@ class Home:
         self.graph.write([batch])
         self.graph.save()
 
-    def _close_graph(self) -> None:
+    def close_graph(self) -> None:
+        """Save and let go of the graph, so that another part of the program can write it; it is opened again at its next
+        use.
+        """
         if self._graph is not None:
             self._graph.close()
             self._graph = None

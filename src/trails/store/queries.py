@@ -94,7 +94,11 @@ class NamedQuery:
             else:
                 missing.append(parameter.name)
         if missing == ["run"] and runs:
-            listed = ", ".join(f"{run.id} ({run.model}{' + adapter' if run.adapter else ''})" for run in runs.values())
+            listed = ", ".join(
+                f"{run.id} ({run.model}{' + adapter' if run.adapter else ''}"
+                f"{' + intervention' if run.intervention else ''})"
+                for run in runs.values()
+            )
             raise UsageError(f"query {self.name} asks one run and there are {len(runs)}: {listed}. Add --param run=ID")
         if missing:
             raise UsageError(f"query {self.name} needs {', '.join(missing)}. {self._usage()}")

@@ -214,7 +214,8 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
         "Run": _table(
             "Run",
             {"id": [run.id], "alias": [run.name or None]}
-            | {p.name: [getattr(run, p.name)] for p in properties_of("Run") if p.name not in ("id", "alias")},
+            | {p.name: [getattr(run, p.name)] for p in properties_of("Run") if p.name not in ("id", "alias")}
+            | {"intervention": [run.intervention or None]},
         ),
     }
 

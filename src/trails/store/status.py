@@ -66,6 +66,7 @@ def as_json(found: Status) -> dict[str, Any]:
                 "model": run.model,
                 "revision": run.revision,
                 "adapter": run.adapter,
+                "intervention": run.notes.get("intervention"),
                 "dtype": run.dtype,
                 "layers": run.n_layers,
                 "chains": found.shards.chains.get(run_id, 0),

@@ -1,0 +1,101 @@
+"""trails intervene"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trails.cli.common import (
+    BarProgress,
+    device_option,
+    home_option,
+    json_option,
+    model_option,
+    print_json,
+    store_option,
+)
+from trails.cli.scores import details_option, limit_option, print_report, run_option, settings_for
+
+
+@click.command("intervene", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("chain")
+@click.option("--layer", type=int, required=True, help="Layer to change, from 1.")
+@click.option("--at", default="all", show_default=True, help="Where: all, step:3, a token 12, tokens 12:20.")
+@click.option(
+    "--op",
+    "operation",
+    type=click.Choice(["add", "replace", "ablate", "scale"]),
+    default="add",
+    show_default=True,
+    help="What is done there with the vector.",
+)
+@click.option(
+    "--component",
+    type=click.Choice(["block_output", "attention_output", "mlp_output"]),
+    default="block_output",
+    show_default=True,
+    help="The residual stream after the layer, or what its attention or MLP adds.",
+)
+@click.option(
+    "--vector",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="File with the vector: .npy, or .safetensors with one tensor.",
+)
+@click.option(
+    "--from",
+    "origin",
+    default="",
+    metavar="CHAIN:STEP|random",
+    help="Take the mean state of a step, or a random direction.",
+)
+@click.option("--strength", type=float, default=1.0, show_default=True, help="How much of it; 0 changes nothing.")
+@click.option(
+    "--controls",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Random directions or places to compare.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random directions and places.")
+@limit_option
+@details_option
+@run_option
+@model_option
+@device_option
+@home_option
+@store_option
+@json_option
+def command(
+    chain: str,
+    limit: int,
+    details: bool,
+    model: str | None,
+    device: str | None,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Measure a chain, or every chain of a selection, with a change inside the model, beside random changes of the same size.
+
+    The result is a run of its own: diff, drift, report and Cypher work on it. add gives x + S v, replace (1 - S) x + S v;
+    ablate takes the share S of the part of x along v away, scale adds it; without a vector these two act on the whole x.
+
+    \b
+    trails intervene c1f0 --layer 18 --at step:2 --op ablate
+    trails intervene c1f0 --layer 18 --at step:2 --from c7aa:1 --strength 0.5
+    trails intervene source:gsm8k --layer 9 --vector truth.npy --strength 4
+    """
+    from trails.pipeline import Home
+
+    with (
+        BarProgress(quiet=as_json) as progress,
+        Home(**settings_for(home, store, model=model, device=device)) as opened,
+    ):
+        report = opened.intervene(chain, progress=progress, **given).report()
+    if as_json:
+        print_json(report.record(limit))
+        return
+    print_report(report, limit=limit, details=details, home=home)
