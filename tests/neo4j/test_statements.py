@@ -44,6 +44,7 @@ REVIEWED = {
     # results of the builders above and loop variables over the schema
     "neo4j.py": {
         *("table", "rows", "one", "key", "rest", "ends", "label", "scope", "body", "anchor", "measured", "n", "e"),
+        *("WRITES", "name"),
         # MATCH … RETURN and the list of a declaration's properties; EXPLAIN before the user's own statement
         *("_name", "p", "node", "properties_of", "per_layer", "r", "query"),
     },

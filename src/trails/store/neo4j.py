@@ -98,6 +98,7 @@ STORE_LABEL = "TrailsStore"
 SHARED_NODES = ("Source", "Run", "Family")
 CHAIN_NODES = ("Chain", "Step", "Token")
 STRUCTURE = ("FROM", "IN_FAMILY", "HAS_STEP", "FIRST")
+WRITES = dict.fromkeys(RELATIONSHIP, "CREATE") | {"IN_FAMILY": "MERGE"}
 MEASURED = ("MEASURED", "MEASURED_STEP", "BEGINS", "NEXT", "TOKEN_ATTENDS_TO", "LEADS_TO", "ATTENDS_TO")
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ def _create_group(steps_exist: bool, tokens_exist: bool, per_layer: bool) -> str
         parts.append(
             f"CALL ({scope}) {{ UNWIND range(0, $counts.{table} - 1) AS i "
             f"WITH {_list(r.start)}[${table}.start[i]] AS a, {_list(r.end)}[${table}.end[i]] AS b, i "
-            f"{'MERGE' if name == 'IN_FAMILY' else 'CREATE'} (a)-[:{_name(r.type)} {body}]->(b) }}"
+            f"{WRITES[name]} (a)-[:{_name(r.type)} {body}]->(b) }}"
         )
     return "\n".join([*parts, "RETURN 1"])
 
