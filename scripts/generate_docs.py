@@ -1,17 +1,27 @@
-"""Write docs/schema.md and docs/queries.md from the code; ``--check`` only compares and names what is out of date.
+"""Write the generated pages and the verdicts that data cards quote; ``--check`` only compares and names what is out of date.
 
 python scripts/generate_docs.py [--check]
 """
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
+
+import click
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from trails.cli import STAGES
+import trails
+from trails.cli import STAGES, cli
+from trails.experiments import experiments
+from trails.experiments.base import judge
+from trails.experiments.runner import read_results
 from trails.schema import NODES, RELATIONSHIPS, SHARD_SCHEMA, TRANSITION, TRANSITION_ARRAYS, Property
 from trails.store.queries import named_queries
 
@@ -81,12 +91,90 @@ def queries_page() -> str:
 
 
 def commands_page() -> str:
-    """The commands by stage, with their one-line help."""
-    parts = ["# Commands\n", NOTE, "\n`trails COMMAND --help` lists the options.\n"]
+    """Every command with its arguments and options, by stage."""
+    parts = [
+        "# Commands\n",
+        NOTE,
+        "\nEvery command with every option. Options that every command shares are listed once.\n",
+    ]
+    context = click.Context(cli, info_name="trails")
+    shared = {"-h, --help": "Show the help and exit."}
+    parts += ["\n| option of every command | |\n|---|---|\n", *(f"| `{k}` | {v} |\n" for k, v in shared.items())]
     for stage, commands in STAGES.items():
-        parts += [f"\n## {stage}\n", "\n| command | |\n|---|---|\n"]
-        parts += [f"| `trails {name}` | {text} |\n" for name, text in commands.items()]
+        parts += [f"\n## {stage}\n"]
+        for name, text in commands.items():
+            command = cli.get_command(context, name)
+            if command is None:
+                raise ValueError(name)
+            parts += [f"\n### trails {name}\n", f"\n{text}\n", *command_rows(command, context, f"trails {name}")]
     return join(parts)
+
+
+def command_rows(command: click.Command, parent: click.Context, path: str) -> list[str]:
+    """Usage and the table of parameters of a command, and those of its subcommands."""
+    name = path.rsplit(" ", 1)[-1]
+    context = click.Context(command, info_name=name, parent=parent)
+    usage = " ".join([path, *(piece for piece in command.collect_usage_pieces(context))])
+    parts = [f"\n```\n{usage}\n```\n"]
+    rows = []
+    for parameter in command.get_params(context):
+        if isinstance(parameter, click.Option) and "--help" not in parameter.opts and not parameter.hidden:
+            record = parameter.get_help_record(context)
+            if record is not None:
+                rows.append(tuple(" ".join(cell.split()).replace("|", "\\|") for cell in record))
+    if rows:
+        parts += ["\n| option | |\n|---|---|\n", *(f"| `{option}` | {text} |\n" for option, text in rows)]
+    if isinstance(command, click.Group):
+        for sub in command.list_commands(context):
+            found = command.get_command(context, sub)
+            if found is not None:
+                help_line = found.get_short_help_str(200)
+                parts += [f"\n#### {path} {sub}\n", f"\n{help_line}\n", *command_rows(found, context, f"{path} {sub}")]
+    return parts
+
+
+def python_page() -> str:
+    """Every public name of ``trails`` with its signature and docstring."""
+    parts = [
+        "# Python reference\n",
+        NOTE,
+        "\nEvery name of `import trails`, with its signature and docstring. [Python](python.md) shows them at work.\n",
+    ]
+    for name in trails.__all__:
+        value = getattr(trails, name)
+        parts += [f"\n## trails.{name}\n", *member(name, value)]
+        if inspect.isclass(value):
+            for attribute, found in vars(value).items():
+                if attribute.startswith("_") or not (inspect.isfunction(found) or isinstance(found, property)):
+                    continue
+                parts += [f"\n### {name}.{attribute}\n", *member(attribute, found)]
+    return join(parts)
+
+
+def member(name: str, value: Any) -> list[str]:
+    """Signature and docstring as Markdown."""
+    function: Callable[..., Any] | None = value.fget if isinstance(value, property) else value
+    documented = inspect.cleandoc(function.__doc__ or "") if function is not None else ""
+    text = re.sub(r":\w+:`~?\.?([^`]+)`", r"`\1`", documented).replace("``", "`")
+    if isinstance(value, property):
+        signature = f"{name}: {inspect.signature(value.fget).return_annotation}" if value.fget else name
+    elif inspect.isclass(value) and issubclass(value, BaseException):
+        signature = f"class {name}(Exception)"
+    else:
+        signature = f"{'class ' if inspect.isclass(value) else ''}{name}{inspect.signature(value)}"
+    # annotations are kept as text; a default made by a function has no text of its own
+    signature = re.sub(r"(?<=: |> )'([^']*)'", r"\1", signature).replace("<factory>", "…")
+    return [f"\n```python\n{signature}\n```\n", f"\n{text}\n"]
+
+
+def verdicts() -> str:
+    """What the published rows say about masks and orders: the sentences that a data card quotes, as JSON."""
+    found = read_results(DOCS / "experiments" / "results.jsonl")
+    sentences: dict[str, str] = {}
+    for name in ("mask-order",):
+        if name in found:
+            sentences |= {v.claim.name: v.sentence for v in judge(experiments()[name], found[name].rows)}
+    return json.dumps(sentences, indent=1, ensure_ascii=False) + "\n"
 
 
 def sentence(text: str) -> str:
@@ -114,28 +202,35 @@ def join(parts: Iterable[str]) -> str:
     return "".join(part if part.endswith("\n") else part + " " for part in parts)
 
 
-PAGES = {"schema.md": schema_page, "queries.md": queries_page, "commands.md": commands_page}
+ROOT = DOCS.parent
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/schema.md": schema_page,
+    "docs/queries.md": queries_page,
+    "docs/commands.md": commands_page,
+    "docs/python-reference.md": python_page,
+    "src/trails/export/verdicts.json": verdicts,
+}
 
 
 def out_of_date() -> list[str]:
-    """Names of the pages that are not what the code says."""
+    """Names of the files that are not what the code and the published rows say."""
     return [
         name
         for name, page in PAGES.items()
-        if not (DOCS / name).is_file() or (DOCS / name).read_text(encoding="utf-8") != page()
+        if not (ROOT / name).is_file() or (ROOT / name).read_text(encoding="utf-8") != page()
     ]
 
 
 def main() -> int:
-    """Write the pages, or check them."""
+    """Write the files, or check them."""
     stale = out_of_date()
     if "--check" in sys.argv[1:]:
         for name in stale:
-            sys.stderr.write(f"docs/{name} is out of date. Type: python scripts/generate_docs.py\n")
+            sys.stderr.write(f"{name} is out of date. Run: python scripts/generate_docs.py\n")
         return 1 if stale else 0
     for name in stale:
-        (DOCS / name).write_text(PAGES[name](), encoding="utf-8")
-        sys.stdout.write(f"wrote docs/{name}\n")
+        (ROOT / name).write_text(PAGES[name](), encoding="utf-8")
+        sys.stdout.write(f"wrote {name}\n")
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files as package_files
 
 from trails.schema import Run
 
@@ -46,33 +48,41 @@ class Counts:
     stages: int = 0
 
 
+@cache
+def _verdicts() -> dict[str, str]:
+    found: dict[str, str] = json.loads(
+        package_files("trails.export").joinpath("verdicts.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def verdict(claim: str) -> str:
+    """What the published rows of ``trails experiment mask-order`` say about a claim, as its page says it.
+
+    ``verdicts.json`` is written from those rows by ``scripts/generate_docs.py``, so no figure here is typed by hand.
+    """
+    return f"{_verdicts()[claim]} (`trails experiment mask-order`, SmolLM2-135M.)"
+
+
 def findings(mask: str, weights: str, order: str, stratified: bool, layers: Sequence[int]) -> list[str]:
     """Known results that speak against the options that were used, or say what to compare them with."""
     found = []
     if mask.startswith(("surprisal<", "entropy<")):
-        found.append(
-            "A hard mask that drops surprising tokens failed both of its claims where it was measured (SmolLM2-135M,"
-            " 100 chains, 25 steps): worse on held-out chains than no training (2.72 against 1.96 nats), and more drift"
-            " on unrelated text (+0.226) than plain training (+0.136). Compare with a random mask of the same size:"
-            " `--mask random:SHARE`."
-        )
-    elif mask not in ("none",):
-        found.append("Compare with a random mask of the same size: `--mask random:SHARE`.")
+        found += [verdict(claim) for claim in ("mask", "mask on the task")]
+    if mask != "none":
+        found.append("Compare with a random mask of the same share of tokens: `--mask random:SHARE`.")
     if order in ("rising", "falling"):
-        found.append(
-            "A rising order by mean surprisal lost to shuffling (0.59 against 0.22 nats on held-out chains), because mean"
-            " surprisal sorts by family. Compare with `--order shuffled`."
-        )
+        found += [verdict("rising order"), "Compare with `--order shuffled`."]
         if not stratified:
             found.append("The order is not stratified by family: expect it to sort by source.")
     if order.startswith("rhythm"):
-        found.append("No advantage of spacing over plain repetition is known here. Compare with shuffled passes.")
+        found += [verdict("rhythm"), "Compare with shuffled passes."]
     if weights != "uniform":
         found.append(f"No advantage of the weights `{weights}` is known here. Compare with `--weights uniform`.")
     if layers:
         found.append(
-            "LoRA on a third of the layers lay on the learning–drift curve of plain training where it was measured: cheaper,"
-            " not better. Compare at equal held-out loss."
+            "No advantage of training some layers only is known here: in an earlier experiment (depth, archived) a third of the"
+            " layers lay on the learning-drift curve of plain training. Compare at equal held-out loss."
         )
     return found
 

@@ -8,7 +8,7 @@ Masks (``--mask``) keep a label where the condition holds:
 - ``surprisal<0.92``, ``entropy>=1.5``, ``rank``-free comparisons of a measured number in nats (``<``, ``<=``, ``>``, ``>=``)
 - ``surprisal<1&entropy<1``: conditions joined by ``&``
 - ``role:THEREFORE,BUT``: tokens of steps with one of these roles
-- ``random:0.4``: a random share, the control of the same size for any other mask
+- ``random:0.4``: a random share of the tokens keeps its loss; the control of a mask that keeps as many
 
 Weights (``--weights``) are scaled to a mean of 1 over the labelled tokens of each row, so that the loss of a row keeps its
 size: ``uniform``; ``surprisal`` (s); ``entropy`` (H); ``both`` (the geometric mean of s and H); ``excess:RUN``
