@@ -11,9 +11,14 @@ from trails.errors import TrailsError
 from trails.platform import static_tls
 
 
+COMPLETING = "_TRAILS_COMPLETE"
+"""Set by a shell that completes a line."""
+
+
 def start() -> None:
     """The ``trails`` program: :func:`main` in a process with room for every native library."""
-    static_tls.ensure()
+    if COMPLETING not in os.environ:  # which needs no native library, and should be quick
+        static_tls.ensure()
     main()
 
 
@@ -33,6 +38,11 @@ def _run() -> int:
     import click
 
     from trails.cli import cli
+
+    if COMPLETING in os.environ:
+        from trails.cli.completion import complete
+
+        return complete(cli, os.environ[COMPLETING])
     from trails.cli.common import echo, forget_home, log_to_stderr, with_home
 
     log_to_stderr()

@@ -13,7 +13,7 @@ from tests.contract.hostile import REFUSED, STRINGS
 from tests.contract.world import World
 from tests.store.factory import corpus, make_chain, make_run, make_trace
 
-from trails.errors import QueryError
+from trails.errors import QueryError, UsageError
 from trails.schema import NODE, Run, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.digest import ALL_TABLES, compare, graph_digest
@@ -292,6 +292,33 @@ def test_values_are_plain_python(open_store: Open, world: World) -> None:
         assert set(relation) - {"edges_per_step"} == measured
         assert (flag, none, mapping, listed) == (True, None, {"a": 1, "b": [1.5, "x"]}, [1, 2])
         assert all(type(value) in (str, int, float, bool, list) for value in node.values())
+
+
+def test_nodes_and_relationships_become_a_graph(open_store: Open, world: World) -> None:
+    run = world.traces[0].run
+    traces = [trace for trace in world.traces if trace.run == run]
+    pairs = {(f"{t.chain.id}:{n}", f"{t.chain.id}:{n + 1}") for t in traces for n in range(len(t.steps) - 1)}
+    with open_store() as store:
+        store.write([world.batch()])
+        store.save()
+        where = "MATCH p = (a:Step)-[r:LEADS_TO {run: $run}]->(b:Step)"
+        for returned in ("a, r, b", "p", "[a, {x: r}, [b]] AS x", "a, r, b, p"):
+            graph = store.run(f"{where} RETURN {returned}", {"run": run}).to_networkx()
+            assert set(graph.nodes) == {end for pair in pairs for end in pair}
+            assert sorted(graph.edges()) == sorted(pairs), "each relationship once"
+            assert {data["type"] for *_, data in graph.edges(data=True)} == {"LEADS_TO"}
+            for trace in (trace for trace in traces if len(trace.steps) > 1):
+                node = graph.nodes[f"{trace.chain.id}:0"]
+                assert (node["labels"], node["role"], node["index"]) == (("Step",), trace.steps[0].role.value, 0)
+        assert all(data["run"] == run for *_, data in graph.edges(data=True))
+        with pytest.raises(UsageError, match="a relationship LEADS_TO came without the nodes at its ends"):
+            store.run(f"{where} RETURN a, r", {"run": run}).to_networkx()
+        with pytest.raises(UsageError, match="the columns x hold no node"):
+            store.run("MATCH (c:Chain) RETURN c.id AS x").to_networkx()
+        ends = store.run(f"{where} RETURN a.id AS a, b.id AS b, r.nll_given_all AS nll", {"run": run})
+        graph = ends.to_networkx(start="a", end="b")
+        assert sorted(graph.edges()) == sorted(pairs)
+        assert all(set(data) == {"nll"} for *_, data in graph.edges(data=True))
 
 
 def test_queries_on_an_empty_graph_answer_with_no_rows(open_store: Open) -> None:

@@ -7,7 +7,6 @@ function that returns a report.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +16,9 @@ import pyarrow as pa
 
 from trails.analyses.score import SCORE_COLUMNS, Score, Withheld, score_record, score_rows, withheld_record
 from trails.errors import UsageError
-from trails.platform.text import visible
+from trails.platform.markup import HTML_ROWS, escaped, html_table
+from trails.platform.packages import package
 from trails.store.base import GraphBatch
-
-HTML_ROWS = 50
-"""Rows of a table that a notebook shows."""
 
 _RESERVED = ("analysis", "verdict", "scores", "withheld", "notes", "commands")
 
@@ -119,27 +116,31 @@ class Report:
         return found[0].data
 
     def to_pandas(self, table: str | None = None) -> Any:
-        """A table by its name, or the first one, as a pandas data frame."""
-        return self.to_arrow(table).to_pandas()
+        """A table by its name, or the first one, as a pandas data frame; integers stay integers beside a missing one.
+
+        Raises MissingPackageError where pandas is not installed.
+        """
+        package("pandas", "to_pandas()")
+        return self.to_arrow(table).to_pandas(integer_object_nulls=True)
 
     def html(self, rows: int = HTML_ROWS) -> str:
         """Static HTML without scripts, styles or addresses; every text is escaped. At most ``rows`` rows of a table."""
-        parts = [f'<section class="trails-report"><p class="verdict"><strong>{_escaped(self.verdict)}</strong></p>']
+        parts = [f'<section class="trails-report"><p class="verdict"><strong>{escaped(self.verdict)}</strong></p>']
         if self.scores:
-            parts.append(_html_table(SCORE_COLUMNS, score_rows(self.scores), "scores, each with its controls"))
-        parts += [f"<p>{_escaped(score.name)}: {_escaped(score.note)}</p>" for score in self.scores if score.note]
-        parts += [f"<p>no score for {_escaped(item.name)}: {_escaped(item.reason)}</p>" for item in self.withheld]
+            parts.append(html_table(SCORE_COLUMNS, score_rows(self.scores), "scores, each with its controls"))
+        parts += [f"<p>{escaped(score.name)}: {escaped(score.note)}</p>" for score in self.scores if score.note]
+        parts += [f"<p>no score for {escaped(item.name)}: {escaped(item.reason)}</p>" for item in self.withheld]
         for table in self.tables:
             headings, shown = table.view(rows)
             title = table.title or table.name
             if table.n_shown > len(shown):
                 title += f" ({len(shown)} of {table.n_shown} rows)"
-            body = _html_table(headings, shown, title)
-            parts.append(f"<details><summary>{_escaped(title)}</summary>{body}</details>" if table.detail else body)
+            body = html_table(headings, shown, title)
+            parts.append(f"<details><summary>{escaped(title)}</summary>{body}</details>" if table.detail else body)
         for names, part in self.distinct_parts():
-            parts.append(f"<h4>{_escaped(', '.join(names))}</h4>{part.html(rows)}")
-        parts += [f'<p class="note">{_escaped(note)}</p>' for note in self.notes]
-        parts += [f"<p>{_escaped(does)}: <code>{_escaped(line)}</code></p>" for does, line in self.commands]
+            parts.append(f"<h4>{escaped(', '.join(names))}</h4>{part.html(rows)}")
+        parts += [f'<p class="note">{escaped(note)}</p>' for note in self.notes]
+        parts += [f"<p>{escaped(does)}: <code>{escaped(line)}</code></p>" for does, line in self.commands]
         return "".join(parts) + "</section>"
 
     def _repr_html_(self) -> str:
@@ -187,25 +188,3 @@ def percent(share: float) -> str:
     if not 0.05 <= value < 99.95:
         return "under 0.1 %" if value < 1 else "over 99.9 %"
     return f"{value:.0f} %" if 10 <= value < 99.5 else f"{value:.1f} %"
-
-
-def _escaped(text: str) -> str:
-    return html.escape(visible(text))
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_cell(item) for item in value)
-    return str(value)
-
-
-def _html_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str) -> str:
-    head = "".join(f"<th>{_escaped(name)}</th>" for name in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_escaped(_cell(value))}</td>" for value in row) + "</tr>" for row in rows)
-    return f"<table><caption>{_escaped(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -74,13 +74,15 @@ class LazyGroup(click.Group):
         if cmd_name in ANALYSES:
             from trails.cli.analysis import command_for
 
-            return command_for(cmd_name)
-        if cmd_name not in COMMANDS:
+            command = command_for(cmd_name)
+        elif cmd_name in COMMANDS:
+            command = importlib.import_module(f"trails.cli.{cmd_name.replace('-', '_')}").command
+            assert isinstance(command, click.Command)
+        else:
             return None
-        module = importlib.import_module(f"trails.cli.{cmd_name.replace('-', '_')}")
-        command = module.command
-        assert isinstance(command, click.Command)
-        return command
+        from trails.cli.completion import with_offers
+
+        return with_offers(cmd_name, command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands by stage, without importing them."""

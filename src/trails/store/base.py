@@ -7,12 +7,18 @@ gives the same :meth:`GraphStore.digest` as loading it once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 import pyarrow as pa
+
+from trails.errors import UsageError
+from trails.platform.markup import HTML_ROWS, html_table
+from trails.platform.packages import package
+from trails.store.values import NodeValue, RelationshipValue
 
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_MAX_ROWS = 10_000
@@ -43,6 +49,122 @@ class Result:
     def dicts(self) -> list[dict[str, Any]]:
         """Rows as mappings from column to value."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+    def to_arrow(self) -> pa.Table:
+        """The rows as an Arrow table, a node or relationship as a struct of its properties.
+
+        Raises UsageError for a column whose values Arrow cannot hold together, such as numbers and texts.
+        """
+        arrays = []
+        for name, values in zip(self.columns, self._by_column(), strict=True):
+            try:
+                arrays.append(pa.array(values))
+            except (pa.ArrowException, OverflowError) as error:
+                raise UsageError(
+                    f"column {name!r} holds values that one Arrow column cannot hold ({str(error).splitlines()[0]}). Return "
+                    "one type a column, for example toString(x), or take to_pandas() or dicts()"
+                ) from None
+        return pa.table(arrays, names=list(self.columns))
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas data frame. Integers beside something else, or beside nothing, stay integers of Python.
+
+        Raises MissingPackageError where pandas is not installed.
+        """
+        pandas = package("pandas", "to_pandas()")
+        columns = []
+        for values in self._by_column():
+            series = pandas.Series(values, dtype=object)
+            columns.append(series if _needs_integers(values) else series.infer_objects())
+        frame = pandas.concat(columns, axis=1) if self.columns else pandas.DataFrame()
+        return frame.set_axis(list(self.columns), axis=1)
+
+    def to_networkx(self, start: str = "", end: str = "") -> Any:
+        """A ``networkx.MultiDiGraph`` of the nodes and relationships in the rows, each once, also those in lists and paths.
+
+        A node goes by its property ``id``, or by the engine's own id where it has none or two nodes share it. Its attributes
+        are its properties and ``labels``; those of an edge are its properties and ``type``. With ``start`` and ``end`` every
+        row is an edge from the value of one column to that of the other instead, with the remaining columns as attributes; a
+        row in which an end is null is left out.
+
+        Raises UsageError where there is nothing to make a graph of, or a relationship came without the nodes at its ends.
+        Raises MissingPackageError where networkx is not installed.
+        """
+        graph = package("networkx", "to_networkx()").MultiDiGraph()
+        if start or end:
+            self._add_rows(graph, start, end)
+            return graph
+        nodes: dict[str, NodeValue] = {}
+        edges: dict[str, RelationshipValue] = {}
+        _collect(self.rows, nodes, edges)
+        if self.rows and not nodes:
+            raise UsageError(
+                f"the columns {', '.join(self.columns)} hold no node. Return nodes and relationships, for example MATCH "
+                "(a:Step)-[r:LEADS_TO]->(b:Step) RETURN a, r, b, or name two columns: to_networkx(start=…, end=…)"
+            )
+        named = Counter(repr(node["id"]) for node in nodes.values() if "id" in node)
+        key = {
+            element: node["id"] if "id" in node and named[repr(node["id"])] == 1 else element
+            for element, node in nodes.items()
+        }
+        for element, node in nodes.items():
+            graph.add_node(key[element])
+            graph.nodes[key[element]].update(node, labels=node.labels)
+        for element, edge in edges.items():
+            if edge.start not in nodes or edge.end not in nodes:
+                raise UsageError(
+                    f"a relationship {edge.type} came without the nodes at its ends. Return them too: RETURN a, r, b"
+                )
+            ends = (key[edge.start], key[edge.end])
+            graph.add_edge(*ends, key=element)
+            graph.edges[*ends, element].update(edge, type=edge.type)
+        return graph
+
+    def _add_rows(self, graph: Any, start: str, end: str) -> None:
+        missing = [name for name in (start, end) if name not in self.columns]
+        if missing:
+            raise UsageError(f"there is no column {missing[0]!r}. Columns: {', '.join(self.columns) or 'none'}")
+        for number, row in enumerate(self.dicts()):
+            ends = (row.pop(start), row.get(end) if start == end else row.pop(end))
+            if None in ends:
+                continue
+            if any(isinstance(value, dict | list) for value in ends):
+                raise UsageError(f"row {number + 1} holds no plain value in {start!r} or {end!r}, so it names no node")
+            graph.add_edge(*ends, key=number)
+            graph.edges[*ends, number].update(row)
+
+    def _by_column(self) -> list[list[Any]]:
+        return [[row[index] for row in self.rows] for index in range(len(self.columns))]
+
+    def html(self, rows: int = HTML_ROWS) -> str:
+        """The first ``rows`` rows as static HTML without scripts, styles or addresses; every text is escaped."""
+        title = f"{len(self.rows):,} rows" if len(self.rows) <= rows else f"{rows:,} of {len(self.rows):,} rows"
+        if self.truncated:
+            title += "; the query found more, which were left out"
+        return html_table(self.columns, self.rows[:rows], title)
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def _needs_integers(values: Sequence[Any]) -> bool:
+    """Whether integers stand beside something that pandas would turn them into floats for."""
+    kinds = set(map(type, values))
+    return int in kinds and len(kinds) > 1
+
+
+def _collect(value: Any, nodes: dict[str, NodeValue], edges: dict[str, RelationshipValue]) -> None:
+    """Put every node and relationship inside ``value`` into ``nodes`` and ``edges``, by element."""
+    if isinstance(value, NodeValue):
+        nodes.setdefault(value.element, value)
+    elif isinstance(value, RelationshipValue):
+        edges.setdefault(value.element, value)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _collect(item, nodes, edges)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _collect(item, nodes, edges)
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from trails.errors import StoreError, TrailsError
 from trails.platform.locks import HeldError, WriterLock
 from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
-from trails.store.engine import ENGINE_ERRORS, kglite, read, refuse_unless_read, rows_of, translated
+from trails.store.engine import ENGINE_ERRORS, elements, kglite, read, refuse_unless_read, rows_of, translated
 from trails.store.guarded import READ_BYTES, READ_MEMORY, Guard
 from trails.store.rows import distinct, table_schema
 
@@ -507,7 +507,8 @@ class EmbeddedStore:
             columns, rows = read(self._graph, query, values, timeout_s=timeout_s, max_rows=max_rows)
         else:
             columns, rows = self._guarded_read(query, values, timeout_s, max_rows)
-        return Result(columns, tuple(rows[:max_rows]), len(rows) > max_rows)
+        found = tuple(tuple(map(elements, row)) for row in rows[:max_rows])
+        return Result(columns, found, len(rows) > max_rows)
 
     def _guarded_read(
         self, query: str, values: dict[str, Any], timeout_s: float, max_rows: int

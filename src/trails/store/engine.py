@@ -14,6 +14,7 @@ import numpy as np
 
 from trails.errors import MissingPackageError, QueryError
 from trails.platform.static_tls import ADVICE
+from trails.store.values import NodeValue, RelationshipValue
 
 try:
     import kglite as kglite
@@ -90,14 +91,10 @@ def late(timeout_s: float) -> QueryError:
 
 
 def plain(value: Any) -> Any:
-    """An engine value as plain Python; nodes and relationships as mappings of their own properties."""
+    """An engine value as plain Python. Nodes and relationships stay the engine's mappings, which :func:`elements` reads: a
+    child process hands over plain values only.
+    """
     if isinstance(value, dict):
-        keys = value.keys()
-        if keys == {"id", "labels", "properties"}:
-            inner = value["properties"]
-            return {key: plain(item) for key, item in inner.items() if key not in ("title", "type")}
-        if keys == {"id", "start", "end", "type", "properties"}:
-            return {key: plain(item) for key, item in value["properties"].items()}
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
@@ -105,6 +102,24 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, np.generic):
         return value.item()
+    return value
+
+
+def elements(value: Any) -> Any:
+    """A plain value with its nodes and relationships as mappings of their own properties, also inside lists, maps and paths."""
+    if isinstance(value, dict):
+        keys = value.keys()
+        if keys == {"id", "labels", "properties"}:
+            inner = value["properties"].items()
+            properties = {key: elements(item) for key, item in inner if key not in ("title", "type")}
+            return NodeValue(properties, str(value["id"]), tuple(value["labels"]))
+        if keys == {"id", "start", "end", "type", "properties"}:
+            properties = {key: elements(item) for key, item in value["properties"].items()}
+            ends = (str(value["start"]), str(value["end"]))
+            return RelationshipValue(properties, str(value["id"]), value["type"], *ends)
+        return {key: elements(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [elements(item) for item in value]
     return value
 
 

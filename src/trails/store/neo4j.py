@@ -45,6 +45,7 @@ from trails.errors import QueryError, StoreError, TrailsError, UsageError
 from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Node, Relationship, properties_of
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
 from trails.store.rows import table_schema
+from trails.store.values import NodeValue, RelationshipValue
 
 # retries are part of the work here; who wants to see them gives the driver's logger a handler
 logging.getLogger("neo4j").addHandler(logging.NullHandler())
@@ -704,9 +705,13 @@ def judge(query_type: str | None, plan: Mapping[str, Any] | None, database: str)
 def plain(value: Any) -> Any:
     """A value of the driver as JSON-like data: nodes and relationships become their properties, a path the list of both."""
     if isinstance(value, BoltNode):
-        return {key: plain(item) for key, item in value.items()}
+        properties = {key: plain(item) for key, item in value.items()}
+        return NodeValue(properties, value.element_id, tuple(sorted(value.labels)))
     if isinstance(value, BoltRelationship):
-        return {key: plain(item) for key, item in value.items() if key != LOADED}
+        properties = {key: plain(item) for key, item in value.items() if key != LOADED}
+        ends = (value.start_node, value.end_node)
+        start, end = (node.element_id if node is not None else "" for node in ends)
+        return RelationshipValue(properties, value.element_id, value.type, start, end)
     if isinstance(value, BoltPath):
         nodes, relationships = [plain(n) for n in value.nodes], [plain(r) for r in value.relationships]
         return {"nodes": nodes, "relationships": relationships}

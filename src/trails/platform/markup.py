@@ -1,0 +1,51 @@
+"""Static HTML for notebooks: without scripts, styles and addresses, every text escaped."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trails.platform.text import visible
+
+HTML_ROWS = 50
+"""Rows of a table that a notebook shows."""
+
+CELL_CHARACTERS = 2_000
+"""Characters of a cell that a notebook shows."""
+
+
+def escaped(text: str) -> str:
+    """``text`` as HTML that shows it; what steers or cannot be seen is written out."""
+    return html.escape(visible(text))
+
+
+def html_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str) -> str:
+    """A table with a caption."""
+    head = "".join(f"<th>{escaped(name)}</th>" for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escaped(_cut(_cell(value)))}</td>" for value in row) + "</tr>" for row in rows
+    )
+    return f"<table><caption>{escaped(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(item) for item in value)
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _cut(text: str) -> str:
+    if len(text) <= CELL_CHARACTERS:
+        return text
+    return f"{text[:CELL_CHARACTERS]} … ({len(text) - CELL_CHARACTERS:,} more characters)"
