@@ -10,7 +10,6 @@ import traceback
 from trails.errors import TrailsError
 from trails.platform import static_tls
 
-
 COMPLETING = "_TRAILS_COMPLETE"
 """Set by a shell that completes a line."""
 

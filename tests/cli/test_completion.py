@@ -101,7 +101,13 @@ def test_the_shell_is_offered_what_the_home_knows(trails, chains_file: Path, tmp
 
 
 def test_nothing_is_said_whatever_is_wrong(trails, chains_file: Path, tmp_path: Path) -> None:
-    lines = ["trails show c", "trails show --run r", "trails export --subgraph chain:", "trails query mo", "trails show 'c"]
+    lines = [
+        "trails show c",
+        "trails show --run r",
+        "trails export --subgraph chain:",
+        "trails query mo",
+        "trails show 'c",
+    ]
     assert [len(found) for found in completed(*lines)] == [0, 0, 0, 5, 0], "there is no home"
     trails("ingest", chains_file)
     (shard,) = (tmp_path / "home" / "shards").iterdir()
@@ -109,7 +115,15 @@ def test_nothing_is_said_whatever_is_wrong(trails, chains_file: Path, tmp_path: 
     (next((tmp_path / "home" / "runs").iterdir())).write_text("{")
     assert [len(found) for found in completed(*lines)] == [0, 0, 0, 5, 0]
     (tmp_path / "trails.toml").write_text("home = = 3")
-    assert [len(found) for found in completed(*lines, "trails nosuch c1", "trails \"")] == [0, 0, 0, 5, 0, 0, len(COMMANDS)]
+    assert [len(found) for found in completed(*lines, "trails nosuch c1", 'trails "')] == [
+        0,
+        0,
+        0,
+        5,
+        0,
+        0,
+        len(COMMANDS),
+    ]
 
 
 def test_every_parameter_that_takes_a_name_completes_it(trails, chains_file: Path) -> None:

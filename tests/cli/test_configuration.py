@@ -18,7 +18,12 @@ HUB = {"HF_HOME", "HF_TOKEN"}
 
 
 def files() -> list[Path]:
-    found = [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").iterdir(), ROOT / "docker-compose.yml", ROOT / ".ci" / "run"]
+    found = [
+        *(ROOT / "src").rglob("*.py"),
+        *(ROOT / "scripts").iterdir(),
+        ROOT / "docker-compose.yml",
+        ROOT / ".ci" / "run",
+    ]
     return [path for path in found if path.is_file()]
 
 

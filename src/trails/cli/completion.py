@@ -156,7 +156,8 @@ _BASH = """\
 %(complete_func)s() {
     local type value response
     COMPREPLY=()
-    response=$(COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" _TRAILS_WORD="$2" %(complete_var)s=bash_complete "$1" 2>/dev/null)
+    response=$(COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" _TRAILS_WORD="$2" \\
+        %(complete_var)s=bash_complete "$1" 2>/dev/null)
     while IFS=, read -r type value; do
         case $type in
             dir) compopt -o dirnames ;;
