@@ -374,6 +374,46 @@ def test_the_hash_is_stable_hex() -> None:
 
 # --- agreement with hand labels -------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Speed**: If n is large, the loop is slow.",
+        "**Speed:** If n is large, the loop is slow.",
+        "3. **Speed of loops** - If n is large, the loop is slow.",
+        "- `loop` - if n is large, the loop is slow.",
+        "PROP. XIV. If n is large, the loop is slow.",
+        "**Скорость**: Если n велико, цикл работает долго.",
+    ],
+)
+def test_a_heading_that_runs_into_its_sentence_is_passed_over(text: str) -> None:
+    assert roles(text) == ["IF", "THEN"]
+
+
+def test_a_heading_that_is_a_connective_itself_counts() -> None:
+    assert roles("**Answer:** If it is 4, then yes.")[0] == "ANSWER"
+    assert roles("**Speed**: the loop is slow.") == ["NONE"]
+
+
+def test_given_borders_give_the_main_clause_its_role_wherever_it_stands() -> None:
+    def given(text: str, *at: str) -> list[str]:
+        starts = (0, *(text.index(words) for words in at))
+        steps = segment(chain(text, boundaries=starts), keep_source_steps=True)
+        return [step.role.value for step in steps]
+
+    assert given("Если файла нет, перейду к шагу 2.", "перейду") == ["IF", "THEN"]
+    assert given("Return the value if the key exists.", "if") == ["THEN", "IF"]
+    assert given("It is late. If the key exists, stop.", "If", "stop") == ["NONE", "IF", "THEN"]
+    assert given("In this case, if it rains, streets get wet.", "streets") == ["IF", "THEN"]
+    assert given("It was planned, but since it rains, we stay here.", "but", "we") == ["NONE", "BUT", "THEREFORE"]
+    assert given("If it rains, which is rare, streets get wet.", "which", "streets")[1] == "NONE"
+
+
+def test_when_asks_unless_a_clause_follows_it() -> None:
+    assert roles("When does the train leave?") == ["QUESTION"]
+    assert "WHEN" in roles("When it rains, does the street get wet?")
+
+
 # Measured on all of labelled.jsonl, less a margin of about one step in the role's support (see docs/segmenter.md)
 F1_AT_LEAST = {
     **{

@@ -90,6 +90,7 @@ class Lexicon:
     soft: re.Pattern[str]
     inside: re.Pattern[str] | None
     conditions: frozenset[str]
+    reasons: frozenset[str]
     pronouns: frozenset[str]
     focus: frozenset[str]
     continuers: frozenset[str]
@@ -102,9 +103,18 @@ class Lexicon:
         """Whether the cue is a condition or ends in one ("but if")."""
         return cue.role in (Role.IF, Role.UNLESS) or cue.cue.rpartition(" ")[2] in self.conditions
 
+    def is_causal(self, cue: Cue) -> bool:
+        """Whether the cue ends in a reason ("but since")."""
+        return cue.role is Role.BECAUSE or cue.cue.partition(" ")[2] in self.reasons
+
 
 # before the first word of a step: list marks, headings, quotation bars, emphasis
-_MARK = r"[\s>#|]*(?:[-*+•–—]{1,2}\s+|\(?\d{1,3}[.):]+\s*|\(?[a-zа-я]\)\s+|[ivxIVX]+[.)]\s+)?[*_\s\ufeff]*"
+_MARK = r"[\s>#|]*(?:[-*+•–—]{1,2}\s+|\(?\d{1,3}[.):]+\s*|\(?[a-zа-я]\)\s+|[ivxIVX]+[.)]\s+)?"
+# a heading that runs into its sentence: "**Speed**: If …", "`x` - if …"
+_HEADING = (
+    rf"(?P<heading>\*\*[^*\n]{{1,80}}(?:\*\*[^\S\n]*(?::|[-–—](?=\s))|[:.]\*\*)\s*|{FILL}{{1,200}}[^\S\n]+[-–—]\s+)?"
+    r"[*_\s\ufeff]*"
+)
 
 
 def _alternatives(words: list[str]) -> str:
@@ -113,9 +123,9 @@ def _alternatives(words: list[str]) -> str:
 
 
 def _prefix(labels: list[str], interjections: list[str]) -> re.Pattern[str]:
-    label = rf"(?:(?:{_alternatives(labels)})(?:\s+\w{{1,5}})?\s*[.:]\s*(?:--|[—–-])?\s*\**\s*)?" if labels else ""
+    label = rf"(?:(?:{_alternatives(labels)})\.?(?:\s+\w{{1,7}})?\s*[.:]\s*(?:--|[—–-])?\s*\**\s*)?" if labels else ""
     spoken = rf"(?:(?:{_alternatives(interjections)})(?:,|\.\.\.|…|\s--?|\s[—–])\s*)*" if interjections else ""
-    return re.compile(_MARK + label + spoken, re.IGNORECASE)
+    return re.compile(_MARK + _HEADING + label + spoken, re.IGNORECASE)
 
 
 def parse_lexicon(text: str, name: str) -> Lexicon:
@@ -137,13 +147,15 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
     cues = {first: tuple(sorted(found, key=lambda cue: -len(cue.cue))) for first, found in index.items()}
     spaced = sorted({cue.cue for found in cues.values() for cue in found if "space" in cue.places})
     inside = sorted({cue.cue for found in cues.values() for cue in found if "inside" in cue.places})
-    soft = rf"(?P<mark>[,;:—–]|--|(?<=\s)-(?=\s))\s*(?P<word>[^\W\d_]+|[\d{FILL}])"
+    # every branch begins with a mark, a formula or a blank, so that the search skips from one to the next
+    soft = rf"(?P<mark>[,;:—–]|--|-(?<=\s-)(?=\s))\s*(?P<word>[^\W\d_]+|[\d{FILL}])"
     after_formula = sorted({cue.cue for found in cues.values() for cue in found if "formula" in cue.places})
     if after_formula:
         soft += rf"|(?P<formula>{FILL}[\x02]*)\s+(?P<next>{_alternatives(after_formula)})(?!\w)"
     if spaced:
-        soft += rf"|(?<=\s)(?P<spaced>{_alternatives(spaced)})(?!\w)"
+        soft += rf"|\s(?P<spaced>{_alternatives(spaced)})(?!\w)"
     conditions = {c.cue for found in cues.values() for c in found if c.role is Role.IF and c.opens and " " not in c.cue}
+    reasons = {c.cue for found in cues.values() for c in found if c.role is Role.BECAUSE and c.opens}
     return Lexicon(
         language=table["language"],
         cues=cues,
@@ -158,6 +170,7 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
         soft=re.compile(soft, re.IGNORECASE),
         inside=re.compile(rf"(?<=[\s,])(?:{_alternatives(inside)})(?!\w)", re.IGNORECASE) if inside else None,
         conditions=frozenset(conditions),
+        reasons=frozenset(reasons),
         pronouns=frozenset(table.get("pronouns", ())),
         focus=frozenset(table.get("focus", ())),
         continuers=frozenset(table.get("continuers", ())),

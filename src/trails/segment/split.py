@@ -22,7 +22,7 @@ _LIST_MARK = re.compile(
     r"(?:[-*+•–—]\s|\(?\d{1,3}[.)]\s|\(?[a-zA-Zа-яА-Я]\)\s|[ivxIVX]+\.\s|#{1,6}\s|>|\||```|~~~|\\item\b)"
 )
 _MARK_ONLY = re.compile(
-    r"[\s>#*_(]*(?:(?:step|шаг|option|case|часть|part)\s*)?(?:\d{1,3}|[ivxIVX]{1,6})$", re.IGNORECASE
+    r"[\s>#*_(]*(?:(?:step|шаг|option|case|часть|part|prop\.|ax\.|def\.)\s*)?(?:\d{1,3}|[ivxIVX]{1,6})$", re.IGNORECASE
 )
 # (the looked-for mark comes first and its left side is checked behind it: the search skips from mark to mark)
 _LOWER_STYLE = re.compile(r"[.!?](?<=[^\W\d_]{2}.) +([^\W\d_])")
@@ -39,6 +39,8 @@ _CLOSING = " \t\r\n\"'»”’)]}*_\x02"
 MIN_LEFT_WORDS = 2
 MIN_RIGHT_WORDS = 2
 MIN_SPLIT_CHARS = 12
+MAX_LEAD_WORDS = 3
+"""Words before a condition that are its introduction and no clause of their own: "In this case, if A"."""
 MIN_MAIN_LEFT = 1
 """Words that a subordinate clause has at least, its connective not counted, before a main clause begins."""
 MAIN_CLAUSE_CHARS = 600
@@ -298,6 +300,8 @@ def find_steps(
         previous = steps[-1] if steps and start in given else None
         fresh = _sentence(masked, start, end, lexicon, premise, previous, whole=keep_borders and bool(given))
         _questions(text, fresh, end)
+        if previous is not None and previous.role is Role.NONE and keep_borders:
+            _condition_behind(masked, previous, fresh[0], end)
         premise = _is_premise(masked, fresh[-1], lexicon)
         steps += fresh
     if borders is None and len(steps) > 1 and not any(character.isalnum() for character in text[: steps[1].start]):
@@ -306,11 +310,29 @@ def find_steps(
     return steps
 
 
+def _condition_behind(masked: str, before: Found, step: Found, end: int) -> None:
+    """Give the step before a condition that ends its sentence the role of a main clause: "B, if A."."""
+    inside = masked[max(0, step.start - 24) : step.start].rstrip(_CLOSING)[-1:] not in (
+        "",
+        ".",
+        "!",
+        "?",
+        "…",
+        ":",
+        ";",
+    )
+    ends = masked[max(0, end - 24) : end].rstrip(_CLOSING)[-1:] in (".", "!", "?", "…", ";") or end == len(masked)
+    if inside and ends and step.explicit and step.role in (Role.IF, Role.UNLESS):
+        before.role, before.sense = MAIN_CLAUSE[step.role]
+
+
 def _opened(masked: str, cue: Cue, role: Role, stop: int, end: int, lexicon: Lexicon) -> _Open:
     """What a cue leaves open: the main clause of the subordinate clause that it begins."""
     if not cue.opens:
         return _Open()
     kind = Role.IF if role is not Role.UNLESS and lexicon.is_conditional(cue) else role
+    if lexicon.is_causal(cue):
+        kind = Role.BECAUSE
     main = MAIN_CLAUSE.get(kind)
     at = _main_clause(masked, stop, end, lexicon) if main else -1
     return _Open(then=kind is not Role.BUT, main=main, at=at)
@@ -332,7 +354,7 @@ def _head(
         places = ("clause", "clause,", "space", "semicolon") if before == ";" else ("clause", "clause,", "space")
         got = _match(masked, content, places, lexicon, condition=condition, premise=premise)
     main = previous.main if condition and before == "," and previous is not None else None
-    if got is None and main is not None and (main[0] is not Role.THEN or _subject_at(masked, content, end, lexicon)):
+    if got is None and main is not None and not _continues(masked, content, lexicon):
         return Found(start, main[0], "", main[1], False), content, _Open()
     if got is None:
         got = _match(masked, content, ("start", "start,"), lexicon, condition=condition, premise=premise)
@@ -364,9 +386,17 @@ def _sentence(
     content = head.end() if head else start
     if not lexicon.cues:
         return [Found(start)]
+    heading = _next_visible(masked, head.start("heading")) if head and head.group("heading") else -1
+    if heading >= 0:  # "**Answer**: 5" says what it is itself
+        while masked[heading : heading + 1] == "*":
+            heading += 1
+        if _match(masked, heading, ("start", "start,"), lexicon) is not None:
+            content = heading
     first, last, open_ = _head(masked, start, content, end, lexicon, premise, previous)
     steps = [first]
     if whole or end - start < MIN_SPLIT_CHARS:
+        if whole and first.role is Role.NONE:
+            _late_condition(masked, first, content, end, lexicon)
         if first.role is Role.NONE:
             _medial(masked, first, min(end, start + INSIDE_CHARS), lexicon)
         return steps
@@ -376,7 +406,7 @@ def _sentence(
             mark, word = FILL, soft.group("next")
             at = soft.start("next")
         else:
-            at = soft.start("word") if mark else soft.start()
+            at = soft.start("word") if mark else soft.start("spaced")
         main_clause = at == open_.at and mark is not None
         if mark is not None and not main_clause and word.lower() not in lexicon.cues:
             continue  # most commas: no cue begins with this word
@@ -433,6 +463,20 @@ def _sentence(
     return steps
 
 
+def _late_condition(masked: str, step: Found, content: int, end: int, lexicon: Lexicon) -> None:
+    """Role of a step with given borders whose condition stands behind a few words: "In this case, if A"."""
+    for soft in lexicon.soft.finditer(masked, content, min(end, content + INSIDE_CHARS)):
+        at = soft.start("word") if soft.group("mark") else soft.start("spaced") if soft.group("spaced") else -1
+        if at < 0 or _words(masked, content, at) > MAX_LEAD_WORDS:
+            continue
+        got = _match(masked, at, ("clause", "space") if soft.group("spaced") else ("clause",), lexicon)
+        if got is not None and got[1] in (Role.IF, Role.UNLESS) and got[0].opens:
+            open_ = _opened(masked, got[0], got[1], got[3], end, lexicon)
+            step.role, step.sense, step.connective, step.explicit = got[1], got[2], masked[at : got[3]], True
+            step.opens, step.main = open_.then, open_.main
+            return
+
+
 def _with_focus(masked: str, at: int, last: int, lexicon: Lexicon) -> int:
     """``at``, or where the word before it begins that belongs to the cue ("especially if")."""
     found = _LAST_WORD.search(masked[last:at].rstrip(" "))
@@ -446,6 +490,13 @@ def _joins_adjectives(masked: str, comma: int, stop: int, lexicon: Lexicon) -> b
         return False
     left, right = _preceding_word(masked, comma)[-2:], after.group().lower()[-2:]
     return left == right and left in lexicon.adjective_endings
+
+
+def _continues(masked: str, at: int, lexicon: Lexicon) -> bool:
+    """Whether the words at ``at`` go on with the clause before: a relative, a conjunction or a participle."""
+    word = LETTERS.match(masked, at)
+    low = word.group().lower() if word else ""
+    return low in lexicon.continuers or low.endswith(lexicon.participles)
 
 
 def _subject_at(masked: str, at: int, end: int, lexicon: Lexicon) -> bool:
@@ -479,10 +530,10 @@ def _main_clause(masked: str, start: int, end: int, lexicon: Lexicon) -> int:
         at = comma.end()
         if _words(masked, start, comma.start()) < MIN_MAIN_LEFT or _words(masked, at, end) < 2:
             continue
+        if _continues(masked, at, lexicon):
+            continue
         word = LETTERS.match(masked, at)
         low = word.group().lower() if word else ""
-        if low in lexicon.continuers or low.endswith(lexicon.participles):
-            continue
         if low in lexicon.cues and _match(masked, at, ("clause", "clause,"), lexicon, condition=True) is not None:
             break  # another connective begins a step there
         if _subject_at(masked, at, end, lexicon) or low in lexicon.parentheticals:
@@ -510,7 +561,8 @@ def _questions(text: str, steps: list[Found], end: int) -> None:
     """A sentence that ends with a question mark: its last step is a question unless a strong connective says more."""
     last = steps[-1]
     tail = text[max(last.start, end - 12) : end].rstrip(_CLOSING)
-    if tail.endswith(("?", "？")) and last.role not in _STRONG:
+    strong = last.role in _STRONG and not (last.role is Role.WHEN and "," not in text[last.start : end])
+    if tail.endswith(("?", "？")) and not strong:
         last.role, last.connective, last.sense, last.explicit = Role.QUESTION, "", "", False
 
 
