@@ -144,9 +144,14 @@ def test_the_trained_walk_is_measured_again_compared_and_recalled(trained: Path)
     assert recalled["left_out_as_trained_on"] == groups["trained"]["chains"]
     rows = {row["name"]: row for row in recalled["rows"]}
     assert rows["trained"]["chains"] == 36 - groups["trained"]["chains"]
-    assert rows["trained"]["against"]["untrained"][2] < 0
-    beaten = all(rows["trained"]["against"][control][2] < 0 for control in ("untrained", "shuffled"))
-    assert ("was not shown" not in recalled["verdict"]) == beaten
+    highs = {pair["against"]: pair["high"] for pair in recalled["differences"] if pair["model"] == "trained"}
+    assert highs["untrained"] < 0
+    assert recalled["verdict"].startswith("the trained model recalls conclusions better than the untrained one")
+    beaten = highs["shuffled"] < 0
+    assert ("not shown to be better than the one trained on shuffled" in recalled["verdict"]) is not beaten
+    (gain,) = recalled["scores"]
+    assert gain["value"] == pytest.approx(rows["untrained"]["nll"] - rows["trained"]["nll"], abs=1e-6)
+    assert gain["controls"][0]["value"] == pytest.approx(rows["untrained"]["nll"] - rows["shuffled"]["nll"], abs=1e-6)
 
 
 def test_comparing_leaves_the_instrument_as_it_was(trained: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tests.measure.reference import byte_tokenizer
 
-from trails.evaluate.recall import Recalled, conclusion_row, recall, summary, verdict
+from trails.cli.scores import print_report
+from trails.evaluate.recall import Recall, Recalled, conclusion_row, recall, summary, verdict
 from trails.measure.base import Segmented
 from trails.measure.context import ContextPolicy, Contexts
 from trails.measure.tokens import TextTokenizer
@@ -84,9 +85,40 @@ def test_summary_is_paired_and_the_verdict_needs_every_control() -> None:
     rows = summary({"untrained": base, "trained": better, "shuffled": same})
     assert rows[1].against["untrained"][2] < 0
     assert rows[1].exact == 1
-    assert verdict(rows, "trained", ["untrained"]) == (
-        "trained recalls conclusions better than untrained: every interval lies below 0."
+    said = verdict(rows)
+    assert said.startswith(
+        "the trained model recalls conclusions better than the untrained one, not shown to be better than the one trained on "
+        "shuffled steps: 3.475 nats per token over 6 chains, untrained 4.500 (difference -1.025, 95 % -1."
     )
-    assert verdict(rows, "trained", ["untrained", "shuffled"]) == (
-        "trained was not shown to recall conclusions better than shuffled."
+    worse = summary({"untrained": better, "trained": base})
+    assert verdict(worse).startswith(
+        "the trained model recalls conclusions worse than the untrained one: 4.500 nats per token"
     )
+    alone = summary({"untrained": base, "trained": better})
+    assert "; without a control trained on shuffled steps that may be wording alone: 3.475" in verdict(alone)
+
+
+def test_the_report_tells_the_gain_beside_that_of_the_shuffled_control(capsys: pytest.CaptureFixture[str]) -> None:
+    base = [Recalled(2.0 + i, 0.1, False) for i in range(6)]
+    results = {
+        "untrained": base,
+        "trained": [Recalled(r.nll - 1 - 0.01 * i, 0.5, i == 0) for i, r in enumerate(base)],
+        "shuffled": [Recalled(r.nll - 0.25, 0.2, False) for r in base],
+    }
+    report = Recall(tuple(summary(results)), 3).report()
+    (gain,) = report.scores
+    assert (gain.value, gain.control) == (pytest.approx(1.025), pytest.approx(0.25))
+    assert gain.beyond()
+    assert report.facts["left_out_as_trained_on"] == 3
+    assert report.to_arrow("rows")["nll"].to_pylist() == pytest.approx([4.5, 3.475, 4.25])
+    print_report(report)
+    printed = capsys.readouterr()
+    assert printed.out.startswith(
+        "the trained model recalls conclusions better than the untrained one and the one trained on"
+    )
+    assert "3 chains of the selection were trained on and left out" in printed.err
+    del results["shuffled"]
+    open_ = Recall(tuple(summary(results)), None).report()
+    assert open_.scores == ()
+    assert open_.withheld[0].reason.startswith("no adapter trained on shuffled steps was given")
+    assert "not checked: whether these chains were trained on" in open_.notes[0]

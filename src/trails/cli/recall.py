@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, echo, home_option, json_option, model_option, print_json, print_rows
-from trails.cli.scores import run_option, settings_for
+from trails.cli.common import device_option, home_option, json_option, model_option, print_json
+from trails.cli.scores import print_report, run_option, settings_for
 
 
 @click.command("recall", context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,24 +64,8 @@ def command(
 
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
         found = opened.recall(selection, adapter, shuffled=shuffled, export=exported, max_tokens=max_tokens, run=run)
+    report = found.report()
     if as_json:
-        print_json(found.record())
+        print_json(report.record())
         return
-    print_rows(
-        ["model", "chains", "nll", "first choice", "exact"],
-        [[r.name, r.chains, r.nll, r.first_choice, r.exact] for r in found.rows],
-        title="surprisal of the conclusion, nats per token; share of first choices; exact greedy matches",
-    )
-    trained = next(r for r in found.rows if r.name == "trained")
-    print_rows(
-        ["trained minus", "nll", "low", "high"],
-        [[name, *trained.against[name]] for name in trained.against],
-        title="paired over chains, 95 % interval",
-    )
-    echo(found.verdict)
-    if found.trained_on is None:
-        echo("not checked: whether these chains were trained on. Give the export: --export rows.parquet")
-    elif found.trained_on:
-        echo(f"{found.trained_on} chains of the selection were trained on and left out")
-    if shuffled is None:
-        echo("no shuffled control was given: a gain may be wording alone. Train one: trails train --shuffle-steps")
+    print_report(report, limit=None)

@@ -1,8 +1,8 @@
 """Does a model recall how a chain ends? Prefix → conclusion on unseen chains, beside the untrained model and a shuffled LoRA.
 
-The prefix is the context as the run measured it and every step but the last; the conclusion is the last step. A row
-scores its mean surprisal
-(nats), the share of its tokens that are the model's first choice, and whether greedy decoding gives the conclusion exactly.
+The prefix is the context as the run measured it and every step but the last; the conclusion is the last step. A row scores
+its mean surprisal (nats), the share of its tokens that are the model's first choice, and whether greedy decoding gives the
+conclusion exactly.
 A LoRA that learnt the walk, not the words, must beat both the untrained model and a LoRA trained on the same chains with
 their steps shuffled.
 """
@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
+from trails.analyses.report import Finding, Report, ReportTable
+from trails.analyses.score import Control, Score, Withheld
+from trails.analyses.statistics import Interval
 from trails.errors import UsageError
 from trails.evaluate.diff import interval
 from trails.evaluate.groups import check_export, exported_chains
@@ -113,29 +117,112 @@ def summary(results: Mapping[str, Sequence[Recalled]]) -> list[RecallRow]:
     return rows
 
 
-def verdict(rows: Sequence[RecallRow], trained: str, controls: Sequence[str]) -> str:
-    """One sentence: did the trained model recall better than every control?"""
-    row = next(row for row in rows if row.name == trained)
-    lost = [name for name in controls if not row.against[name][2] < 0]
-    if not lost:
-        return f"{trained} recalls conclusions better than {' and '.join(controls)}: every interval lies below 0."
-    return f"{trained} was not shown to recall conclusions better than {' and '.join(lost)}."
+def verdict(rows: Sequence[RecallRow]) -> str:
+    """One sentence: did the trained model recall better than every other? A difference counts where its interval lies on one
+    side of 0.
+    """
+    row = next(row for row in rows if row.name == TRAINED)
+    others = [other for other in rows if other.name != TRAINED]
+    better = [other.name for other in others if row.against[other.name][2] < 0]
+    worse = [other.name for other in others if row.against[other.name][1] > 0]
+    open_ = [other.name for other in others if other.name not in better + worse]
+    said = [
+        f"{how} {' and '.join(map(_THE.__getitem__, names))}"
+        for how, names in (("better than", better), ("worse than", worse), ("not shown to be better than", open_))
+        if names
+    ]
+    differences = ", ".join(
+        f"{other.name} {other.nll:.3f} (difference {row.against[other.name][0]:+.3f}, "
+        f"95 % {row.against[other.name][1]:+.3f} to {row.against[other.name][2]:+.3f})"
+        for other in others
+    )
+    wording = (
+        ""
+        if len(others) > 1 or not better
+        else "; without a control trained on shuffled steps that may be wording alone"
+    )
+    return (
+        f"the trained model recalls conclusions {', '.join(said)}{wording}: {row.nll:.3f} nats per token over "
+        f"{row.chains:,} chains, {differences}"
+    )
+
+
+TRAINED, UNTRAINED, SHUFFLED = "trained", "untrained", "shuffled"
+_THE = {UNTRAINED: "the untrained one", SHUFFLED: "the one trained on shuffled steps"}
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
-    """How well conclusions of unseen chains were recalled, one row per model, and the verdict in words. ``trained_on`` chains
-    of the selection were left out because the export holds them; None when no export was given to compare with.
+class Recall(Finding):
+    """How well conclusions of unseen chains were recalled, one row per model. ``trained_on`` chains of the selection were left
+    out because the export holds them; None when no export was given to compare with.
     """
 
     rows: tuple[RecallRow, ...]
-    verdict: str
     trained_on: int | None
 
-    def record(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
-        rows = [{n: getattr(row, n) for n in row.__slots__} for row in self.rows]
-        return {"rows": rows, "verdict": self.verdict, "left_out_as_trained_on": self.trained_on}
+    def report(self) -> Report:
+        """The verdict, every model, every paired difference, and the gain beside that of the shuffled control."""
+        models = {name: [getattr(row, name) for row in self.rows] for name in _COLUMNS}
+        pairs = [
+            {"model": row.name, "against": other, "difference": mean, "low": low, "high": high}
+            for row in self.rows
+            for other, (mean, low, high) in row.against.items()
+        ]
+        by_name = {row.name: row for row in self.rows}
+        scores, withheld = self._gain(by_name.get(SHUFFLED), by_name[TRAINED])
+        if self.trained_on is None:
+            notes = ("not checked: whether these chains were trained on. Give the export: --export FILE",)
+        else:
+            notes = (f"{self.trained_on:,} chains of the selection were trained on and left out",)
+        return Report(
+            "recall",
+            verdict(self.rows),
+            facts={"left_out_as_trained_on": self.trained_on},
+            tables=(
+                ReportTable(
+                    "rows",
+                    pa.table(models),
+                    "surprisal of the conclusion, nats per token; share of first choices; share of exact greedy matches",
+                    _COLUMNS,
+                ),
+                ReportTable(
+                    "differences",
+                    pa.Table.from_pylist(pairs, _PAIRS),
+                    "surprisal of the trained model minus that of another, nats per token, paired over chains, 95 % interval",
+                    {"against": "trained minus", "difference": "difference", "low": "low", "high": "high"},
+                    shown=[pair["model"] == TRAINED for pair in pairs],
+                ),
+            ),
+            scores=scores,
+            withheld=withheld,
+            notes=notes,
+        )
+
+    def _gain(self, shuffled: RecallRow | None, trained: RecallRow) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
+        """What the training gained over the untrained model, beside what the same chains with shuffled steps gained."""
+        if shuffled is None:
+            reason = (
+                "no adapter trained on shuffled steps was given (--shuffled); run: trails train EXPORT --shuffle-steps"
+            )
+            return (), (Withheld(GAIN, reason),)
+
+        def gained(row: RecallRow) -> tuple[float, Interval | None]:
+            mean, low, high = row.against[UNTRAINED]
+            return -mean, (-high, -low) if math.isfinite(low) else None
+
+        value, interval_ = gained(trained)
+        control = Control("trained on shuffled steps", *gained(shuffled))
+        return (Score(GAIN, value, "nats per token", (control,), interval_),), ()
+
+
+GAIN = "gain over the untrained model"
+_COLUMNS = {"name": "model", "chains": "chains", "nll": "nll", "first_choice": "first choice", "exact": "exact"}
+_PAIRS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("model", "against")),
+        *((name, pa.float64()) for name in ("difference", "low", "high")),
+    ]
+)
 
 
 def recall_of(
@@ -166,12 +253,10 @@ def recall_of(
             f"of {len(items)} chains {len(left)} were not trained on, and none of those has two steps or more within "
             f"{max_tokens} tokens. Give another selection, or --max-tokens 0."
         )
-    results = {"untrained": recall(scorer.model.module, rows)}
-    model = put_adapter(scorer.model.module, adapter, "trained")
-    results["trained"] = recall(model, rows)
+    results = {UNTRAINED: recall(scorer.model.module, rows)}
+    model = put_adapter(scorer.model.module, adapter, TRAINED)
+    results[TRAINED] = recall(model, rows)
     if shuffled is not None:
-        model = put_adapter(model, shuffled, "shuffled")
-        results["shuffled"] = recall(model, rows)
-    found = summary(results)
-    sentence = verdict(found, "trained", [name for name in results if name != "trained"])
-    return Recall(tuple(found), sentence, len(items) - len(left) if exported is not None else None)
+        model = put_adapter(model, shuffled, SHUFFLED)
+        results[SHUFFLED] = recall(model, rows)
+    return Recall(tuple(summary(results)), len(items) - len(left) if exported is not None else None)
