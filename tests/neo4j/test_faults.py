@@ -20,10 +20,10 @@ from tests.neo4j.servers import PASSWORD, SCRIPT, Server, instances, own, shared
 from tests.store.factory import corpus, make_run
 
 from trails.errors import QueryError, StoreError
-from trails.store import neo4j as module
 from trails.store.base import GraphBatch
 from trails.store.digest import compare, graph_digest
 from trails.store.neo4j import Neo4jStore
+from trails.store.neo4j import store as module
 from trails.store.rows import graph_batch
 from trails.store.traces import TraceStore
 

@@ -10,10 +10,10 @@ import pytest
 
 from trails.errors import StoreError
 from trails.schema import NODES, RELATIONSHIPS
-from trails.store import neo4j as module
-from trails.store.neo4j import Neo4jStore, judge
+from trails.store.neo4j import Neo4jStore, judge, statements
+from trails.store.neo4j import store as module
 
-SOURCE = Path(module.__file__).parents[1]
+SOURCE = Path(module.__file__).parents[2]
 CYPHER = re.compile(r"\s*(OPTIONAL MATCH|MATCH|MERGE|CREATE|UNWIND|DETACH|RETURN|CALL|WITH|EXPLAIN)\b[\s(`]")
 BUILDERS = {
     "_name",
@@ -25,7 +25,7 @@ BUILDERS = {
     "_merge_nodes",
     "_merge_relationships",
 }
-"""Functions of store/neo4j.py that make Cypher from declarations of schema.py. :func:`_name` refuses what is no identifier."""
+"""Functions of neo4j/statements.py that make Cypher from declarations of schema.py. :func:`_name` refuses other names."""
 
 
 def made_of(node: ast.expr) -> set[str]:
@@ -42,12 +42,14 @@ REVIEWED = {
     "loading.py": {"of", "node", "columns", "there"},
     "removing.py": {"label", "relationship", "declared", "own"},
     # results of the builders above and loop variables over the schema
-    "neo4j.py": {
+    "statements.py": {
         *("table", "rows", "one", "key", "rest", "ends", "label", "scope", "body", "anchor", "measured", "n", "e"),
         *("WRITES", "name"),
-        # MATCH … RETURN and the list of a declaration's properties; EXPLAIN before the user's own statement
-        *("_name", "p", "node", "properties_of", "per_layer", "r", "query"),
+        # MATCH … RETURN and the list of a declaration's properties
+        *("_name", "p", "node", "properties_of", "per_layer", "r"),
     },
+    # EXPLAIN before the user's own statement
+    "store.py": {"query"},
     # declarations of the schema, labels checked against it, and lists of such
     "embedded.py": {"declared", "label", "ends", "values", "same", "key", "name", "i", "enumerate"},
     # a label of two, an operator that a pattern matched, numbers of parameters
@@ -119,14 +121,14 @@ def test_the_driver_is_only_given_constants_or_the_users_own_statement() -> None
 @pytest.mark.parametrize("name", ["a b", "a`b", "", "1a", "a-b", "x) DETACH DELETE n //", "é"])
 def test_names_that_are_no_identifiers_are_refused(name: str) -> None:
     with pytest.raises(ValueError):
-        module._name(name)
+        statements._name(name)
 
 
 def test_every_declared_name_is_in_the_statements() -> None:
     for node in NODES:
-        assert f"`{node.label}`" in module.MERGE_NODES[node.label]
+        assert f"`{node.label}`" in statements.MERGE_NODES[node.label]
     for r in RELATIONSHIPS:
-        assert f"[x:`{r.type}`" in module.MERGE_RELATIONSHIPS[r.name, False]
+        assert f"[x:`{r.type}`" in statements.MERGE_RELATIONSHIPS[r.name, False]
 
 
 def step(operator: str, details: str = "", *children: dict[str, object]) -> dict[str, object]:

@@ -1,0 +1,146 @@
+"""What can go wrong between here and a server, as errors that say what to do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from neo4j import exceptions as bolt
+
+from trails.errors import QueryError, StoreError, TrailsError
+
+T = TypeVar("T")
+
+
+class GoneError(StoreError):
+    """The server does not answer."""
+
+
+NOTHING_CHANGED = "The query only read: nothing was changed, and it can be asked again"
+LOAD_THE_REST = "What was committed is safe; load the rest with: trails rebuild --store neo4j"
+
+
+def first_line(error: BaseException) -> str:
+    message = getattr(error, "message", None) or str(error)
+    return str(message).strip().split("\n")[0][:400]
+
+
+def translated(
+    error: BaseException, address: str, *, username: str, database: str, timeout_s: float = 0.0, reading: bool = False
+) -> TrailsError:
+    """What the driver or the server said, as an error that says what to do. Never contains a password: neither the driver's
+    nor the server's messages do, and parameters are not part of them.
+    """
+    code = getattr(error, "code", "") or ""
+    text = first_line(error)
+    chain: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(chain) < 6:
+        chain.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__ or cause.__context__
+    whole = " ".join(chain).lower()
+    if "certificate" in whole and ("verify" in whole or "ssl" in whole):
+        return StoreError(
+            f"the certificate of Neo4j at {address} is not trusted by this machine. Give the server a certificate that is, or "
+            "say bolt+ssc:// (neo4j+ssc://) in NEO4J_URI to accept one that nobody vouches for"
+        )
+    if isinstance(error, bolt.AuthError) or "Security.Unauthorized" in code or "AuthenticationRateLimit" in code:
+        return StoreError(
+            f"Neo4j at {address} does not accept user {username!r} with this password. Set NEO4J_USERNAME and NEO4J_PASSWORD"
+            + ("; after several wrong tries the server waits a few seconds" if "RateLimit" in code else "")
+        )
+    if "DatabaseUnavailable" in code:
+        return StoreError(
+            f"database {database!r} of Neo4j at {address} is not available: it is starting, stopped, or could not start "
+            "(a full disk is one cause). Look into the server's log, then try again"
+        )
+    if "DatabaseNotFound" in code:
+        return StoreError(
+            f"Neo4j at {address} has no database {database!r} that can be used. Set NEO4J_DATABASE (Community Edition has one: "
+            f"neo4j). The server said: {text}"
+        )
+    critical = "TransactionStartFailed" in code and "critical error" in whole
+    if "TransactionLogError" in code or critical or "no space left" in whole or ("disk" in whole and "full" in whole):
+        # the server tells a client only that it could not append to its log, or that it stopped after such an error
+        return StoreError(
+            f"Neo4j at {address} cannot write; the usual cause is a full disk. Free space there, restart the server, then: "
+            "trails rebuild --store neo4j"
+        )
+    if (
+        "WriteOnReadOnlyAccessDatabase" in code
+        or "read-only" in whole
+        or ("read only" in whole and "Statement" not in code)
+    ):
+        return StoreError(
+            f"database {database!r} of Neo4j at {address} is read-only: nothing can be loaded into it. Use another server or "
+            "make it writable (server.databases.default_to_read_only=false)"
+        )
+    if "TransactionTimedOut" in code or "LockClientStopped" in code or "Transaction.Terminated" in code:
+        return QueryError(
+            f"the statement did not end within {timeout_s:g} s and was stopped; narrow it or raise --timeout"
+        )
+    if "OutOfMemory" in code or "MemoryPool" in code:
+        return QueryError(
+            f"the statement needs more memory than Neo4j at {address} has; return less, add LIMIT, or give the server more"
+        )
+    if "AccessMode" in code or "Statement.AccessMode" in code or "in read access mode" in whole:
+        return QueryError(f"the statement writes, and this is the read path: {text}")
+    if "Security.Forbidden" in code:
+        return StoreError(f"user {username!r} of Neo4j at {address} may not do that: {text}")
+    if "ConstraintValidationFailed" in code:
+        return StoreError(f"Neo4j at {address} refused a row: {text}")
+    if isinstance(error, bolt.Neo4jError) and code.startswith(
+        ("Neo.ClientError.Statement", "Neo.ClientError.Procedure")
+    ):
+        return QueryError(text)
+    if isinstance(error, bolt.ConfigurationError | bolt.UnsupportedServerProduct):
+        return StoreError(f"NEO4J_URI {address}: {text}")
+    if "routing information" in text and address.startswith("neo4j+s:"):
+        # while it looks for routes the driver keeps to itself why each server was refused
+        return GoneError(
+            f"no answer from Neo4j at {address}, or its certificate is not trusted by this machine: the same address with "
+            "bolt+s:// says which. neo4j+ssc:// accepts a certificate that nobody vouches for"
+        )
+    if isinstance(error, bolt.ServiceUnavailable | bolt.SessionExpired | bolt.DriverError | OSError | TimeoutError):
+        return GoneError(
+            f"no answer from Neo4j at {address} ({text.split(' (')[0]}). Is it running? Start it: "
+            f"docker compose up -d --wait, or scripts/neo4j start. {NOTHING_CHANGED if reading else LOAD_THE_REST}. "
+            "For the graph in the home folder say --store embedded"
+        )
+    if isinstance(error, bolt.Neo4jError):
+        return StoreError(f"Neo4j at {address}: {code or type(error).__name__}: {text}")
+    raise error
+
+
+def unsendable(error: Exception) -> QueryError:
+    """A parameter that the driver cannot send."""
+    if isinstance(error, UnicodeEncodeError):
+        return QueryError("a lone surrogate is no character: Neo4j stores Unicode text only")
+    return QueryError(f"a parameter cannot be sent to Neo4j: {first_line(error)}")
+
+
+def within(seconds: float, work: Callable[[], T], late: Callable[[], TrailsError]) -> T:
+    """The result of ``work``, or an error when it takes longer.
+
+    The server ends a statement at its own time limit; this is for connections that carry nothing, or a byte now and then, where
+    no limit of the server helps.
+    """
+    outcome: list[Any] = []
+
+    def body() -> None:
+        try:
+            outcome.append((True, work()))
+        except BaseException as error:
+            outcome.append((False, error))
+
+    thread = threading.Thread(target=body, daemon=True, name="trails-neo4j")
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise late()
+    good, value = outcome[0]
+    if not good:
+        raise value
+    result: T = value
+    return result

@@ -1,0 +1,109 @@
+"""What may run on the read path, and what comes back from it.
+
+A statement is explained before it runs, and only plans that read this database, call no procedure outside a short list and
+fetch no file or address are run, in READ access mode.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from datetime import time as clock
+from typing import Any
+
+from neo4j.graph import Node as BoltNode
+from neo4j.graph import Path as BoltPath
+from neo4j.graph import Relationship as BoltRelationship
+
+from trails.store.neo4j.statements import LOADED
+from trails.store.values import NodeValue, RelationshipValue
+
+READ_PROCEDURES = frozenset(
+    {
+        "db.labels",
+        "db.relationshipTypes",
+        "db.propertyKeys",
+        "db.schema.nodeTypeProperties",
+        "db.schema.relTypeProperties",
+        "db.schema.visualization",
+        "db.ping",
+    }
+)
+"""Procedures that a read statement may call; the planner calls all of them reads."""
+READ_SHOW = frozenset({"ShowIndexes", "ShowConstraints", "ShowFunctions", "ShowProcedures"})
+
+_CALLS = re.compile(r"ResolvedCall\(|\bCALL\s+[`A-Za-z]")
+_LOADS = re.compile(r"LOAD\s+CSV\s+(WITH\s+HEADERS\s+)?FROM")
+
+
+def judge(query_type: str | None, plan: Mapping[str, Any] | None, database: str) -> str:
+    """Why a planned statement may not run on the read path; empty when it may.
+
+    The planner's word counts: its query type, its operators, and the expressions it prints with them. The last matter: a
+    subquery inside a list comprehension is no operator of the plan, and ``LOAD CSV`` runs there too.
+    """
+    if query_type != "r":
+        return {
+            "s": "it changes the schema or administers the server",
+            "w": "it writes",
+            "rw": "it writes",
+        }.get(query_type or "", "it is no query")
+    waiting: list[Mapping[str, Any]] = [plan] if plan else []
+    if not waiting:
+        return "the server gave no plan for it"
+    while waiting:
+        step = waiting.pop()
+        waiting += step.get("children", ())
+        operator, _, where = str(step["operatorType"]).partition("@")
+        details = str(step.get("args", {}).get("Details", ""))
+        if where and where != database:
+            return f"it asks database {where!r}, not {database!r}"
+        if operator == "LoadCSV" or _LOADS.search(details):
+            return "LOAD CSV makes the server read a file or fetch an address"
+        if operator == "ProcedureCall":
+            procedure = details.partition("(")[0].strip()
+            if procedure not in READ_PROCEDURES:
+                return (
+                    f"procedure {procedure} is not on the list of harmless ones ({', '.join(sorted(READ_PROCEDURES))})"
+                )
+        elif _CALLS.search(details):
+            return "it calls a procedure inside an expression"
+        if operator.startswith(("Show", "Terminate", "Administration")) and operator not in READ_SHOW:
+            return "it administers the server"
+    return ""
+
+
+def plain(value: Any) -> Any:
+    """A value of the driver as JSON-like data: nodes and relationships become their properties, a path the list of both."""
+    if isinstance(value, BoltNode):
+        properties = {key: plain(item) for key, item in value.items()}
+        return NodeValue(properties, value.element_id, tuple(sorted(value.labels)))
+    if isinstance(value, BoltRelationship):
+        properties = {key: plain(item) for key, item in value.items() if key != LOADED}
+        ends = (value.start_node, value.end_node)
+        start, end = (node.element_id if node is not None else "" for node in ends)
+        return RelationshipValue(properties, value.element_id, value.type, start, end)
+    if isinstance(value, BoltPath):
+        nodes, relationships = [plain(n) for n in value.nodes], [plain(r) for r in value.relationships]
+        return {"nodes": nodes, "relationships": relationships}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, date | datetime | clock):
+        return value.isoformat()
+    if isinstance(value, timedelta) or type(value).__module__.startswith("neo4j."):
+        return value.iso_format() if hasattr(value, "iso_format") else str(value)
+    return value
+
+
+def size_of(value: Any) -> int:
+    """Bytes of a value, roughly."""
+    if isinstance(value, str | bytes):
+        return len(value) + 50
+    if isinstance(value, Mapping):
+        return 64 + sum(size_of(k) + size_of(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return 56 + sum(map(size_of, value))
+    return 32
