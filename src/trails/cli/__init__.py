@@ -38,6 +38,7 @@ STAGES: dict[str, dict[str, str]] = {
         "intervene": "Measure with a change inside the model, beside random ones.",
     },
     "Build and train": {
+        "stellator": "Blocks: a field of the graph, its training, what is to be measured.",
         "variants": "Microvariants of a chain, measured and gated.",
         "export": "Write a subgraph as LoRA training data.",
         "train": "Train a LoRA adapter on an export (thin layer on PEFT and TRL).",

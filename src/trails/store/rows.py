@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from trails.errors import StoreError
 from trails.platform.arrays import Doubles
 from trails.schema import (
+    MEASURE,
     META,
     NODES,
     RELATIONSHIPS,
@@ -446,17 +447,31 @@ def _transition_columns(traces: Sequence[Trace], run: Run, per_layer: bool) -> l
     }
     for measure in TRANSITION_MEASURES:
         values = _over_tokens(measure, traces, run)
-        layer = measure.first_layer
-        if measure.graph == "scalar":
-            whole = measure.dtype == "int32"
-            columns[measure.name] = pa.array(values, pa.int64(), mask=values < 0) if whole else _nan_to_null(values)
-        elif measure.graph == "mean":
-            columns[measure.name] = _nan_to_null(_layer_mean(values, layer, values.shape[1]))
-        else:
-            columns |= thirds(measure.name, values, layer)
+        columns |= _scalars(measure, values)
         if per_layer and measure.by_layer:
             columns[f"{measure.name}_by_layer"] = _matrix_lists(values)
     return [columns[p.name] for p in properties_of("NEXT", per_layer=per_layer)]
+
+
+def _scalars(measure: Measure, values: npt.NDArray[Any]) -> dict[str, pa.Array]:
+    """The scalars by which a measure of all tokens, (tokens,) or (tokens, layers), reaches the transitions."""
+    layer = measure.first_layer
+    if measure.graph == "scalar":
+        whole = measure.dtype == "int32"
+        return {measure.name: pa.array(values, pa.int64(), mask=values < 0) if whole else _nan_to_null(values)}
+    if measure.graph == "mean":
+        return {measure.name: _nan_to_null(_layer_mean(values, layer, values.shape[1]))}
+    return thirds(measure.name, values, layer)
+
+
+def transition_values(trace: Trace, run: Run, measure: str) -> dict[str, Doubles]:
+    """What the graph holds of a measure on the transitions of a trace, by property: (n,) each, NaN where it holds nothing."""
+    of = MEASURE[measure]
+    found = _scalars(of, _over_tokens(of, [trace], run))
+    return {
+        name: pc.fill_null(values.cast(pa.float64()), math.nan).to_numpy(zero_copy_only=False)
+        for name, values in found.items()
+    }
 
 
 def _over_tokens(measure: Measure, traces: Sequence[Trace], run: Run) -> npt.NDArray[Any]:

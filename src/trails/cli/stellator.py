@@ -1,0 +1,161 @@
+"""trails stellator"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import echo, home_option, json_option, print_field, print_json, store_option
+from trails.cli.scores import run_option, settings_for
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+zones_option = click.option(
+    "--zones",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="File of named zones, before zones.toml of the home and those of trails.",
+)
+
+
+@click.group("stellator", context_settings=SETTINGS)
+def command() -> None:
+    """Blocks that name a field of the graph, say how training treats it, and state what is to be measured there.
+
+    \b
+    trails stellator init thought.stellator      a commented example
+    trails stellator check thought.stellator     errors with line and column
+    trails stellator explain thought.stellator   every line in a sentence
+    trails stellator run thought.stellator       select, measure, one verdict a line
+    """
+
+
+@command.command("init", context_settings=SETTINGS)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--russian", is_flag=True, help="With Russian keywords.")
+def init(file: Path, russian: bool) -> None:
+    """Write a commented example to FILE.
+
+    \b
+    trails stellator init thought.stellator
+    trails stellator init мысль.stellator --russian
+    """
+    from trails.errors import UsageError
+    from trails.stellator import example
+
+    if file.exists():
+        raise UsageError(f"{file} exists. Choose another name.")
+    file.write_text(example(russian=russian), encoding="utf-8")
+    echo(f"{file}: run next: trails stellator explain {file}")
+
+
+@command.command("check", context_settings=SETTINGS)
+@file_argument
+@zones_option
+@home_option
+@json_option
+def check(file: Path, zones: Path | None, home: Path | None, as_json: bool) -> None:
+    """Read FILE and say whether every line means something; an error names line, column and what could be meant.
+
+    \b
+    trails stellator check thought.stellator
+    """
+    from trails.config import load_settings
+    from trails.stellator import check_file
+
+    program = check_file(file, load_settings(home=home).home, zones)
+    lines = sum(len(block.lines) for _, block in program.named())
+    if as_json:
+        print_json({"file": str(file), "blocks": [name for name, _ in program.named()], "lines": lines})
+        return
+    echo(f"{file}: {len(program.blocks)} blocks, {lines} lines, no error")
+
+
+@command.command("format", context_settings=SETTINGS)
+@file_argument
+@click.option("--write", is_flag=True, help="Replace the file (default: print).")
+def format_(file: Path, write: bool) -> None:
+    """Print FILE in its canonical spelling, comments kept.
+
+    \b
+    trails stellator format thought.stellator --write
+    """
+    from trails.platform.files import write_atomic
+    from trails.stellator import read_file
+    from trails.stellator.language import printed
+
+    text = printed(read_file(file))
+    if write:
+        write_atomic(file, text)
+        return
+    echo(text, nl=False)
+
+
+@command.command("explain", context_settings=SETTINGS)
+@file_argument
+@zones_option
+@run_option
+@home_option
+@store_option
+@json_option
+def explain(
+    file: Path, zones: Path | None, run: str | None, home: Path | None, store: str | None, as_json: bool
+) -> None:
+    """Every line of FILE in a sentence, with what it compiles to.
+
+    \b
+    trails stellator explain thought.stellator
+    """
+    from trails.pipeline import Home
+    from trails.pipeline.stellating import compiled, zones_of
+    from trails.stellator.explaining import explained
+
+    with Home(**settings_for(home, store)) as opened:
+        found = compiled(opened, file, more_zones=zones, run=run)
+        known = zones_of(opened, zones)
+        told = [(one, explained(one, known)) for one in found]
+    if as_json:
+        print_json([one.record() | {"lines": [{"line": a, "means": b} for a, b in lines]} for one, lines in told])
+        return
+    for one, lines in told:
+        echo(one.name)
+        for text, means in lines:
+            echo(f"  {text}")
+            print_field("", means)
+        echo()
+        echo(one.statement)
+        echo()
+
+
+@command.command("compile", context_settings=SETTINGS)
+@file_argument
+@zones_option
+@run_option
+@home_option
+@store_option
+@json_option
+def compile_(
+    file: Path, zones: Path | None, run: str | None, home: Path | None, store: str | None, as_json: bool
+) -> None:
+    """The Cypher statement of every block with its parameters, and the annotations of training as JSON.
+
+    \b
+    trails stellator compile thought.stellator
+    """
+    from trails.pipeline import Home
+    from trails.pipeline.stellating import compiled
+    from trails.platform.text import json_text
+
+    with Home(**settings_for(home, store)) as opened:
+        found = compiled(opened, file, more_zones=zones, run=run)
+    if as_json:
+        print_json([one.record() for one in found])
+        return
+    for one in found:
+        echo(f"// {one.name}")
+        for name, value in one.parameters.items():
+            echo(f"// ${name} = {json_text(value)}")
+        echo(one.statement)
+        echo(f"// training: {json_text(one.annotations.record())}")
+        echo()

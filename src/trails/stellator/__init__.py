@@ -1,0 +1,73 @@
+"""Stellator: a small language that names a field of the graph, says how training treats it, and states what is to be measured.
+
+words, grammar.lark   the words in English and Russian, and how a line is made of them
+language              what a file says, as records, and its canonical spelling
+parsing               text → records; errors with line and column
+zones                 named zones, a data file that a user can add to
+compiling             a block → one Cypher statement with parameters, and the annotations of training
+explaining            every line in a sentence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+
+from trails.errors import InputError
+from trails.schema import Run, Trace
+from trails.stellator.compiling import Compiled, Distribution, compile_block
+from trails.stellator.language import Program
+from trails.stellator.parsing import parse
+from trails.stellator.zones import Zone, zones
+
+MAX_BYTES = 20_000_000
+"""A larger file is refused: it is no text that somebody wrote."""
+
+
+def read_file(file: Path) -> Program:
+    """The blocks of a file. Raises InputError for a file that is missing, too large or no text, and for a wrong line."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes, so this is no stellator file.")
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}). Write one with: trails stellator init {file}"
+        ) from None
+    return parse(text, str(file))
+
+
+def check_file(file: Path, home: Path | None = None, more_zones: Path | None = None) -> Program:
+    """As :func:`read_file`, and every zone, field, unit, role and kind of overlap exists. Percentiles and chains are not looked
+    up: a file can be checked without a run."""
+    program = read_file(file)
+    known = zones(home, more_zones)
+    for name, block in program.named():
+        compile_block(name, block, known=known, run="", quantile=lambda _, percent: percent, file=str(file))
+    return program
+
+
+def compile_program(
+    program: Program,
+    run: Run,
+    *,
+    traces: Callable[[], Iterable[Trace]],
+    known: Mapping[str, Zone],
+    chain: Callable[[str], str] = lambda text: text,
+    file: str = "stellator",
+) -> list[Compiled]:
+    """Every block over one run. ``traces`` gives the traces of the run, for its percentiles."""
+    quantile = Distribution(traces, run)
+    return [
+        compile_block(name, block, known=known, run=run.id, quantile=quantile, chain=chain, file=file)
+        for name, block in program.named()
+    ]
+
+
+def example(*, russian: bool = False) -> str:
+    """A commented file to begin with."""
+    name = f"example_{'ru' if russian else 'en'}.stellator"
+    return resources.files("trails.stellator").joinpath(name).read_text("utf-8")

@@ -1,0 +1,371 @@
+"""A block → one Cypher statement with parameters, and the annotations of training.
+
+Texts, names and numbers of the file reach the statement as parameters only: its words are those written here. Zones are
+compared with the numbers of one run; ``qN`` becomes the N-th percentile of the run's own values, which the graph holds.
+
+What is selected follows from the lines TOKEN, STEP and CHAIN. Lines of one kind add up, lines of different kinds narrow each
+other, and the finest kind says what comes out: tokens, steps or chains with a token in the zone. Without such a line it is the
+tokens of the zone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trails.errors import InputError
+from trails.platform.arrays import Doubles
+from trails.schema import TRANSITION, TRANSITION_MEASURES, Role, Run, Trace
+from trails.stellator.language import (
+    Anchor,
+    Block,
+    Condition,
+    Dampen,
+    Drift,
+    Expression,
+    Joined,
+    Kind,
+    Not,
+    Number,
+    Phase,
+    Quantile,
+    Select,
+    Setting,
+    Text,
+    ZoneName,
+    content_text,
+    expression_text,
+)
+from trails.stellator.zones import Zone, resolved
+from trails.store.rows import transition_values
+
+MEASURES = {prop.name: prop for prop in TRANSITION if prop.name != "run"}
+"""Properties of a transition that a zone can compare."""
+
+FIELDS = ("role", "language", "source", "family", "overlap", "gap")
+"""What else a zone can name."""
+
+OVERLAPS = ("exact", "masked", "near", "skeleton")
+
+Quantiles = Callable[[str, float], float]
+"""(property, percent) → value in the unit of the property."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What a block says to export and training; what it does not say is absent. ``dampen`` multiplies the loss weight of the
+    selected tokens."""
+
+    dampen: float | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    anchor: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """As plain values."""
+        found: dict[str, Any] = dict(self.options)
+        if self.dampen is not None:
+            found["dampen"] = self.dampen
+        if self.anchor:
+            found["anchor"] = self.anchor
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A block as it runs: the statement returns one column ``id``, ids of ``kind`` in their order."""
+
+    name: str
+    block: Block
+    kind: Kind
+    statement: str
+    parameters: Mapping[str, Any]
+    annotations: Annotations
+
+    def record(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "block": self.name,
+            "returns": f"ids of {self.kind.lower()}s",
+            "cypher": self.statement,
+            "parameters": dict(self.parameters),
+            "annotations": self.annotations.record(),
+            "assertions": [
+                content_text(line.content)
+                for line in self.block.lines
+                if isinstance(line.content, Drift | Anchor | Phase)
+            ],
+        }
+
+
+class Distribution:
+    """The values of a run's transitions by property, read at the first question; its percentiles."""
+
+    def __init__(self, traces: Callable[[], Iterable[Trace]], run: Run) -> None:
+        self._traces, self._run = traces, run
+        self._known: dict[str, Doubles] = {}
+
+    def values(self, name: str) -> Doubles:
+        """Every defined value, in the order of the traces."""
+        if name not in self._known:
+            measure = measure_of(name)
+            parts: dict[str, list[Doubles]] = {}
+            for trace in self._traces():
+                for prop, values in transition_values(trace, self._run, measure).items():
+                    parts.setdefault(prop, []).append(values[np.isfinite(values)])
+            self._known |= {prop: np.concatenate(of) for prop, of in parts.items()}
+        return self._known.get(name, np.zeros(0))
+
+    def __call__(self, name: str, percent: float) -> float:
+        """The percentile; linear between two values. Raises InputError where the run has no value."""
+        values = self.values(name)
+        if not len(values):
+            raise InputError(
+                f"{name}: run {self._run.id} ({self._run.model}) has no value of it, so it has no percentile. "
+                "Choose another run with --run."
+            )
+        return float(np.percentile(values, percent))
+
+
+def measure_of(name: str) -> str:
+    """The measure that a property of a transition comes from."""
+    return max((m.name for m in TRANSITION_MEASURES if name.startswith(m.name)), key=len)
+
+
+def compile_block(
+    name: str,
+    block: Block,
+    *,
+    known: Mapping[str, Zone],
+    run: str,
+    quantile: Quantiles,
+    chain: Callable[[str], str] = lambda text: text,
+    file: str = "stellator",
+) -> Compiled:
+    """The block as a statement over one run. ``chain`` turns what names a chain into its id.
+
+    Raises InputError ``FILE:LINE:COLUMN`` for a field, unit, role or kind of overlap that does not exist.
+    """
+    statement = _Statement(quantile, file, run)
+    zone = resolved(block, known, file)
+    where = [] if zone is None else [statement.expression(zone)]
+    lines = [line.content for line in block.lines if isinstance(line.content, Select)]
+    chosen = {kind: [line for line in lines if line.kind == kind and not line.negated] for kind in _KINDS}
+    kind: Kind = next((kind for kind in _KINDS if chosen[kind]), "TOKEN")
+    match, places = ["MATCH (c:Chain)"], []
+    if chosen["CHAIN"]:
+        places.append(statement.chains(_targets(chosen["CHAIN"]), chain))
+    steps = statement.steps(_targets(chosen["STEP"])) if chosen["STEP"] else ""
+    if chosen["TOKEN"]:
+        texts = statement.parameter("token", list(dict.fromkeys(text.text for text in _targets(chosen["TOKEN"]))))
+        places.append(f"any(x IN {texts} WHERE c.text CONTAINS x)")
+    if places:
+        match.append(f"WHERE {' AND '.join(places)}")
+    if chosen["TOKEN"]:
+        match += [
+            f"UNWIND {texts} AS x",
+            "UNWIND range(0, size(split(c.text, x)) - 2) AS n",
+            "WITH c, x, n, split(c.text, x) AS parts",
+            f"WITH c, {_FIRST} AS first, size(x) AS length",
+            "MATCH (t:Token {chain: c.id})",
+            f"WHERE {_covers('first', 'first + length')}",
+            "MATCH (s:Step {id: t.chain + ':' + toString(t.step)})",
+            "MATCH ()-[r:NEXT|BEGINS]->(t)",
+        ]
+        where = [*([steps] if steps else []), *where]
+    else:
+        match.append("MATCH (c)-[:HAS_STEP]->(s:Step)")
+        if steps:
+            match.append(f"WHERE {steps}")
+        match.append("MATCH ()-[r:NEXT|BEGINS]->(t:Token {chain: s.chain, step: s.index})")
+    for line in lines:
+        if line.negated:
+            where.append(f"NOT {statement.excluded(line, chain)}")
+    where.insert(0, f"r.run = {statement.parameter('run', run)}")
+    match.append(f"WHERE {' AND '.join(where)}")
+    letter = {"TOKEN": "t", "STEP": "s", "CHAIN": "c"}[kind]
+    match.append(f"RETURN DISTINCT {letter}.id AS id ORDER BY id")
+    return Compiled(name, block, kind, "\n".join(match), statement.parameters, annotations_of(block))
+
+
+_KINDS: tuple[Kind, ...] = ("TOKEN", "STEP", "CHAIN")
+_FIRST = "reduce(sum = 0, part IN parts[0..n + 1] | sum + size(part)) + n * size(x)"
+
+
+def _covers(first: str, stop: str) -> str:
+    """Tokens under the characters first … stop; the empty ones are parts of a character that a later token completes."""
+    return f"t.start < {stop} AND (t.`end` > {first} OR (t.`end` = t.start AND t.start >= {first}))"
+
+
+def _targets(lines: Iterable[Select]) -> list[Text]:
+    return [text for line in lines for text in line.of]
+
+
+def annotations_of(block: Block) -> Annotations:
+    """What the block says to export and training."""
+    dampen: float | None = None
+    anchor = ""
+    options: dict[str, str] = {}
+    for line in block.lines:
+        match line.content:
+            case Dampen(factor):
+                dampen = factor
+            case Anchor(text):
+                anchor = text
+            case Setting(name, value):
+                options[name] = value
+            case _:
+                pass
+    return Annotations(dampen, options, anchor)
+
+
+class _Statement:
+    """Parameters of a statement, and conditions that name them."""
+
+    def __init__(self, quantile: Quantiles, file: str, run: str) -> None:
+        self.parameters: dict[str, Any] = {}
+        self._quantile, self._file, self._run = quantile, file, run
+
+    def parameter(self, name: str, value: Any) -> str:
+        """A parameter that holds the value, by its name in the statement; one that holds it already is used again."""
+        number, found = 1, name
+        while found in self.parameters and self.parameters[found] != value:
+            number += 1
+            found = f"{name}{number}"
+        self.parameters[found] = value
+        return f"${found}"
+
+    def wrong(self, condition: Condition, message: str) -> InputError:
+        place = condition.place
+        return InputError(f"{self._file}:{place.line}:{place.column}: {message}")
+
+    def expression(self, of: Expression) -> str:
+        """A condition on ``c``, ``s``, ``t`` and ``r``."""
+        match of:
+            case Not(inner):
+                return f"NOT ({self.expression(inner)})"
+            case Joined(sign, parts):
+                word = " AND " if sign == "&" else " OR "
+                return "(" + word.join(self.expression(part) for part in parts) + ")"
+            case Condition():
+                return self.condition(of)
+            case ZoneName():
+                return "true"
+
+    def condition(self, of: Condition) -> str:
+        """One comparison."""
+        if of.name in MEASURES:
+            return f"r.{of.name} {_sign(of)} {self.number(of)}"
+        if of.name == "gap":
+            value = self.number(of)
+            run = self.parameter("run", self._run)
+            return f"EXISTS {{ MATCH (g:Gap)-[:BEFORE]->(s) WHERE g.run = {run} AND g.score {_sign(of)} {value} }}"
+        if of.name not in FIELDS:
+            names = (*FIELDS, *MEASURES)
+            near = difflib.get_close_matches(of.name, names, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise self.wrong(
+                of, f"{of.name!r} is nothing that is measured or known.{hint} A zone compares {', '.join(names)}."
+            )
+        texts = self.texts(of)
+        no = "NOT " if of.compare == "!=" else ""
+        found = self.parameter(of.name, texts)
+        if of.name == "role":
+            return f"{no}s.role IN {found}"
+        if of.name == "family":
+            return f"{no}EXISTS {{ MATCH (c)-[:IN_FAMILY]->(f:Family) WHERE f.id IN {found} OR f.name IN {found} }}"
+        if of.name == "overlap":
+            return (
+                f"{no}EXISTS {{ MATCH (o:Overlap)-[i:IN]->(c) WHERE o.kind IN {found} AND "
+                "((o.kind IN ['near', 'skeleton'] AND i.first <= s.index AND i.stop > s.index) OR "
+                "(o.kind IN ['exact', 'masked'] AND i.first <= t.position AND i.stop > t.position)) }"
+            )
+        return f"{no}c.{of.name} IN {found}"
+
+    def texts(self, of: Condition) -> list[str]:
+        """The values of a condition on names. Raises InputError for numbers, and for names that do not exist."""
+        if of.compare not in ("=", "!=") or not all(isinstance(value, Text) for value in of.values):
+            raise self.wrong(of, f"{of.name} is a name: write {of.name} = NAME, or several with commas.")
+        found = [value.text for value in of.values if isinstance(value, Text)]
+        choices = {"role": tuple(Role), "overlap": OVERLAPS}.get(of.name)
+        for text in found if choices else ():
+            if text not in choices:  # type: ignore[operator]
+                raise self.wrong(of, f"{of.name} {text!r} does not exist. There are: {', '.join(choices or ())}.")
+        return found
+
+    def number(self, of: Condition) -> str:
+        """The parameter of a condition on a number, in the unit of the property."""
+        value = of.values[0]
+        if len(of.values) > 1 or isinstance(value, Text):
+            raise self.wrong(
+                of, f"{of.name} is a number: write {of.name} > 1.5, or {of.name} > q90 for its percentile."
+            )
+        if isinstance(value, Quantile):
+            if of.name == "gap":
+                raise self.wrong(of, "gap is a score from 0 to 1 already: write gap > 0.9.")
+            return self.parameter(of.name, self._quantile(of.name, value.percent))
+        return self.parameter(of.name, self.in_unit(of, value))
+
+    def in_unit(self, of: Condition, value: Number) -> float:
+        """The number in the property's own unit. Raises InputError for a unit that does not fit."""
+        own = MEASURES[of.name].unit if of.name in MEASURES else "0..1"
+        if not value.unit:
+            return value.value
+        if value.unit == "%" and own == "0..1":
+            return value.value / 100
+        if value.unit in ("nats", "bits") and own == "nats":
+            return value.value * (math.log(2) if value.unit == "bits" else 1)
+        fits = "nats or bits" if own == "nats" else "%" if own == "0..1" else "no unit"
+        raise self.wrong(
+            of, f"{of.name} is measured in {own or 'whole numbers'}, {value.unit} was given. It takes {fits}."
+        )
+
+    def chains(self, targets: Iterable[Text], chain: Callable[[str], str]) -> str:
+        """Chains with one of the texts, or of one of the names."""
+        every = list(targets)
+        parts = []
+        if ids := [chain(text.text) for text in every if not text.quoted]:
+            parts.append(f"c.id IN {self.parameter('chain', ids)}")
+        if texts := [text.text for text in every if text.quoted]:
+            parts.append(f"any(x IN {self.parameter('chain_text', texts)} WHERE c.text CONTAINS x)")
+        return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
+
+    def steps(self, targets: Iterable[Text]) -> str:
+        """Steps with one of the texts, or of one of the roles."""
+        every = list(targets)
+        parts = []
+        if roles := [text.text for text in every if not text.quoted]:
+            parts.append(f"s.role IN {self.parameter('step_role', roles)}")
+        if texts := [text.text for text in every if text.quoted]:
+            parts.append(f"any(x IN {self.parameter('step_text', texts)} WHERE s.text CONTAINS x)")
+        return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
+
+    def excluded(self, line: Select, chain: Callable[[str], str]) -> str:
+        """A condition that holds at what a line with NOT names."""
+        if line.kind == "CHAIN":
+            return self.chains(line.of, chain)
+        if line.kind == "STEP":
+            return self.steps(line.of)
+        texts = self.parameter("not_token", [text.text for text in line.of])
+        first = _FIRST.replace("parts", "split(c.text, x)")
+        return (
+            f"any(x IN {texts} WHERE any(n IN range(0, size(split(c.text, x)) - 2) WHERE "
+            f"{_covers(f'({first})', f'({first}) + size(x)')}))"
+        )
+
+
+def _sign(of: Condition) -> str:
+    return "<>" if of.compare == "!=" else of.compare
+
+
+def zone_text(block: Block, known: Mapping[str, Zone]) -> str:
+    """The zone of a block in words: its expression, and what a named zone stands for."""
+    text = expression_text(block.zone)
+    if isinstance(block.zone, ZoneName) and block.zone.name in known:
+        zone = known[block.zone.name]
+        return f"{text}, declared in {zone.file} as {zone.text}" + (f": {zone.meaning}" if zone.meaning else "")
+    return text

@@ -1,0 +1,112 @@
+"""The words of the language, in English and Russian: one table for the grammar, the printer and the suggestions.
+
+Every terminal has its spellings in both languages, the first of which is printed. Blanks in a spelling stand for any blanks.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+Language = Literal["en", "ru"]
+
+KEYWORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # terminal: English spellings, Russian spellings
+    "ZONE": (("ZONE",), ("ЗОНА",)),
+    "NAME": (("NAME",), ("ИМЯ",)),
+    "TOKEN": (("TOKEN",), ("ТОКЕН",)),
+    "STEP": (("STEP",), ("ШАГ",)),
+    "CHAIN": (("CHAIN",), ("ЦЕПОЧКА",)),
+    "DRIFT": (("DRIFT",), ("ДРЕЙФ",)),
+    "ANCHOR": (("ANCHOR",), ("ЯКОРЬ",)),
+    "PHASE": (("PHASE",), ("ФАЗА",)),
+    "DAMPEN": (("GRADIENT DAMPEN",), ("ГРАДИЕНТ ГАСИТЬ",)),
+    "WEIGHT": (("WEIGHT", "WEIGHTS"), ("ВЕС", "ВЕСА")),
+    "LAYERS": (("LAYERS", "LAYER"), ("СЛОИ", "СЛОЙ")),
+    "OBJECTIVE": (("OBJECTIVE",), ("ЦЕЛЬ",)),
+    "VARIANTS": (("VARIANTS",), ("ВАРИАНТЫ",)),
+    "ORDER": (("ORDER",), ("ПОРЯДОК",)),
+    "MASK": (("MASK",), ("МАСКА",)),
+}
+"""Words that begin a line."""
+
+INSIDE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "NOT": (("NOT",), ("НЕ",)),
+    "AND": (("AND",), ("И",)),
+    "OR": (("OR",), ("ИЛИ",)),
+    "ACTIVATES": (("activates", "raises"), ("вызывает", "повышает")),
+    "CALMS": (("calms", "lowers"), ("успокаивает", "понижает")),
+    "SWEEP": (("attention sweep", "attention entropy"), ("разброс внимания", "энтропию внимания")),
+    "SHIFT": (("attention shift",), ("сдвиг внимания",)),
+    "PREVIOUS": (("attention previous",), ("внимание назад",)),
+    "SINK": (("attention sink",), ("внимание в начало",)),
+    "HIDDEN": (("hidden shift", "hidden drift"), ("сдвиг состояния", "дрейф состояния")),
+    "LOGIT": (("logit shift", "logit drift"), ("сдвиг логитов", "дрейф логитов")),
+    "ON_LAYER": (("on layer", "on layers", "in layer", "layer"), ("на слое", "на слоях", "в слое", "слой")),
+    "BACKWARD": (("backward pass",), ("обратный проход",)),
+    "PI": (("π", "pi"), ("π", "пи")),
+    "DEGREES": (("°", "degrees", "deg"), ("°", "градусов", "градуса")),
+    "RADIANS": (("rad", "radians"), ("рад",)),
+    "UNIFORM": (("uniform",), ("ровный",)),
+    "SURPRISAL": (("surprisal",), ("неожиданность",)),
+    "ENTROPY": (("entropy",), ("энтропия",)),
+    "BOTH": (("both",), ("оба",)),
+    "EXCESS": (("excess",), ("избыток",)),
+    "LM": (("lm",), ("lm",)),
+    "DFT": (("dft",), ("dft",)),
+    "ATTENTION": (("attention",), ("внимание",)),
+    "SHUFFLED": (("shuffled",), ("вперемешку",)),
+    "RISING": (("rising",), ("по возрастанию",)),
+    "FALLING": (("falling",), ("по убыванию",)),
+    "AS_SOURCE": (("source",), ("источник",)),
+    "RHYTHM": (("rhythm",), ("ритм",)),
+}
+"""Words inside a line."""
+
+WORDS = KEYWORDS | INSIDE
+
+FIELDS: dict[str, str] = {
+    # Russian name of a field or measure in a zone's expression: the name it stands for
+    "роль": "role",
+    "язык": "language",
+    "источник": "source",
+    "семейство": "family",
+    "разрыв": "gap",
+    "пересечение": "overlap",
+    "неожиданность": "surprisal",
+    "энтропия": "entropy",
+    "ранг": "rank",
+    "сдвиг_логитов": "logit_shift",
+    "сдвиг_внимания": "attention_shift",
+    "энтропия_внимания": "attention_entropy",
+    "сдвиг_состояния": "hidden_shift",
+}
+
+ROLES: dict[str, str] = {
+    "ЕСЛИ": "IF",
+    "ТОГДА": "THEN",
+    "НО": "BUT",
+    "ОДНАКО": "HOWEVER",
+    "ПОТОМУ": "BECAUSE",
+    "ПОЭТОМУ": "THEREFORE",
+    "ВЫВОД": "THEREFORE",
+    "КОГДА": "WHEN",
+    "ВОПРОС": "QUESTION",
+    "ОТВЕТ": "ANSWER",
+}
+"""Russian names of roles."""
+
+
+def pattern(terminal: str) -> str:
+    """Regular expression of a terminal: any of its spellings, longest first, not followed by more of a word."""
+    spellings = sorted({s for both in WORDS[terminal] for s in both}, key=lambda s: (-len(s), s))
+    parts = []
+    for spelling in spellings:
+        words = r"[ \t]+".join(re.escape(word) for word in spelling.split())
+        parts.append(words + (r"(?!\w)" if spelling[-1].isalpha() and spelling != "π" else ""))
+    return "|".join(parts)
+
+
+def word(terminal: str, language: Language) -> str:
+    """The spelling that is printed."""
+    return WORDS[terminal][language == "ru"][0]

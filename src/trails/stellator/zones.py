@@ -1,0 +1,109 @@
+"""Named zones: a data file of trails and one of the user, and their expressions put in place of the names."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from trails.errors import InputError
+from trails.stellator.language import Block, Condition, Expression, Joined, Not, ZoneName
+from trails.stellator.parsing import parse
+
+FILE = "zones.toml"
+ALL = ("all", "все", "всё")
+"""Names that stand for every measured token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A named zone: its expression, what it means, and the file that declares it."""
+
+    name: str
+    expression: Expression
+    text: str
+    meaning: str
+    file: str
+
+
+def zones(home: Path | None = None, file: Path | None = None) -> dict[str, Zone]:
+    """All zones by name, in lower case; a Russian name is a second key. ``zones.toml`` of the home replaces zones of trails,
+    ``file`` replaces both. Raises InputError for a file that is no TOML, and for an expression that cannot be read.
+    """
+    packaged = resources.files("trails.stellator").joinpath(FILE).read_text("utf-8")
+    found = _read(packaged, f"trails/stellator/{FILE}")
+    for path in ([home / FILE] if home is not None and (home / FILE).is_file() else []) + ([file] if file else []):
+        try:
+            found |= _read(path.read_text("utf-8"), str(path))
+        except OSError as error:
+            raise InputError(f"{path}: zones cannot be read ({error.strerror}).") from None
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not text in UTF-8 (byte {error.start}).") from None
+    return found
+
+
+def _read(text: str, name: str) -> dict[str, Zone]:
+    try:
+        declared = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{name}: not TOML ({error}).") from None
+    found: dict[str, Zone] = {}
+    for key, entry in declared.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("expression"), str):
+            raise InputError(f'{name}: zone {key!r} needs a line expression = "…", for example "entropy > q90".')
+        unknown = sorted(set(entry) - {"expression", "meaning", "russian"})
+        if unknown or not all(isinstance(value, str) for value in entry.values()):
+            raise InputError(
+                f"{name}: zone {key!r} may hold expression, meaning and russian, all of them texts; "
+                f"found {', '.join(unknown) or 'a value that is no text'}."
+            )
+        try:
+            (block,) = parse(f"[ZONE: {entry['expression']}]", f"{name}: zone {key}").blocks
+        except ValueError:
+            raise InputError(f"{name}: zone {key!r} has more than one expression.") from None
+        zone = Zone(key.casefold(), block.zone, entry["expression"], entry.get("meaning", ""), name)
+        for one in filter(None, (key, entry.get("russian", ""))):
+            found[one.casefold()] = zone
+    return found
+
+
+def resolved(block: Block, known: Mapping[str, Zone], name: str = "stellator") -> Expression | None:
+    """The expression of a block's zone without names; None for every token. Raises InputError for a name that no file declares,
+    and for zones that name each other in a circle.
+    """
+    return _without_names(block.zone, known, name, ())
+
+
+def _without_names(
+    expression: Expression, known: Mapping[str, Zone], name: str, inside: tuple[str, ...]
+) -> Expression | None:
+    match expression:
+        case ZoneName(zone, place):
+            if zone in ALL:
+                return None
+            if zone not in known:
+                near = difflib.get_close_matches(zone, known, 1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                raise InputError(
+                    f"{name}:{place.line}:{place.column}: there is no zone {zone!r}.{hint} Zones: {', '.join(known)}. "
+                    "A file zones.toml in the home folder declares more."
+                )
+            if known[zone].name in inside:
+                raise InputError(
+                    f"{known[zone].file}: zones name each other in a circle: {' → '.join((*inside, zone))}."
+                )
+            return _without_names(known[zone].expression, known, known[zone].file, (*inside, known[zone].name))
+        case Not(of):
+            found = _without_names(of, known, name, inside)
+            return Not(found if found is not None else ZoneName("all"))
+        case Joined(sign, of):
+            parts = [_without_names(one, known, name, inside) for one in of]
+            if sign == "|" and any(part is None for part in parts):
+                return None
+            kept = tuple(part for part in parts if part is not None)
+            return None if not kept else kept[0] if len(kept) == 1 else Joined(sign, kept)
+        case Condition():
+            return expression

@@ -1,0 +1,161 @@
+"""Reading and printing: the mission's block, both languages, identity, errors with their place, and input of any kind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.stellator.strategies import programs
+
+from trails.errors import InputError
+from trails.stellator import example, read_file
+from trails.stellator.language import (
+    Anchor,
+    Angle,
+    Block,
+    Dampen,
+    Drift,
+    Phase,
+    Program,
+    Select,
+    Text,
+    ZoneName,
+    printed,
+)
+from trails.stellator.parsing import MAX_DEPTH, parse
+from trails.stellator.words import WORDS
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MISSION = """[ZONE:unstable]
+TOKEN → "противоречие"
+DRIFT → activates attention sweep on layer 17
+ANCHOR → "теория"
+PHASE → +π/2
+GRADIENT DAMPEN → backward pass ~0.1
+"""
+SAID = (
+    Select("TOKEN", (Text("противоречие"),)),
+    Drift("attention_entropy", True, (17,)),
+    Anchor("теория"),
+    Phase(Angle("pi", 1, 2)),
+    Dampen(0.1),
+)
+
+
+def test_the_block_of_the_mission_says_what_it_says() -> None:
+    (block,) = parse(MISSION).blocks
+    assert block.zone == ZoneName("unstable")
+    assert tuple(line.content for line in block.lines) == SAID
+    assert [line.place.line for line in block.lines] == [2, 3, 4, 5, 6]
+
+
+def test_russian_ascii_case_and_composed_letters_say_the_same() -> None:
+    russian = """[зона:unstable]
+    ТОКЕН -> «противоречие»
+    Дрейф → вызывает   разброс внимания на слое 17
+    якорь → "теори\u044f"
+    ФАЗА → pi/2
+    градиент  гасить → 0.1"""
+    (block,) = parse(russian).blocks
+    assert (block.language, tuple(line.content for line in block.lines)) == ("ru", SAID)
+    (composed,) = parse('[ZONE: all]\r\ntoken -> "и\u0306"\r\n').blocks  # й in two characters
+    assert composed.lines[0].content == Select("TOKEN", (Text("й"),))
+
+
+def test_every_spelling_of_every_word_is_read() -> None:
+    for terminal, both in WORDS.items():
+        for spelling in {s for spellings in both for s in spellings}:
+            wanted = {
+                "ZONE": f"[{spelling}: all]",
+                "TOKEN": f'[ZONE: all]\n{spelling} → "x"',
+                "DAMPEN": f"[ZONE: all]\n{spelling} → 1",
+                "NOT": f'[ZONE: {spelling} all]\n{spelling} STEP → "x"',
+                "AND": f"[ZONE: a {spelling} b]",
+                "ON_LAYER": f"[ZONE: all]\nDRIFT → attention sweep {spelling} 3",
+                "PI": f"[ZONE: all]\nPHASE → 2{spelling}/3",
+                "DEGREES": f"[ZONE: all]\nPHASE → 90 {spelling}",
+            }.get(terminal)
+            if wanted:
+                assert parse(wanted).blocks, wanted
+
+
+@given(programs())
+@settings(max_examples=150, deadline=None)
+def test_what_is_printed_reads_back(program: Program) -> None:
+    assert parse(printed(program)) == program
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.stellator")), ids=lambda path: path.name)
+def test_examples_are_read_and_keep_their_comments(path: Path) -> None:
+    program = read_file(path)
+    again = printed(program)
+    assert parse(again) == program
+    assert len(re.findall(r"(?m)#", again)) == len(re.findall(r"(?m)#", path.read_text("utf-8"))) > 0
+
+
+@pytest.mark.parametrize("russian", [False, True])
+def test_the_written_example_is_canonical(russian: bool) -> None:
+    text = example(russian=russian)
+    assert parse(printed(parse(text))) == parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ('[ZONE:unstable]\nTOKN → "x"', "2:1", "Did you mean TOKEN?"),
+        ("[ZONE:unstable]\nDRIFT → activates atention sweep", "2:19", "Did you mean attention sweep?"),
+        ("[ЗОНА:всё]\nДРЕЙФ → вызывает разбос внимания", "2:18", "Did you mean разброс внимания?"),
+        ("[ZONE:unstable\nTOKEN", "1:15", "the line ends where"),
+        ("[ZONE: entropy > ]", "1:18", "a number"),
+        ("[ZONE: entropy > 1 > 2]", "1:20", "means nothing here"),
+        ("[ZONE: entropy > 1, 2]", "1:8", "takes one value"),
+        ("[ZONE:a]\nGRADIENT DAMPEN → backward pass ~zero", "2:34", "a number"),
+        ("[ZONE:a]\n\nTOKEN → слово", "3:1", 'TOKEN → "слово"'),
+        ('[ZONE:a]\nTOKEN → "x', "2:9", '"text"'),
+        ('[ZONE:a]\nTOKEN → ""', "2:9", "empty"),
+        ('[ZONE:a]\nTOKEN → "\\q"', "2:9", "Write \\\\"),
+        ('[ZONE:a]\nTOKEN → "\\ud800"', "2:9", "half of a character"),
+        ("[ZONE:a]\nSTEP → BAT", "2:1", "Did you mean BUT?"),
+        ("[ZONE:a]\nLAYERS → 0", "2:10", "Layers count from 1"),
+        ("[ZONE:a]\nDRIFT → logit shift on layer 3", "2:30", "no layer"),
+        ("[ZONE:a]\nPHASE → π on layers 3,4", "2:21", "one layer"),
+        ("[ZONE:a]\nPHASE → π/0", "2:11", "does not exist"),
+        ("[ZONE:a]\nORDER → rhythm 1", "2:1", "N from 2 to 64"),
+        ('[ZONE:a]\nMASK → "surprise<1"', "2:8", "surprisal<X"),
+        ("[ZONE:a]\nOBJECTIVE → lm\nOBJECTIVE → dft", "3:1", "line 2 of this block"),
+        ('[ZONE:a]\nNAME → "x"\n[ZONE:b]\nNAME → "x"', "3:2", "line 1 already"),
+        ("", "1:1", "trails stellator init"),
+        ("# only a comment", "1:1", "there is no block"),
+        ("[ZONE: " + "(" * (MAX_DEPTH + 1) + "a" + ")" * (MAX_DEPTH + 1) + "]", f"1:{8 + MAX_DEPTH}", "nested deeper"),
+    ],
+)
+def test_an_error_names_its_place_and_what_could_be_meant(text: str, place: str, words: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse(text, "t.stellator")
+    assert str(raised.value).startswith(f"t.stellator:{place}: ")
+    assert words in str(raised.value)
+
+
+_SIGNS = '[]→-><"«»\\&|()π/±~,:# \n\r\t\x00🍎'
+_WORDS = ("[ZONE:", "[ZONE:all]\n", "TOKEN", "ТОКЕН", "q90", "NOT", "0.1", "17", "11-20", "entropy", "layer", "и\u0306")
+_scraps = st.sampled_from((*_SIGNS, *_WORDS, "GRADIENT DAMPEN", "GRADIENT\u00a0DAMPEN"))
+
+
+@given(st.lists(_scraps | st.characters(), max_size=30).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_read_or_refused_with_its_place(text: str) -> None:
+    try:
+        program = parse(text)
+    except InputError as error:
+        placed = re.match(r"stellator:\d+:\d+: ", str(error)) is not None
+        assert placed, error  # noqa: PT017  # either branch is right
+    else:
+        assert parse(printed(program)) == program
+
+
+def test_a_name_of_a_block_or_its_number() -> None:
+    blocks = (Block(ZoneName("all"), name="mine"), Block(ZoneName("all")))
+    assert [name for name, _ in Program(blocks).named()] == ["mine", "block 2"]
