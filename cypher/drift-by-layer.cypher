@@ -1,5 +1,5 @@
 // Drift of a chain by depth
-// How far hidden states and attention move per token in the early, middle and late layers, step by step, beside the shift
+// How far hidden states and attention move per token in the early, middle and late layers, step by step, with the shift
 // between random positions of the same chain.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run

@@ -1,5 +1,5 @@
 // Drift of a chain in every layer
-// Mean hidden shift per layer over the chain's transitions, beside random positions. Needs a graph loaded with --per-layer.
+// Mean hidden shift per layer over the chain's transitions, with that of random positions. Needs a graph loaded with --per-layer.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 500 | rows at most

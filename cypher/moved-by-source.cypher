@@ -1,5 +1,5 @@
 // Change by source
-// Mean change of surprisal per data set from one run to another: trained text beside text that should not have moved.
+// Mean change of surprisal per data set from one run to another: trained text compared with text that should not have moved.
 // $before: string = "r0000000000000000" | a run's id
 // $after: string = "r0000000000000001" | another run's id
 // $limit: integer := 50 | rows at most

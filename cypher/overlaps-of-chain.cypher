@@ -1,5 +1,5 @@
 // Overlaps of a chain
-// Repeats that this chain shares with others, beside the share of such repeats in the control. Needs: trails overlaps.
+// Repeats that this chain shares with others, with the share of such repeats in the control. Needs: trails overlaps.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
 // $limit: integer := 50 | rows at most
 // returns overlap: string, id

@@ -1,5 +1,5 @@
 // Largest overlaps
-// Repeats by the tokens that dropping all but one occurrence would save, beside the control. Needs: trails overlaps.
+// Repeats by the tokens that dropping all but one occurrence would save, with the control. Needs: trails overlaps.
 // $kind: string := "exact" | exact, masked, near or skeleton
 // $limit: integer := 50 | rows at most
 // returns overlap: string, id

@@ -4,6 +4,7 @@
 Run:  python scripts/mutate.py analyses --sample 100           a room of src/trails, 100 of its mutants, drawn with seed 0
       python scripts/mutate.py analyses/drift.py --sample 30    one file
       python scripts/mutate.py segment --list                   only count the mutants of every file
+      python scripts/mutate.py evaluate --marks "not model and not neo4j and not slow"   with the tests that train a toy model
 
 A mutant changes one place of the code: a comparison, an operator, a constant, a condition, min for max, a value that is not
 returned. The tests of the room are run once to learn which lines each of them reaches (tests of a model, a server or a GPU
@@ -245,7 +246,7 @@ def _in_child(work: Callable[[], int], seconds: float) -> int | None:
     return None
 
 
-def _learn(files: Sequence[Path], tests: str, kept: Path) -> None:
+def _learn(files: Sequence[Path], tests: Sequence[str], marks: str, kept: Path) -> None:
     """Run the tests once, in this process, and write which of them reach which line, and how long each takes."""
     import pytest
 
@@ -253,7 +254,7 @@ def _learn(files: Sequence[Path], tests: str, kept: Path) -> None:
     sys.settrace(reached.trace)
     threading.settrace(reached.trace)
     try:
-        pytest.main([tests, *(flag for flag in QUIET if flag != "-x"), "-m", LEFT_OUT], plugins=[reached])
+        pytest.main([*tests, *(flag for flag in QUIET if flag != "-x"), "-m", marks], plugins=[reached])
     finally:
         sys.settrace(None)
     failed = sorted(name for name, passed in reached.outcome.items() if not passed)
@@ -279,6 +280,7 @@ def _prepare() -> None:
         "pyarrow.compute",
         "pyarrow.parquet",
         "scipy.stats",
+        "torch",
         "hypothesis",
         "pytest",
         "pydantic",
@@ -294,7 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("room", help="a room of src/trails, or a file in one")
     parser.add_argument("--sample", type=int, default=100, help="mutants to run (default 100)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tests", help="folder or file of tests (default: tests/ROOM)")
+    parser.add_argument("--tests", nargs="+", help="folders or files of tests (default: tests/ROOM)")
+    parser.add_argument("--marks", default=LEFT_OUT, help=f"which tests, as pytest -m takes it (default: {LEFT_OUT})")
     parser.add_argument("--least", type=float, default=0.0, help="exit 1 when a smaller share is killed")
     parser.add_argument("--list", action="store_true", help="count the mutants of every file, and run none")
     given = parser.parse_args(arguments)
@@ -309,16 +312,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{len(every):6}  in all")
         return 0
     room = Path(given.room).parts[0]
-    tests = given.tests or TESTS.get(room, f"tests/{room}")
+    tests = given.tests or [TESTS.get(room, f"tests/{room}")]
     os.chdir(ROOT)
     sys.path.insert(0, str(SOURCE))
     sys.path.insert(0, str(ROOT))
     _prepare()
     kept = Path(os.environ.get("TMPDIR", "/tmp")) / f"trails-mutate-{os.getpid()}.json"
     try:
-        _in_child(lambda: _learn(files, tests, kept) or 0, 3600)  # type: ignore[func-returns-value]
+        _in_child(lambda: _learn(files, tests, given.marks, kept) or 0, 3600)  # type: ignore[func-returns-value]
         if not kept.exists():
-            print(f"the tests in {tests} could not be run: pytest {tests}", file=sys.stderr)
+            print(f"the tests in {' '.join(tests)} could not be run: pytest {' '.join(tests)}", file=sys.stderr)
             return 2
         learnt = json.loads(kept.read_text(encoding="utf-8"))
     finally:

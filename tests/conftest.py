@@ -20,3 +20,23 @@ def smollm2() -> Any:
         return open_scorer(device="cpu")
     except MissingPackageError as error:
         pytest.skip(str(error))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep tests that share a server in one process of pytest-xdist, so that each server is started once.
+
+    pytest-xdist 3.8 writes the group of a test behind its id; from pytest 9.2 on the id is made of parts, and what is written
+    is lost without a word. A test of a server that names no group is an error.
+    """
+    for item in items:
+        groups = sorted({str(mark.args[0]) for mark in item.iter_markers("xdist_group")})
+        if item.get_closest_marker("neo4j") and not groups:
+            raise pytest.UsageError(
+                f"{item.nodeid} uses a server: mark it with xdist_group, neo4j-lts or neo4j-current"
+            )
+        suffix = f"@{'_'.join(groups)}"
+        if groups and getattr(config.option, "loadgroup", False) and not item.nodeid.endswith(suffix):
+            from _pytest.nodeid import NodeId
+
+            item._id = NodeId.parse(item.nodeid + suffix)

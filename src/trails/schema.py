@@ -995,8 +995,3 @@ def properties_of(name: str, *, per_layer: bool = False) -> tuple[Property, ...]
 def canonical_json(value: Any) -> str:
     """JSON of one spelling: keys sorted, no blanks, Unicode as it is."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def metadata_json(metadata: Mapping[str, Any]) -> str:
-    """Canonical JSON of a mapping: sorted keys, no spaces, text as it is."""
-    return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -176,7 +176,7 @@ def test_capture_of_a_file_of_texts_gives_a_row_each_and_a_summary(home: Path, t
     assert rows[0]["verdict"] == one["verdict"]
     assert one["verdict"].startswith("caught: yes, ")
     assert "not beyond chance (at most " in rows[2]["verdict"]
-    assert one["entry"]["text"] in one["entry"]["beside"]
+    assert one["entry"]["text"] in one["entry"]["around"]
     assert one["entry"]["text"].strip() in one["entry"]["trail"]
     printed = run(home, "capture", str(file), "--model", "uniform")
     assert printed.exit_code == 0, printed.output

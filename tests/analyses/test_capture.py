@@ -229,7 +229,7 @@ def test_the_longest_stretches_come_first_and_no_more_than_asked_for(make: Any, 
     # up to eight tokens on both sides, in the text and in the chain; none beyond the chain's own ends
     first = found.longest[0]
     assert first.trail == " " + " ".join(words[8][12:])
-    assert first.beside.split() == [*words[3][8:15], "qqq", *words[8][20:44], "qqq", *words[11][:7]]
+    assert first.around.split() == [*words[3][8:15], "qqq", *words[8][20:44], "qqq", *words[11][:7]]
     assert found.longest[1].trail == " ".join(words[11][:25])
 
 

@@ -133,7 +133,7 @@ def test_bind_fills_the_only_run_and_names_what_is_missing(world: World) -> None
     with pytest.raises(UsageError) as error:
         query.bind({}, one)
     assert str(error.value) == (
-        "query chain-steps needs chain. Type: trails query chain-steps --param chain=ce254d5f805b7567c (optional: run, limit)"
+        "query chain-steps needs chain. Run: trails query chain-steps --param chain=ce254d5f805b7567c (optional: run, limit)"
     )
     with pytest.raises(UsageError, match="asks one run and there are 2: .*Add --param run=ID"):
         query.bind({"chain": "c1"}, world.runs)

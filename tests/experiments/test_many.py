@@ -126,7 +126,7 @@ def test_before_training_every_adapter_is_the_model() -> None:
     with Adapters(model, [0, 1]).installed() as adapters, torch.inference_mode():
         adapters.set()
         found = model(input_ids=ids.repeat(2, 1), use_cache=False).logits
-        with pytest.raises(ValueError, match="3 rows cannot be dealt to 2 adapters"):
+        with pytest.raises(ValueError, match="3 rows cannot be divided among 2 adapters"):
             model(input_ids=ids.repeat(3, 1), use_cache=False)
         adapters.set(on=False)
         again = model(input_ids=ids.repeat(3, 1), use_cache=False).logits

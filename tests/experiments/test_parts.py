@@ -174,7 +174,7 @@ def test_halves_and_texts_share_no_chain(bench: Bench, corpus, small: Scale) -> 
     assert len(set.union(*blocks)) == 45  # of different seeds, development seeds among them
 
 
-def test_shuffled_steps_keep_the_tokens() -> None:
+def test_another_walk_keeps_the_tokens() -> None:
     spans = [{"step": 0, "start": 0, "end": 2, "role": "IF"}, {"step": 1, "start": 2, "end": 5, "role": "THEN"}]
     row = {
         "input_ids": [1, 2, 3, 4, 5],
@@ -182,7 +182,7 @@ def test_shuffled_steps_keep_the_tokens() -> None:
         "loss_weights": [0, 1, 1, 1, 1],
         "step_spans": spans,
     }
-    other = cheap_paths.shuffled_steps(row, 0)
+    other = cheap_paths.another_walk(row, 0)
     assert other["input_ids"] == [3, 4, 5, 1, 2]
     assert other["labels"] == [-100, 4, 5, 1, 2]
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trails.errors import UsageError
 from trails.export import WRITERS, ExportOptions, export_selection, parse_layers, read_records
 from trails.export.files import json_lines
-from trails.export.record import IGNORED, graph_token
+from trails.export.record import IGNORED
 from trails.export.spill import Spill
 from trails.export.subgraph import Part, Selection, select
 from trails.schema import Chain
@@ -61,9 +61,10 @@ def test_record_holds_the_chain_and_points_back_to_the_graph(make_home, tmp_path
             expected[0] = IGNORED
         assert row["labels"] == expected
         assert row["loss_weights"] == [float(label != IGNORED) for label in expected]
-        for index in range(len(row["input_ids"])):
-            name = graph_token(row, index)
-            assert name == ("" if index < len(question) else trace.token_id(index - len(question)))
+        place = row["token_ids_in_graph"]
+        assert (place["offset"], place["count"]) == (len(question), trace.n_tokens)
+        names = [f"{place['prefix']}{place['first'] + position}" for position in range(place["count"])]
+        assert names == [trace.token_id(position) for position in range(trace.n_tokens)]
         spans = [(s["step"], s["start"] - len(question), s["end"] - len(question)) for s in row["step_spans"]]
         assert spans == [(i, a, b) for i, (a, b) in enumerate(trace.step_tokens.tolist())]
         np.testing.assert_allclose(

@@ -283,7 +283,7 @@ def test_a_chain_that_never_fits_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ModelError) as error:
         scorer.measure([item()], PLAIN)
     assert str(error.value) == (
-        f"chain {item().chain.id} with {scorer.count_tokens(item())} tokens does not fit into the memory of cpu beside tiny. "
+        f"chain {item().chain.id} with {scorer.count_tokens(item())} tokens does not fit into the memory of cpu next to tiny. "
         "Use a smaller dtype, a smaller model, or --device cpu."
     )
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trails.segment.align import assign_tokens, crossing_tokens
+from trails.segment.align import assign_tokens
 
 
 def test_token_belongs_to_the_step_of_its_last_character() -> None:
@@ -17,7 +17,6 @@ def test_token_belongs_to_the_step_of_its_last_character() -> None:
     steps = [(0, 3), (3, 6)]
     tokens = [(0, 2), (2, 5), (5, 6)]
     assert assign_tokens(steps, tokens).tolist() == [[0, 1], [1, 3]]
-    assert crossing_tokens(steps, tokens).tolist() == [1]
 
 
 def test_parts_of_a_character_go_with_the_character() -> None:

@@ -31,7 +31,7 @@ def test_a_file_that_is_no_graph_says_how_to_get_one(tmp_path: Path) -> None:
             EmbeddedStore(tmp_path)
         assert str(error.value).startswith(f"the graph {tmp_path / FILE} cannot be read (")
         assert str(error.value).endswith(
-            "It can be made again from the shards: delete the file and type: trails rebuild"
+            "It can be made again from the shards: delete the file and run: trails rebuild"
         )
     with EmbeddedStore(tmp_path, damaged="discard") as store:
         store.write([graph_batch(corpus(2), RUNS)])
@@ -47,7 +47,7 @@ def test_a_graph_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         EmbeddedStore(tmp_path)
     assert str(error.value) == (
         f"the graph {tmp_path / FILE} was written by a newer trails (format 99, this one knows 1). "
-        "Type: pip install --upgrade trails"
+        "Run: pip install --upgrade trails"
     )
 
 
@@ -160,7 +160,9 @@ def test_no_room_for_the_engine_gives_advice_that_helps(tmp_path: Path) -> None:
         return done.stdout
 
     refused = output("glibc.rtld.optional_static_tls=0")
-    assert refused.startswith("MissingPackageError the embedded graph engine finds no room beside the native libraries")
+    assert refused.startswith(
+        "MissingPackageError the embedded graph engine finds no room next to the native libraries"
+    )
     advised = refused.strip().rpartition("export GLIBC_TUNABLES=")[2]
     assert output(advised) == "ready\n"
 

@@ -124,7 +124,7 @@ def test_query_list_and_show(home: Path) -> None:
         (
             ["query", "chain-steps"],
             UsageError,
-            "query chain-steps needs chain. Type: trails query chain-steps --param chain=",
+            "query chain-steps needs chain. Run: trails query chain-steps --param chain=",
         ),
         (
             ["query", "corpus", "-p", "limit=x"],

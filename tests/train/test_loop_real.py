@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from trails.evaluate.diff import interval
-from trails.evaluate.probe import mean_kl, probe
+from trails.evaluate.probe import chain_kl, probe
 from trails.measure.base import Segmented
 from trails.readers import read
 from trails.schema import Chain, Step
@@ -65,7 +65,7 @@ def test_training_on_chains_beats_the_untrained_model_and_the_shuffled_control(s
         moved = {layer for layer, value in weight_change(model).items() if value > 0}
         assert moved == (set(range(11, 21)) if rate else set())
         change[name] = by_chain(model) - base
-        kl[name] = mean_kl(probe(model, text, compare=True))
+        kl[name] = chain_kl(probe(model, text, compare=True))
         del model
     # paired over held-out chains: every interval is clear of 0, that of no learning is 0 itself
     assert np.abs(change["no learning"]).max() < 1e-6

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from trails.evaluate.probe import Probe, chain_kl, chain_nll, continuations, mean_kl, mean_nll, probe, repetition
+from trails.evaluate.probe import Probe, chain_kl, chain_nll, continuations, probe, repetition
 from trails.train import TrainOptions
 from trails.train.loop import fit
 
@@ -31,14 +31,14 @@ def test_probe_is_the_full_softmax(tiny, make_rows) -> None:
 def test_an_untrained_adapter_does_not_diverge_and_a_trained_one_does(tiny, make_rows) -> None:
     rows = make_rows(4)
     untrained = fit(tiny(), rows, TrainOptions(steps=0, rank=4))
-    assert mean_kl(probe(untrained, rows, compare=True)) == pytest.approx(0, abs=1e-7)
+    assert chain_kl(probe(untrained, rows, compare=True)) == pytest.approx(0, abs=1e-7)
     trained = fit(tiny(), rows, TrainOptions(steps=5, rank=4, learning_rate=1e-2))
     found = probe(trained, rows, compare=True)
-    assert mean_kl(found) > 1e-3
+    assert chain_kl(found) > 1e-3
     with trained.disable_adapter():
-        assert mean_nll(probe(trained, rows)) == pytest.approx(mean_nll(probe(tiny(), rows)), abs=1e-5)
-    assert mean_nll(found, base=True) == pytest.approx(mean_nll(probe(tiny(), rows)), abs=1e-5)
-    assert mean_nll(found, base=True) != pytest.approx(mean_nll(found), abs=1e-3)
+        assert chain_nll(probe(trained, rows)) == pytest.approx(chain_nll(probe(tiny(), rows)), abs=1e-5)
+    assert chain_nll(found, base=True) == pytest.approx(chain_nll(probe(tiny(), rows)), abs=1e-5)
+    assert chain_nll(found, base=True) != pytest.approx(chain_nll(found), abs=1e-3)
 
 
 def test_training_on_a_planted_transition_moves_it_and_not_the_others(tiny, make_rows) -> None:
@@ -62,7 +62,7 @@ def test_training_on_a_planted_transition_moves_it_and_not_the_others(tiny, make
         for a, b in zip(other_before, probe(model, rows[4:], batch_tokens=1), strict=True)
     )
     trained = fit(model, planted, TrainOptions(steps=12, rank=2, learning_rate=3e-3, layers=(3,)))
-    moved = mean_nll(probe(trained, planted)) - mean_nll(before)
+    moved = chain_nll(probe(trained, planted)) - chain_nll(before)
     others = [float(np.abs(a.nll - b.nll).mean()) for a, b in zip(other_before, probe(trained, rows[4:]), strict=True)]
     assert floor < 1e-4
     assert moved < -0.5
@@ -90,7 +90,6 @@ def test_means_over_chains_and_over_tokens() -> None:
         Probe(floats(), floats(), floats(), floats()),  # no label: no chain
     ]
     assert (chain_nll(probes), chain_nll(probes, base=True), chain_kl(probes)) == (3.5, 5.0, 0.5)
-    assert (mean_nll(probes), mean_kl(probes)) == (2.0, pytest.approx(0.2))
     assert math.isnan(chain_nll(probes[2:]))
 
 

@@ -4,7 +4,7 @@ Two numbers say how far the map of known chains holds the new text: *caught*, th
 ``min_match`` tokens with one chain; *fitness*, the share of its transitions (the k tokens before and the token after) that the
 map has. The trail is the chain that shares most of the text's k-token windows, rare windows counting more.
 
-Any text in the same language shares phrases with a large corpus, so both numbers stand beside nulls: the text's own tokens
+Any text in the same language shares phrases with a large corpus, so both numbers are compared with nulls: the text's own tokens
 shuffled; its connectives kept and the rest drawn at random; the same text on a resample of the map that keeps its bigrams; on
 the map of the other sources; and what is left when its connectives are masked. A text that is itself in the corpus is
 taken out of the map first.
@@ -46,7 +46,7 @@ MIN_QUERY = 8
 """Fewer tokens than this cannot be told from chance."""
 DRAWS = 20
 """Random texts per null."""
-BESIDE = 8
+AROUND = 8
 """Tokens shown on both sides of a match."""
 NULLS = ("own tokens shuffled", "same connectives, random content", "map resampled, bigrams kept")
 """Controls that say what chance catches; the others say what the rest of the corpus and the connectives hold."""
@@ -233,7 +233,7 @@ def _packed(texts: Sequence[Ints]) -> tuple[Ints, Longs]:
 class Match:
     """A stretch of the text that a chain has too: token spans ``start:end`` in the text, ``trail_start`` in the chain.
 
-    ``text`` is the stretch; ``beside`` and ``trail`` show it with up to :data:`BESIDE` tokens on both sides, in the new
+    ``text`` is the stretch; ``around`` and ``trail`` show it with up to :data:`AROUND` tokens on both sides, in the new
     text and in the chain.
     """
 
@@ -242,7 +242,7 @@ class Match:
     end: int
     trail_start: int
     text: str
-    beside: str = ""
+    around: str = ""
     trail: str = ""
 
 
@@ -276,7 +276,7 @@ class Capture(Finding):
         return score.beyond(*NULLS) if score is not None else None
 
     def report(self) -> Report:
-        """The verdict, and where the text walks along known chains, with the chain's own words beside it."""
+        """The verdict, and where the text walks along known chains, with the chain's own words."""
 
         def match_record(value: Match | None) -> dict[str, object] | None:
             return {one.name: getattr(value, one.name) for one in fields(Match)} if value is not None else None
@@ -286,10 +286,10 @@ class Capture(Finding):
         schema = pa.schema(
             [("place", pa.string()), ("chain", pa.string())]
             + [(name, pa.int64()) for name in ("start", "end", "trail_start")]
-            + [(name, pa.string()) for name in ("text", "beside", "trail")]
+            + [(name, pa.string()) for name in ("text", "around", "trail")]
         )
         columns = {"place": "", "chain": "chain", "start": "from token", "end": "to"}
-        columns |= {"beside": "the text", "trail": "the trail"}
+        columns |= {"around": "the text", "trail": "the trail"}
         return Report(
             "capture",
             self._verdict(),
@@ -353,7 +353,7 @@ class Captures(Finding):
         return tuple(dict.fromkeys(item for one in self.found if one is not None for item in one.withheld))
 
     def report(self) -> Report:
-        """One row a text, with the share caught beside what chance catches, and a summary."""
+        """One row a text, with the share caught and what chance catches, and a summary."""
         rows = []
         for label, beginning, one in zip(self.labels, self.beginnings, self.found, strict=True):
             score = next((s for s in one.scores if s.name == "caught"), None) if one is not None else None
@@ -365,17 +365,17 @@ class Captures(Finding):
                     "chance": score.strictest(*NULLS).reach if score is not None else None,
                     "trail": one.trail if one is not None and one.is_caught else None,
                     "beginning": beginning,
-                    "beside": one.entry.beside if one is not None and one.is_caught and one.entry else None,
+                    "around": one.entry.around if one is not None and one.is_caught and one.entry else None,
                     "trail_text": one.entry.trail if one is not None and one.is_caught and one.entry else None,
                     "verdict": one.report().verdict if one is not None else "too short to be told from chance",
                 }
             )
         schema = pa.schema(
             [("text", pa.string()), ("caught", pa.bool_()), ("share", pa.float64()), ("chance", pa.float64())]
-            + [(name, pa.string()) for name in ("trail", "beginning", "beside", "trail_text", "verdict")]
+            + [(name, pa.string()) for name in ("trail", "beginning", "around", "trail_text", "verdict")]
         )
         columns = {"text": "text", "caught": "caught", "share": "share of tokens", "chance": "chance at most"}
-        columns |= {"trail": "trail", "beside": "where it enters", "trail_text": "the trail there"}
+        columns |= {"trail": "trail", "around": "where it enters", "trail_text": "the trail there"}
         judged = [one.is_caught for one in self.found if one is not None and one.is_caught is not None]
         said = f"{sum(judged)} of {len(judged)} texts are caught beyond chance"
         if len(judged) < len(rows):
@@ -526,8 +526,8 @@ def _match(corpus: SymbolCorpus, one: Query, start: int, size: int, place: int) 
         start + size,
         place - first,
         words(start, start + size),
-        words(max(start - BESIDE, 0), min(start + size + BESIDE, len(one.tokens))),
-        corpus.text(max(place - BESIDE, first), min(place + size + BESIDE, stop)),
+        words(max(start - AROUND, 0), min(start + size + AROUND, len(one.tokens))),
+        corpus.text(max(place - AROUND, first), min(place + size + AROUND, stop)),
     )
 
 
@@ -686,7 +686,7 @@ def retrieve(
 
 @dataclass(frozen=True, slots=True)
 class CaptureCalibration(Finding):
-    """AUC with which caught, fitness and votes tell held-out real texts from each null, beside a bag-of-words score.
+    """AUC with which caught, fitness and votes tell held-out real texts from each null, compared with a bag-of-words score.
 
     The bag of words is the best cosine of tf-idf vectors of content words with a chain of the map; it cannot see order, so on
     shuffled texts it is at chance by construction.

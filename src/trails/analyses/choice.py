@@ -115,8 +115,8 @@ def fit_stacked(
 ) -> Doubles:
     """Weights of the ``first`` and then of the ``second`` features, fitted in two stages (stacked generalisation).
 
-    The first features' utility is fitted alone, with the rows ``more`` that have no others. Its out-of-fold value then stands
-    beside the second features, nearly without penalty: few groups with many features cannot spoil what many groups taught.
+    The first features' utility is fitted alone, with the rows ``more`` that have no others. Its out-of-fold value then joins
+    the second features, nearly without penalty: few groups with many features cannot spoil what many groups taught.
     """
     free = 10.0
     rows = joined_rows((first, chosen, group), more)

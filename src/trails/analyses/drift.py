@@ -6,7 +6,7 @@ the absolute change of hidden_shift, where everything before the onset is noise.
 
 The onset is a change point of the mean curve over layers. It is named only when the jump is larger than in 95 of 100 curves
 with the same trend whose deviations were shuffled between layers (a tie is not larger); its confidence is how often resampled
-positions give the same layer within one, beside the same share on shuffled layers.
+positions give the same layer within one, compared with the same share on shuffled layers.
 
 Between two measurements, layers that did not change at all are no evidence and stay out of the statistic: a training that
 leaves the input embeddings alone cannot move layer 0. Where the first layers of the transformer itself are equal bit by

@@ -1,4 +1,4 @@
-"""Overlaps: what chains share, beside what chance alone shares.
+"""Overlaps: what chains share, compared with what chance alone shares.
 
 Four kinds. ``exact``: maximal repeats of tokens. ``masked``: the same after numbers and names are masked. ``near``: steps close
 in whitened hidden space, of which only those count that masked exact matching does not explain. ``skeleton``: repeats of
@@ -305,7 +305,7 @@ def replace_statement() -> str:
 
 
 def exact(corpus: SymbolCorpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:
-    """Maximal repeats of at least ``min_tokens`` tokens shared by two chains or more, beside Markov resamples."""
+    """Maximal repeats of at least ``min_tokens`` tokens shared by two chains or more, compared with Markov resamples."""
     return _repeats("exact", corpus, min_tokens, resamples, seed)
 
 
@@ -410,7 +410,7 @@ def _ratio_interval(per_chain: npt.NDArray[np.float64], seed: int, draws: int = 
 
 
 def skeleton(traces: Iterable[Trace], min_steps: int = 3, *, shuffles: int = 20, seed: int = 0) -> Overlaps:
-    """Repeats of at least ``min_steps`` roles shared by two chains, and variants, beside a shuffle of all roles.
+    """Repeats of at least ``min_steps`` roles shared by two chains, and variants, compared with a shuffle of all roles.
 
     Half or more of the relations between steps are implicit: ``n_implicit`` of ``n_steps`` have no connective.
     """

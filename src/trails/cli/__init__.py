@@ -8,7 +8,7 @@ import click
 
 from trails.analyses import ANALYSES
 
-ANALYSE = "Analyse, every score beside its control"
+ANALYSE = "Analyse, every score with its control"
 
 CHANGE = "Change, and see what depends on it"
 
@@ -27,15 +27,15 @@ STAGES: dict[str, dict[str, str]] = {
         "cypher": "Run a Cypher statement (read-only unless --write).",
     },
     ANALYSE: {
-        "overlaps": "Maximal repeats shared by chains, beside their control.",
+        "overlaps": "Maximal repeats shared by chains, with their control.",
         "map": "The woven map of merged token contexts, with its fitness.",
-        "gaps": "Seams where a step seems to be missing, beside the baselines.",
+        "gaps": "Seams where a step seems to be missing, compared with baselines.",
         "bridge": "The cheapest way between two steps, re-scored by the model.",
-        "capture": "Does a new text fall into a known trail? Beside its nulls.",
+        "capture": "Does a new text fall into a known trail? Compared with its nulls.",
         "drift": "Hidden-state drift of a chain by layer and position.",
     },
     CHANGE: {
-        "intervene": "Measure with a change inside the model, beside random ones.",
+        "intervene": "Measure with a change inside the model, compared with random ones.",
     },
     "Build and train": {
         "stellator": "Blocks: a field of the graph, its training, what is to be measured.",
@@ -44,8 +44,8 @@ STAGES: dict[str, dict[str, str]] = {
         "train": "Train a LoRA adapter on an export (thin layer on PEFT and TRL).",
     },
     "What a training did": {
-        "diff": "Measure again and compare two runs, beside the noise floor.",
-        "recall": "Completion recall on unseen chains, beside its controls.",
+        "diff": "Measure again and compare two runs, with the noise floor.",
+        "recall": "Completion recall on unseen chains, with its controls.",
         "experiment": "Run a pre-registered experiment with its controls.",
     },
     "Look after the stores": {

@@ -17,7 +17,7 @@ from trails.cli.common import BarProgress, echo, err, home_option, json_option, 
 @home_option
 @json_option
 def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> None:
-    """Write FOLDER with files for neo4j-admin database import, and print the command to type.
+    """Write FOLDER with files for neo4j-admin database import, and print the command to run.
 
     The import replaces the database and needs the server stopped. For corpora up to some million tokens
     `trails rebuild --store neo4j` is simpler.

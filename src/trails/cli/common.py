@@ -6,13 +6,12 @@ import csv
 import io
 import json
 import logging
-import math
 import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +24,7 @@ from rich.text import Text
 
 from trails.cli import COMMANDS
 from trails.config import Settings, load_settings
-from trails.platform.text import json_text, spreadsheet_text, visible
+from trails.platform.text import json_text, jsonable, spreadsheet_text, visible
 from trails.report.table import Rows, wrapped
 
 
@@ -105,27 +104,16 @@ def settings_from(**flags: Any) -> Settings:
     return load_settings(**flags)
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON can hold it: NaN and infinities become null, bytes are refused by json itself."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
 def print_json(value: Any) -> None:
     """JSON on stdout; it reads back as the value."""
-    click.echo(json_text(plain(value)))
+    click.echo(json_text(jsonable(value)))
 
 
 def print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, raw: bool) -> None:
     """Rows as CSV. A pipe or a file gets the text as it is, except for formulas unless ``raw``; a terminal gets it visible."""
     lines = []
     for row in (columns, *rows):
-        values = (json.dumps(plain(v), ensure_ascii=False) if isinstance(v, list | dict) else v for v in row)
+        values = (json.dumps(jsonable(v), ensure_ascii=False) if isinstance(v, list | dict) else v for v in row)
         file = io.StringIO(newline="")
         # the writer quotes what is in its own line end: a lone carriage return ends a row in a spreadsheet
         writer = csv.writer(file, lineterminator="\r\n")

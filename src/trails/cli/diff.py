@@ -1,4 +1,4 @@
-"""``trails diff``: what a training changed, beside the noise floor."""
+"""``trails diff``: what a training changed, compared with the noise floor."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ def command(home: Path | None, model: str | None, device: str | None, store: str
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            mend = f"  → {with_home(finding.mend)}" if finding.mend and finding.state != "ok" else ""
+            repair = f"  → {with_home(finding.repair)}" if finding.repair and finding.state != "ok" else ""
             out().print(
-                f"{MARKS[finding.state]} {finding.name:<15} {finding.found}{mend}",
+                f"{MARKS[finding.state]} {finding.name:<15} {finding.found}{repair}",
             )
     if not healthy(findings):
         raise click.exceptions.Exit(1)

@@ -53,7 +53,7 @@ def command(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Seams where a step seems to be missing, ranked within each chain, beside what the scores are worth here.
+    """Seams where a step seems to be missing, ranked within each chain, with what the scores are worth here.
 
     Before --calibrate (once per run) only scores that need no model rank the seams, and the others are not shown.
     Writes :Gap nodes to the graph.

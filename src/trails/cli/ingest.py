@@ -51,7 +51,7 @@ from trails.errors import UsageError
     multiple=True,
     nargs=2,
     metavar="OPEN CLOSE",
-    help="Further marks around a thought, beside the usual ones.",
+    help="Further marks around a thought, in addition to the usual ones.",
 )
 @click.option(
     "--source", default="", help="Name of the data set, part of the chains' identity (default: the file's name)."

@@ -78,7 +78,7 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Measure a chain, or every chain of a selection, with a change inside the model, beside random changes of the same size.
+    """Measure a chain, or every chain of a selection, with a change inside the model and with random changes of its size.
 
     The result is a run of its own: diff, drift, report and Cypher work on it. add gives x + S v, replace (1 - S) x + S v;
     ablate takes the share S of the part of x along v away, scale adds it; without a vector these two act on the whole x.

@@ -63,7 +63,7 @@ def command(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """What chains share, beside what chance alone shares.
+    """What chains share, compared with what chance alone shares.
 
     Overlaps that lie inside longer ones wherever they occur are not printed (--json has them, marked as nested).
     Writes the overlaps to the graph as :Overlap nodes; those of the same kind that were there before are replaced.

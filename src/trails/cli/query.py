@@ -69,7 +69,7 @@ def command(
         return
     if name is None:
         raise UsageError("name a query, for example: trails query most-surprising. All names: trails query --list")
-    query = queries.find(name)
+    query = queries.named_query(name)
     if shown:
         echo(query.text, nl=False)
         return

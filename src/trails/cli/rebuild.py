@@ -21,7 +21,7 @@ def command(fresh: bool, per_layer: bool, home: Path | None, store: str | None) 
 
     \b
     trails rebuild                  the embedded graph
-    trails rebuild --fresh          built beside the old one, which stays until the new one is whole
+    trails rebuild --fresh          built next to the old one, which stays until the new one is whole
     trails rebuild --store neo4j    the server that NEO4J_URI names
     """
     from trails.pipeline import rebuild

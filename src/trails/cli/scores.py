@@ -1,4 +1,4 @@
-"""How an analysis is printed: the verdict first, then the evidence, every score with the control beside it."""
+"""How an analysis is printed: the verdict first, then the evidence, every score with its control."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from trails.cli.common import (
 @store_option
 @json_option
 def command(home: Path | None, store: str | None, as_json: bool) -> None:
-    """What the home and the graph hold: runs, chains, languages, roles, bytes, and what to type next."""
+    """What the home and the graph hold: runs, chains, languages, roles, bytes, and what to run next."""
     from trails.store import status as stores
 
     settings = settings_from(home=home, store=store)

@@ -104,7 +104,7 @@ def command(
     as a run of their own (v…) with the drift map, which its id draws again.
 
     Six kinds, each within the bound of token edits from its parent; what is more volatile than the budget is rejected and
-    written, with the reason, beside the output.
+    written, with the reason, next to the output.
 
     \b
     trails variants c0123456789abcdef

@@ -1,4 +1,4 @@
-"""What changed between two runs, transition by transition, beside the noise of the same model measured twice.
+"""What changed between two runs, transition by transition, compared with the noise of the same model measured twice.
 
 Both runs measured the same chains with the same tokenizer (a base model, and the model with an adapter). Every difference is
 ``after - before``, so a negative surprisal change means: became easier. Chains are grouped (trained, held_out, unseen,

@@ -101,21 +101,6 @@ def reduce_logits(
     return array(nll), array(entropy), array(kl), array(base_nll)
 
 
-def mean_nll(probes: Sequence[Probe], *, base: bool = False) -> float:
-    """Mean over all tokens, nats; of the base that was compared with, if ``base``."""
-    parts = [p.base_nll if base else p.nll for p in probes]
-    found = [part for part in parts if part is not None]
-    count = sum(map(len, found))
-    return sum(float(part.astype(np.float64).sum()) for part in found) / count if count else math.nan
-
-
-def mean_kl(probes: Sequence[Probe]) -> float:
-    """Mean KL(base ‖ adapted) over all tokens, nats."""
-    parts = [p.kl for p in probes if p.kl is not None]
-    count = sum(len(part) for part in parts)
-    return sum(float(part.astype(np.float64).sum()) for part in parts) / count if count else math.nan
-
-
 def chain_nll(probes: Sequence[Probe], *, base: bool = False) -> float:
     """Mean over rows of the row's mean, nats; of the base that was compared with, if ``base``.
 
@@ -132,12 +117,6 @@ def chain_kl(probes: Sequence[Probe]) -> float:
 def _mean_of_means(parts: Iterable[Floats | None]) -> float:
     means = [float(part.mean(dtype=np.float64)) for part in parts if part is not None and len(part)]
     return sum(means) / len(means) if means else math.nan
-
-
-def mean_entropy(probes: Sequence[Probe]) -> float:
-    """Mean predictive entropy over all tokens, nats."""
-    count = sum(len(p.entropy) for p in probes)
-    return sum(float(p.entropy.astype(np.float64).sum()) for p in probes) / count if count else math.nan
 
 
 def continuations(model: Any, prompts: Sequence[Sequence[int]], n_tokens: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Does a model recall how a chain ends? Prefix → conclusion on unseen chains, beside the untrained model and a shuffled LoRA.
+"""Does a model recall how a chain ends? Prefix → conclusion on unseen chains, with the untrained model and a shuffled LoRA.
 
 The prefix is the context as the run measured it and every step but the last; the conclusion is the last step. A row scores
 its mean surprisal (nats), the share of its tokens that are the model's first choice, and whether greedy decoding gives the

@@ -56,7 +56,7 @@ def edges(states: Keys, following: Ints) -> Keys:
 
 
 def rewired(states: Keys, following: Ints, rng: np.random.Generator) -> Keys:
-    """Edges of a map whose next tokens were dealt anew: every state keeps the number of its edges, every token the number of
+    """Edges of a map whose next tokens were reassigned: every state keeps the number of its edges, every token the number of
     edges that lead to it. Sorted keys.
     """
     _, first = np.unique(edges(states, following), return_index=True)
@@ -64,7 +64,7 @@ def rewired(states: Keys, following: Ints, rng: np.random.Generator) -> Keys:
 
 
 def rewired_bigrams(states: Keys, following: Ints, last: Ints, rng: np.random.Generator) -> Keys:
-    """Edges of a map whose next tokens were dealt anew among the states that end in the same token (``last``): every bigram
+    """Edges of a map whose next tokens were reassigned among the states that end in the same token (``last``): every bigram
     stays as frequent as it was, what stands before it does not. Sorted keys.
     """
     _, first = np.unique(edges(states, following), return_index=True)

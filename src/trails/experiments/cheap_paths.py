@@ -54,8 +54,12 @@ def paths_of(
     return found
 
 
-def shuffled_steps(row: Row, seed: int) -> Row:
-    """The row with its steps in another order: the same tokens, another walk. The first token is never a label."""
+def another_walk(row: Row, seed: int) -> Row:
+    """The row with its steps in another order: the same tokens, another walk. Every token but the first is a label.
+
+    :func:`trails.train.data.shuffled_steps` keeps the labels of the row and draws otherwise; the digests of this
+    experiment's rows in its registered plan are those of this function.
+    """
     spans = [(span["start"], span["end"]) for span in row["step_spans"]]
     order = np.random.default_rng(seed).permutation(len(spans)).tolist()
     if len(spans) > 1 and order == sorted(order):
@@ -87,7 +91,7 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
     order = [k for _ in range(PASSES) for k in draw.permutation(n_train).tolist()]
     feeds: dict[str, list[Row]] = {}
     for half, chosen in halves.items():
-        moved = [shuffled_steps(row, seed + i) for i, row in enumerate(chosen)]
+        moved = [another_walk(row, seed + i) for i, row in enumerate(chosen)]
         feeds[f"tracks {half}"] = [chosen[k] for k in order]
         feeds[f"shuffled {half}"] = [moved[k] for k in order]
     windows = [_window(bench, texts[row], t) for row, t in paths["A"]] or [texts[0]]

@@ -124,14 +124,14 @@ def _roles(families: Mapping[str, tuple[Segmented, ...]], trained: str, unseen: 
     if not unseen:
         same = [name for name in others if families[name][0].chain.language == spoken]
         if not (same or others):
-            raise UsageError(f"an unseen form is needed beside {trained!r}: give data with at least two sources.")
+            raise UsageError(f"an unseen form is needed besides {trained!r}: give data with at least two sources.")
         unseen = max(same or others, key=lambda name: (length[name], name))
     unrelated = given or plain
     if not unrelated:
         rest = [name for name in others if name != unseen]
         if not rest:
             raise UsageError(
-                f"unrelated text is needed beside {trained!r} and {unseen!r}: give a third source, "
+                f"unrelated text is needed besides {trained!r} and {unseen!r}: give a third source, "
                 f"or one named {UNRELATED}…"
             )
         unrelated = (max(rest, key=lambda n: (families[n][0].chain.language != spoken, -length[n], n)),)

@@ -121,7 +121,7 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
 
 def _as_many(rows: Sequence[Row], count: int) -> list[Row]:
     if not rows:
-        raise UsageError("experiment mask-order needs unrelated text beside that for D. Give more: --data PATH")
+        raise UsageError("experiment mask-order needs unrelated text besides that for D. Give more: --data PATH")
     return [rows[i % len(rows)] for i in range(count)]
 
 

@@ -153,7 +153,7 @@ def run_experiments(
                     rates = chosen_rates(experiment, path) if experiment in fixed else _middle(experiment)
                     seeds = range(experiment.looks[-1] if scale.name == "full" else max(options.seeds, 2))
                     realised = dict(zip(map(str, seeds), workers.prepare(experiment.name, seeds), strict=True))
-                    plan = _plain(experiment.plan(circumstances, realised, rates))
+                    plan = _rounded(experiment.plan(circumstances, realised, rates))
                     check_plan(experiment, plan)
                 except UsageError as error:
                     refused[experiment.name] = str(error)
@@ -284,7 +284,7 @@ def _development(experiment: Experiment, path: Path, device: str) -> list[Task]:
 
 def _same_plan(path: Path, experiment: Experiment, plan: Mapping[str, Any], circumstances: Mapping[str, Any]) -> None:
     """Raises UsageError unless the registered plan is what would be registered now; the seeds are compared as they are run."""
-    now = _plain(experiment.plan(circumstances, plan["seeds"], plan["learning rates"]))
+    now = _rounded(experiment.plan(circumstances, plan["seeds"], plan["learning rates"]))
     apart = [key for key in {**now, **plan} if now.get(key) != plan.get(key)]
     if apart:
         told = "; ".join(
@@ -348,7 +348,8 @@ def development(path: Path, experiment: str) -> list[Record]:
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add one line with its time, whole: writers of several processes wait for each other."""
     line = (
-        json.dumps(_plain({**record, "time": round(time.time(), 1)}), ensure_ascii=False, separators=(",", ":")) + "\n"
+        json.dumps(_rounded({**record, "time": round(time.time(), 1)}), ensure_ascii=False, separators=(",", ":"))
+        + "\n"
     )
     with path.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -375,13 +376,14 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
+    """What results.jsonl holds: floats to seven digits, NaN and infinities as null."""
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_rounded(item) for item in value]
     return value
 
 
@@ -478,7 +480,7 @@ def _work(task: Task) -> str:
     try:
         bench.check_time()
         prepared = experiment.prepare(bench, _STATE["corpus"], scale, task.seed)
-        if task.known and json.dumps(_plain(prepared.realised()), sort_keys=True) != task.known:
+        if task.known and json.dumps(_rounded(prepared.realised()), sort_keys=True) != task.known:
             return f"seed {task.seed} would be fed or measured with other rows than its plan says"
         experiment.run(bench, prepared, scale, task.seed, task.arms, rates, emit)
     except TimeUpError:

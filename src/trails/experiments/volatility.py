@@ -58,7 +58,7 @@ def edited_pool(bench: Bench, row: Row, count: int, seed: int) -> list[tuple[flo
 
 
 def assigned(pools: Sequence[Sequence[tuple[float, Row]]], seed: int) -> dict[str, list[tuple[float, Row]]]:
-    """The variants of every parent dealt to the arms: upper and lower half by volatility, and two random halves."""
+    """The variants of every parent, divided among the arms: upper and lower half by volatility, and two random halves."""
     arms: dict[str, list[tuple[float, Row]]] = {
         name: [] for name in ("high volatility", "low volatility", "shuffled A", "shuffled B")
     }

@@ -1,7 +1,7 @@
 """``axolotl`` (token ids and labels) and ``axolotl-segments`` (texts with and without loss) for Axolotl.
 
 A pre-tokenised data set may hold no other columns, so the provenance lies in a file beside it, line by line. Segments are
-tokenised anew one by one: tokens that would join across a border differ, so the pre-tokenised form is the exact one.
+tokenised again one by one: tokens that would join across a border differ, so the pre-tokenised form is the exact one.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from trails.export.card import Counts
 class ExportOptions:
     """What to do with the selected tokens. See :mod:`trails.export.choose`, ``order`` and ``split`` for the values.
 
-    ``layers`` are the layers that a LoRA shall change, 1 … L as everywhere (the record's column ``layers_to_transform`` counts
+    ``layers`` are the layers that a LoRA is to change, 1 … L as everywhere (the record's column ``layers_to_transform`` counts
     from 0, as PEFT does), empty for all. ``split`` is the share to hold out.
     ``run`` names the run whose numbers count (an id or its beginning; by default the only one without an adapter).
     ``variants`` is the id (``v…``) of what ``trails variants`` stored in the home, or its file. ``answer`` ends the text of a

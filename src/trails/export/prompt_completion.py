@@ -1,4 +1,4 @@
-"""``prompt-completion``: two texts per row (TRL, and most others). The trainer tokenises anew and adds its own end token."""
+"""``prompt-completion``: two texts per row (TRL, and most others). The trainer tokenises again and adds its own end token."""
 
 from __future__ import annotations
 

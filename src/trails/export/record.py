@@ -8,7 +8,7 @@ cost per row is that of copying its numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -543,13 +543,3 @@ def two_parts(has_first: pa.ChunkedArray) -> tuple[Int64, pa.Array]:
     both = np.stack([np.arange(len(has)), np.arange(len(has)) + len(has)], axis=1)
     keep = np.stack([has, np.ones(len(has), bool)], axis=1)
     return both[keep], pa.array(np.concatenate([[0], np.cumsum(has + 1)]).astype(np.int32))
-
-
-def graph_token(row: Mapping[str, object], index: int) -> str:
-    """Id of the token node behind ``input_ids[index]`` of a record; empty for a token of the context."""
-    place = row["token_ids_in_graph"]
-    assert isinstance(place, Mapping)
-    position = index - int(place["offset"])
-    if not 0 <= position < int(place["count"]):
-        return ""
-    return f"{place['prefix']}{int(place['first']) + position}"

@@ -2,7 +2,7 @@
 
 Rows that share a 13-gram (of token ids, context included), a chain, a parent or the family of which their chains are
 versions are linked; the connected components are
-dealt out as wholes, so no 13-gram lies in both parts. A row shorter than 13 tokens counts as one gram. Grams are compared by
+assigned as wholes, so no 13-gram lies in both parts. A row shorter than 13 tokens counts as one gram. Grams are compared by
 a 64-bit polynomial hash: equal grams always meet, and an accidental meeting only keeps two rows together that could have
 been parted. The hashes lie on disk in buckets, so memory does not grow with the corpus beyond a few integers per row.
 """

@@ -21,7 +21,7 @@ PROVENANCE = ("id", "chain", "token_ids_in_graph")
 class Writer:
     """One output format.
 
-    ``convert`` turns records (:data:`trails.export.record.HELD`) into rows; ``reads`` names the columns it needs beside those
+    ``convert`` turns records (:data:`trails.export.record.HELD`) into rows; ``reads`` names the columns it needs besides those
     that its rows have, too. ``keeps`` says what survives: ``mask`` (any set of labelled tokens; without it only rows whose
     labels are exactly the completion), ``weights`` (a number per token), ``order``, ``conversation`` (what was said before the
     question, where the model was measured after it). ``settings`` are the lines a user must give the trainer so that it does

@@ -328,7 +328,7 @@ def blocked_attention(
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Matrix product of (B, g, …) pairs. A single pair is multiplied as such: a batch is dealt out to threads whole."""
+    """Matrix product of (B, g, …) pairs. A single pair is multiplied as such: a batch is given to threads whole."""
     if left.shape[:2] != (1, 1):
         return torch.matmul(left, right)
     return torch.mm(left[0, 0], right[0, 0])[None, None]

@@ -256,7 +256,7 @@ class HuggingFaceScorer:
             if len(batch) == 1:
                 raise UnmeasurableError(
                     f"chain {batch[0].sequence.item.chain.id} with {batch[0].length} tokens does not fit into the memory of "
-                    f"{self.model.device} beside {self.run.model}. Use a smaller dtype, a smaller model, or --device cpu."
+                    f"{self.model.device} next to {self.run.model}. Use a smaller dtype, a smaller model, or --device cpu."
                 ) from None
         # outside the handler: the traceback would keep the tensors of the failed pass alive
         if self.model.device.type == "cuda":

@@ -11,7 +11,7 @@ ablate     x - s x, or with a vector x - s (x·v / v·v) v: 1 takes all of it aw
 scale      x + s x, or with a vector x + s (x·v / v·v) v: 1 doubles it
 =========  ============================================================================================
 
-Strength 0 changes no bit of any number. Positions are those of the chain's own tokens; they are found anew in every chain.
+Strength 0 changes no bit of any number. Positions are those of the chain's own tokens; they are found again in every chain.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 FEWEST_ROWS = 256
-"""Fewer rows stay with ``linear``: ordering the weights anew for every product then costs as much as it gains."""
+"""Fewer rows stay with ``linear``: ordering the weights again for every product then costs as much as it gains."""
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ The only package that knows both a model and a store.
 from __future__ import annotations
 
 from trails.pipeline.home import Home
-from trails.pipeline.loading import Verdict, load_missing, rebuild, verify
+from trails.pipeline.loading import Verification, load_missing, rebuild, verify
 from trails.pipeline.measuring import (
     IngestOptions,
     IngestSummary,
@@ -24,7 +24,7 @@ __all__ = [
     "IngestSummary",
     "Progress",
     "Silent",
-    "Verdict",
+    "Verification",
     "ingest",
     "load_missing",
     "parse_layers",

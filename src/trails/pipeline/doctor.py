@@ -31,12 +31,12 @@ TRAINING = ("peft", "trl", "datasets")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. ``mend`` is what to run when it is not ``ok``."""
+    """One thing that was looked at. ``repair`` is what to run when it is not ``ok``."""
 
     name: str
     state: Literal["ok", "missing", "broken", "absent"]
     found: str
-    mend: str = ""
+    repair: str = ""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -58,11 +58,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _java()
 
 
-def _package(name: str, mend: str, *, optional: bool) -> Finding:
+def _package(name: str, repair: str, *, optional: bool) -> Finding:
     try:
         return Finding(name, "ok", importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "absent" if optional else "missing", "not installed", mend)
+        return Finding(name, "absent" if optional else "missing", "not installed", repair)
 
 
 def _device() -> Finding:

@@ -23,7 +23,7 @@ from trails.pipeline.progress import Progress
 from trails.schema import Chain, Run, Trace
 from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore, Result
-from trails.store.queries import find
+from trails.store.queries import named_query
 from trails.store.resolve import Names, measured_runs, named_parameters, run_of
 from trails.store.traces import TraceStore
 
@@ -124,7 +124,7 @@ class Home:
     def query(self, name: str, **parameters: Any) -> Result:
         """Run a query of the library ``cypher/``; ``run`` is filled in when the home has one run."""
         runs = self.runs()
-        return find(name).execute(self.graph, named_parameters(parameters, self.names, runs), runs=runs)
+        return named_query(name).execute(self.graph, named_parameters(parameters, self.names, runs), runs=runs)
 
     def export(self, selection: str, *, format: str, to: str | Path, **options: Any) -> ExportReport:
         """Write a subgraph as training data, as ``trails export`` does."""
@@ -233,7 +233,7 @@ class Home:
         run: str | None = None,
         write: bool = True,
     ) -> Overlaps:
-        """What chains share, beside what chance alone shares; see :func:`trails.analyses.overlaps.find_overlaps`.
+        """What chains share, compared with what chance alone shares; see :func:`trails.analyses.overlaps.find_overlaps`.
 
         Raises UsageError for a kind that does not exist.
         """

@@ -67,7 +67,7 @@ def rebuild(
 
     ``fresh`` makes the graph from nothing. The results of analyses are kept as far as the chains that they name are there;
     what goes is said through ``progress``. Nothing is destroyed before everything that it is made from was read without an
-    error: the embedded graph is built beside the old one and takes its place when it is whole; on a server, where both cannot
+    error: the embedded graph is built next to the old one and takes its place when it is whole; on a server, where both cannot
     be at once, the results lie in the home's folder ``results`` until they are back in the graph. Nobody else writes the home
     meanwhile: raises StoreError where another process does.
     """
@@ -128,7 +128,7 @@ def _rebuild_fresh(traces: TraceStore, graph: GraphStore, *, per_layer: bool, pr
 
 @runtime_checkable
 class Replaceable(Protocol):
-    """A graph store that can build another graph beside itself and take its place."""
+    """A graph store that can build another graph next to itself and take its place."""
 
     def replace_with(self, build: Callable[[Any], None]) -> None:
         """See :meth:`trails.store.embedded.EmbeddedStore.replace_with`."""
@@ -246,7 +246,7 @@ def check_variants(path: Path) -> pq.ParquetFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verification:
     """What verify found. ``differences`` is empty when shards and graph agree and no shard is damaged; ``damaged`` names the
     damaged shards, ``advice`` says what to run, step by step.
     """
@@ -261,7 +261,7 @@ class Verdict:
     advice: tuple[str, ...] = ()
 
 
-def verify(settings: Settings | None = None, *, set_aside: bool = False) -> Verdict:
+def verify(settings: Settings | None = None, *, set_aside: bool = False) -> Verification:
     """Check every shard against its name and the graph against the shards.
 
     ``content`` and ``values`` are the digests of the shards (see :meth:`TraceStore.digest`); ``expected`` is the digest of
@@ -301,7 +301,7 @@ def verify(settings: Settings | None = None, *, set_aside: bool = False) -> Verd
             )
         elif differences:
             advice.append(f"load again: trails rebuild --fresh{at}")
-        return Verdict(
+        return Verification(
             digest.content,
             digest.values,
             actual.hex,

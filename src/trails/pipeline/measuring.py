@@ -145,7 +145,7 @@ class IngestSummary:
 
 
 def summary_lines(summary: IngestSummary) -> Iterator[str]:
-    """The summary as a person reads it, every score beside its control."""
+    """The summary as a person reads it, every score with its control."""
     s = summary
     yield from (f"note        {note}" for note in s.notes)
     bad = f", {s.bad} bad left out" if s.bad else ""

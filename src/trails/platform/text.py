@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 _STEERING = (
@@ -25,6 +27,20 @@ def visible(text: str) -> str:
     joiners U+200C and U+200D stay: emoji and several scripts need them. Applying it twice gives the same.
     """
     return _UNSAFE.sub(lambda found: _written_out(ord(found.group())), text)
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON can hold it: NaN and infinities become null, numbers of numpy plain ones, keys text.
+
+    What JSON cannot hold stays, for :mod:`json` to refuse.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if type(value).__module__ == "numpy" and not getattr(value, "ndim", 1):  # this module does without importing numpy
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_text(value: Any) -> str:

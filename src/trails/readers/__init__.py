@@ -199,7 +199,7 @@ def _find(shown: str, report: ReadReport) -> list[Path]:
         for name in sorted(names):
             if name.startswith(".") or _NOT_DATA.fullmatch(name):
                 continue
-            known = _plain(name).rpartition(".")[2].lower() in (*SUFFIXES, "zip", "eval")
+            known = _uncompressed(name).rpartition(".")[2].lower() in (*SUFFIXES, "zip", "eval")
             (found if known else others).append(Path(folder) / name if known else name)  # type: ignore[arg-type]
     if not found:
         seen = f"found only {', '.join(others[:5])}" if others else "it is empty or holds only notes"
@@ -216,7 +216,7 @@ def _find(shown: str, report: ReadReport) -> list[Path]:
     return sorted(set(found) - set(unlisted), key=lambda file: file.relative_to(path).parts)
 
 
-def _plain(name: str) -> str:
+def _uncompressed(name: str) -> str:
     return next((name.removesuffix(end) for end in COMPRESSED_SUFFIXES if name.endswith(end)), name)
 
 

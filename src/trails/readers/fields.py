@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from trails.readers.base import ReadOptions
 from trails.readers.conversation import content_text, is_message, messages_in
-from trails.readers.paths import find, top_field
+from trails.readers.paths import top_field, value_at
 from trails.readers.thought import take_apart
 
 QUESTION_FIELDS = (
@@ -246,7 +246,7 @@ def decide(records: Sequence[Mapping[str, Any]], options: ReadOptions) -> Layout
 
 def _get(record: Mapping[str, Any], path: str) -> Any:
     try:
-        return find(record, path)
+        return value_at(record, path)
     except LookupError:
         return None
 

@@ -25,7 +25,7 @@ from trails.readers.conversation import (
     untargeted,
 )
 from trails.readers.fields import ID_FIELDS, QUESTION_FIELDS, items_of
-from trails.readers.paths import find, nested, opened
+from trails.readers.paths import nested, opened, value_at
 from trails.readers.records import (
     Context,
     RecordReader,
@@ -313,7 +313,7 @@ def _talk_at(flat: Mapping[str, Any], tree: Mapping[str, Any], names: Iterable[s
         value: Any = flat.get(name)
         if value is None:
             try:
-                value = find(tree, name)
+                value = value_at(tree, name)
             except LookupError:
                 continue
         value = opened(value)

@@ -25,7 +25,7 @@ def opened(value: Any) -> Any:
     return value
 
 
-def find(value: Any, path: str) -> Any:
+def value_at(value: Any, path: str) -> Any:
     """The value at ``path``; a list where the path holds ``[]``. Raises LookupError when nothing is there."""
     if not path:
         return value
@@ -36,11 +36,11 @@ def find(value: Any, path: str) -> Any:
             raise LookupError(path)
         rest = path[index.end() :].removeprefix(".")
         if not index.group(1):
-            return [find(item, rest) for item in value]
+            return [value_at(item, rest) for item in value]
         number = int(index.group(1))
         if number >= len(value):
             raise LookupError(path)
-        return find(value[number], rest)
+        return value_at(value[number], rest)
     value = opened(value)
     if not isinstance(value, Mapping):
         raise LookupError(path)
@@ -48,7 +48,7 @@ def find(value: Any, path: str) -> Any:
         return value[path]
     for cut in reversed([found.start() for found in _CUT.finditer(path)]):
         if path[:cut] in value:
-            return find(value[path[:cut]], path[cut:].removeprefix("."))
+            return value_at(value[path[:cut]], path[cut:].removeprefix("."))
     raise LookupError(path)
 
 

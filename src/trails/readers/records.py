@@ -31,7 +31,7 @@ from trails.readers.conversation import (
     with_system,
 )
 from trails.readers.fields import ALTERNATIVE_FIELDS, ID_FIELDS, THOUGHT_FIELDS, Layout, decide, empty, items_of
-from trails.readers.paths import find, opened, top_field
+from trails.readers.paths import opened, top_field, value_at
 from trails.readers.thought import Written, take_apart
 from trails.schema import Chain, stable_hash
 
@@ -192,7 +192,7 @@ def _safely(recognise: Callable[[Mapping[str, Any]], bool], record: Mapping[str,
 def _at(record: Mapping[str, Any], path: str, part: str) -> Any:
     """The value at a path that the user named. Raises BadRecordError when it is not there."""
     try:
-        return find(record, path)
+        return value_at(record, path)
     except LookupError:
         raise BadRecordError(f"no field {path!r} for the {part}; fields found: {fields_found(record)}.") from None
 
@@ -374,7 +374,7 @@ def _any_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
             f"no field looks like a chain; fields found: {fields_found(record)}. Name it: --field chain=FIELD."
         )
     try:
-        value = find(record, layout.chain)
+        value = value_at(record, layout.chain)
     except LookupError:
         value = None
     if empty(value):
@@ -469,7 +469,7 @@ def _answer(draft: Draft, gold: str | None, after: str, layout: Layout, several:
 
 def _maybe(record: Mapping[str, Any], path: str) -> Any:
     try:
-        return find(record, path)
+        return value_at(record, path)
     except LookupError:
         return None
 

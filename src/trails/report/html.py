@@ -28,6 +28,7 @@ from trails.analyses.statemap import StateMap
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import write_atomic
+from trails.platform.text import jsonable
 from trails.report.terminal import step_links
 from trails.schema import Run, Trace
 
@@ -97,7 +98,7 @@ class _Blob:
 
     def text(self, record: Mapping[str, Any]) -> str:
         """The length of the record's JSON (4 bytes), the JSON and the numbers, deflated, as base64."""
-        head = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        head = json.dumps(jsonable(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         head_bytes = head.encode("utf-8", "replace")
         whole = b"".join([len(head_bytes).to_bytes(4, "little"), head_bytes, *self._parts])
         return base64.b64encode(zlib.compress(whole, 6)).decode("ascii")
@@ -188,17 +189,6 @@ def page(record: Mapping[str, Any], data: str, title: str) -> bytes:
     for number, piece in enumerate(template.split("@@")):
         out.append(parts[piece] if number % 2 else piece)
     return "".join(out).encode("utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: plain values, NaN as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One chain in the terminal: steps with roles, every token by a measure, the strongest step-to-step attention.
 
-Each number stands beside what it would be if nothing were there: surprisal beside ln V (a uniform guess), hidden shift
-beside random pairs of positions of the same chain, attention beside an even spread over the visible tokens.
+Each number is shown with what it would be if nothing were there: surprisal with ln V (a uniform guess), hidden shift
+with random pairs of positions of the same chain, attention with an even spread over the visible tokens.
 """
 
 from __future__ import annotations

@@ -49,13 +49,3 @@ def assign_tokens(step_spans: Spans, token_spans: Spans) -> npt.NDArray[np.int32
     ends[-1] = len(tokens)  # an empty text may still have empty tokens
     starts = np.concatenate(([0], ends[:-1]))
     return np.stack((starts, ends), axis=1).astype(np.int32)
-
-
-def crossing_tokens(step_spans: Spans, token_spans: Spans) -> npt.NDArray[np.int32]:
-    """Positions of tokens that begin in one step and end in another, shape ``(k,)``; same input as :func:`assign_tokens`."""
-    steps = _as_spans(step_spans, "step spans")
-    tokens = _as_spans(token_spans, "token spans")
-    filled = tokens[:, 1] > tokens[:, 0]
-    first = np.searchsorted(steps[:, 1], tokens[:, 0], side="right")
-    last = np.searchsorted(steps[:, 1], tokens[:, 1] - 1, side="right")
-    return np.flatnonzero(filled & (first != last)).astype(np.int32)

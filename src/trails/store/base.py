@@ -193,7 +193,7 @@ class GraphStore(Protocol):
         """Remove chains with their steps, tokens, gaps and relationships. Unknown ids are ignored."""
 
     def clear(self, labels: Sequence[str]) -> None:
-        """Remove every node with one of these labels (analysis results that are written anew)."""
+        """Remove every node with one of these labels (analysis results that are written again)."""
 
     def run(
         self,

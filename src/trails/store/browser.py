@@ -125,7 +125,7 @@ only, so this makes each role a second label. Nothing else changes; take it back
 <li>Click a favourite, change the <code>:param</code> lines, run it (Ctrl+Enter).</li>
 </ol>
 <p><b>The Browser connects in write mode.</b> A statement with CREATE, SET or DELETE changes the graph.
-<code>trails rebuild --store neo4j --fresh</code> makes it anew from the shards.</p>
+<code>trails rebuild --store neo4j --fresh</code> makes it again from the shards.</p>
 <h2>What the picture shows</h2>
 <p>A blue node is a step, captioned with its role; a thick blue arrow leads to the next step. A yellow arrow goes from a
 later step to an earlier one that it attends to; click it for the attention mass (mean over layers and heads, and per layer).

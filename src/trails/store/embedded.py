@@ -110,12 +110,12 @@ class EmbeddedStore:
                 return kglite.KnowledgeGraph()
             raise StoreError(
                 f"the graph {self._path} cannot be read ({_first_line(error)}). It can be made again from the shards: "
-                "delete the file and type: trails rebuild"
+                "delete the file and run: trails rebuild"
             ) from error
         if graph.schema_version > FORMAT_VERSION:
             raise StoreError(
                 f"the graph {self._path} was written by a newer trails (format {graph.schema_version}, this one knows "
-                f"{FORMAT_VERSION}). Type: pip install --upgrade trails"
+                f"{FORMAT_VERSION}). Run: pip install --upgrade trails"
             )
         return graph
 
@@ -312,7 +312,7 @@ class EmbeddedStore:
             if isinstance(error, TrailsError):
                 raise
             raise StoreError(
-                f"the graph {self._path} refused rows ({_first_line(error)}). Type: trails rebuild"
+                f"the graph {self._path} refused rows ({_first_line(error)}). Run: trails rebuild"
             ) from error
 
     def _write_batch(self, batch: GraphBatch) -> None:
@@ -390,7 +390,7 @@ class EmbeddedStore:
             if len(absent):
                 raise StoreError(
                     f"{declared.name} refers to {label} {absent.column('id')[0]}, which is not in the graph. "
-                    "Type: trails rebuild"
+                    "Run: trails rebuild"
                 )
 
     def _ask(self, query: str, parameters: Mapping[str, Any] | None = None) -> kglite.ResultView:

@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     if "static TLS" in str(error):
         raise MissingPackageError(
-            f"the embedded graph engine finds no room beside the native libraries of this process ({error}). {ADVICE}"
+            f"the embedded graph engine finds no room next to the native libraries of this process ({error}). {ADVICE}"
         ) from None
     raise MissingPackageError(
         f"the embedded graph engine is not installed ({error}). Run: pip install kglite==0.21.2"
@@ -64,7 +64,7 @@ def rows_of(found: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     if isinstance(found, str):
         raise QueryError("FORMAT CSV is not part of Cypher. Use trails cypher --csv")
     columns = tuple(found.columns)
-    return columns, [tuple(plain(row[name]) for name in columns) for row in found.to_list()]
+    return columns, [tuple(from_engine(row[name]) for name in columns) for row in found.to_list()]
 
 
 ENGINE_ERRORS = (kglite.KgError, ValueError, TypeError, OverflowError, RecursionError)
@@ -90,14 +90,14 @@ def late(timeout_s: float) -> QueryError:
     )
 
 
-def plain(value: Any) -> Any:
+def from_engine(value: Any) -> Any:
     """An engine value as plain Python. Nodes and relationships stay the engine's mappings, which :func:`elements` reads: a
     child process hands over plain values only.
     """
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: from_engine(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [from_engine(item) for item in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, np.generic):

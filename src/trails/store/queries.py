@@ -124,7 +124,7 @@ class NamedQuery:
             return "It has no parameters"
         parts = [f"--param {p.name}={_shown(p.example)}" for p in self.parameters if not p.default]
         optional = [p.name for p in self.parameters if p.default]
-        usage = f"Type: trails query {self.name} {' '.join(parts)}".rstrip()
+        usage = f"Run: trails query {self.name} {' '.join(parts)}".rstrip()
         return usage + (f" (optional: {', '.join(optional)})" if optional else "")
 
 
@@ -162,7 +162,7 @@ def named_queries() -> Mapping[str, NamedQuery]:
     return {path.stem: parse(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder().glob("*.cypher"))}
 
 
-def find(name: str) -> NamedQuery:
+def named_query(name: str) -> NamedQuery:
     """The query of this name. Raises UsageError that suggests similar names."""
     queries = named_queries()
     if name not in queries:

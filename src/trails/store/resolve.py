@@ -129,11 +129,6 @@ class Names:
             raise UsageError(f"family {text!r} was asked for, {said}. Families of chains: trails chains")
         return sorted(row[2] for row in self.rows if row[3] in wanted)
 
-    def runs_of(self, chain: str) -> set[str]:
-        """Runs that measured a chain."""
-        _ = self.rows
-        return self._runs_of.get(chain, set())
-
 
 def _last(source: str) -> str:
     """``test`` of ``gsm8k/test``."""

@@ -58,7 +58,7 @@ def forget_gguf(model: Any) -> None:
 
 
 def put_adapter(model: Any, folder: Path, name: str) -> Any:
-    """The model with the adapter of a folder in use, beside those it has already; a PEFT model.
+    """The model with the adapter of a folder in use, in addition to those it has already; a PEFT model.
 
     Raises ModelError when the folder holds no adapter.
     """

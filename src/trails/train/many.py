@@ -1,6 +1,6 @@
 """Many small adapters side by side on one frozen model.
 
-Every linear layer of the decoder gets the low-rank updates of ``R`` adapters beside it, as batched products; the rows of a
+Every linear layer of the decoder gets the low-rank updates of ``R`` adapters added, as batched products; the rows of a
 batch belong to the adapters in equal parts, those of the first adapter first. The frozen weights are read once for all
 adapters, the losses are those of :mod:`trails.train.loss`, and no adapter sees another one's rows or gradients. A test holds
 each adapter equal to the one that :func:`trails.train.loop.fit` trains alone.
@@ -50,7 +50,7 @@ class SideBySide(nn.Module):
             return y
         a, b = self.pair
         if x.shape[0] % len(a):
-            raise ValueError(f"{x.shape[0]} rows cannot be dealt to {len(a)} adapters in equal parts")
+            raise ValueError(f"{x.shape[0]} rows cannot be divided among {len(a)} adapters in equal parts")
         rows = x.reshape(len(a), -1, x.shape[-1])  # (R, b · T, in)
         update = torch.bmm(torch.bmm(rows, a.mT), b.mT)
         return y + self.scale * update.reshape(y.shape)
@@ -76,7 +76,7 @@ class Adapters:
                 self.places.append((owners[parent], child, module))
                 self.names.append(name)
         if not self.places:
-            raise UsageError("the model has no linear layer below its head that an adapter could be put beside")
+            raise UsageError("the model has no linear layer below its head that an adapter could be added to")
         self.layers = [SideBySide(base, alpha / rank) for _, _, base in self.places]
         self.sizes: list[int] = []
         for _, _, base in self.places:

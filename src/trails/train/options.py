@@ -88,9 +88,7 @@ def check_options(options: TrainOptions) -> None:
     if not 0 <= options.lm_share < math.inf:
         raise UsageError(f"an lm share of {options.lm_share:g} does not exist. Write 0 or more, for example 0.1.")
     if options.lm_share and options.objective != "attention":
-        raise UsageError(
-            "--lm-share stands beside the objective attention. Add --objective attention, or leave it out."
-        )
+        raise UsageError("--lm-share goes with the objective attention. Add --objective attention, or leave it out.")
     if options.targets is not None and not all(part.strip() for part in options.targets.split(",")):
         raise UsageError(
             f"targets {options.targets!r} name no module. Write {', '.join(TARGETS)}, or names with commas."

@@ -188,7 +188,7 @@ def _trainer_class() -> Any:
         from transformers import PrinterCallback
         from trl import SFTTrainer
     except ImportError as error:
-        raise MissingPackageError(f"training needs PEFT and TRL ({error}). Type: pip install 'trails[train]'") from None
+        raise MissingPackageError(f"training needs PEFT and TRL ({error}). Run: pip install 'trails[train]'") from None
 
     class WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         """SFTTrainer whose loss uses the weight of every token, and the stored maps where asked."""
@@ -343,7 +343,7 @@ def _card(record: Mapping[str, Any]) -> str:
         lines += [f"| loss at step {first} and {last} | {a:.4f}, {b:.4f} |"]
     lines += [
         "",
-        "What the training did, and what it damaged, is not in these numbers. Measure it, beside its noise floor:",
+        "What the training did, and what it damaged, is not in these numbers. Measure it, with its noise floor:",
         "",
         "    trails diff --adapter FOLDER",
         "",

@@ -13,10 +13,10 @@ import numpy as np
 from trails.errors import UsageError
 from trails.measure.base import Segmented
 from trails.measure.context import Contexts
-from trails.measure.tokens import Encoded, TextTokenizer
+from trails.measure.tokens import Encoded
 
 MARKERS = ("[ANCHOR]", "[SHIFT]", "[HIGHLIGHT]", "→ summary:")
-"""Markers by name; :func:`marker_tokens` says how many tokens each takes: they are no single tokens of a base vocabulary."""
+"""Markers by name; in the vocabulary of a base model each takes several tokens."""
 
 Likely: TypeAlias = tuple[int, int, str]
 """Another word that the model finds likely: position of the token it replaces, token id, text."""
@@ -79,11 +79,6 @@ def aligned(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int]]:
     for block in middle.get_matching_blocks():
         pairs += [(start + block.a + k, start + block.b + k) for k in range(block.size)]
     return pairs + [(len(a) - end + k, len(b) - end + k) for k in range(end)]
-
-
-def marker_tokens(text: TextTokenizer) -> dict[str, int]:
-    """How many tokens of a vocabulary each marker takes."""
-    return {marker: len(text.ids(marker)) for marker in MARKERS}
 
 
 _ENDS = ".!?…:;。！？\"'»”)]}"
@@ -198,7 +193,7 @@ class Maker:
                     break
 
 
-def _plain(maker: Maker, _: Sequence[Likely]) -> Iterator[None]:
+def _unchanged(maker: Maker, _: Sequence[Likely]) -> Iterator[None]:
     """The chain itself."""
     maker.add(maker.text, "plain", "the chain itself")
     yield
@@ -295,7 +290,7 @@ def _synonym(maker: Maker, likely: Sequence[Likely]) -> Iterator[None]:
 
 
 KINDS: dict[str, Callable[[Maker, Sequence[Likely]], Iterator[None]]] = {
-    "plain": _plain,
+    "plain": _unchanged,
     "highlight": _highlight,
     "summary": _summary,
     "drop_last": _drop_last,

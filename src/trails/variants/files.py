@@ -1,4 +1,4 @@
-"""Files of accepted variants (Parquet), the reasons of the others beside them, and their rows in the graph."""
+"""Files of accepted variants (Parquet), the reasons of the others next to them, and their rows in the graph."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def check_variant_file(path: Path) -> None:
 
 
 def write_variants(tables: Iterable[pa.Table], reports: Sequence[VariantReport], path: Path) -> Path:
-    """Write accepted variants to ``path`` (Parquet) and the others, with reasons, beside it; return the second file."""
+    """Write accepted variants to ``path`` (Parquet) and the others, with reasons, next to it; return the second file."""
     check_variant_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rejected = path.with_name(f"{path.stem}.rejected.jsonl")

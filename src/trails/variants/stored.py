@@ -36,7 +36,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A chain of the same family as another, as a person reads it beside that one: its text with the differences marked."""
+    """A chain of the same family as another, as a person compares it with that one: its text with the differences marked."""
 
     id: str
     source: str
@@ -64,7 +64,7 @@ def marked_edits(before: str, after: str, around: int = 40) -> str:
 
 
 def shown_variants(path: Path, texts: Mapping[str, str]) -> list[Shown]:
-    """The stored variants of a file beside the ``texts`` of their chains, the most volatile first.
+    """The stored variants of a file with the ``texts`` of their chains, the most volatile first.
 
     Raises UsageError for another file.
     """

@@ -5,7 +5,7 @@ alone says (:mod:`~trails.analyses.gaps.text`), and what the corpus and the mode
 They are compared within a chain only, because easy and hard chains differ more than seams do. Every score's worth is
 measured on the user's own corpus (:mod:`~trails.analyses.gaps.calibration`): remove one interior step of each chain,
 measure what is left, and ask how often the true seam scores above another seam of the same chain (AUC, 0.5 = chance). Two
-baselines stand beside it: the position alone, and all scores that need no model. :mod:`~trails.analyses.gaps.find` ranks
+baselines are reported with it: the position alone, and all scores that need no model. :mod:`~trails.analyses.gaps.find` ranks
 the seams by what is worth most.
 """
 

@@ -76,8 +76,8 @@ class Calibration(Finding):
     """What seam scores are worth on a corpus, and how to combine them.
 
     ``scores``: one per seam score and combination (``no model``, ``model``, ``all``), each the AUC of the removed step within
-    its chain, beside position alone and the no-model combination; and ``model's own share``: AUC of all scores minus AUC of
-    those without a model, beside the same when the model's scores are shuffled within each chain. ``best`` is the
+    its chain; the controls are position alone and the no-model combination. ``model's own share``: AUC of all scores minus
+    AUC of those without a model; the control is the same with the model's scores shuffled within each chain. ``best`` is the
     combination with the largest AUC on this corpus, the one without a model where two are equal. ``features`` are its
     scores, ``weights`` combine their ranks within the chain (conditional logit over all chains, penalty by
     cross-validation, the scores without a model first:
@@ -122,10 +122,10 @@ class Calibration(Finding):
         named = {"all": "all scores together", "model": "the model's scores", "no model": "the scores without a model"}
         by = named[self.best]
         others = [f"{named[n]} {self.auc(n):.3f}" for n in named if n != self.best and math.isfinite(self.auc(n))]
-        beside = "; ".join([f"position alone {score.strictest(POSITION).value:.3f}", *others])
+        controls = "; ".join([f"position alone {score.strictest(POSITION).value:.3f}", *others])
         if score.beyond(POSITION):
-            return f"ranked by {by}: AUC {score.value:.3f} for a removed step within its chain ({beside})"
-        return f"not beyond chance: ranked by {by}, AUC {score.value:.3f} for a removed step ({beside})"
+            return f"ranked by {by}: AUC {score.value:.3f} for a removed step within its chain ({controls})"
+        return f"not beyond chance: ranked by {by}, AUC {score.value:.3f} for a removed step ({controls})"
 
     def stored(self) -> dict[str, Any]:
         """What a run keeps of it among its notes; :func:`calibration_from` reads it back."""

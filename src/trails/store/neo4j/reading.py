@@ -74,23 +74,23 @@ def judge(query_type: str | None, plan: Mapping[str, Any] | None, database: str)
     return ""
 
 
-def plain(value: Any) -> Any:
+def from_driver(value: Any) -> Any:
     """A value of the driver as JSON-like data: nodes and relationships become their properties, a path the list of both."""
     if isinstance(value, BoltNode):
-        properties = {key: plain(item) for key, item in value.items()}
+        properties = {key: from_driver(item) for key, item in value.items()}
         return NodeValue(properties, value.element_id, tuple(sorted(value.labels)))
     if isinstance(value, BoltRelationship):
-        properties = {key: plain(item) for key, item in value.items() if key != LOADED}
+        properties = {key: from_driver(item) for key, item in value.items() if key != LOADED}
         ends = (value.start_node, value.end_node)
         start, end = (node.element_id if node is not None else "" for node in ends)
         return RelationshipValue(properties, value.element_id, value.type, start, end)
     if isinstance(value, BoltPath):
-        nodes, relationships = [plain(n) for n in value.nodes], [plain(r) for r in value.relationships]
+        nodes, relationships = [from_driver(n) for n in value.nodes], [from_driver(r) for r in value.relationships]
         return {"nodes": nodes, "relationships": relationships}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): from_driver(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [from_driver(item) for item in value]
     if isinstance(value, date | datetime | clock):
         return value.isoformat()
     if isinstance(value, timedelta) or type(value).__module__.startswith("neo4j."):

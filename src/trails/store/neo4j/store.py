@@ -39,7 +39,7 @@ from trails.store.neo4j.errors import (
     within,
 )
 from trails.store.neo4j.groups import Group, columns_of, groups_of, subset
-from trails.store.neo4j.reading import judge, plain, size_of
+from trails.store.neo4j.reading import from_driver, judge, size_of
 from trails.store.neo4j.statements import (
     CLEAR,
     CONSTRAINTS,
@@ -445,7 +445,7 @@ class Neo4jStore:
         for record in result:
             if len(rows) == max_rows:
                 return Result(columns, tuple(rows), truncated=True)
-            row = tuple(plain(value) for value in record.values())
+            row = tuple(from_driver(value) for value in record.values())
             size += sum(map(size_of, row))
             if size > self._max_bytes:
                 raise QueryError(
