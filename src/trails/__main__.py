@@ -60,7 +60,7 @@ def _run() -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(file=shown)
-        echo(shown.getvalue(), nl=False, to_stderr=True)
+        echo(shown.getvalue(), nl=False, to_stderr=True, as_it_is=True)
         return 2
     except TrailsError as error:
         echo(f"Error: {with_home(str(error))}", to_stderr=True)
@@ -69,7 +69,7 @@ def _run() -> int:
         raise
     except Exception:
         # a bug in trails: the traceback names it, and may quote text of strangers
-        echo(traceback.format_exc(), nl=False, to_stderr=True)
+        echo(traceback.format_exc(), nl=False, to_stderr=True, as_it_is=True)
         return 1
     # click hands over the code of an early exit as the result
     return status if isinstance(status, int) else 0

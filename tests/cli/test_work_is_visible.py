@@ -88,7 +88,7 @@ WRONG = [
     "overlaps --run nope", "overlaps --kind nope", "map --run nope", "gaps --run nope", "bridge a b", "capture nofile.txt",
     "capture text --run nope", "drift nope", "export --subgraph all --format nope -o x",
     "export --subgraph nope --format trl -o x", "export --subgraph all --format trl -o x --mask nope",
-    "variants nope", "variants all --kinds loud", "variants all --count 0", "variants all --run nope",
+    "variants nope", "variants all", "variants all --kinds loud", "variants all --count 0", "variants all --run nope",
     "variants v0123456789abcdef", "export --subgraph all --format trl -o x --refuse nope",
     "train nope.parquet -o x", "diff a b", "recall nope --adapter .",
     "recall all --run nope --adapter .",

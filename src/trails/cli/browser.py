@@ -35,6 +35,6 @@ def command(save: Path | None, port: int, open_it: bool) -> None:
     else:
         err.print("Favourites and style sheet: trails browser --save FOLDER")
     err.print("Neo4j Browser connects in write mode: what you type there can change the graph.")
-    echo(address)
+    echo(address, as_it_is=True)
     if open_it:
         click.launch(address)

@@ -51,4 +51,4 @@ def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> 
     err.print(
         "With the server of scripts/neo4j put `scripts/neo4j admin --` in the place of neo4j-admin.", highlight=False
     )
-    echo(lines["neo4j_admin"])
+    echo(lines["neo4j_admin"], as_it_is=True)

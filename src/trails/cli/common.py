@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,7 @@ from rich.text import Text
 from trails.cli import COMMANDS
 from trails.config import Settings, load_settings
 from trails.platform.text import json_text, jsonable, spreadsheet_text, visible
-from trails.report.table import Rows, wrapped
+from trails.report.table import Rows, prose, wrapped
 
 
 class SafeConsole(Console):
@@ -44,7 +45,17 @@ class SafeConsole(Console):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
-err = SafeConsole(stderr=True, soft_wrap=True)
+class Notes(SafeConsole):
+    """A console for lines of text, which a terminal gets broken between words."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """One line; see :func:`echo` for where it is broken."""
+        if len(objects) == 1 and isinstance(objects[0], str):
+            objects = (_for_terminal(objects[0], sys.stderr),)
+        super().print(*objects, **options)
+
+
+err = Notes(stderr=True, soft_wrap=True)
 """Progress and warnings."""
 
 
@@ -57,9 +68,20 @@ def out() -> Console:
     return SafeConsole(soft_wrap=True, width=int(columns) if columns.isdecimal() and int(columns) > 0 else 140)
 
 
-def echo(text: str = "", *, nl: bool = True, to_stderr: bool = False) -> None:
-    """A line on stdout (or stderr), made :func:`visible`. With :data:`err` and :func:`out` the only way to print."""
-    click.echo(visible(text), nl=nl, err=to_stderr)
+def echo(text: str = "", *, nl: bool = True, to_stderr: bool = False, as_it_is: bool = False) -> None:
+    """A line on stdout (or stderr), made :func:`visible`. With :data:`err` and :func:`out` the only way to print.
+
+    A terminal gets it broken between words at its own width; a pipe gets one line, as does a terminal with ``as_it_is`` (a
+    text that is there to be copied).
+    """
+    shown = visible(text) if as_it_is else _for_terminal(visible(text), sys.stderr if to_stderr else sys.stdout)
+    click.echo(shown, nl=nl, err=to_stderr)
+
+
+def _for_terminal(text: str, stream: Any) -> str:
+    if not stream.isatty():
+        return text
+    return "\n".join(line.plain for line in prose(Text(text), max(shutil.get_terminal_size().columns, 20)))
 
 
 def confirm(question: str) -> None:

@@ -9,10 +9,10 @@ import click
 
 from trails.cli.common import (
     device_option,
+    echo,
     home_option,
     json_option,
     model_option,
-    out,
     print_json,
     settings_from,
     store_option,
@@ -38,8 +38,6 @@ def command(home: Path | None, model: str | None, device: str | None, store: str
     else:
         for finding in findings:
             repair = f"  → {with_home(finding.repair)}" if finding.repair and finding.state != "ok" else ""
-            out().print(
-                f"{MARKS[finding.state]} {finding.name:<15} {finding.found}{repair}",
-            )
+            echo(f"{MARKS[finding.state]} {finding.name:<15} {finding.found}{repair}")
     if not healthy(findings):
         raise click.exceptions.Exit(1)

@@ -71,7 +71,7 @@ def command(
         raise UsageError("name a query, for example: trails query most-surprising. All names: trails query --list")
     query = queries.named_query(name)
     if shown:
-        echo(query.text, nl=False)
+        echo(query.text, nl=False, as_it_is=True)
         return
     settings = settings_from(home=home, store=store)
     given = parameters(params, typed=False)

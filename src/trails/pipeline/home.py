@@ -213,12 +213,15 @@ class Home:
 
     @staticmethod
     def _language_model(found: Scorer, known: Run) -> HuggingFaceScorer:
+        refusal = UsageError(
+            f"run {known.id} was measured by {known.model}, which is no language model. Choose with --run."
+        )
+        if not found.run.n_layers:
+            raise refusal  # before torch is imported
         from trails.measure.huggingface import HuggingFaceScorer
 
         if not isinstance(found, HuggingFaceScorer):
-            raise UsageError(
-                f"run {known.id} was measured by {known.model}, which is no language model. Choose with --run."
-            )
+            raise refusal
         return found
 
     # --- analyses ----------------------------------------------------------------------------------------------------
@@ -412,7 +415,7 @@ class Home:
         one = re.fullmatch(r"c[0-9a-f]{3,16}", selection)
         text = f"chain:{self.trace(selection, instrument.id).chain.id}" if one else selection
         chosen = self.select(text).chains  # a selection that finds nothing says so before a model is loaded
-        scorer = self.scorer(instrument.id)
+        scorer = self.language_model(instrument.id)
         from trails.variants.measuring import make_variants  # imports torch
 
         reports, tables = [], []

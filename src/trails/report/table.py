@@ -80,6 +80,45 @@ def wrapped(text: Text, width: int, *, divide: bool = False) -> list[Text]:
     return lines
 
 
+_LINE_TO_RUN = re.compile(
+    r"(?:(?<=: )|(?<=\()|^)(?:trails|pip|export|scripts/\w+) [^\n]*?(?=[;)](?:\s|$)|\.(?:\s|$)|$)", re.M
+)
+_NAME = re.compile(r"(?:(?:\S )?\S+ {2,}| +\S+ {2,}|Q: |A: | +)(?=\S)")
+_KEEP = "\0"
+"""Stands for a space that is no place to break; :func:`visible` has written out any that was there."""
+
+
+def prose(text: Text, width: int) -> list[Text]:
+    """Running text in lines of at most ``width`` columns, broken between words; a name before it (``steps       800: …``)
+    keeps its column. A line to run stays on one line, however long: it is there to be copied.
+    """
+    lines: list[Text] = []
+    for line in text.split("\n", allow_blank=True):
+        if line.cell_len <= width:
+            lines.append(line)
+            continue
+        named = _NAME.match(line.plain)
+        indent = named.end() if named and named.end() <= width // 3 else 0
+        kept = _LINE_TO_RUN.sub(lambda found: found.group().replace(" ", _KEEP), line.plain)
+        first, rest = line.divide([indent]) if indent else (Text(""), line)
+        shaped = Text(kept[indent:], spans=rest.spans, style=rest.style)
+        for number, part in enumerate(wrapped(shaped, width - indent)):
+            plain = Text(part.plain.replace(_KEEP, " "), spans=part.spans, style=part.style)
+            lines.append(Text.assemble(Text(" " * indent) if number else first, plain))
+    return lines
+
+
+class Prose:
+    """Running text as rich prints it: see :func:`prose`."""
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines."""
+        yield from (_line(part) for part in prose(self.text, options.max_width))
+
+
 def _whole(word: str) -> bool:
     return word.isascii() or any(character.isdigit() for character in word)
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from trails.errors import UsageError
 from trails.platform.arrays import Floats
 from trails.platform.text import visible
-from trails.report.table import Rows
+from trails.report.table import Prose, Rows
 from trails.schema import MEASURE, TRANSITION_MEASURES, Role, Run, Trace
 
 SCALARS = tuple(measure.name for measure in TRANSITION_MEASURES if measure.graph == "scalar")
@@ -224,11 +224,9 @@ def render_chain(
     chain = trace.chain
     head = Text()
     head.append(f"{chain.id}", style="bold")
-    head.append(
-        f"  {chain.source} · {chain.source_id} · {chain.language}"
-        f" · {len(trace.steps)} steps · {trace.n_tokens} tokens\n"
-    )
-    head.append(f"run {run.id}  {run.model} · {run.dtype}\n")
+    origin = visible(f"{chain.source} · {chain.source_id} · {chain.language}")
+    head.append(f"  {origin} · {len(trace.steps)} steps · {trace.n_tokens} tokens\n")
+    head.append(f"run {run.id}  {visible(run.model)} · {run.dtype}\n")
     lines = [_control(trace, run, "surprisal", None)]
     if measure != "surprisal":
         lines.append(_control(trace, run, measure, layer))
@@ -237,7 +235,7 @@ def render_chain(
         question = chain.question
         if len(question) > _QUESTION:
             question = f"{question[:_QUESTION].rsplit(None, 1)[0]} … ({len(question):,} characters in all)"
-        head.append(f"\nQ: {question}\n", style="italic")
+        head.append(f"\nQ: {visible(question)}\n", style="italic")
 
     rows: list[list[Text | str]] = []
     glosses: list[RenderableType] = []
@@ -256,11 +254,11 @@ def render_chain(
             rows.append([str(step.index), role, mean, body])
 
     steps = Rows(["#", "role", f"mean {measure}", f"step (colour: {measure})"], rows, boxed=False)
-    parts: list[RenderableType] = [head, *(glosses if numbers else [steps])]
+    parts: list[RenderableType] = [Prose(head), *(glosses if numbers else [steps])]
     if any(not step.explicit and step.role.value != "NONE" for step in trace.steps):
-        parts.append(Text(f"* {_implied(trace)} gave the role, not a connective", style="dim"))
+        parts.append(Prose(Text(f"* {_implied(trace)} gave the role, not a connective", style="dim")))
     if chain.answer:
-        parts.append(Text(f"A: {chain.answer}", style="italic"))
+        parts.append(Prose(Text(f"A: {visible(chain.answer)}", style="italic")))
     links = step_links(trace)
     if links:
         title = "strongest step-to-step attention, against an even spread of what the first token leaves"
