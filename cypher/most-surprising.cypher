@@ -1,5 +1,6 @@
 // Most surprising transitions
 // The transitions with the highest surprisal in the whole graph, with the tokens on both sides.
+// First tokens of chains, which nothing but the question stands before, are among the others: position 0, before is empty.
 // Only the chains and steps with the highest peaks are opened: the top transitions can only lie there.
 // $run: string := "" | a run's id; empty = every run
 // $limit: integer := 20 | rows at most

@@ -7,8 +7,9 @@ import os
 import sys
 import traceback
 
-from trails.errors import TrailsError
+from trails.errors import QueryError, TrailsError
 from trails.platform import static_tls
+from trails.platform.text import one_line, visible
 
 COMPLETING = "_TRAILS_COMPLETE"
 """Set by a shell that completes a line."""
@@ -58,12 +59,15 @@ def _run() -> int:
         echo(said or "interrupted; what was stored is kept, and the same command does not do it again", to_stderr=True)
         return 130
     except click.ClickException as error:
+        setattr(error, "message", one_line(error.message))  # noqa: B010  # final to mypy, and click has no other way
         shown = io.StringIO()
         error.show(file=shown)
         echo(shown.getvalue(), nl=False, to_stderr=True, as_it_is=True)
         return 2
     except TrailsError as error:
-        echo(f"Error: {with_home(str(error))}", to_stderr=True)
+        # an engine shows the place in a statement over several lines; every other message is one line, whatever names are in it
+        said = visible(str(error)) if isinstance(error, QueryError) else one_line(str(error))
+        echo(f"Error: {with_home(said)}", to_stderr=True)
         return error.exit_code
     except BrokenPipeError:
         raise

@@ -237,3 +237,74 @@ def test_a_home_is_its_owner_s(trails, chains_file: Path, tmp_path: Path) -> Non
     trails("ingest", chains_file)
     for folder in ("home", "home/shards", "home/runs"):
         assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_bad_records_are_named_without_a_report_file(trails, chains_file: Path) -> None:
+    with chains_file.open("a", encoding="utf-8") as file:
+        file.write("".join(f'{{"question": "broken {n}"\n' for n in range(12)))
+    for dry in (["--dry-run"], []):
+        done = trails("ingest", chains_file, "--bad-tolerance", 12, *dry)
+        for line in range(5, 15):
+            assert f"bad         {chains_file}:{line}: broken JSON" in done.err
+        assert f"{chains_file}:15:" not in done.err
+        assert "and 2 more bad records; all of them: --report-file FILE" in done.err
+    record = trails("ingest", chains_file, "--bad-tolerance", 12, "--json").json()
+    assert len(record["bad_records"]) == 12
+
+
+def test_a_dry_removal_lists_what_would_go(trails, chains_file: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many.jsonl"
+    many.write_text(
+        "".join(json.dumps({"chain": f"If {n}, then so. But no."}) + "\n" for n in range(13)), encoding="utf-8"
+    )
+    trails("ingest", many)
+    ids = sorted(row["chain"] for row in trails("chains", "--json").json())
+    source = trails("chains", "--json").json()[0]["source"]
+    said = trails("remove", "source", source, "--dry-run").out
+    assert f"would go    13 chains\nchains      {', '.join(ids[:10])} and 3 more (--json lists all)\n" in said
+    assert f"chains      {ids[0]}\n" in trails("remove", "chain", ids[0], "--dry-run").out
+    assert len(trails("chains", "--json").json()) == 13
+
+
+def test_chains_give_nats_per_token_beside_nats_and_end_between_words(trails, chains_file: Path) -> None:
+    long = {
+        "chain": "If the quick brown fox jumps over the lazy dog, then extraordinarily long words follow it. So be it."
+    }
+    with chains_file.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(long) + "\n")
+    trails("ingest", chains_file, "--reader", "records", "--field", "chain=answer", "--bad-tolerance", 1)
+    rows = trails("chains", "--json").json()
+    for row in rows:
+        assert row["nats_per_token"] == pytest.approx(math.log(256))
+        assert row["nats"] == pytest.approx(row["nats_per_token"] * row["tokens"])
+    shown = trails("chains").out
+    assert "per token" in shown
+    assert "5.5452" in shown
+
+
+def test_an_option_for_another_kind_of_overlap_is_refused(trails, chains_file: Path) -> None:
+    trails("ingest", chains_file)
+    for given in (["--min-steps", 4], ["--kind", "skeleton", "--min-tokens", 9], ["--kind", "masked", "--layer", 3]):
+        said = trails("overlaps", *given, code=2).err
+        assert f"Error: {given[-2]} does nothing for --kind" in said
+    trails("overlaps", "--min-tokens", 5)
+    trails("overlaps", "--kind", "skeleton", "--min-steps", 2)
+
+
+@pytest.mark.parametrize("field", ["text=", "chain=", "=x", "chain"])
+def test_a_field_without_a_name_is_refused(trails, chains_file: Path, field: str) -> None:
+    assert "write PART=FIELD" in trails("ingest", chains_file, "--dry-run", "--field", field, code=2).err
+
+
+def test_a_file_of_texts_is_refused_before_the_model_is_opened(trails, chains_file: Path, tmp_path: Path) -> None:
+    trails("ingest", chains_file)
+    done = trails("capture", chains_file, "--model", "no/such-model", code=2)
+    assert done.err == (
+        "Error: 4 texts were to be judged, and the map would have 4 chains; 20 are needed for its nulls. Ingest more: "
+        "trails ingest PATH\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["bridge", "capture", "diff", "gaps", "intervene", "recall", "variants"])
+def test_help_says_whose_model_is_the_default(trails, command: str) -> None:
+    assert "default: TRAILS_MODEL, else the model that the run names" in " ".join(trails(command, "--help").out.split())

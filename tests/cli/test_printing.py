@@ -151,3 +151,71 @@ def test_an_unknown_label_or_type_is_an_error_and_no_empty_table(trails, chains_
     assert "no rows" in trails("cypher", "MATCH (c:Chain) WHERE c.text = '(x:Nothing)' RETURN c.id").err
     assert trails("cypher", "MATCH (a:Chain)-[:HAS_STEP]->(s:Step) RETURN count(s) AS n", "--json").json()[0]["n"] > 0
     trails("query", "chain-steps", "--param", "chain=nosuch", code=2)
+
+
+NAME = "two\nError: lines\tand\ra tab"
+SHOWN = r"two\nError: lines\tand\ra tab"
+
+
+def test_a_name_with_a_line_end_starts_no_line(trails, chains_file: Path, tmp_path: Path) -> None:
+    bad = tmp_path / f"{NAME}.jsonl"
+    bad.write_text('{"question": "broken"\n', encoding="utf-8")
+    good = tmp_path / f"good {NAME}.jsonl"
+    good.write_bytes(chains_file.read_bytes())
+    folder = tmp_path / NAME
+    folder.mkdir()
+    trails("ingest", chains_file)
+    for line in (
+        ["ingest", bad],
+        ["ingest", f"no {NAME}"],
+        ["ingest", chains_file, "--reader", NAME],
+        ["ingest", chains_file, "--model", folder],
+        ["status", "--home", folder],
+        ["show", NAME],
+        ["cypher", f"@no {NAME}"],
+        ["capture", bad],
+        ["export", "--subgraph", f"no{NAME}", "--format", "trl", "-o", "x.jsonl"],
+        ["export", "--subgraph", "all", "--format", "trl", "-o", "x.jsonl", "--refuse", f"no {NAME}"],
+        ["train", f"no {NAME}.jsonl", "-o", "x"],
+        ["recall", "all", "--adapter", folder],
+        ["query", NAME],
+        ["ingest", chains_file, f"--{NAME}"],
+    ):
+        done = trails(*line, code=None)
+        assert done.code, line
+        assert SHOWN in done.err, (line, done.err)
+        starts = [one.strip() for one in done.err.splitlines() if "lines" in one]
+        assert not any(one.startswith("Error: lines") for one in starts), (line, done.err)
+    read = trails("ingest", good, "--dry-run").err
+    assert f"read as     good {SHOWN}.jsonl: reader" in read
+
+
+def test_a_property_that_nothing_has_is_told(trails, tmp_path: Path) -> None:
+    path = tmp_path / "graded.jsonl"
+    path.write_text('{"question": "q", "chain": "If a, then b. So c.", "grade": 3}\n', encoding="utf-8")
+    trails("ingest", path)
+    for statement, said in (
+        (
+            "MATCH (c:Chain) RETURN c.id, c.languag AS l",
+            "property languag: it is null in every row. Did you mean language?",
+        ),
+        (
+            "MATCH (s:Step) WHERE s.rolle = 'BUT' RETURN s.id",
+            "the property rolle: it is null in every row. Did you mean role",
+        ),
+        (
+            "MATCH (c:Chain) RETURN c.zzz, c.qqq",
+            "the property zzz: it is null in every row. Properties: docs/schema.md",
+        ),
+    ):
+        done = trails("cypher", statement, "--json")
+        assert said in done.err, statement
+        assert isinstance(done.json(), list)
+    assert "the property qqq" in done.err
+    for statement in (
+        "MATCH (c:Chain) RETURN c.id, c.meta_grade",
+        "MATCH (s:Step) WITH {mine: s.id} AS m RETURN m.mine",
+        "MATCH (c:Chain) RETURN 'c.nothing' AS x, c.text // c.other",
+        "MATCH (:Token)-[r:NEXT]->(:Token) RETURN r.surprisal, r.attention_shift LIMIT 1",
+    ):
+        assert "the property" not in trails("cypher", statement).err, statement

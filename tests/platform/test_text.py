@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trails.platform.text import json_text, spreadsheet_text, visible
+from trails.platform.text import beginning, json_text, one_line, spreadsheet_text, visible
 
 ANY = st.text(st.characters())  # every code point, lone surrogates too
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -76,3 +76,29 @@ def test_a_lone_carriage_return_stays_inside_its_field(capsys: pytest.CaptureFix
     for raw in (False, True):
         print_csv(["a", "b"], [["x\r=1+1", 2], [None, "y\r\nz"]], raw=raw)
         assert capsys.readouterr().out == 'a,b\n"x\r=1+1",2\n,"y\r\nz"\n'
+
+
+@given(st.text(), st.integers(8, 200))
+def test_the_beginning_of_a_text_ends_between_words_and_says_that_there_is_more(text: str, width: int) -> None:
+    line = " ".join(text.split())
+    short = beginning(text, width)
+    assert len(short) <= width
+    if len(line) <= width and len(text) < 400:
+        assert short == line
+    elif len(text) < 400:
+        head = short.removesuffix(" …")
+        assert head != short
+        assert line.startswith(head)
+        follows = line[len(head) : len(head) + 1]
+        assert follows == " " or " " not in head[(width - 2) // 3 :]
+
+
+def test_the_beginning_of_a_long_text() -> None:
+    assert beginning("one two three four", 12) == "one two …"
+    assert beginning("one two three four", 9) == "one two …"
+    assert beginning("猫" * 50, 10) == "猫" * 8 + " …"
+    assert beginning("a " * 10**6, 6) == "a a …"
+
+
+def test_one_line_has_no_line_end_and_no_control_character() -> None:
+    assert one_line("a\nb\tc\rd\x1be\u2028") == r"a\nb\tc\rd\x1be\u2028"

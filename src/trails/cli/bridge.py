@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, echo, home_option, json_option, model_option, print_json
+from trails.cli.common import device_option, echo, home_option, json_option, print_json, run_model_option
 from trails.cli.scores import details_option, print_report, run_option, settings_for, shown
 
 
@@ -32,7 +32,7 @@ from trails.cli.scores import details_option, print_report, run_option, settings
     show_default=True,
     help="How many random splices are re-scored as a control.",
 )
-@model_option
+@run_model_option
 @device_option
 @details_option
 @run_option

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, home_option, json_option, model_option, print_json
+from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
 from trails.cli.scores import details_option, print_report, run_option, settings_for, text_or_file, texts_of
 
 
@@ -26,7 +26,7 @@ from trails.cli.scores import details_option, print_report, run_option, settings
     show_default=True,
     help="Shortest match that counts, in tokens.",
 )
-@model_option
+@run_model_option
 @device_option
 @details_option
 @run_option

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from trails.cli.common import csv_option, echo, err, home_option, json_option, print_rows, settings_from
+from trails.platform.text import beginning
 
 WORDS = 60
 """Characters of a chain's first words in the table."""
@@ -33,7 +34,7 @@ def command(
     as_csv: str | None,
     home: Path | None,
 ) -> None:
-    """The chains of the home: number, id, source with record and line, first words, steps, nats.
+    """The chains of the home: number, id, source with record and line, first words, steps, nats, nats per token.
 
     NAMES, if given, are ids, beginnings of ids, SOURCE:RECORD, SOURCE:LINE or numbers (#12). Every command that takes a chain
     takes them.
@@ -74,6 +75,7 @@ def command(
         "steps",
         "tokens",
         "nats",
+        "per token",
         "first words",
     )
     print_rows(
@@ -82,7 +84,7 @@ def command(
             (
                 *(row["number"], row["chain"], row["source"], row["record"], row["line"]),
                 *((row["run"],) if several else ()),
-                *(row["steps"], row["tokens"], row["nats"], row["words"][:WORDS]),
+                *(row["steps"], row["tokens"], row["nats"], row["nats_per_token"], beginning(row["words"], WORDS)),
             )
             for row in shown
         ],

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from trails.cli import COMMANDS
 from trails.config import Settings, load_settings
-from trails.platform.text import json_text, jsonable, spreadsheet_text, visible
+from trails.platform.text import json_text, jsonable, one_line, spreadsheet_text, visible
 from trails.report.table import Rows, prose, wrapped
 
 
@@ -97,6 +97,11 @@ home_option = click.option(
 )
 model_option = click.option(
     "--model", help="Hugging Face id or local folder (default: the packaged SmolLM2-135M-Instruct; TRAILS_MODEL)."
+)
+run_model_option = click.option(
+    "--model",
+    help="Where the model of the run is, if it has moved: Hugging Face id or local folder (default: TRAILS_MODEL, else the "
+    "model that the run names; other weights are refused).",
 )
 device_option = click.option(
     "--device", help="Where the model runs: auto (CUDA if there is one), cpu, cuda, cuda:1 … (TRAILS_DEVICE)."
@@ -251,7 +256,7 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line."""
-        err.print(record.getMessage())
+        err.print(one_line(record.getMessage()))
 
 
 def log_to_stderr() -> None:

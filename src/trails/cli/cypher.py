@@ -78,7 +78,7 @@ def command(
     trails cypher @my.cypher --param chain=c0123456789abcdef --csv
     """
     from trails.store import open_graph
-    from trails.store.unknown import check_names
+    from trails.store.unknown import check_names, unknown_properties
 
     if query == "-":
         query = sys.stdin.read()
@@ -97,6 +97,9 @@ def command(
                 graph.run(query, values, timeout_s=timeout, max_rows=1)
                 raise
         result = graph.run(query, values, write=write, timeout_s=timeout, max_rows=limit)
+        warnings = [] if write else unknown_properties(graph, query)
     print_rows(result.columns, result.rows, style="json" if as_json else as_csv or "table")
+    for line in warnings:
+        err.print(line)
     if result.truncated:
         err.print(f"only the first {limit:,} rows are shown; add LIMIT to the query or raise --limit")

@@ -12,9 +12,9 @@ from trails.cli.common import (
     echo,
     home_option,
     json_option,
-    model_option,
     print_json,
     print_rows,
+    run_model_option,
     store_option,
 )
 from trails.cli.scores import settings_for, shown
@@ -53,7 +53,7 @@ from trails.cli.scores import settings_for, shown
 @click.option(
     "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Print at most this many transitions."
 )
-@model_option
+@run_model_option
 @device_option
 @home_option
 @store_option

@@ -11,8 +11,8 @@ from trails.cli.common import (
     err,
     home_option,
     json_option,
-    model_option,
     print_json,
+    run_model_option,
     store_option,
 )
 from trails.cli.scores import details_option, graph_option, print_report, run_option, settings_for
@@ -31,7 +31,7 @@ from trails.cli.scores import details_option, graph_option, print_report, run_op
     show_default=True,
     help="Number of chains on which --calibrate removes steps.",
 )
-@model_option
+@run_model_option
 @device_option
 @graph_option
 @details_option

@@ -16,6 +16,10 @@ from trails.cli.scores import (
     run_option,
     settings_for,
 )
+from trails.errors import UsageError
+
+OF_KIND = {"min_tokens": ("exact", "masked"), "min_steps": ("skeleton",), "layer": ("near",)}
+"""The kinds that an option is for."""
 
 
 @click.command("overlaps", context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,7 +35,7 @@ from trails.cli.scores import (
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="Shortest repeat that counts, in tokens.",
+    help="Shortest repeat that counts, in tokens (--kind exact, masked).",
 )
 @click.option(
     "--min-steps",
@@ -75,6 +79,13 @@ def command(
     """
     from trails.pipeline import Home
 
+    context = click.get_current_context()
+    for name, kinds in OF_KIND.items():
+        if kind not in kinds and context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{flag} does nothing for --kind {kind}. Leave it out, or give --kind {' or '.join(kinds)}."
+            )
     with Home(**settings_for(home, store)) as opened:
         instrument = opened.run(run)
         found = opened.overlaps(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, home_option, json_option, model_option, print_json
+from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
 from trails.cli.scores import print_report, run_option, settings_for
 
 
@@ -37,7 +37,7 @@ from trails.cli.scores import print_report, run_option, settings_for
     help="Leave out chains of more than so many tokens.",
 )
 @run_option
-@model_option
+@run_model_option
 @device_option
 @home_option
 @json_option

@@ -9,6 +9,9 @@ import click
 
 from trails.cli.common import confirm, echo, home_option, json_option, print_json, settings_from, store_option
 
+SHOWN = 10
+"""Ids of chains that a dry run prints."""
+
 
 @click.command("remove", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("kind", type=click.Choice(["chain", "source", "run", "family"]))
@@ -59,6 +62,9 @@ def command(
     left = len({chain for chain, _ in found.pairs}) - len(found.chains)
     stays = f"; {left:,} stay, measured by another run" if left else ""
     echo(f"{verb:<12}{len(found.chains):,} chains{stays}")
+    if dry_run:
+        more = f" and {len(found.chains) - SHOWN:,} more (--json lists all)" if len(found.chains) > SHOWN else ""
+        echo(f"{'chains':<12}{', '.join(found.chains[:SHOWN])}{more}" if found.chains else "no chain goes")
     for what, values in (("runs", found.runs), ("derived", found.derived), ("analyses", found.cleared)):
         if values:
             echo(f"{what:<12}{', '.join(values)}")

@@ -19,10 +19,10 @@ from trails.cli.common import (
     err,
     home_option,
     json_option,
-    model_option,
     out,
     print_json,
     print_rows,
+    run_model_option,
 )
 from trails.cli.scores import run_option, settings_for
 
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     help="Print the variants of a stored run (v…), or a chain's own versions, with edits marked.",
 )
 @run_option
-@model_option
+@run_model_option
 @device_option
 @home_option
 @json_option

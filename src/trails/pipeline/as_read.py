@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trails.platform.text import beginning, one_line
 from trails.readers import Example
 
 SHOWN_EXAMPLES = 4
@@ -18,14 +19,16 @@ def shortened(text: str, width: int = 160) -> str:
     line = " ".join(text.split())
     if len(line) <= width:
         return line
-    head, tail = width * 2 // 3, width // 3
-    return f"{line[:head]} … ({len(line) - head - tail:,} characters) … {line[-tail:]}"
+    head = beginning(line, width * 2 // 3)
+    tail = beginning(line[::-1], width // 3)[::-1]
+    between = len(line) - len(head) - len(tail) + 4
+    return f"{head} ({between:,} characters) {tail}"
 
 
 def example_lines(example: Example) -> Iterator[str]:
     """One chain as it was read, for a person to check: reader, fields taken and passed over, question, chain, answer."""
     chain = example.chain
-    yield f"read as     {Path(example.file).name}: reader {example.reader}"
+    yield f"read as     {one_line(Path(example.file).name)}: reader {example.reader}"
     taken = ", ".join(f"{part} = {name!r}" for part, name in example.taken.items())
     others = ", ".join(example.passed_over[:12]) + (" …" if len(example.passed_over) > 12 else "")
     if taken or others:

@@ -20,6 +20,7 @@ from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import load_variants
 from trails.pipeline.measuring import segmented
 from trails.pipeline.progress import Progress
+from trails.platform.text import beginning
 from trails.schema import Chain, Run, Trace
 from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore, Result
@@ -346,15 +347,21 @@ class Home:
     ) -> Captures:
         """Do several new texts fall into known trails? ``texts`` are pairs of a label and a text; one row each.
 
-        Raises UsageError when there is no text.
+        Raises UsageError when there is no text, and, before a model is loaded, when the run has too few chains.
         """
-        from trails.analyses.capture import MIN_QUERY, SAME, CaptureMap, Captures, capture, query_of
+        from trails.analyses.capture import MIN_CHAINS, MIN_QUERY, SAME, CaptureMap, Captures, capture, query_of
         from trails.analyses.sequences import token_corpus
 
         of = self.run(run).id
         given = [(label, text) for label, text in texts if text.strip()]
         if not given:
             raise UsageError("no text was given. Give a file with one or more texts.")
+        there = len(self._traces.done(of))
+        if there < MIN_CHAINS:
+            raise UsageError(
+                f"{len(given):,} texts were to be judged, and the map would have {there} chains; {MIN_CHAINS} are needed for "
+                "its nulls. Ingest more: trails ingest PATH"
+            )
         items = [segmented(Chain("captured", str(number), "", text.strip())) for number, (_, text) in enumerate(given)]
         ready = CaptureMap(token_corpus(self.traces(of)), k, 0)
         measured = self.scorer(of).measure(items, MeasureOptions())
@@ -367,7 +374,7 @@ class Home:
         if own := sum(one is not None and any(note.endswith(SAME) for note in one.notes) for one in found):
             notes.append(f"chains of the home that equal a text were left out of its map: {own} of {len(given)} texts")
         labels, texts_ = zip(*given, strict=True)
-        return Captures(labels, tuple(" ".join(text[:200].split())[:60] for text in texts_), tuple(found), tuple(notes))
+        return Captures(labels, tuple(beginning(text, 60) for text in texts_), tuple(found), tuple(notes))
 
     def drift(self, chain: str, *, against: str | None = None, run: str | None = None) -> Drift:
         """Hidden-state drift of a chain by layer and position, see :mod:`trails.analyses.drift`.

@@ -36,6 +36,7 @@ from trails.pipeline.blocks import (
 )
 from trails.pipeline.loading import load_missing
 from trails.pipeline.progress import Progress, Silent
+from trails.platform.text import one_line
 from trails.platform.threads import ahead
 from trails.readers import ReadOptions, ReadReport, read
 from trails.schema import Chain, Trace
@@ -95,6 +96,7 @@ class IngestSummary:
     graph: str = ""
     read: int = 0
     bad: int = 0
+    bad_records: tuple[str, ...] = ()
     duplicates: int = 0
     already_measured: int = 0
     added: int = 0
@@ -151,6 +153,9 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
     bad = f", {s.bad} bad left out" if s.bad else ""
     duplicates = f", {s.duplicates} duplicates" if s.duplicates else ""
     yield f"read        {s.read:,} chains{duplicates}{bad}"
+    yield from (f"bad         {one_line(record)}" for record in s.bad_records[:SHOWN_BAD])
+    if s.bad > SHOWN_BAD:
+        yield f"            and {s.bad - SHOWN_BAD:,} more bad records; all of them: --report-file FILE"
     if s.steps:
         roles = ", ".join(f"{role} {count:,}" for role, count in s.roles.most_common())
         languages = ", ".join(f"{language} {count:,}" for language, count in s.languages.most_common())
@@ -180,6 +185,17 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
         yield f"graph       {s.loaded_from_shards:,} chains were in the shards but not in the graph: loaded"
     yield f"run         {s.run}  {s.model}"
     yield f"home        {s.home}   graph: {s.graph}"
+
+
+def _count_bad(summary: IngestSummary, report: ReadReport) -> None:
+    summary.bad = report.bad
+    summary.bad_records = tuple(
+        f"{entry.file}{f':{entry.line}' if entry.line else ''}: {entry.message}" for entry in report.entries
+    )
+
+
+SHOWN_BAD = 10
+"""Bad records that the summary names."""
 
 
 def parse_layers(text: str | None) -> tuple[int, ...]:
@@ -239,7 +255,7 @@ def ingest(
                 kept.append(chain)
             if options.dry_run:
                 _count(summary, segmented(chain, keep_source_steps=options.keep_source_steps))
-    summary.bad = report.bad
+    _count_bad(summary, report)
     summary.notes = tuple(report.notes)
     summary.as_read = tuple(map(example_record, report.examples))
     if options.dry_run:
@@ -253,7 +269,7 @@ def ingest(
             )
         finally:
             traces.give_up_if_empty()
-    summary.bad = report.bad
+    _count_bad(summary, report)
     summary.seconds["total"] = time.perf_counter() - began
     return summary
 

@@ -43,6 +43,27 @@ def jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def one_line(text: str) -> str:
+    r"""``text`` made :func:`visible` on one line: tab and line end are written ``\t``, ``\r`` and ``\n``. A name that holds one
+    cannot start a line of its own.
+    """
+    return visible(text.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n"))
+
+
+def beginning(text: str, width: int) -> str:
+    """The first words of a text on one line, at most ``width`` characters; `` …`` says that there is more. It ends between
+    words; a text without spaces ends between characters.
+    """
+    line = " ".join(text[: 4 * width + 400].split())
+    if len(line) <= width and len(text) <= 4 * width + 400:
+        return line
+    room = max(width - 2, 1)
+    head = line[:room]
+    if line[room : room + 1].strip() and " " in head[room // 3 :]:
+        head = head.rsplit(" ", 1)[0]
+    return f"{head.rstrip()} …"
+
+
 def json_text(value: Any) -> str:
     r"""JSON, indented, that reads back as the very same value and steers no terminal: the characters of :func:`visible` are
     written as JSON's own escapes (``\u202e``).

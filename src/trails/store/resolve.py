@@ -167,7 +167,8 @@ def measured_runs(traces: TraceStore) -> dict[str, Run]:
 
 
 def chain_rows(traces: TraceStore, names: Names) -> pa.Table:
-    """What ``trails chains`` lists: one row a chain and run, with its steps and nats."""
+    """What ``trails chains`` lists: one row a chain and run, with its steps, its nats, and its nats per measured
+    token."""
     numbers = {row[2]: number for number, row in enumerate(names.rows, start=1)}
     columns = ("chain", "run", "source", "source_id", "line", "family", "text", "steps", "surprisal")
     rows = []
@@ -186,6 +187,7 @@ def chain_rows(traces: TraceStore, names: Names) -> pa.Table:
                     "steps": len(row["steps"]),
                     "tokens": len(row["surprisal"]),
                     "nats": sum(known) if known else None,
+                    "nats_per_token": sum(known) / len(known) if known else None,
                     "words": " ".join(row["text"].split()),
                 }
             )
@@ -195,7 +197,7 @@ def chain_rows(traces: TraceStore, names: Names) -> pa.Table:
             *(("number", pa.int64()), ("chain", pa.string()), ("source", pa.string()), ("record", pa.string())),
             ("line", pa.int64()),
             *(("family", pa.string()), ("run", pa.string()), ("steps", pa.int64()), ("tokens", pa.int64())),
-            *(("nats", pa.float64()), ("words", pa.string())),
+            *(("nats", pa.float64()), ("nats_per_token", pa.float64()), ("words", pa.string())),
         ]
     )
     return pa.Table.from_pylist(rows, schema=schema)

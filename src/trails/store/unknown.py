@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from trails.errors import QueryError
-from trails.schema import NODES, RELATIONSHIPS
+from trails.schema import NODES, RELATIONSHIPS, TRANSITION, TRANSITION_ARRAYS
 from trails.store.base import GraphStore
 
 _TEXT_OR_COMMENT = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|//[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -34,3 +34,31 @@ def check_names(graph: GraphStore, statement: str) -> None:
 
 def _names(pattern: re.Pattern[str], code: str) -> Iterable[str]:
     return dict.fromkeys(name for found in pattern.findall(code) for name in re.findall(r"\w+", found))
+
+
+_PROPERTIES = re.compile(r"(?<![\w.$])[A-Za-z_]\w*\s*\.\s*([A-Za-z_]\w*)\b(?!\s*[(.])")
+
+
+def unknown_properties(graph: GraphStore, statement: str) -> list[str]:
+    """A sentence for every property that a statement reads and that nothing in the graph has, so that it is null in every row.
+
+    Keys of maps that the statement itself makes are not looked at, nor names in quotes or back ticks. Reads the graph only
+    where a name is not declared.
+    """
+    code = _TEXT_OR_COMMENT.sub("''", statement)
+    declared = {p.name for p in (*TRANSITION, *TRANSITION_ARRAYS)}
+    declared |= {p.name for node in NODES for p in node.properties}
+    declared |= {p.name for relationship in RELATIONSHIPS for p in relationship.properties}
+    asked = [
+        name for name in _names(_PROPERTIES, code) if name not in declared and not re.search(rf"\b{name}\s*:", code)
+    ]
+    if not asked:
+        return []
+    there = {str(key) for row in graph.run("CALL db.propertyKeys()").rows for key in row}
+    said = []
+    for name in asked:
+        if name not in there:
+            near = difflib.get_close_matches(name, sorted(declared | there), 1)
+            hint = f"Did you mean {near[0]}?" if near else "Properties: docs/schema.md"
+            said.append(f"nothing in the graph has the property {name}: it is null in every row. {hint}")
+    return said
