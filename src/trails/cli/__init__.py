@@ -41,6 +41,7 @@ STAGES: dict[str, dict[str, str]] = {
         "stellator": "Blocks: a field of the graph, its training, what is to be measured.",
         "variants": "Microvariants of a chain, measured and gated.",
         "export": "Write a subgraph as LoRA training data.",
+        "genome": "A course written as YAML: check, show, compile, recombine.",
         "train": "Train a LoRA adapter on an export (thin layer on PEFT and TRL).",
     },
     "What a training did": {

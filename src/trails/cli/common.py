@@ -281,7 +281,7 @@ _GIVEN: dict[str, str] = {}
 """The home that the command was given as a flag."""
 
 _HOMELESS = ("browser", "experiment")
-_LINE = re.compile(rf"\btrails (?!(?:{'|'.join(_HOMELESS)})\b)(?:{'|'.join(COMMANDS)})\b(?=[ \n]|$)")
+_LINE = re.compile(rf"\btrails (?!(?:{'|'.join(_HOMELESS)})\b)(?:genome [a-z]+|{'|'.join(COMMANDS)})\b(?=[ \n]|$)")
 
 
 def forget_home() -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from trails.errors import StoreError, UsageError
 from trails.export.formats import WRITERS, refusal, writer_named
 from trails.export.options import ExportOptions, ExportReport, parse_layers
-from trails.export.planning import Facts, plan
+from trails.export.planning import Arrangement, Facts, plan, plan_arranged
 from trails.export.preparing import Prepared, batches, prepare
 from trails.export.record import RECORD, VERSIONS
 from trails.export.spill import Spill
@@ -32,6 +32,7 @@ from trails.store.traces import TraceStore, id_numbers
 
 __all__ = [
     "WRITERS",
+    "Arrangement",
     "ExportOptions",
     "ExportReport",
     "export_selection",
@@ -42,24 +43,39 @@ __all__ = [
 
 
 def export_selection(
-    selection: Selection, traces: TraceStore, format: str, to: Path, options: ExportOptions | None = None, **given: Any
+    selection: Selection,
+    traces: TraceStore,
+    format: str,
+    to: Path,
+    options: ExportOptions | None = None,
+    *,
+    arrangement: Arrangement | None = None,
+    **given: Any,
 ) -> ExportReport:
     """Write a selection as training data to the file ``to`` (``.jsonl`` or ``.parquet``) or into the folder ``to``.
 
-    Options come as a record or as keywords. Held-out rows go to a second file, the card beside them. Raises UsageError for
+    Options come as a record or as keywords; an ``arrangement`` says the order in
+    place of the options. Held-out rows go to a second file, the card beside them. Raises UsageError for
     an unknown format or option, for an output that exists (without ``overwrite``), and for a format that would lose a mask,
     a weight, the order or a conversation (without ``lossy``).
     """
     try:
-        return _export(selection, traces, format, to, options or ExportOptions(**given))
+        return _export(selection, traces, format, to, options or ExportOptions(**given), arrangement)
     except OSError as error:
         raise StoreError(
             f"{to} cannot be written ({error.strerror or error}). Free some space, or name another file with -o"
         ) from error
 
 
-def _export(selection: Selection, traces: TraceStore, format: str, to: Path, options: ExportOptions) -> ExportReport:
-    prepared = prepare(selection, traces, format, to, options)
+def _export(
+    selection: Selection,
+    traces: TraceStore,
+    format: str,
+    to: Path,
+    options: ExportOptions,
+    arrangement: Arrangement | None,
+) -> ExportReport:
+    prepared = prepare(selection, traces, format, to, options, arrangement)
     writer, options = prepared.writer, prepared.options
     prepared.card.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -68,9 +84,9 @@ def _export(selection: Selection, traces: TraceStore, format: str, to: Path, opt
         GramIndex(Path(folder)) as grams,
     ):
         facts = _collect(prepared, spill, grams)
-        planned = plan(facts, grams, options)
+        planned = plan_arranged(facts, arrangement) if arrangement is not None else plan(facts, grams, options)
         written = write(prepared, facts, planned, spill, to)
-    return describe(prepared, facts, planned, written, to)
+    return describe(prepared, facts, planned, written, to, arrangement)
 
 
 def _collect(prepared: Prepared, spill: Spill, grams: GramIndex) -> Facts:

@@ -105,9 +105,10 @@ def card(
     lint: Sequence[str],
     negative: Sequence[str],
     hashes: Mapping[str, str],
+    told: Sequence[str] = (),
 ) -> str:
     """The card as Markdown with a YAML head. ``files`` maps split names to file names; everything printed is content of the
-    export, so that the same export gives the same card."""
+    export, so that the same export gives the same card. ``told`` are further lines, after the selection."""
     licences = sorted({_LICENCES.get(licence.lower(), "other") for _, licence, _ in counts.sources if licence})
     languages = sorted({language for *_, language in counts.sources if language})
     size = next((name for bound, name in _SIZES if counts.rows < bound), "n>1M")
@@ -134,6 +135,7 @@ def card(
     if parameters:
         body += [f"with `{json.dumps(dict(parameters), ensure_ascii=False, sort_keys=True, default=str)}`", ""]
     body += [f"Digest of what was selected: `{digest}`.", ""]
+    body += told
     body += ["## Sources", "", "| source | licence | language | rows |", "|---|---|---|---|"]
     for (source, licence, language), rows in sorted(counts.sources.items()):
         body.append(f"| {source or 'unknown'} | {licence or 'unknown'} | {language or 'unknown'} | {rows} |")

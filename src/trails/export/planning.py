@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.errors import UsageError
@@ -23,10 +25,36 @@ from trails.store.traces import id_numbers
 
 
 @dataclass(frozen=True, slots=True)
+class Arrangement:
+    """An order that was made elsewhere: ``chains`` are the numbers (:func:`trails.store.traces.id_numbers`) of the chain of
+    every row, in order; a chain may come more than once.
+
+    ``columns`` gives the further columns ``schema`` of the rows at some places of the order. ``parts`` are further files:
+    places of the order by the name of the file. ``told`` are lines for the card, ``name`` what the card calls the order.
+    """
+
+    name: str
+    chains: npt.NDArray[np.uint64]
+    schema: pa.Schema
+    columns: Callable[[npt.NDArray[np.int64]], pa.Table]
+    parts: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    told: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """Columns beside those of a format: ``schema``, and their values for the rows ``start`` to ``stop`` of a split."""
+
+    schema: pa.Schema
+    of: Callable[[str, int, int], pa.Table]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Which rows go where: ``parts`` are row numbers in the order written, by split; ``held`` (rows,) those held out.
 
-    ``components`` groups of rows share no 13-gram, the largest holds the share ``largest``; 0 without a split.
+    ``components`` groups of rows share no 13-gram, the largest holds the share ``largest``; 0 without a split. ``further``
+    columns are None where there are none.
     """
 
     parts: dict[str, npt.NDArray[np.int64]]
@@ -34,6 +62,25 @@ class Plan:
     held: npt.NDArray[np.bool_]
     components: int = 0
     largest: float = 0.0
+    further: Further | None = None
+
+
+def plan_arranged(facts: Facts, arrangement: Arrangement) -> Plan:
+    """The order of an arrangement. Raises UsageError for a chain that gave no row."""
+    known = facts.chains
+    by_number = np.argsort(known, kind="stable")
+    at = np.minimum(np.searchsorted(known[by_number], arrangement.chains), len(known) - 1)
+    order = by_number[at]
+    if (lost := np.flatnonzero(known[order] != arrangement.chains)).size:
+        first = f"c{int(arrangement.chains[lost[0]]):016x}"
+        raise UsageError(
+            f"{len(lost)} rows of {arrangement.name} have no token with loss (first: chain {first})."
+            " Leave chains of a single token out."
+        )
+    places = {"train": np.arange(len(order)), **arrangement.parts}
+    further = Further(arrangement.schema, lambda split, start, stop: arrangement.columns(places[split][start:stop]))
+    parts = {name: order[mine] for name, mine in places.items()}
+    return Plan(parts, order, np.zeros(facts.rows, dtype=bool), further=further)
 
 
 def plan(facts: Facts, grams: GramIndex, options: ExportOptions) -> Plan:
@@ -57,7 +104,21 @@ def plan(facts: Facts, grams: GramIndex, options: ExportOptions) -> Plan:
     parts = {"train": order[~held[order]]}
     if options.split:
         parts["held_out"] = order[held[order]][np.sort(np.unique(order[held[order]], return_index=True)[1])]
-    return Plan(parts, order, held, components, largest)
+    return Plan(parts, order, held, components, largest, _staged(facts, parts) if len(stages) else None)
+
+
+_STAGED = pa.schema([("stage", pa.int32()), ("tag", pa.string())])
+
+
+def _staged(facts: Facts, parts: Mapping[str, npt.NDArray[np.int64]]) -> Further:
+    """Stage and tag of the rows of a selection that has them."""
+    stages, tags = facts.stages, facts.tags
+
+    def of(split: str, start: int, stop: int) -> pa.Table:
+        rows = parts[split][start:stop]
+        return pa.table([pa.array(stages[rows]), pa.array([tags[row] for row in rows.tolist()])], schema=_STAGED)
+
+    return Further(_STAGED, of)
 
 
 class Facts:
@@ -141,6 +202,11 @@ class Facts:
         return np.concatenate(self._ids)
 
     @property
+    def chains(self) -> npt.NDArray[np.uint64]:
+        """Number of the chain of each row; variants have none here."""
+        return np.concatenate(self._chains)
+
+    @property
     def families(self) -> npt.NDArray[np.int64]:
         """Family of each row, numbered in the order of their names."""
         rank = np.argsort(np.argsort(np.array(list(self._codes))))
@@ -182,7 +248,7 @@ class Facts:
             tokens=tokens,
             labelled=labelled,
             weightless=self.weightless,
-            chains=len(np.unique(np.concatenate(self._chains))),
+            chains=len(np.unique(self.chains)),
             variants=variants,
             mean_surprisal=self.nats / max(self.labelled, 1),
             sources=dict(self.sources),

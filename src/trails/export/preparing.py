@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from trails.export.files import SAVED, SUFFIXES
 from trails.export.formats import WRITERS, refusal, writer_named
 from trails.export.options import ExportOptions, layers_text
 from trails.export.order import parse_order
+from trails.export.planning import Arrangement
 from trails.export.record import COLUMNS, CONVERSATION, Batch, Ending, build, coalesce, ragged
 from trails.export.subgraph import Selection
 from trails.export.variant_rows import read_refusals, stored_variants, variant_tables
@@ -68,7 +69,14 @@ class Prepared:
         return f"{whole[0].upper()}{whole[1:]}; no end-of-sequence token is added."
 
 
-def prepare(selection: Selection, traces: TraceStore, format: str, to: Path, options: ExportOptions) -> Prepared:
+def prepare(
+    selection: Selection,
+    traces: TraceStore,
+    format: str,
+    to: Path,
+    options: ExportOptions,
+    arrangement: Arrangement | None = None,
+) -> Prepared:
     """Check everything that can be checked before a row is read. Raises UsageError with what to write instead."""
     if options.variants and re.fullmatch(r"v[0-9a-f]{16}", str(options.variants)):
         options = replace(options, variants=stored_variants(traces, str(options.variants)))
@@ -85,14 +93,14 @@ def prepare(selection: Selection, traces: TraceStore, format: str, to: Path, opt
         last = run.n_layers or "the last one"
         raise UsageError(f"layers {layers_text(options.layers)} do not exist. This model has layers 1 to {last}.")
     ending = _ending(options, writer)
-    files, card, beside = _places(to, writer, options)
+    files, card, beside = _places(to, writer, options, tuple(arrangement.parts) if arrangement is not None else ())
     if options.weights != "uniform" and "weights" not in writer.keeps and not options.lossy:
         raise refusal(writer, f"the weights {options.weights!r}", "weights")
     if selection.weighted and "weights" not in writer.keeps and not options.lossy:
         raise refusal(writer, "the weights of the selection", "weights")
     if options.order not in ("shuffled", "source") and "order" not in writer.keeps and not options.lossy:
         raise refusal(writer, f"the order {options.order!r}", "order")
-    if selection.staged and "order" not in writer.keeps and not options.lossy:
+    if (selection.staged or arrangement is not None) and "order" not in writer.keeps and not options.lossy:
         raise refusal(writer, "the stages of the selection", "order")
     reference = _reference(traces, reference_run, selection)
     return Prepared(selection, traces, writer, options, mask, run, files, card, beside, reference, ending)
@@ -187,7 +195,9 @@ def _run(traces: TraceStore, name: str | None) -> Run:
     return fitting[0]
 
 
-def _places(to: Path, writer: Writer, options: ExportOptions) -> tuple[dict[str, Path], Path, dict[str, Path]]:
+def _places(
+    to: Path, writer: Writer, options: ExportOptions, further: Sequence[str] = ()
+) -> tuple[dict[str, Path], Path, dict[str, Path]]:
     """Files of the splits, of the card, and of the provenance beside them."""
     raw_json = any((writer_field.metadata or {}).get(b"json") for writer_field in writer.schema)
     if to.suffix and to.suffix not in SUFFIXES:
@@ -202,9 +212,11 @@ def _places(to: Path, writer: Writer, options: ExportOptions) -> tuple[dict[str,
         stem, folder, suffix, card_file = "train", to, ".jsonl" if raw_json else ".parquet", to / "README.md"
     if writer.folder:  # the names that trainers look for
         files = {"train": to / "train" / SAVED, "held_out": to / "validation" / SAVED}
+        files |= {name: to / name / SAVED for name in further}
         named = {split: to / path.parent.name for split, path in files.items()}
     else:
         files = {"train": folder / f"{stem}{suffix}", "held_out": folder / f"{stem}.held_out{suffix}"}
+        files |= {name: folder / f"{stem}.{name}{suffix}" for name in further}
         named = {split: path.with_suffix("") for split, path in files.items()}
     if not options.split:
         del files["held_out"]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from trails.export.card import card, findings
 from trails.export.files import describe_saved, write_file
 from trails.export.options import ExportOptions, ExportReport, layers_text
-from trails.export.planning import Facts, Plan
+from trails.export.planning import Arrangement, Facts, Plan
 from trails.export.preparing import BATCH_ROWS, Prepared
 from trails.export.record import RECORD, ragged
 from trails.export.spill import Spill
@@ -41,7 +41,7 @@ def write(prepared: Prepared, facts: Facts, plan: Plan, spill: Spill, to: Path) 
     spill.read()
     for split, rows in plan.parts.items():
         file = prepared.files[split]
-        digests[split] = write_file(_rows(writer, spill, rows, split, facts), _schema(writer, facts), file)
+        digests[split] = write_file(_rows(writer, spill, rows, split, plan), _schema(writer, plan), file)
         hashes[_beside_card(file, prepared.card)] = digests[split]
         if beside := prepared.beside.get(split):
             schema = pa.schema([RECORD.field(name) for name in PROVENANCE])
@@ -54,7 +54,9 @@ def write(prepared: Prepared, facts: Facts, plan: Plan, spill: Spill, to: Path) 
     return Written(digests, hashes, shared)
 
 
-def describe(prepared: Prepared, facts: Facts, plan: Plan, written: Written, to: Path) -> ExportReport:
+def describe(
+    prepared: Prepared, facts: Facts, plan: Plan, written: Written, to: Path, arrangement: Arrangement | None = None
+) -> ExportReport:
     """Write the card and report what was written."""
     writer, options, selection, files = prepared.writer, prepared.options, prepared.selection, prepared.files
     lost, lint = _lost(writer, prepared, facts), [*facts.lint(), prepared.ends]
@@ -75,14 +77,15 @@ def describe(prepared: Prepared, facts: Facts, plan: Plan, written: Written, to:
         parameters=selection.parameters,
         digest=selection.digest,
         counts=counts,
-        options=_options(options),
+        options=_options(options) | ({"order": arrangement.name} if arrangement is not None else {}),
         writer=writer.name,
         settings=settings,
-        columns=_schema(writer, facts).names,
+        columns=_schema(writer, plan).names,
         lost=lost,
         lint=lint,
         negative=findings(options.mask, options.weights, options.order, options.stratify, options.layers),
         hashes=written.hashes,
+        told=arrangement.told if arrangement is not None else (),
     )
     write_atomic(prepared.card, text)
     digest = written.digests["train"]
@@ -127,34 +130,32 @@ def _lost(writer: Writer, prepared: Prepared, facts: Facts) -> list[str]:
     return lost
 
 
-_STAGED = (pa.field("stage", pa.int32()), pa.field("tag", pa.string()))
+def _schema(writer: Writer, plan: Plan) -> pa.Schema:
+    """Columns of a row; further ones are there where the plan has them and the format takes any column."""
+    return pa.schema([*writer.schema, *plan.further.schema]) if writer.open and plan.further else writer.schema
 
 
-def _schema(writer: Writer, facts: Facts) -> pa.Schema:
-    """Columns of a row; ``stage`` and ``tag`` are there where the selection has them and the format takes any column."""
-    return pa.schema([*writer.schema, *_STAGED]) if writer.open and len(facts.stages) else writer.schema
-
-
-def _rows(writer: Writer, spill: Spill, rows: npt.NDArray[np.int64], split: str, facts: Facts) -> Iterator[pa.Table]:
-    stages = facts.stages if writer.open else np.zeros(0, np.int32)
-    for table, mine in _chunks(spill, rows, split):
+def _rows(writer: Writer, spill: Spill, rows: npt.NDArray[np.int64], split: str, plan: Plan) -> Iterator[pa.Table]:
+    for table, start in _chunks(spill, rows, split):
         made = writer.convert(table)
-        if len(stages):
-            made = made.append_column(_STAGED[0], pa.array(stages[mine]))
-            made = made.append_column(_STAGED[1], pa.array([facts.tags[row] for row in mine.tolist()], pa.string()))
+        if writer.open and plan.further:
+            more = plan.further.of(split, start, start + len(made))
+            for name in plan.further.schema.names:
+                made = made.append_column(plan.further.schema.field(name), more[name])
         yield made
 
 
-def _chunks(spill: Spill, rows: npt.NDArray[np.int64], split: str) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
-    """The rows in order, numbered, in tables of bounded size, each with its row numbers."""
+def _chunks(spill: Spill, rows: npt.NDArray[np.int64], split: str) -> Iterator[tuple[pa.Table, int]]:
+    """The rows in order, numbered, in tables of bounded size, each with the number of its first row."""
     start = 0
+    named = "held_out" if split == "held_out" else "train"
     for table in spill.take(rows, BATCH_ROWS):
         n = len(table)
-        own = {"order": pa.array(np.arange(start, start + n)), "split": pa.array([split] * n)}
+        own = {"order": pa.array(np.arange(start, start + n)), "split": pa.array([named] * n)}
         for name, values in own.items():
             if name in spill.columns:
                 table = table.set_column(spill.columns.index(name), table.schema.field(name), values)
-        yield table, rows[start : start + n]
+        yield table, start
         start += n
 
 

@@ -191,6 +191,18 @@ def page(record: Mapping[str, Any], data: str, title: str) -> bytes:
     return "".join(out).encode("utf-8")
 
 
+def static_page(body: str, title: str) -> bytes:
+    """An HTML file around ``body``, HTML whose texts are escaped: no script, and nothing is loaded from anywhere."""
+    style = (resources.files("trails.report") / "assets" / "page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{style}</style>'
+    )
+    return f"<!doctype html><html><head>{head}</head><body><main>{body}</main></body></html>\n".encode()
+
+
 def _run(run: Run) -> dict[str, Any]:
     noise = run.notes.get("noise_floor")
     floor = noise.get("batch", noise) if isinstance(noise, Mapping) else {}

@@ -1,0 +1,227 @@
+"""A course as files: training rows in their order, one file a role, and beside them what the rows cannot say.
+
+    DIR/train.jsonl           every row, in order (and train.ROLE.jsonl, the rows of one role, disjoint)
+    DIR/train.README.md       the card: stages, gaps, scenes, and the settings of the trainer that keep the order
+    DIR/course.jsonl          one line a row: order, id of the chain, stage, section, book, scene, role, rehearsal, tokens
+    DIR/scenes.jsonl          the evaluation items of the scenes
+    DIR/gaps.jsonl            the evaluation items of the gaps: what was withheld, and what stood before it
+    DIR/genome.yaml           the genome
+
+The same genome over the same home with the same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trails.errors import StoreError, UsageError
+from trails.export import Arrangement, ExportOptions, ExportReport, export_selection, writer_named
+from trails.export.files import write_file
+from trails.export.subgraph import Part, Selection
+from trails.genome.course import Course
+from trails.genome.gaps import Withheld
+from trails.genome.model import ROLES
+from trails.genome.scenes import items
+from trails.genome.shelf import Int64
+from trails.platform.files import write_atomic
+
+COLUMNS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("stage", "section", "book", "scene", "role")),
+        ("rehearsal", pa.bool_()),
+    ]
+)
+"""Columns that a course adds to a row of the canonical record."""
+
+_COURSE = pa.schema([("order", pa.int64()), ("chain", pa.string()), *COLUMNS, ("tokens", pa.int32())])
+_CHUNK = 20_000
+
+
+class Parts(Mapping[str, Part]):
+    """The parts of a course by chain: those that are whole are made when they are asked for."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._rows = np.unique(course.chain)
+        self._numbers = course.shelf.numbers[self._rows]
+        self._order = np.argsort(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._course.shelf.id(row) for row in self._rows.tolist())
+
+    def __getitem__(self, chain: str) -> Part:
+        number = np.uint64(int(chain[1:], 16))
+        at = int(np.searchsorted(self._numbers, number, sorter=self._order))
+        if at == len(self._order) or self._numbers[self._order[at]] != number:
+            raise KeyError(chain)
+        return self._course.parts.get(int(self._rows[self._order[at]])) or Part(chain)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What was written. ``cut`` scenes do not fit one sequence of the model or of the budget's window."""
+
+    report: ExportReport
+    files: dict[str, Path]
+    cut: int
+
+
+def export_course(course: Course, format: str, to: Path, *, parquet: bool = False, **options: Any) -> Compiled:
+    """Write a course into the folder ``to``; ``options`` as those of an export.
+
+    Raises UsageError for a format that would lose the order, and for files that exist (without ``overwrite``).
+    """
+    writer = writer_named(format)
+    if to.suffix and not to.is_dir():
+        raise UsageError(f"{to} ends in {to.suffix!r}, and a course is a folder of files. Write -o FOLDER.")
+    rows = to / "tokens" if writer.folder else to / f"train{'.parquet' if parquet else '.jsonl'}"
+    written = {name: to / file for name, file in _BESIDE.items()}
+    if not options.get("overwrite"):
+        for path in written.values():
+            if path.exists():
+                raise UsageError(f"{path} exists. Choose another folder, or add --overwrite.")
+    selection = Selection(f"genome:{course.genome.name}", Parts(course))
+    arrangement = Arrangement(
+        f"genome {course.genome.name}",
+        course.shelf.numbers[course.chain],
+        COLUMNS,
+        lambda places: course.columns(places).cast(COLUMNS),
+        {name: places for name, places in role_rows(course).items() if len(places)},
+        card_lines(course),
+    )
+    report = export_selection(
+        selection,
+        course.shelf.traces,
+        format,
+        rows,
+        ExportOptions(run=course.shelf.run.id, **options),
+        arrangement=arrangement,
+    )
+    try:
+        write_file(_course_tables(course), _COURSE, written["course"])
+        write_atomic(written["scenes"], _lines(items(course.scenes, course.shelf)))
+        write_atomic(written["gaps"], _lines(gap_items(course)))
+        write_atomic(written["genome"], course.document.text)
+    except OSError as error:
+        raise StoreError(f"{to} cannot be written: {error.strerror or error}") from error
+    cut = int((course.too_long & (course.scene >= 0)).sum())
+    return Compiled(report, written, cut)
+
+
+_BESIDE = {"course": "course.jsonl", "scenes": "scenes.jsonl", "gaps": "gaps.jsonl", "genome": "genome.yaml"}
+
+
+def _lines(values: Sequence[Mapping[str, object]]) -> str:
+    return "".join(json.dumps(value, ensure_ascii=False, sort_keys=False) + "\n" for value in values)
+
+
+def _course_tables(course: Course) -> Iterator[pa.Table]:
+    for start in range(0, len(course), _CHUNK):
+        yield plan_table(course, np.arange(start, min(start + _CHUNK, len(course))))
+
+
+def plan_table(course: Course, places: Int64) -> pa.Table:
+    """Rows of the course as they are listed: order, chain, what they belong to, tokens."""
+    more = course.columns(places)
+    ids = [course.shelf.id(row) for row in course.chain[places].tolist()]
+    columns = [pa.array(places), pa.array(ids, pa.string()), *(more[name] for name in COLUMNS.names)]
+    return pa.table([*columns, pa.array(course.tokens[places])], schema=_COURSE)
+
+
+def role_rows(course: Course) -> dict[str, Int64]:
+    """Places of the rows of every role. A chain has one role at most, so no two share a chain."""
+    return {name: np.flatnonzero(course.role == number) for number, name in enumerate(ROLES)}
+
+
+def gap_items(course: Course) -> list[Mapping[str, object]]:
+    """One item for every withheld step: what stood before it in its chain, and the step itself."""
+    return [
+        {
+            "between": list(gap.between),
+            "expect": gap.expect,
+            "chain": course.shelf.id(piece.chain),
+            "step": piece.step,
+            "prompt": piece.before,
+            "bridge": piece.text.strip(),
+        }
+        for gap in course.gaps
+        for piece in gap.pieces
+    ]
+
+
+def gap_lines(gap: Withheld) -> list[str]:
+    """What a gap took out, and what its audit is worth, in words."""
+    gone, cut = sum(steps == 0 for steps in gap.cut.values()), sum(steps > 0 for steps in gap.cut.values())
+    found = ", ".join(f"{name} {number:,}" for name, number in gap.leaks.items()) or "none"
+    lines = [
+        f"between {gap.between[0]} and {gap.between[1]}, withheld {gap.withhold}: {len(gap.pieces):,} steps of"
+        f" {gap.selected:,} chains;"
+        f" {gone:,} chains are gone, {cut:,} end early",
+        f"{gap.leaking:,} other chains held it ({found}); with a step left that the audit finds: {gap.left:,}",
+    ]
+    for recall in gap.recall:
+        unseen = gap.unseen[recall.check]
+        share = f"finds {recall.found} of {recall.planted} planted leaks" if recall.planted else "had no leak to plant"
+        lines.append(
+            f"{recall.check}: {share}; stops {recall.stopped:,} of {recall.others:,} chains of other families"
+            + (f"; cannot look for {unseen:,} of the withheld steps" if unseen else "")
+        )
+    lines.append("planted leaks are made in the ways that the audit looks for: a paraphrase in other words may remain")
+    return lines
+
+
+def card_lines(course: Course) -> list[str]:
+    """The course as the card tells it."""
+    genome = course.genome
+    digest = hashlib.sha256(course.document.text.encode()).hexdigest()
+    lines = ["## Course", "", f"Genome `{genome.name}`, SHA-256 `{digest}`, seed {course.seed}.", ""]
+    lines += ["| stage | rows | of them rehearsal | tokens | sections |", "|---|---|---|---|---|"]
+    for number, stage in enumerate(genome.stages):
+        mine = course.during == number
+        sections = ", ".join(section.name for section in stage.sections)
+        again = int((mine & course.rehearsed).sum())
+        lines.append(f"| {stage.name} | {int(mine.sum())} | {again} | {int(course.tokens[mine].sum())} | {sections} |")
+    lines += ["", "No row of a stage comes before the stage before it is through, except for rows of rehearsal.", ""]
+    lines += ["### Gaps", "", *(f"- {line}" for gap in course.gaps for line in gap_lines(gap))]
+    lines += [] if course.gaps else ["- none"]
+    lines += ["", "### Scenes of conflict", ""]
+    cut = course.too_long & (course.scene >= 0)
+    for number, placed in enumerate(course.scenes):
+        at = int(np.flatnonzero(course.scene == number)[0])
+        flag = "; **longer than one sequence: a trainer will cut it**" if cut[at] else ""
+        scene, chain = placed.scene, course.shelf.id(placed.chain)
+        lines.append(f"- `{placed.id}` {scene.level}: {scene.trigger} (row {at}, chain {chain}){flag}")
+    lines += [] if course.scenes else ["- none"]
+    long = int(course.too_long.sum())
+    lines += [
+        "",
+        f"Every scene is one row. Rows longer than one sequence: {long}. A trainer that packs joins scenes.",
+    ]
+    roles = Counter({name: len(rows) for name, rows in role_rows(course).items() if len(rows)})
+    if roles:
+        lines += ["", "### Roles", "", *(f"- {name}: {rows} rows" for name, rows in roles.items())]
+        lines += ["", "No chain is in the files of two roles."]
+    lines += [
+        "",
+        "### Order",
+        "",
+        "The order survives only with the settings under Loading: trainers shuffle by default (Hugging Face's Trainer draws"
+        " rows at random, Axolotl shuffles unless told not to). `course.jsonl` says which row is which.",
+        "",
+        "Published curricula made by people mostly did not beat a shuffled order. Compare with the same rows shuffled:"
+        " `trails export --order shuffled`.",
+        "",
+    ]
+    return lines

@@ -1,0 +1,234 @@
+"""The chains of one run as columns of numbers: a thousand books of a million chains are found without a loop over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trails.errors import TrailsError, UsageError
+from trails.export.files import one_array
+from trails.export.order import arrange
+from trails.export.record import Ragged, ragged
+from trails.export.subgraph import Part, needs_graph, select
+from trails.schema import Role, Run, family_key
+from trails.store.base import GraphStore
+from trails.store.traces import TraceStore, id_numbers
+
+Int64 = npt.NDArray[np.int64]
+_ROWS = 20_000
+
+TURNS = (str(Role.BUT), str(Role.HOWEVER))
+"""Roles of steps that contradict what was said."""
+
+REFLECTS = (Role.BUT, Role.HOWEVER, Role.RESTATE, Role.QUESTION)
+"""Roles of steps that turn back on what was said."""
+
+
+class Shelf:
+    """The measured chains of a run: ids, tokens, mean surprisal, source and family. Chains are numbered 0 … N-1 by source and
+    record, so that nothing depends on the order in which they were stored.
+
+    ``surprisal`` is the mean over a chain's tokens, ``turn`` the largest mean over one of its steps that begin with a contrast
+    (BUT, HOWEVER), both in nats, NaN where there is none.
+    ``graph`` opens the graph at the first selection that asks it. ``tokens`` are those of the context and the chain.
+    """
+
+    def __init__(self, traces: TraceStore, run: Run, graph: Any = None) -> None:
+        self.traces, self.run, self._open = traces, run, graph
+        self._graph: GraphStore | None = None
+        self._found: dict[str, tuple[Int64, dict[int, Part]]] = {}
+        parts: list[dict[str, Any]] = []
+        codes: dict[str, dict[str, int]] = {"source": {}, "family": {}, "language": {}}
+        wanted = [
+            "chain",
+            "source",
+            "source_id",
+            "family",
+            "language",
+            "question",
+            "answer",
+            "n_context",
+            "surprisal",
+            "steps",
+            "step_tokens",
+        ]
+        for table in traces.tables(wanted, run.id, rows=_ROWS):
+            parts.append(_columns(table, codes))
+        if not parts:
+            raise UsageError(f"run {run.id} measured no chain. Run: trails ingest PATH")
+
+        def joined(name: str) -> Any:
+            return np.concatenate([part[name] for part in parts])
+
+        names = [list(of) for of in codes.values()]
+        ranks = [np.argsort(np.argsort(np.array(of, np.str_))) if of else np.zeros(0, np.int64) for of in names]
+        source = ranks[0][joined("source")]
+        records: list[str] = [record for part in parts for record in part["record"]]
+        ids = joined("id")
+        order = _by_record(source, records, ids)
+        self.ids: npt.NDArray[np.bytes_] = ids[order]
+        self.numbers: npt.NDArray[np.uint64] = joined("number")[order]
+        self.sources = sorted(names[0])
+        self.source: Int64 = source[order]
+        self.families = sorted(names[1])
+        self.family: Int64 = ranks[1][joined("family")][order]
+        self.languages = sorted(names[2])
+        self.language: Int64 = ranks[2][joined("language")][order]
+        self.context: npt.NDArray[np.int32] = joined("context")[order]
+        self.length: npt.NDArray[np.int32] = joined("length")[order]
+        self.surprisal: npt.NDArray[np.float64] = joined("surprisal")[order]
+        self.asked: npt.NDArray[np.bool_] = joined("asked")[order]
+        self.answered: npt.NDArray[np.bool_] = joined("answered")[order]
+        self.reflects: npt.NDArray[np.bool_] = joined("reflects")[order]
+        self.turn: npt.NDArray[np.float64] = joined("turn")[order]
+        self.records = [records[i] for i in order.tolist()]
+        self._sorted = np.argsort(self.numbers, kind="stable")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def tokens(self) -> npt.NDArray[np.int32]:
+        """Tokens of every chain with what stands before it."""
+        return self.context + self.length
+
+    def id(self, number: int) -> str:
+        """Id of a chain by its number."""
+        return bytes(self.ids[number]).decode()
+
+    def where(self, numbers: npt.NDArray[np.uint64]) -> Int64:
+        """Numbers of chains by the number of their id (:func:`trails.store.traces.id_numbers`); -1 for an unknown one."""
+        known = self.numbers[self._sorted]
+        at = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+        return np.where(known[at] == numbers, self._sorted[at], -1)
+
+    def close(self) -> None:
+        """Close the graph, if a selection opened it."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+    def select(self, text: str) -> tuple[Int64, dict[int, Part]]:
+        """The chains of a selection, ascending, and of those that are selected in part what is selected of them.
+
+        Raises UsageError and QueryError as :func:`trails.export.subgraph.select`, and UsageError where the run measured none.
+        """
+        text = text.strip()
+        if text not in self._found:
+            self._found[text] = self._select(text)
+        return self._found[text]
+
+    def _select(self, text: str) -> tuple[Int64, dict[int, Part]]:
+        if text == "all":
+            return np.arange(len(self)), {}
+        name = text.partition(":")[2].strip()
+        if text.startswith("source:"):
+            fitting = [i for i, known in enumerate(self.sources) if name in (known, known.rsplit("/", 1)[-1])]
+            if fitting:
+                return np.flatnonzero(np.isin(self.source, fitting)), {}
+        if text.startswith("family:") and family_key(name) in self.families:
+            return np.flatnonzero(self.family == self.families.index(family_key(name))), {}
+        if needs_graph(text) and self._graph is None:
+            if self._open is None:
+                raise UsageError(f"selection {text!r} asks the graph, and no graph is open. Run: trails rebuild")
+            self._graph = self._open()
+        found = select(self._graph, self.traces, text)
+        if found.parts is None:
+            return np.arange(len(self)), {}
+        rows = self.where(id_numbers(pa.chunked_array([pa.array(list(found.parts), pa.string())])))
+        if not (rows >= 0).any():
+            raise UsageError(f"selection {text!r} holds {len(rows)} chains, none of which run {self.run.id} measured")
+        cut = {
+            int(row): part
+            for row, part in zip(rows.tolist(), found.parts.values(), strict=True)
+            if row >= 0 and not part.whole
+        }
+        return np.unique(rows[rows >= 0]), cut
+
+    def read(self, path: Path) -> tuple[Int64, int]:
+        """The measured chains of a file or folder, and how many chains it has. Raises InputError as the readers do."""
+        from trails.readers import read
+
+        numbers = np.array([int(chain.id[1:], 16) for chain in read([path])], np.uint64)
+        rows = self.where(numbers)
+        return np.unique(rows[rows >= 0]), len(numbers)
+
+    def arranged(self, rows: Int64, order: str, seed: int) -> Int64:
+        """Chains in an order of :mod:`trails.export.order`, families being their sources."""
+        if order == "source":
+            return np.sort(rows)
+        by = arrange(order, self.ids[rows], self.surprisal[rows], self.source[rows], (), seed=seed)
+        return rows[by]
+
+    def texts(self, rows: Int64) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number, and text, question, tokens, steps and token spans of the steps, of chains; in the order of the shards."""
+        chains = [self.id(row) for row in rows.tolist()]
+        columns = ["chain", "text", "question", "token_ids", "steps", "step_tokens", "surprisal", "metadata"]
+        for table in self.traces.tables(columns, self.run.id, chains, rows=2_000):
+            places = self.where(id_numbers(table["chain"])).tolist()
+            yield from zip(places, table.to_pylist(), strict=True)
+
+
+def _columns(table: pa.Table, codes: Mapping[str, dict[str, int]]) -> dict[str, Any]:
+    surprisal = ragged(table["surprisal"], np.float32)
+    n = len(table)
+    known = np.isfinite(surprisal.values)
+    sums = np.bincount(surprisal.row_of, np.where(known, surprisal.values, 0).astype(np.float64), n)
+    counts = np.bincount(surprisal.row_of, known, n)
+    steps = one_array(table["steps"])
+    roles = steps.flatten().field("role")
+    turning = pc.is_in(roles, pa.array([str(role) for role in REFLECTS])).to_numpy(zero_copy_only=False)
+    row_of = np.repeat(np.arange(n), np.diff(steps.offsets.to_numpy()))
+    turn = _turns(surprisal, table, row_of, pc.is_in(roles, pa.array(TURNS)).to_numpy(zero_copy_only=False))
+    made: dict[str, Any] = {
+        "id": np.array(table["chain"].to_pylist(), np.bytes_),
+        "number": id_numbers(table["chain"]),
+        "record": table["source_id"].to_pylist(),
+        "context": table["n_context"].to_numpy().astype(np.int32),
+        "length": surprisal.lengths.astype(np.int32),
+        "surprisal": np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0),
+        "asked": pc.not_equal(pc.fill_null(table["question"], ""), "").to_numpy(),
+        "answered": pc.not_equal(pc.fill_null(table["answer"], ""), "").to_numpy(),
+        "reflects": np.bincount(row_of, turning, n) > 0,
+        "turn": turn,
+    }
+    for name, of in codes.items():
+        encoded = one_array(pc.fill_null(table[name].cast(pa.string()), "")).dictionary_encode()
+        values = [family_key(value) if name == "family" else value for value in encoded.dictionary.to_pylist()]
+        local = np.array([of.setdefault(value, len(of)) for value in values], np.int64)
+        made[name] = local[encoded.indices.to_numpy(zero_copy_only=False)]
+    return made
+
+
+def _turns(
+    surprisal: Ragged, table: pa.Table, row_of: Int64, turning: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Largest mean surprisal of a turning step of every row, nats; NaN without one."""
+    spans = ragged(table["step_tokens"], np.int64).values.reshape(-1, 2) + surprisal.offsets[row_of][:, None]
+    known = np.isfinite(surprisal.values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, surprisal.values, 0), dtype=np.float64)])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    number = counts[spans[:, 1]] - counts[spans[:, 0]]
+    mean = np.divide(sums[spans[:, 1]] - sums[spans[:, 0]], number, out=np.full(len(spans), -np.inf), where=number > 0)
+    found = np.full(len(table), -np.inf)
+    np.maximum.at(found, row_of[turning], mean[turning])
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _by_record(source: Int64, records: list[str], ids: npt.NDArray[np.bytes_]) -> Int64:
+    """Order by source, record (numbers as numbers, before other names) and id."""
+    numeric = np.array([int(r) if r.isdecimal() and len(r) < 18 else 10**18 for r in records], np.int64)
+    keys = {"source": pa.array(source), "number": pa.array(numeric), "record": pa.array(records, pa.string())}
+    table = pa.table(keys | {"id": pa.array(ids.tolist(), pa.binary())})
+    return np.asarray(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names]), np.int64)
+
+
+def first_lines(error: TrailsError) -> str:
+    """An error's message on one line, without its closing stop."""
+    return " ".join(str(error).split()).rstrip(".")
