@@ -1,6 +1,6 @@
-"""Kill variants, export, train and diff at random instants, run each again, and compare with a run that nobody disturbed.
+"""Kill variants, export, train, diff and report at random instants, run each again, and compare with an undisturbed run.
 
-    python scripts/kill_train_test.py [--kills 20] [--only variants,export,train,diff] [--seed 0]
+    python scripts/kill_train_test.py [--kills 20] [--only variants,export,train,diff,report] [--seed 0]
 
 A tiny random model is made in a temporary folder. Every command is killed with SIGKILL until it got the wanted number of kills,
 each time at a random instant between 0.3 of its undisturbed time and the whole; after each kill what lies under the final names
@@ -129,6 +129,14 @@ def shards(folder: Path) -> str:
         return ", ".join(store.damaged())
 
 
+def pages(folder: Path) -> str:
+    """As :func:`tables`, for the offline report."""
+    page = folder / "report.html"
+    if page.exists() and not page.read_text(encoding="utf-8").rstrip().endswith("</html>"):
+        return "report.html is cut"
+    return ""
+
+
 def digest_of(*names: str) -> Callable[[Path], str]:
     """SHA-256 of the files that fit the patterns."""
     return lambda folder: " ".join(sha256(path)[:16] for name in names for path in sorted(folder.glob(name)))
@@ -175,6 +183,12 @@ CASES = (
         lambda f: ["diff", "--adapter", str(f / "adapter"), "--noise", "2", "--kl", "2", *model_of(f)],
         shards,
         digest_of_home,
+    ),
+    Case(
+        "report",
+        lambda f: ["report", "-o", str(f / "report.html"), "--overwrite", "--home", str(f / "home")],
+        pages,
+        digest_of("report.html"),
     ),
 )
 

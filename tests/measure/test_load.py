@@ -473,3 +473,15 @@ def test_weights_of_whole_numbers_are_an_error(folder: Path) -> None:
         f"the weights of {folder} are not of a floating-point type: {name} is I32 in model.safetensors. Save the model "
         "again, or use another checkpoint."
     )
+
+
+def test_an_adapter_of_whole_numbers_is_an_error(folder: Path, tmp_path: Path) -> None:
+    target = adapter_of(folder, tmp_path / "adapter", 1.0)
+    weights = load_file(target / "adapter_model.safetensors")
+    name = min(weights)
+    whole = {name: weights[name].round().to(torch.int8)}
+    save_file(weights | whole, target / "adapter_model.safetensors", {"format": "pt"})
+    assert refusal(folder, adapter=target) == (
+        f"the weights of the adapter {target} are not of a floating-point type: {name} is I8 in "
+        "adapter_model.safetensors. Save the adapter again, or use another one."
+    )

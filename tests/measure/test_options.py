@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from families import tiny
 from reference import QUESTION, TEXT, assert_same, item, measured_slowly, rows_of, scorer_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trails.errors import ModelError
 from trails.measure import passes
@@ -174,9 +177,12 @@ def test_a_context_that_fills_the_window_is_refused() -> None:
 # ---------------------------------------------------------------------------------------------------- very many steps
 
 
-def test_of_very_many_steps_the_nearest_are_kept_and_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one pass: the same numbers as the whole map, of fewer steps, and everything else bit for bit."""
-    scorer = scorer_of(tiny("qwen2"))
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_of_very_many_steps_the_nearest_are_kept_and_equal_the_whole(
+    attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one pass: the same numbers as the whole map, of fewer steps; what does not look at steps bit for bit."""
+    scorer = scorer_of(tiny("qwen2"), attention=attention)
     options = MeasureOptions(token_attention=True, states=(1,))
     many = item("a b. " * 12, QUESTION, ())
     steps = tuple(Step(i, 5 * i, 5 * i + 5) for i in range(12))
@@ -193,9 +199,52 @@ def test_of_very_many_steps_the_nearest_are_kept_and_equal_the_whole(monkeypatch
         all_masses, masses = whole.step_masses(step), near.step_masses(step)
         kept = ~np.isnan(masses).all(1)
         assert kept.tolist() == [True, True] + [key > step - 4 for key in range(step + 1)]
-        np.testing.assert_array_equal(masses[kept], all_masses[kept])
-    for name in ("surprisal", "attention_shift", "token_attends_step", "token_attends_mass", "step_states"):
+        np.testing.assert_allclose(masses[kept], all_masses[kept], atol=1e-6)
+    for name in ("surprisal", "entropy", "attention_previous", "attention_entropy", "hidden_shift"):
         np.testing.assert_array_equal(getattr(near, name), getattr(whole, name))
+    for name in ("attention_shift", "attention_sink", "step_states"):
+        np.testing.assert_allclose(getattr(near, name), getattr(whole, name), atol=1e-6)
+    # tokens look for the step they attend to among the nearest: of all steps where that is one of them
+    own = np.repeat(np.arange(12), np.diff(near.step_tokens, axis=1)[:, 0])
+    among = own - whole.token_attends_step < 4
+    assert among[own > 3].any()
+    assert not among[own > 3].all()
+    assert near.token_attends_step[among].tolist() == whole.token_attends_step[among].tolist()
+    np.testing.assert_allclose(near.token_attends_mass[among], whole.token_attends_mass[among], atol=1e-6)
+    assert ((own - near.token_attends_step)[~among] < 4).all()
+    assert (near.token_attends_mass[~among] <= whole.token_attends_mass[~among]).all()
+
+
+class Largest(TorchDispatchMode):
+    """The numbers in the largest tensor that is made while inside."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in tree_leaves(out):
+            # a view, as of an index that is expanded, takes no memory
+            if isinstance(made, torch.Tensor) and not made._is_view():
+                self.numbers = max(self.numbers, made.numel())
+        return out
+
+
+def test_memory_in_one_pass_does_not_grow_with_tokens_times_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 600
+    scorer = scorer_of(tiny("qwen2", max_position_embeddings=4096, num_hidden_layers=1))
+    chain = item("a b. " * steps, "", ()).chain
+    long = Segmented(chain, tuple(Step(i, 5 * i, 5 * i + 5) for i in range(steps)))
+    options = MeasureOptions(token_attention=True, states=(1,))
+    monkeypatch.setattr(passes, "NEAR_STEPS", 16)
+    found = {}
+    for most in (steps, steps - 1):
+        monkeypatch.setattr(passes, "MOST_STEPS", most)
+        with Largest() as largest:
+            (trace,) = scorer.measure([long], options)
+        found[most] = largest.numbers
+    whole = trace.n_tokens * steps
+    assert found[steps] >= whole
+    assert found[steps - 1] < whole * 2 / 3  # the logits
 
 
 def test_very_many_steps_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,8 +265,13 @@ def test_very_many_steps_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
         assert kept[-1]
         assert kept[2:].sum() <= 9
         np.testing.assert_allclose(masses[kept], whole.step_masses(step)[kept], atol=1e-6)
-    for name in ("surprisal", "attention_shift", "token_attends_step", "token_attends_mass", "step_states"):
+    for name in ("surprisal", "attention_shift", "step_states"):
         np.testing.assert_allclose(getattr(near, name), getattr(whole, name), atol=1e-6)
+    own = np.repeat(np.arange(40), np.diff(near.step_tokens, axis=1)[:, 0])
+    among = (own - whole.token_attends_step < 9) | (whole.token_attends_step < 0)
+    assert among[own > 9].mean() > 0.1
+    assert near.token_attends_step[among].tolist() == whole.token_attends_step[among].tolist()
+    np.testing.assert_allclose(near.token_attends_mass[among], whole.token_attends_mass[among], atol=1e-6)
 
 
 def test_the_nearest_steps_of_a_long_chain_are_those_of_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:

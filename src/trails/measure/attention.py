@@ -33,14 +33,12 @@ class Layout:
 
     ``bins`` (B, T): bin of each position as a key: 0 = first token of the sequence, 1 = rest of the context, s + 2 = step s;
     padding has -1. ``keep`` (B, S, T): weight 1 where a position counts as a query of step s.
-    ``pairs`` (B, P, 2): random pairs of positions for the anisotropy baseline. ``near``: how many steps are kept in the sums of
-    a step's masses, its own as the last; 0 = all bins.
+    ``pairs`` (B, P, 2): random pairs of positions for the anisotropy baseline.
     """
 
     bins: Tensor
     keep: Tensor
     pairs: Tensor
-    near: int = 0
     _plain: Tensor | None = None
     _kernel: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -49,16 +47,9 @@ class Layout:
         """K, the number of bins."""
         return int(self.keep.shape[1]) + 2
 
-    def kept(self, sums: Tensor) -> Tensor:
-        """Of the sums of masses by step (B, S, K) those that are kept: all, or (B, S, near + 2): the first two bins, then the
-        steps s - near + 1 … s of step s. Places before step 0 hold numbers that nobody reads.
-        """
-        if not self.near:
-            return sums
-        step = torch.arange(sums.shape[1], device=sums.device)[:, None]
-        near = (step + torch.arange(1 - self.near, 1, device=sums.device)).clamp_min(0) + 2
-        index = torch.cat((torch.zeros_like(step), torch.ones_like(step), near), 1)
-        return sums.gather(2, index.expand(len(sums), -1, -1))
+    def by_step(self, values: Tensor) -> Tensor:
+        """Sums (B, S, w) of ``values`` (B, T, w) over the queries of each step."""
+        return torch.bmm(self.keep, values)
 
     @property
     def one_hot(self) -> Tensor:
@@ -84,8 +75,89 @@ class Layout:
 
 
 @dataclass(slots=True)
+class NearLayout:
+    """As :class:`Layout`, for chains of very many steps: of every step the masses on the first two bins and on the nearest
+    ``near`` steps are kept, its own as the last. Nothing of size T × S is made; the masses on all steps exist for a block of
+    queries at a time.
+
+    ``bins`` (B, T) as there; ``queries`` (B, T): the step that a position counts as a query of, -1 = none; ``steps``: S.
+    """
+
+    bins: Tensor
+    queries: Tensor
+    pairs: Tensor
+    steps: int
+    near: int
+
+    @property
+    def count(self) -> int:
+        """K, the number of bins."""
+        return self.steps + 2
+
+    def by_step(self, values: Tensor) -> Tensor:
+        """Sums (B, S, w) of ``values`` (B, T, w) over the queries of each step."""
+        sums = values.new_zeros(len(values), self.steps + 1, values.shape[-1])
+        self.add(sums, values, 0)
+        return sums[:, :-1]
+
+    def add(self, sums: Tensor, values: Tensor, start: int) -> None:
+        """Add the ``values`` (B, n, w) of the positions from ``start`` on to ``sums`` (B, S + 1, w) of their steps; what counts
+        for no step goes to the last place.
+        """
+        step = self.queries[:, start : start + values.shape[1]]
+        step = torch.where(step < 0, self.steps, step)
+        sums.scatter_add_(1, step.unsqueeze(-1).expand_as(values), values)
+
+
+@dataclass(slots=True)
+class NearMasses:
+    """The masses of one layer of a :class:`NearLayout`, block after block of queries.
+
+    ``masses`` (B, T, near + 2): of each query the first two bins, then the steps up to its own; places before step 0 hold
+    numbers that nobody reads. ``shift`` (B, T) over all bins; ``sums`` (B, S + 1, near + 2) of the masses by step.
+    """
+
+    layout: NearLayout
+    masses: Tensor
+    shift: Tensor
+    sums: Tensor
+    _last: Tensor | None = None  # all masses of the query before the block
+
+    @staticmethod
+    def empty(layout: NearLayout) -> NearMasses:
+        """Before the first block."""
+        (batch, length), width = layout.bins.shape, layout.near + 2
+        masses = torch.empty(batch, length, width, device=layout.bins.device)
+        sums = masses.new_zeros(batch, layout.steps + 1, width)
+        return NearMasses(layout, masses, masses.new_full((batch, length), torch.nan), sums)
+
+    def take(self, mean: Tensor, start: int) -> None:
+        """Take the head-mean weights (B, n, keys) of the queries from ``start`` on."""
+        layout, (batch, n, keys) = self.layout, mean.shape
+        bins = layout.bins.clamp_min(0)
+        whole = mean.new_zeros(batch, n, layout.count)
+        whole.scatter_add_(2, bins[:, None, :keys].expand_as(mean), mean)
+        before = whole[:, :-1] if self._last is None else torch.cat((self._last, whole[:, :-1]), 1)
+        first = n - before.shape[1]  # position 0 has no previous token
+        self.shift[:, start + first : start + n] = (whole[:, first:] - before).abs_().sum(-1).mul_(0.5)
+        own = (bins[:, start : start + n, None] - 2).clamp_min(0)
+        near = (own + torch.arange(1 - layout.near, 1, device=own.device)).clamp_min(0) + 2
+        kept = whole.gather(2, torch.cat((torch.zeros_like(own), torch.ones_like(own), near), 2))
+        self.masses[:, start : start + n] = kept
+        layout.add(self.sums, kept, start)
+        self._last = whole[:, -1:].clone()
+
+    def layer(self, previous: Tensor, entropy: Tensor) -> LayerAttention:
+        """The layer, after the last block."""
+        return LayerAttention(
+            self.masses, previous, entropy, self.shift, self.masses[:, :, 0].clone(), self.sums[:, :-1]
+        )
+
+
+@dataclass(slots=True)
 class LayerAttention:
-    """Head means of one layer: bin masses (B, T, K), mass on the previous position and row entropy (B, T).
+    """Head means of one layer: bin masses (B, T, K), mass on the previous position and row entropy (B, T). The masses of a
+    :class:`NearLayout` are (B, T, near + 2).
 
     ``shift`` and ``sink`` (B, T) and the sums of the masses over each step's queries, ``steps`` (B, S, K), are set where
     a kernel has computed them already.
@@ -103,7 +175,7 @@ class LayerAttention:
 class Recorder:
     """Collects the reductions of one forward pass, layer by layer. L grows as the layers run."""
 
-    layout: Layout
+    layout: Layout | NearLayout
     peaks: int = 0
     token_attention: bool = False
     state_layers: tuple[int, ...] = ()
@@ -117,9 +189,9 @@ class Recorder:
     hidden_shift: list[Tensor] = field(default_factory=list)  # L+1 × (B, T)
     baseline: list[Tensor] = field(default_factory=list)  # L+1 × (B, P)
     states: list[Tensor] = field(default_factory=list)  # len(state_layers) × (B, S, d): sums over the kept positions
-    mass_sum: Tensor | None = None  # (B, T, K) over layers
-    mass_top: Tensor | None = None  # (B, T, K) largest over layers
-    mass_layer: Tensor | None = None  # (B, T, K)
+    mass_sum: Tensor | None = None  # (B, T, K or near + 2) over layers
+    mass_top: Tensor | None = None  # largest over layers
+    mass_layer: Tensor | None = None
     peak: Peaks | None = None
     _room: dict[str, Tensor] = field(default_factory=dict)  # on a CPU: memory of the layers to come
     known_left_out: tuple[bool, ...] = ()  # the masks to be left out, see trails_mask
@@ -132,8 +204,7 @@ class Recorder:
         self._keep("attention_previous", layer.previous)
         self._keep("attention_sink", layer.masses[:, :, 0].clone() if layer.sink is None else layer.sink)
         self._keep("attention_entropy", layer.entropy)
-        sums = torch.bmm(self.layout.keep, layer.masses) if layer.steps is None else layer.steps
-        self._keep("step_masses", self.layout.kept(sums))
+        self._keep("step_masses", self.layout.by_step(layer.masses) if layer.steps is None else layer.steps)
         if self.token_attention:
             if self.mass_sum is None or self.mass_top is None or self.mass_layer is None:
                 self.mass_sum, self.mass_top = layer.masses.clone(), layer.masses.clone()
@@ -160,7 +231,7 @@ class Recorder:
         """Take the residual stream before layer 0, then after each layer: (B, T, d)."""
         index = len(self.hidden_shift)
         if index in self.state_layers:
-            self.states.append(torch.bmm(self.layout.keep, state.float()))
+            self.states.append(self.layout.by_step(state.float()))
         if kernels.usable(state):
             try:
                 shift, pairs = kernels.hidden_shift(state, self.layout.pairs)
@@ -185,7 +256,14 @@ class Recorder:
         mean = weights.mean(1)
         previous[:, 1:] = mean.diagonal(offset=-1, dim1=1, dim2=2)
         entropy = torch.special.entr(weights).sum(-1).mean(1)
-        self.attention(LayerAttention(torch.bmm(mean, self.layout.one_hot), previous, entropy))
+        if isinstance(self.layout, Layout):
+            self.attention(LayerAttention(torch.bmm(mean, self.layout.one_hot), previous, entropy))
+        else:
+            near, (batch, heads, length, _) = NearMasses.empty(self.layout), weights.shape
+            rows, _ = _block(batch, heads, heads, length, mean.device)
+            for start in range(0, mean.shape[1], rows):
+                near.take(mean[:, start : start + rows], start)
+            self.attention(near.layer(previous, entropy))
         if self.peaks:
             self.take_peaks(mean, 0, len(self.attention_shift) - 1)
 
@@ -275,9 +353,10 @@ def blocked_attention(
     B, H, T, d = query.shape
     G = key.shape[1]
     out = query.new_empty(B, T, H, value.shape[-1]).transpose(1, 2)
-    layer = None
+    layer = near = None
     if recorder is not None:
-        masses = query.new_empty(B, T, recorder.layout.count, dtype=torch.float32)
+        near = None if isinstance(recorder.layout, Layout) else NearMasses.empty(recorder.layout)
+        masses = query.new_empty(B, T, recorder.layout.count, dtype=torch.float32) if near is None else near.masses
         layer = LayerAttention(masses, masses.new_full((B, T), torch.nan), masses.new_empty(B, T))
     rows, together = _block(B, H, G, T, query.device)
     rows = min(rows, T)
@@ -319,11 +398,16 @@ def blocked_attention(
             continue
         mean /= H  # (B, n, keys)
         layer.entropy[:, start:end] = entropy / H
-        layer.masses[:, start:end] = torch.bmm(mean, recorder.layout.one_hot[:, :end])
+        if isinstance(recorder.layout, Layout):
+            layer.masses[:, start:end] = torch.bmm(mean, recorder.layout.one_hot[:, :end])
+        elif near is not None:
+            near.take(mean, start)
         first = max(start, 1)  # position 0 has no previous token
         layer.previous[:, first:end] = mean[:, first - start :].diagonal(offset=first - 1, dim1=1, dim2=2)
         if recorder.peaks:
             recorder.take_peaks(mean, start, len(recorder.attention_shift))
+    if layer is not None and near is not None:
+        layer = near.layer(layer.previous, layer.entropy)
     return out, layer
 
 
@@ -385,7 +469,9 @@ def trails_attention(
         )
         return output, None
     if recorder is not None and attention_mask is None and softcap is None and not recorder.peaks:
-        fused = _fused_attention(query, key, value, scale, recorder)
+        fused = None
+        if isinstance(recorder.layout, Layout):  # the kernel's masses are those on all bins
+            fused = _fused_attention(query, key, value, scale, recorder, recorder.layout)
         if fused is not None:
             return fused, None
     out, layer = blocked_attention(query, key, value, attention_mask, scale, softcap, recorder)
@@ -394,17 +480,19 @@ def trails_attention(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _fused_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, recorder: Recorder) -> Tensor | None:
+def _fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, recorder: Recorder, layout: Layout
+) -> Tensor | None:
     """The CUDA kernel's output (B, T, H, e), its reductions given to the recorder; None where it does not apply."""
     if not kernels.usable(query) or not kernels.attention_fits(query, key, value):
         return None
     try:
-        out, masses, steps, rows = kernels.attention(query, key, value, scale, *recorder.layout.for_kernel(query.dtype))
+        out, masses, steps, rows = kernels.attention(query, key, value, scale, *layout.for_kernel(query.dtype))
     except Exception as error:  # Triton's errors have no common base
         kernels.failed(error)
         return None
     shift, previous, sink, entropy = rows.unbind()
-    recorder.attention(LayerAttention(masses[..., : recorder.layout.count], previous, entropy, shift, sink, steps))
+    recorder.attention(LayerAttention(masses[..., : layout.count], previous, entropy, shift, sink, steps))
     return out
 
 

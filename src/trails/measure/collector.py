@@ -28,7 +28,8 @@ class Flight:
     """Reductions of one batch on their way to the host; whole when ``landed`` has happened.
 
     ``found``: per name of a layer measure, (B, T, L); ``hidden_shift`` (B, T, L+1), ``baseline`` (B, L+1), ``step_masses``
-    (B, S, K, L); on request ``states`` (B, S, layers kept, d), ``attends_sum`` and ``attends_layer`` (B, T, K),
+    (B, S, K, L); on request ``states`` (B, S, layers kept, d), ``attends_sum`` and ``attends_layer`` (B, T, K); K is near + 2
+    for chains of very many steps;
     ``peak_token``, ``peak_mass`` and ``peak_layer`` (B, T, k). The layers come last, as a trace has them.
     """
 
@@ -129,9 +130,11 @@ class Collector:
         if "attends_sum" in found:
             if into.attends is None:
                 into.attends = (np.full(n, -1, np.int32), _nan(n), np.full(n, -1, np.int32))
-            sums, strongest = (found[name][row, here, 2 : here_steps + 2] for name in ("attends_sum", "attends_layer"))
+            kept = slice(2, (near or here_steps) + 2)
+            sums, strongest = (found[name][row, here, kept] for name in ("attends_sum", "attends_layer"))
             own = sequence.chain_bins[chain] - 2 - at.start
-            step, mass, layer = _attends(sums, strongest, own, layers, at.start)
+            keys = own[:, None] + np.arange(1 - near, 1) if near else np.arange(here_steps)[None]
+            step, mass, layer = _attends(sums, strongest, keys, own, layers, at.start)
             into.attends[0][chain], into.attends[1][chain], into.attends[2][chain] = step, mass, layer
         if "peak_token" in found:
             if into.peak_token is None or into.peak_mass is None or into.peak_layer is None:
@@ -211,18 +214,21 @@ class Collector:
         return replace(trace, **changes) if changes else trace
 
 
-def _attends(sums: Floats, strongest: Ints, own: Longs, layers: int, first: int) -> tuple[Ints, Floats, Ints]:
+def _attends(
+    sums: Floats, strongest: Ints, keys: Longs, own: Longs, layers: int, first: int
+) -> tuple[Ints, Floats, Ints]:
     """The earlier step that each token looks at most, by the mean over layers: step, mass and layer, each (n,).
 
-    ``sums`` (n, S) over layers, ``strongest`` (n, S) the layer of the largest mass, ``own`` (n,) each token's step; steps count
-    from ``first``.
+    ``sums`` (n, k) over layers, ``strongest`` (n, k) the layer of the largest mass, ``keys`` (n or 1, k) the step of each
+    column, ``own`` (n,) each token's step; steps count from ``first``, those below 0 are not there.
     """
     row = np.arange(len(sums))
-    mean = np.where(np.arange(sums.shape[1]) < own[:, None], sums / layers, -1.0)
+    keys = np.broadcast_to(keys, sums.shape)
+    mean = np.where((keys >= 0) & (keys < own[:, None]), sums / layers, -1.0)
     best = mean.argmax(1)
     none = mean[row, best] < 0
     return (
-        np.where(none, -1, best + first).astype(np.int32),
+        np.where(none, -1, keys[row, best] + first).astype(np.int32),
         np.where(none, np.nan, mean[row, best]).astype(np.float32),
         np.where(none, -1, strongest[row, best]).astype(np.int32),
     )

@@ -291,8 +291,8 @@ class HuggingFaceScorer:
         def observe(words: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return self._observe(words, length, steps, near, options)
 
-        if self._launches_dominate(len(batch) * length):
-            key = (len(batch), length, steps, near, replace(options, batch_tokens=0))
+        if not near and self._launches_dominate(len(batch) * length):
+            key = (len(batch), length, steps, replace(options, batch_tokens=0))
             hidden, found = self._graphs.run(key, words, observe)
         else:
             hidden, found = observe(words)
@@ -320,7 +320,7 @@ class HuggingFaceScorer:
             known_left_out=self._left_out.get(ids.shape, ()) if recorded else (),
         )
         hidden = self.model.hidden(ids, recorder)
-        if self._launches_dominate(ids.numel()):
+        if not near and self._launches_dominate(ids.numel()):
             self._left_out[ids.shape] = tuple(recorder.left_out)
         self.model.check_observed(recorder)
         found = {name: torch.stack(getattr(recorder, name), -1) for name in LAYER_MEASURES}

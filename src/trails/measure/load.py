@@ -331,9 +331,16 @@ def _adapted(model: Any, folder: Path) -> tuple[Any, str]:
                 warnings.simplefilter("ignore")  # missing keys are an error here, below
                 adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
             with safe_open(weights, "pt") as file:
-                there = set(file.keys())
+                kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # not a mapping
         except Exception as error:  # files of a stranger
             raise ModelError(f"the adapter {folder} does not fit the model: {_first_line(error)}") from None
+    whole = sorted(name for name, kind in kinds.items() if kind in _WHOLE)
+    if whole:
+        raise ModelError(
+            f"the weights of the adapter {folder} are not of a floating-point type: {whole[0]} is {kinds[whole[0]]} in "
+            f"{weights.name}. Save the adapter again, or use another one."
+        )
+    there = set(kinds)
     embeddings = any("embed" in key and ".lora_" not in key for key in there)  # "auto" would ask the model hub
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=embeddings))
     _check_keys(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trails.errors import UnmeasurableError
-from trails.measure.attention import Layout
+from trails.measure.attention import Layout, NearLayout
 from trails.measure.base import Segmented
 from trails.measure.context import Row
 from trails.platform.arrays import Longs
@@ -142,11 +142,13 @@ def pack(batch: Sequence[Pass], length: int) -> Longs:
     return packed
 
 
-def unpacked(words: Tensor, length: int, steps: int, near: int = 0) -> tuple[Layout, Tensor]:
-    """Layout and ids (B, T) of a packed batch: ids, bins as keys, steps as queries, then the pairs, in each row. ``near``: see
-    :class:`~trails.measure.attention.Layout`.
+def unpacked(words: Tensor, length: int, steps: int, near: int = 0) -> tuple[Layout | NearLayout, Tensor]:
+    """Layout and ids (B, T) of a packed batch: ids, bins as keys, steps as queries, then the pairs, in each row. ``near``: the
+    steps of a :class:`~trails.measure.attention.NearLayout`; 0 = all are kept.
     """
     ids, bins, queries = words[:, : 3 * length].view(-1, 3, length).unbind(1)
-    keep = (queries.unsqueeze(1) == torch.arange(steps, device=words.device)[:, None]).float()
     pairs = words[:, 3 * length :].reshape(-1, BASELINE_PAIRS, 2).contiguous()
-    return Layout(bins, keep, pairs, near), ids
+    if near:
+        return NearLayout(bins, queries, pairs, steps, near), ids
+    keep = (queries.unsqueeze(1) == torch.arange(steps, device=words.device)[:, None]).float()
+    return Layout(bins, keep, pairs), ids
