@@ -44,7 +44,9 @@ def judge(query_type: str | None, plan: Mapping[str, Any] | None, database: str)
     subquery inside a list comprehension is no operator of the plan, and ``LOAD CSV`` runs there too.
     """
     if query_type != "r":
-        return {
+        # a procedure that the planner takes for administration may only read: the list says what is wrong with it
+        called = _not_listed(plan) if query_type == "s" else ""
+        return called or {
             "s": "it changes the schema or administers the server",
             "w": "it writes",
             "rw": "it writes",
@@ -62,16 +64,24 @@ def judge(query_type: str | None, plan: Mapping[str, Any] | None, database: str)
         if operator == "LoadCSV" or _LOADS.search(details):
             return "LOAD CSV makes the server read a file or fetch an address"
         if operator == "ProcedureCall":
-            procedure = details.partition("(")[0].strip()
-            if procedure not in READ_PROCEDURES:
-                return (
-                    f"procedure {procedure} is not on the list of harmless ones ({', '.join(sorted(READ_PROCEDURES))})"
-                )
+            if refusal := _not_listed(step):
+                return refusal
         elif _CALLS.search(details):
             return "it calls a procedure inside an expression"
         if operator.startswith(("Show", "Terminate", "Administration")) and operator not in READ_SHOW:
             return "it administers the server"
     return ""
+
+
+def _not_listed(step: Mapping[str, Any] | None) -> str:
+    """Why the procedure that a plan begins with, or the first below it, may not be called; empty when it may or none is."""
+    if step is None:
+        return ""
+    if str(step["operatorType"]).startswith("ProcedureCall"):
+        procedure = str(step.get("args", {}).get("Details", "")).partition("(")[0].strip()
+        if procedure not in READ_PROCEDURES:
+            return f"procedure {procedure} is not on the list of harmless ones ({', '.join(sorted(READ_PROCEDURES))})"
+    return next(filter(None, map(_not_listed, step.get("children", ()))), "")
 
 
 def from_driver(value: Any) -> Any:
