@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trails.analyses import drift
+from trails.cli.scores import print_report
 from trails.errors import UsageError
 
 LAYERS = 30
@@ -155,6 +156,19 @@ def test_what_cannot_be_compared_is_refused(make: Any) -> None:
     short = drift.drift(planted(make, 17, 1, positions=6))
     assert short.onset is None
     assert "longer chain" in short.withheld[0].reason
+
+
+def test_every_score_is_printed_with_its_unit(
+    make: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    found = drift.drift(planted(make, 17, 1))
+    print_report(found.report())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert found.scores
+    for score in found.scores:
+        assert score.unit
+        assert score.unit in printed, score.name
 
 
 def test_the_picture_shows_layers_positions_and_the_onset(make: Any) -> None:

@@ -308,3 +308,23 @@ def test_a_file_of_texts_is_refused_before_the_model_is_opened(trails, chains_fi
 @pytest.mark.parametrize("command", ["bridge", "capture", "diff", "gaps", "intervene", "recall", "variants"])
 def test_help_says_whose_model_is_the_default(trails, command: str) -> None:
     assert "default: TRAILS_MODEL, else the model that the run names" in " ".join(trails(command, "--help").out.split())
+
+
+def test_the_examples_of_the_help_run(trails, chains_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows = [{"prompt": "Is 4 even?", "response": "If 4 is divisible by 2, then it is even. So it is."}]
+    (tmp_path / "data" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "notes.md").write_text("If it rains, the street is wet. But it is dry.\n", encoding="utf-8")
+    program = tmp_path / "bin" / "trails"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m trails "$@"\n')
+    program.chmod(0o700)
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    shown = trails("ingest", "--help").out.split("Options:")[0]
+    examples = [line.strip() for line in shown.splitlines() if line.startswith("  trails ") or "| trails" in line]
+    assert len(examples) == 3
+    for number, example in enumerate(examples):
+        environment["TRAILS_HOME"] = str(tmp_path / f"home{number}")
+        done = subprocess.run(example, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (example, done.stderr)
+        assert "measured    " in done.stderr
