@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -211,6 +211,7 @@ def command(
     cat notes.md | trails ingest -
     """
     from trails.measure.base import MeasureOptions
+    from trails.measure.remembered import remembered
     from trails.pipeline import IngestOptions, ingest, parse_layers, scorer_from, summary_lines
     from trails.readers import ReadOptions, parse_fields
 
@@ -243,23 +244,24 @@ def command(
         per_layer=per_layer,
     )
 
+    instrument: dict[str, Any] = {
+        "revision": revision,
+        "adapter": adapter,
+        "trust_remote_code": trust_remote_code,
+        "attention": attention,
+        "bos": bos,
+        "template": template,
+        "think": think,
+        "control_tokens": control_tokens,
+        "window": window,
+    }
     with BarProgress(quiet=as_json) as progress:
         summary = ingest(
             inputs,
             settings,
             options,
-            make_scorer=lambda: scorer_from(
-                settings,
-                revision=revision,
-                adapter=adapter,
-                trust_remote_code=trust_remote_code,
-                attention=attention,
-                bos=bos,
-                template=template,
-                think=think,
-                control_tokens=control_tokens,
-                window=window,
-            ),
+            make_scorer=lambda: scorer_from(settings, **instrument),
+            known_run=remembered(settings.model, {"dtype": settings.dtype, **instrument}),
             progress=progress,
         )
     if as_json:

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trails.errors import MissingPackageError, ModelError
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.packaged import MODEL_ID, cache_folder, packaged_model, quiet
+from trails.measure.remembered import remember
 from trails.measure.tokens import ControlTokens
 from trails.schema import stable_hash
 
@@ -43,6 +44,11 @@ def load_scorer(
     revision: str | None,
 ) -> HuggingFaceScorer:
     """See :func:`trails.measure.open_scorer`."""
+    options = {
+        **{"dtype": dtype, "attention": attention, "bos": bos, "template": template, "window": window, "think": think},
+        **{"control_tokens": control_tokens, "adapter": adapter, "revision": revision},
+        "trust_remote_code": trust_remote_code,
+    }
     target = choose_device(device)
     if model in ("", MODEL_ID):
         folder, name = packaged_model(), MODEL_ID
@@ -85,7 +91,7 @@ def load_scorer(
         loaded, adapter_hash = _adapted(loaded, path)
     loaded = loaded.to(target)
     _check_finite(loaded, f"the weights of {model or name}" + (f" with the adapter {adapter}" if adapter else ""))
-    return HuggingFaceScorer(
+    scorer = HuggingFaceScorer(
         loaded,
         tokenizer,
         name=name,
@@ -98,6 +104,8 @@ def load_scorer(
         template=template,
         window=window,
     )
+    remember(scorer.run.id, model, options)
+    return scorer
 
 
 def choose_device(device: str) -> torch.device:

@@ -217,6 +217,7 @@ def ingest(
     *,
     scorer: Scorer | None = None,
     make_scorer: Callable[[], Scorer] | None = None,
+    known_run: str = "",
     progress: Progress | None = None,
 ) -> IngestSummary:
     """Read chains, measure those that this run has not measured, write shards, load the graph.
@@ -224,7 +225,8 @@ def ingest(
     Resumes by itself: what is in the home is not measured again. Input is read once to find what is new, before the model
     is loaded, so that a bad record is reported at once; standard input is kept in memory for that. A kill loses at most the
     shard in flight. ``scorer`` measures; without one ``make_scorer`` (default: by the settings) is called, after the input
-    was read.
+    was read. ``known_run`` is the id of the run that this scorer would measure as, where it is known
+    (:func:`trails.measure.remembered.remembered`): if that run has measured everything already, no scorer is made.
 
     Raises InputError for input that cannot be read, ModelError for a model or a chain that it cannot measure, StoreError
     when shards or the graph cannot be written. Chains that the model cannot measure count as bad records.
@@ -265,7 +267,18 @@ def ingest(
     with TraceStore(settings.home, write=True) as traces:
         try:
             _measure_into(
-                traces, pending, kept, paths, settings, options, scorer, make_scorer, summary, progress, report
+                traces,
+                pending,
+                kept,
+                paths,
+                settings,
+                options,
+                scorer,
+                make_scorer,
+                known_run,
+                summary,
+                progress,
+                report,
             )
         finally:
             traces.give_up_if_empty()
@@ -283,11 +296,25 @@ def _measure_into(
     options: IngestOptions,
     scorer: Scorer | None,
     make_scorer: Callable[[], Scorer] | None,
+    known_run: str,
     summary: IngestSummary,
     progress: Progress,
     report: ReadReport,
 ) -> None:
     traces.set_segmenter(segmenter_hash() + ("-source" if options.keep_source_steps else ""))
+    known = traces.runs().get(known_run)
+    whole = known is not None and pending.keys() <= traces.done(known.id)
+    if scorer is None and known is not None and whole and not _lacking(traces, known.id, pending, options):
+        # opening the model would only tell which run this is
+        summary.run, summary.model, summary.vocab_size = known.id, known.model, known.vocab_size
+        summary.already_measured = len(pending)
+        with open_graph(settings) as graph:
+            summary.graph = graph.address
+            graph.ensure_schema()
+            summary.loaded_from_shards = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
+            with timed(summary.seconds, "graph"):
+                graph.save()
+        return
     if scorer is None:
         with timed(summary.seconds, "model"):
             scorer = make_scorer() if make_scorer else scorer_from(settings)
@@ -404,14 +431,8 @@ def add_measures(
 
     A shard at a time is replaced by one that holds more; what was measured is kept, whatever ends the work.
     """
-    if not chains or replace(options.measure, batch_tokens=0) == MeasureOptions():
-        return
     run = scorer.run
-    wanted = {
-        trace.chain.id: trace.n_tokens
-        for trace in traces.traces(run.id, chains, EXTRA_COLUMNS)
-        if lacking(trace, options.measure) is not None
-    }
+    wanted = _lacking(traces, run.id, chains, options)
     if not wanted:
         return
     progress.begin("adding measures", sum(wanted.values()))
@@ -448,6 +469,17 @@ def add_measures(
                 traces.rewrite(name, list(held.values()))
             summary.added += len(changed)
         graph.write([graph_batch(changed, runs, per_layer=options.per_layer)])
+
+
+def _lacking(traces: TraceStore, run: str, chains: Collection[str], options: IngestOptions) -> dict[str, int]:
+    """Stored chains of a run that lack a measure that is asked for, with their tokens."""
+    if not chains or replace(options.measure, batch_tokens=0) == MeasureOptions():
+        return {}
+    return {
+        trace.chain.id: trace.n_tokens
+        for trace in traces.traces(run, chains, EXTRA_COLUMNS)
+        if lacking(trace, options.measure) is not None
+    }
 
 
 def _refusing(summary: IngestSummary, report: ReadReport) -> Refuse:
