@@ -281,7 +281,10 @@ _GIVEN: dict[str, str] = {}
 """The home that the command was given as a flag."""
 
 _HOMELESS = ("browser", "experiment")
-_LINE = re.compile(rf"\btrails (?!(?:{'|'.join(_HOMELESS)})\b)(?:genome [a-z]+|{'|'.join(COMMANDS)})\b(?=[ \n]|$)")
+_NAMES = "|".join(name for name in COMMANDS if name != "genome")
+_LINE = re.compile(
+    rf"\btrails (?!(?:{'|'.join(_HOMELESS)})\b)(?:genome (?:check|show|plan|export|search)|{_NAMES})\b(?=[ \n]|$)"
+)
 
 
 def forget_home() -> None:

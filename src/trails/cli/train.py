@@ -16,8 +16,11 @@ from trails.cli.common import (
     json_option,
     model_option,
     print_json,
+    print_rows,
     settings_from,
 )
+from trails.config import Settings
+from trails.train.options import TrainOptions, layers_option
 
 
 @click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,6 +80,12 @@ from trails.cli.common import (
     default=0,
     help="Cut rows that are longer than so many tokens (0: refuse them).",
 )
+@click.option(
+    "--roles",
+    "by_role",
+    is_flag=True,
+    help="One adapter for every role of a course, beside one of as many parameters and the weighted sum of the roles'.",
+)
 @click.option("--shuffle-steps", is_flag=True, help="Control: train on the same chains with their steps shuffled.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the adapter's first weights and of the dropout.")
 @click.option("--force", is_flag=True, help="Train a model with other weights than those that measured the export.")
@@ -101,6 +110,7 @@ def command(
     lm_share: float,
     checkpoint_every: int,
     max_tokens: int,
+    by_role: bool,
     shuffle_steps: bool,
     seed: int,
     force: bool,
@@ -120,9 +130,8 @@ def command(
     trails export --subgraph all --format trails --split 0.2 -o rows.parquet
     trails train rows.parquet -o adapter --steps 25 --layers 11-20
     trails diff --adapter adapter --export rows.parquet
+    trails train course/train.jsonl --roles -o adapters
     """
-    from trails.train.options import TrainOptions, layers_option
-
     options = TrainOptions(
         steps=steps,
         batch=batch,
@@ -139,6 +148,11 @@ def command(
         seed=seed,
         shuffle_steps=shuffle_steps,
     )
+    if by_role:
+        _by_role(
+            settings_from(home=home, model=model, device=device), export, output, options, force, overwrite, as_json
+        )
+        return
     from trails.pipeline.training import train_export
 
     with BarProgress(quiet=as_json) as bar:
@@ -176,6 +190,37 @@ def command(
     echo(f"{report.steps} steps over {report.rows} rows, {report.trainable:,} trainable parameters")
     echo(f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]} (not a measure of success)")
     echo(f"adapter: {report.adapter}\nwhat it did: trails diff --adapter {report.adapter} --export {export}")
+
+
+def _by_role(
+    settings: Settings, export: Path, output: Path, options: TrainOptions, force: bool, overwrite: bool, as_json: bool
+) -> None:
+    """Adapters by role, and what to hold them against."""
+    from trails.pipeline.training import train_roles
+
+    with BarProgress(quiet=as_json) as bar:
+        report = train_roles(
+            settings,
+            export,
+            output,
+            options,
+            force=force,
+            overwrite=overwrite,
+            on_stage=bar.note if not as_json else lambda _: None,
+        )
+    rows = [
+        [name, r.rows, r.steps, r.trainable, r.losses[0][1], r.losses[-1][1], str(r.adapter)]
+        for name, r in (*report.roles.items(), ("one, for all roles", report.one))
+    ]
+    columns = ["adapter", "rows", "steps", "parameters", "first_loss", "last_loss", "folder"]
+    if as_json:
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        print_json({"adapters": found, "mixed": str(report.mixed), "weights": dict(report.weights)})
+        return
+    print_rows(columns, rows, title="losses are no measure of success")
+    shares = ", ".join(f"{role} {weight:.2f}" for role, weight in report.weights.items())
+    echo(f"mixed: {report.mixed} ({shares})\nroutes: {output / 'routes.json'}")
+    echo(f"what each did: trails diff --adapter {next(iter(report.roles.values())).adapter}")
 
 
 class _Steps:

@@ -434,7 +434,7 @@ class _Builder:
         )
         twice = sum(count > 1 for count in repeated.values())
         if twice and not any(placed.book.times > 1 for placed in books):
-            self.notes.append(f"{twice:,} chains stand in more than one book")
+            self.notes.append(f"{twice:,} chain{'s stand' if twice > 1 else ' stands'} in more than one book")
         return Course(
             self.genome,
             self.document,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trails.config import Settings
 from trails.errors import UsageError
+from trails.platform.files import write_atomic
 from trails.schema import Run
 from trails.store.traces import TraceStore
 from trails.train.check import check_output, export_head
@@ -28,12 +31,14 @@ def train_export(
     overwrite: bool = False,
     on_stage: Callable[[str], None] = lambda _: None,
     on_step: Callable[[int, int, float], None] = lambda *_: None,
+    keep: Collection[str] | None = None,
 ) -> TrainReport:
     """Train an adapter on an export, as ``trails train`` does; what can be checked is checked before the model is loaded.
 
     Without a model in the settings that of the export's run is taken, where the home knows the run. ``teacher`` names the run
-    whose attention maps are learnt. ``on_step`` is told step, number of steps and loss. Raises UsageError for an export of
-    other weights (unless ``force``), for wrong options and for a folder that holds something else.
+    whose attention maps are learnt. ``on_step`` is told step, number of steps and loss; ``keep`` names the chains whose rows
+    are trained (None: all). Raises UsageError for an export of other weights (unless ``force``), for wrong options and for a
+    folder that holds something else.
     """
     check_options(options)
     head = export_head(export)
@@ -50,17 +55,10 @@ def train_export(
         raise UsageError("the uniform scorer cannot be trained. Give a model with --model.")
     teachers = _teachers(settings, teacher) if teacher else None
 
-    from trails.measure import open_scorer
     from trails.train import train
 
     on_stage(f"loading {name or 'the packaged model'}")
-    hub = known is not None and not settings.model and len(known.revision) == 40
-    scorer: Any = open_scorer(
-        name,
-        device=settings.device,
-        dtype=settings.dtype,
-        revision=known.revision if hub and known is not None else None,
-    )
+    scorer = _scorer(settings, export)
     return train(
         export,
         output,
@@ -72,7 +70,91 @@ def train_export(
         force=force,
         overwrite=overwrite,
         on_step=on_step,
+        keep=keep,
     )
+
+
+def _scorer(settings: Settings, export: Path) -> Any:
+    """The model that an export is trained with: that of the settings, else that of the run which measured it."""
+    from trails.measure import open_scorer
+
+    known = _run_of(settings, export_head(export).run)
+    hub = known is not None and not settings.model and len(known.revision) == 40
+    return open_scorer(
+        settings.model or (known.model if known else ""),
+        device=settings.device,
+        dtype=settings.dtype,
+        revision=known.revision if hub and known is not None else None,
+    )
+
+
+ONE, MIXED = "one", "mixed"
+"""Folders beside those of the roles: one adapter of as many parameters on the same rows, and the weighted sum of the roles'."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleReport:
+    """What was trained by role. ``roles`` maps a role to its training; ``one`` is the adapter of equal parameters,
+    ``mixed`` the folder of the weighted sum, ``weights`` what each role weighs in it."""
+
+    roles: Mapping[str, TrainReport]
+    one: TrainReport
+    mixed: Path
+    weights: Mapping[str, float]
+
+
+def train_roles(
+    settings: Settings,
+    export: Path,
+    output: Path,
+    options: TrainOptions,
+    *,
+    force: bool = False,
+    overwrite: bool = False,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_step: Callable[[int, int, float], None] = lambda *_: None,
+) -> RoleReport:
+    """One adapter for every role of a course (``train.ROLE.jsonl`` beside ``export``), in ``output/ROLE``; and two to hold it
+    against: ``output/one``, of as many parameters, trained on the same rows in the order of the course, and ``output/mixed``,
+    the sum of the roles' weight changes, each weighted by its share of the rows.
+
+    ``routes.json`` says which adapter belongs to which role. A run that was interrupted continues where it stopped. Raises
+    UsageError where no file of a role lies beside the export.
+    """
+    from trails.genome.model import ROLES
+    from trails.train.adapter import mix_adapters
+    from trails.train.data import load_rows
+
+    files = {role: export.with_name(f"{export.stem}.{role}{export.suffix}") for role in ROLES}
+    files = {role: path for role, path in files.items() if path.is_file()}
+    if not files:
+        raise UsageError(
+            f"beside {export} lies no file of a role ({export.stem}.learner{export.suffix}, …). A genome with roles writes"
+            " them: trails genome export FILE --format trails -o FOLDER"
+        )
+    if options.objective == "attention":
+        raise UsageError("adapters by role are trained on the cross entropy. Leave --objective attention out.")
+    reports: dict[str, TrainReport] = {}
+    more: dict[str, Any] = {"force": force, "overwrite": overwrite, "on_step": on_step}
+    for role, path in files.items():
+        on_stage(f"role {role}: {path}")
+        reports[role] = train_export(settings, path, output / role, options, on_stage=on_stage, **more)
+    chains = {row["chain"] for path in files.values() for row in load_rows(path)}
+    equal = replace(
+        options,
+        rank=options.rank * len(files),
+        alpha=options.alpha * len(files),  # the scale of an update is alpha / rank: the same
+        steps=sum(report.steps for report in reports.values()) if options.steps else 0,
+    )
+    on_stage(f"one adapter of rank {equal.rank} on the rows of all roles")
+    one = train_export(settings, export, output / ONE, equal, keep=chains, on_stage=on_stage, **more)
+    total = sum(report.rows for report in reports.values())
+    weights = {role: report.rows / total for role, report in reports.items()}
+    scorer = _scorer(settings, export)
+    mix_adapters(scorer.model.module, {role: output / role for role in reports}, weights, output / MIXED)
+    routes = {"routes": {role: role for role in reports}, "one": ONE, "mixed": MIXED, "weights": weights}
+    write_atomic(output / "routes.json", json.dumps(routes, indent=1, sort_keys=True) + "\n")
+    return RoleReport(reports, one, output / MIXED, weights)
 
 
 def _run_of(settings: Settings, name: str) -> Run | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trails.errors import UsageError
+from trails.platform.files import write_atomic
 from trails.train.attention import NAME as BINNED
 from trails.train.attention import install
 from trails.train.check import check_adapter
@@ -73,6 +74,27 @@ def put_adapter(model: Any, folder: Path, name: str) -> Any:
             model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
     model.set_adapter(name)
     return model
+
+
+def mix_adapters(model: Any, folders: Mapping[str, Path], weights: Mapping[str, float], output: Path) -> None:
+    """Write an adapter to ``output`` whose change of every weight is the weighted sum of those in ``folders``: its factors side
+    by side, so that the sum is exact and its rank is the sum of their ranks.
+
+    Raises ModelError when a folder holds no adapter. ``model`` is changed: it carries the adapters afterwards.
+    """
+    import tempfile
+
+    for name, folder in folders.items():
+        model = put_adapter(model, folder, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.add_weighted_adapter(list(folders), [weights[name] for name in folders], "mixed", combination_type="cat")
+        with tempfile.TemporaryDirectory() as scratch:
+            model.save_pretrained(scratch, selected_adapters=["mixed"], safe_serialization=True)
+            output.mkdir(parents=True, exist_ok=True)
+            for path in sorted((Path(scratch) / "mixed").iterdir()):
+                if path.name in ("adapter_config.json", "adapter_model.safetensors"):
+                    write_atomic(output / path.name, path.read_bytes())
 
 
 def linear_names(model: Any) -> list[str]:

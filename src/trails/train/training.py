@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from trails.errors import MissingPackageError, ModelError, UsageError
 from trails.measure.packaged import quiet
 from trails.platform.files import contents, sha256, write_atomic
-from trails.schema import Run
+from trails.schema import Run, stable_hash
 from trails.train.adapter import chosen_layers, forget_gguf, with_adapter
 from trails.train.attention import TeacherMap
 from trails.train.check import check_model, export_head, read_json
@@ -39,21 +39,26 @@ def train(
     overwrite: bool = False,
     on_step: Callable[[int, int, float], None] | None = None,
     callbacks: Sequence[Any] = (),
+    keep: Collection[str] | None = None,
 ) -> TrainReport:
     """Train an adapter for ``model`` (a causal language model with its ``tokenizer``; ``run`` names it) on an export.
 
     Continues by itself where an interrupted training with the same export, model and options stopped; with options that
     differ it raises UsageError unless ``overwrite``, and for an export of other weights unless ``force``. ``teachers`` are
     stored maps by chain, for the attention objective. ``on_step`` is told step, number of steps and loss. ``model`` is
-    changed: it carries the adapter afterwards.
+    changed: it carries the adapter afterwards. ``keep`` names the chains whose rows are trained; None for all.
     """
     options = options or TrainOptions()
     head = export_head(export)
     check_model(head, run, force=force)
     rows = load_rows(export)
+    if keep is not None:
+        rows = [row for row in rows if row["chain"] in keep]
     if options.shuffle_steps:
         rows = shuffled_steps(rows, options.seed)
     identity = {"export": head.digest, "model": run.model, "revision": run.revision, "adapter": run.adapter}
+    if keep is not None:
+        identity["rows"] = f"of {len(keep)} chains, {stable_hash(*sorted(keep))}"
     return train_rows(
         rows,
         output,

@@ -1,0 +1,89 @@
+"""``trails genome`` as a user types it, over the packaged chains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from trails.cli import cli, common
+
+SUB = ("init", "check", "show", "plan", "export", "scenes", "mutate", "cross", "search")
+
+
+def run(*arguments: object, code: int = 0):
+    done = CliRunner().invoke(cli, ["genome", *map(str, arguments)])
+    assert done.exit_code == code or (code and done.exception is not None), done.output
+    return done
+
+
+def test_a_genome_from_init_to_export(packaged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.genome.yaml"
+    assert "3 books" in run("init", file).stdout
+    home = ("--home", packaged)
+    assert "sound" in run("check", file, "--alone").stdout
+    found = json.loads(run("check", file, *home, "--json").stdout)
+    assert found["books"] == 3
+    shown = json.loads(run("show", file, *home, "--html", tmp_path / "a.html", "--json").stdout)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "first-course" in page
+    assert "<script" not in page
+    assert shown["n_rows"] == found["rows"]
+    assert (
+        shown["n_tokens"]
+        == found["tokens"]
+        == sum(row["tokens"] for row in shown["tree"] if not row["course"].startswith(" "))
+    )
+    plan = [json.loads(line) for line in run("plan", file, *home, "--json").stdout.splitlines()]
+    assert [row["order"] for row in plan] == list(range(found["rows"]))
+    written = json.loads(run("export", file, "--format", "trails", "-o", tmp_path / "out", *home, "--json").stdout)
+    assert written["rows"] == found["rows"]
+    rows = (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(row)["chain"] for row in rows] == [row["chain"] for row in plan]
+    assert len(run("plan", file, *home).stdout.splitlines()) == found["rows"]
+
+
+def test_a_home_describes_itself(packaged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "b.genome.yaml"
+    run("init", file, "--from", packaged, "--books", 8)
+    found = json.loads(run("check", file, "--home", packaged, "--json").stdout)
+    assert found["stages"] == 3
+    run("init", file, code=2)  # it exists
+
+
+def test_children_are_registered(tmp_path: Path) -> None:
+    file = tmp_path / "a.genome.yaml"
+    run("init", file)
+    one, two = json.loads(run("mutate", file, "-o", tmp_path / "g", "--count", 2, "--json").stdout)
+    assert run("check", one["file"], "--alone").exit_code == 0
+    run("cross", file, two["file"], "-o", tmp_path / "g", "--json", code=2)  # one operation away: nothing between
+    entries = [json.loads(line) for line in (tmp_path / "g" / "registry.jsonl").read_text().splitlines()]
+    assert [entry["operation"] for entry in entries][:2] == [one["operation"], two["operation"]]
+
+
+@pytest.mark.parametrize("name", SUB)
+def test_every_part_has_help_with_an_example(name: str) -> None:
+    assert f"trails genome {name} " in run(name, "--help").stdout
+
+
+def test_a_home_is_put_into_those_lines_that_take_one(monkeypatch) -> None:
+    monkeypatch.setitem(common._GIVEN, "home", "x")
+    text = "run: trails genome scenes g.yaml -o s.jsonl; trails ingest s.jsonl; trails genome show g.yaml"
+    assert common.with_home(text) == (
+        "run: trails genome scenes g.yaml -o s.jsonl; trails ingest --home x s.jsonl; trails genome show --home x g.yaml"
+    )
+
+
+def test_scene_texts_become_chains_that_are_read_back(tmp_path: Path) -> None:
+    from tests.genome.conftest import EXAMPLE
+
+    from trails.genome.model import load_genome
+    from trails.genome.scenes import authored
+    from trails.readers import read
+
+    run("scenes", EXAMPLE, "-o", tmp_path / "scenes.jsonl")
+    genome, _ = load_genome(EXAMPLE)
+    wanted = [authored(s, genome.name).id for stage in genome.stages for s in stage.scenes if s.text]
+    assert [chain.id for chain in read([tmp_path / "scenes.jsonl"])] == wanted
