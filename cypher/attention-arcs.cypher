@@ -1,7 +1,7 @@
 // Attention between steps of a chain
 // Attention from every later step to every earlier one, with the layer in which it is largest.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
-// $run: string := "" | a run's id; empty = every run
+// $run: string = "rd24d03ce8f154ddc" | a run's id
 // $limit: integer := 200 | rows at most
 // returns later: integer, index of the step that looks
 // returns earlier: integer, index of the step looked at
@@ -12,7 +12,7 @@
 // returns at_layer: float, 0..1, mass in that layer
 // returns run: string, id
 MATCH (q:Step {chain: $chain})-[a:ATTENDS_TO]->(k:Step)
-WHERE $run = '' OR a.run = $run
+WHERE a.run = $run
 WITH q, k, a, reduce(best = 0, i IN range(0, size(a.mass) - 1) | CASE WHEN a.mass[i] > a.mass[best] THEN i ELSE best END) AS layer
 RETURN q.index AS later, k.index AS earlier, q.role AS later_role, k.role AS earlier_role, a.mean AS mean,
        layer, a.mass[layer] AS at_layer, a.run AS run

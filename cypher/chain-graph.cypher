@@ -1,17 +1,22 @@
 // A chain as a picture
-// The chain, its steps, the order between them, and attention from later to earlier steps above a threshold (for Neo4j Browser).
+// The steps of a chain in their order, and for each the earlier step that it looks back at most, token for token, where that is above an even spread.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
-// $run: string := "" | a run's id; empty = every run
-// $least: float := 0.02 | smallest attention shown, mean over layers and heads, 0..1
-// $limit: integer := 300 | rows at most
-// returns chain: node
-// returns has: relationship, HAS_STEP
+// $run: string = "rd24d03ce8f154ddc" | a run's id
+// $limit: integer := 50 | steps at most
 // returns step: node
-// returns relation: relationship, LEADS_TO or ATTENDS_TO
-// returns other: node, the step at its other end
-MATCH (c:Chain {id: $chain})-[h:HAS_STEP]->(s:Step)
-OPTIONAL MATCH (s)-[r:LEADS_TO|ATTENDS_TO]->(o:Step)
-WHERE ($run = '' OR r.run = $run) AND (r.mean IS NULL OR r.mean >= $least)
-RETURN c AS chain, h AS has, s AS step, r AS relation, o AS other
-ORDER BY step.index, other.index
+// returns follows: relationship, NEXT_STEP
+// returns next: node, the next step
+// returns looks: relationship, ATTENDS_TO
+// returns back: node, the earlier step it looks at most per token
+MATCH (s:Step {chain: $chain})
+WITH s ORDER BY s.index LIMIT $limit
+OPTIONAL MATCH (s)-[x:ATTENDS_TO]->(:Step)-[m:MEASURED_STEP]->(:Run)
+WHERE x.run = $run AND m.run = $run AND m.n_tokens > 0
+WITH s, max(x.mean / m.n_tokens) AS most, sum(x.mean) AS mass, sum(m.n_tokens) AS tokens
+OPTIONAL MATCH (s)-[look:ATTENDS_TO]->(b:Step)-[of:MEASURED_STEP]->(:Run)
+WHERE look.run = $run AND of.run = $run AND of.n_tokens > 0 AND look.mean / of.n_tokens = most
+  AND most * tokens > 1.0001 * mass
+OPTIONAL MATCH (s)-[f:NEXT_STEP]->(n:Step)
+RETURN s AS step, f AS follows, n AS next, look AS looks, b AS back
+ORDER BY step.index
 LIMIT $limit

@@ -1,7 +1,7 @@
 // The trail of a chain
 // Every token of one chain in order, with what the run measured on the transition that leads to it.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
-// $run: string := "" | a run's id; empty = every run
+// $run: string = "rd24d03ce8f154ddc" | a run's id
 // $limit: integer := 2000 | rows at most
 // returns position: integer, tokens from 0
 // returns piece: string, the token as shown
@@ -16,7 +16,7 @@
 // returns hidden_shift: float, 0..2, mean over layers
 // returns run: string, id
 MATCH (before)-[r:BEGINS|NEXT]->(t:Token {chain: $chain})
-WHERE $run = '' OR r.run = $run
+WHERE r.run = $run
 RETURN t.position AS position, t.piece AS piece, t.step AS step, r.surprisal AS surprisal, r.entropy AS entropy,
        r.rank AS rank, r.logit_shift AS logit_shift, r.attention_shift AS attention_shift,
        r.attention_previous AS attention_previous, r.attention_sink AS attention_sink, r.hidden_shift AS hidden_shift,

@@ -1,6 +1,6 @@
 // Directly-follows counts of roles
 // Which role follows which, how often, and how often it would by chance if roles were independent.
-// $run: string := "" | a run's id; empty = every run
+// $run: string = "rd24d03ce8f154ddc" | a run's id
 // $limit: integer := 300 | rows at most
 // returns role: string
 // returns next: string, role of the next step
@@ -9,7 +9,7 @@
 // returns nll: float, nats per token of the later step, given everything before
 // returns premise_usefulness: float, nats per token that the earlier step saves; null if not measured
 MATCH (:Step)-[l:LEADS_TO]->(:Step)
-WHERE $run = '' OR l.run = $run
+WHERE l.run = $run
 WITH l.roles AS roles, count(l) AS n, avg(l.nll_given_all) AS nll, avg(l.premise_usefulness) AS useful
 WITH split(roles, '>')[0] AS role, split(roles, '>')[1] AS next, n, nll, useful
 WITH next, sum(n) AS as_second, collect({role: role, n: n, nll: nll, useful: useful}) AS firsts

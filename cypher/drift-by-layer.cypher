@@ -2,7 +2,7 @@
 // How far hidden states and attention move per token in the early, middle and late layers, step by step, with the shift
 // between random positions of the same chain.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
-// $run: string := "" | a run's id; empty = every run
+// $run: string = "rd24d03ce8f154ddc" | a run's id
 // $limit: integer := 500 | rows at most
 // returns step: integer, index from 0
 // returns role: string
@@ -15,7 +15,7 @@
 // returns attention_late: float, 0..1
 // returns run: string, id
 MATCH (c:Chain {id: $chain})-[m:MEASURED]->(:Run)
-WHERE $run = '' OR m.run = $run
+WHERE m.run = $run
 MATCH (c)-[:HAS_STEP]->(s:Step)
 MATCH (b)-[r:BEGINS|NEXT]->(t:Token {chain: $chain})
 WHERE r.run = m.run AND t.step = s.index

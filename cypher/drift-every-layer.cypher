@@ -1,7 +1,7 @@
 // Drift of a chain in every layer
 // Mean hidden shift per layer over the chain's transitions, with that of random positions. Needs a graph loaded with --per-layer.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
-// $run: string := "" | a run's id; empty = every run
+// $run: string = "rd24d03ce8f154ddc" | a run's id
 // $limit: integer := 500 | rows at most
 // returns layer: integer, 0 = input embeddings
 // returns hidden_shift: float, 0..2, mean over transitions
@@ -9,7 +9,7 @@
 // returns transitions: integer, transitions
 // returns run: string, id
 MATCH (c:Chain {id: $chain})-[m:MEASURED]->(:Run)
-WHERE $run = '' OR m.run = $run
+WHERE m.run = $run
 MATCH (a:Token {chain: $chain})-[r:NEXT]->(b:Token)
 WHERE r.run = m.run AND r.hidden_shift_by_layer IS NOT NULL
 UNWIND range(0, size(m.hidden_baseline) - 1) AS layer

@@ -1,7 +1,8 @@
 // Most gap-like seams
 // Seams where a step seems to be missing, with the removed-step AUC of the score and of the position-only baseline on this
 // corpus. Needs: trails gaps (a home needs 20 chains with four steps or more).
-// $run: string := "" | a run's id; empty = every run
+// $run: string = "rd24d03ce8f154ddc" | a run's id
+// $home: string := "" | a home's id; empty = whoever wrote last
 // $rank: integer := 0 | largest place within its chain, 0 = each chain's most gap-like seam only
 // $limit: integer := 50 | rows at most
 // returns chain: string, id
@@ -15,8 +16,11 @@
 // returns control_auc: float, 0..1, of the score
 // returns baseline_auc: float, 0..1, of the position alone
 // returns run: string, id
-MATCH (g:Gap)-[:BEFORE]->(s:Step)
-WHERE ($run = '' OR g.run = $run) AND g.rank <= $rank
+MATCH (found:Gap)
+WHERE found.run = $run AND found.scope IS NOT NULL AND ($home = '' OR found.home = $home)
+WITH found.scope AS scope, max(found.date) AS date ORDER BY date DESC, scope LIMIT 1
+MATCH (g:Gap {scope: scope})-[:BEFORE]->(s:Step)
+WHERE g.rank <= $rank
 RETURN g.chain AS chain, g.step AS step, s.text AS text, g.score AS score, g.bridge_nats AS bridge_nats,
        g.ungrounded AS ungrounded, g.value_surprisal AS value_surprisal, g.premise_usefulness AS premise_usefulness,
        g.control_auc AS control_auc, g.baseline_auc AS baseline_auc, g.run AS run

@@ -1,7 +1,7 @@
 // Most attended steps of a chain
 // How much attention each step gets from later steps, in all and per token of it, because a longer step catches more.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
-// $run: string := "" | a run's id; empty = every run
+// $run: string = "rd24d03ce8f154ddc" | a run's id
 // $limit: integer := 50 | rows at most
 // returns step: integer, index from 0
 // returns role: string
@@ -12,7 +12,7 @@
 // returns strongest: float, 0..1, largest mass from one later step
 // returns run: string, id
 MATCH (k:Step {chain: $chain})<-[a:ATTENDS_TO]-(q:Step)
-WHERE $run = '' OR a.run = $run
+WHERE a.run = $run
 WITH k, a.run AS run, avg(a.mean) AS received, max(a.mean) AS strongest, count(a) AS n_later
 MATCH (k)-[m:MEASURED_STEP]->(:Run)
 WHERE m.run = run

@@ -2,7 +2,7 @@
 // Pairs of consecutive tokens that occur in both chains, with the mean surprisal of the second token in each.
 // $first: string = "ce254d5f805b7567c" | a chain's id
 // $second: string = "ca571426894303bd6" | another chain's id
-// $run: string := "" | a run's id; empty = every run
+// $run: string = "rd24d03ce8f154ddc" | a run's id
 // $limit: integer := 100 | rows at most
 // returns piece: string, first token of the pair
 // returns next: string, second token
@@ -13,8 +13,8 @@
 // returns difference: float, nats, second minus first
 UNWIND [$first, $second] AS id
 MATCH (a:Token {chain: id})-[r:NEXT]->(b:Token)
-WHERE $run = '' OR r.run = $run
-WITH a.token_id AS x, b.token_id AS y, min(a.piece) AS piece, min(b.piece) AS next,
+WHERE r.run = $run
+WITH a.tokenizer AS tokenizer, a.token_id AS x, b.token_id AS y, min(a.piece) AS piece, min(b.piece) AS next,
      sum(CASE WHEN id = $first THEN 1 ELSE 0 END) AS in_first,
      sum(CASE WHEN id = $second THEN 1 ELSE 0 END) AS in_second,
      avg(CASE WHEN id = $first THEN r.surprisal END) AS surprisal_first,

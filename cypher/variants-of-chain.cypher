@@ -1,7 +1,7 @@
 // Variants of a chain
 // The microvariants of a chain, those first that shift its predictions most, and the layer in which each drifts most. Needs: trails variants.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
-// $run: string := "" | a run's id; empty = every run
+// $run: string = "rd24d03ce8f154ddc" | a run's id
 // $limit: integer := 100 | rows at most
 // returns variant: string, id
 // returns kind: string
@@ -17,7 +17,7 @@
 // returns attention_layer: integer, layer of the largest attention drift
 // returns run: string, id
 MATCH (v:Variant)-[r:VARIANT_OF]->(c:Chain {id: $chain})
-WHERE $run = '' OR r.run = $run
+WHERE r.run = $run
 RETURN v.id AS variant, v.kind AS kind, v.detail AS detail, v.edits AS edits, v.distance AS distance,
        r.logit_drift AS logit_drift, r.volatility AS volatility, r.noise_floor AS noise_floor,
        r.hidden_drift AS hidden_drift, r.hidden_drift_max_layer AS hidden_layer,

@@ -166,6 +166,7 @@ def _add(graph: Graph, trace: Trace) -> None:
             chain=chain.id,
             step=step,
             position=t,
+            tokenizer=trace.tokenizer[:8],
             token_id=int(trace.token_ids[t]),
             piece=trace.pieces[t],
             start=int(trace.token_start[t]),
@@ -199,7 +200,7 @@ def _add_step(graph: Graph, trace: Trace, index: int, token: list[str]) -> None:
     graph.add_edge(chain.id, node, key="HAS_STEP", type="HAS_STEP")
     first, last = (int(x) for x in trace.step_tokens[index])
     if last > first:
-        graph.add_edge(node, token[first], key="FIRST", type="FIRST")
+        graph.add_edge(node, token[first], key=("FIRST", trace.tokenizer), type="FIRST", tokenizer=trace.tokenizer[:8])
     known = [float(s) for s in trace.surprisal[first:last] if not math.isnan(s)]
     bins = trace.step_masses(index)
     masses = [mean(map(float, row)) for row in bins]
@@ -233,6 +234,7 @@ def _add_step(graph: Graph, trace: Trace, index: int, token: list[str]) -> None:
                 mass=[float(x) for x in bins[2 + earlier]],
             )
     if index:
+        graph.add_edge(f"{chain.id}:{index - 1}", node, key="NEXT_STEP", type="NEXT_STEP")
         given = trace.nll_given_all
         without, question = trace.nll_without_previous, trace.nll_given_question
         graph.add_edge(
@@ -298,8 +300,17 @@ def take(props: Mapping[str, Any], names: str) -> Row:
 
 
 def of_run(props: Mapping[str, Any], run: str) -> bool:
-    """Whether the relationship belongs to the run; every run for an empty one."""
-    return run in ("", props["run"])
+    """Whether the relationship belongs to the run."""
+    return bool(run == props["run"])
+
+
+def newest(rows: Iterable[Mapping[str, Any]], run: str, home: str) -> str:
+    """The scope that was written last, of the results of a run and of a home (of any for an empty one)."""
+    dates = defaultdict(list)
+    for row in rows:
+        if row["run"] == run and home in ("", row["home"]):
+            dates[row["scope"]].append(row["date"])
+    return min(dates, key=lambda scope: (-int(re.sub(r"[^0-9]", "", max(dates[scope]))), scope), default="")
 
 
 def shown(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -385,17 +396,21 @@ def chain_steps(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
     return sorted(rows, key=lambda row: (row[-1], row[0]))[:limit]
 
 
-def chain_graph(graph: Graph, chain: str, run: str, least: float, limit: int) -> list[Row]:
+def chain_graph(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
     rows = []
-    for step in nodes(graph, "Step", chain=chain):
-        found = [
-            (shown_edge(r), shown(o))
-            for kind in ("LEADS_TO", "ATTENDS_TO")
-            for s, r, o in edges(graph, kind, "Step", "Step")
-            if s["id"] == step["id"] and of_run(r, run) and ("mean" not in r or r["mean"] >= least)
-        ]
-        rows += [(shown(graph.nodes[chain]), {}, shown(step), r, o) for r, o in found or [(None, None)]]
-    return rows  # order is checked by (step, other) only: several relationships may join the same two steps
+    for step in sorted(nodes(graph, "Step", chain=chain), key=lambda s: s["index"])[:limit]:
+        held = []
+        for s, r, back in edges(graph, "ATTENDS_TO", "Step", "Step"):
+            if s["id"] == step["id"] and of_run(r, run):
+                held.append((r, back, graph.edges[back["id"], run, ("MEASURED_STEP", run)]["n_tokens"]))
+        held = [(r, back, tokens) for r, back, tokens in held if tokens]
+        most = max((r["mean"] / tokens for r, _, tokens in held), default=0.0)
+        even = sum(r["mean"] for r, _, _ in held) / max(1, sum(tokens for _, _, tokens in held))
+        looks = [(shown_edge(r), shown(back)) for r, back, n in held if r["mean"] / n == most and most > 1.0001 * even]
+        after = [shown(b) for a, _, b in edges(graph, "NEXT_STEP") if a["id"] == step["id"]]
+        follows, following = ({}, after[0]) if after else (None, None)
+        rows += [(shown(step), follows, following, *look) for look in looks or [(None, None)]]
+    return rows
 
 
 def most_surprising(graph: Graph, run: str, limit: int) -> list[Row]:
@@ -589,7 +604,9 @@ def tokens_looking_at_step(graph: Graph, step: str, run: str, limit: int) -> lis
     return sorted(rows, key=lambda row: (-row[3], row[0], row[-1]))[:limit]
 
 
-def overlaps_of_chain(graph: Graph, chain: str, limit: int) -> list[Row]:
+def overlaps_of_chain(graph: Graph, chain: str, run: str, home: str, limit: int) -> list[Row]:
+    here = [o for o, _, c in edges(graph, "IN") if c["id"] == chain]
+    scopes = {kind: newest((o for o in here if o["kind"] == kind), run, home) for kind in {o["kind"] for o in here}}
     rows = [
         (
             o["id"],
@@ -602,12 +619,13 @@ def overlaps_of_chain(graph: Graph, chain: str, limit: int) -> list[Row]:
             *tuple(o.get(name) for name in ("coverage", "control", "control_name")),
         )
         for o, i, c in edges(graph, "IN")
-        if c["id"] == chain
+        if c["id"] == chain and o["scope"] == scopes[o["kind"]]
     ]
     return sorted(rows, key=lambda row: (-row[3], row[5], row[0]))[:limit]
 
 
-def overlaps_top(graph: Graph, kind: str, limit: int) -> list[Row]:
+def overlaps_top(graph: Graph, kind: str, run: str, home: str, limit: int) -> list[Row]:
+    scope = newest(nodes(graph, "Overlap", kind=kind), run, home)
     rows = [
         (
             o["id"],
@@ -617,21 +635,21 @@ def overlaps_top(graph: Graph, kind: str, limit: int) -> list[Row]:
             o["n_tokens"] * (o["n_chains"] - 1),
             *tuple(o.get(name) for name in ("coverage", "control", "control_name")),
         )
-        for o in nodes(graph, "Overlap", kind=kind)
+        for o in nodes(graph, "Overlap", scope=scope)
     ]
     return sorted(rows, key=lambda row: (-row[4], row[0]))[:limit]
 
 
-def overlap_graph(graph: Graph, kind: str, limit: int) -> list[Row]:
-    top = {row[0] for row in overlaps_top(graph, kind, 15)}
+def overlap_graph(graph: Graph, kind: str, run: str, home: str, limit: int) -> list[Row]:
+    top = {row[0] for row in overlaps_top(graph, kind, run, home, 10)}
     rows = [(shown(o), shown_edge(i), shown(c)) for o, i, c in edges(graph, "IN") if o["id"] in top]
     return sorted(rows, key=lambda row: (row[0]["id"], row[2]["id"], row[1]["first"]))[:limit]
 
 
-def similar_steps(graph: Graph, step: str, limit: int) -> list[Row]:
+def similar_steps(graph: Graph, step: str, run: str, home: str, limit: int) -> list[Row]:
     rows = []
     for a, r, b in edges(graph, "SIMILAR"):
-        if step in (a["id"], b["id"]):
+        if step in (a["id"], b["id"]) and of_run(r, run) and home in ("", r["home"]):
             other = b if a["id"] == step else a
             rows.append((other["id"], other["role"], other["text"], r["cosine"], r["excess"], r["layer"], r["run"]))
     return sorted(rows, key=lambda row: (-row[3], row[0], row[-1]))[:limit]
@@ -644,7 +662,7 @@ def variants_of_chain(graph: Graph, chain: str, run: str, limit: int) -> list[Ro
     rows = [
         (*(v[name] for name in own), *(r.get(name) for name in drifts))
         for v, r, c in edges(graph, "VARIANT_OF")
-        if c["id"] == chain and run in ("", r["run"])
+        if c["id"] == chain and of_run(r, run)
     ]
     return sorted(rows, key=lambda row: (-row[5], row[0], row[-1]))[:limit]
 
@@ -652,14 +670,15 @@ def variants_of_chain(graph: Graph, chain: str, run: str, limit: int) -> list[Ro
 def drift_map(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
     rows = []
     for v, r, c in edges(graph, "VARIANT_OF"):
-        if c["id"] == chain and run in ("", r["run"]):
+        if c["id"] == chain and of_run(r, run):
             attention = [None, *r.get("attention_drift_by_layer", [None] * (len(r["hidden_drift_by_layer"]) - 1))]
             for layer, (hidden, seen) in enumerate(zip(r["hidden_drift_by_layer"], attention, strict=True)):
                 rows.append((v["id"], v["kind"], layer, hidden, seen, r["logit_drift"], r["run"]))
     return sorted(rows, key=lambda row: (-row[3], row[0], row[2], row[-1]))[:limit]
 
 
-def gaps_top(graph: Graph, run: str, rank: int, limit: int) -> list[Row]:
+def gaps_top(graph: Graph, run: str, home: str, rank: int, limit: int) -> list[Row]:
+    scope = newest(nodes(graph, "Gap"), run, home)
     names = [
         "score",
         "bridge_nats",
@@ -673,12 +692,13 @@ def gaps_top(graph: Graph, run: str, rank: int, limit: int) -> list[Row]:
     rows = [
         (g["chain"], g["step"], s["text"], *(g.get(name) for name in names))
         for g, _, s in edges(graph, "BEFORE")
-        if of_run(g, run) and g["rank"] <= rank
+        if g["scope"] == scope and g["rank"] <= rank
     ]
     return sorted(rows, key=lambda row: (-row[3], row[0], row[1], row[-1]))[:limit]
 
 
-def gaps_of_chain(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+def gaps_of_chain(graph: Graph, chain: str, run: str, home: str, limit: int) -> list[Row]:
+    scope = newest(nodes(graph, "Gap", chain=chain), run, home)
     names = [
         "score",
         "bridge_nats",
@@ -694,14 +714,14 @@ def gaps_of_chain(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
     rows = [
         (g["rank"], g["step"], s["role"], s["text"], *(g.get(name) for name in names))
         for g, _, s in edges(graph, "BEFORE")
-        if g["chain"] == chain and of_run(g, run)
+        if g["chain"] == chain and g["scope"] == scope
     ]
     return sorted(rows, key=lambda row: (row[0], row[1], row[-1]))[:limit]
 
 
-def states_branching(graph: Graph, least: int, limit: int) -> list[Row]:
+def states_branching(graph: Graph, run: str, home: str, least: int, limit: int) -> list[Row]:
     rows = []
-    for s in nodes(graph, "State"):
+    for s in nodes(graph, "State", scope=newest(nodes(graph, "State"), run, home)):
         ways = [t for a, t, _ in edges(graph, "TRAIL") if a["id"] == s["id"]]
         if s["n_chains"] >= least and ways:
             walked = sum(t["count"] for t in ways)
@@ -710,10 +730,11 @@ def states_branching(graph: Graph, least: int, limit: int) -> list[Row]:
     return sorted(rows, key=lambda row: (-row[4], -row[2], row[0]))[:limit]
 
 
-def map_around_chain(graph: Graph, chain: str, limit: int) -> list[Row]:
+def map_around_chain(graph: Graph, chain: str, run: str, home: str, limit: int) -> list[Row]:
     rows = []
+    scope = newest((s for t, _, s in edges(graph, "AT") if t["chain"] == chain), run, home)
     for t, _, s in edges(graph, "AT"):
-        if t["chain"] == chain:
+        if t["chain"] == chain and s["scope"] == scope:
             branches = sum(1 for a, _, _ in edges(graph, "TRAIL") if a["id"] == s["id"])
             rows.append((t["position"], t["piece"], s["id"], s["n_chains"], branches))
     return sorted(rows, key=lambda row: (row[0], row[2]))[:limit]

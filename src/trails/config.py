@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     store: Literal["auto", "embedded", "neo4j"] = Field(
         default="auto", description="auto = neo4j when NEO4J_URI is set, else embedded"
     )
+    author: str = Field(default="", description="who writes results of analyses; shown beside them in a shared graph")
     neo4j_uri: str = Field(default="", validation_alias=AliasChoices("neo4j_uri", "NEO4J_URI"))
     neo4j_username: str = Field(default="neo4j", validation_alias=AliasChoices("neo4j_username", "NEO4J_USERNAME"))
     neo4j_password: SecretStr = Field(

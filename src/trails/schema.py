@@ -28,6 +28,9 @@ from trails.platform.arrays import Floats, Ints
 FORMAT_VERSION = 1
 """Version of the home folder's layout. A home with a larger number is refused, not guessed at."""
 
+GRAPH_FORMAT = 2
+"""Version of the graph. Every command refuses a graph of another one: an older graph is made again from the shards."""
+
 
 class Role(StrEnum):
     """What a step does in its chain, read from its connective; NONE when no connective is found."""
@@ -59,6 +62,14 @@ def stable_hash(*parts: str, length: int = 16) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class HomeIdentity:
+    """A home folder among others that share a graph: ``h`` + 16 hex digits, drawn once, and a name for people."""
+
+    id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -615,6 +626,11 @@ class Node:
     meaning: str
     properties: tuple[Property, ...]
 
+    @property
+    def scoped(self) -> bool:
+        """Whether these are results of an analysis, written under a scope (:data:`SCOPE`)."""
+        return any(p.name == "scope" for p in self.properties)
+
 
 @dataclass(frozen=True, slots=True)
 class Relationship:
@@ -636,6 +652,11 @@ class Relationship:
         """Unique name of the declaration."""
         return self.table or self.type
 
+    @property
+    def scoped(self) -> bool:
+        """Whether these are results of an analysis with a scope of their own (:data:`SCOPE`)."""
+        return any(p.name == "scope" for p in self.properties)
+
 
 def _p(name: str, type: PropertyType, meaning: str, unit: str = "", *, indexed: bool = False) -> Property:
     return Property(name, type, meaning, unit, indexed)
@@ -643,6 +664,21 @@ def _p(name: str, type: PropertyType, meaning: str, unit: str = "", *, indexed: 
 
 _ID = _p("id", "string", "deterministic identity", indexed=True)
 _RUN = _p("run", "string", "id of the run that measured this")
+
+SCOPE: tuple[Property, ...] = (
+    _p(
+        "scope",
+        "string",
+        "what wrote it: home, analysis, run and parameters; writing replaces the same only",
+        indexed=True,
+    ),
+    _p("home", "string", "id of the home that it was found in"),
+    _p("parameters", "string", "options of the analysis, JSON"),
+    _p("author", "string", "who wrote it: author of the configuration"),
+    _p("date", "string", "when it was written, ISO 8601, UTC"),
+)
+"""Properties of every result of an analysis. The ``id`` of such a node is its ``key`` with the scope's id behind it."""
+_KEY = _p("key", "string", "the find itself: the same in every home and run")
 
 
 def _thirds(name: str, meaning: str, unit: str) -> tuple[Property, ...]:
@@ -699,6 +735,11 @@ in another type. The shards hold all metadata; ``meta:NAME=VALUE`` selects by an
 
 NODES: tuple[Node, ...] = (
     Node(
+        "Home",
+        "a home folder that chains were loaded from",
+        (_ID, _p("name", "string", "name of the home: that of its folder, unless it was renamed")),
+    ),
+    Node(
         "Source",
         "a file or data set that chains came from",
         (_ID, _p("name", "string", "name of the data set"), _p("licence", "string", "licence of the text, if known")),
@@ -747,6 +788,7 @@ NODES: tuple[Node, ...] = (
             _ID,
             _p("chain", "string", "id of its chain", indexed=True),
             _p("step", "integer", "index of its step"),
+            _p("tokenizer", "string", "first 8 hex digits of the tokenizer's hash"),
             _p("position", "integer", "place in the chain, from 0"),
             _p("token_id", "integer", "number in the tokenizer's vocabulary"),
             _p("piece", "string", "the token as shown", indexed=True),
@@ -779,11 +821,14 @@ NODES: tuple[Node, ...] = (
         "merged node of the map: the same last k tokens in different chains",
         (
             _ID,
+            _KEY,
+            _p("run", "string", "id of the run whose chains were woven"),
             _p("tokenizer", "string", "first 8 hex digits of the tokenizer's hash"),
             _p("k", "integer", "tokens that identify the state"),
             _p("text", "string", "the tokens as text"),
             _p("n_occurrences", "integer", "token occurrences merged here"),
             _p("n_chains", "integer", "chains that pass here"),
+            *SCOPE,
         ),
     ),
     Node(
@@ -791,6 +836,8 @@ NODES: tuple[Node, ...] = (
         "a maximal repeat shared by at least two chains",
         (
             _ID,
+            _KEY,
+            _p("run", "string", "id of the run whose chains were compared"),
             _p("kind", "string", "exact, masked, near or skeleton", indexed=True),
             _p("text", "string", "the shared tokens, or roles for a skeleton"),
             _p("n_tokens", "integer", "length", "tokens (steps for skeleton and near)"),
@@ -799,6 +846,7 @@ NODES: tuple[Node, ...] = (
             _p("control", "float", "the same share on the control (resample or shuffle)", "0..1"),
             _p("excess", "float", "coverage minus control", "-1..1"),
             _p("control_name", "string", "what the control is"),
+            *SCOPE,
         ),
     ),
     Node(
@@ -806,6 +854,7 @@ NODES: tuple[Node, ...] = (
         "a seam where a step seems to be missing",
         (
             _ID,
+            _KEY,
             _p("chain", "string", "id of its chain", indexed=True),
             _p("run", "string", "id of the run that measured it"),
             _p("step", "integer", "index of the step after the seam"),
@@ -819,6 +868,7 @@ NODES: tuple[Node, ...] = (
             _p("role_bigram", "float", "surprisal of the role pair", "nats"),
             _p("control_auc", "float", "removed-step AUC of the score on this corpus", "0..1"),
             _p("baseline_auc", "float", "the same AUC of the position-only baseline", "0..1"),
+            *SCOPE,
         ),
     ),
     Node(
@@ -838,9 +888,18 @@ NODES: tuple[Node, ...] = (
 )
 
 RELATIONSHIPS: tuple[Relationship, ...] = (
+    Relationship(
+        "HOLDS",
+        "Home",
+        "Chain",
+        "the home's shards hold the chain, measured by the run",
+        (_p("run", "string", "id of the run that measured the chain"),),
+        ("run",),
+    ),
     Relationship("FROM", "Chain", "Source", "where the chain came from"),
     Relationship("IN_FAMILY", "Chain", "Family", "what the chain is a version of"),
     Relationship("HAS_STEP", "Chain", "Step", "structure"),
+    Relationship("NEXT_STEP", "Step", "Step", "the next step of the chain, whatever measured it"),
     Relationship(
         "MEASURED",
         "Chain",
@@ -878,7 +937,13 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
         ),
         ("run",),
     ),
-    Relationship("FIRST", "Step", "Token", "first token of the step"),
+    Relationship(
+        "FIRST",
+        "Step",
+        "Token",
+        "first token of the step, one per tokenizer",
+        (_p("tokenizer", "string", "first 8 hex digits of the tokenizer's hash"),),
+    ),
     Relationship(
         "BEGINS", "Chain", "Token", "the measured transition from the context into the chain", TRANSITION, ("run",)
     ),
@@ -952,11 +1017,13 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
         "near overlap in whitened hidden space",
         (
             _RUN,
+            SCOPE[0],
+            SCOPE[1],
             _p("layer", "integer", "layer of the hidden states"),
             _p("cosine", "float", "cosine after whitening", "-1..1"),
             _p("excess", "float", "cosine minus the control's quantile", "-2..2"),
         ),
-        ("run",),
+        ("run", "scope"),
     ),
     Relationship("BEFORE", "Gap", "Step", "the step after the seam"),
     Relationship(
@@ -978,6 +1045,27 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
         ),
         ("run",),
     ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index of a server that is made on request: what asks for it, and at what cost for loading, is said in docs/neo4j.md.
+    ``on`` is a label or a relationship type.
+    """
+
+    kind: Literal["range", "text", "fulltext"]
+    on: str
+    properties: tuple[str, ...]
+
+
+MORE_INDEXES: tuple[Index, ...] = (
+    Index("range", "Chain", ("source_id",)),
+    Index("range", "Token", ("chain", "step")),
+    Index("text", "Step", ("text",)),
+    Index("fulltext", "Step", ("text",)),
+    Index("range", "State", ("text",)),
+    Index("range", "NEXT", ("run", "surprisal")),
 )
 
 NODE = {node.label: node for node in NODES}

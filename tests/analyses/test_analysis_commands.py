@@ -17,6 +17,7 @@ from trails.config import load_settings
 from trails.errors import InputError, TrailsError, UsageError
 from trails.measure import open_scorer
 from trails.pipeline import Home, IngestOptions, ingest
+from trails.pipeline.results import clear_results
 
 
 def chains(path: Path, count: int = 30) -> Path:
@@ -67,11 +68,19 @@ def test_overlaps_print_their_control_and_reach_the_graph(home: Path, kind: str)
     with Home(home) as opened:
         question = "MATCH (o:Overlap)-[:IN]->(c:Chain) WHERE o.kind = $kind RETURN count(o) AS n"
         assert opened.cypher(question, {"kind": kind}).rows[0][0] > 0
-    again = answer(home, "overlaps", "--kind", kind, "--min-tokens", "60", "--min-steps", "5")
-    with Home(home) as opened:
-        question = "MATCH (o:Overlap) WHERE o.kind = $kind RETURN count(o) AS n"
-        # those of the first call are replaced, those of other kinds stay
-        assert opened.cypher(question, {"kind": kind}).rows[0][0] == again["n_overlaps"]
+    question = "MATCH (o:Overlap) WHERE o.kind = $kind RETURN o.parameters AS options, count(o) AS n ORDER BY n DESC"
+    for _ in range(2):
+        again = answer(home, "overlaps", "--kind", kind, "--min-tokens", "20", "--min-steps", "4")
+        assert again["n_overlaps"] > 0
+        with Home(home) as opened:
+            # those of the same options are replaced, those of other options and kinds stay
+            counts = [row[1] for row in opened.cypher(question, {"kind": kind}).rows]
+            assert counts == [found["n_overlaps"], again["n_overlaps"]]
+        # what a query shows is what was written last
+        shown = json.loads(
+            run(home, "query", "overlaps-top", "-p", f"kind={kind}", "--json", "--limit", "10000").stdout
+        )
+        assert len(shown) == again["n_overlaps"]
     table = run(home, "overlaps", "--kind", kind, "--no-graph")
     assert "trails export" not in table.stdout  # there is no node to select by
     assert table.exit_code == 0
@@ -212,7 +221,7 @@ def test_the_line_to_drop_an_overlap_leaves_one_chain_that_has_it(home: Path) ->
 
 def test_python_writes_to_the_graph_as_the_shell_does(home: Path) -> None:
     with Home(home) as opened:
-        opened.graph.clear(["State", "Gap", "Overlap"])
+        clear_results(opened.graph, opened.shards.identity().id)
         opened.map(write=False)
         opened.gaps(write=False)
         opened.overlaps(write=False)

@@ -1,5 +1,5 @@
 // Drives Neo4j Browser in headless Chromium: imports favourites and style sheet by dropping the files, runs statements, takes
-// pictures. Arguments: a JSON file {address, files: [path], statements: [{name, text}], pictures: folder, chromium, library}.
+// pictures. Arguments: a JSON file {address, files: [path], statements: [{name, text} or {name, click}], pictures: folder, chromium, library}.
 // Prints one JSON object: {favourites: [title], frames: {name: text shown}, fills: {name: [colour of a circle]}}. Nothing outside the loopback interface is asked.
 import { readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
@@ -14,7 +14,7 @@ const browser = await chromium.launch({
 })
 const shown = { favourites: [], frames: {}, fills: {} }
 try {
-  const page = await browser.newPage({ viewport: { width: 1280, height: 860 } })
+  const page = await browser.newPage({ viewport: { width: 1400, height: 900 } })
   page.setDefaultTimeout(120000)
   await page.route('**/*', route => /^(https?|wss?):\/\/(127\.0\.0\.1|localhost)[:/]/.test(route.request().url())
     ? route.continue() : route.abort())
@@ -37,11 +37,18 @@ try {
   shown.favourites = JSON.parse(saved).filter(d => !d.isStatic).map(d => d.content)
   shown.style = await page.evaluate(() => localStorage.getItem('neo4j.grass') || '')
   await page.evaluate(() => document.body.click())
-  for (const { name, text } of plan.statements) {
-    await page.click('.monaco-editor')
-    await page.keyboard.press('Control+A')
-    await page.keyboard.press('Delete')
-    await page.keyboard.insertText(text)
+  for (const { name, text, click } of plan.statements) {
+    if (click !== undefined) {
+      // a statement of the guide that stands in a frame: one click brings it up
+      await page.locator('[data-testid="frame"] pre.runnable', { hasText: click }).first().evaluate(pre => pre.click())
+      await page.waitForTimeout(1000)
+      shown.editor = (shown.editor || []).concat(await page.locator('.monaco-editor').first().innerText())
+    } else {
+      await page.click('.monaco-editor')
+      await page.keyboard.press('Control+A')
+      await page.keyboard.press('Delete')
+      await page.keyboard.insertText(text)
+    }
     await page.keyboard.press('Control+Enter')
     await page.waitForTimeout(plan.wait || 6000)
     const frame = page.locator('[data-testid="frame"]').first()

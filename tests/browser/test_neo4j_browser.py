@@ -19,6 +19,7 @@ from trails.store.browser import (
     GUIDE,
     NODE_COLOURS,
     ROLE_COLOURS,
+    ROLE_LABELS,
     STYLE,
     browser_address,
     favourite,
@@ -70,7 +71,7 @@ def test_favourites_style_and_pictures_in_the_real_browser(tmp_path: Path) -> No
     chain = traces[4].chain.id
     port = int(server.browser.split(":")[2].split("/")[0])
     address = browser_address(server.uri, "neo4j", port) + "&preselectAuthMethod=NO_AUTH"
-    parameters = f':param chain => "{chain}";\n:param run => "";\n:param least => 0.0;\n:param limit => 300;'
+    parameters = f':param chain => "{chain}";\n:param run => "{run.id}";\n:param limit => 50;'
     seen = drive(
         {
             "address": address,
@@ -78,7 +79,7 @@ def test_favourites_style_and_pictures_in_the_real_browser(tmp_path: Path) -> No
             "statements": [
                 {"name": "parameters", "text": parameters},
                 {"name": "chain", "text": queries["chain-graph"].statement},
-                {"name": "roles", "text": "MATCH (s:Step) SET s:$(s.role)"},
+                {"name": "roles", "text": ROLE_LABELS},
                 {"name": "coloured", "text": "MATCH p = (c:Chain {id: $chain})-[:HAS_STEP]->() RETURN p"},
                 {"name": "steps", "text": queries["chain-steps"].statement},
             ],
@@ -88,10 +89,10 @@ def test_favourites_style_and_pictures_in_the_real_browser(tmp_path: Path) -> No
         tmp_path,
     )
     assert sorted(seen["favourites"]) == sorted(favourite(query) for query in queries.values())
-    assert json.loads(seen["style"])["node.Step"]["caption"] == "{role}"
+    assert json.loads(seen["style"])["node.Step"]["caption"] == "{index} {role}"
     n_steps = len(traces[4].steps)
     assert f"Step ({n_steps})" in seen["frames"]["chain"]
-    assert f"LEADS_TO ({n_steps - 1})" in seen["frames"]["chain"]
+    assert f"NEXT_STEP ({n_steps - 1})" in seen["frames"]["chain"]
     assert traces[4].steps[0].role in seen["frames"]["steps"]
     roles = {step.role for step in traces[4].steps}
     assert {ROLE_COLOURS[role] for role in roles} <= set(seen["fills"]["coloured"])

@@ -54,6 +54,20 @@ class World:
         return graph
 
 
+def scope_of(label: str, row: Mapping[str, Any], run: str) -> dict[str, Any]:
+    """Whose a result is: two homes, and one that wrote the same again later with other options."""
+    late = row["id"] in ("o2", "s3")
+    return {
+        "key": row["id"],
+        "run": row.get("run", run),
+        "scope": f"a-{label}-{row.get('run', run)}-{row.get('kind', '')}" + ("-late" if late else ""),
+        "home": "h2" if late else "h1",
+        "parameters": "{}",
+        "author": None if late else "Ann",
+        "date": "2026-02-01T00:00:00.000Z" if late else "2026-01-01T00:00:00.000Z",
+    }
+
+
 def make_world() -> World:
     """Twelve short chains and one long, measured by two runs; one chain by the second run only."""
     one, two = make_run("base"), make_run("tuned")
@@ -110,6 +124,10 @@ def make_world() -> World:
             )
         ],
     }
+    scoped = {
+        label: [row | scope_of(label, row, one.id) for row in rows[label]] for label in ("Overlap", "Gap", "State")
+    }
+    rows |= scoped
     tokens = [f"{second}:{one.tokenizer_id}:{t}" for t in range(6)]
     links: dict[str, list[dict[str, Any]]] = {
         "IN": [
@@ -132,6 +150,8 @@ def make_world() -> World:
                 "layer": 2,
                 "cosine": 0.5 + 0.1 * b + 0.01 * i,
                 "excess": 0.1,
+                "scope": f"a-near-{i}",
+                "home": "h1",
             }
             for i, run in enumerate((one, two))
             for a, b in [(0, 1), (0, 2), (3, 0)]

@@ -13,6 +13,7 @@ from trails.schema import Chain, Role
 from trails.store.base import GraphBatch
 from trails.store.embedded import EmbeddedStore
 from trails.store.rows import graph_batch, table_schema
+from trails.store.scope import Scope
 from trails.store.traces import TraceStore
 
 TEXTS = (
@@ -112,31 +113,34 @@ def table(name: str, rows: list[dict]) -> pa.Table:
 def test_overlap_and_gaps(graph) -> None:
     store, traces, made = graph
     a, b = made[0].chain.id, made[1].chain.id
+    scope = Scope(traces.identity().id, "toy", made[0].run, {})
     store.write(
         [
-            GraphBatch(
-                {
-                    "Overlap": table("Overlap", [{"id": "o1", "kind": "exact"}, {"id": "o2", "kind": "skeleton"}]),
-                    "Gap": table(
-                        "Gap",
-                        [
-                            {"id": "g1", "chain": a, "step": 2, "score": 0.95},
-                            {"id": "g2", "chain": b, "step": 1, "score": 0.5},
-                        ],
-                    ),
-                },
-                {
-                    "IN": table(
-                        "IN",
-                        [
-                            {"start": "o1", "end": a, "first": 1, "stop": 4},
-                            {"start": "o1", "end": a, "first": 3, "stop": 6},
-                            {"start": "o1", "end": b, "first": 0, "stop": 3},
-                            {"start": "o2", "end": b, "first": 0, "stop": 2},
-                        ],
-                    ),
-                    "BEFORE": table("BEFORE", [{"start": "g1", "end": f"{a}:2"}, {"start": "g2", "end": f"{b}:1"}]),
-                },
+            scope.put(
+                GraphBatch(
+                    {
+                        "Overlap": table("Overlap", [{"id": "o1", "kind": "exact"}, {"id": "o2", "kind": "skeleton"}]),
+                        "Gap": table(
+                            "Gap",
+                            [
+                                {"id": "g1", "chain": a, "step": 2, "score": 0.95},
+                                {"id": "g2", "chain": b, "step": 1, "score": 0.5},
+                            ],
+                        ),
+                    },
+                    {
+                        "IN": table(
+                            "IN",
+                            [
+                                {"start": "o1", "end": a, "first": 1, "stop": 4},
+                                {"start": "o1", "end": a, "first": 3, "stop": 6},
+                                {"start": "o1", "end": b, "first": 0, "stop": 3},
+                                {"start": "o2", "end": b, "first": 0, "stop": 2},
+                            ],
+                        ),
+                        "BEFORE": table("BEFORE", [{"start": "g1", "end": f"{a}:2"}, {"start": "g2", "end": f"{b}:1"}]),
+                    },
+                )
             )
         ]
     )

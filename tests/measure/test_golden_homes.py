@@ -21,7 +21,7 @@ import pytest
 from trails.config import load_settings
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
-from trails.pipeline import verify
+from trails.pipeline import rebuild, verify
 from trails.schema import Trace
 from trails.store.traces import TraceStore
 
@@ -99,6 +99,12 @@ def test_measuring_again_gives_the_stored_numbers(name: str, smollm2: Any) -> No
 def test_a_home_of_the_version_before_opens_and_verifies(name: str, tmp_path: Path) -> None:
     home = tmp_path / name
     shutil.copytree(GOLDEN / name, home)
-    verdict = verify(load_settings(home=home))
-    assert verdict.differences == ()
+    settings, verdict = load_settings(home=home), verify(load_settings(home=home))
+    assert verdict.differences == ("the graph is of format 1, and this trails uses format 2",)
+    assert verdict.advice == (f"make the graph from the shards: trails rebuild --fresh --home {home}",)
     assert verdict.chains == 4
+    shards = {path.name: path.read_bytes() for path in (home / "shards").iterdir()}
+    assert rebuild(settings, fresh=True) == 4
+    after = verify(settings)
+    assert (after.differences, after.content, after.values) == ((), verdict.content, verdict.values)
+    assert {path.name: path.read_bytes() for path in (home / "shards").iterdir()} == shards

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.neo4j.servers import SCRIPT, VERSIONS, own
+from tests.neo4j.servers import PASSWORD, SCRIPT, VERSIONS, own
 from tests.store.factory import corpus, make_chain, make_run, make_trace
 
 from trails.errors import StoreError, UsageError
@@ -40,7 +40,8 @@ def test_imported_files_have_the_digest_of_the_shards(version: str, tmp_path: Pa
     try:
         done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-        with own(version, name=name) as server, server.open() as store:
+        # an instance that was only imported into takes the password at its first start
+        with own(version, name=name, password=PASSWORD) as server, server.open() as store:
             assert compare(expected, graph_digest([store.tables()])) == []
             assert store.loaded() == {pair for batch in batches for pair in batch.whole}
             # loading online over the import finds nothing to do

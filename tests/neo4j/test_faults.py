@@ -93,7 +93,7 @@ def test_a_server_killed_while_loading_costs_nothing_but_time(home: Path, tmp_pa
         reached, times = [], []
         for number in range(KILLS):
             with server.open() as graph:
-                graph.clear([node.label for node in module.NODES])
+                graph.delete(sorted({chain for chain, _ in graph.loaded()}))
             outcome: list[subprocess.CompletedProcess[str]] = []
             loader = threading.Thread(target=_rebuild, args=(outcome, server.uri, home))
             loader.start()
@@ -220,8 +220,15 @@ def test_wrong_database_and_old_server_and_newer_store(server: Server, monkeypat
     with server.open() as store:
         store.ensure_schema()
         store.run("MATCH (s:TrailsStore) SET s.format = 99", write=True)
-        with pytest.raises(StoreError, match="newer trails .format 99"):
-            store.ensure_schema()
+        for other in (server.open(), server.open(any_format=True)):
+            with other, pytest.raises(StoreError, match="newer trails .format 99"):
+                other.run("RETURN 1")
+        store.run("MATCH (s:TrailsStore) SET s.format = 1", write=True)
+        with (
+            server.open() as other,
+            pytest.raises(StoreError, match="of format 1, .*trails rebuild --fresh --store neo4j"),
+        ):
+            other.counts()
         store.run("MATCH (s:TrailsStore) DELETE s", write=True)
     monkeypatch.setattr(module, "MINIMUM_SERVER", (9999, 1))
     with server.open() as store, pytest.raises(StoreError, match="Neo4j/5.26.30; trails needs Neo4j 9999.1 or newer"):

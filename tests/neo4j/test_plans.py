@@ -11,10 +11,11 @@ from tests.neo4j.servers import Server, shared
 from tests.store.factory import corpus, make_run
 
 from trails.store.base import GraphBatch
-from trails.store.browser import ROLE_LABELS
+from trails.store.browser import ROLE_LABELS, ROLE_LABELS_UNDO
 from trails.store.digest import compare, graph_digest
 from trails.store.queries import named_queries
 from trails.store.rows import graph_batch, table_of
+from trails.store.scope import Scope
 
 pytestmark = [pytest.mark.neo4j, pytest.mark.xdist_group("neo4j-lts")]
 RUN = make_run()
@@ -23,6 +24,10 @@ WHOLE = {
     "chains-by-roles": "Chain",
     "chains-by-text": "Chain",
     "corpus": "Chain",
+    "gap-graph": "Gap",
+    "home-graph": "Home",
+    "map-graph": "State",
+    "meeting-graph": "State",
     "directly-follows": "Step",
     "gaps-top": "Gap",
     "most-surprising": "Run",
@@ -42,7 +47,8 @@ def states(batch: GraphBatch) -> GraphBatch:
     tokens, names = batch.nodes["Token"]["id"], [f"state{i}" for i in range(200)]
     at = table_of("AT", {"start": tokens, "end": [names[i % 200] for i in range(len(tokens))]})
     trail = table_of("TRAIL", {"start": names, "end": names[1:] + names[:1], "count": [1] * 200})
-    return GraphBatch({"State": table_of("State", {"id": names})}, {"AT": at, "TRAIL": trail})
+    batch = GraphBatch({"State": table_of("State", {"id": names})}, {"AT": at, "TRAIL": trail})
+    return Scope("h1", "map", RUN.id, {"k": 4}, date="2026-01-01").put(batch)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +94,37 @@ def test_no_scan_where_an_index_serves(name: str, filled: Server) -> None:
         assert ":Token" not in details, (operator, details)
 
 
+def hits(server: Server, statement: str) -> int:
+    """Database hits of a read, all operators together."""
+    with server.open() as store:
+        rows = store.run("PROFILE " + statement).dicts()
+    return sum(row["db_hits"] or 0 for row in rows)
+
+
+def test_indexes_on_request_save_hits(filled: Server) -> None:
+    """What each index is for, by database hits before and after."""
+    chain = corpus(1, RUN)[0].chain
+    asked = {
+        f"MATCH (c:Chain {{source_id: '{chain.source_id}'}}) RETURN c.id": 10,
+        f"MATCH (t:Token {{chain: '{chain.id}', step: 0}}) RETURN t.piece": 1.2,
+        "MATCH (s:Step) WHERE s.text CONTAINS 'rains' RETURN s.id": 1.2,
+        f"MATCH ()-[r:NEXT {{run: '{RUN.id}'}}]->() WHERE r.surprisal > 9.9 RETURN r.surprisal": 10,
+    }
+    before = {statement: hits(filled, statement) for statement in asked}
+    with filled.open() as store:
+        store.create_indexes()
+        store.create_indexes()
+        found = store.run(
+            "CALL db.index.fulltext.queryNodes('trails_fulltext_Step_text', 'rains') YIELD node RETURN node.id"
+        )
+        assert len(found.rows) > 0
+    with neo4j.GraphDatabase.driver(filled.uri) as driver, driver.session() as session:
+        session.run("CALL db.clearQueryCaches()").consume()
+    after = {statement: hits(filled, statement) for statement in asked}
+    for statement, factor in asked.items():
+        assert before[statement] > factor * after[statement], (statement, before[statement], after[statement])
+
+
 def test_the_check_sees_a_scan(filled: Server) -> None:
     assert scans(filled, "MATCH (t:Token) WHERE t.position = 3 RETURN t", {})
     assert scans(filled, "MATCH (a)-[r:NEXT]->(b) RETURN r.surprisal", {})
@@ -99,8 +136,11 @@ def test_roles_as_labels_change_nothing_but_colours(filled: Server) -> None:
         before = graph_digest([store.tables()])
         store.run(ROLE_LABELS, write=True)
         labels = {tuple(row[0]) for row in store.run("MATCH (s:Step) RETURN DISTINCT labels(s)").rows}
-        assert {label for pair in labels for label in pair} > {"Step", "IF", "THEN"}
+        assert {label for pair in labels for label in pair} > {"Step", "RoleIf", "RoleThen"}
         assert compare(before, graph_digest([store.tables()])) == []
+        store.run(ROLE_LABELS_UNDO, write=True)
+        assert store.run("MATCH (s:Step) RETURN DISTINCT labels(s)").rows == ((["Step"],),)
+        store.run(ROLE_LABELS, write=True)
         few, more = (graph_batch(corpus(n, RUN), {RUN.id: RUN}) for n in (300, 310))
         store.write([more])
         assert compare(graph_digest([more, states(few)]), graph_digest([store.tables()])) == []

@@ -24,6 +24,9 @@ BUILDERS = {
     "_create_group",
     "_merge_nodes",
     "_merge_relationships",
+    "_read_nodes",
+    "_read_relationships",
+    "_more_index",
 }
 """Functions of neo4j/statements.py that make Cypher from declarations of schema.py. :func:`_name` refuses other names."""
 
@@ -39,19 +42,23 @@ REVIEWED = {
     # ids that are hashes of content, in a statement printed for the user to run
     "overlaps.py": {"chains", "overlap"},
     # labels, types and property names of the schema's declarations
-    "loading.py": {"of", "node", "columns", "there"},
+    "loading.py": {"there"},
+    "results.py": {"of", "node", "columns", "where"},
     "removing.py": {"label", "relationship", "declared", "own"},
+    # the names of roles
+    "browser.py": {"_LABELS"},
     # results of the builders above and loop variables over the schema
     "statements.py": {
         *("table", "rows", "one", "key", "rest", "ends", "label", "scope", "body", "anchor", "measured", "n", "e"),
         *("WRITES", "name"),
+        *("match", "columns", "_CHAIN_KEY", "target", "on", "index"),
         # MATCH … RETURN and the list of a declaration's properties
         *("_name", "p", "node", "properties_of", "per_layer", "r"),
     },
     # EXPLAIN before the user's own statement
     "store.py": {"query"},
     # declarations of the schema, labels checked against it, and lists of such
-    "embedded.py": {"declared", "label", "ends", "values", "same", "key", "name", "i", "enumerate"},
+    "embedded.py": {"declared", "label", "ends", "values", "same", "key", "name", "i", "enumerate", "pattern"},
     # a label of two, an operator that a pattern matched, numbers of parameters
     "subgraph.py": {"label", "match", "i", "range", "len", "set", "names"},
 }
@@ -112,6 +119,7 @@ def test_the_driver_is_only_given_constants_or_the_users_own_statement() -> None
         "statement",
         "query",
         "'EXPLAIN ' + query",
+        "'PROFILE ' + query",
         "neo4j.Query(query, timeout=max(timeout_s, 0.001))",
         "neo4j.Query(statement, timeout=3600.0)",
     }

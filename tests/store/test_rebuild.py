@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ from tests.store.factory import corpus, make_run
 
 from trails.config import Settings, load_settings
 from trails.errors import StoreError
-from trails.pipeline import loading, rebuild, verify
+from trails.pipeline import loading, rebuild, repair, verify
+from trails.pipeline.results import clear_results
 from trails.store import open_graph
 from trails.store.base import GraphBatch
 from trails.store.digest import ALL_TABLES, graph_digest
 from trails.store.embedded import BUILDING, EmbeddedStore
-from trails.store.rows import graph_batch, table_of
+from trails.store.rows import graph_batch, held_by, table_of
+from trails.store.scope import Scope
 from trails.store.traces import TraceStore
 
 ONE = make_run("one")
@@ -37,8 +40,11 @@ class Noted:
         self.notes.append(message)
 
 
-def results() -> GraphBatch:
-    """An overlap of two chains, a gap, and two states of the map with a trail."""
+SCOPE = Scope("h0123456789abcdef", "toy", ONE.id, {}, "Ann", "2026-01-01T00:00:00.000Z")
+
+
+def results(scope: Scope | None = SCOPE) -> GraphBatch:
+    """An overlap of two chains, a gap, and two states of the map with a trail; without a scope as in the first format."""
     nodes = {
         "Overlap": table_of("Overlap", {"id": ["o1"], "kind": ["exact"], "n_tokens": [4], "coverage": [0.5]}),
         "Gap": table_of("Gap", {"id": ["g1", "g2"], "chain": CHAINS[:2], "step": [0, 0], "score": [0.25, 0.75]}),
@@ -49,7 +55,8 @@ def results() -> GraphBatch:
         "BEFORE": table_of("BEFORE", {"start": ["g1", "g2"], "end": [f"{c}:0" for c in CHAINS[:2]]}),
         "TRAIL": table_of("TRAIL", {"start": ["s1"], "end": ["s2"], "count": [3], "mean_surprisal": [1.5]}),
     }
-    return GraphBatch(nodes, relationships)
+    batch = GraphBatch(nodes, relationships)
+    return scope.put(batch) if scope else batch
 
 
 @pytest.fixture
@@ -59,8 +66,8 @@ def settings(tmp_path: Path) -> Settings:
         shards.put_run(ONE)
         shards.write(corpus(4, ONE)[:2])
         shards.write(corpus(4, ONE)[2:])
-        graph.write([graph_batch(corpus(4, ONE), shards.runs())])
-        graph.write([results()])
+        graph.write([held_by(graph_batch(corpus(4, ONE), shards.runs()), shards.identity())])
+        graph.write([results(replace(SCOPE, home=shards.identity().id))])
     return load_settings(home=tmp_path, store="embedded")
 
 
@@ -123,14 +130,14 @@ def test_nothing_is_saved_on_the_way_out_of_an_exception(settings: Settings) -> 
 
     def fails() -> None:
         with open_graph(settings) as graph:
-            graph.clear(["Overlap", "Gap"])
+            graph.delete(CHAINS[:1])
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fails()
     assert digest(settings) == before
     with open_graph(settings) as graph:  # and the lock is free
-        graph.clear(["Gap"])
+        graph.delete(CHAINS[:1])
     assert digest(settings) != before
 
 
@@ -166,3 +173,58 @@ def test_a_server_keeps_the_results_in_files_until_they_are_back(
         assert loading._rebuild_fresh(shards, graph, per_layer=False, progress=Noted()) == 4
     assert not (settings.home / "results").exists()
     assert digest(settings) == before
+
+
+def test_a_graph_of_the_first_format_is_refused_and_made_again_with_its_results(settings: Settings) -> None:
+    with EmbeddedStore(settings.home) as graph:
+        clear_results(graph, TraceStore(settings.home).identity().id)
+        graph.write([results(None)])
+        graph.save()
+        graph._graph.set_schema_version(1)
+        graph._touched()
+    for act in (lambda: open_graph(settings), lambda: repair(settings), lambda: rebuild(settings)):
+        with pytest.raises(StoreError, match=r"is of format 1, .* run: trails rebuild --fresh --home"):
+            act()
+    with pytest.raises(StoreError, match="is of format 1"), open_graph(settings, strangers=True) as graph:
+        graph.run("MATCH (c:Chain) RETURN c.id")
+    verdict = verify(settings)
+    assert verdict.differences == ("the graph is of format 1, and this trails uses format 2",)
+    assert verdict.advice == (f"make the graph from the shards: trails rebuild --fresh --home {settings.home}",)
+    noted = Noted()
+    assert rebuild(settings, fresh=True, progress=noted) == 4
+    assert noted.notes == ["results of analyses kept: 2 State, 1 Overlap, 2 Gap"]
+    assert verify(settings).differences == ()
+    with open_graph(settings) as graph:
+        home = TraceStore(settings.home).identity().id
+        for label in ("State", "Overlap", "Gap"):
+            assert graph.run(f"MATCH (n:{label}) RETURN DISTINCT n.home, n.run").rows == ((home, ONE.id),)
+        assert graph.run("MATCH (o:Overlap)-[i:IN]->(:Chain) RETURN o.key, count(i)").rows == (("o1", 2),)
+
+
+def test_what_trails_did_not_write_is_not_dropped_unasked(settings: Settings) -> None:
+    with open_graph(settings) as graph:
+        graph.run("MATCH (s:Step {index: 1}) CREATE (:Note {id: 'n1'})-[:ABOUT]->(s)", write=True)
+    before = digest(settings)
+    with pytest.raises(StoreError, match="Note nodes.*trails rebuild --fresh --yes"):
+        rebuild(settings, fresh=True)
+    assert digest(settings) == before
+    assert repair(settings) == []
+    assert rebuild(settings, fresh=True, force=True) == 4
+    with open_graph(settings) as graph:
+        assert "Note" not in graph.counts()
+
+
+def test_a_step_deleted_by_hand_is_written_again_and_nothing_else(settings: Settings) -> None:
+    before = digest(settings)
+    with open_graph(settings) as graph:
+        graph.run("MATCH (s:Step {id: $id}) DETACH DELETE s", {"id": f"{CHAINS[1]}:1"}, write=True)
+        graph.run("MATCH (r:Run) SET r.dtype = 'int3'", write=True)
+    verdict = verify(settings)
+    assert any(found.startswith("Step: 1 nodes of the shards are not in the graph") for found in verdict.differences)
+    assert verdict.advice == (
+        f"write again what differs, nothing else: trails rebuild --repair --home {settings.home}",
+    )
+    assert repair(settings) == [CHAINS[1]]
+    assert verify(settings).differences == ()
+    assert digest(settings) == before
+    assert repair(settings) == []

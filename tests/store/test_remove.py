@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from tests.store.factory import corpus, make_run
-from tests.store.test_rebuild import results
+from tests.store.test_rebuild import SCOPE, results
 
 from trails.cli import cli
 from trails.config import load_settings
@@ -19,7 +20,7 @@ from trails.platform.locks import WriterLock
 from trails.store.bulk import bulk_from_home
 from trails.store.embedded import EmbeddedStore
 from trails.store.resolve import Names
-from trails.store.rows import graph_batch
+from trails.store.rows import graph_batch, held_by
 from trails.store.traces import TraceStore
 
 ONE = make_run("one")
@@ -35,8 +36,8 @@ def home(tmp_path: Path) -> Path:
             shards.put_run(run)
         shards.write([*corpus(3, ONE), *corpus(4, TWO)])
         shards.write(corpus(6, ONE)[3:])
-        graph.write([graph_batch(shards.traces(), shards.runs())])
-        graph.write([results()])
+        graph.write([held_by(graph_batch(shards.traces(), shards.runs()), shards.identity())])
+        graph.write([results(replace(SCOPE, home=shards.identity().id))])
     (tmp_path / "whitening").mkdir()
     for run in (ONE, TWO):
         (tmp_path / "whitening" / f"{run.id}-3.npz").write_bytes(b"derived")

@@ -268,7 +268,7 @@ def _commands(overlap: str, chains: Sequence[str], *, drop: bool) -> tuple[tuple
     )
     if not drop:
         return (export,)
-    copies = f"MATCH (c:Chain) WHERE c.id = '{chains[0]}' OR NOT (:Overlap {{id: '{overlap}'}})-[:IN]->(c) RETURN c.id"
+    copies = f"MATCH (c:Chain) WHERE c.id = '{chains[0]}' OR NOT (:Overlap {{key: '{overlap}'}})-[:IN]->(c) RETURN c.id"
     return (
         export,
         (
@@ -297,11 +297,6 @@ def find_overlaps(
     if kind == "near":
         return near(traces, layer=layer, whitening=whitening)
     return skeleton(traces, min_steps)
-
-
-def replace_statement() -> str:
-    """Cypher that removes the overlaps of ``$kind``, so that new ones take their place."""
-    return "MATCH (o:Overlap) WHERE o.kind = $kind DETACH DELETE o"
 
 
 def exact(corpus: SymbolCorpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:

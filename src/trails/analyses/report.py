@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -149,10 +149,9 @@ class Report:
 
 class Finding:
     """What an analysis found, in its own types, with the report that tells it. A subclass defines :meth:`report`; one that puts
-    nodes into the graph defines :meth:`batch`, and names in ``replaces`` the labels whose nodes they take the place of."""
+    nodes into the graph defines :meth:`batch`: they take the place of those of the same home, run and options."""
 
     __slots__ = ()
-    replaces: ClassVar[tuple[str, ...]] = ()
 
     def report(self) -> Report:
         """The report of this finding."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,6 @@ class StateMap(Finding):
     corpus: SymbolCorpus
     state_of: Longs  # (N,) row in `states` of each token
     all_states: bool = False
-    replaces: ClassVar[tuple[str, ...]] = ("State",)
 
     def batch(self) -> GraphBatch:
         """Rows for the graph: ``State``, ``TRAIL``, ``AT``. Without ``all_states`` only states of two chains or more: the
@@ -155,7 +154,7 @@ def woven_map(
 ) -> StateMap:
     """The woven map: where chains meet, the ways between, and how far held-out chains trust it.
 
-    Writes :State, :TRAIL and :AT to the graph; the map that was there before is replaced.
+    Writes :State, :TRAIL and :AT to the graph; a map of the same run and options is replaced.
 
     \b
     trails map

@@ -19,7 +19,8 @@ from trails.cli.common import BarProgress, echo, err, home_option, json_option, 
 def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> None:
     """Write FOLDER with files for neo4j-admin database import, and print the command to run.
 
-    The import replaces the database and needs the server stopped. For corpora up to some million tokens
+    The import replaces the database and needs the server stopped. Results of analyses (overlaps, map, gaps, …) are not in the
+    files. For corpora up to some million tokens
     `trails rebuild --store neo4j` is simpler.
     """
     from trails.store.bulk import bulk_from_home
@@ -48,6 +49,7 @@ def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> 
         "Stop the server, then type the line below, start the server, and create the indexes with", highlight=False
     )
     err.print("  trails rebuild --store neo4j")
+    err.print("Results of analyses are not in the files: run their commands again afterwards.")
     err.print(
         "With the server of scripts/neo4j put `scripts/neo4j admin --` in the place of neo4j-admin.", highlight=False
     )

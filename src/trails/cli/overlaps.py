@@ -70,7 +70,7 @@ def command(
     """What chains share, compared with what chance alone shares.
 
     Overlaps that lie inside longer ones wherever they occur are not printed (--json has them, marked as nested).
-    Writes the overlaps to the graph as :Overlap nodes; those of the same kind that were there before are replaced.
+    Writes the overlaps to the graph as :Overlap nodes; those of the same run and options are replaced.
 
     \b
     trails overlaps

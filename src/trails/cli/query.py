@@ -80,7 +80,8 @@ def command(
     with TraceStore(settings.home) as traces:
         runs = measured_runs(traces)
         given = named_parameters(given, Names(traces), runs)
-    bound = query.bind(given, runs)
+        asks_home = any(parameter.name == "home" for parameter in query.parameters)
+        bound = query.bind(given, runs, traces.identity().id if asks_home else "")
     with open_graph(settings) as graph:
         result = query.execute(graph, bound, timeout_s=timeout, max_rows=max(limit or 0, DEFAULT_MAX_ROWS))
     columns, shown_rows = result.columns, result.rows

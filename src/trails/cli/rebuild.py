@@ -7,26 +7,55 @@ from pathlib import Path
 import click
 
 from trails.cli.common import BarProgress, err, home_option, settings_from, store_option
+from trails.errors import UsageError
 
 
 @click.command("rebuild", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--fresh", is_flag=True, help="Build the graph from nothing; results of analyses are kept.")
+@click.option("--fresh", is_flag=True, help="Build this home's part from nothing; results of its analyses are kept.")
+@click.option("--repair", is_flag=True, help="Write again only the chains that differ from the shards.")
+@click.option("--indexes", is_flag=True, help="Also make the indexes that cost loading time (Neo4j only).")
+@click.option("--yes", is_flag=True, help="With --fresh: let go, without asking, what trails did not write.")
 @click.option(
     "--per-layer", is_flag=True, help="Put an array with a value per layer on token transitions (about 7x larger)."
 )
 @home_option
 @store_option
-def command(fresh: bool, per_layer: bool, home: Path | None, store: str | None) -> None:
+def command(
+    fresh: bool, repair: bool, indexes: bool, yes: bool, per_layer: bool, home: Path | None, store: str | None
+) -> None:
     """Load into the graph what it misses, from the shards. No model is needed and nothing is measured.
 
     \b
     trails rebuild                  the embedded graph
     trails rebuild --fresh          built next to the old one, which stays until the new one is whole
+    trails rebuild --repair         what trails verify found to differ, and nothing else
     trails rebuild --store neo4j    the server that NEO4J_URI names
+
+    Several homes may share a graph. None of these takes away what another home holds.
     """
     from trails.pipeline import rebuild
+    from trails.pipeline.judging import repair as repair_graph
+
+    if fresh and repair:
+        raise UsageError("--fresh and --repair were both given. Give one: --repair writes again only what differs.")
+    if yes and not fresh:
+        raise UsageError("--yes belongs to --fresh, which was not given.")
 
     settings = settings_from(home=home, store=store)
+    if indexes and settings.store_name != "neo4j":
+        raise UsageError("--indexes is for Neo4j, and the graph is the embedded one. Set NEO4J_URI, or leave it out.")
     with BarProgress(quiet=False) as progress:
-        loaded = rebuild(settings, fresh=fresh, per_layer=per_layer, progress=progress)
+        if repair:
+            chains = repair_graph(settings, progress)
+        else:
+            loaded = rebuild(settings, fresh=fresh, per_layer=per_layer, force=yes, progress=progress)
+    if indexes:
+        from trails.store.neo4j import open_neo4j
+
+        with open_neo4j(settings) as graph:
+            graph.create_indexes()
+    if repair:
+        shown = ", ".join(chains[:5]) + (", …" if len(chains) > 5 else "")
+        err.print(f"wrote again {len(chains):,} chains{f': {shown}' if chains else ', nothing differs'}")
+        return
     err.print(f"loaded {loaded:,} chains into {settings.store_name}")

@@ -184,9 +184,9 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
     if text.startswith("between:"):
         return _between(text, store)
     if text.startswith("overlap:"):
-        return _overlap(text, store)
+        return _overlap(text, store, traces)
     if match := _GAPS.fullmatch(text):
-        return _gaps(text, match, store)
+        return _gaps(text, match, store, traces)
     if text.startswith("roles:"):
         return _roles(text, store)
     if match := _QUERY.fullmatch(text):
@@ -300,14 +300,15 @@ def _between(text: str, store: GraphStore) -> Selection:
     return Selection(text, {part.chain: part}, statement, {"ids": ends})
 
 
-def _overlap(text: str, store: GraphStore) -> Selection:
+def _overlap(text: str, store: GraphStore, traces: TraceStore) -> Selection:
     ids = _ids(text)
     statement = (
-        "MATCH (o:Overlap)-[i:IN]->(c:Chain) WHERE o.id IN $ids "
+        "MATCH (o:Overlap)-[i:IN]->(c:Chain) WHERE o.home = $home AND (o.key IN $ids OR o.id IN $ids) "
         "RETURN c.id AS chain, i.first AS start, i.stop AS end, o.kind AS kind ORDER BY chain, start"
     )
+    given = {"ids": ids, "home": traces.identity().id}
     found = _Found()
-    for chain, first, stop, kind in _run(store, text, statement, {"ids": ids}):
+    for chain, first, stop, kind in _run(store, text, statement, given):
         if kind in ("skeleton", "near"):  # their places are steps
             found.steps.setdefault(chain, set()).update(range(int(first), int(stop)))
         else:
@@ -315,22 +316,23 @@ def _overlap(text: str, store: GraphStore) -> Selection:
     parts = found.parts()
     if not parts:
         raise UsageError(f"selection {text!r}: the graph holds no such overlap. Run: trails overlaps")
-    return Selection(text, parts, statement, {"ids": ids})
+    return Selection(text, parts, statement, given)
 
 
 GAPS_ADVICE = "Run: trails gaps (a home needs 20 chains with four steps or more)"
 """What to do where the graph holds no gaps; 20 is ``trails.analyses.gaps.MIN_CHAINS``, which is costly to import."""
 
 
-def _gaps(text: str, match: re.Match[str], store: GraphStore) -> Selection:
+def _gaps(text: str, match: re.Match[str], store: GraphStore, traces: TraceStore) -> Selection:
     try:
         threshold = float(match[2])
     except ValueError:
         raise UsageError(f"selection {text!r}: {match[2]!r} is not a number. Write for example gaps>0.9.") from None
     statement = (
-        f"MATCH (g:Gap)-[:BEFORE]->(s:Step) WHERE g.score {match[1]} $threshold RETURN s.id AS step ORDER BY step"
+        f"MATCH (g:Gap)-[:BEFORE]->(s:Step) WHERE g.home = $home AND g.score {match[1]} $threshold "
+        "RETURN s.id AS step ORDER BY step"
     )
-    return _elements(text, statement, {"threshold": threshold}, store, GAPS_ADVICE)
+    return _elements(text, statement, {"threshold": threshold, "home": traces.identity().id}, store, GAPS_ADVICE)
 
 
 def _roles(text: str, store: GraphStore) -> Selection:

@@ -6,7 +6,8 @@ The only package that knows both a model and a store.
 from __future__ import annotations
 
 from trails.pipeline.home import Home
-from trails.pipeline.loading import Verification, load_missing, rebuild, verify
+from trails.pipeline.judging import Verification, repair, verify
+from trails.pipeline.loading import load_missing, rebuild
 from trails.pipeline.measuring import (
     IngestOptions,
     IngestSummary,
@@ -29,6 +30,7 @@ __all__ = [
     "load_missing",
     "parse_layers",
     "rebuild",
+    "repair",
     "scorer_from",
     "segmented",
     "summary_lines",

@@ -22,7 +22,7 @@ from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import SHARD_CHAINS
 from trails.schema import MEASURES, Run, Trace, with_arrays
 from trails.store.base import GraphBatch, GraphStore
-from trails.store.rows import graph_batch
+from trails.store.rows import graph_batch, held_by
 from trails.store.traces import TraceStore
 
 SHARD_TOKENS = {"cpu": 10_000, "cuda": 400_000}
@@ -184,7 +184,7 @@ class Commit:
         self.chains += len(held)
         self.shards += 1
         with timed(self._seconds, "graph"):
-            return graph_batch(held, self._runs, per_layer=self._per_layer)
+            return held_by(graph_batch(held, self._runs, per_layer=self._per_layer), self._traces.identity())
 
     def _load(self, written: Future[GraphBatch]) -> None:
         batch = written.result()  # the shard is there before the graph refers to it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,12 +21,14 @@ from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.loading import load_variants
 from trails.pipeline.measuring import segmented
 from trails.pipeline.progress import Progress
+from trails.pipeline.results import write_results
 from trails.platform.text import beginning
 from trails.schema import Chain, Run, Trace
 from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore, Result
 from trails.store.queries import named_query
 from trails.store.resolve import Names, measured_runs, named_parameters, run_of
+from trails.store.scope import Scope, now
 from trails.store.traces import TraceStore
 
 if TYPE_CHECKING:
@@ -125,7 +128,9 @@ class Home:
     def query(self, name: str, **parameters: Any) -> Result:
         """Run a query of the library ``cypher/``; ``run`` is filled in when the home has one run."""
         runs = self.runs()
-        return named_query(name).execute(self.graph, named_parameters(parameters, self.names, runs), runs=runs)
+        query = named_query(name)
+        home = self._traces.identity().id if any(p.name == "home" for p in query.parameters) else ""
+        return query.execute(self.graph, named_parameters(parameters, self.names, runs), runs=runs, home=home)
 
     def export(self, selection: str, *, format: str, to: str | Path, **options: Any) -> ExportReport:
         """Write a subgraph as training data, as ``trails export`` does."""
@@ -241,7 +246,7 @@ class Home:
 
         Raises UsageError for a kind that does not exist.
         """
-        from trails.analyses.overlaps import NEAR_COLUMNS, find_overlaps, replace_statement
+        from trails.analyses.overlaps import NEAR_COLUMNS, find_overlaps
         from trails.analyses.whitening import whitening_of
 
         of = self.run(run).id
@@ -254,8 +259,9 @@ class Home:
             whitening=lambda number: whitening_of(self._traces, of, number),
         )
         if write:
-            self.graph.run(replace_statement(), {"kind": kind}, write=True)
-            self._write(found.batch())
+            options = {"kind": kind, "layer": layer}
+            options |= {"min_steps": min_steps} if kind == "skeleton" else {"min_tokens": min_tokens}
+            self._write(found.batch(), "overlaps", of, options)
         return found
 
     def analyse(self, name: str, *, run: str | None = None, write: bool = True, **options: Any) -> Finding:
@@ -265,10 +271,13 @@ class Home:
         """
         from trails.analyses import analysis_of
 
-        found = analysis_of(name)(self.traces(run), **options)
+        of, function = self.run(run).id, analysis_of(name)
+        found = function(self.traces(of), **options)
         batch = found.batch() if write else None
         if batch is not None:
-            self._write(batch, replaces=found.replaces)
+            given = inspect.signature(function).bind(None, **options)
+            given.apply_defaults()
+            self._write(batch, name, of, dict(list(given.arguments.items())[1:]))
         return found
 
     def map(self, k: int = 4, *, run: str | None = None, all_states: bool = False, write: bool = True) -> StateMap:
@@ -287,7 +296,7 @@ class Home:
         noted = instrument.notes.get(gaps.NOTE)
         found = gaps.find_gaps(self.traces(instrument.id), gaps.calibration_from(noted) if noted else None)
         if write:
-            self._write(found.batch(), replaces=found.replaces)
+            self._write(found.batch(), "gaps", instrument.id, {})
         return found
 
     def calibrate_gaps(self, *, chains: int = 300, run: str | None = None) -> None:
@@ -592,11 +601,10 @@ class Home:
             items, self._model_of(known), adapter, shuffled=shuffled, exported=export, max_tokens=max_tokens
         )
 
-    def _write(self, batch: GraphBatch, replaces: Sequence[str] = ()) -> None:
-        if replaces:
-            self.graph.clear(replaces)
-        self.graph.write([batch])
-        self.graph.save()
+    def _write(self, batch: GraphBatch, analysis: str, run: str, parameters: Mapping[str, Any]) -> None:
+        """Put results of an analysis into the graph, in the place of those of the same home, run and options."""
+        scope = Scope(self._traces.identity().id, analysis, run, parameters, self.settings.author, now())
+        write_results(self.graph, batch, scope)
 
     def close_graph(self) -> None:
         """Save and let go of the graph, so that another part of the program can write it; it is opened again at its next

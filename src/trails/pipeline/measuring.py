@@ -43,7 +43,7 @@ from trails.schema import Chain, Trace
 from trails.segment import detect_language, segment, segmenter_hash
 from trails.store import open_graph
 from trails.store.base import GraphStore
-from trails.store.rows import graph_batch
+from trails.store.rows import graph_batch, held_by
 from trails.store.traces import TraceStore
 
 STAGES = ("reading", "model", "measuring", "shards", "graph")
@@ -468,7 +468,7 @@ def add_measures(
             if changed or twice:
                 traces.rewrite(name, list(held.values()))
             summary.added += len(changed)
-        graph.write([graph_batch(changed, runs, per_layer=options.per_layer)])
+        graph.write([held_by(graph_batch(changed, runs, per_layer=options.per_layer), traces.identity())])
 
 
 def _lacking(traces: TraceStore, run: str, chains: Collection[str], options: IngestOptions) -> dict[str, int]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from trails.config import Settings, load_settings
 from trails.errors import StoreError, UsageError
+from trails.pipeline.results import clear_results
 from trails.platform.files import replacing, write_atomic
 from trails.schema import RELATIONSHIPS, Run
 from trails.store import open_graph
@@ -44,9 +45,10 @@ class Removal:
 def remove(kind: Kind, names: Sequence[str], settings: Settings | None = None, *, dry_run: bool = False) -> Removal:
     """Remove chains, all chains of sources or families, or runs. With ``dry_run`` nothing changes.
 
-    The locks of the home and of the graph are taken first. Then the shards are written: a kill leaves a graph that holds more
-    than they do, which ``trails verify`` tells. Maps and overlaps counted what is gone, so they go too. Raises UsageError for a
-    name that is not there, StoreError where another process writes; then nothing was removed.
+    What another home holds, too, stays in a graph that both share. The locks of the home and of the graph are taken first. Then
+    the shards are written: a kill leaves a graph that holds more than they do, which ``trails verify`` tells. Maps and overlaps
+    counted what is gone, so they go too. Raises UsageError for a name that is not there, StoreError where another process
+    writes; then nothing was removed.
     """
     settings = settings or load_settings()
     with TraceStore(settings.home) as traces:
@@ -69,10 +71,9 @@ def remove(kind: Kind, names: Sequence[str], settings: Settings | None = None, *
                 _without_variants(traces, path, plan)
             else:
                 file.unlink(missing_ok=True)
-        described = traces.runs()
         for run in plan.runs:
             (traces.home / "runs" / f"{run}.json").unlink(missing_ok=True)
-        cleared = _remove_from_graph(graph, plan, described)
+        cleared = _remove_from_graph(graph, plan, traces.identity().id)
         graph.save()
     return replace(plan, cleared=cleared)
 
@@ -167,31 +168,66 @@ def _without_variants(traces: TraceStore, name: str, plan: Removal) -> None:
         write_atomic(rejected, "".join(f"{line}\n" for line in lines))
 
 
-def _remove_from_graph(graph: GraphStore, plan: Removal, runs: dict[str, Run]) -> tuple[str, ...]:
-    counted = graph.counts()
-    graph.delete(plan.chains)
-    stays = sorted({chain for chain, _ in plan.pairs} - set(plan.chains))
-    gone = set(plan.chains)
+def _remove_from_graph(graph: GraphStore, plan: Removal, home: str) -> tuple[str, ...]:
+    """Take from the graph what this home alone holds; what another home holds, too, is only not this home's any more."""
+    others = graph.held()
+    left = others.pop(home, set()) - plan.pairs
+    elsewhere = {pair for pairs in others.values() for pair in pairs}
+    chains_elsewhere = {chain for chain, _ in elsewhere}
+    gone = sorted(set(plan.chains) - chains_elsewhere)
+    shared = {
+        (label, name): _ends(graph, name, sorted({chain for chain, _ in plan.pairs}))
+        for label, name in (("Source", "FROM"), ("Family", "IN_FAMILY"))
+    }
+    for run in sorted({run for _, run in plan.pairs}):
+        _write(
+            graph,
+            "UNWIND $chains AS id MATCH (h:Home {id: $home})-[r:HOLDS]->(c:Chain {id: id}) WHERE r.run = $run DELETE r",
+            home=home,
+            run=run,
+            chains=sorted(chain for chain, of in plan.pairs if of == run),
+        )
+    cleared = clear_results(graph, home, None, ("State", "Overlap")) if plan.pairs else []
+    graph.delete(gone)
+    known = _tokenizers(graph)
     for run in sorted({run for _, run in plan.pairs} | set(plan.runs)):
-        chains = sorted({chain for chain, of in plan.pairs if of == run} - gone)
+        chains = sorted({chain for chain, of in plan.pairs - elsewhere if of == run} - set(gone))
         if chains:
-            _unmeasure(graph, run, chains, runs)
-        if run in plan.runs:
-            _write(graph, "MATCH (n:Gap) WHERE n.run = $run DETACH DELETE n", run=run)
+            kept = {chain for chain, of in left | elsewhere if of != run and known.get(of) == known.get(run)}
+            _unmeasure(graph, run, chains, known.get(run, ""), [chain for chain in chains if chain not in kept])
+        mine = sorted({chain for chain, of in plan.pairs if of == run})
+        gaps = "MATCH (n:Gap) WHERE n.run = $run AND n.home = $home AND n.chain IN $chains DETACH DELETE n"
+        _write(graph, gaps, run=run, home=home, chains=mine)
+        if run in plan.runs and run not in {of for _, of in elsewhere}:
+            clear_results(graph, home, {run})
             _write(graph, "MATCH (n:Run {id: $run}) DETACH DELETE n", run=run)
-    for label, relationship in (("Source", "FROM"), ("Family", "IN_FAMILY")):
-        alone = f"MATCH (n:{label}) WHERE NOT (n)<-[:{relationship}]-() RETURN n.id AS id"
-        found = graph.run(alone, timeout_s=86_400.0, max_rows=2**31 - 2, trusted=True)
-        if ids := [row[0] for row in found.rows]:
-            _write(graph, f"MATCH (n:{label}) WHERE n.id IN $ids DETACH DELETE n", ids=ids)
-    cleared = tuple(label for label in ("State", "Overlap") if counted.get(label) and (gone or stays))
-    if cleared:
-        graph.clear(cleared)
-    return cleared
+    for (label, relationship), ids in shared.items():
+        alone = f"MATCH (n:{label}) WHERE n.id IN $ids AND NOT (n)<-[:{relationship}]-() RETURN n.id AS id"
+        found = graph.run(alone, {"ids": ids}, timeout_s=86_400.0, max_rows=2**31 - 2, trusted=True)
+        if found.rows:
+            _write(graph, f"MATCH (n:{label}) WHERE n.id IN $ids DETACH DELETE n", ids=[row[0] for row in found.rows])
+    return tuple(cleared)
 
 
-def _unmeasure(graph: GraphStore, run: str, chains: Sequence[str], runs: dict[str, Run]) -> None:
-    """Remove what a run measured of chains that other runs keep in the graph."""
+def _ends(graph: GraphStore, relationship: str, chains: Sequence[str]) -> list[str]:
+    """Ids of what these chains lead to by a relationship."""
+    statement = f"MATCH (c:Chain)-[:{relationship}]->(n) WHERE c.id IN $chains RETURN DISTINCT n.id AS id"
+    found = graph.run(statement, {"chains": list(chains)}, timeout_s=86_400.0, max_rows=2**31 - 2, trusted=True)
+    return [row[0] for row in found.rows]
+
+
+def _tokenizers(graph: GraphStore) -> dict[str, str]:
+    """First 8 hex digits of the tokenizer of every run in the graph."""
+    found = graph.run("MATCH (r:Run) RETURN r.id AS id, r.tokenizer AS tokenizer", max_rows=2**31 - 2, trusted=True)
+    return {run: str(tokenizer or "")[:8] for run, tokenizer in found.rows}
+
+
+def _unmeasure(
+    graph: GraphStore, run: str, chains: Sequence[str], tokenizer: str, without_tokens: Sequence[str]
+) -> None:
+    """Remove what a run measured of chains that stay in the graph, and the tokens of ``tokenizer`` of those that no other run
+    of this tokenizer measured.
+    """
     for declared in RELATIONSHIPS:
         if "run" in declared.key and declared.start in ("Chain", "Step", "Token", "Variant"):
             own = "a.id" if declared.start == "Chain" else "a.chain"
@@ -202,16 +238,12 @@ def _unmeasure(graph: GraphStore, run: str, chains: Sequence[str], runs: dict[st
                 run=run,
                 chains=list(chains),
             )
-    _write(
-        graph, "MATCH (n:Gap) WHERE n.run = $run AND n.chain IN $chains DETACH DELETE n", run=run, chains=list(chains)
-    )
-    mark = f":{runs[run].tokenizer_id}:" if run in runs else ""
-    if mark and not any(other.tokenizer_id == runs[run].tokenizer_id for other in runs.values() if other.id != run):
+    if tokenizer and without_tokens:
         _write(
             graph,
-            "MATCH (t:Token) WHERE t.chain IN $chains AND t.id CONTAINS $mark DETACH DELETE t",
-            chains=list(chains),
-            mark=mark,
+            "MATCH (t:Token) WHERE t.chain IN $chains AND t.tokenizer = $tokenizer DETACH DELETE t",
+            chains=list(without_tokens),
+            tokenizer=tokenizer,
         )
 
 

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from trails.pipeline.home import Home
 
 _GAPS = """
-MATCH (g:Gap) WHERE g.run = $run
+MATCH (g:Gap) WHERE g.run = $run AND g.home = $home
 RETURN g.chain AS chain, g.step AS step, g.rank AS rank, g.score AS score, g.control_auc AS control_auc,
        g.baseline_auc AS baseline_auc
 ORDER BY chain, step
 """
 _OVERLAPS = """
-MATCH (o:Overlap)-[i:IN]->(c:Chain) WHERE o.kind IN ['exact', 'masked']
+MATCH (o:Overlap)-[i:IN]->(c:Chain)
+WHERE o.run = $run AND o.home = $home AND o.kind IN ['exact', 'masked']
 RETURN o.id AS id, o.kind AS kind, o.text AS text, o.n_tokens AS n_tokens, o.n_chains AS n_chains, o.excess AS excess,
        o.control AS control, o.control_name AS control_name, c.id AS chain, i.first AS first, i.stop AS stop
 ORDER BY id, chain, first
@@ -103,12 +104,13 @@ def _after(home: Home, chains: list[str] | None, second: Run) -> dict[str, Trace
 
 
 def _found(home: Home, run: Run, notes: list[str]) -> Found:
+    asked = {"run": run.id, "home": home.shards.identity().id}
     gaps: dict[str, list[dict[str, Any]]] = {}
-    for row in home.graph.run(_GAPS, {"run": run.id}, max_rows=MAX_ROWS).dicts():
+    for row in home.graph.run(_GAPS, asked, max_rows=MAX_ROWS).dicts():
         gaps.setdefault(row.pop("chain"), []).append(row)
     overlaps: dict[str, list[dict[str, Any]]] = {}
     holders: dict[str, list[str]] = {}
-    rows = home.graph.run(_OVERLAPS, {}, max_rows=MAX_ROWS).dicts()
+    rows = home.graph.run(_OVERLAPS, asked, max_rows=MAX_ROWS).dicts()
     for row in rows:
         holders.setdefault(row["id"], []).append(row["chain"])
     for row in rows:

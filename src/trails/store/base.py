@@ -8,7 +8,7 @@ gives the same :meth:`GraphStore.digest` as loading it once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -178,7 +178,14 @@ class GraphStore(Protocol):
     address: str
 
     def ensure_schema(self) -> None:
-        """Create constraints and indexes that are missing. Raises StoreError for a store of a newer version."""
+        """Create constraints and indexes that are missing."""
+
+    def format(self) -> int:
+        """Version of the graph; that of this trails for an empty store.
+
+        Every other method refuses a graph of another version with a StoreError that says what to run, unless the store was
+        opened to make it again or to judge it.
+        """
 
     def hold(self) -> None:
         """Take the writer's lock now, where the store has one. Raises StoreError where another process holds it."""
@@ -186,14 +193,17 @@ class GraphStore(Protocol):
     def loaded(self) -> set[tuple[str, str]]:
         """(chain, run) pairs that are completely in the graph."""
 
+    def held(self) -> dict[str, set[tuple[str, str]]]:
+        """(chain, run) pairs that each home holds, by the home's id."""
+
     def write(self, batches: Iterable[GraphBatch]) -> int:
         """Write all batches; return the number of nodes and relationships handed over. Idempotent."""
 
     def delete(self, chains: Sequence[str]) -> None:
         """Remove chains with their steps, tokens, gaps and relationships. Unknown ids are ignored."""
 
-    def clear(self, labels: Sequence[str]) -> None:
-        """Remove every node with one of these labels (analysis results that are written again)."""
+    def clear(self, scopes: Sequence[str]) -> None:
+        """Remove the results of analyses that were written under these scopes (see :mod:`trails.store.scope`)."""
 
     def run(
         self,
@@ -215,8 +225,10 @@ class GraphStore(Protocol):
     def counts(self) -> dict[str, int]:
         """Number of nodes per label and of relationships per declared name; only those that exist."""
 
-    def tables(self) -> GraphBatch:
-        """The whole graph, read back as tables (small graphs; for digests and round trips)."""
+    def tables(self, chains: Collection[str] | None = None) -> GraphBatch:
+        """The graph, read back as tables (for digests and round trips). With ``chains`` only what follows from the shards of
+        these chains: no results of analyses, and all sources, runs and families.
+        """
 
     def save(self) -> None:
         """Make everything written so far durable. A no-op where every write is durable already."""

@@ -3,7 +3,7 @@
 The Browser styles by label and relationship type only, never by a property: a step's role is its caption, and its colour once
 it is a label, too (docs/neo4j.md).
 
-The favourites are the files of ``cypher/``, each with ``:param`` lines whose values exist in the packaged sample. They travel
+The favourites are the files of ``cypher/``, each with ``:param`` lines whose values exist in the user's home. They travel
 as a zip file, which Neo4j Browser takes when it is dropped on its window; so does the style sheet.
 """
 
@@ -11,22 +11,29 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import zipfile
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from trails.errors import StoreError
-from trails.schema import Role
-from trails.store.queries import NamedQuery, named_queries
+from trails.schema import Role, fitting_runs
+from trails.store.queries import NamedQuery, Parameter, named_queries
+from trails.store.resolve import measured_runs
+from trails.store.traces import TraceStore
 
 FAVOURITES = "trails-favourites.zip"
 STYLE = "trails.grass"
 GUIDE = "trails-guide.html"
 BROWSER_PORT = 7474
 NODE_COLOURS = {
-    "Chain": ("#4c566a", "{id}", 70),
-    "Step": ("#2f7ed8", "{role}", 60),
+    "Home": ("#8a6d3b", "{name}", 70),
+    "Chain": ("#4c566a", "{source} {source_id}", 70),
+    "Family": ("#7a5c99", "{name}", 60),
+    "Step": ("#2f7ed8", "{index} {role}", 60),
     "Token": ("#8bbc21", "{piece}", 50),
     "Run": ("#a0a0a0", "{model}", 50),
     "Source": ("#c0c0c0", "{name}", 50),
@@ -39,13 +46,20 @@ NODE_COLOURS = {
 RELATIONSHIP_STYLES = {
     "NEXT": ("#8bbc21", 3, "{surprisal}"),
     "BEGINS": ("#8bbc21", 3, "{surprisal}"),
-    "LEADS_TO": ("#2f7ed8", 4, "{roles}"),
-    "ATTENDS_TO": ("#f2b84b", 2, ""),
+    "NEXT_STEP": ("#2f7ed8", 4, ""),
+    "LEADS_TO": ("#9ec4ee", 1, ""),
+    "ATTENDS_TO": ("#f2b84b", 2, "{mean}"),
     "HAS_STEP": ("#c8ccd4", 1, ""),
+    "HOLDS": ("#8a6d3b", 1, ""),
+    "MEASURED": ("#a0a0a0", 1, ""),
+    "FROM": ("#c0c0c0", 1, ""),
+    "IN_FAMILY": ("#7a5c99", 2, ""),
+    "BEFORE": ("#d62728", 3, ""),
     "TRAIL": ("#f28f43", 3, "{count}"),
     "IN": ("#910000", 2, ""),
     "AT": ("#f28f43", 2, ""),
     "SIMILAR": ("#9467bd", 2, "{cosine}"),
+    "VARIANT_OF": ("#17becf", 2, "{logit_drift}"),
 }
 ROLE_COLOURS = {
     Role.IF: "#1f5fa8",
@@ -66,18 +80,69 @@ ROLE_COLOURS = {
     Role.ANSWER: "#222222",
     Role.NONE: "#9a9a9a",
 }
-ROLE_LABELS = "MATCH (s:Step) SET s:$(s.role)"
-"""Gives every step its role as a second label, because the Browser colours by label only. For a person to type; whatever reads
-the graph asks for the label Step and sees no difference."""
+ROLE_LABELS = (
+    "MATCH (s:Step) WHERE s.chain IS NOT NULL SET s:$('Role' + left(s.role, 1) + toLower(substring(s.role, 1)))"
+)
+"""Gives every step its role as a second label (``RoleIf``), because the Browser colours by label only. Whatever reads the graph
+asks for the label Step and sees no difference.
+"""
+_LABELS = ":".join(f"Role{role.capitalize()}" for role in Role)
+ROLE_LABELS_UNDO = f"MATCH (s:Step) REMOVE s:{_LABELS}"
+SETTINGS = ":config autoComplete: false"
+"""What stops the Browser from drawing relationships between the nodes of a picture that the picture leaves out."""
 
 
-def favourite(query: NamedQuery) -> str:
-    """One query as the Browser keeps it: title, what it answers, ``:param`` lines, the statement."""
+def values_of(traces: TraceStore) -> dict[str, Any]:
+    """Values for the parameters of the named queries from a home: its latest run, the run before, a long chain, the home.
+    Empty for a home without chains.
+    """
+    measured = set(measured_runs(traces))
+    latest = sorted(
+        (run for run in traces.runs() if run in measured),
+        key=lambda run: ((traces.home / "runs" / f"{run}.json").stat().st_mtime_ns, run),
+    )
+    if not latest:
+        return {}
+    run = latest[-1]
+    sizes: dict[str, int] = {}
+    for table in traces.tables(["chain", "steps"], run, rows=10_000):
+        sizes |= {row["chain"]: len(row["steps"]) for row in table.to_pylist()}
+    # long enough to show something, short enough to see it at once
+    order = sorted(sizes, key=lambda chain: (sizes[chain] > 40, -sizes[chain], chain))
+    chain, second = order[0], order[min(1, len(order) - 1)]
+    found = {"run": run, "home": traces.identity().id, "chain": chain, "first": chain, "second": second}
+    found["step"] = f"{chain}:{min(1, sizes[chain] - 1)}"
+    if len(latest) > 1:
+        plain = [fitting.id for fitting in fitting_runs(traces.runs()) if fitting.id in measured]
+        found["before"] = plain[0] if len(plain) == 1 and plain[0] != run else latest[-2]
+        found["after"] = run
+    return found
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _value(parameter: Parameter, values: Mapping[str, Any]) -> Any:
+    wanted = values.get(parameter.name)
+    fits = parameter.type == "string" and not (parameter.name in ("first", "last") and parameter.default)
+    return wanted if wanted is not None and fits else parameter.example
+
+
+def favourite(query: NamedQuery, values: Mapping[str, Any] | None = None) -> str:
+    """One query as the Browser keeps it: title, what it answers, ``:param`` lines, the statement. ``values`` are those of
+    :func:`values_of`; without them the values are those of the packaged sample.
+    """
     lines = [f"// {query.title}", f"// {query.description}"]
     for parameter in query.parameters:
-        value = json.dumps(parameter.example, ensure_ascii=False)
-        lines.append(f":param {parameter.name} => {value};")
+        lines.append(f":param {parameter.name} => {_literal(_value(parameter, values or {}))};")
     return "\n".join([*lines, query.statement.strip().rstrip(";") + ";"]) + "\n"
+
+
+def inlined(query: NamedQuery, values: Mapping[str, Any] | None = None) -> str:
+    """The statement with the values of its parameters in it: what a click can run."""
+    given = {parameter.name: _literal(_value(parameter, values or {})) for parameter in query.parameters}
+    return re.sub(r"\$(\w+)", lambda found: given[found[1]], query.statement.strip().rstrip(";"))
 
 
 def style_sheet() -> str:
@@ -88,9 +153,11 @@ def style_sheet() -> str:
             f"node.{label} {{\n  diameter: {size}px;\n  color: {colour};\n  border-color: {colour};\n  border-width: 2px;\n"
             f'  text-color-internal: #ffffff;\n  font-size: 10px;\n  caption: "{caption}";\n}}'
         )
-    # later rules win: a step that has its role as a label takes the role's colour
+    # later rules win: a step that has its role as a label takes the role's colour; a rule without a caption shows an id
     parts += [
-        f"node.{role} {{\n  color: {colour};\n  border-color: {colour};\n}}" for role, colour in ROLE_COLOURS.items()
+        f"node.Role{role.capitalize()} {{\n  diameter: 60px;\n  color: {colour};\n  border-color: {colour};\n"
+        f'  text-color-internal: #ffffff;\n  caption: "{{index}} {{role}}";\n}}'
+        for role, colour in ROLE_COLOURS.items()
     ]
     parts.append(
         "relationship { color: #a5abb6; shaft-width: 1px; font-size: 8px; padding: 3px; text-color-external: #000000; "
@@ -105,49 +172,100 @@ def style_sheet() -> str:
     return "\n".join(parts) + "\n"
 
 
-def guide(queries: Mapping[str, NamedQuery]) -> str:
-    """A page that says how to read the pictures and lists the favourites."""
+def is_picture(query: NamedQuery) -> bool:
+    """Whether the query returns a picture: nodes and relationships."""
+    return any(column.type in ("node", "path") for column in query.columns)
+
+
+def guide(queries: Mapping[str, NamedQuery], values: Mapping[str, Any] | None = None) -> str:
+    """A page for the Browser (``:play``) whose statements run by a click, with the values of a home in them. It is HTML without
+    scripts, and can be read in any browser, too.
+    """
+
+    def slide(title: str, inner: str) -> str:
+        return f'<slide class="row-fluid"><h3>{html.escape(title)}</h3>{inner}</slide>'
+
+    def runnable(statement: str) -> str:
+        return f'<figure><pre class="pre-scrollable code runnable">{html.escape(statement)}</pre></figure>'
+
+    pictures = {name: query for name, query in queries.items() if is_picture(query)}
+    tables = {name: query for name, query in queries.items() if not is_picture(query)}
+    slides = [
+        slide(
+            "Trails in Neo4j Browser",
+            "<p>Click a statement to run it. Run this first, so that the Browser draws what a picture asks for and no other "
+            f"relationships:</p>{runnable(SETTINGS)}"
+            "<p><b>The Browser connects in write mode.</b> A statement with CREATE, SET or DELETE changes the graph; "
+            "<code>trails rebuild --repair --store neo4j</code> writes again what differs from the shards.</p>"
+            "<p>Blue nodes are steps, captioned with their place and role; a blue arrow leads to the next step, a yellow one "
+            "to an earlier step that it looks at. Green nodes are tokens; the number on a green arrow is the surprisal of the "
+            "token that it leads to, in nats. Orange nodes are states: the same last tokens in different chains.</p>",
+        )
+    ]
+    for query in pictures.values():
+        slides.append(slide(query.title, f"<p>{html.escape(query.description)}</p>{runnable(inlined(query, values))}"))
     rows = "".join(
-        f"<tr><td><code>{html.escape(name)}</code></td><td><b>{html.escape(q.title)}</b><br>{html.escape(q.description)}</td></tr>"
-        for name, q in queries.items()
+        f"<p><b>{html.escape(query.title)}</b> (<code>{html.escape(name)}</code>). {html.escape(query.description)}</p>"
+        f"{runnable(inlined(query, values))}"
+        for name, query in tables.items()
     )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>trails in Neo4j Browser</title>
-<style>body{{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}td{{vertical-align:top;padding:.3em .6em}}
-code{{background:#f0f0f0;padding:0 .2em}}</style></head><body>
-<h1>Trails in Neo4j Browser</h1>
-<ol>
-<li>Drop <code>{FAVOURITES}</code> on the Browser's window: the folder <i>trails</i> appears under the star on the left.</li>
-<li>Drop <code>{STYLE}</code> on it: captions and colours.</li>
-<li>For steps in the colours of their roles, type <code>{html.escape(ROLE_LABELS)}</code> once: the Browser colours by label
-only, so this makes each role a second label. Nothing else changes; take it back with
-<code>MATCH (s:Step) REMOVE s:IF:THEN:BUT</code> and so on. Repeat it after loading more chains.</li>
-<li>Click a favourite, change the <code>:param</code> lines, run it (Ctrl+Enter).</li>
-</ol>
-<p><b>The Browser connects in write mode.</b> A statement with CREATE, SET or DELETE changes the graph.
-<code>trails rebuild --store neo4j --fresh</code> makes it again from the shards.</p>
-<h2>What the picture shows</h2>
-<p>A blue node is a step, captioned with its role; a thick blue arrow leads to the next step. A yellow arrow goes from a
-later step to an earlier one that it attends to; click it for the attention mass (mean over layers and heads, and per layer).
-The Browser also draws relationships that the query left out: switch off <i>Connect result nodes</i> in its settings. Green
-nodes are tokens; the number on a green arrow is the surprisal of the token it points at, in nats. Orange nodes are states:
-the same last tokens in different chains. Results are limited; raise <code>limit</code> when you need more; the Browser draws
-300 nodes at first.</p>
-<h2>Favourites</h2><table>{rows}</table></body></html>
-"""
+    slides.append(slide("Tables", rows))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Trails in Neo4j Browser</title></head><body>\n'
+        '<article class="guide"><carousel class="deck container-fluid">' + "\n".join(slides) + "</carousel></article>\n"
+        "</body></html>\n"
+    )
 
 
-def save_files(folder: Path) -> list[Path]:
-    """Write favourites, style sheet and guide into a folder; return their paths. Raises StoreError if that fails."""
+def serve(page: str, port: int = 0) -> ThreadingHTTPServer:
+    """A server on the loopback interface that answers every address with the page, to a Browser from any address (it holds no
+    more than the graph that the Browser shows). Not started: the caller runs ``serve_forever``.
+    """
+    data = page.encode("utf-8")
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(data)
+
+        def do_HEAD(self) -> None:
+            self._answer(b"")
+
+        def do_OPTIONS(self) -> None:
+            self._answer(b"")
+
+        def _answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Access-Control-Allow-Origin", "*")
+            self.send_header("Access-Control-Allow-Private-Network", "true")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing is said of requests."""
+
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), Page)
+    except OSError as error:
+        raise StoreError(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another") from None
+
+
+def save_files(folder: Path, values: Mapping[str, Any] | None = None) -> list[Path]:
+    """Write favourites, style sheet and guide into a folder, with the values of a home; return their paths. Raises StoreError
+    if that fails.
+    """
     queries = named_queries()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(folder / FAVOURITES, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, query in queries.items():
                 # a fixed time: the same queries give the same file
-                archive.writestr(zipfile.ZipInfo(f"trails/{name}.cypher", (2020, 1, 1, 0, 0, 0)), favourite(query))
+                archive.writestr(
+                    zipfile.ZipInfo(f"trails/{name}.cypher", (2020, 1, 1, 0, 0, 0)), favourite(query, values)
+                )
         (folder / STYLE).write_text(style_sheet(), encoding="utf-8")
-        (folder / GUIDE).write_text(guide(queries), encoding="utf-8")
+        (folder / GUIDE).write_text(guide(queries, values), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from None
     return [folder / name for name in (FAVOURITES, STYLE, GUIDE)]

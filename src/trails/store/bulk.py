@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from trails.errors import StoreError, UsageError
-from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Trace, properties_of
+from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Trace, properties_of
 from trails.store.base import GraphBatch
 from trails.store.neo4j import LOADED, STORE_LABEL
-from trails.store.rows import graph_batch
+from trails.store.rows import graph_batch, held_by
 from trails.store.traces import TraceStore
 
 CHAINS_PER_BATCH = 500
@@ -36,7 +36,7 @@ _TYPES = {
     "floats": ":double[]",
     "integers": ":long[]",
 }
-_ONCE_PER_CHAIN = ("Chain", "Step", "FROM", "IN_FAMILY", "HAS_STEP")
+_ONCE_PER_CHAIN = ("Chain", "Step", "FROM", "IN_FAMILY", "HAS_STEP", "NEXT_STEP")
 _ONCE_PER_TOKENIZER = ("Token", "FIRST")
 
 
@@ -157,7 +157,7 @@ def write_bulk(batches: Iterable[GraphBatch], folder: Path, *, per_layer: bool =
             sink.close()
     if "Chain" not in sinks:
         raise StoreError("there is nothing to write: the home holds no measured chains. First: trails ingest FILE")
-    marker = pa.table({f"id:ID({STORE_LABEL})": ["trails"], "format:long": [FORMAT_VERSION]})
+    marker = pa.table({f"id:ID({STORE_LABEL})": ["trails"], "format:long": [GRAPH_FORMAT]})
     pacsv.write_csv(marker, str(folder / f"{STORE_LABEL}.csv"))
     # a field may hold line breaks, and must fit the reader's buffer
     buffer = f"--read-buffer-size={max(4, (4 * longest) // 2**20 + 1)}m"
@@ -190,7 +190,7 @@ def _new_rows(batch: GraphBatch, seen: dict[str, set[Any]]) -> Iterator[tuple[st
         elif name in _ONCE_PER_TOKENIZER and len(old_tokens):
             ids = pc.replace_substring_regex(table["id" if name == "Token" else "end"], ":[0-9]+$", "")
             table = table.filter(pc.invert(pc.is_in(ids, value_set=old_tokens)))
-        elif name in ("Source", "Run", "Family"):
+        elif name in ("Source", "Run", "Family", "Home"):
             known = seen.setdefault(name, set())
             table = table.filter(pa.array([i not in known for i in table["id"].to_pylist()], pa.bool_()))
             known |= set(table["id"].to_pylist())
@@ -222,13 +222,13 @@ def bulk_from_home(
                 for trace in store.traces(run):
                     block.append(trace)
                     if len(block) == CHAINS_PER_BATCH:
-                        yield graph_batch(block, runs, per_layer=per_layer)
+                        yield held_by(graph_batch(block, runs, per_layer=per_layer), store.identity())
                         done += len(block)
                         block = []
                         if progress:
                             progress(done, total)
                 if block:
-                    yield graph_batch(block, runs, per_layer=per_layer)
+                    yield held_by(graph_batch(block, runs, per_layer=per_layer), store.identity())
                     done += len(block)
                     if progress:
                         progress(done, total)

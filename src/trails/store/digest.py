@@ -29,6 +29,7 @@ TRACE_TABLES: tuple[str, ...] = (
     "FROM",
     "IN_FAMILY",
     "HAS_STEP",
+    "NEXT_STEP",
     "MEASURED",
     "MEASURED_STEP",
     "FIRST",
@@ -53,6 +54,8 @@ class TableDigest:
     keys: pa.StringArray
     duplicates: int
     columns: tuple[str, ...]
+    twice: tuple[str, ...] = ()
+    """Keys of the rows that are there more than once."""
 
     @property
     def hex(self) -> str:
@@ -89,9 +92,12 @@ def graph_digest(batches: Iterable[GraphBatch], names: Collection[str] = TRACE_T
     found = {}
     for name, parts in hashes.items():
         together = np.concatenate(parts)
-        distinct, first = np.unique(together, axis=0, return_index=True)
+        distinct, first, times = np.unique(together, axis=0, return_index=True, return_counts=True)
         ids = pa.concat_arrays([part.cast(pa.string()) for part in keys[name]]).take(pa.array(first))
-        found[name] = TableDigest(distinct, ids, len(together) - len(distinct), tuple(columns[name]))
+        twice = ids.filter(pa.array(times > 1)).to_pylist()
+        found[name] = TableDigest(
+            distinct, ids, len(together) - len(distinct), tuple(columns[name]), tuple(sorted(set(twice)))
+        )
     return GraphDigest(found)
 
 
@@ -122,6 +128,19 @@ def compare(expected: GraphDigest, actual: GraphDigest, *, shown: int = 3) -> li
                 f"{name}: {len(surplus)} {kind}s of the graph are not in the shards ({at} {_some(new, shown)})"
             )
     return findings
+
+
+def differing_keys(expected: GraphDigest, actual: GraphDigest) -> set[str]:
+    """Ids of the nodes, and of the nodes at the start of the relationships, that differ or are there twice."""
+    found: set[str] = set()
+    for name in {*expected.tables, *actual.tables}:
+        want, have = expected.tables.get(name, _NOTHING), actual.tables.get(name, _NOTHING)
+        if have.duplicates and name not in NODE:
+            found |= {str(key) for key in have.twice}
+        if want.hex != have.hex:
+            a, b = _tuples(want), _tuples(have)
+            found |= {a[row] for row in set(a) - set(b)} | {b[row] for row in set(b) - set(a)}
+    return found
 
 
 _NOTHING = TableDigest(np.zeros((0, 2), np.uint64), pa.array([], pa.string()), 0, ())

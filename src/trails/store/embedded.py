@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 
 from trails.errors import StoreError, TrailsError
 from trails.platform.locks import HeldError, WriterLock
-from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
+from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
 from trails.store.engine import ENGINE_ERRORS, elements, kglite, read, refuse_unless_read, rows_of, translated
 from trails.store.guarded import READ_BYTES, READ_MEMORY, Guard
-from trails.store.rows import distinct, table_schema
+from trails.store.rows import distinct, of_chains, own_rows, table_schema
 
 FILE = "graph.kgl"
 BUILDING = "graph.building"
@@ -56,12 +56,14 @@ class EmbeddedStore:
         *,
         damaged: Literal["refuse", "discard"] = "refuse",
         lazy: bool = False,
+        any_format: bool = False,
         read_memory: int = READ_MEMORY,
         read_bytes: int = READ_BYTES,
     ) -> None:
         self._path = Path(folder) / FILE
         self.address = str(self._path)
         self._discard = damaged == "discard"
+        self._any_format = any_format
         self.discarded = False
         self._lock: WriterLock | None = None
         self._changed = False
@@ -112,12 +114,21 @@ class EmbeddedStore:
                 f"the graph {self._path} cannot be read ({_first_line(error)}). It can be made again from the shards: "
                 "delete the file and run: trails rebuild"
             ) from error
-        if graph.schema_version > FORMAT_VERSION:
+        if graph.schema_version > GRAPH_FORMAT:
             raise StoreError(
                 f"the graph {self._path} was written by a newer trails (format {graph.schema_version}, this one knows "
-                f"{FORMAT_VERSION}). Run: pip install --upgrade trails"
+                f"{GRAPH_FORMAT}). Run: pip install --upgrade trails"
+            )
+        if not self._any_format and graph.schema_version < GRAPH_FORMAT and graph.node_type_counts():
+            raise StoreError(
+                f"the graph {self._path} is of format {graph.schema_version}, and this trails uses format {GRAPH_FORMAT}. The "
+                f"shards are as they were; make the graph from them, run: trails rebuild --fresh --home {self._path.parent}"
             )
         return graph
+
+    def format(self) -> int:
+        """Version of the graph; that of this trails for an empty graph."""
+        return int(self._graph.schema_version) if self._graph.node_type_counts() else GRAPH_FORMAT
 
     def _file_stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -230,12 +241,12 @@ class EmbeddedStore:
         """Create the indexes that schema.py asks for; ``id`` is the engine's own key."""
         wanted = {(node.label, p.name) for node in NODES for p in node.properties if p.indexed and p.name != "id"}
         present = {(index["node_type"], index["property"]) for index in self._graph.list_indexes()}
-        if wanted <= present and self._graph.schema_version == FORMAT_VERSION:
+        if wanted <= present and self._graph.schema_version == GRAPH_FORMAT:
             return
         graph = self._for_writing()
         for label, name in sorted(wanted - present):
             graph.create_index(label, name)
-        graph.set_schema_version(FORMAT_VERSION)
+        graph.set_schema_version(GRAPH_FORMAT)
         self._touched()
 
     # ---------------------------------------------------------------------------------------------------------------
@@ -246,6 +257,16 @@ class EmbeddedStore:
         """(chain, run) pairs that are completely in the graph: ``MEASURED`` is written after everything else of the pair."""
         self._flush()
         return set(self._known())
+
+    def held(self) -> dict[str, set[tuple[str, str]]]:
+        """(chain, run) pairs that each home holds, by the home's id."""
+        self._flush()
+        found: dict[str, set[tuple[str, str]]] = {}
+        rows = self._ask("MATCH (h:Home)-[r:HOLDS]->(c:Chain) RETURN h.id AS h, c.id AS c, r.run AS r")
+        if len(rows):
+            for home, *pair in zip(rows.column("h"), rows.column("c"), rows.column("r"), strict=True):
+                found.setdefault(home, set()).add((pair[0], pair[1]))
+        return found
 
     def _known(self) -> set[tuple[str, str]]:
         if self._loaded is None:
@@ -454,21 +475,16 @@ class EmbeddedStore:
         self._loaded = None
         self._touched()
 
-    def clear(self, labels: Sequence[str]) -> None:
-        """Remove every node with one of these labels."""
-        unknown = [label for label in labels if label not in NODE]
-        if unknown:
-            raise StoreError(f"there is no label {unknown[0]}; labels: {', '.join(NODE)}")
+    def clear(self, scopes: Sequence[str]) -> None:
+        """Remove the results of analyses that were written under these scopes."""
         self._flush()
         graph = self._for_writing()
-        present = {label for label, count in graph.node_type_counts().items() if count}
-        if present <= set(labels):  # nothing would be left: much faster than deleting node by node
-            self._graph = kglite.KnowledgeGraph()
-            self.ensure_schema()
-        else:
-            for label in labels:
-                graph.cypher(f"MATCH (n:{label}) DETACH DELETE n", timeout_ms=0)
-        self._loaded = None
+        ids = {"ids": list(scopes)}
+        for label in (node.label for node in NODES if node.scoped):
+            graph.cypher(f"MATCH (n:{label}) WHERE n.scope IN $ids DETACH DELETE n", params=ids, timeout_ms=0)
+        for declared in (r for r in RELATIONSHIPS if r.scoped):
+            pattern = f"(:{declared.start})-[r:{declared.type}]->(:{declared.end})"
+            graph.cypher(f"MATCH {pattern} WHERE r.scope IN $ids DELETE r", params=ids, timeout_ms=0)
         self._filled = set()
         self._touched()
 
@@ -516,7 +532,7 @@ class EmbeddedStore:
         holding = (self._stamp, self._version)
         if not self._guard.holds(holding):
             on_disk = self._stamp is not None and not self._changed
-            if not (on_disk and self._guard.open_file(holding, str(self._path), self._stamp, FORMAT_VERSION)):
+            if not (on_disk and self._guard.open_file(holding, str(self._path), self._stamp, GRAPH_FORMAT)):
                 # not saved yet, replaced by another process since this store opened it, or not to be read: the last says why
                 self._guard.open_bytes(holding, self._graph.to_bytes())
         return self._guard.read(query, values, timeout_s=timeout_s, max_rows=max_rows)
@@ -533,14 +549,18 @@ class EmbeddedStore:
                 found[declared.name] = count
         return found
 
-    def tables(self) -> GraphBatch:
-        """The whole graph, read back as tables."""
+    def tables(self, chains: Collection[str] | None = None) -> GraphBatch:
+        """The graph, read back as tables; with ``chains`` what follows from their shards."""
+        whole = self._tables()
+        return whole if chains is None else of_chains(whole, chains)
+
+    def _tables(self) -> GraphBatch:
         nodes, relationships = {}, {}
         for label in self.counts():
             if label in NODE:
                 wanted = [p.name for p in properties_of(label)]
                 query = f"MATCH (n:{label}) RETURN " + _columns("n", wanted)
-                nodes[label] = self._read(query, wanted, table_schema(label))
+                nodes[label] = self._read(query, wanted, table_schema(label), label)
         for declared in RELATIONSHIPS:
             if self._holds(declared):
                 schema = table_schema(declared.name, per_layer=True)
@@ -549,20 +569,17 @@ class EmbeddedStore:
                     f"MATCH (a:{declared.start})-[r:{declared.type}]->(b:{declared.end}) RETURN a.id AS c_start, b.id AS c_end"
                     + (", " + _columns("r", names) if names else "")
                 )
-                table = self._read(query, ["start", "end", *names], schema)
+                table = self._read(query, ["start", "end", *names], schema, declared.name)
                 plain = table_schema(declared.name).names
                 keep = [n for n in schema.names if n in plain or table[n].null_count < len(table)]
                 if len(table):
                     relationships[declared.name] = table.select(keep)
         return GraphBatch(nodes, relationships, tuple(sorted(self.loaded())))
 
-    def _read(self, query: str, names: Sequence[str], schema: pa.Schema) -> pa.Table:
+    def _read(self, query: str, names: Sequence[str], schema: pa.Schema, table: str) -> pa.Table:
         found = self._ask(query)
-        arrays = [
-            pa.array(found.column(f"c_{name}") if len(found) else [], field.type)
-            for name, field in zip(names, schema, strict=True)
-        ]
-        return pa.table(arrays, schema=schema)
+        columns = own_rows(table, [found.column(f"c_{name}") if len(found) else [] for name in names])
+        return pa.table([pa.array(column, f.type) for column, f in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _joined(batches: Sequence[GraphBatch]) -> GraphBatch:

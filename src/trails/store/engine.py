@@ -54,7 +54,11 @@ def read(
     """
     limits: dict[str, Any] = {"timeout_ms": max(1, int(timeout_s * 1000)), "row_limit": max_rows + 1}
     try:
-        return rows_of(graph.freeze().cypher(query, params=dict(parameters), max_work_units=MAX_WORK_UNITS, **limits))
+        found = graph.freeze().cypher(query, params=dict(parameters), max_work_units=MAX_WORK_UNITS, **limits)
+        if _PROFILE.match(query) and isinstance(profile := getattr(found, "profile", None), list):
+            columns = tuple(profile[0]) if profile else ()
+            return columns, [tuple(row[name] for name in columns) for row in profile]
+        return rows_of(found)
     except ENGINE_ERRORS as error:
         raise translated(error, timeout_s) from error
 
@@ -66,6 +70,8 @@ def rows_of(found: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     columns = tuple(found.columns)
     return columns, [tuple(from_engine(row[name]) for name in columns) for row in found.to_list()]
 
+
+_PROFILE = re.compile(r"(?:\s|//[^\n]*(?:\n|$)|/\*.*?\*/)*PROFILE\b", re.IGNORECASE | re.DOTALL)
 
 ENGINE_ERRORS = (kglite.KgError, ValueError, TypeError, OverflowError, RecursionError)
 """What a wrong statement or parameter makes the engine raise."""

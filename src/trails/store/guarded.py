@@ -42,11 +42,12 @@ class Guard:
         """Whether the child holds this graph."""
         return self._held == holding and self._child.alive
 
-    def open_file(self, holding: object, path: str, stamp: Stamp | None, newest: int) -> bool:
-        """Let the child load a file; False when it is not the file of this stamp any more, or cannot be read."""
+    def open_file(self, holding: object, path: str, stamp: Stamp | None, format_: int) -> bool:
+        """Let the child load a file; False when it is not the file of this stamp any more, cannot be read, or is of another
+        format."""
         self._held = None
         try:
-            loaded = self._child.ask(("file", path, stamp, newest, self._memory))
+            loaded = self._child.ask(("file", path, stamp, format_, self._memory))
         except ChildError:
             return False
         self._held = holding if loaded else None
@@ -114,14 +115,14 @@ def answer(request: tuple[Any, ...]) -> Any:
     from trails.store import engine
 
     match request:
-        case ("file", path, stamp, newest, memory):
+        case ("file", path, stamp, format_, memory):
             _limit(None)
             before = _stamp(path)
             if before != tuple(stamp):
                 return False
             _graph = engine.kglite.load(path)
             _limit(memory)
-            return _stamp(path) == before and _graph.schema_version <= newest
+            return _stamp(path) == before and _graph.schema_version == format_
         case ("bytes", data, memory):
             _limit(None)
             _graph = engine.kglite.from_bytes(data)
@@ -144,12 +145,14 @@ def _limit(memory: int | None) -> None:
     if not sys.platform.startswith("linux"):
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    _, size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # while it loads a large graph the engine may put columns into files of its own
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size if memory is None else 0, size))
     limit = hard
     if memory is not None:
         status = Path("/proc/self/status").read_text("ascii", "replace")
         held = int(status.partition("VmData:")[2].split()[0]) * 1024
         limit = held + memory if hard == resource.RLIM_INFINITY else min(hard, held + memory)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

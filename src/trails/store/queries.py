@@ -5,7 +5,7 @@ A file begins with comment lines::
     // Title in a few words
     // One or two lines that say what the query answers.
     // $chain: string = "c0123456789abcdef" | a chain's id
-    // $run: string := "" | a run's id; empty = every run
+    // $run: string = "rd24d03ce8f154ddc" | a run's id
     // $limit: integer := 20 | rows at most
     // returns surprisal: float, nats
 
@@ -73,8 +73,8 @@ class NamedQuery:
     statement: str
     text: str
 
-    def bind(self, given: Mapping[str, Any], runs: Mapping[str, Run] | None = None) -> dict[str, Any]:
-        """Parameters for the statement: what is given, then defaults; ``run`` is the only run if there is one.
+    def bind(self, given: Mapping[str, Any], runs: Mapping[str, Run] | None = None, home: str = "") -> dict[str, Any]:
+        """Parameters for the statement: what is given, then ``home`` and the only run if there is one, then defaults.
 
         Strings are turned into the declared type. Raises UsageError that names what is missing, unknown or of another type.
         """
@@ -89,7 +89,9 @@ class NamedQuery:
                 bound[parameter.name] = _typed(self.name, parameter, given[parameter.name])
             elif parameter.name == "run" and runs is not None and len(default := fitting_runs(runs)) == 1:
                 bound["run"] = default[0].id
-            elif parameter.default and not (parameter.name == "run" and runs):
+            elif parameter.name == "home" and home:
+                bound["home"] = home
+            elif parameter.default:
                 bound[parameter.name] = parameter.example
             else:
                 missing.append(parameter.name)
@@ -110,11 +112,12 @@ class NamedQuery:
         given: Mapping[str, Any] | None = None,
         *,
         runs: Mapping[str, Run] | None = None,
+        home: str = "",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_rows: int = DEFAULT_MAX_ROWS,
     ) -> Result:
         """Run the query on a store. Raises UsageError for parameters, QueryError for a statement that fails."""
-        bound = self.bind(given or {}, runs)
+        bound = self.bind(given or {}, runs, home)
         found = store.run(self.statement, bound, timeout_s=timeout_s, max_rows=max_rows, trusted=True)
         # an engine may not name the columns of no rows
         return found if found.rows else Result(tuple(column.name for column in self.columns), ())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from trails.schema import (
     NODES,
     RELATIONSHIPS,
     TRANSITION_MEASURES,
+    HomeIdentity,
     Measure,
     Run,
     Trace,
@@ -34,12 +35,19 @@ from trails.schema import (
     stable_hash,
 )
 from trails.store.base import GraphBatch
+from trails.store.digest import TRACE_TABLES
 
 ALL_EDGES_STEPS = 256
 """Steps of a chain up to which all pairs of steps become ``ATTENDS_TO``: 32,640 of them."""
 
 STRONGEST = 32
 """Earlier steps that every step of a longer chain keeps in the graph. The shards keep what was measured."""
+
+SHARED = ("Source", "Run", "Family")
+"""Nodes of many chains that follow from the shards."""
+
+RESULTS = frozenset(r.name for r in RELATIONSHIPS if r.name not in TRACE_TABLES)
+"""Relationships that do not follow from a chain's shards."""
 
 _ARROW = {
     "string": pa.string(),
@@ -108,6 +116,20 @@ def graph_batch(traces: Iterable[Trace], runs: Mapping[str, Run], *, per_layer: 
     return merge_batches(parts)
 
 
+def held_by(batch: GraphBatch, home: HomeIdentity) -> GraphBatch:
+    """The batch with the home that holds its whole (chain, run) pairs."""
+    found = holding(batch.whole, home)
+    return GraphBatch({**batch.nodes, **found.nodes}, {**batch.relationships, **found.relationships}, batch.whole)
+
+
+def holding(pairs: Iterable[tuple[str, str]], home: HomeIdentity) -> GraphBatch:
+    """The home, and that it holds these (chain, run) pairs."""
+    chains, runs = [list(side) for side in zip(*pairs, strict=True)] or [[], []]
+    rows = {"start": [home.id] * len(chains), "end": chains, "run": runs}
+    node = table_of("Home", {"id": [home.id], "name": [home.name]})
+    return GraphBatch({"Home": node}, {"HOLDS": table_of("HOLDS", rows)} if chains else {})
+
+
 def merge_batches(batches: Sequence[GraphBatch]) -> GraphBatch:
     """One batch with the rows of all; nodes with the same id and relationships with the same key count once (first wins)."""
     if len(batches) == 1:
@@ -129,6 +151,44 @@ def merge_batches(batches: Sequence[GraphBatch]) -> GraphBatch:
             )
     whole = dict.fromkeys(pair for batch in batches for pair in batch.whole)
     return GraphBatch(nodes, relationships, tuple(whole))
+
+
+def of_chains(batch: GraphBatch, chains: Collection[str]) -> GraphBatch:
+    """What follows from the shards of some chains, and every source, run and family."""
+    wanted = pa.array(sorted(chains), pa.string())
+    nodes = {name: table for name, table in batch.nodes.items() if name in SHARED}
+    for label in ("Chain", "Step", "Token"):
+        if label in batch.nodes:
+            table = batch.nodes[label]
+            nodes[label] = table.filter(pc.is_in(table["id" if label == "Chain" else "chain"], value_set=wanted))
+    relationships = {}
+    for r in RELATIONSHIPS:
+        if r.name in batch.relationships and r.start in ("Chain", "Step", "Token") and r.name not in RESULTS:
+            table = batch.relationships[r.name]
+            chain = pc.list_element(pc.split_pattern(table["start"], ":", max_splits=1), 0)
+            relationships[r.name] = table.filter(pc.is_in(chain, value_set=wanted))
+    return GraphBatch(
+        {name: table for name, table in nodes.items() if len(table)},
+        {name: table for name, table in relationships.items() if len(table)},
+        tuple(pair for pair in batch.whole if pair[0] in set(chains)),
+    )
+
+
+_ALWAYS = {"Chain": "source", "Step": "chain", "Token": "chain", "Source": "name", "Run": "model", "Family": "name"}
+"""A property that every node of the label has that trails wrote."""
+
+
+def own_rows(name: str, columns: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """The columns of a table of the graph without the rows that somebody else wrote under the same label or type: those whose
+    ids are no text, and nodes without what every node of trails has.
+    """
+    schema = table_schema(name)
+    texts = ["id", *([_ALWAYS[name]] if name in _ALWAYS else [])] if schema.names[0] == "id" else ["start", "end"]
+    places = [schema.names.index(text) for text in texts]
+    if not columns or all(isinstance(value, str) for place in places for value in columns[place]):
+        return list(columns)
+    keep = [all(isinstance(value, str) for value in row) for row in zip(*(columns[p] for p in places), strict=True)]
+    return [[value for value, kept in zip(column, keep, strict=True) if kept] for column in columns]
 
 
 def distinct(table: pa.Table, key: Sequence[str]) -> pa.Table:
@@ -205,6 +265,7 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
                 "id": token_ids,
                 "chain": chain_of_token,
                 "step": step_index[step_of_token] if len(step_of_token) else step_of_token,
+                "tokenizer": [run.tokenizer_id] * len(position),
                 "position": position,
                 "token_id": _joined([t.token_ids for t in traces], np.int64),
                 "piece": [piece for trace in traces for piece in trace.pieces],
@@ -237,11 +298,13 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
         "FROM": _table("FROM", {"start": chains, "end": [_source_of(trace) for trace in traces]}),
         "IN_FAMILY": _table("IN_FAMILY", _in_family(traces)),
         "HAS_STEP": _table("HAS_STEP", {"start": chain_of_step, "end": step_ids}),
+        "NEXT_STEP": _table("NEXT_STEP", _consecutive(step_ids, step_index)),
         "FIRST": _table(
             "FIRST",
             {
                 "start": step_ids.filter(pa.array(span_end > span_start)),
                 "end": token_ids.take(pa.array(span_start[span_end > span_start])),
+                "tokenizer": [run.tokenizer_id] * int((span_end > span_start).sum()),
             },
         ),
         "MEASURED": _table(
@@ -376,6 +439,11 @@ def _family_nodes(traces: Sequence[Trace]) -> pa.Table:
 def _in_family(traces: Sequence[Trace]) -> dict[str, Any]:
     held = [trace.chain for trace in traces if trace.chain.family]
     return {"start": [chain.id for chain in held], "end": [family_key(chain.family) for chain in held]}
+
+
+def _consecutive(step_ids: pa.Array, step_index: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
+    later = np.flatnonzero(step_index > 0)
+    return {"start": step_ids.take(pa.array(later - 1)), "end": step_ids.take(pa.array(later))}
 
 
 def _sums(

@@ -1,8 +1,8 @@
 """The trace store: Parquet shards, the truth from which every graph can be rebuilt.
 
-A home folder holds ``trails.json`` (format version, segmenter), ``runs/RUN.json`` (one instrument each) and
-``shards/HASH.parquet`` (one row per trace, columns of :data:`trails.schema.SHARD_SCHEMA`), and what is derived from the shards
-and may be deleted at any time: ``whitening/RUN-LAYER.npz`` and ``variants/ID.parquet``. A shard is named by the SHA-256
+A home folder holds ``trails.json`` (format version, segmenter, identity of the home), ``runs/RUN.json`` (one instrument each)
+and ``shards/HASH.parquet`` (one row per trace, columns of :data:`trails.schema.SHARD_SCHEMA`), and what is derived from the
+shards and may be deleted at any time: ``whitening/RUN-LAYER.npz`` and ``variants/ID.parquet``. A shard is named by the SHA-256
 of its bytes and appears by rename, after its bytes and before its name reached the disk: a killed writer loses at most the
 shard in flight, and a shard that is there is whole. One writer at a time; readers need no lock, shards never change.
 
@@ -17,6 +17,7 @@ import errno
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from trails.errors import StoreError
 from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
 from trails.platform.locks import HeldError, WriterLock
-from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, Run, Trace, checked_run, stable_hash
+from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, HomeIdentity, Run, Trace, checked_run, stable_hash
 from trails.store.shards import (
     KEYS_NOTE,
     complete,
@@ -188,6 +189,26 @@ class TraceStore:
     def segmenter(self) -> str:
         """Hash of the segmenter whose steps the shards hold; empty when none was recorded yet."""
         return str(self._manifest.get("segmenter", ""))
+
+    def identity(self) -> HomeIdentity:
+        """The home among others that share a graph; a copy of the folder is the same home. A home of an earlier version gets
+        its identity here. Raises StoreError where it cannot be written.
+        """
+        found = self._manifest.get("home")
+        if isinstance(found, dict) and re.fullmatch(r"h[0-9a-f]{16}", str(found.get("id"))):
+            return HomeIdentity(found["id"], str(found.get("name", "")))
+        if self._lock is None:
+            with TraceStore(self.home, write=True) as writing:
+                identity = writing.identity()
+            self._manifest = self._read_manifest()
+            return identity
+        place = self.home.resolve()
+        identity = HomeIdentity(
+            "h" + secrets.token_hex(8), place.parent.name if place.name == ".trails" else place.name
+        )
+        self._manifest["home"] = asdict(identity)
+        self._put_json(self.home / "trails.json", self._manifest)
+        return identity
 
     def set_segmenter(self, value: str) -> None:
         """Record which segmenter made the steps. Raises StoreError when shards with another segmenter's steps exist."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,6 @@ class Gaps(Finding):
     seams: pa.Table
     calibration: Calibration
     notes: tuple[str, ...] = field(default_factory=tuple)
-    replaces: ClassVar[tuple[str, ...]] = ("Gap",)
 
     @property
     def scores(self) -> tuple[Score, ...]:

@@ -85,6 +85,8 @@ class Group:
     rows: int
     tables: dict[str, pa.Table] = field(repr=False, default_factory=dict)
     """The same rows with ids, for chains of which something is there already."""
+    holds: list[list[str]] = field(default_factory=list)
+    """(home, chain) pairs: which homes hold these chains as measured by the run."""
 
 
 def _order_of(chains: pa.ChunkedArray, position: Mapping[str, int] | pa.Array) -> Numbers:
@@ -118,6 +120,10 @@ def groups_of(batch: GraphBatch, size: int) -> tuple[list[Group], GraphBatch]:
         if name in batch.relationships:
             start = batch.relationships[name]["start"]
             chain_of[name] = start if RELATIONSHIP[name].start == "Chain" else _chain_of(start)
+    homes, of_whole = _homes(batch)
+    if of_whole is not None:
+        used["HOLDS"] = of_whole
+        chain_of["HOLDS"] = batch.relationships["HOLDS"]["end"]
     for run, members in by_run.items():
         if run not in tokenizers:
             raise StoreError(f"a batch calls run {run} complete without the row of the run")
@@ -126,6 +132,8 @@ def groups_of(batch: GraphBatch, size: int) -> tuple[list[Group], GraphBatch]:
         place: dict[str, Numbers] = {}
         part: dict[str, pa.Table] = {}
         for name, of in chain_of.items():
+            if name == "HOLDS":
+                continue
             table = batch.nodes[name] if name in batch.nodes else batch.relationships[name]
             number = _order_of(of, order)
             keep = number >= 0
@@ -143,7 +151,9 @@ def groups_of(batch: GraphBatch, size: int) -> tuple[list[Group], GraphBatch]:
             raise StoreError(
                 f"a batch calls chains of run {run} complete without their {RELATIONSHIP['MEASURED'].name} rows"
             )
-        groups += _cut(part, place, order, run, prefix, size)
+        for group in _cut(part, place, order, run, prefix, size):
+            group.holds = [[home, chain] for chain in group.chains for home in homes.get((chain, run), ())]
+            groups.append(group)
     rest_nodes = {
         name: table.filter(pa.array(~used[name])) if name in CHAIN_NODES else table
         for name, table in batch.nodes.items()
@@ -155,6 +165,21 @@ def groups_of(batch: GraphBatch, size: int) -> tuple[list[Group], GraphBatch]:
     return groups, GraphBatch(
         {k: v for k, v in rest_nodes.items() if len(v)}, {k: v for k, v in rest.items() if len(v)}
     )
+
+
+def _homes(batch: GraphBatch) -> tuple[dict[tuple[str, str], list[str]], npt.NDArray[np.bool_] | None]:
+    """The homes that hold each whole (chain, run) pair, and which of the HOLDS rows say so."""
+    if "HOLDS" not in batch.relationships:
+        return {}, None
+    whole = set(batch.whole)
+    rows = [batch.relationships["HOLDS"][name].to_pylist() for name in ("start", "end", "run")]
+    homes: dict[tuple[str, str], list[str]] = {}
+    used = np.zeros(len(rows[0]), bool)
+    for number, (home, chain, run) in enumerate(zip(*rows, strict=True)):
+        if (chain, run) in whole:
+            homes.setdefault((chain, run), []).append(home)
+            used[number] = True
+    return homes, used
 
 
 def _is_sorted(rows: Numbers) -> bool:
@@ -193,11 +218,11 @@ def _cut(
     bounds = {name: np.searchsorted(place[name], np.array(cuts)) for name in part}
     for number in range(len(cuts) - 1):
         tables = {name: part[name].slice(int(b[number]), int(b[number + 1] - b[number])) for name, b in bounds.items()}
-        parameters: dict[str, Any] = {"counts": {}, "run": run}
+        parameters: dict[str, Any] = {"counts": {}, "run": run, "tokenizer": prefix.strip(":")}
         rows = 0
         for label in CHAIN_NODES:
             if label in tables:
-                parameters[label] = columns_of(tables[label], ("chain",))
+                parameters[label] = columns_of(tables[label], ("chain", "tokenizer"))
                 if label != "Chain":
                     of = place[label][int(bounds[label][number]) : int(bounds[label][number + 1])]
                     parameters[label]["chain"] = (of - cuts[number]).tolist()
@@ -208,7 +233,7 @@ def _cut(
                 continue
             r = RELATIONSHIP[name]
             cut = slice(int(bounds[name][number]), int(bounds[name][number + 1]))
-            parameters[name] = columns_of(table, ("start", "end", "run"))
+            parameters[name] = columns_of(table, ("start", "end", "run", "tokenizer"))
             for end, label, places in (("start", r.start, ends[name][0]), ("end", r.end, ends[name][1])):
                 first = int(bounds[label][number]) if label in CHAIN_NODES else 0
                 numbers = places[cut] - first

@@ -7,7 +7,7 @@ fetch no file or address are run, in READ access mode.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
 from datetime import time as clock
 from typing import Any
@@ -28,6 +28,11 @@ READ_PROCEDURES = frozenset(
         "db.schema.relTypeProperties",
         "db.schema.visualization",
         "db.ping",
+        "db.index.fulltext.listAvailableAnalyzers",
+        "db.index.fulltext.queryNodes",
+        "db.index.fulltext.queryRelationships",
+        "db.index.vector.queryNodes",
+        "db.index.vector.queryRelationships",
     }
 )
 """Procedures that a read statement may call; the planner calls all of them reads."""
@@ -82,6 +87,31 @@ def _not_listed(step: Mapping[str, Any] | None) -> str:
         if procedure not in READ_PROCEDURES:
             return f"procedure {procedure} is not on the list of harmless ones ({', '.join(sorted(READ_PROCEDURES))})"
     return next(filter(None, map(_not_listed, step.get("children", ()))), "")
+
+
+_PLAN = re.compile(r"(?:\s|//[^\n]*(?:\n|$)|/\*.*?\*/)*(EXPLAIN|PROFILE)\b", re.IGNORECASE | re.DOTALL)
+
+
+def plan_asked(query: str) -> tuple[str, str]:
+    """``EXPLAIN``, ``PROFILE`` or nothing, and the statement that it stands before."""
+    found = _PLAN.match(query)
+    return (found[1].upper(), query[found.end() :]) if found else ("", query)
+
+
+def plan_rows(plan: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[Any, ...]]:
+    """A plan as rows, the last operator first: operator (indented by its depth), details, rows estimated, rows found, database
+    hits. The last two are None for a statement that was only explained.
+    """
+    args = plan.get("args", {})
+    estimated = args.get("EstimatedRows")
+    found = tuple(args.get(name, plan.get(other)) for name, other in (("Rows", "rows"), ("DbHits", "dbHits")))
+    operator = "  " * depth + str(plan["operatorType"]).partition("@")[0]
+    yield (operator, str(args.get("Details", "")), None if estimated is None else round(float(estimated), 1), *found)
+    for child in plan.get("children", ()):
+        yield from plan_rows(child, depth + 1)
+
+
+PLAN_COLUMNS = ("operator", "details", "estimated_rows", "rows", "db_hits")
 
 
 def from_driver(value: Any) -> Any:

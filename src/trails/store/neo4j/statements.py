@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from trails.schema import NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Node, Relationship, properties_of
+from trails import schema
+from trails.schema import NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Index, Node, Relationship, properties_of
 
 LOADED = "loaded"
 """Property of a MEASURED relationship that says: everything of this (chain, run) is in the graph. Not part of the digest."""
@@ -17,7 +18,7 @@ STORE_LABEL = "TrailsStore"
 
 SHARED_NODES = ("Source", "Run", "Family")
 CHAIN_NODES = ("Chain", "Step", "Token")
-STRUCTURE = ("FROM", "IN_FAMILY", "HAS_STEP", "FIRST")
+STRUCTURE = ("FROM", "IN_FAMILY", "HAS_STEP", "NEXT_STEP", "FIRST")
 MEASURED = ("MEASURED", "MEASURED_STEP", "BEGINS", "NEXT", "TOKEN_ATTENDS_TO", "LEADS_TO", "ATTENDS_TO")
 WRITES = dict.fromkeys(RELATIONSHIP, "CREATE") | {"IN_FAMILY": "MERGE"}
 
@@ -32,13 +33,14 @@ def _name(name: str) -> str:
 def _map(declaration: Node | Relationship, per_layer: bool, skip: Sequence[str] = (), group: bool = False) -> str:
     """``{`key`: $Table.`key`[i], …}``: one row of the columns in the parameter named like the table.
 
-    In a ``group``, which is of one run, the run is one parameter, and chains are places in the list of the group's chains.
+    In a ``group``, which is of one run, run and tokenizer are one parameter each, and chains are places in the list of the
+    group's chains.
     """
     table = declaration.label if isinstance(declaration, Node) else declaration.name
     keys = [_name(p.name) for p in properties_of(table, per_layer=per_layer) if p.name not in skip]
     values = {key: f"${_name(table)}.{key}[i]" for key in keys}
     if group:
-        values |= {key: "$run" for key in ("`run`",) if key in values}
+        values |= {key: f"${key.strip('`')}" for key in ("`run`", "`tokenizer`") if key in values}
         values |= {key: f"$Chain.id[{values[key]}]" for key in ("`chain`",) if key in values}
     return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
@@ -71,7 +73,7 @@ def _create_group(steps_exist: bool, tokens_exist: bool, per_layer: bool) -> str
     if not tokens_exist:
         written.insert(0, "FIRST")
     if not steps_exist:
-        written = ["FROM", "HAS_STEP", *written]
+        written = ["FROM", "HAS_STEP", "NEXT_STEP", *written]
     for name in ("IN_FAMILY", *written):
         r = RELATIONSHIP[name]
         table = _name(name)
@@ -162,10 +164,16 @@ MARK_LOADED = (
 LOADED_PAIRS = (
     f"MATCH (c:Chain)-[m:MEASURED]->(r:Run) WHERE m.{_name(LOADED)} RETURN r.id AS run, collect(c.id) AS chains"
 )
-CONSTRAINTS = tuple(
-    f"CREATE CONSTRAINT {_name(f'trails_{node.label}_id')} IF NOT EXISTS FOR (n:{_name(node.label)}) REQUIRE n.id IS UNIQUE"
+CONSTRAINTS = {
+    node.label: f"CREATE CONSTRAINT {_name(f'trails_{node.label}_id')} IF NOT EXISTS FOR (n:{_name(node.label)}) "
+    "REQUIRE n.id IS UNIQUE"
     for node in NODES
-)
+}
+ID_INDEXES = {
+    node.label: f"CREATE INDEX {_name(f'trails_{node.label}_id_index')} IF NOT EXISTS FOR (n:{_name(node.label)}) ON (n.id)"
+    for node in NODES
+}
+"""Where nodes of somebody else share the label and forbid the constraint."""
 INDEXES = tuple(
     f"CREATE INDEX {_name(f'trails_{node.label}_{p.name}')} IF NOT EXISTS FOR (n:{_name(node.label)}) ON (n.{_name(p.name)})"
     for node in NODES
@@ -177,6 +185,18 @@ INDEXES = tuple(
     for p in r.properties
     if p.indexed
 )
+
+
+def _more_index(index: Index) -> str:
+    """The statement that makes an index of :data:`trails.schema.MORE_INDEXES`."""
+    name = _name("_".join(("trails", index.kind, index.on, *index.properties)))
+    target = f"(x:{_name(index.on)})" if index.on in NODE else f"()-[x:{_name(index.on)}]-()"
+    properties = ", ".join(f"x.{_name(property_)}" for property_ in index.properties)
+    on = f"EACH [{properties}]" if index.kind == "fulltext" else f"({properties})"
+    return f"CREATE {index.kind.upper()} INDEX {name} IF NOT EXISTS FOR {target} ON {on}"
+
+
+MORE_INDEXES = tuple(map(_more_index, schema.MORE_INDEXES))
 READ_FORMAT = f"MATCH (s:{_name(STORE_LABEL)}) RETURN max(s.format) AS format"
 WRITE_FORMAT = f"MERGE (s:{_name(STORE_LABEL)} {{id: 'trails'}}) SET s.format = $format"
 COUNT_NODES = {node.label: f"MATCH (n:{_name(node.label)}) RETURN count(n) AS n" for node in NODES}
@@ -185,29 +205,73 @@ COUNT_RELATIONSHIPS = {
     r.name: f"MATCH (:{_name(r.start)})-[r:{_name(r.type)}]->() RETURN count(r) AS n"
     for r in RELATIONSHIPS
 }
-READ_NODES = {
-    node.label: f"MATCH (n:{_name(node.label)}) RETURN "
-    + ", ".join(f"n.{_name(p.name)} AS {_name(p.name)}" for p in properties_of(node.label))
-    for node in NODES
-}
-READ_RELATIONSHIPS = {
-    (r.name, per_layer): f"MATCH (a:{_name(r.start)})-[r:{_name(r.type)}]->(b:{_name(r.end)}) RETURN "
-    + ", ".join(
+_CHAIN_KEY = {"Chain": "id", "Step": "chain", "Token": "chain"}
+
+
+def _read_nodes(node: Node, of_chains: bool) -> str:
+    """Every row of a label; with ``of_chains`` those of the chains in ``$ids``."""
+    columns = ", ".join(f"n.{_name(p.name)} AS {_name(p.name)}" for p in properties_of(node.label))
+    match = f"MATCH (n:{_name(node.label)})"
+    if of_chains:
+        match = f"UNWIND $ids AS id MATCH (n:{_name(node.label)} {{{_name(_CHAIN_KEY[node.label])}: id}})"
+    return f"{match} RETURN {columns}"
+
+
+def _read_relationships(r: Relationship, per_layer: bool, of_chains: bool) -> str:
+    """Every row of a relationship; with ``of_chains`` those that begin at the chains in ``$ids`` or at what is part of them."""
+    columns = ", ".join(
         ["a.id AS `start`", "b.id AS `end`"]
         + [f"r.{_name(p.name)} AS {_name(p.name)}" for p in properties_of(r.name, per_layer=per_layer)]
     )
+    match = f"MATCH (a:{_name(r.start)})"
+    if of_chains:
+        match = f"UNWIND $ids AS id MATCH (a:{_name(r.start)} {{{_name(_CHAIN_KEY[r.start])}: id}})"
+    return f"{match}-[r:{_name(r.type)}]->(b:{_name(r.end)}) RETURN {columns}"
+
+
+READ_NODES = {
+    (node.label, of_chains): _read_nodes(node, of_chains)
+    for node in NODES
+    for of_chains in ((False, True) if node.label in _CHAIN_KEY else (False,))
+}
+READ_RELATIONSHIPS = {
+    (r.name, per_layer, of_chains): _read_relationships(r, per_layer, of_chains)
     for r in RELATIONSHIPS
     for per_layer in (False, True)
+    for of_chains in ((False, True) if r.start in _CHAIN_KEY else (False,))
 }
 HAS_ARRAYS = "MATCH (:Token)-[r:NEXT]->() RETURN r.hidden_shift_by_layer IS NOT NULL AS arrays LIMIT 1"
 DELETE_PARTS = tuple(
-    f"UNWIND $ids AS id MATCH (n:{_name(node.label)} {{chain: id}}) DETACH DELETE n"
+    # what trails writes has an id; a node of somebody else that bears the label stays
+    f"UNWIND $ids AS id MATCH (n:{_name(node.label)} {{chain: id}}) WHERE n.id IS NOT NULL DETACH DELETE n"
     for node in NODES
     if any(p.name == "chain" for p in node.properties)
 )
 DELETE_CHAINS = "UNWIND $ids AS id MATCH (n:Chain {id: id}) DETACH DELETE n"
 UNMARK_CHAINS = "UNWIND $ids AS id MATCH (n:Chain {id: id})-[m:MEASURED]->() DELETE m"
-CLEAR = {
-    node.label: f"MATCH (n:{_name(node.label)}) CALL (n) {{ DETACH DELETE n }} IN TRANSACTIONS OF 5000 ROWS"
+CLEAR = tuple(
+    f"MATCH (n:{_name(node.label)}) WHERE n.scope IN $ids CALL (n) {{ DETACH DELETE n }} IN TRANSACTIONS OF 5000 ROWS"
     for node in NODES
-}
+    if node.scoped
+) + tuple(
+    f"MATCH (:{_name(r.start)})-[r:{_name(r.type)}]->(:{_name(r.end)}) WHERE r.scope IN $ids "
+    "CALL (r) { DELETE r } IN TRANSACTIONS OF 5000 ROWS"
+    for r in RELATIONSHIPS
+    if r.scoped
+)
+HTTP_ADDRESS = "SHOW SETTINGS 'server.http.listen_address' YIELD value RETURN value"
+HELD_PAIRS = "MATCH (h:Home)-[r:HOLDS]->(c:Chain) RETURN h.id AS home, r.run AS run, collect(c.id) AS chains"
+# the chain is locked, so nobody else writes this relationship meanwhile; seen from the home it is one of very many
+HOLD = (
+    "UNWIND $holds AS pair MATCH (c:Chain {id: pair[1]}), (h:Home {id: pair[0]}) "
+    "WHERE NOT EXISTS { (c)<-[:HOLDS {run: $run}]-(h) } CREATE (h)-[:HOLDS {run: $run}]->(c)"
+)
+UPGRADE = (
+    "MATCH (t:Token) WHERE t.tokenizer IS NULL AND t.id IS NOT NULL "
+    "CALL (t) { SET t.tokenizer = split(t.id, ':')[1] } IN TRANSACTIONS OF 5000 ROWS",
+    "MATCH (:Step)-[f:FIRST]->(t:Token) WHERE f.tokenizer IS NULL "
+    "CALL (f, t) { SET f.tokenizer = t.tokenizer } IN TRANSACTIONS OF 5000 ROWS",
+    "MATCH (a:Step)-[:LEADS_TO]->(b:Step) WITH DISTINCT a, b "
+    "CALL (a, b) { MERGE (a)-[:NEXT_STEP]->(b) } IN TRANSACTIONS OF 5000 ROWS",
+)
+"""From format 1 to 2, for the chains of homes that are not here to be loaded again."""

@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,8 +26,8 @@ import pyarrow as pa
 from neo4j import exceptions as bolt
 
 from trails.config import Settings
-from trails.errors import QueryError, StoreError, TrailsError, UsageError
-from trails.schema import FORMAT_VERSION, NODE, NODES, RELATIONSHIP, RELATIONSHIPS
+from trails.errors import QueryError, StoreError, TrailsError
+from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
 from trails.store.neo4j.errors import (
     LOAD_THE_REST,
@@ -39,8 +39,9 @@ from trails.store.neo4j.errors import (
     within,
 )
 from trails.store.neo4j.groups import Group, columns_of, groups_of, subset
-from trails.store.neo4j.reading import from_driver, judge, size_of
+from trails.store.neo4j.reading import PLAN_COLUMNS, from_driver, judge, plan_asked, plan_rows, size_of
 from trails.store.neo4j.statements import (
+    CHAIN_NODES,
     CLEAR,
     CONSTRAINTS,
     COUNT_NODES,
@@ -50,21 +51,27 @@ from trails.store.neo4j.statements import (
     DELETE_PARTS,
     FRESH_CHECK,
     HAS_ARRAYS,
+    HELD_PAIRS,
+    HOLD,
+    HTTP_ADDRESS,
+    ID_INDEXES,
     INDEXES,
     LOADED_PAIRS,
     LOCK_CHAINS,
     MARK_LOADED,
     MERGE_NODES,
     MERGE_RELATIONSHIPS,
+    MORE_INDEXES,
     OTHER_RUN_CHECK,
     READ_FORMAT,
     READ_NODES,
     READ_RELATIONSHIPS,
     SHARED_NODES,
     UNMARK_CHAINS,
+    UPGRADE,
     WRITE_FORMAT,
 )
-from trails.store.rows import table_schema
+from trails.store.rows import RESULTS, own_rows, table_schema
 
 # retries are part of the work here; who wants to see them gives the driver's logger a handler
 logging.getLogger("neo4j").addHandler(logging.NullHandler())
@@ -87,6 +94,8 @@ DEADLOCK_TRIES = 8
 """How often a transaction is tried again when the server asks for it (deadlock, leader change)."""
 LOAD_TIMEOUT_S = 120.0
 """Longest time that one loading transaction may take."""
+UPGRADE_TIMEOUT_S = 86_400.0
+"""Longest time that a statement which brings a graph to this format may take."""
 READ_BYTES = 256 * 2**20
 """Size of a result, roughly, at which a query is stopped."""
 MAX_QUERY = 100_000
@@ -99,8 +108,9 @@ class Neo4jStore:
     """The graph on a Neo4j server. Safe to use from several threads.
 
     ``uri`` is ``bolt://``, ``neo4j://``, or one of their encrypted forms: ``bolt+s``/``neo4j+s`` verify the server's
-    certificate, ``bolt+ssc``/``neo4j+ssc`` accept any. An empty ``password`` means a server that asks for none. Nothing is
-    sent before the first use. Raises StoreError for an address that cannot be one.
+    certificate, ``bolt+ssc``/``neo4j+ssc`` accept any. ``any_format`` takes a graph of an earlier format, too. An empty
+    ``password`` means a server that asks for none. Nothing is sent before the first use. Raises StoreError for an address that
+    cannot be one.
     """
 
     name = "neo4j"
@@ -116,6 +126,7 @@ class Neo4jStore:
         group_tokens: int = GROUP_TOKENS,
         max_bytes: int = READ_BYTES,
         load_timeout_s: float = LOAD_TIMEOUT_S,
+        any_format: bool = False,
     ) -> None:
         self.address = _address(uri)
         self.database = database
@@ -125,6 +136,8 @@ class Neo4jStore:
         self._max_bytes = max_bytes
         self._load_timeout_s = load_timeout_s
         self._checked = False
+        self._any_format = any_format
+        self._format: int | None = None
         try:
             self._driver = neo4j.GraphDatabase.driver(
                 self.address,
@@ -203,8 +216,41 @@ class Neo4jStore:
         return version
 
     def _ready(self) -> None:
+        """Raise StoreError where the server is too old, or the graph of a format that this trails does not use."""
         if not self._checked:
             self.check()
+        found = self.format()
+        if found > GRAPH_FORMAT:
+            raise StoreError(
+                f"the graph in Neo4j at {self.address} was written by a newer trails (format {found}; this one knows "
+                f"{GRAPH_FORMAT}). Upgrade trails, or use another server or database"
+            )
+        if found < GRAPH_FORMAT and not self._any_format:
+            raise StoreError(
+                f"the graph in Neo4j at {self.address} is of format {found}, and this trails uses format {GRAPH_FORMAT}. The "
+                "shards are as they were; bring the graph to this format, run: trails rebuild --fresh --store neo4j"
+            )
+
+    def format(self) -> int:
+        """Version of the graph; that of this trails for a database without a graph of trails."""
+        if self._format is None:
+
+            def body() -> int | None:
+                with self._driver.session(database=self.database, default_access_mode=neo4j.READ_ACCESS) as session:
+                    record = session.run(READ_FORMAT).single()
+                    if record is None or "format" not in record.keys():  # noqa: SIM118  # a record iterates over values
+                        raise StoreError(
+                            f"the server at {self.address} answers a count without a row, so it is no Neo4j. Set NEO4J_URI to "
+                            "one"
+                        )
+                    found: int | None = record["format"]
+                    return found
+
+            found = self._guarded(body, DEFAULT_TIMEOUT_S, reading=True)
+            if found is None:
+                return GRAPH_FORMAT
+            self._format = found
+        return self._format
 
     def _statement(self, statement: str, timeout_s: float = DEFAULT_TIMEOUT_S, **parameters: Any) -> list[neo4j.Record]:
         """Run one of this module's own statements in a managed transaction of its own."""
@@ -245,19 +291,68 @@ class Neo4jStore:
     # ------------------------------------------------------------------------------------------------------------- schema
 
     def ensure_schema(self) -> None:
-        """Create constraints and indexes that are missing and wait until they answer."""
+        """Create constraints and indexes that are missing and wait until they answer.
+
+        A label that somebody else's nodes bear, too, may forbid the constraint on its ids: chains and what chains share must
+        have it (StoreError), the others do with an index.
+        """
         self._ready()
-        found = self._value(READ_FORMAT, "format")
-        if found is not None and found > FORMAT_VERSION:
-            raise StoreError(
-                f"the graph in Neo4j at {self.address} was written by a newer trails (format {found}; this one knows "
-                f"{FORMAT_VERSION}). Upgrade trails, or use another server or database"
-            )
-        for statement in (*CONSTRAINTS, *INDEXES):
-            self._statement(statement)
+        for label, statement in CONSTRAINTS.items():
+            try:
+                self._statement(statement)
+            except StoreError as error:
+                if isinstance(error, GoneError):
+                    raise
+                if label in ("Chain", "Home", *SHARED_NODES):
+                    raise StoreError(
+                        f"{error}. trails needs a unique id on :{label}, and something in this database stands against it. "
+                        "Use another database, or take that away (SHOW CONSTRAINTS, SHOW INDEXES)"
+                    ) from None
+                self._index(ID_INDEXES[label])
+        for statement in INDEXES:
+            self._index(statement)
         self._statement("CALL db.awaitIndexes(60)", 90.0)
-        if found != FORMAT_VERSION:
-            self._statement(WRITE_FORMAT, format=FORMAT_VERSION)
+        if self.format() != GRAPH_FORMAT or self._format is None:
+            self._statement(WRITE_FORMAT, format=GRAPH_FORMAT)
+            self._format = GRAPH_FORMAT
+
+    def create_indexes(self) -> None:
+        """Create the indexes that are made on request (:data:`trails.schema.MORE_INDEXES`) and wait until they answer."""
+        self.ensure_schema()
+        for statement in MORE_INDEXES:
+            self._index(statement)
+        self._statement("CALL db.awaitIndexes(3600)", 3600.0)
+
+    def _index(self, statement: str) -> None:
+        """Create an index, unless one of somebody else serves the same property."""
+        try:
+            self._statement(statement)
+        except StoreError as error:
+            if "already" not in str(error):
+                raise
+
+    def upgrade(self) -> bool:
+        """Bring a graph of an earlier format to this one where no home is at hand to load it again; whether there was one."""
+        self._ready()
+        if self.format() == GRAPH_FORMAT:
+            return False
+        for statement in UPGRADE:
+
+            def body(statement: str = statement) -> None:
+                with self._driver.session(database=self.database) as session:
+                    session.run(statement).consume()
+
+            self._guarded(body, UPGRADE_TIMEOUT_S)
+        self._statement(WRITE_FORMAT, format=GRAPH_FORMAT)
+        self._format = GRAPH_FORMAT
+        return True
+
+    def held(self) -> dict[str, set[tuple[str, str]]]:
+        """(chain, run) pairs that each home holds, by the home's id."""
+        found: dict[str, set[tuple[str, str]]] = {}
+        for row in self._statement(HELD_PAIRS, 300.0):
+            found.setdefault(row["home"], set()).update((chain, row["run"]) for chain in row["chains"])
+        return found
 
     def loaded(self) -> set[tuple[str, str]]:
         """(chain, run) pairs whose transaction was committed."""
@@ -273,13 +368,14 @@ class Neo4jStore:
         """
         self._ready()
         handed = 0
-        seen: dict[str, set[Any]] = {label: set() for label in SHARED_NODES}
+        shared = (*SHARED_NODES, "Home")
+        seen: dict[str, set[Any]] = {label: set() for label in shared}
         with ThreadPoolExecutor(self._connections, thread_name_prefix="trails-load") as pool:
             flying: deque[Future[None]] = deque()
             try:
                 for batch in batches:
                     handed += sum(map(len, batch.nodes.values())) + sum(map(len, batch.relationships.values()))
-                    for label in SHARED_NODES:
+                    for label in shared:
                         # sources and runs are few and shared by all chains
                         if label in batch.nodes:
                             rows = batch.nodes[label].to_pylist()
@@ -292,7 +388,7 @@ class Neo4jStore:
                         while len(flying) >= 2 * self._connections:
                             flying.popleft().result()
                         flying.append(pool.submit(self._write_group, group))
-                    nodes = {label: table for label, table in rest.nodes.items() if label not in SHARED_NODES}
+                    nodes = {label: table for label, table in rest.nodes.items() if label not in shared}
                     if nodes or rest.relationships:
                         while flying:
                             flying.popleft().result()
@@ -338,6 +434,8 @@ class Neo4jStore:
                 else:
                     statement = CREATE_GROUP[kind != "new", kind == "run", part.per_layer]
                     tx.run(statement, part.parameters).consume()
+            if group.holds:
+                tx.run(HOLD, holds=group.holds, run=group.run).consume()
 
         self._transaction(work, self._load_timeout_s)
 
@@ -372,18 +470,14 @@ class Neo4jStore:
 
             self._transaction(work, self._load_timeout_s)
 
-    def clear(self, labels: Sequence[str]) -> None:
-        """Remove every node with one of these labels, in transactions of some thousand."""
+    def clear(self, scopes: Sequence[str]) -> None:
+        """Remove the results of analyses that were written under these scopes, in transactions of some thousand."""
         self._ready()
-        for label in labels:
-            if label not in CLEAR:
-                raise UsageError(f"schema.py declares no label {label}; it has {', '.join(CLEAR)}")
-        # chains first: a clear that is cut short leaves no chain that counts as loaded without its tokens
-        for label in sorted(labels, key=lambda label: label != "Chain"):
+        for statement in CLEAR:
 
-            def body(label: str = label) -> None:
+            def body(statement: str = statement) -> None:
                 with self._driver.session(database=self.database) as session:
-                    session.run(CLEAR[label]).consume()
+                    session.run(statement, ids=list(scopes)).consume()
 
             self._guarded(body, self._load_timeout_s)
 
@@ -423,11 +517,16 @@ class Neo4jStore:
             contextlib.ExitStack() as stack,
         ):
             tx = stack.enter_context(session.begin_transaction(timeout=max(timeout_s, 0.001)))
+            asked, query = plan_asked(query)
             planned = tx.run("EXPLAIN " + query, values).consume()
             refusal = judge(planned.query_type, planned.plan, self.database)
             if refusal:
                 raise QueryError(f"the statement is refused on the read path: {refusal}. Writing needs --write")
-            return self._collect(tx.run(query, values), max_rows, timeout_s, began)
+            if not asked:
+                return self._collect(tx.run(query, values), max_rows, timeout_s, began)
+            plan = planned.plan if asked == "EXPLAIN" else tx.run("PROFILE " + query, values).consume().profile
+            rows = tuple(plan_rows(plan or {"operatorType": "none"}))
+            return Result(PLAN_COLUMNS, rows[:max_rows], len(rows) > max_rows)
 
     def _run_write(self, query: str, values: dict[str, Any], timeout_s: float, max_rows: int) -> Result:
         began = time.monotonic()
@@ -468,22 +567,33 @@ class Neo4jStore:
                 found[name] = number
         return found
 
-    def tables(self) -> GraphBatch:
-        """The whole graph as tables, read in one transaction per table."""
+    def tables(self, chains: Collection[str] | None = None) -> GraphBatch:
+        """The graph as tables, read in one transaction per table; with ``chains`` what follows from their shards."""
         arrays = any(row["arrays"] for row in self._statement(HAS_ARRAYS))
         present = self.counts()
+        some = chains is not None
+        ids = sorted(chains or ())
         nodes: dict[str, pa.Table] = {}
         relationships: dict[str, pa.Table] = {}
         for node in NODES:
-            if node.label in present:
-                nodes[node.label] = self._table(READ_NODES[node.label], node.label, False)
+            of_chains = some and node.label in CHAIN_NODES
+            if node.label in present and (not some or of_chains or node.label in SHARED_NODES):
+                nodes[node.label] = self._table(READ_NODES[node.label, of_chains], node.label, False, ids)
         for r in RELATIONSHIPS:
-            if r.name in present:
+            of_chains = some and r.start in CHAIN_NODES and r.name not in RESULTS
+            if r.name in present and (not some or of_chains):
                 per_layer = arrays and r.name in ("NEXT", "BEGINS")
-                relationships[r.name] = self._table(READ_RELATIONSHIPS[r.name, per_layer], r.name, per_layer)
-        return GraphBatch(nodes, relationships, tuple(sorted(self.loaded())))
+                statement = READ_RELATIONSHIPS[r.name, per_layer, of_chains]
+                relationships[r.name] = self._table(statement, r.name, per_layer, ids)
+        kept = set(ids)
+        whole = sorted(pair for pair in self.loaded() if not some or pair[0] in kept)
+        return GraphBatch(
+            {name: table for name, table in nodes.items() if len(table)},
+            {name: table for name, table in relationships.items() if len(table)},
+            tuple(whole),
+        )
 
-    def _table(self, statement: str, name: str, per_layer: bool) -> pa.Table:
+    def _table(self, statement: str, name: str, per_layer: bool, ids: Sequence[str]) -> pa.Table:
         schema = table_schema(name, per_layer=per_layer)
 
         def body() -> pa.Table:
@@ -491,14 +601,20 @@ class Neo4jStore:
             with self._driver.session(
                 database=self.database, default_access_mode=neo4j.READ_ACCESS, fetch_size=10_000
             ) as session:
-                result = session.run(neo4j.Query(statement, timeout=3600.0))
+                result = session.run(neo4j.Query(statement, timeout=3600.0), ids=ids)
                 while block := result.fetch(20_000):
-                    columns = zip(*(record.values() for record in block), strict=True)
+                    columns = own_rows(name, list(zip(*(record.values() for record in block), strict=True)))
                     arrays = [pa.array(column, f.type) for column, f in zip(columns, schema, strict=True)]
                     batches.append(pa.record_batch(arrays, schema=schema))
             return pa.Table.from_batches(batches, schema)
 
         return self._guarded(body, 3600.0, reading=True)
+
+    def browser_port(self) -> int | None:
+        """The port on which the server shows Neo4j Browser, as its settings say; None where they do not."""
+        rows = self._statement(HTTP_ADDRESS)
+        found = re.search(r":(\d+)$", str(rows[0]["value"])) if rows else None
+        return int(found[1]) if found else None
 
     def hold(self) -> None:
         """Nothing to take: the server orders its writers."""
@@ -554,13 +670,13 @@ def _address(uri: str) -> str:
     return uri
 
 
-def open_neo4j(settings: Settings, ask: Callable[[str], str] | None = None) -> Neo4jStore:
+def open_neo4j(settings: Settings, ask: Callable[[str], str] | None = None, *, any_format: bool = False) -> Neo4jStore:
     """The store that the settings name. Asks for the password when the server wants one, none is set, and somebody is there to
     be asked.
     """
     uri = settings.neo4j_uri or "bolt://localhost:7687"
     username, password = settings.credentials()
-    store = Neo4jStore(uri, username, password, settings.neo4j_database)
+    store = Neo4jStore(uri, username, password, settings.neo4j_database, any_format=any_format)
     try:
         store.check()
     except StoreError as error:
@@ -569,6 +685,6 @@ def open_neo4j(settings: Settings, ask: Callable[[str], str] | None = None) -> N
         if password or asked is None or "does not accept user" not in str(error):
             raise
         password = asked(f"Password of {username} at {store.address}: ")
-        store = Neo4jStore(uri, username, password, settings.neo4j_database)
+        store = Neo4jStore(uri, username, password, settings.neo4j_database, any_format=any_format)
         store.check()
     return store

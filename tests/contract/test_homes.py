@@ -1,0 +1,139 @@
+"""Two homes and three runs in one graph: whatever each does, in any order, nothing of the other's is lost."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests.contract.conftest import Open
+from tests.store.factory import corpus, make_run
+
+from trails.pipeline.judging import judge
+from trails.pipeline.loading import alone_of, foreign_losses, load_missing
+from trails.pipeline.progress import Silent
+from trails.pipeline.removing import _plan, _remove_from_graph
+from trails.pipeline.results import clear_results, keep_results, results_of, write_results
+from trails.schema import Run, Trace
+from trails.store.base import GraphBatch, GraphStore
+from trails.store.rows import table_of
+from trails.store.scope import Scope
+from trails.store.traces import TraceStore
+
+RUNS = (make_run("one"), make_run("two"), make_run("three", tokenizer="0badcafe" * 8))
+ANALYSES = ("map", "overlaps", "gaps", "near")
+
+
+def home_of(folder: Path, traces: list[Trace], runs: tuple[Run, ...]) -> TraceStore:
+    """A home that holds these traces, open for writing."""
+    store = TraceStore(folder, write=True)
+    for run in runs:
+        store.put_run(run)
+    store.write(traces)
+    return store
+
+
+def found(home: TraceStore, analysis: str, run: str, options: int) -> tuple[GraphBatch, Scope]:
+    """What an analysis would write about the chains of a run: the same keys in every home, with other values."""
+    chains = sorted(home.done(run))
+    scope = Scope(home.identity().id, analysis, run, {"k": options}, "", f"2026-01-0{1 + options}T00:00:00.000Z")
+    size = len(chains) * 10 + options
+    if analysis == "map":
+        nodes = {"State": table_of("State", {"id": ["s1", "s2"], "n_chains": [size] * 2})}
+        trail = table_of("TRAIL", {"start": ["s1"], "end": ["s2"], "count": [size]})
+        return GraphBatch(nodes, {"TRAIL": trail}), scope
+    if analysis == "overlaps":
+        into = table_of("IN", {"start": ["o1"] * len(chains), "end": chains, "first": [0] * len(chains)})
+        return GraphBatch({"Overlap": table_of("Overlap", {"id": ["o1"], "n_chains": [size]})}, {"IN": into}), scope
+    if analysis == "gaps":
+        ids = [f"g{chain}" for chain in chains]
+        gaps = table_of("Gap", {"id": ids, "chain": chains, "run": [run] * len(ids), "rank": [size] * len(ids)})
+        before = table_of("BEFORE", {"start": ids, "end": [f"{chain}:0" for chain in chains]})
+        return GraphBatch({"Gap": gaps}, {"BEFORE": before}), scope
+    ends = {"start": [f"{chain}:0" for chain in chains], "end": [f"{chain}:0" for chain in chains]}
+    return GraphBatch({}, {"SIMILAR": table_of("SIMILAR", {**ends, "layer": [size] * len(chains)})}), scope
+
+
+def rows(graph: GraphStore, home: TraceStore) -> dict[str, list[tuple[object, ...]]]:
+    """The results of a home, as sorted rows."""
+    tables = results_of(graph, home.identity().id)
+    return {
+        name: sorted(tuple(map(str, row.values())) for row in table.to_pylist())
+        for name, table in sorted(tables.items())
+    }
+
+
+def test_nothing_of_the_other_home_is_lost(open_store: Open, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    one, two, three = (corpus(6, run) for run in RUNS)
+    homes = [
+        home_of(tmp_path / "a", [*one[:5], *three[:3]], (RUNS[0], RUNS[2])),
+        home_of(tmp_path / "b", [*one[3:], *two[2:]], (RUNS[0], RUNS[1])),
+    ]
+    silent = Silent()
+    with open_store() as graph:
+        graph.ensure_schema()
+        graph.run("CREATE (:Step {title: 'somebody else'}), (:Source {title: 'somebody else'})", write=True)
+        for home in homes:
+            load_missing(home, graph, progress=silent)
+        writers = [
+            graph,
+            *([] if graph.name == "embedded" else [open_store()]),
+        ]  # two processes, as far as a server can tell
+        for number in range(8):
+            me, other = rng.sample(homes, 2)
+            of = rng.choice(writers)
+            before = rows(graph, other)
+            run = rng.choice(sorted(me.runs()))
+            act = rng.choice(["write", "write", "write", "nothing", "load", "remove", "fresh"])
+            if act == "write":
+                write_results(of, *found(me, rng.choice(ANALYSES), run, rng.randrange(2)))
+            elif act == "nothing":
+                mine = rows(graph, me)
+                assert not write_results(of, GraphBatch(), found(me, "gaps", run, 0)[1])
+                assert rows(graph, me) == mine
+            elif act == "load":
+                assert load_missing(me, of, progress=silent) == 0
+            elif act == "remove" and len(me.done(run)) > 2:
+                chain = sorted(me.done(run))[0]
+                plan = _plan(me, "chain", [chain])
+                for name in plan.shards:
+                    me.rewrite(name, [t for t in me.shard(name) if (t.chain.id, t.run) not in plan.pairs])
+                _remove_from_graph(of, plan, me.identity().id)
+            elif act == "fresh":
+                assert foreign_losses(of, alone_of(me, of)) in ([], ["1 Step nodes"])
+                clear_results(of, me.identity().id)
+                assert rows(graph, me) == {}
+                of.delete(sorted(alone_of(me, of)))
+                load_missing(me, of, progress=silent)
+            assert rows(graph, other) == before, (number, act)
+            for home in homes:
+                assert judge(home, graph).differences() == [], (number, act)
+        titles = graph.run("MATCH (n) WHERE n.title = 'somebody else' RETURN n.title").rows
+        assert len(titles) == 2
+        keep_results(homes[0].home, graph, homes[0].identity().id)
+        for store in writers[1:]:
+            store.close()
+    for home in homes:
+        home.close()
+
+
+def test_a_home_judges_its_part_only(open_store: Open, tmp_path: Path) -> None:
+    one, two, _ = (corpus(6, run) for run in RUNS)
+    a = home_of(tmp_path / "a", one[:4], RUNS[:1])
+    b = home_of(tmp_path / "b", [*one[2:], *two[3:]], RUNS[:2])
+    with open_store() as graph:
+        graph.ensure_schema()
+        assert load_missing(a, graph) == 4
+        assert (
+            load_missing(b, graph, per_layer=True) == 7
+        )  # two that the other loaded, two of its own, three of another run
+        assert judge(a, graph).differences() == judge(b, graph).differences() == []
+        only_b, both = one[5].chain.id, one[3].chain.id
+        graph.run("MATCH (s:Step {id: $id}) DETACH DELETE s", {"id": f"{only_b}:0"}, write=True)
+        assert judge(a, graph).differences() == []
+        assert judge(b, graph).chains() == {only_b}
+        graph.run("MATCH (c:Chain {id: $id})-[r:HAS_STEP]->() DELETE r", {"id": both}, write=True)
+        assert judge(a, graph).chains() == {both}
+        assert judge(b, graph).chains() == {only_b, both}
+    for home in (a, b):
+        home.close()
