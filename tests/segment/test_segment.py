@@ -454,3 +454,55 @@ def test_the_part_that_no_rule_was_fitted_to() -> None:
     assert measured.border_f1 >= 0.88
     assert measured.accuracy > measured.majority_baseline + 0.25
     assert measured.macro_f1 > measured.majority_macro_f1() + 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        # the line before a list may be a single character
+        ("A\n- b", "", [("A\n", "NONE"), ("- b", "NONE")]),
+        # a small Roman number may end a sentence, a capital one is part of a name
+        ("See Fig. iv. The end is near.", "", [("See Fig. iv. ", "NONE"), ("The end is near.", "NONE")]),
+        ("See Fig. IV. The end is near.", "", [("See Fig. IV. The end is near.", "NONE")]),
+        # a connective between commas behind an auxiliary joins no clauses
+        ("The sum is, therefore, an even number.", "", [("The sum is, therefore, an even number.", "THEREFORE")]),
+        (
+            "The sum grows, therefore, it is an even number.",
+            "",
+            [("The sum grows, ", "NONE"), ("therefore, it is an even number.", "THEREFORE")],
+        ),
+        # a relative clause between the condition and its main clause
+        (
+            "If the number x, which is even, ends in two, it is divisible by two.",
+            "",
+            [("If the number x, which is even, ends in two, ", "IF"), ("it is divisible by two.", "THEN")],
+        ),
+        # without a subject at the comma: the only comma is the border; of several it is not known which
+        (
+            "If the rain stops soon, grass grows quickly.",
+            "",
+            [("If the rain stops soon, ", "IF"), ("grass grows quickly.", "THEN")],
+        ),
+        (
+            "If the rain stops soon, grass grows quickly, birds sing loudly.",
+            "",
+            [("If the rain stops soon, grass grows quickly, birds sing loudly.", "IF")],
+        ),
+        # where clauses nest between commas the last comma is
+        (
+            "Если дождь, который идёт давно, скоро кончится, трава вырастет быстро.",
+            "ru",
+            [("Если дождь, который идёт давно, скоро кончится, ", "IF"), ("трава вырастет быстро.", "THEN")],
+        ),
+        # too little of a main clause is no step
+        ("If it rains, wet.", "", [("If it rains, wet.", "IF")]),
+        # the word of focus goes with the connective, with a comma before it or without
+        (
+            "We stay at home especially if it rains hard.",
+            "",
+            [("We stay at home ", "THEN"), ("especially if it rains hard.", "IF")],
+        ),
+    ],
+)
+def test_where_clauses_begin(text: str, language: str, expected: list[tuple[str, str]]) -> None:
+    assert list(zip(pieces(text, language), roles(text, language), strict=True)) == expected
