@@ -447,3 +447,16 @@ def test_versions_of_one_thing_stay_on_one_side_of_a_split(make_home, tmp_path: 
     assert not sides["family"][0] & sides["family"][1]
     assert sides["family"][1]
     assert sides["alone"][0] & sides["alone"][1]  # nothing else keeps them together
+
+
+def test_the_card_names_the_largest_id_of_all_rows(make_home, tmp_path: Path) -> None:
+    home = make_home(9)
+    report = export(home, tmp_path / "o.jsonl")
+    ids = [i for row in rows_of(tmp_path / "o.jsonl") for i in row["input_ids"]]
+    assert f"largest id used {max(ids)})" in report.card.read_text(encoding="utf-8")
+
+
+def test_a_home_without_a_run_says_what_to_run(tmp_path: Path) -> None:
+    with TraceStore(tmp_path / "home", write=True) as store, pytest.raises(UsageError) as error:
+        export_selection(Selection("all", None), store, "trails", tmp_path / "o.jsonl")
+    assert "Runs: none; measure with: trails ingest PATH. Choose with --run." in str(error.value)

@@ -132,3 +132,15 @@ def test_a_part_carries_weight_tag_and_stage(make_home, tmp_path: Path) -> None:
     lossy = export(home, tmp_path / "c.jsonl", staged, "trl", lossy=True)
     assert lossy.lost == ("The weights of the selection: every row counts the same.",)
     assert [row["chain"] for row in rows_of(lossy.files["train"])] == [row["chain"] for row in rows]
+
+
+def test_a_stored_message_is_a_turn_with_its_tool_calls_as_text() -> None:
+    from trails.export.messages import _turn
+
+    calls = [{"name": "f", "arguments": {"x": "я"}}]
+    assert _turn({"role": "assistant", "content": "", "tool_calls": calls}) == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": '[{"name": "f", "arguments": {"x": "я"}}]',
+    }
+    assert _turn({"role": "user", "content": "a", "of no format": 1}) == {"role": "user", "content": "a"}

@@ -203,3 +203,11 @@ def test_the_digest_names_what_is_selected_not_how(graph) -> None:
 
 def test_spans_are_united() -> None:
     assert merge_spans([(5, 7), (1, 3), (3, 4), (6, 9), (2, 2)]) == ((1, 4), (5, 9))
+
+
+def test_a_named_query_takes_parameters(graph) -> None:
+    assert picked(graph, 'query:chains-by-text{"text": "Therefore"}').keys() == {0}
+    assert picked(graph, 'query:chains-by-text {"text": "But"}').keys() == {0, 1, 2}
+    store, traces, _ = graph
+    with pytest.raises(UsageError, match="needs text"):
+        select(store, traces, "query:chains-by-text")

@@ -14,7 +14,7 @@ HIDDEN = "\x02"
     [
         # a quotation, and what is none: a letter before or behind it, a blank inside
         ('"a b" c', f"{FILL * 5} c"),
-        ('a bx"c. D"', None),
+        ('a x"c. D"', None),
         ('"a. B"c', None),
         ('" a. B"', None),
         # only a mark that ends the quotation's last sentence is seen

@@ -496,6 +496,7 @@ def test_the_part_that_no_rule_was_fitted_to() -> None:
         ),
         # too little of a main clause is no step
         ("If it rains, wet.", "", [("If it rains, wet.", "IF")]),
+        ("If it rains hard, grass grows.", "", [("If it rains hard, ", "IF"), ("grass grows.", "THEN")]),
         # the word of focus goes with the connective, with a comma before it or without
         (
             "We stay at home especially if it rains hard.",
