@@ -6,23 +6,40 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from tests.genome.conftest import EXAMPLE, fill
 
 from trails.cli import cli, common
+from trails.errors import TrailsError
+from trails.readers import read
+from trails.sample import canonical_path
 
 SUB = ("init", "check", "show", "plan", "export", "scenes", "mutate", "cross", "search")
 
 
-def run(*arguments: object, code: int = 0):
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of every fourth canonical family."""
+    chains = list(read([canonical_path()]))
+    families = sorted({chain.family for chain in chains} | {"en:kettle"})[::4]
+    kept = [chain for chain in chains if chain.family in families or chain.metadata["topic"] == "kettle"]
+    return fill(tmp_path_factory.mktemp("small"), kept)
+
+
+def run(*arguments: object, code: int = 0) -> Result:
     done = CliRunner().invoke(cli, ["genome", *map(str, arguments)])
-    assert done.exit_code == code or (code and done.exception is not None), done.output
+    if code:
+        assert isinstance(done.exception, TrailsError)
+        assert done.exception.exit_code == code
+    else:
+        assert done.exit_code == 0, (done.output, done.exception)
     return done
 
 
-def test_a_genome_from_init_to_export(packaged: Path, tmp_path: Path) -> None:
+def test_a_genome_from_init_to_export(small: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.genome.yaml"
     assert "3 books" in run("init", file).stdout
-    home = ("--home", packaged)
+    home = ("--home", small)
     assert "sound" in run("check", file, "--alone").stdout
     found = json.loads(run("check", file, *home, "--json").stdout)
     assert found["books"] == 3
@@ -45,10 +62,10 @@ def test_a_genome_from_init_to_export(packaged: Path, tmp_path: Path) -> None:
     assert len(run("plan", file, *home).stdout.splitlines()) == found["rows"]
 
 
-def test_a_home_describes_itself(packaged: Path, tmp_path: Path) -> None:
+def test_a_home_describes_itself(small: Path, tmp_path: Path) -> None:
     file = tmp_path / "b.genome.yaml"
-    run("init", file, "--from", packaged, "--books", 8)
-    found = json.loads(run("check", file, "--home", packaged, "--json").stdout)
+    run("init", file, "--from", small, "--books", 8)
+    found = json.loads(run("check", file, "--home", small, "--json").stdout)
     assert found["stages"] == 3
     run("init", file, code=2)  # it exists
 
@@ -58,9 +75,12 @@ def test_children_are_registered(tmp_path: Path) -> None:
     run("init", file)
     one, two = json.loads(run("mutate", file, "-o", tmp_path / "g", "--count", 2, "--json").stdout)
     assert run("check", one["file"], "--alone").exit_code == 0
-    run("cross", file, two["file"], "-o", tmp_path / "g", "--json", code=2)  # one operation away: nothing between
+    (child,) = json.loads(run("cross", one["file"], two["file"], "-o", tmp_path / "g", "--json").stdout)
+    assert run("check", child["file"], "--alone").exit_code == 0
     entries = [json.loads(line) for line in (tmp_path / "g" / "registry.jsonl").read_text().splitlines()]
-    assert [entry["operation"] for entry in entries][:2] == [one["operation"], two["operation"]]
+    assert [entry["operation"] for entry in entries] == [one["operation"], two["operation"], "cross"]
+    assert entries[2]["parents"] == [one["genome"], two["genome"]]
+    run("cross", file, file, "-o", tmp_path / "g", code=2)  # with itself there is nothing to cross
 
 
 @pytest.mark.parametrize("name", SUB)
@@ -77,11 +97,9 @@ def test_a_home_is_put_into_those_lines_that_take_one(monkeypatch) -> None:
 
 
 def test_scene_texts_become_chains_that_are_read_back(tmp_path: Path) -> None:
-    from tests.genome.conftest import EXAMPLE
 
     from trails.genome.model import load_genome
     from trails.genome.scenes import authored
-    from trails.readers import read
 
     run("scenes", EXAMPLE, "-o", tmp_path / "scenes.jsonl")
     genome, _ = load_genome(EXAMPLE)
