@@ -6,8 +6,17 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, home_option, json_option, print_field, print_json, store_option
-from trails.cli.scores import run_option, settings_for
+from trails.cli.common import (
+    device_option,
+    echo,
+    home_option,
+    json_option,
+    model_option,
+    print_field,
+    print_json,
+    store_option,
+)
+from trails.cli.scores import details_option, print_report, run_option, settings_for
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -159,3 +168,53 @@ def compile_(
         echo(one.statement)
         echo(f"// training: {json_text(one.annotations.record())}")
         echo()
+
+
+@command.command("run", context_settings=SETTINGS)
+@file_argument
+@zones_option
+@click.option("--no-model", is_flag=True, help="Re-score no bridge: ANCHOR is then not decidable.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=1),
+    default=6,
+    show_default=True,
+    help="Bridges that are re-scored for an ANCHOR.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the random places.")
+@model_option
+@device_option
+@details_option
+@run_option
+@home_option
+@store_option
+@json_option
+def run_(
+    file: Path,
+    zones: Path | None,
+    no_model: bool,
+    pairs: int,
+    seed: int,
+    model: str | None,
+    device: str | None,
+    details: bool,
+    run: str | None,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Select, measure, and judge every line of FILE: pass, fail or not decidable, with its value and its control.
+
+    \b
+    trails stellator run thought.stellator
+    trails stellator run thought.stellator --no-model --details
+    """
+    from trails.pipeline import Home
+    from trails.pipeline.stellating import judged
+
+    with Home(**settings_for(home, store, model=model, device=device)) as opened:
+        report = judged(opened, file, more_zones=zones, run=run, model=not no_model, pairs=pairs, seed=seed)
+    if as_json:
+        print_json(report.record())
+        return
+    print_report(report, limit=None, details=details, home=home)

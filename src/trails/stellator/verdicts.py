@@ -1,0 +1,481 @@
+"""What a block states, measured: one verdict a line, each with its value and its control.
+
+``pass``, ``fail`` or ``not decidable``; a line that changes training is ``training``: nothing of it is measured here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trails.analyses.report import Report, ReportTable, percent
+from trails.analyses.score import Control, Score
+from trails.analyses.statistics import bootstrap, spread
+from trails.analyses.whitening import Whitening
+from trails.errors import InputError
+from trails.export.options import layers_text
+from trails.platform.arrays import Bools, Doubles
+from trails.schema import MEASURE, Run, Trace, step_key
+from trails.stellator.compiling import Compiled
+from trails.stellator.explaining import DEFAULT_TOLERANCE
+from trails.stellator.language import Anchor, Content, Drift, Phase, Select, content_text
+
+Verdict = Literal["pass", "fail", "not decidable", "training"]
+
+LEAST = 5
+"""Fewer places than this decide nothing: an interval from less is a fiction."""
+NEAR = "random spans of the same lengths nearby in the same chains"
+"""Name of the control of DRIFT."""
+DRAWS = 200
+"""Random places per control."""
+NEARBY = 0.25
+"""Control spans begin at most this share of the chain away: attention changes with the position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The verdict of one line: ``score`` is what was measured beside its control, None where nothing could be."""
+
+    line: str
+    verdict: Verdict
+    said: str
+    score: Score | None = None
+    more: tuple[Score, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What a block selects. ``outside`` counts what its lines select without the zone, ``zone`` and ``everything`` tokens of
+    the zone and of the run."""
+
+    kind: str
+    ids: tuple[str, ...]
+    outside: int = 0
+    zone: int = 0
+    everything: int = 0
+
+
+Bridging = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
+"""Pairs of step ids → the worst transition of the best way between them, nats, re-scored as one text; NaN where none leads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """What is measured with. ``bridge`` and ``whitening`` are None where there is no model, or no stored state."""
+
+    run: Run
+    traces: Callable[[], Iterable[Trace]]
+    bridge: Bridging | None = None
+    whitening: Callable[[int], Whitening] | None = None
+    pairs: int = 6
+    seed: int = 0
+    why_no_bridge: str = "no model was asked for: leave out --no-model"
+
+
+@dataclass(slots=True)
+class _Places:
+    """The selected tokens by chain, and the traces that hold them."""
+
+    masks: dict[str, Bools] = field(default_factory=dict)
+    traces: dict[str, Trace] = field(default_factory=dict)
+
+    def spans(self, chain: str) -> list[tuple[int, int]]:
+        """Contiguous runs of selected tokens."""
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], self.masks[chain].astype(np.int8), [0]])))
+        return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+    def steps(self, chain: str) -> list[int]:
+        """Steps that hold a selected token."""
+        mask = self.masks[chain]
+        return [n for n, (a, b) in enumerate(self.traces[chain].step_tokens.tolist()) if mask[a:b].any()]
+
+
+def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> Report:
+    """The report of a block."""
+    places = _places(selected, instruments.traces)
+    judged: list[Judged] = []
+    for line in compiled.block.lines:
+        said = content_text(line.content, compiled.block.language)
+        judged.append(_judge(said, line.content, compiled, selected, places, instruments))
+    counts = {verdict: sum(one.verdict == verdict for one in judged) for verdict in ("pass", "fail", "not decidable")}
+    kind = selected.kind.lower()
+    verdict = (
+        f"{compiled.name}: {len(selected.ids)} {kind}{'' if len(selected.ids) == 1 else 's'} of {len(places.masks)} chains "
+        f"selected; {counts['pass']} lines pass, {counts['fail']} fail, {counts['not decidable']} not decidable"
+    )
+    rows = [
+        {
+            "line": one.line,
+            "verdict": one.verdict,
+            "value": one.score.value if one.score else None,
+            "control": one.score.control if one.score else None,
+            "low": _end(one.score, 0),
+            "high": _end(one.score, 1),
+            "unit": one.score.unit if one.score else "",
+            "said": one.said,
+        }
+        for one in judged
+    ]
+    schema = pa.schema(
+        [("line", pa.string()), ("verdict", pa.string())]
+        + [(name, pa.float64()) for name in ("value", "control", "low", "high")]
+        + [("unit", pa.string()), ("said", pa.string())]
+    )
+    columns = {"line": "line", "verdict": "verdict", "value": "value", "control": "control"}
+    columns |= {"low": "its low", "high": "its high", "unit": "unit"}
+    scores = tuple(score for one in judged for score in (*([one.score] if one.score else []), *one.more))
+    return Report(
+        "stellator",
+        verdict,
+        {
+            "run": instruments.run.id,
+            "n_selected": len(selected.ids),
+            "kind": kind,
+            "selected": list(selected.ids),
+            **counts,
+        },
+        (ReportTable("lines", pa.Table.from_pylist(rows, schema), "one verdict a line", columns),),
+        scores,
+        notes=tuple(f"{one.line}: {one.said}" for one in judged),
+        evidence=("none",),
+    )
+
+
+def verdicts(report: Report) -> list[tuple[str, str, float | None]]:
+    """Line, verdict and value of a report of :func:`judge`, to be compared with another."""
+    (table,) = (table for table in report.tables if table.name == "lines")
+    return [(row["line"], row["verdict"], row["value"]) for row in table.data.to_pylist()]
+
+
+def _end(score: Score | None, which: int) -> float | None:
+    interval = score.controls[0].interval if score else None
+    return interval[which] if interval else None
+
+
+def _places(selected: Selected, traces: Callable[[], Iterable[Trace]]) -> _Places:
+    by_chain: dict[str, list[str]] = {}
+    for name in selected.ids:
+        chain, _, rest = name.partition(":")
+        by_chain.setdefault(chain, []).append(rest)
+    found = _Places()
+    for trace in traces() if by_chain else ():
+        if trace.chain.id not in by_chain:
+            continue
+        mask = np.zeros(trace.n_tokens, np.bool_)
+        for rest in by_chain[trace.chain.id]:
+            if selected.kind == "TOKEN":
+                mask[int(rest.rpartition(":")[2])] = True
+            elif selected.kind == "STEP":
+                first, last = trace.step_tokens[int(rest)]
+                mask[first:last] = True
+            else:
+                mask[:] = True
+        found.masks[trace.chain.id], found.traces[trace.chain.id] = mask, trace
+    return found
+
+
+def _judge(
+    said: str, content: Content, compiled: Compiled, selected: Selected, places: _Places, instruments: Instruments
+) -> Judged:
+    match content:
+        case Select(negated=negated):
+            return _selection(said, selected, negated=negated)
+        case Drift():
+            return _drift(said, content, places, instruments)
+        case Anchor(text):
+            return _anchor(said, text, places, instruments)
+        case Phase():
+            return _phase(said, content, places, instruments)
+        case _:
+            return Judged(said, "training", "changes training: trails export --stellator, then trails train")
+
+
+def _selection(said: str, selected: Selected, *, negated: bool) -> Judged:
+    found = len(selected.ids)
+    if negated:
+        return Judged(said, "pass" if found else "fail", f"{found} places are left")
+    if not found:
+        more = (
+            f"{selected.outside} are there, none of them in the zone"
+            if selected.outside
+            else "the graph has none of them"
+        )
+        return Judged(said, "fail", f"selects nothing: {more}")
+    score = Score(
+        f"in the zone: {said}",
+        found / max(selected.outside, 1),
+        "share of places",
+        (Control("share of all tokens in the zone", selected.zone / max(selected.everything, 1)),),
+    )
+    return Judged(
+        said,
+        "pass",
+        f"{found} of {selected.outside} places are in the zone ({percent(score.value)}); of all tokens "
+        f"{percent(score.control)} are",
+        score,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# DRIFT
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _series(trace: Trace, measure: str, layers: Sequence[int]) -> Doubles:
+    """A measure at layers (none: all), mean over them, (n,)."""
+    of = MEASURE[measure]
+    values = np.asarray(trace.array(measure), np.float64)
+    if values.ndim == 1:
+        return values
+    first = of.first_layer
+    chosen = [layer - 1 + first for layer in layers] or list(range(first, values.shape[1]))
+    if not chosen:
+        return np.full(len(values), math.nan)
+    mean: Doubles = values[:, chosen].mean(axis=1)
+    return mean
+
+
+def span_score(
+    places: _Places, measure: str, layers: Sequence[int], *, seed: int = 0, unit: str = ""
+) -> tuple[Score | None, int]:
+    """Mean of a measure over the selected spans, beside random spans of the same lengths near the same places in the same
+    chains; with it the number of spans. None where no span has a value or no other span fits."""
+    rng = np.random.default_rng(seed)
+    values: list[float] = []
+    per_chain: list[float] = []
+    null: list[Doubles] = []
+    for chain in sorted(places.masks):
+        series = _series(places.traces[chain], measure, layers)
+        own: list[float] = []
+        for a, b in places.spans(chain):
+            part = series[a:b]
+            if not np.isfinite(part).any():
+                continue
+            room = len(series) - (b - a)
+            near = max(int(NEARBY * len(series)), 8)
+            starts = np.arange(max(a - near, 0), min(a + near, room) + 1)
+            starts = starts[(starts + (b - a) <= a) | (starts >= b)]  # not over the span itself
+            if not len(starts):
+                continue
+            sums = np.concatenate([[0.0], np.nancumsum(series)])
+            counts = np.concatenate([[0], np.cumsum(np.isfinite(series))])
+            drawn = rng.choice(starts, DRAWS)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                means = (sums[drawn + (b - a)] - sums[drawn]) / (counts[drawn + (b - a)] - counts[drawn])
+            null.append(means)
+            own.append(float(np.nanmean(part)))
+        if own:
+            values += own
+            per_chain.append(float(np.mean(own)))
+    if not values:
+        return None, 0
+    drawn_means = np.nanmean(np.stack(null), axis=0)
+    control = Control(
+        "random spans of the same lengths nearby in the same chains", float(drawn_means.mean()), spread(drawn_means)
+    )
+    return (
+        Score(measure, float(np.mean(values)), unit or MEASURE[measure].unit, (control,), bootstrap(per_chain)),
+        len(values),
+    )
+
+
+def noise_of(run: Run, measure: str) -> float:
+    """The largest difference of a measure between two ways of measuring the same text; 0 where a run has none: on a CPU a
+    chain is measured alone and gives the same bits again."""
+    floor = run.notes.get("noise_floor")
+    batch = floor.get("batch") if isinstance(floor, Mapping) else None
+    value = batch.get(measure, 0.0) if isinstance(batch, Mapping) else 0.0
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _drift(said: str, content: Drift, places: _Places, instruments: Instruments) -> Judged:
+    run = instruments.run
+    beyond = [layer for layer in content.layers if layer > run.n_layers]
+    if beyond or (not run.n_layers and content.measure != "logit_shift"):
+        has = f"layers 1 to {run.n_layers}" if run.n_layers else "no layers"
+        asked = f"layer {layers_text(beyond)} was named, and " if beyond else ""
+        return Judged(said, "not decidable", f"{asked}{run.model} has {has}")
+    score, count = span_score(places, content.measure, content.layers, seed=instruments.seed)
+    others = [name for name in ("attention_entropy", "hidden_shift", "logit_shift") if name != content.measure]
+    more = tuple(
+        found
+        for name in others
+        if (
+            found := span_score(places, name, content.layers if name != "logit_shift" else (), seed=instruments.seed)[0]
+        )
+    )
+    if score is None or count < LEAST:
+        return Judged(said, "not decidable", f"{count} places with a control, {LEAST} are needed", score, more)
+    control = score.controls[0]
+    low, high = control.interval or (control.value, control.value)
+    noise = noise_of(run, content.measure)
+    holds = score.value > high + noise if content.activates else score.value < low - noise
+    side = "above" if score.value > high + noise else "below" if score.value < low - noise else "within"
+    where = f"at layer {layers_text(content.layers)}" if content.layers else "over all layers"
+    text = (
+        f"{content.measure} {where}: {score.value:.4g} {score.unit} at {count} places, {side} the {control.name} "
+        f"({low:.4g} to {high:.4g}); noise floor {noise:.2g}"
+    )
+    return Judged(said, "pass" if holds != content.negated else "fail", text, score, more)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# ANCHOR
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> Judged:
+    goals = [
+        (trace.chain.id, step.index)
+        for trace in instruments.traces()
+        for step in trace.steps
+        if text.casefold() in trace.chain.text[step.start : step.end].casefold()
+    ]
+    if not goals:
+        return Judged(said, "not decidable", f"no chain of this run holds {text!r}, so there is no place to be led to")
+    if not places.masks:
+        return Judged(said, "not decidable", "nothing is selected to be led from")
+    rng = np.random.default_rng(instruments.seed)
+    later = {chain: [step for at, step in goals if at == chain] for chain in places.masks}
+    pairs = [
+        (chain, first, step)
+        for chain in sorted(places.masks)
+        for first in places.steps(chain)
+        for step in later[chain]
+        if step > first
+    ]
+    reach = sum(any(step > min(places.steps(chain) or [0]) for step in later[chain]) for chain in places.masks)
+    ahead = f"in {reach} of {len(places.masks)} selected chains it comes later"
+    if instruments.bridge is None:
+        return Judged(said, "not decidable", f"{ahead}; {instruments.why_no_bridge}")
+    if len(pairs) < instruments.pairs:  # from other chains, too
+        apart = [(chain, first) for chain in sorted(places.masks) for first in places.steps(chain)]
+        for _ in range(20 * instruments.pairs):
+            if len(pairs) >= instruments.pairs:
+                break
+            chain, first = apart[int(rng.integers(len(apart)))]
+            other, step = goals[int(rng.integers(len(goals)))]
+            if other != chain:
+                pairs.append((chain, first, -1 - goals.index((other, step))))
+    chosen = [pairs[at] for at in rng.permutation(len(pairs))[: instruments.pairs]]
+    steps = [(trace.chain.id, step.index) for trace in instruments.traces() for step in trace.steps]
+    real, control = [], []
+    for chain, first, step in chosen:
+        goal = (chain, step) if step >= 0 else goals[-1 - step]
+        start = steps[int(rng.integers(len(steps)))]
+        while start == goal or start == (chain, first):
+            start = steps[int(rng.integers(len(steps)))]
+        real.append((step_key(chain, first), step_key(*goal)))
+        control.append((step_key(*start), step_key(*goal)))
+    mine = np.asarray(instruments.bridge(real), np.float64)
+    theirs = np.asarray(instruments.bridge(control), np.float64)
+    good = np.isfinite(mine) & np.isfinite(theirs)
+    if good.sum() < LEAST:
+        return Judged(said, "not decidable", f"{ahead}; {int(good.sum())} bridges with a control, {LEAST} are needed")
+    gain = bootstrap(mine[good] - theirs[good])
+    score = Score(
+        f"bridge to {text}",
+        float(mine[good].mean()),
+        "nats, worst transition",
+        (Control("from random steps to the same places", float(theirs[good].mean()), bootstrap(theirs[good])),),
+        bootstrap(mine[good]),
+    )
+    holds = gain is not None and gain[1] < 0
+    span = f"{gain[0]:.2f} to {gain[1]:.2f}" if gain else "unknown"
+    return Judged(
+        said,
+        "pass" if holds else "fail",
+        f"{ahead}; re-scored, the worst transition on the way is {score.value:.2f} nats, from random steps {score.control:.2f} "
+        f"(difference {span} nats over {int(good.sum())} pairs)",
+        score,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# PHASE
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def turning_angles(states: npt.ArrayLike) -> Doubles:
+    """Angles in degrees, 0 to 180, between successive differences of vectors (S, d): entry s is the turn at step s, NaN at both
+    ends and where a difference is zero."""
+    found: Doubles = np.full(len(np.asarray(states)), math.nan)
+    steps = np.diff(np.asarray(states, np.float64), axis=0)
+    lengths = np.linalg.norm(steps, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine = (steps[:-1] * steps[1:]).sum(axis=1) / (lengths[:-1] * lengths[1:])
+    if len(cosine):
+        found[1:-1] = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    return found
+
+
+def _phase(said: str, content: Phase, places: _Places, instruments: Instruments) -> Judged:
+    stored = next((trace.state_layers for trace in instruments.traces() if trace.step_states is not None), ())
+    layer = content.layer if content.layer is not None else stored[len(stored) // 2] if stored else None
+    if layer is None or layer not in stored or instruments.whitening is None:
+        asked = content.layer if content.layer is not None else 16
+        kept = f"only of layers {layers_text(sorted(stored))}" if stored else "not"
+        return Judged(
+            said,
+            "not decidable",
+            f"hidden states are {kept} stored; measure them: trails ingest PATH --states {asked} --home NEW",
+        )
+    try:
+        whitening = instruments.whitening(layer)
+    except ValueError as error:
+        return Judged(said, "not decidable", f"layer {layer} cannot be whitened: {error}")
+    mine: list[float] = []
+    per_chain: list[float] = []
+    rest: list[float] = []
+    for trace in instruments.traces():
+        if trace.step_states is None or layer not in trace.state_layers:
+            continue
+        states = np.asarray(trace.step_states[:, trace.state_layers.index(layer)], np.float32)
+        angles = turning_angles((states - whitening.mean) @ whitening.components)
+        chosen = set(places.steps(trace.chain.id)) if trace.chain.id in places.masks else set()
+        own = [float(angles[s]) for s in sorted(chosen) if math.isfinite(angles[s])]
+        rest += [float(angle) for s, angle in enumerate(angles) if s not in chosen and math.isfinite(angle)]
+        if own:
+            mine += own
+            per_chain.append(float(np.mean(own)))
+    if len(mine) < LEAST or len(rest) < LEAST:
+        return Judged(
+            said,
+            "not decidable",
+            f"{len(mine)} selected steps stand between two others and {len(rest)} random ones do; {LEAST} of each are needed",
+        )
+    rng = np.random.default_rng(instruments.seed)
+    null = np.array([rng.choice(rest, len(mine)).mean() for _ in range(DRAWS)])
+    low, high = spread(null) or (math.nan, math.nan)
+    claim = math.degrees(abs(content.angle.radians))
+    if claim > 180:
+        raise InputError(
+            f"{said}: an angle between two vectors lies between 0 and 180 degrees, {claim:.4g} was claimed."
+        )
+    wide = math.degrees(content.tolerance.radians) if content.tolerance else DEFAULT_TOLERANCE
+    score = Score(
+        "turn between successive differences",
+        float(np.mean(mine)),
+        "degrees",
+        (Control("random steps of the run", float(null.mean()), (low, high)),),
+        bootstrap(per_chain),
+        note=f"layer {layer}, whitened, {len(mine)} steps",
+    )
+    sign = "; the sign cannot be measured, an angle between vectors has none" if content.angle.radians < 0 else ""
+    text = (
+        f"at layer {layer} the turn is {score.value:.1f}°, claimed {claim:.4g} ± {wide:.4g}°, "
+        f"random steps {low:.1f} to {high:.1f}°{sign}"
+    )
+    as_wide = high - low >= 2 * wide or (low <= claim + wide and high >= claim - wide)
+    if as_wide:
+        return Judged(
+            said, "not decidable", f"metaphor: not measurable here; random steps fulfil the claim, too: {text}", score
+        )
+    inside = abs(score.value - claim) <= wide
+    return Judged(said, "pass" if inside and not low <= score.value <= high else "fail", text, score)

@@ -1,0 +1,148 @@
+"""What a block states is judged right where the answer is known: planted effects pass, nothing planted fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.store.factory import make_chain, make_run, make_trace
+
+from trails.analyses.report import Report
+from trails.analyses.whitening import Whitening
+from trails.schema import Trace
+from trails.stellator import compile_program
+from trails.stellator.parsing import parse
+from trails.stellator.verdicts import Instruments, Selected, judge, turning_angles, verdicts
+from trails.stellator.zones import zones
+
+RUN = make_run("toy", n_layers=4)
+TEXT = "abc" * 60
+MARKED = range(20, 23)
+"""Tokens that are selected, in every chain."""
+
+
+def corpus(change: Callable[[Trace], Trace] = lambda trace: trace, n: int = 12) -> list[Trace]:
+    return [change(make_trace(make_chain(f"v{i}", TEXT), RUN, n_steps=12, states=(2,))) for i in range(n)]
+
+
+def report_of(text: str, traces: Sequence[Trace], **more: object) -> Report:
+    (one,) = compile_program(parse(text), RUN, traces=lambda: traces, known=zones())
+    ids = tuple(trace.token_id(t) for trace in traces for t in MARKED)
+    chosen = Selected("TOKEN", ids, 2 * len(ids), 100, 1000)
+    flat = Whitening(np.zeros(8, np.float32), np.eye(8, dtype=np.float32), 100)
+    return judge(one, chosen, Instruments(RUN, lambda: traces, whitening=lambda _: flat, **more))  # type: ignore[arg-type]
+
+
+def verdict_of(text: str, traces: Sequence[Trace], **more: object) -> str:
+    return verdicts(report_of(f"[ZONE: all]\n{text}", traces, **more))[0][1]
+
+
+def raised(measure: str, column: int, by: float) -> Callable[[Trace], Trace]:
+    def change(trace: Trace) -> Trace:
+        values = np.array(trace.array(measure))
+        values[MARKED.start : MARKED.stop, column] += by
+        return replace(trace, **{measure: values})
+
+    return change
+
+
+def test_a_planted_drift_passes_at_its_layer_only_and_in_its_direction_only() -> None:
+    traces = corpus(raised("attention_entropy", 2, 1.0))
+    assert verdict_of("DRIFT → activates attention sweep on layer 3", traces) == "pass"
+    assert verdict_of("DRIFT → activates attention sweep on layer 2", traces) == "fail"
+    assert verdict_of("DRIFT → calms attention sweep on layer 3", traces) == "fail"
+    assert verdict_of("NOT DRIFT → activates attention sweep on layer 3", traces) == "fail"
+    assert verdict_of("NOT DRIFT → activates attention sweep on layer 2", traces) == "pass"
+    assert verdict_of("DRIFT → calms attention sweep on layer 3", corpus(raised("attention_entropy", 2, -1))) == "pass"
+    assert verdict_of("DRIFT → activates hidden shift on layer 3", corpus(raised("hidden_shift", 3, 1.0))) == "pass"
+
+
+def test_a_drift_is_compared_with_the_slow_mean_and_a_layer_must_exist() -> None:
+    traces = corpus()
+    report = report_of("[ZONE: all]\nDRIFT → activates attention sweep on layers 2,4", traces)
+    slow = np.mean([np.mean(t.attention_entropy[MARKED.start : MARKED.stop][:, [1, 3]].astype(float)) for t in traces])
+    assert verdicts(report)[0][2] == pytest.approx(slow)
+    assert verdict_of("DRIFT → activates attention sweep on layer 5", traces) == "not decidable"
+    assert verdict_of("DRIFT → activates attention sweep on layer 3", traces[:2]) == "not decidable"
+
+
+def test_the_noise_floor_is_part_of_the_bar() -> None:
+    traces = corpus(raised("attention_entropy", 2, 1.0))
+    noisy = replace(RUN, notes={"noise_floor": {"batch": {"attention_entropy": 2.0}}})
+    (one,) = compile_program(
+        parse("[ZONE: all]\nDRIFT → attention sweep on layer 3"), noisy, traces=list, known=zones()
+    )
+    ids = tuple(trace.token_id(t) for trace in traces for t in MARKED)
+    report = judge(one, Selected("TOKEN", ids), Instruments(noisy, lambda: traces))
+    assert verdicts(report)[0][1] == "fail"
+
+
+def test_random_drift_is_beyond_its_control_as_seldom_as_it_says() -> None:
+    found = [
+        verdict_of("DRIFT → activates logit shift", corpus(lambda t, k=k: replace(t, logit_shift=noise(t, k))))
+        for k in range(60)
+    ]
+    assert found.count("pass") <= 6  # 2.5 % are expected beyond one end of a 95 % interval
+
+
+def noise(trace: Trace, seed: int) -> np.ndarray:
+    draw = np.random.default_rng([seed, int(trace.chain.id[1:9], 16)])
+    return draw.random(trace.n_tokens).astype(np.float32)
+
+
+@pytest.mark.parametrize(("turn", "claim", "wanted"), [(30, "30°", "pass"), (30, "60°", "fail"), (60, "π/3", "pass")])
+def test_a_planted_turn_is_measured(turn: float, claim: str, wanted: str) -> None:
+    def change(trace: Trace) -> Trace:
+        states = np.random.default_rng(int(trace.chain.id[1:9], 16)).normal(size=(12, 1, 8)).astype(np.float32)
+        step = next(n for n, (a, b) in enumerate(trace.step_tokens) if a <= MARKED.start < b)
+        rad = math.radians(turn)
+        states[step - 1, 0] = 0
+        states[step, 0] = np.eye(8)[0]
+        states[step + 1, 0] = np.eye(8)[0] + math.cos(rad) * np.eye(8)[0] + math.sin(rad) * np.eye(8)[1]
+        return replace(trace, step_states=states)
+
+    assert turning_angles([[0, 0], [1, 0], [1, 1], [1, 1]])[1] == pytest.approx(90)
+    report = report_of(f"[ZONE: all]\nPHASE → {claim} ± 20° on layer 2", corpus(change))
+    assert verdicts(report)[0][1] == wanted
+    assert verdicts(report)[0][2] == pytest.approx(turn, abs=0.01)
+
+
+def test_a_turn_that_random_steps_make_too_is_a_metaphor() -> None:
+    def change(trace: Trace) -> Trace:
+        states = np.random.default_rng(int(trace.chain.id[1:9], 16)).normal(size=(12, 1, 8)).astype(np.float32)
+        return replace(trace, step_states=states)
+
+    report = report_of(
+        "[ZONE: all]\nPHASE → 2π/3", corpus(change)
+    )  # differences of independent points turn by 120 degrees
+    assert verdicts(report)[0][1] == "not decidable"
+    assert "metaphor: not measurable here" in report.notes[0]
+    without = [replace(trace, step_states=None, state_layers=()) for trace in corpus()]
+    assert "trails ingest PATH --states 3" in report_of("[ZONE: all]\nPHASE → π on layer 3", without).notes[0]
+
+
+def test_an_anchor_passes_only_where_the_way_to_it_is_cheaper_than_from_random_steps() -> None:
+    traces = corpus()
+    mine = {f"{trace.chain.id}:{step}" for trace in traces for step in (4,)}
+
+    def cheap(pairs: Sequence[tuple[str, str]]) -> list[float]:
+        return [1.0 if start in mine else 9.0 for start, _ in pairs]
+
+    assert verdict_of('ANCHOR → "CAB"', traces, bridge=cheap) == "pass"
+    assert verdict_of('ANCHOR → "cab"', traces, bridge=lambda pairs: [float(n) for n, _ in enumerate(pairs)]) == "fail"
+    assert verdict_of('ANCHOR → "cab"', traces, bridge=lambda pairs: [math.nan] * len(pairs)) == "not decidable"
+    assert verdict_of('ANCHOR → "cab"', traces) == "not decidable"
+    assert verdict_of('ANCHOR → "nowhere"', traces, bridge=cheap) == "not decidable"
+
+
+def test_what_is_selected_stands_beside_the_share_of_the_zone() -> None:
+    report = report_of('[ZONE: all]\nTOKEN → "abc"\nGRADIENT DAMPEN → 0.1', corpus())
+    assert [row[1] for row in verdicts(report)] == ["pass", "training"]
+    assert (report.scores[0].value, report.scores[0].control) == (0.5, 0.1)
+    (one,) = compile_program(parse('[ZONE: all]\nTOKEN → "abc"'), RUN, traces=list, known=zones())
+    nothing = judge(one, Selected("TOKEN", (), 4, 1, 10), Instruments(RUN, list))
+    assert verdicts(nothing)[0][1] == "fail"
+    assert "4 are there, none of them in the zone" in nothing.notes[0]
