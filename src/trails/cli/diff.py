@@ -51,6 +51,12 @@ from trails.cli.scores import settings_for, shown
 )
 @click.option("--checkpoints", is_flag=True, help="Also compare every checkpoint of the adapter.")
 @click.option(
+    "--stellator",
+    "blocks",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="File of blocks: also judge what they state, before and after.",
+)
+@click.option(
     "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Print at most this many transitions."
 )
 @run_model_option
@@ -67,6 +73,7 @@ def command(
     noise: int,
     kl: int,
     checkpoints: bool,
+    blocks: Path | None,
     limit: int,
     model: str | None,
     device: str | None,
@@ -99,9 +106,14 @@ def command(
             top=limit,
             progress=bar,
         )
+        stated = None
+        if blocks is not None:
+            from trails.pipeline.stellating import compared
+
+            stated = compared(opened, blocks, found.report.before, found.report.after)
     report = found.report
     if as_json:
-        print_json(found.record())
+        print_json(found.record() | ({"stellator": stated.record()} if stated is not None else {}))
         return
     print_rows(
         ["group", "chains", "tokens", "before", "after", "change", "low", "high", "entropy", "easier", "harder"],
@@ -142,3 +154,7 @@ def command(
         )
     for alarm in found.alarms:
         echo(f"alarm: {alarm}")
+    if stated is not None:
+        (table,) = stated.tables
+        print_rows(*table.view(), title=table.title)
+        echo(stated.verdict)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option
 
+if TYPE_CHECKING:
+    from trails.export import ExportReport
+
 
 @click.command("export", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--subgraph", "selection", metavar="SELECTION", help="What to export, written as explained below.")
 @click.option(
-    "--subgraph", "selection", required=True, metavar="SELECTION", help="What to export, written as explained below."
+    "--stellator",
+    "blocks",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Instead of --subgraph: a file of blocks that select, weigh and order (trails stellator).",
 )
 @click.option(
     "--format",
@@ -78,7 +86,8 @@ from trails.cli.common import echo, err, home_option, json_option, print_json, s
 @store_option
 @json_option
 def command(
-    selection: str,
+    selection: str | None,
+    blocks: Path | None,
     format_: str,
     output: Path,
     mask: str,
@@ -112,6 +121,10 @@ def command(
       query:NAME{"limit": 50}    a query of the cypher/ library
       FILE.cypher                a read-only statement from a file
       "MATCH … RETURN …"         a read-only statement
+
+    \b
+    trails export --subgraph 'roles:IF>THEN>BUT' --format trl -o train.jsonl
+    trails export --stellator thought.stellator --format trails -o rows.parquet
     """
     from trails.export import ExportOptions, export_selection, parse_layers, writer_named
     from trails.export.subgraph import needs_graph, select
@@ -135,7 +148,20 @@ def command(
         answer=answer,
         think_tags=think_tags,
     )
+    if (selection is None) == (blocks is None):
+        raise click.UsageError("give --subgraph SELECTION or --stellator FILE, one of the two")
+    if blocks is not None:
+        from trails.cli.scores import settings_for
+        from trails.pipeline import Home
+        from trails.pipeline.stellating import exported
+
+        with Home(**settings_for(home, store)) as opened:
+            told = exported(opened, blocks, options)
+            report = export_selection(told.selection, opened.shards, format_, output, told.options)
+        _print(report, as_json, told.objective)
+        return
     settings = settings_from(home=home, store=store)
+    assert selection is not None
     with TraceStore(settings.home) as traces:
         graph = open_graph(settings) if needs_graph(selection) else None
         try:
@@ -144,6 +170,10 @@ def command(
             if graph is not None:
                 graph.close()
         report = export_selection(found, traces, format_, output, options)
+    _print(report, as_json)
+
+
+def _print(report: ExportReport, as_json: bool, objective: str = "") -> None:
     counts = report.counts
     if as_json:
         print_json(
@@ -160,6 +190,7 @@ def command(
                 "mean_surprisal": counts.mean_surprisal,
                 "ends": report.ends,
                 "lost": list(report.lost),
+                "objective": objective,
             }
         )
     else:
@@ -176,5 +207,7 @@ def command(
         echo(report.ends)
         if report.settings:
             echo(f"load with: {report.settings}")
+        if objective:
+            echo(f"train with: trails train {report.files['train']} -o adapter --objective {objective}")
     for line in report.lost:
         err.print(f"lost: {line}", style="yellow")

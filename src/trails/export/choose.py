@@ -19,7 +19,7 @@ weight 0 and teaches nothing; the export reports how many there are.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -171,6 +171,19 @@ def scale_rows(batch: Batch, factors: Floats) -> Batch:
         return batch
     weights = batch.loss_weights
     return replace(batch, loss_weights=Ragged(weights.offsets, weights.values * factors[weights.row_of]))
+
+
+def damp_spans(batch: Batch, spans: Sequence[Sequence[tuple[int, int, float]]]) -> Batch:
+    """Records with the loss weights of spans multiplied by their factors: for each row spans of the chain's token positions."""
+    if not any(spans):
+        return batch
+    weights = batch.loss_weights
+    values = weights.values.copy()
+    begins = weights.offsets[:-1] + batch.place("offset") - batch.place("first")
+    for begin, end, row in zip(begins.tolist(), weights.offsets[1:].tolist(), spans, strict=True):
+        for start, stop, factor in row:
+            values[begin + start : min(begin + stop, end)] *= np.float32(factor)
+    return replace(batch, loss_weights=Ragged(weights.offsets, values))
 
 
 def _reference(batch: Batch, reference: Mapping[str, Floats], weights: str) -> Floats:

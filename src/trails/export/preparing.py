@@ -11,7 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from trails.errors import UsageError
-from trails.export.choose import Masking, apply_mask, apply_weights, parse_mask, parse_weights, scale_rows
+from trails.export.choose import (
+    Masking,
+    apply_mask,
+    apply_weights,
+    damp_spans,
+    parse_mask,
+    parse_weights,
+    scale_rows,
+)
 from trails.export.files import SAVED, SUFFIXES
 from trails.export.formats import WRITERS, refusal, writer_named
 from trails.export.options import ExportOptions, layers_text
@@ -100,6 +108,11 @@ def prepare(
         raise refusal(writer, "the weights of the selection", "weights")
     if options.order not in ("shuffled", "source") and "order" not in writer.keeps and not options.lossy:
         raise refusal(writer, f"the order {options.order!r}", "order")
+    if options.variants and selection.parts is not None and any(part.damped for part in selection.parts.values()):
+        raise UsageError(
+            "a span of a chain is damped, and variants have other tokens, so the span is not theirs. Leave out the variants, "
+            "or the line GRADIENT DAMPEN."
+        )
     if (selection.staged or arrangement is not None) and "order" not in writer.keeps and not options.lossy:
         raise refusal(writer, "the stages of the selection", "order")
     reference = _reference(traces, reference_run, selection)
@@ -115,6 +128,8 @@ def batches(prepared: Prepared) -> Iterator[Batch]:
             roots = zip(made.ids_of("chain"), made.ids_of("parent"), strict=True)
             factors = np.array([selection.root(chain, parent).weight for chain, parent in roots], np.float32)
             made = scale_rows(made, factors)
+            parts = (selection.part(chain) for chain in made.ids_of("chain"))
+            made = damp_spans(made, [part.damped if part is not None else () for part in parts])
         yield made
 
 

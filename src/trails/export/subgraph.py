@@ -69,6 +69,7 @@ class Part:
 
     ``steps`` are indices in order; ``tokens`` are half-open spans of token positions, sorted and disjoint. ``weight``
     multiplies the loss weights of the row, ``stage`` comes before the order of rows (low first), ``tag`` is carried along.
+    ``damped`` are spans of token positions with a factor of their own (start, stop, factor); where two meet, both count.
     """
 
     chain: str
@@ -77,10 +78,16 @@ class Part:
     weight: float = 1.0
     tag: str = ""
     stage: int = 0
+    damped: tuple[tuple[int, int, float], ...] = ()
 
     def __repr__(self) -> str:
         """The part without what it leaves at its default: the digest of a selection is made of it."""
-        own = {"weight": (self.weight, 1.0), "tag": (self.tag, ""), "stage": (self.stage, 0)}
+        own = {
+            "weight": (self.weight, 1.0),
+            "tag": (self.tag, ""),
+            "stage": (self.stage, 0),
+            "damped": (self.damped, ()),
+        }
         more = "".join(f", {name}={value!r}" for name, (value, default) in own.items() if value != default)
         return f"Part(chain={self.chain!r}, steps={self.steps!r}, tokens={self.tokens!r}{more})"
 
@@ -114,8 +121,8 @@ class Selection:
 
     @property
     def weighted(self) -> bool:
-        """Whether a part has a weight of its own."""
-        return self.parts is not None and any(part.weight != 1 for part in self.parts.values())
+        """Whether a part, or a span of one, has a weight of its own."""
+        return self.parts is not None and any(part.weight != 1 or part.damped for part in self.parts.values())
 
     @property
     def staged(self) -> bool:
@@ -211,6 +218,11 @@ def is_selection(text: str) -> bool:
         or text.endswith(".cypher")
         or any(form.match(text) for form in (_GAPS, _QUERY, _STATEMENT))
     )
+
+
+def select_statement(text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore) -> Selection:
+    """The chains, steps or tokens that a statement returns; ``text`` stands in messages. Raises QueryError for none."""
+    return _statement(text, statement, parameters, store)
 
 
 def needs_graph(selection: str) -> bool:

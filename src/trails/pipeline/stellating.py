@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from trails.analyses.bridge import StepGraph, find_bridge, step_graph
-from trails.analyses.report import Report
-from trails.analyses.whitening import whitening_of
-from trails.errors import QueryError
-from trails.export.subgraph import MAX_ROWS, TIMEOUT_S
+from trails.analyses.report import Report, ReportTable
+from trails.analyses.whitening import Whitening, whitening_of
+from trails.errors import QueryError, UsageError
+from trails.export import ExportOptions, parse_layers
+from trails.export.subgraph import MAX_ROWS, TIMEOUT_S, Part, Selection, merge_spans, select_statement
+from trails.schema import Trace
 from trails.stellator import compile_program, read_file
 from trails.stellator.compiling import Compiled, Distribution, compile_block
 from trails.stellator.language import ZoneName
-from trails.stellator.verdicts import Bridging, Instruments, Selected, judge
+from trails.stellator.verdicts import Bridging, Instruments, Selected, judge, verdicts
 from trails.stellator.zones import Zone, zones
 
 if TYPE_CHECKING:
@@ -103,7 +108,8 @@ def judged(
     counts = [sum(part.facts[name] for part in parts.values() if part) for name in ("pass", "fail", "not decidable")]
     return Report(
         "stellator",
-        f"{len(parts)} blocks: {counts[0]} lines pass, {counts[1]} fail, {counts[2]} are not decidable",
+        f"{len(parts)} block{'' if len(parts) == 1 else 's'}; lines: {counts[0]} pass, {counts[1]} fail, "
+        f"{counts[2]} not decidable",
         {"file": file.name, "run": of.id},
         parts=parts,
     )
@@ -123,3 +129,118 @@ def _bridging(home: Home, run: str) -> Bridging:
         return found
 
     return bridge
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------------------------
+
+_DEFAULTS = ExportOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A selection with the options that go with it; ``objective`` is for `trails train`, empty if no block says one."""
+
+    selection: Selection
+    options: ExportOptions
+    objective: str
+
+
+def exported(home: Home, file: Path, options: ExportOptions, *, more_zones: Path | None = None) -> Export:
+    """What a file says to an export: its blocks' selections, united, and the options with what the blocks say.
+
+    A block with GRADIENT DAMPEN gives whole chains in which the loss weights of what it selects are multiplied; one without
+    gives what it selects. Raises UsageError where two blocks, or a block and an option, say different things.
+    """
+    of = home.run(options.run)
+    said: dict[str, str] = {}
+    parts: dict[str, Part] = {}
+    statements = []
+    for one in compiled(home, file, more_zones=more_zones, run=of.id):
+        for name, value in one.annotations.options.items():
+            if said.setdefault(name, value) != value:
+                raise UsageError(f"{file}: two blocks give {name}: {said[name]!r} and {value!r}. An export has one.")
+        found = select_statement(f"block {one.name!r} of {file.name}", one.statement, one.parameters, home.graph)
+        statements.append(one.statement)
+        for chain, part in (found.parts or {}).items():
+            mine = part if one.annotations.dampen is None else _damped(home, of.id, part, one.annotations.dampen)
+            parts[chain] = _united(parts[chain], mine) if chain in parts else mine
+    selection = Selection(f"stellator:{file.name}", parts, "\n\n".join(statements))
+    return Export(selection, _with(options, said, file), said.get("objective", ""))
+
+
+def _damped(home: Home, run: str, part: Part, factor: float) -> Part:
+    """The whole chain with the spans of a part damped."""
+    (table,) = home.shards.tables(["chain", "step_tokens", "token_ids"], run, [part.chain])
+    steps = np.asarray(table["step_tokens"][0].as_py(), np.int64).reshape(-1, 2).tolist()
+    spans = [*part.tokens, *((int(steps[step][0]), int(steps[step][1])) for step in part.steps)]
+    if part.whole:
+        spans = [(0, len(table["token_ids"][0]))]
+    return Part(part.chain, damped=tuple((a, b, factor) for a, b in merge_spans(spans)))
+
+
+def _united(one: Part, two: Part) -> Part:
+    if one.whole or two.whole:
+        return Part(one.chain, damped=(*one.damped, *two.damped))
+    return Part(one.chain, tuple(sorted({*one.steps, *two.steps})), merge_spans([*one.tokens, *two.tokens]))
+
+
+def _with(options: ExportOptions, said: Mapping[str, str], file: Path) -> ExportOptions:
+    changes: dict[str, Any] = {}
+    for name, value in said.items():
+        if name == "objective":
+            continue
+        read: Any = parse_layers(value) if name == "layers" else Path(value) if name == "variants" else value
+        given = getattr(options, name)
+        if given != getattr(_DEFAULTS, name) and given != read:
+            raise UsageError(f"{file} says {name} {value}, the option says otherwise. Leave out one of them.")
+        changes[name] = read
+    return replace(options, **changes)
+
+
+def compared(
+    home: Home, file: Path, before: str, after: str, *, more_zones: Path | None = None, seed: int = 0
+) -> Report:
+    """What a file states, before and after: the places that the run ``before`` selects, judged by the numbers of both runs.
+
+    No bridge is re-scored: the model of an adapter is not kept. Raises UsageError for runs of two tokenizers.
+    """
+    one, two = home.run(before), home.run(after)
+    if one.tokenizer != two.tokenizer:
+        raise UsageError(f"runs {one.id} and {two.id} have other tokenizers, so a token of one is none of the other.")
+    rows: list[dict[str, Any]] = []
+    parts: dict[str, Report | None] = {}
+    for block in compiled(home, file, more_zones=more_zones, run=one.id):
+        places = selected(home, block, one.id, more_zones=more_zones)
+        found = []
+        for run in (one, two):
+
+            def traces(of: str = run.id) -> Iterator[Trace]:
+                return home.traces(of)
+
+            def whitening(layer: int, of: str = run.id) -> Whitening:
+                return whitening_of(home.shards, of, layer)
+
+            why = "bridges are re-scored by: trails stellator run"
+            found.append(judge(block, places, Instruments(run, traces, None, whitening, seed=seed, why_no_bridge=why)))
+        parts |= {f"{block.name}, before": found[0], f"{block.name}, after": found[1]}
+        for (line, was, a), (_, now, b) in zip(verdicts(found[0]), verdicts(found[1]), strict=True):
+            change = b - a if a is not None and b is not None else None
+            rows.append(
+                {"block": block.name, "line": line, "before": was, "after": now, "was": a, "now": b, "change": change}
+            )
+    judged_rows = [row for row in rows if row["before"] in ("pass", "fail") or row["after"] in ("pass", "fail")]
+    turned = sum(row["before"] != row["after"] for row in judged_rows)
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("block", "line", "before", "after")]
+        + [(name, pa.float64()) for name in ("was", "now", "change")]
+    )
+    table = ReportTable("assertions", pa.Table.from_pylist(rows, schema), "what the blocks state, before and after")
+    return Report(
+        "stellator",
+        f"{turned} of {len(judged_rows)} judged lines have another verdict after the training",
+        {"before": one.id, "after": two.id},
+        (table,),
+        parts=parts,
+    )

@@ -54,7 +54,8 @@ def explained(compiled: Compiled, known: Mapping[str, Zone]) -> list[tuple[str, 
     found = [(f"[ZONE: {expression_text(block.zone)}]", f"{zone}.")]
     found += [(content_text(line.content, block.language), f"{sentence(line.content)}.") for line in block.lines]
     kind = {"TOKEN": "tokens", "STEP": "steps", "CHAIN": "chains"}[compiled.kind]
-    return [*found, ("selects", f"{kind} with a measured token in the zone that every selecting line names.")]
+    inside = "in the zone" if compiled.kind == "TOKEN" else "with a token in the zone"
+    return [*found, ("selects", f"{kind} {inside} that every selecting line names.")]
 
 
 def _numbers(compiled: Compiled) -> str:
@@ -82,7 +83,7 @@ def sentence(content: Content) -> str:
             no = "not " if negated else ""
             return (
                 f"states that {MEASURE_NAMES[measure]}{where} at the selected places is {no}{side} what random spans of the "
-                "same lengths in the same chains have, beyond the noise floor of the run"
+                "same lengths nearby in the same chains have, beyond the noise floor of the run"
             )
         case Anchor(text):
             return (

@@ -106,8 +106,8 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
     counts = {verdict: sum(one.verdict == verdict for one in judged) for verdict in ("pass", "fail", "not decidable")}
     kind = selected.kind.lower()
     verdict = (
-        f"{compiled.name}: {len(selected.ids)} {kind}{'' if len(selected.ids) == 1 else 's'} of {len(places.masks)} chains "
-        f"selected; {counts['pass']} lines pass, {counts['fail']} fail, {counts['not decidable']} not decidable"
+        f"{len(selected.ids)} {kind}{'' if len(selected.ids) == 1 else 's'} of {len(places.masks)} chains "
+        f"selected; lines: {counts['pass']} pass, {counts['fail']} fail, {counts['not decidable']} not decidable"
     )
     rows = [
         {
