@@ -130,7 +130,7 @@ def _add(graph: Graph, trace: Trace) -> None:
         language=chain.language,
         roles=">".join(step.role.value for step in trace.steps),
         n_steps=len(trace.steps),
-        **clean(described(chain)),
+        **clean(described(chain) | {"roles_implicit": _with_implicit(trace)}),
     )
     if chain.family:
         made = re.fullmatch("f[0-9a-f]{16}", chain.family)
@@ -180,6 +180,18 @@ def _add(graph: Graph, trace: Trace) -> None:
         _add_step(graph, trace, step.index, token)
 
 
+def _with_implicit(trace: Trace) -> str | None:
+    """Roles of the steps; where one is NONE, an implicit one of 0.6 or more. None where no step was described so."""
+    if all(step.scene < 0 for step in trace.steps):
+        return None
+    return ">".join(
+        step.implicit_role
+        if step.role.value == "NONE" and step.implicit_role and step.implicit_p >= 0.6
+        else step.role.value
+        for step in trace.steps
+    )
+
+
 def _add_step(graph: Graph, trace: Trace, index: int, token: list[str]) -> None:
     chain, run, step = trace.chain, trace.run, trace.steps[index]
     node = f"{chain.id}:{index}"
@@ -196,6 +208,14 @@ def _add_step(graph: Graph, trace: Trace, index: int, token: list[str]) -> None:
         explicit=step.explicit,
         start=step.start,
         end=step.end,
+        **clean(
+            {
+                "scene": None if step.scene < 0 else step.scene,
+                "source_line": step.source_line or None,
+                "implicit_role": step.implicit_role or None,
+                "implicit_p": step.implicit_p if step.implicit_role else None,
+            }
+        ),
     )
     graph.add_edge(chain.id, node, key="HAS_STEP", type="HAS_STEP")
     first, last = (int(x) for x in trace.step_tokens[index])

@@ -112,6 +112,11 @@ class Step:
     ``connective`` is the cue as written (empty if none), ``sense`` its PDTB-3 sense (``Contingency.Cause.Result``) or
     empty, ``explicit`` whether the role comes from a connective in the text (False: the source's structure gave it, or
     there is none).
+
+    ``scene`` (from 0; -1 unknown) and ``source_line`` (from 1; 0 unknown) say what the step is a part of: see
+    :mod:`trails.segment.scenes`. ``implicit_role`` with its probability ``implicit_p`` is what a classifier thinks of a step
+    whose role is NONE (empty: it was not asked, or has nothing to say); it is never mixed into ``role``. Where a person
+    corrected the role, ``automatic_role`` is what the segmenter found, and who corrected it when.
     """
 
     index: int
@@ -121,6 +126,26 @@ class Step:
     connective: str = ""
     sense: str = ""
     explicit: bool = False
+    scene: int = -1
+    source_line: int = 0
+    implicit_role: str = ""
+    implicit_p: float = 0.0
+    automatic_role: str = ""
+    corrected_by: str = ""
+    corrected_at: str = ""
+
+    def role_with_implicit(self, least: float | None = None) -> Role:
+        """The role, or the implicit one where the role is NONE and its probability is at least ``least``
+        (:data:`IMPLICIT_LEAST` by default).
+        """
+        enough = IMPLICIT_LEAST if least is None else least
+        if self.role is Role.NONE and self.implicit_role and self.implicit_p >= enough:
+            return Role(self.implicit_role)
+        return self.role
+
+
+IMPLICIT_LEAST = 0.6
+"""Probability from which an implicit role counts where somebody asks for implicit roles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,6 +596,14 @@ _STEP = pa.struct(
 )
 _ARROW_LIST = {"float32": pa.list_(pa.float32()), "int32": pa.list_(pa.int32())}
 
+STEP_COLUMNS: Mapping[str, tuple[str, pa.DataType]] = {
+    "step_scene": ("scene", pa.int32()),
+    "step_source_line": ("source_line", pa.int32()),
+    "step_implicit_role": ("implicit_role", pa.string()),
+    "step_implicit_p": ("implicit_p", pa.float64()),
+}
+"""Columns with one value a step that shards of earlier versions do not hold, and the field of the step each fills."""
+
 CHAIN_TEXTS = ("source", "source_id", "source_sha256", "licence", "question", "text", "answer", "language")
 """Texts of a chain that every shard holds."""
 
@@ -593,11 +626,14 @@ SHARD_SCHEMA = pa.schema(
         *((measure.name, _ARROW_LIST[measure.dtype]) for measure in ARRAYS),
         *((name, pa.string()) for name in ADDED_COLUMNS),
         ("line", pa.int32()),
+        *((name, pa.list_(kind)) for name, (_, kind) in STEP_COLUMNS.items()),
     ],
     metadata={"trails_format": str(FORMAT_VERSION)},
 )
 
-OPTIONAL_COLUMNS = frozenset(("line", *ADDED_COLUMNS, *(measure.name for measure in ARRAYS if measure.optional)))
+OPTIONAL_COLUMNS = frozenset(
+    ("line", *STEP_COLUMNS, *ADDED_COLUMNS, *(measure.name for measure in ARRAYS if measure.optional))
+)
 """Columns that a shard may lack: null in every row. All others are in every shard that any version wrote."""
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -756,6 +792,11 @@ NODES: tuple[Node, ...] = (
             _p("answer", "string", "final answer, kept apart from the chain"),
             _p("language", "string", "ISO 639-1 code"),
             _p("roles", "string", "roles of its steps, joined by >"),
+            _p(
+                "roles_implicit",
+                "string",
+                "the same with implicit roles of p >= 0.6 where a step has none; absent: unknown",
+            ),
             _p("n_steps", "integer", "number of steps"),
             *META,
         ),
@@ -777,6 +818,17 @@ NODES: tuple[Node, ...] = (
             _p("connective", "string", "the cue as written"),
             _p("sense", "string", "PDTB-3 sense of the connective"),
             _p("explicit", "boolean", "whether a connective in the text gave the role"),
+            _p(
+                "implicit_role",
+                "string",
+                "what a classifier thinks of a step whose role is NONE; never mixed into role",
+            ),
+            _p("implicit_p", "float", "its probability", "0..1"),
+            _p("automatic_role", "string", "the segmenter's role, where a person corrected it"),
+            _p("corrected_by", "string", "who corrected it"),
+            _p("corrected_at", "string", "when, ISO 8601"),
+            _p("scene", "integer", "scene of the chain, from 0: headings, turns, reflections, speakers"),
+            _p("source_line", "integer", "the source's own step or line it came from, from 1"),
             _p("start", "integer", "first character in the chain's text", "characters"),
             _p("end", "integer", "one past the last character", "characters"),
         ),

@@ -95,6 +95,10 @@ def make_trace(
             roles[i].lower() if roles[i] else "",
             "Contingency",
             roles[i] != Role.NONE,
+            scene=i // 2,
+            source_line=i + 1,
+            implicit_role="THEREFORE" if i == 2 else "",
+            implicit_p=0.625 if i == 2 else 0.0,
         )
         for i in range(n_steps)
     )

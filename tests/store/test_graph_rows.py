@@ -18,6 +18,7 @@ from trails.errors import StoreError
 from trails.schema import NODE, properties_of
 from trails.store import rows
 from trails.store.base import GraphBatch
+from trails.store.corrections import Correction, corrected
 from trails.store.digest import TRACE_TABLES, compare, graph_digest
 from trails.store.embedded import EmbeddedStore
 from trails.store.rows import graph_batch, merge_batches, table_of, table_schema
@@ -109,8 +110,11 @@ def test_parquet_to_graph_to_parquet_is_one_digest(tmp_path: Path) -> None:
 
 
 def test_the_digest_notices_every_property_of_every_table() -> None:
-    named = {ONE.id: replace(ONE, notes={"name": "first"})}
-    batch = graph_batch(corpus(5, ONE), named, per_layer=True)
+    run = replace(ONE, notes={"name": "first"}, intervention='{"heads": [1]}')
+    named = {run.id: run}
+    by_hand = Correction("anna", "2026-01-01T00:00:00+00:00", tuple((s.start, s.end, s.role) for s in POOL[0].steps))
+    traces = [corrected(trace, {POOL[0].chain.id: by_hand}) for trace in corpus(5, run)]
+    batch = graph_batch(traces, named, per_layer=True)
     whole = graph_digest([batch])
     for name, table in {**batch.nodes, **batch.relationships}.items():
         for column in table.column_names:

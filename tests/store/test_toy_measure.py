@@ -70,7 +70,7 @@ assert "what the test made up" in generate_docs.schema_page()
 
 def test_a_measure_is_one_line(tmp_path: Path) -> None:
     source = Path(trails.__file__).parent
-    shutil.copytree(source, tmp_path / "trails", ignore=shutil.ignore_patterns("__pycache__", "*.json", "*.npz"))
+    shutil.copytree(source, tmp_path / "trails", ignore=shutil.ignore_patterns("__pycache__", "*.npz"))
     schema = tmp_path / "trails" / "schema.py"
     before = schema.read_text(encoding="utf-8")
     marker = "MEASURES: tuple[Measure, ...] = (\n"

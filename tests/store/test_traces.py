@@ -70,6 +70,15 @@ def any_trace(draw: st.DrawFn) -> Trace:
         [-2, -1, *sorted(draw(st.sets(st.integers(0, max(s - 1, 0)), max_size=s and 2))), s] for s in range(n_steps)
     ]
     keys = np.array([key for row in kept for key in row], np.int32) if flags[5] else None
+    described = draw(st.booleans())
+
+    def placed(i: int) -> dict[str, object]:
+        """What later versions added to a step: of all steps or of none, as an older shard has it."""
+        if not described:
+            return {}
+        role = draw(st.sampled_from(["", "BUT", "THEREFORE"]))
+        return {"scene": i, "source_line": i + 1, "implicit_role": role, "implicit_p": 0.25 if role else 0.0}
+
     steps = tuple(
         Step(
             i,
@@ -79,6 +88,7 @@ def any_trace(draw: st.DrawFn) -> Trace:
             draw(TEXT),
             draw(TEXT),
             draw(st.booleans()),
+            **placed(i),
         )
         for i in range(n_steps)
     )

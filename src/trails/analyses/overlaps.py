@@ -286,17 +286,25 @@ def find_overlaps(
     min_steps: int = 3,
     layer: int | None = None,
     whitening: Callable[[int], Whitening] | None = None,
+    implicit: bool = False,
 ) -> Overlaps:
-    """Overlaps of one kind in the traces of one run; ``whitening`` as in :func:`near`. Raises UsageError for another kind."""
+    """Overlaps of one kind in the traces of one run; ``whitening`` as in :func:`near`, ``implicit`` as in :func:`skeleton`.
+
+    Raises UsageError for another kind, and for ``implicit`` with a kind that compares no roles.
+    """
     if kind not in KINDS:
         raise UsageError(f"overlaps of kind {kind!r} were asked for. Kinds: {', '.join(KINDS)}.")
+    if implicit and kind != "skeleton":
+        raise UsageError(
+            f"implicit roles were asked for with overlaps of kind {kind}, which compare no roles. Take skeleton"
+        )
     if kind == "exact":
         return exact(token_corpus(traces), min_tokens)
     if kind == "masked":
         return masked(token_corpus(traces), min_tokens)
     if kind == "near":
         return near(traces, layer=layer, whitening=whitening)
-    return skeleton(traces, min_steps)
+    return skeleton(traces, min_steps, implicit=implicit)
 
 
 def exact(corpus: SymbolCorpus, min_tokens: int = 10, *, resamples: int = 5, seed: int = 0) -> Overlaps:
@@ -404,12 +412,15 @@ def _ratio_interval(per_chain: npt.NDArray[np.float64], seed: int, draws: int = 
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def skeleton(traces: Iterable[Trace], min_steps: int = 3, *, shuffles: int = 20, seed: int = 0) -> Overlaps:
+def skeleton(
+    traces: Iterable[Trace], min_steps: int = 3, *, shuffles: int = 20, seed: int = 0, implicit: bool = False
+) -> Overlaps:
     """Repeats of at least ``min_steps`` roles shared by two chains, and variants, compared with a shuffle of all roles.
 
-    Half or more of the relations between steps are implicit: ``n_implicit`` of ``n_steps`` have no connective.
+    Half or more of the relations between steps are implicit: ``n_implicit`` of ``n_steps`` have no connective. With
+    ``implicit`` such steps have the role that a classifier gives them, where it is sure enough.
     """
-    corpus, explicit = role_corpus(traces)
+    corpus, explicit = role_corpus(traces, implicit=implicit)
     overlaps, occurrences = _tables("skeleton", corpus, min_steps)
     counts: dict[str, int] = {}
     for a, b in zip(corpus.offsets[:-1].tolist(), corpus.offsets[1:].tolist(), strict=True):
@@ -454,8 +465,8 @@ def skeleton(traces: Iterable[Trace], min_steps: int = 3, *, shuffles: int = 20,
                 note="fewer than the shuffle: chains keep to common patterns",
             )
         )
-    n_steps, implicit = corpus.n_tokens, int((~explicit).sum())
-    note = f"{implicit} of {n_steps} steps have no connective in the text: their relation is implicit"
+    n_steps, n_implicit = corpus.n_tokens, int((~explicit).sum())
+    note = f"{n_implicit} of {n_steps} steps have no connective in the text: their relation is implicit"
     return Overlaps(
         "skeleton",
         min_steps,
@@ -468,7 +479,7 @@ def skeleton(traces: Iterable[Trace], min_steps: int = 3, *, shuffles: int = 20,
         tuple(withheld),
         variants=variants,
         n_steps=n_steps,
-        n_implicit=implicit,
+        n_implicit=n_implicit,
         notes=(note,),
     )
 

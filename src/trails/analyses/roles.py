@@ -99,7 +99,12 @@ class RoleAgreement(Finding):
         return Report(
             "roles",
             verdict,
-            facts={"n_chains": dict(self.n_chains), "n_steps": dict(self.n_steps)},
+            facts={
+                "n_chains": sum(self.n_chains.values()),
+                "n_steps": steps,
+                "chains_by_language": dict(self.n_chains),
+                "steps_by_language": dict(self.n_steps),
+            },
             tables=(
                 ReportTable(
                     "per_role",

@@ -179,13 +179,16 @@ def _checked(parts: dict[str, _Part], tokenizer: str, run: str) -> SymbolCorpus:
 ROLES = tuple(Role)
 
 
-def role_corpus(traces: Iterable[Trace]) -> tuple[SymbolCorpus, Bools]:
-    """Roles of the steps as symbols (numbers into :data:`ROLES`), and for each whether its role is explicit."""
+def role_corpus(traces: Iterable[Trace], *, implicit: bool = False) -> tuple[SymbolCorpus, Bools]:
+    """Roles of the steps as symbols (numbers into :data:`ROLES`), and for each whether its role is explicit. With ``implicit``
+    a step without a role has its implicit one (:meth:`~trails.schema.Step.role_with_implicit`).
+    """
     parts: dict[str, _Part] = {}
     explicit: dict[str, list[bool]] = {}
     for trace in traces:
         name = trace.chain.id
-        tokens = np.array([ROLES.index(step.role) for step in trace.steps], np.int32)
+        found = [step.role_with_implicit() if implicit else step.role for step in trace.steps]
+        tokens = np.array([ROLES.index(role) for role in found], np.int32)
         spans = np.array([(step.start, step.end) for step in trace.steps], np.int32).reshape(-1, 2)
         chain = trace.chain
         none = np.full(len(tokens), np.nan, np.float32)

@@ -19,6 +19,7 @@ STAGES: dict[str, dict[str, str]] = {
         "ingest": "Read chains, measure them, store them, load the graph.",
         "chains": "The chains of the home: id, source and record, first words, steps, nats.",
         "status": "What the home and the graph hold.",
+        "roles": "Correct the roles of steps, and score the segmenter on them.",
         "show": "One chain in the terminal: steps, roles, every token by surprisal.",
         "report": "One offline HTML file: tokens, steps, corpus, map.",
     },

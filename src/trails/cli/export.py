@@ -118,6 +118,7 @@ def command(
       overlap:ID                 the occurrences of an overlap
       gaps>0.9                   steps after a seam with a score above 0.9
       roles:IF>THEN>BUT          runs of steps with these roles (>> = later)
+      implicit-roles:IF>THEN     the same with a classifier's role where a step has none
       query:NAME{"limit": 50}    a query of the cypher/ library
       FILE.cypher                a read-only statement from a file
       "MATCH … RETURN …"         a read-only statement

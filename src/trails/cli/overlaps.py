@@ -44,6 +44,9 @@ OF_KIND = {"min_tokens": ("exact", "masked"), "min_steps": ("skeleton",), "layer
     show_default=True,
     help="Shortest repeat of roles that counts, in steps (--kind skeleton).",
 )
+@click.option(
+    "--implicit", is_flag=True, help="Steps without a role have their implicit one of p >= 0.6 (--kind skeleton)."
+)
 @click.option("--between", nargs=2, metavar="A B", help="Only overlaps that these two chains share.")
 @click.option("--layer", type=int, help="Layer of the stored states for --kind near (default: nearest the middle).")
 @limit_option
@@ -57,6 +60,7 @@ def command(
     kind: str,
     min_tokens: int,
     min_steps: int,
+    implicit: bool,
     between: tuple[str, str] | None,
     layer: int | None,
     limit: int,
@@ -76,6 +80,7 @@ def command(
     trails overlaps
     trails overlaps --kind masked --min-tokens 15
     trails overlaps --kind skeleton --limit 20
+    trails overlaps --kind skeleton --implicit --no-graph
     """
     from trails.pipeline import Home
 
@@ -95,6 +100,7 @@ def command(
             layer=layer,
             run=instrument.id,
             write=not no_graph,
+            implicit=implicit,
         )
         shared = found.between(*(opened.trace(name, instrument.id).chain.id for name in between)) if between else found
     report = shared.report()

@@ -26,6 +26,9 @@ from trails.report.terminal import MEASURES, render_chain, render_comparison, tr
     help="Layer of a per-layer measure, 1 … L, and 0 (input embeddings) of hidden_shift (default: mean over layers).",
 )
 @click.option("--numbers", is_flag=True, help="Print every token on its own with its value below it.")
+@click.option(
+    "--implicit", is_flag=True, help="Show implicit roles of p >= 0.6, in parentheses, where a step has no role."
+)
 @home_option
 @json_option
 def command(
@@ -34,6 +37,7 @@ def command(
     measure: str,
     layer: int | None,
     numbers: bool,
+    implicit: bool,
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -55,6 +59,8 @@ def command(
             print_json(records if len(records) > 1 else records[0])
             return
         for trace in traces:
-            out().print(render_chain(trace, instrument, measure=measure, layer=layer, numbers=numbers))
+            out().print(
+                render_chain(trace, instrument, measure=measure, layer=layer, numbers=numbers, implicit=implicit)
+            )
         if len(traces) == 2:
             out().print(render_comparison(*traces))

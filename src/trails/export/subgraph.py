@@ -12,6 +12,7 @@ A selection is text. Each form is one entry of :data:`FORMS`:
 ``overlap:ID``                  the occurrences of an overlap
 ``gaps>0.9``                    steps that follow a seam whose score is above 0.9 (also ``>=``, ``<``, ``<=``)
 ``roles:IF>THEN>BUT``           runs of steps with these roles; ``>`` = directly followed by, ``>>`` = followed later by
+``implicit-roles:IF>THEN``      the same; a step without a role has its implicit one of p >= 0.6
 ``query:NAME{"limit": 50}``     a named query of the cypher/ library, with parameters as JSON
 ``FILE.cypher``                 a read-only statement from a file
 ``MATCH … RETURN …``            a read-only statement as it is
@@ -49,6 +50,7 @@ FORMS = (
     "overlap:ID",
     "gaps>0.9",
     "roles:IF>THEN>BUT>THEREFORE",
+    "implicit-roles:IF>THEN>THEREFORE",
     'query:NAME{"parameter": value}',
     "FILE.cypher",
     '"MATCH … RETURN …"',
@@ -194,7 +196,7 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
         return _overlap(text, store, traces)
     if match := _GAPS.fullmatch(text):
         return _gaps(text, match, store, traces)
-    if text.startswith("roles:"):
+    if text.startswith(("roles:", "implicit-roles:")):
         return _roles(text, store)
     if match := _QUERY.fullmatch(text):
         return _named(text, match, store, traces)
@@ -348,15 +350,17 @@ def _gaps(text: str, match: re.Match[str], store: GraphStore, traces: TraceStore
 
 
 def _roles(text: str, store: GraphStore) -> Selection:
-    pattern = text.removeprefix("roles:").replace(" ", "").upper()
+    kind, _, rest = text.partition(":")
+    held = "roles" if kind == "roles" else "roles_implicit"
+    pattern = rest.replace(" ", "").upper()
     names = re.split(r">>?", pattern)
     far = [link == ">>" for link in re.findall(r">>?", pattern)]
     for name in names:
         if name not in Role.__members__:
             raise UsageError(f"selection {text!r}: role {name!r} does not exist. Roles: {', '.join(Role)}.")
     statement = (
-        "MATCH (c:Chain) WHERE " + " AND ".join(f"c.roles CONTAINS $r{i}" for i in range(len(set(names))))
-    ) + " RETURN c.id AS chain, c.roles AS roles ORDER BY chain"
+        "MATCH (c:Chain) WHERE " + " AND ".join(f"c.{held} CONTAINS $r{i}" for i in range(len(set(names))))
+    ) + f" RETURN c.id AS chain, c.{held} AS roles ORDER BY chain"
     parameters = {f"r{i}": name for i, name in enumerate(sorted(set(names)))}
     found = _Found()
     for chain, roles in _run(store, text, statement, parameters):

@@ -184,7 +184,8 @@ class Commit:
         self.chains += len(held)
         self.shards += 1
         with timed(self._seconds, "graph"):
-            return held_by(graph_batch(held, self._runs, per_layer=self._per_layer), self._traces.identity())
+            batch = graph_batch(self._traces.with_corrections(held), self._runs, per_layer=self._per_layer)
+            return held_by(batch, self._traces.identity())
 
     def _load(self, written: Future[GraphBatch]) -> None:
         batch = written.result()  # the shard is there before the graph refers to it

@@ -241,10 +241,11 @@ class Home:
         layer: int | None = None,
         run: str | None = None,
         write: bool = True,
+        implicit: bool = False,
     ) -> Overlaps:
         """What chains share, compared with what chance alone shares; see :func:`trails.analyses.overlaps.find_overlaps`.
 
-        Raises UsageError for a kind that does not exist.
+        Raises UsageError for a kind that does not exist, and for ``implicit`` with another kind than skeleton.
         """
         from trails.analyses.overlaps import NEAR_COLUMNS, find_overlaps
         from trails.analyses.whitening import whitening_of
@@ -257,6 +258,7 @@ class Home:
             min_steps=min_steps,
             layer=layer,
             whitening=lambda number: whitening_of(self._traces, of, number),
+            implicit=implicit,
         )
         if write:
             options = {"kind": kind, "layer": layer}

@@ -40,7 +40,7 @@ from trails.platform.text import one_line
 from trails.platform.threads import ahead
 from trails.readers import ReadOptions, ReadReport, read
 from trails.schema import Chain, Trace
-from trails.segment import detect_language, segment, segmenter_hash
+from trails.segment import described, detect_language, segment, segmenter_hash
 from trails.store import open_graph
 from trails.store.base import GraphStore
 from trails.store.rows import graph_batch, held_by
@@ -204,10 +204,10 @@ def parse_layers(text: str | None) -> tuple[int, ...]:
 
 
 def segmented(chain: Chain, *, keep_source_steps: bool = False) -> Segmented:
-    """A chain with its language (detected unless the source says it) and its steps."""
+    """A chain with its language (detected unless the source says it) and its steps, with scenes and implicit roles."""
     if not chain.language:
         chain = replace(chain, language=detect_language(chain.text))
-    return Segmented(chain, segment(chain, keep_source_steps=keep_source_steps))
+    return Segmented(chain, described(chain, segment(chain, keep_source_steps=keep_source_steps)))
 
 
 def ingest(
@@ -468,7 +468,8 @@ def add_measures(
             if changed or twice:
                 traces.rewrite(name, list(held.values()))
             summary.added += len(changed)
-        graph.write([held_by(graph_batch(changed, runs, per_layer=options.per_layer), traces.identity())])
+        batch = graph_batch(traces.with_corrections(changed), runs, per_layer=options.per_layer)
+        graph.write([held_by(batch, traces.identity())])
 
 
 def _lacking(traces: TraceStore, run: str, chains: Collection[str], options: IngestOptions) -> dict[str, int]:

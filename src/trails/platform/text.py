@@ -64,11 +64,11 @@ def beginning(text: str, width: int) -> str:
     return f"{head.rstrip()} …"
 
 
-def json_text(value: Any) -> str:
-    r"""JSON, indented, that reads back as the very same value and steers no terminal: the characters of :func:`visible` are
-    written as JSON's own escapes (``\u202e``).
+def json_text(value: Any, indent: int | None = 2) -> str:
+    r"""JSON, indented or on one line (None), that reads back as the very same value and steers no terminal: the characters
+    of :func:`visible` are written as JSON's own escapes (``\u202e``).
     """
-    return _UNSAFE_IN_JSON.sub(_json_escape, json.dumps(value, ensure_ascii=False, indent=2))
+    return _UNSAFE_IN_JSON.sub(_json_escape, json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def _written_out(code: int) -> str:

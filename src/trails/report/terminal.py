@@ -20,7 +20,7 @@ from trails.errors import UsageError
 from trails.platform.arrays import Floats
 from trails.platform.text import visible
 from trails.report.table import Prose, Rows
-from trails.schema import MEASURE, TRANSITION_MEASURES, Role, Run, Trace
+from trails.schema import IMPLICIT_LEAST, MEASURE, TRANSITION_MEASURES, Role, Run, Trace
 
 SCALARS = tuple(measure.name for measure in TRANSITION_MEASURES if measure.graph == "scalar")
 PER_LAYER = tuple(measure.name for measure in TRANSITION_MEASURES if measure.graph != "scalar")
@@ -213,9 +213,16 @@ def _implied(trace: Trace) -> str:
 
 
 def render_chain(
-    trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None, numbers: bool = False
+    trace: Trace,
+    run: Run,
+    *,
+    measure: str = "surprisal",
+    layer: int | None = None,
+    numbers: bool = False,
+    implicit: bool = False,
 ) -> RenderableType:
-    """The chain as a rich renderable. ``measure`` colours the tokens; ``numbers`` prints it below every token.
+    """The chain as a rich renderable. ``measure`` colours the tokens; ``numbers`` prints it below every token; ``implicit``
+    adds implicit roles to steps that have none.
 
     Raises UsageError for an unknown measure or layer.
     """
@@ -245,6 +252,10 @@ def render_chain(
         finite = part[np.isfinite(part)]
         mean = f"{float(finite.mean()):.2f}" if len(finite) else "–"
         role = step.role.value + ("" if step.explicit or step.role.value == "NONE" else "*")
+        if step.automatic_role not in ("", step.role.value):
+            role = step.role.value + "†"
+        elif implicit and step.role_with_implicit() is not step.role:
+            role = f"({step.implicit_role} {step.implicit_p:.2f})"
         if numbers:
             heading = Text(f"{step.index} {role}  mean {measure} {mean}", style="bold")
             glosses += [heading, _gloss(trace, (first, last), values, bands)]
@@ -255,7 +266,11 @@ def render_chain(
 
     steps = Rows(["#", "role", f"mean {measure}", f"step (colour: {measure})"], rows, boxed=False)
     parts: list[RenderableType] = [Prose(head), *(glosses if numbers else [steps])]
-    if any(not step.explicit and step.role.value != "NONE" for step in trace.steps):
+    if corrected := {step.corrected_by for step in trace.steps if step.automatic_role not in ("", step.role.value)}:
+        parts.append(Prose(Text(f"† corrected by {', '.join(sorted(corrected))}", style="dim")))
+    if implicit:
+        parts.append(Prose(Text(f"(role p) implicit, from a classifier, p of {IMPLICIT_LEAST} or more", style="dim")))
+    if any(not step.explicit and not step.automatic_role and step.role.value != "NONE" for step in trace.steps):
         parts.append(Prose(Text(f"* {_implied(trace)} gave the role, not a connective", style="dim")))
     if chain.answer:
         parts.append(Prose(Text(f"A: {visible(chain.answer)}", style="italic")))
@@ -292,6 +307,11 @@ def trace_record(trace: Trace, run: Run, *, measure: str = "surprisal", layer: i
                 "connective": step.connective,
                 "sense": step.sense,
                 "explicit": step.explicit,
+                "implicit_role": step.implicit_role or None,
+                "implicit_p": step.implicit_p if step.implicit_role else None,
+                "automatic_role": step.automatic_role or None,
+                "scene": step.scene if step.scene >= 0 else None,
+                "source_line": step.source_line or None,
                 "text": chain.text[step.start : step.end],
                 "tokens": [int(x) for x in trace.step_tokens[step.index]],
             }

@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 
 from trails.schema import Chain, Step
+from trails.segment.implicit import with_implicit
 from trails.segment.lexicon import STRUCTURE_ONLY, Cue, Lexicon, load_lexicon, packaged_lexicons
+from trails.segment.scenes import scenes, source_lines
 from trails.segment.split import as_steps, find_steps
 
-__all__ = ["Cue", "Lexicon", "detect_language", "load_lexicon", "packaged_lexicons", "segment", "segmenter_hash"]
+__all__ = [
+    "Cue",
+    "Lexicon",
+    "described",
+    "detect_language",
+    "load_lexicon",
+    "packaged_lexicons",
+    "segment",
+    "segmenter_hash",
+]
 
 _RUSSIAN = frozenset("абвгдеёжзийклмнопрстуфхцчшщъыьэюя")
 LANGUAGE_SAMPLE = 20_000
@@ -68,12 +80,25 @@ def segment(
     return as_steps(find_steps(chain.text, lexicon, borders, keep_borders=keep_source_steps), length)
 
 
+def described(chain: Chain, steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps with everything that stands beside their roles: scene, source line, and implicit role where the role is NONE.
+
+    The chain's language is that of the classifier; an empty one is detected.
+    """
+    starts = [step.start for step in steps]
+    parts = zip(steps, scenes(chain.text, starts), source_lines(chain.text, starts, chain.boundaries), strict=True)
+    placed = [replace(step, scene=scene, source_line=line) for step, scene, line in parts]
+    return with_implicit(chain if chain.language else replace(chain, language=detect_language(chain.text)), placed)
+
+
 @cache
 def segmenter_hash() -> str:
-    """16 hex digits over the segmenter's code and lexicons: equal hashes give equal steps."""
+    """16 hex digits over the segmenter's code, lexicons and classifier: equal hashes give equal steps."""
     digest = hashlib.sha256()
     package = resources.files("trails.segment")
     files = [*package.iterdir(), *(package / "lexicons").iterdir()]
-    for file in sorted((file for file in files if file.name.endswith((".py", ".toml"))), key=lambda file: file.name):
+    for file in sorted(
+        (file for file in files if file.name.endswith((".py", ".toml", ".json"))), key=lambda file: file.name
+    ):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -255,6 +255,13 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
                 "connective": [s.connective for s in steps],
                 "sense": [s.sense for s in steps],
                 "explicit": [s.explicit for s in steps],
+                "implicit_role": [s.implicit_role or None for s in steps],
+                "implicit_p": [s.implicit_p if s.implicit_role else None for s in steps],
+                "automatic_role": [s.automatic_role or None for s in steps],
+                "corrected_by": [s.corrected_by or None for s in steps],
+                "corrected_at": [s.corrected_at or None for s in steps],
+                "scene": [s.scene if s.scene >= 0 else None for s in steps],
+                "source_line": [s.source_line or None for s in steps],
                 "start": [s.start for s in steps],
                 "end": [s.end for s in steps],
             },
@@ -397,6 +404,13 @@ def _source_nodes(traces: Sequence[Trace]) -> pa.Table:
     )
 
 
+def _with_implicit(trace: Trace) -> str | None:
+    """Roles with the implicit ones, joined by >; None where none was ever estimated."""
+    if not any(step.scene >= 0 for step in trace.steps):
+        return None
+    return ">".join(step.role_with_implicit().value for step in trace.steps)
+
+
 def _chain_nodes(traces: Sequence[Trace], chains: pa.Array) -> pa.Table:
     columns: dict[str, Any] = {
         name: [getattr(trace.chain, name) for trace in traces]
@@ -405,6 +419,7 @@ def _chain_nodes(traces: Sequence[Trace], chains: pa.Array) -> pa.Table:
     columns |= {
         "id": chains,
         "roles": [">".join(str(step.role) for step in trace.steps) for trace in traces],
+        "roles_implicit": [_with_implicit(trace) for trace in traces],
         "n_steps": [len(trace.steps) for trace in traces],
     }
     columns |= {

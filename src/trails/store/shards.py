@@ -28,6 +28,7 @@ from trails.schema import (
     MEASURES,
     OPTIONAL_COLUMNS,
     SHARD_SCHEMA,
+    STEP_COLUMNS,
     TOKENISATION,
     Chain,
     Measure,
@@ -113,6 +114,8 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
             ),
             [len(trace.steps) for trace in traces],
         )
+        for name, (field_name, kind) in STEP_COLUMNS.items():
+            columns[name] = _step_values(traces, field_name, kind)
     except UnicodeEncodeError as error:
         name = next((f"{c.source} {c.source_id}" for c in chains if not _encodable(c)), "a chain")
         raise InputError(
@@ -161,6 +164,16 @@ def _encodable(chain: Chain) -> bool:
 
 def _lists(values: pa.Array, lengths: Sequence[int]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)
+
+
+_DEFAULT_STEP = Step(0, 0, 0)
+
+
+def _step_values(traces: Sequence[Trace], name: str, kind: pa.DataType) -> pa.ListArray:
+    """One value of every step as a list a row; null where no step of the chain says anything."""
+    unknown = getattr(_DEFAULT_STEP, name)
+    rows = [[getattr(step, name) for step in trace.steps] for trace in traces]
+    return pa.array([row if any(value != unknown for value in row) else None for row in rows], pa.list_(kind))
 
 
 def _numbers(rows: Sequence[npt.NDArray[Any] | None], dtype: str) -> pa.ListArray:
@@ -287,10 +300,20 @@ def decode_shard(table: pa.Table) -> Iterator[Trace]:
         for name in (*texts, "line", "run", "tokenizer", "n_layers", "n_context", "metadata", "pieces", "steps")
         if name in present
     }
+    added = {name: table[name].to_pylist() for name in STEP_COLUMNS if name in present}
     for row in range(len(table)):
         n_layers = scalars["n_layers"][row] if "n_layers" in scalars else 0
         steps = tuple(
-            Step(index, s["start"], s["end"], Role(s["role"]), s["connective"], s["sense"], s["explicit"])
+            Step(
+                index,
+                s["start"],
+                s["end"],
+                Role(s["role"]),
+                s["connective"],
+                s["sense"],
+                s["explicit"],
+                **{STEP_COLUMNS[name][0]: rows[row][index] for name, rows in added.items() if rows[row] is not None},
+            )
             for index, s in enumerate(scalars["steps"][row] if "steps" in scalars else ())
         )
         of = {name: values[row] for name, values in arrays.items()}
@@ -345,6 +368,9 @@ def _present(value: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
 # Digests
 # --------------------------------------------------------------------------------------------------------------------
 
+_ADDED_TO_STEPS = {f.name: getattr(_DEFAULT_STEP, f.name) for f in fields(Step)[7:]}
+"""What later versions added to a step, with the value that says nothing."""
+
 _INTS_FIRST = (*(m for m in ARRAYS if m.dtype == "int32"), *(m for m in ARRAYS if m.dtype == "float32"))
 
 
@@ -364,7 +390,14 @@ def row_digests(trace: Trace) -> tuple[bytes, bytes]:
     described = {name: getattr(chain, name) for name in _CHAIN_FIELDS if name not in provenance}
     described = {name: value for name, value in described.items() if value or name not in ADDED_COLUMNS}
     described["metadata"] = sorted(chain.metadata.items())
-    described["steps"] = [asdict(step) for step in trace.steps]
+    described["steps"] = [
+        {
+            name: value
+            for name, value in asdict(step).items()
+            if name not in _ADDED_TO_STEPS or value != _ADDED_TO_STEPS[name]
+        }
+        for step in trace.steps
+    ]
     described |= {
         name: getattr(trace, name) for name in ("run", "tokenizer", "n_layers", "n_context", "pieces", "state_layers")
     }

@@ -34,6 +34,8 @@ from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
 from trails.platform.locks import HeldError, WriterLock
 from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, HomeIdentity, Run, Trace, checked_run, stable_hash
+from trails.store.corrections import NAME as CORRECTIONS
+from trails.store.corrections import Correction, automatic, corrected, corrections_json, read_corrections
 from trails.store.shards import (
     KEYS_NOTE,
     complete,
@@ -92,6 +94,7 @@ class TraceStore:
         self._compared: set[str] = set()
         self._known_keys: dict[str, tuple[list[str], list[str]]] = {}
         self._set_aside: frozenset[str] = frozenset()
+        self._corrections: dict[str, Correction] | None = None
         try:
             if write:
                 self._open_for_writing()
@@ -291,7 +294,7 @@ class TraceStore:
         cannot be written, and then nothing is left half-written; InputError for text that Unicode cannot encode.
         """
         self._must_write()
-        rows = list(traces)
+        rows = [_as_segmented(trace) for trace in traces]
         if not rows:
             return ""
         data = encode_shard(rows)
@@ -443,9 +446,35 @@ class TraceStore:
         chains: Collection[str] | None = None,
         columns: Sequence[str] | None = None,
     ) -> Iterator[Trace]:
-        """Traces, streamed; see :meth:`tables` for order and duplicates. Arrays are read-only views. With ``columns`` only
-        those are read, and what was not read is empty in the trace (see :func:`trails.store.shards.decode_shard`).
+        """Traces, streamed, with corrected roles; see :meth:`tables` for order and duplicates. Arrays are read-only views. With
+        ``columns`` only those are read, and what was not read is empty in the trace (see
+        :func:`trails.store.shards.decode_shard`).
         """
+        known = self.corrections()
+        for trace in self._as_stored(run, chains, columns):
+            yield corrected(trace, known)
+
+    def corrections(self) -> Mapping[str, Correction]:
+        """Roles that a person corrected, by chain."""
+        if self._corrections is None:
+            self._corrections = read_corrections(self.home)
+        return self._corrections
+
+    def put_corrections(self, corrections: Mapping[str, Correction]) -> None:
+        """Add corrections; those of a chain take the place of earlier ones."""
+        self._must_write()
+        both = {**self.corrections(), **corrections}
+        self._put(self.home / CORRECTIONS, corrections_json(both).encode("utf-8"))
+        self._corrections = both
+
+    def with_corrections(self, traces: Iterable[Trace]) -> list[Trace]:
+        """Traces as :meth:`traces` would read them."""
+        known = self.corrections()
+        return [corrected(trace, known) for trace in traces]
+
+    def _as_stored(
+        self, run: str | None, chains: Collection[str] | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[Trace]:
         for path, table in self._tables(columns, run, chains, 1):
             try:
                 yield from decode_shard(table)
@@ -455,7 +484,7 @@ class TraceStore:
     def digest(self, run: str | None = None) -> TraceDigest:
         """Order-independent fingerprints of all traces, or of one run's."""
         content, values = [], []
-        for trace in self.traces(run):
+        for trace in self._as_stored(run):
             a, b = row_digests(trace)
             content.append(a)
             values.append(b)
@@ -536,6 +565,13 @@ class TraceStore:
         size = sum(path.stat().st_size for path in shards)
         by_count = [dict(sorted(c.items(), key=lambda item: (-item[1], item[0]))) for c in counted]
         return HomeStats(len(shards), size, len(seen), chains, tokens, *by_count)
+
+
+def _as_segmented(trace: Trace) -> Trace:
+    """The trace with the roles of the segmenter: corrections are kept beside the shards."""
+    if not any(step.automatic_role for step in trace.steps):
+        return trace
+    return replace(trace, steps=tuple(automatic(step) for step in trace.steps))
 
 
 def _said(config: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,115 @@
+"""trails roles"""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+
+import click
+
+from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option
+from trails.cli.scores import details_option, limit_option, print_report
+from trails.platform.text import json_text
+
+
+@click.group("roles", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Correct the roles of steps, and see how well the segmenter agrees.
+
+    \b
+    trails roles export --sample 20 -o roles.jsonl     one line a step
+    (edit the field role, and start and end where a border is wrong)
+    trails roles import roles.jsonl --by anna
+    trails roles score
+    """
+
+
+@command.command("export")
+@click.argument("chains", nargs=-1)
+@click.option("--sample", type=click.IntRange(min=1), help="Draw this many chains instead of taking all.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File (default: standard output)."
+)
+@home_option
+def export_command(
+    chains: tuple[str, ...], sample: int | None, seed: int, output: Path | None, home: Path | None
+) -> None:
+    """Steps with their roles as JSON Lines, one line a step, for a person to correct.
+
+    CHAINS are ids, beginnings of ids, SOURCE:RECORD or numbers of trails chains; none means all.
+
+    \b
+    trails roles export -o roles.jsonl
+    trails roles export c1f0 --home .trails
+    """
+    from trails.pipeline.roles import export_roles
+
+    records = export_roles(settings_from(home=home), chains, sample=sample, seed=seed)
+    lines = (json_text(record, None) for record in records)
+    if output is None:
+        for line in lines:
+            echo(line)
+        return
+    from trails.platform.files import write_atomic
+
+    text = "".join(f"{line}\n" for line in lines)
+    write_atomic(output, text.encode("utf-8", "surrogatepass"))
+    echo(f"{text.count(chr(10)):,} steps in {output}", to_stderr=True)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--by", default=_user, show_default="the user's name", help="Who corrected.")
+@home_option
+@store_option
+@json_option
+def import_command(file: Path, by: str, home: Path | None, store: str | None, as_json: bool) -> None:
+    """Take corrected steps into the home and the graph. The automatic roles are kept beside them.
+
+    Every line of a chain counts as looked at, also one without a change. The whole file is taken or nothing of it.
+
+    \b
+    trails roles import roles.jsonl --by anna
+    """
+    from trails.pipeline.roles import import_roles
+
+    found = import_roles(file, settings_from(home=home, store=store), by=by)
+    if as_json:
+        print_json({name: getattr(found, name) for name in ("chains", "steps", "changed", "moved")} | {"by": by})
+        return
+    echo(f"{found.steps:,} steps of {found.chains:,} chains; {found.changed:,} roles differ from the segmenter's")
+    if found.moved:
+        echo(
+            f"{found.moved:,} steps have other borders than the home's: they count in the score; "
+            "the graph keeps the home's steps"
+        )
+    echo("next        trails roles score")
+
+
+@command.command("score")
+@limit_option
+@details_option
+@home_option
+@json_option
+def score_command(limit: int, details: bool, home: Path | None, as_json: bool) -> None:
+    """Precision, recall and F1 of the segmenter on the chains that somebody corrected, beside their controls.
+
+    \b
+    trails roles score
+    trails roles score --details     every step where they differ
+    """
+    from trails.pipeline.roles import score_home
+
+    report = score_home(settings_from(home=home)).report()
+    if as_json:
+        print_json(report.record(limit))
+        return
+    print_report(report, limit=limit, details=details, home=home)

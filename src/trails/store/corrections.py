@@ -1,0 +1,84 @@
+"""Roles that a person corrected, kept beside the automatic ones in the home's file ``corrections.json``.
+
+By chain id: who, when, and all steps of the chain as (start, end, role). The shards keep what the segmenter found; what is read
+from a home has the corrected roles, where the steps have the same borders. The file knows chains, not runs, so corrections
+survive that a chain is removed and ingested again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trails.errors import StoreError
+from trails.schema import Role, Step, Trace
+
+NAME = "corrections.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """All steps of one chain as a person left them: (first character, one past the last, role); who and when (ISO 8601)."""
+
+    by: str
+    at: str
+    steps: tuple[tuple[int, int, Role], ...]
+
+
+def read_corrections(home: Path) -> dict[str, Correction]:
+    """The corrections of a home by chain; none where nobody corrected. Raises StoreError for a file that cannot be read."""
+    path = home / NAME
+    try:
+        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            chain: Correction(
+                str(one["by"]), str(one["at"]), tuple((int(a), int(b), Role(role)) for a, b, role in one["steps"])
+            )
+            for chain, one in table.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(
+            f"{path} cannot be read ({error}). Restore it, or move it away and run: trails roles import FILE --home {home}"
+        ) from error
+
+
+def corrections_json(corrections: Mapping[str, Correction]) -> str:
+    """The text of the file."""
+    table = {
+        chain: {"by": one.by, "at": one.at, "steps": [[a, b, role.value] for a, b, role in one.steps]}
+        for chain, one in sorted(corrections.items())
+    }
+    return json.dumps(table, ensure_ascii=False, indent=0) + "\n"
+
+
+def corrected(trace: Trace, corrections: Mapping[str, Correction]) -> Trace:
+    """The trace with corrected roles; steps with other borders than the person's stay as they are."""
+    found = corrections.get(trace.chain.id) if corrections else None
+    if found is None:
+        return trace
+    roles = {(a, b): role for a, b, role in found.steps}
+    steps = tuple(
+        replace(
+            step,
+            role=roles[step.start, step.end],
+            automatic_role=step.automatic_role or step.role.value,
+            corrected_by=found.by,
+            corrected_at=found.at,
+        )
+        if (step.start, step.end) in roles
+        else step
+        for step in trace.steps
+    )
+    return replace(trace, steps=steps)
+
+
+def automatic(step: Step) -> Step:
+    """The step as the segmenter made it."""
+    if not step.automatic_role:
+        return step
+    return replace(step, role=Role(step.automatic_role), automatic_role="", corrected_by="", corrected_at="")
