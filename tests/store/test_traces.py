@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -215,7 +216,9 @@ def shard_of(table: pa.Table, folder: Path) -> Path:
 
 def test_a_shard_of_an_earlier_version_is_read_and_keeps_its_digest(tmp_path: Path) -> None:
     chains = [replace(make_chain(key), family="") for key in range(2)]
-    written = [make_trace(chain, premises=False) for chain in chains]
+    made = [make_trace(chain, premises=False) for chain in chains]
+    # what a step of that version held
+    written = [replace(t, steps=tuple(Step(*dataclasses.astuple(s)[:7]) for s in t.steps)) for t in made]
     with TraceStore(tmp_path / "new", write=True) as store:
         store.write(written)
         digest = store.digest()
