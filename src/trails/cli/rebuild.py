@@ -18,10 +18,22 @@ from trails.errors import UsageError
 @click.option(
     "--per-layer", is_flag=True, help="Put an array with a value per layer on token transitions (about 7x larger)."
 )
+@click.option(
+    "--segment",
+    is_flag=True,
+    help="Split the chains again with this version's segmenter first, then as --fresh; says what must be measured again.",
+)
 @home_option
 @store_option
 def command(
-    fresh: bool, repair: bool, indexes: bool, yes: bool, per_layer: bool, home: Path | None, store: str | None
+    fresh: bool,
+    repair: bool,
+    indexes: bool,
+    yes: bool,
+    per_layer: bool,
+    segment: bool,
+    home: Path | None,
+    store: str | None,
 ) -> None:
     """Load into the graph what it misses, from the shards. No model is needed and nothing is measured.
 
@@ -29,6 +41,7 @@ def command(
     trails rebuild                  the embedded graph
     trails rebuild --fresh          built next to the old one, which stays until the new one is whole
     trails rebuild --repair         what trails verify found to differ, and nothing else
+    trails rebuild --segment        steps of this version; tokens keep what was measured of them
     trails rebuild --store neo4j    the server that NEO4J_URI names
 
     Several homes may share a graph. None of these takes away what another home holds.
@@ -38,6 +51,8 @@ def command(
 
     if fresh and repair:
         raise UsageError("--fresh and --repair were both given. Give one: --repair writes again only what differs.")
+    if segment and repair:
+        raise UsageError("--segment and --repair were both given. Give one: --segment writes every chain again.")
     if yes and not fresh:
         raise UsageError("--yes belongs to --fresh, which was not given.")
 
@@ -45,10 +60,15 @@ def command(
     if indexes and settings.store_name != "neo4j":
         raise UsageError("--indexes is for Neo4j, and the graph is the embedded one. Set NEO4J_URI, or leave it out.")
     with BarProgress(quiet=False) as progress:
+        if segment:
+            from trails.pipeline.resegmenting import resegment
+
+            for line in resegment(settings, progress=progress).lines():
+                progress.note(line)
         if repair:
             chains = repair_graph(settings, progress)
         else:
-            loaded = rebuild(settings, fresh=fresh, per_layer=per_layer, force=yes, progress=progress)
+            loaded = rebuild(settings, fresh=fresh or segment, per_layer=per_layer, force=yes, progress=progress)
     if indexes:
         from trails.store.neo4j import open_neo4j
 

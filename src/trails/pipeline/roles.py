@@ -18,7 +18,7 @@ from trails.schema import Chain, Role, Trace
 from trails.store import open_graph
 from trails.store.corrections import Correction
 from trails.store.resolve import Names
-from trails.store.rows import graph_batch
+from trails.store.rows import graph_batch, held_by
 from trails.store.traces import TraceStore
 
 COLUMNS = (
@@ -177,7 +177,8 @@ def _into_graph(store: TraceStore, graph: Any, chains: list[str]) -> None:
     for first in range(0, len(wanted), BATCH_CHAINS):
         block = list(store.traces(chains=wanted[first : first + BATCH_CHAINS]))
         for run in sorted({trace.run for trace in block}):
-            graph.write([graph_batch([trace for trace in block if trace.run == run], runs, per_layer=per_layer)])
+            batch = graph_batch([trace for trace in block if trace.run == run], runs, per_layer=per_layer)
+            graph.write([held_by(batch, store.identity())])
     graph.save()
 
 

@@ -221,8 +221,15 @@ class TraceStore:
         if self.segmenter and self._shards():
             raise StoreError(
                 f"{self.home} holds chains split by another version of the segmenter ({self.segmenter}, now {value}). "
-                "Choose another folder with --home, so that steps stay comparable"
+                "Choose another folder with --home, or split what is there again: trails rebuild --segment --home "
+                f"{self.home}"
             )
+        self._manifest["segmenter"] = value
+        self._put_json(self.home / "trails.json", self._manifest)
+
+    def resegmented(self, value: str) -> None:
+        """Record which segmenter made the steps of all shards, after all of them were written again."""
+        self._must_write()
         self._manifest["segmenter"] = value
         self._put_json(self.home / "trails.json", self._manifest)
 

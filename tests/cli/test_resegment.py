@@ -1,0 +1,112 @@
+"""trails rebuild --segment: steps of this version, tokens and what was measured of them as they were."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trails.schema import Role, Step, Trace
+from trails.segment import segmenter_hash
+from trails.segment.align import assign_tokens
+from trails.store.traces import TraceStore
+
+TEXTS = [
+    "If it rains, the street is wet. But it is dry.",
+    "Tom has 5 apples. He buys 3 more. So he has 8 apples.",
+]
+TOKEN_MEASURES = (
+    "token_ids",
+    "token_start",
+    "token_end",
+    "surprisal",
+    "entropy",
+    "rank",
+    "logit_shift",
+    "hidden_shift",
+)
+
+
+def as_earlier(trace: Trace) -> Trace:
+    """The first text with one step and its states; the second with its steps, without what later versions added."""
+    if not trace.chain.text.startswith("If"):
+        plain = (Step(s.index, s.start, s.end, Role.NONE) for s in trace.steps)
+        return replace(trace, steps=tuple(plain))
+    spans = np.stack([trace.token_start, trace.token_end], axis=1)
+    whole = ((0, len(trace.chain.text)),)
+    bins = np.full((3, trace.n_layers), 1 / 3, np.float32)
+    return replace(
+        trace,
+        steps=(Step(0, 0, len(trace.chain.text)),),
+        step_tokens=assign_tokens(whole, spans),
+        step_attention=bins,
+        nll_given_all=None if trace.nll_given_all is None else trace.nll_given_all[:1],
+        nll_given_question=None if trace.nll_given_question is None else trace.nll_given_question[:1],
+        nll_without_previous=None if trace.nll_without_previous is None else trace.nll_without_previous[:1],
+    )
+
+
+@pytest.fixture
+def home(trails: Any, tmp_path: Path) -> Any:
+    """A home as an earlier segmenter left it."""
+    lines = [json.dumps({"id": str(i), "question": "q", "chain": text}) for i, text in enumerate(TEXTS)]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    trails("ingest", "c.jsonl", "--premises")
+    with TraceStore(tmp_path / "home", write=True) as store:
+        (name,) = store.shard_names()
+        store.rewrite(name, [as_earlier(trace) for trace in store.shard(name)])
+        store.resegmented("0123456789abcdef")
+    trails("rebuild", "--fresh")
+    return trails
+
+
+def traces(tmp_path: Path) -> dict[str, Trace]:
+    with TraceStore(tmp_path / "home") as store:
+        return {trace.chain.source_id: trace for trace in store.traces()}
+
+
+def test_steps_are_new_and_tokens_keep_their_values_to_the_bit(home: Any, tmp_path: Path) -> None:
+    before = traces(tmp_path)
+    assert "another version of the segmenter" in " ".join(home("ingest", "c.jsonl", code=None).err.split())
+    said = " ".join(home("rebuild", "--segment").err.split())
+    after = traces(tmp_path)
+    for name in before:
+        for measure in TOKEN_MEASURES:
+            assert before[name].array(measure).tobytes() == after[name].array(measure).tobytes(), measure
+    first, second = (next(t for t in after.values() if t.chain.text == text) for text in TEXTS)
+    assert [s.role.value for s in first.steps] == ["IF", "THEN", "BUT"]
+    assert [s.role.value for s in second.steps] == ["NONE", "NONE", "THEREFORE"]
+    assert first.step_tokens.tolist() == [[0, 13], [13, 32], [32, 46]]  # a token of the uniform model is a byte
+    assert np.isnan(first.attention_shift).all()
+    assert np.isnan(first.step_attention).all()
+    assert first.nll_given_all is None
+    # steps with the same borders keep everything
+    old = before[second.chain.source_id]
+    assert old.step_attention.tobytes() == second.step_attention.tobytes()
+    assert old.nll_given_all is not None
+    assert old.nll_given_all.tobytes() == second.nll_given_all.tobytes()
+    assert second.steps[0].source_line == 1
+    assert "1 measured chains have other steps" in said
+    assert "attention_shift" in said
+    assert "nll_given_all" in said
+    with TraceStore(tmp_path / "home") as store:
+        assert store.segmenter == segmenter_hash()
+    assert home("verify").code == 0
+    rows = json.loads(home("cypher", "MATCH (c:Chain) RETURN c.roles AS roles ORDER BY roles", "--json").out)
+    assert [row["roles"] for row in rows] == ["IF>THEN>BUT", "NONE>NONE>THEREFORE"]
+    # what an ingest can add is added; the home goes on
+    assert "added" in home("ingest", "c.jsonl", "--premises").err
+    assert traces(tmp_path)[first.chain.source_id].nll_given_all is not None
+
+
+def test_a_second_time_changes_nothing(home: Any, tmp_path: Path) -> None:
+    home("rebuild", "--segment")
+    with TraceStore(tmp_path / "home") as store:
+        digest, names = store.digest(), store.shard_names()
+    assert "2 measured chains keep their steps" in " ".join(home("rebuild", "--segment").err.split())
+    with TraceStore(tmp_path / "home") as store:
+        assert (store.digest(), store.shard_names()) == (digest, names)
