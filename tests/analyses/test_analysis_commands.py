@@ -69,8 +69,9 @@ def test_overlaps_print_their_control_and_reach_the_graph(home: Path, kind: str)
         question = "MATCH (o:Overlap)-[:IN]->(c:Chain) WHERE o.kind = $kind RETURN count(o) AS n"
         assert opened.cypher(question, {"kind": kind}).rows[0][0] > 0
     question = "MATCH (o:Overlap) WHERE o.kind = $kind RETURN o.parameters AS options, count(o) AS n ORDER BY n DESC"
+    longer = ("--min-steps", "4") if kind == "skeleton" else ("--min-tokens", "20")
     for _ in range(2):
-        again = answer(home, "overlaps", "--kind", kind, "--min-tokens", "20", "--min-steps", "4")
+        again = answer(home, "overlaps", "--kind", kind, *longer)
         assert again["n_overlaps"] > 0
         with Home(home) as opened:
             # those of the same options are replaced, those of other options and kinds stay
