@@ -13,7 +13,7 @@ import pytest
 from tests.store.factory import corpus, make_chain, make_run, make_trace
 
 from trails.errors import QueryError, StoreError
-from trails.schema import NODES
+from trails.schema import GRAPH_FORMAT, NODES
 from trails.store.base import GraphBatch
 from trails.store.digest import graph_digest
 from trails.store.embedded import FILE, EmbeddedStore
@@ -46,7 +46,7 @@ def test_a_graph_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         EmbeddedStore(tmp_path)
     assert str(error.value) == (
-        f"the graph {tmp_path / FILE} was written by a newer trails (format 99, this one knows 1). "
+        f"the graph {tmp_path / FILE} was written by a newer trails (format 99, this one knows {GRAPH_FORMAT}). "
         "Run: pip install --upgrade trails"
     )
 

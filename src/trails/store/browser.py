@@ -125,8 +125,7 @@ def _literal(value: Any) -> str:
 
 def _value(parameter: Parameter, values: Mapping[str, Any]) -> Any:
     wanted = values.get(parameter.name)
-    fits = parameter.type == "string" and not (parameter.name in ("first", "last") and parameter.default)
-    return wanted if wanted is not None and fits else parameter.example
+    return parameter.example if wanted is None else wanted
 
 
 def favourite(query: NamedQuery, values: Mapping[str, Any] | None = None) -> str:
