@@ -26,10 +26,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from trails.export.record import Ragged
-from trails.export.split import GRAM, gram_hashes
+from trails.export.split import GRAM
 from trails.export.subgraph import Part
 from trails.genome.shelf import Int64, Shelf
 from trails.genome.words import stems, words
@@ -230,12 +228,14 @@ class Audit:
             self.unseen["near neighbour"] += len(own) < MIN_STEMS
             self.unseen["13-gram"] += len(piece.tokens) < MIN_GRAM
 
-    def _gram_table(self, pieces: Sequence[Piece]) -> dict[int, npt.NDArray[np.uint64]]:
-        """Sorted hashes of the grams of all pieces, by their length."""
-        found: dict[int, list[Sequence[int]]] = {}
+    def _gram_table(self, pieces: Sequence[Piece]) -> dict[int, set[tuple[int, ...]]]:
+        """The grams of all pieces, by their first unit."""
+        found: dict[int, set[tuple[int, ...]]] = {}
         for piece in pieces:
-            found.setdefault(min(GRAM, len(piece.tokens)), []).append(piece.tokens)
-        return {n: np.unique(_hashes(rows, n)) for n, rows in found.items() if n >= MIN_GRAM}
+            n = min(GRAM, len(piece.tokens))
+            for at in range(len(piece.tokens) - n + 1) if n >= MIN_GRAM else ():
+                found.setdefault(piece.tokens[at], set()).add(piece.tokens[at : at + n])
+        return found
 
     def candidates(self) -> Iterator[tuple[int, list[str], list[list[int]], str]]:
         """Chains of the course that could hold a withheld step: number, steps, their tokens, question."""
@@ -263,14 +263,15 @@ class Audit:
         return found
 
     def _gram_places(self, tokens: Sequence[Sequence[int]]) -> list[int]:
+        """Steps in which a gram of a piece begins."""
         flat = [token for step in tokens for token in step]
         ends = np.cumsum([len(step) for step in tokens])
-        hit: set[int] = set()
-        for n, known in self._grams.items():
-            if len(flat) >= n:
-                places = np.flatnonzero(np.isin(_hashes([flat], n), known))
-                hit |= set(np.searchsorted(ends, places, side="right").tolist())
-        return sorted(hit)
+        places = [
+            at
+            for at, token in enumerate(flat)
+            if any(tuple(flat[at : at + len(gram)]) == gram for gram in self._grams.get(token, ()))
+        ]
+        return sorted(set(np.searchsorted(ends, places, side="right").tolist()))
 
     def _near(self, own: frozenset[str]) -> bool:
         covered: dict[int, float] = {}
@@ -318,9 +319,3 @@ class Audit:
             Recall(check, found, planted, stopped.get(check, 0), n_outside)
             for check, (found, planted) in counts.items()
         )
-
-
-def _hashes(rows: Sequence[Sequence[int]], n: int) -> npt.NDArray[np.uint64]:
-    lengths = [len(row) for row in rows]
-    flat = np.fromiter((token for row in rows for token in row), np.int64, sum(lengths))
-    return gram_hashes(Ragged(np.concatenate([[0], np.cumsum(lengths)]), flat), n)[0]
