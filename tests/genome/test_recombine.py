@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.genome.conftest import EXAMPLE
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from trails.config import load_settings
 from trails.errors import UsageError
+from trails.experiments import bench
 from trails.genome.generate import EXAMPLE as FIRST
 from trails.genome.model import load_genome, parse_genome
 from trails.genome.recombine import (
@@ -27,6 +33,14 @@ from trails.genome.recombine import (
     text_of,
     values_of,
 )
+from trails.genome.shelf import Shelf
+from trails.measure import open_scorer
+from trails.measure.base import MeasureOptions
+from trails.pipeline import segmented
+from trails.pipeline.recombining import Measured, Objective
+from trails.readers import read
+from trails.sample import canonical_path
+from trails.store.traces import TraceStore
 
 VALUES = values_of(load_genome(EXAMPLE)[0])
 
@@ -133,40 +147,37 @@ def test_a_search_climbs_and_stands_beside_random_orders_of_equal_budget(tmp_pat
     assert len(asked) == count
 
 
-@pytest.mark.model
 @pytest.mark.train
-def test_the_objective_trains_and_leaves_the_model_as_it_was(smollm2, tmp_path: Path, monkeypatch) -> None:
-    from trails.config import load_settings
-    from trails.experiments import bench
-    from trails.genome.shelf import Shelf
-    from trails.measure.base import MeasureOptions
-    from trails.pipeline import segmented
-    from trails.pipeline.recombining import Measured, Objective
-    from trails.readers import read
-    from trails.sample import canonical_path
-    from trails.store.traces import TraceStore
-
-    monkeypatch.setattr(bench, "open_scorer", lambda *_, **__: smollm2)
+def test_the_objective_trains_and_leaves_the_model_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    scorer = open_scorer("uniform")
+    toy = replace(scorer.run, model="toy")  # a random model over the uniform scorer's tokens
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    module = LlamaForCausalLM(LlamaConfig(vocab_size=300, max_position_embeddings=2048, pad_token_id=0, **shape)).eval()
+    model = SimpleNamespace(module=module, tokenizer=None)
+    monkeypatch.setattr(bench, "open_scorer", lambda *_, **__: SimpleNamespace(model=model, run=toy))
     chains = [c for c in read([canonical_path()]) if c.language == "en"][:70]
-    kept = [c for c in chains if c.metadata["version"] in ("plain", "reworded", "lines")][:24]
     with TraceStore(tmp_path / "home", write=True) as store:
-        store.put_run(smollm2.run)
-        store.write(smollm2.measure([segmented(c) for c in kept], MeasureOptions()))
+        store.put_run(toy)
+        traces = scorer.measure([segmented(c) for c in chains], MeasureOptions())
+        store.write([replace(trace, run=toy.id) for trace in traces])
     text = (
         "genome: 1\nname: t\nstages: [{name: s, sections: [{name: a, books: "
         '[{select: "meta:version=plain", take: 5}, {select: "meta:version=plain", skip: 5, take: 2}]}]}]'
     )
     values = values_of(parse_genome(text)[0])
+    before = [parameter.detach().clone() for parameter in module.parameters()]
     with TraceStore(tmp_path / "home") as traces:
-        (run,) = traces.runs().values()
-        shelf = Shelf(traces, run)
-        asked = Objective("meta:version=lines", "meta:version=reworded", steps=2, rows=3)
-        measure = Measured(load_settings(home=tmp_path / "home"), shelf, tmp_path, asked)
+        settings_ = load_settings(home=tmp_path / "home", model="toy")
+        shelf = Shelf(traces, toy)
+        monkeypatch.setattr("trails.experiments.corpus.disjoint", lambda rows, taken: range(len(rows)))  # of bytes
+        asked = Objective("meta:version=lines", "meta:version=reworded", steps=2, rows=3, learning_rate=0.05)
+        measure = Measured(settings_, shelf, tmp_path, asked)
         value = measure(values)
         assert np.isfinite(value)
         assert value != 0
         assert measure(values) == pytest.approx(value, abs=1e-6)  # the adapter of the first was taken off
-        with pytest.raises(UsageError, match="are in the course of t"):
-            Measured(load_settings(home=tmp_path / "home"), shelf, tmp_path, Objective("meta:version=plain", "all"))(
-                values
-            )
+        assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+        other = Measured(settings_, shelf, tmp_path, replace(asked, held_out="meta:version=plain", rows=24))
+        with pytest.raises(UsageError, match="of the held out selection are in the course of t"):
+            other(values)

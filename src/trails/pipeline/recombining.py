@@ -119,7 +119,7 @@ class Measured:
         return (before["held out"] - after["held out"]) - max(after["unrelated"] - before["unrelated"], 0.0)
 
     def _nll(self, model: Any, rows: list[Any]) -> float:
-        return float(np.mean([probe.nll for probe in self.bench.probe(model, rows)]))
+        return float(np.mean(np.concatenate([probe.nll for probe in self.bench.probe(model, rows)])))
 
 
 def search_genome(
