@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 HOOK = "from tests.conftest import pytest_collection_modifyitems\n"
 TESTS = """
@@ -50,6 +52,7 @@ def run(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_each_group_stays_in_one_process(tmp_path: Path) -> None:
     done = run(tmp_path, TESTS, "-n", "2", "--dist", "loadgroup")
     assert done.returncode == 0, done.stdout + done.stderr

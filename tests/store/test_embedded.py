@@ -131,6 +131,7 @@ def test_the_read_path_reads_no_file(tmp_path: Path) -> None:
         store.run(statement)
 
 
+@pytest.mark.slow
 def test_a_query_that_would_fill_the_memory_is_stopped(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as store:
         store.write([graph_batch(corpus(2), RUNS)])
@@ -140,6 +141,7 @@ def test_a_query_that_would_fill_the_memory_is_stopped(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="static TLS space is a limit of glibc")
 def test_no_room_for_the_engine_gives_advice_that_helps(tmp_path: Path) -> None:
     """The other native libraries first, in a process with glibc's smallest reserve; then the same with the advised room."""
