@@ -143,7 +143,7 @@ def differing_keys(expected: GraphDigest, actual: GraphDigest) -> set[str]:
     return found
 
 
-_NOTHING = TableDigest(np.zeros((0, 2), np.uint64), pa.array([], pa.string()), 0, ())
+_NOTHING = TableDigest(np.zeros((0, 2), np.uint64), pa.nulls(0, pa.string()), 0, ())
 
 
 def _tuples(table: TableDigest) -> dict[tuple[int, int], str]:
