@@ -164,7 +164,7 @@ def member(name: str, value: Any) -> list[str]:
         signature = f"{'class ' if inspect.isclass(value) else ''}{name}{inspect.signature(value)}"
     # annotations are kept as text; a default made by a function has no text of its own
     signature = re.sub(r"(?<=: |> )'([^']*)'", r"\1", signature).replace("<factory>", "…")
-    signature = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "…", signature)
+    signature = re.sub(r"<function .*? at 0x[0-9a-f]+>", "…", signature)
     return [f"\n```python\n{signature}\n```\n", f"\n{text}\n"]
 
 
