@@ -567,6 +567,80 @@ def useful_premises(graph: Graph, chain: str, run: str, limit: int) -> list[Row]
     return sorted(rows, key=lambda row: (1e6 if row[5] is None else -row[5], row[0], row[-1]))[:limit]
 
 
+def _dependences(graph: Graph, run: str) -> Iterator[tuple[dict, dict, dict]]:
+    return ((a, d, b) for a, d, b in edges(graph, "DEPENDS_ON") if of_run(d, run))
+
+
+def _last_step(graph: Graph, step: Mapping[str, Any]) -> bool:
+    return step["index"] == max(other["index"] for other in nodes(graph, "Step", chain=step["chain"]))
+
+
+def conclusion_depends_on(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
+    rows = [
+        (b["index"], b["role"], b["text"], d["nats"], d["kl"], d["mass"], d.get("random_nats"), d["run"])
+        for a, d, b in _dependences(graph, run)
+        if a["chain"] == chain and _last_step(graph, a)
+    ]
+    return sorted(rows, key=lambda row: (-row[3], row[0], row[-1]))[:limit]
+
+
+def _largest(graph: Graph, run: str, end: int) -> dict[tuple[str, str], tuple[dict, float, int]]:
+    """By step (0 = the later, 1 = the earlier one) and run: the step, the largest loss, and how many were measured."""
+    found: dict[tuple[str, str], tuple[dict, float, int]] = {}
+    for a, d, b in _dependences(graph, run):
+        step = b if end else a
+        _, most, count = found.get((step["id"], d["run"]), (step, -math.inf, 0))
+        found[step["id"], d["run"]] = (step, max(most, d["nats"]), count + 1)
+    return found
+
+
+def steps_nobody_needs(graph: Graph, run: str, least: float, limit: int) -> list[Row]:
+    rows = [
+        (step["chain"], step["index"], step["role"], step["text"], most, count, of)
+        for (_, of), (step, most, count) in _largest(graph, run, 1).items()
+        if most < least
+    ]
+    return sorted(rows, key=lambda row: (row[4], row[0], row[1], row[-1]))[:limit]
+
+
+def conclusions_without_premises(graph: Graph, run: str, least: float, limit: int) -> list[Row]:
+    rows = [
+        (step["chain"], step["text"], most, count, of)
+        for (_, of), (step, most, count) in _largest(graph, run, 0).items()
+        if most < least and _last_step(graph, step)
+    ]
+    return sorted(rows, key=lambda row: (row[2], row[0], row[-1]))[:limit]
+
+
+def disagreements(graph: Graph, limit: int) -> list[Row]:
+    rows = [
+        (d["chain"], s["index"], s["role"], *take(d, "text statistic chance hardest_for easiest_for measure"))
+        for d, _, s in edges(graph, "AT", start="Disagreement")
+    ]
+    return sorted(rows, key=lambda row: (-row[4], row[0], row[1], row[3]))[:limit]
+
+
+def effects_seen(graph: Graph, effect: str, run: str, limit: int) -> list[Row]:
+    rows = [
+        (e["name"], s["id"], s["text"], r["value"], e["share"], e["by_chance"], r["run"])
+        for e, r, s in edges(graph, "SEEN_IN")
+        if effect in ("", e["name"]) and of_run(r, run)
+    ]
+    return sorted(rows, key=lambda row: (row[0], -row[3], row[1], row[-1]))[:limit]
+
+
+def response_map(graph: Graph, run: str, consistent: bool, limit: int) -> list[Row]:
+    names = (
+        "sentence span layer attention drift_layer drift logit_shift logit_shift_control nll_change nll_change_control"
+    )
+    rows = [
+        (*take(r, names), *take(r, "share share_low n_probes run"))
+        for r in nodes(graph, "Response")
+        if of_run(r, run) and (r["consistent"] or not consistent)
+    ]
+    return sorted(rows, key=lambda row: (-row[11], row[1], row[-1]))[:limit]
+
+
 def token_neighbourhood(graph: Graph, piece: str, run: str, limit: int) -> list[Row]:
     groups = defaultdict(list)
     for t in nodes(graph, "Token", piece=piece):
@@ -752,8 +826,8 @@ def states_branching(graph: Graph, run: str, home: str, least: int, limit: int) 
 
 def map_around_chain(graph: Graph, chain: str, run: str, home: str, limit: int) -> list[Row]:
     rows = []
-    scope = newest((s for t, _, s in edges(graph, "AT") if t["chain"] == chain), run, home)
-    for t, _, s in edges(graph, "AT"):
+    scope = newest((s for t, _, s in edges(graph, "AT", start="Token") if t["chain"] == chain), run, home)
+    for t, _, s in edges(graph, "AT", start="Token"):
         if t["chain"] == chain and s["scope"] == scope:
             branches = sum(1 for a, _, _ in edges(graph, "TRAIL") if a["id"] == s["id"])
             rows.append((t["position"], t["piece"], s["id"], s["n_chains"], branches))
@@ -851,6 +925,12 @@ ANSWERS: dict[str, Callable[..., list[Row]]] = {
         attention_arcs,
         shared_transitions,
         chains_by_roles,
+        conclusion_depends_on,
+        disagreements,
+        effects_seen,
+        response_map,
+        steps_nobody_needs,
+        conclusions_without_premises,
         chains_by_text,
         directly_follows,
         surprisal_by_role,

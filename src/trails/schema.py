@@ -752,6 +752,16 @@ TRANSITION_ARRAYS: tuple[Property, ...] = tuple(
 )
 """Arrays that ``--per-layer`` adds to a transition."""
 
+
+def _beside(name: str, meaning: str, unit: str) -> tuple[Property, ...]:
+    """A number of a span with those of its two controls."""
+    return (
+        _p(name, "float", meaning, unit),
+        _p(f"{name}_control", "float", "the same of the control", unit),
+        _p(f"{name}_shuffled", "float", "the same of its shuffled tokens", unit),
+    )
+
+
 META: tuple[Property, ...] = (
     _p("meta_correct", "boolean", "whether the record says that the answer is correct"),
     _p("meta_grade", "float", "grade, score or reward of the chain in the record"),
@@ -937,6 +947,82 @@ NODES: tuple[Node, ...] = (
             _p("distance", "integer", "token edit distance to the chain", "tokens"),
         ),
     ),
+    Node(
+        "Disagreement",
+        "a span that some members of a consilium find hard and others easy",
+        (
+            _ID,
+            _p("chain", "string", "id of its chain", indexed=True),
+            _p("start", "integer", "first character in the chain's text", "characters"),
+            _p("end", "integer", "one past the last character", "characters"),
+            _p("text", "string", "the span"),
+            _p("measure", "string", "what was compared, per character"),
+            _p("members", "strings", "ids of the runs"),
+            _p("values", "floats", "what each of them gave", "nats per character"),
+            _p("statistic", "float", "standard deviation of the ranks that the members give it", "0..0.5"),
+            _p("chance", "float", "median of it with the spans shifted within their chain", "0..0.5"),
+            _p("hardest_for", "string", "member that ranks it highest"),
+            _p("easiest_for", "string", "member that ranks it lowest"),
+        ),
+    ),
+    Node(
+        "Effect",
+        "an entry of the registry of effects, as it was looked for in a run",
+        (
+            _ID,
+            _p("name", "string", "its name", indexed=True),
+            _p("version", "integer", "version of the registry"),
+            _p("meaning", "string", "what it is"),
+            _p("definition", "string", "its conditions"),
+            _RUN,
+            _p("after", "string", "id of the run after a training, for an effect that compares two"),
+            _p("thresholds", "floats", "the quantiles of the control that the conditions name, in their order"),
+            _p("share", "float", "share of the steps that are flagged", "0..1"),
+            _p("by_chance", "float", "the same share of the control", "0..1"),
+            _p("n_steps", "integer", "steps that were looked at"),
+            _p("value_unit", "string", "what the value of a flagged step is"),
+        ),
+    ),
+    Node(
+        "Response",
+        "what a span does to unseen probes when it stands before them; _control = the mean of spans of as many tokens of other"
+        " sources, _shuffled = its own tokens in random order",
+        (
+            _ID,
+            _p("span", "string", "id of the step or chain; t and 16 hex digits for a text"),
+            _p("kind", "string", "step, chain or text"),
+            _p("chain", "string", "id of its chain; absent for a text", indexed=True),
+            _p("text", "string", "the span"),
+            _p("n_tokens", "integer", "its length", "tokens"),
+            _RUN,
+            _p("probes", "string", "selection that chose the probes"),
+            _p("n_probes", "integer", "probes measured"),
+            _p("sentence", "string", "the row in words"),
+            _p("layer", "integer", "layer where attention on the span exceeds that on the control most", "layer"),
+            *_beside("attention", "head-mean mass of the probes' tokens on the span in that layer", "0..1"),
+            _p(
+                "drift_layer",
+                "integer",
+                "layer of the largest drift against the control, 0 = input embeddings",
+                "layer",
+            ),
+            _p("drift", "float", "1 - cosine of the probes' states with and without it, minus the control's", "-2..2"),
+            _p("drift_shuffled", "float", "the same of its shuffled tokens", "-2..2"),
+            _p("drift_by_layer", "floats", "drift in every layer, 0 = input embeddings", "-2..2"),
+            *_beside("logit_shift", "mean total variation of the probes' predictions with and without it", "%"),
+            *_beside("nll_change", "NLL of the probes with it minus without; negative = likelier", "nats per token"),
+            _p("share", "float", "probes on the same side of the control", "0..1"),
+            _p("share_low", "float", "lower end of its 95 % interval", "0..1"),
+            _p("share_high", "float", "upper end", "0..1"),
+            _p("share_shuffled", "float", "probes on the same side of the shuffled tokens", "0..1"),
+            _p("share_shuffled_low", "float", "lower end of its 95 % interval", "0..1"),
+            _p("share_shuffled_high", "float", "upper end", "0..1"),
+            _p("consistent", "boolean", "whether share_low is above one half"),
+            _p("noise_drift", "float", "noise floor: a probe against itself", "0..2"),
+            _p("noise_logit_shift", "float", "noise floor", "%"),
+            _p("noise_nll", "float", "noise floor", "nats per token"),
+        ),
+    ),
 )
 
 RELATIONSHIPS: tuple[Relationship, ...] = (
@@ -1039,6 +1125,34 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
         ),
         ("run",),
     ),
+    Relationship(
+        "DEPENDS_ON",
+        "Step",
+        "Step",
+        "what the later step loses when its tokens may not attend to the earlier one",
+        (
+            _RUN,
+            _p(
+                "nats",
+                "float",
+                "change of its NLL, the first token left out; positive = it needs the step",
+                "nats per token",
+            ),
+            _p("kl", "float", "mean divergence of its predictive distributions", "nats"),
+            _p("mass", "float", "attention mass on the step; mean over the layers, heads and tokens", "0..1"),
+            _p("layers", "string", "layers in which attention was suppressed; all"),
+            _p(
+                "random_nats", "float", "control on drawn pairs: nats for an equally long random span", "nats per token"
+            ),
+            _p(
+                "sink_nats",
+                "float",
+                "control on drawn pairs: nats for as much mass of the first token",
+                "nats per token",
+            ),
+        ),
+        ("run",),
+    ),
     Relationship("AT", "Token", "State", "the state of the map that the token is merged into"),
     Relationship(
         "TRAIL",
@@ -1078,6 +1192,28 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
         ("run", "scope"),
     ),
     Relationship("BEFORE", "Gap", "Step", "the step after the seam"),
+    Relationship(
+        "SEEN_IN",
+        "Effect",
+        "Step",
+        "a step that shows the effect",
+        (_RUN, _p("value", "float", "how strongly; the effect says in which unit")),
+        ("run",),
+    ),
+    Relationship("AT", "Disagreement", "Step", "the step in which the span ends", (), (), "DISAGREEMENT_AT"),
+    Relationship("OF", "Response", "Chain", "the chain that is the span"),
+    Relationship("OF", "Response", "Step", "the step that is the span", (), (), "OF_STEP"),
+    Relationship(
+        "ON",
+        "Response",
+        "Chain",
+        "a probe, and what the span did to it",
+        (
+            _p("nll_change", "float", "NLL with the span minus without", "nats per token"),
+            _p("nll_change_control", "float", "the same of the control", "nats per token"),
+            _p("logit_shift", "float", "mean total variation of its predictions", "%"),
+        ),
+    ),
     Relationship(
         "VARIANT_OF",
         "Variant",

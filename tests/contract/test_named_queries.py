@@ -39,6 +39,10 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "map-around-chain": [{}, {"home": "h1"}, {"home": "h2"}],
     "chain-graph": [{}, {"run": "two"}, {"limit": 2}],
     "most-surprising": [{"limit": 7}, {"limit": 20}, {"run": "two", "limit": 1}],
+    "steps-nobody-needs": [{}, {"run": "one", "least": 0.2}, {"least": 9.0, "limit": 3}],
+    "conclusions-without-premises": [{}, {"least": 9.0}, {"run": "one", "least": 9.0}],
+    "effects-seen": [{}, {"effect": "logit-collapse"}, {"effect": "logit-collapse", "run": "one"}],
+    "response-map": [{}, {"run": "one"}, {"consistent": True}, {"limit": 1}],
     "easier-transitions": [{"chains": 3}, {"chains": 100, "limit": 500}],
 }
 

@@ -128,6 +128,41 @@ def make_world() -> World:
         label: [row | scope_of(label, row, one.id) for row in rows[label]] for label in ("Overlap", "Gap", "State")
     }
     rows |= scoped
+    rows["Response"] = [
+        {"id": f"p{i}", "span": span, "kind": kind, "chain": second if kind != "text" else None, "text": f"span {i}"}
+        | {
+            "run": run.id,
+            "sentence": f"span {i} → …",
+            "n_probes": 12,
+            "layer": 2,
+            "attention": 0.1 * i,
+            "drift_layer": 3,
+        }
+        | {"drift": 0.01 * i, "drift_by_layer": [0.0, 0.01 * i], "logit_shift": 4.0 + i, "logit_shift_control": 2.0}
+        | {
+            "nll_change": -0.1 * i,
+            "nll_change_control": 0.0,
+            "share": 0.75,
+            "share_low": 0.4 + 0.1 * i,
+            "consistent": i > 1,
+        }
+        for i, (span, kind, run) in enumerate(
+            [(second, "chain", one), (f"{second}:1", "step", one), ("t1", "text", two), (f"{second}:2", "step", two)]
+        )
+    ]
+    rows["Disagreement"] = [
+        {"id": f"d{i}", "chain": second, "start": 3 * i, "end": 3 * i + 3, "text": f"part {i}", "measure": "surprisal"}
+        | {"members": [one.id, two.id], "values": [0.5, 1.0 + i], "statistic": 0.4 - 0.1 * (i // 2), "chance": 0.2}
+        | {"hardest_for": "tuned", "easiest_for": "base"}
+        for i in range(3)
+    ]
+    rows["Effect"] = [
+        {"id": f"e{i}", "name": name, "version": 1, "meaning": "it is", "definition": "x <= y", "run": run.id}
+        | {"thresholds": [0.5, 1.0], "share": 0.1 * (i + 1), "by_chance": 0.02, "n_steps": 50, "value_unit": "nats"}
+        for i, (name, run) in enumerate(
+            [("logit-collapse", one), ("attention-divergence", one), ("logit-collapse", two)]
+        )
+    ]
     tokens = [f"{second}:{one.tokenizer_id}:{t}" for t in range(6)]
     links: dict[str, list[dict[str, Any]]] = {
         "IN": [
@@ -138,6 +173,15 @@ def make_world() -> World:
             {"ends": ("o3", second), "first": 0, "stop": 2},
         ],
         "BEFORE": [{"ends": (gap["id"], f"{second}:{gap['step']}")} for gap in rows["Gap"]],
+        "DISAGREEMENT_AT": [{"ends": (f"d{i}", f"{second}:{i}")} for i in range(3)],
+        "SEEN_IN": [
+            {"ends": (effect["id"], f"{second}:{step}"), "run": effect["run"], "value": 0.5 * step}
+            for effect in rows["Effect"]
+            for step in (1, 3)
+        ],
+        "OF": [{"ends": ("p0", second)}],
+        "OF_STEP": [{"ends": ("p1", f"{second}:1")}, {"ends": ("p3", f"{second}:2")}],
+        "ON": [{"ends": ("p2", first), "nll_change": -0.2, "nll_change_control": 0.0, "logit_shift": 6.0}],
         "AT": [{"ends": (token, f"s{t % 3}")} for t, token in enumerate(tokens)],
         "TRAIL": [
             {"ends": (f"s{a}", f"s{b}"), "count": a + b, "n_chains": b, "mean_surprisal": 0.5 * a + b}
@@ -155,6 +199,18 @@ def make_world() -> World:
             }
             for i, run in enumerate((one, two))
             for a, b in [(0, 1), (0, 2), (3, 0)]
+        ],
+        "DEPENDS_ON": [
+            {
+                "ends": (f"{second}:{b}", f"{second}:{a}"),
+                "run": run.id,
+                "nats": 0.1 * (b - a) - 0.15 + 0.01 * i,
+                "kl": 0.2,
+            }
+            | {"mass": 0.05 * b, "layers": "all", "random_nats": 0.01 if a == 0 else None, "sink_nats": None}
+            for i, run in enumerate((one, two))
+            for b in range(1, 5)
+            for a in range(b)
         ],
         "VARIANT_OF": [
             {"ends": (v["id"], v["chain"]), "run": run.id, "volatility": 0.01 * i, "noise_floor": 1e-6}

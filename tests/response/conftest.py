@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.analyses.conftest import build_trace
 from tests.measure.families import tiny
 from tests.measure.reference import byte_tokenizer
 
@@ -19,6 +20,7 @@ from trails.config import load_settings
 from trails.errors import TrailsError
 from trails.measure import open_scorer
 from trails.pipeline import IngestOptions, ingest
+from trails.readers import ReadOptions
 
 WORDS = ("rain", "grass", "snow", "light", "wind", "stone", "water", "smoke")
 
@@ -39,6 +41,25 @@ def texts(count: int = 8) -> list[dict[str, str]]:
     return rows
 
 
+def probes(count: int = 6) -> list[dict[str, str]]:
+    """Chains that share no 13 bytes in a row with those of :func:`texts`."""
+    return [
+        {
+            "question": f"Who counts {n}?",
+            "text": f"Anna counts {n} ships. Yet {n} boats sank. Hence {n + 2} sailors came home.",
+        }
+        for n in range(11, 11 + count)
+    ]
+
+
+def fillers(count: int = 3) -> list[dict[str, str]]:
+    """Long chains of a third source: what length-matched controls are taken from."""
+    return [
+        {"question": "", "text": " ".join(f"Zebra {k * k + n} jumps over {k} quiet foxes." for k in range(9))}
+        for n in range(count)
+    ]
+
+
 def saved_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """A random qwen2 with a byte tokenizer, as a folder that trails loads."""
     tiny("qwen2", seed=seed, **({"max_position_embeddings": 2048} | changes)).save_pretrained(folder)
@@ -56,12 +77,19 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_folder(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
     """A home measured with the toy model. Copy it before writing into it."""
     folder = tmp_path_factory.mktemp("toy-home")
-    file = folder / "toys.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in texts()))
     settings = load_settings(home=folder / "home", model=str(toy_model), store="embedded", device="cpu")
-    options = IngestOptions()
-    ingest([file], settings, options, make_scorer=lambda: open_scorer(str(toy_model), device="cpu"))
+    scorer = open_scorer(str(toy_model), device="cpu")
+    for name, rows in (("toys", texts()), ("probes", probes()), ("fillers", fillers())):
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        ingest([file], settings, IngestOptions(read=ReadOptions(source=name)), scorer=scorer)
     return folder / "home"
+
+
+@pytest.fixture
+def make() -> Callable[..., Any]:
+    """Factory of hand-made traces."""
+    return build_trace
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def runs() -> list[Any]:
 
 @pytest.fixture
 def chain(trails: Trails) -> str:
-    return str(trails("chains", "--json").json()[0]["chain"])
+    return next(str(row["chain"]) for row in trails("chains", "--json").json() if row["source"] == "toys")
 
 
 def test_it_is_a_run_like_any_other(trails: Trails, chain: str) -> None:
@@ -68,11 +68,15 @@ def test_places_without_a_vector_are_compared_with_other_places(trails: Trails, 
 
 
 def test_a_selection_is_one_run_and_strength_0_changes_nothing(trails: Trails) -> None:
-    found = trails("intervene", "all", "--layer", 1, "--op", "scale", "--at", "5:9", "--strength", 0, "--json").json()
+    found = trails(
+        "intervene", "source:toys", "--layer", 1, "--op", "scale", "--at", "5:9", "--strength", 0, "--json"
+    ).json()
     assert found["n_chains"] == 8
     assert found["scores"][0]["value"] == 0
     assert "no more than its control" in found["verdict"]
-    again = trails("intervene", "all", "--layer", 1, "--op", "scale", "--at", "5:9", "--strength", 0, "--json").json()
+    again = trails(
+        "intervene", "source:toys", "--layer", 1, "--op", "scale", "--at", "5:9", "--strength", 0, "--json"
+    ).json()
     assert again["run"] == found["run"]
     assert len(runs()) == 2
 
@@ -96,7 +100,7 @@ def test_bad_input_stores_nothing(
     assert says in trails("intervene", chain, *arguments, code=code).error
     with Home() as home:
         assert len(list((home.settings.home / "runs").glob("*.json"))) == 1
-        assert len(home.shards.keys()) == 8
+        assert len(home.shards.keys()) == 17
 
 
 def test_an_intervened_run_is_not_taken_up_again(trails: Trails, chain: str) -> None:

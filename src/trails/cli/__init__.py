@@ -36,11 +36,16 @@ STAGES: dict[str, dict[str, str]] = {
         "drift": "Hidden-state drift of a chain by layer and position.",
     },
     CHANGE: {
+        "anchors": "Which steps a step needs: attention suppressed, beside its mass.",
+        "respond": "What spans do to unseen probes: the response map.",
+        "agreement": "Do several models find the same spans hard? Beside shifted spans.",
+        "effects": "The registry of effects: what it holds, and where it is seen.",
         "intervene": "Measure with a change inside the model, compared with random ones.",
     },
     "Build and train": {
         "stellator": "Blocks: a field of the graph, its training, what is to be measured.",
         "variants": "Microvariants of a chain, measured and gated.",
+        "select": "Choose chains within a budget of tokens, beside random choices.",
         "export": "Write a subgraph as LoRA training data.",
         "genome": "A course written as YAML: check, show, compile, recombine.",
         "train": "Train a LoRA adapter on an export (thin layer on PEFT and TRL).",

@@ -122,7 +122,7 @@ OFFERS: dict[str | tuple[str, str], Offer] = {
     "goal": places,
     **dict.fromkeys(("run", "run_id", "against", "compare", "before", "after"), runs),
     "selection": selections,
-    "selections": selections,
+    **dict.fromkeys(("selections", "spans", "probes", "pool"), selections),
     ("query", "name"): queries,
     ("export", "format_"): formats,
     ("chains", "names"): chains,

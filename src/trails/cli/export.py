@@ -117,6 +117,8 @@ def command(
       between:A,B                from step or token A to B of one chain
       overlap:ID                 the occurrences of an overlap
       gaps>0.9                   steps after a seam with a score above 0.9
+      effect:NAME                steps that show an effect (trails effects scan)
+      selected:NAME              chains chosen within a budget (trails select)
       roles:IF>THEN>BUT          runs of steps with these roles (>> = later)
       implicit-roles:IF>THEN     the same with a classifier's role where a step has none
       query:NAME{"limit": 50}    a query of the cypher/ library

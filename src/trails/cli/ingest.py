@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -19,6 +20,11 @@ from trails.cli.common import (
     store_option,
 )
 from trails.errors import UsageError
+
+if TYPE_CHECKING:
+    from trails.config import Settings
+    from trails.measure.base import Scorer
+    from trails.pipeline import IngestOptions
 
 
 @click.command("ingest", context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,6 +93,11 @@ from trails.errors import UsageError
 )
 @click.option("--dry-run", is_flag=True, help="Read and segment; measure and write nothing.")
 @model_option
+@click.option(
+    "--models",
+    default="",
+    help="Several models, separated by commas, one after another; a failed one is reported and the rest kept.",
+)
 @click.option("--revision", help="Revision of the model (a commit); needed with --trust-remote-code.")
 @click.option(
     "--adapter",
@@ -179,6 +190,7 @@ def command(
     separator: Literal["auto", "paragraph", "heading", "line", "file"],
     dry_run: bool,
     model: str | None,
+    models: str,
     revision: str | None,
     adapter: Path | None,
     trust_remote_code: bool,
@@ -209,6 +221,7 @@ def command(
     trails ingest chains.jsonl
     trails ingest data/ --field question=prompt --field chain=response --limit 100
     cat notes.md | trails ingest -
+    trails ingest chains.jsonl --models ./base,./tuned,Qwen/Qwen3-0.6B
     """
     from trails.measure.base import MeasureOptions
     from trails.measure.remembered import remembered
@@ -255,12 +268,22 @@ def command(
         "control_tokens": control_tokens,
         "window": window,
     }
+
+    def scorer(own: Settings) -> Scorer:
+        return scorer_from(own, **instrument)
+
+    members = [name.strip() for name in models.split(",") if name.strip()]
+    if members:
+        if model:
+            raise UsageError("--model and --models were both given. Name every member in --models.")
+        _consilium(inputs, settings, options, members, scorer, as_json=as_json)
+        return
     with BarProgress(quiet=as_json) as progress:
         summary = ingest(
             inputs,
             settings,
             options,
-            make_scorer=lambda: scorer_from(settings, **instrument),
+            make_scorer=lambda: scorer(settings),
             known_run=remembered(settings.model, {"dtype": settings.dtype, **instrument}),
             progress=progress,
         )
@@ -269,3 +292,41 @@ def command(
         return
     for line in summary_lines(summary):
         err.print(line)
+
+
+def _consilium(
+    inputs: Sequence[Path],
+    settings: Settings,
+    options: IngestOptions,
+    models: Sequence[str],
+    make_scorer: Callable[[Settings], Scorer],
+    *,
+    as_json: bool,
+) -> None:
+    """Ingest with every model; a member that failed ends the command with its exit code, after the others are measured."""
+    from trails.pipeline.consilium import ingest_many
+    from trails.pipeline.measuring import summary_lines
+
+    with BarProgress(quiet=as_json) as progress:
+        found = ingest_many(inputs, settings, options, models, make_scorer, progress=progress)
+    failed = [one for one in found if one.error is not None]
+    if as_json:
+        print_json(
+            [
+                {"model": one.model, "error": str(one.error) if one.error else None}
+                | (one.summary.record() if one.summary else {})
+                for one in found
+            ]
+        )
+    else:
+        for one in found:
+            err.print(f"member      {one.model}{'' if one.summary else ': failed'}")
+            for line in summary_lines(one.summary) if one.summary else ():
+                err.print(line)
+    if failed and failed[0].error is not None:
+        names = ", ".join(one.model for one in failed)
+        first = failed[0].error
+        raise type(first)(
+            f"{len(failed)} of {len(found)} members failed ({names}), the others are kept; the same command again measures "
+            f"only what is missing. {failed[0].model}: {first}"
+        )

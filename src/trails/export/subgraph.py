@@ -8,8 +8,10 @@ A selection is text. Each form is one entry of :data:`FORMS`:
 ``source:NAME``                 whole chains of a source
 ``family:ID``                   whole chains of a family, by its id or name
 ``meta:NAME=VALUE``             whole chains whose record says so (``meta:split=train,test``: any of them)
+``selected:NAME``               whole chains that ``trails select`` chose within a budget
 ``between:A,B``                 everything from A to B, two steps or two tokens of one chain
 ``overlap:ID``                  the occurrences of an overlap
+``effect:NAME``                 steps that show an effect of the registry
 ``gaps>0.9``                    steps that follow a seam whose score is above 0.9 (also ``>=``, ``<``, ``<=``)
 ``roles:IF>THEN>BUT``           runs of steps with these roles; ``>`` = directly followed by, ``>>`` = followed later by
 ``implicit-roles:IF>THEN``      the same; a step without a role has its implicit one of p >= 0.6
@@ -46,9 +48,11 @@ FORMS = (
     "source:NAME",
     "family:ID",
     "meta:correct=true",
+    "selected:NAME",
     "between:A,B",
     "overlap:ID",
     "gaps>0.9",
+    "effect:NAME",
     "roles:IF>THEN>BUT>THEREFORE",
     "implicit-roles:IF>THEN>THEREFORE",
     'query:NAME{"parameter": value}',
@@ -194,6 +198,8 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
         return _between(text, store)
     if text.startswith("overlap:"):
         return _overlap(text, store, traces)
+    if text.startswith("effect:"):
+        return _effect(text, store)
     if match := _GAPS.fullmatch(text):
         return _gaps(text, match, store, traces)
     if text.startswith(("roles:", "implicit-roles:")):
@@ -213,7 +219,7 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
 def is_selection(text: str) -> bool:
     """Whether a text has the form of a selection; the name of a chain has not."""
     text = text.strip()
-    forms = (*_FROM_SHARDS, "between:", "overlap:", "roles:")
+    forms = (*_FROM_SHARDS, "between:", "overlap:", "effect:", "roles:")
     return bool(
         text == "all"
         or text.startswith(forms)
@@ -272,11 +278,34 @@ def _meta(text: str, traces: TraceStore) -> Selection:
     return _whole(text, found)
 
 
+def _selected(text: str, traces: TraceStore) -> Selection:
+    """A choice that ``trails select`` keeps; chains that were removed since are left out."""
+    name = text.removeprefix("selected:").strip()
+    folder = traces.home / "selections"
+    path = folder / f"{name}.json"
+    if not re.fullmatch(r"x[0-9a-f]{16}", name) or not path.is_file():
+        there = ", ".join(sorted(file.stem for file in folder.glob("x*.json"))) or "none"
+        raise UsageError(
+            f"selection {text!r}: no such choice. There are: {there}. Run: trails select --budget TOKENS --by WAY"
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        asked = {key: found[key] for key in ("by", "budget", "pool", "seed", "run")}
+        wanted = {str(chain) for chain in found["chains"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read ({error}). Delete it and run trails select again.") from None
+    chains = wanted & {row[2] for row in Names(traces).rows}
+    if not chains:
+        raise UsageError(f"selection {text!r} holds nothing: its chains were removed from the home.")
+    return Selection(text, {chain: Part(chain) for chain in sorted(chains)}, parameters=asked)
+
+
 _FROM_SHARDS: Mapping[str, Callable[[str, TraceStore], Selection]] = {
     "chain:": _chains,
     "source:": lambda text, traces: _whole(text, Names(traces).of_source(text.removeprefix("source:").strip())),
     "family:": lambda text, traces: _whole(text, Names(traces).of_family(text.removeprefix("family:").strip())),
     "meta:": _meta,
+    "selected:": _selected,
 }
 """Selections of whole chains, which need no graph."""
 
@@ -335,6 +364,14 @@ def _overlap(text: str, store: GraphStore, traces: TraceStore) -> Selection:
 
 GAPS_ADVICE = "Run: trails gaps (a home needs 20 chains with four steps or more)"
 """What to do where the graph holds no gaps; 20 is ``trails.analyses.gaps.MIN_CHAINS``, which is costly to import."""
+
+
+def _effect(text: str, store: GraphStore) -> Selection:
+    name = text.removeprefix("effect:").strip()
+    statement = "MATCH (e:Effect {name: $name})-[:SEEN_IN]->(s:Step) RETURN s.id AS step ORDER BY step"
+    return _elements(
+        text, statement, {"name": name}, store, "Run: trails effects scan (trails effects list names them)"
+    )
 
 
 def _gaps(text: str, match: re.Match[str], store: GraphStore, traces: TraceStore) -> Selection:

@@ -191,6 +191,37 @@ class Model:
             for handle in handles:
                 handle.remove()
 
+    @contextmanager
+    def masks(self, mask_of: Callable[[int], Tensor]) -> Iterator[None]:
+        """While inside, the attention of layer l (1 … L) runs under the mask ``mask_of(l)``: additive, (B, 1, T, T). It is
+        asked for when the layer begins.
+
+        Raises ModelError for a model whose attention takes no mask of its own.
+        """
+
+        def hook(layer: int) -> Callable[..., Any]:
+            def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                if "attention_mask" not in kwargs:
+                    raise ModelError(
+                        f"{self.architecture} gives its attention no mask by name, so no step can be hidden."
+                    )
+                return args, {**kwargs, "attention_mask": mask_of(layer)}
+
+            return before
+
+        handles = [
+            module.register_forward_pre_hook(hook(layer), with_kwargs=True)
+            for layer in range(1, self.n_layers + 1)
+            for module in self._modules(layer, "attention_output")
+        ]
+        self.changes += 1
+        try:
+            yield
+        finally:
+            self.changes -= 1
+            for handle in handles:
+                handle.remove()
+
     def _modules(self, layer: int, site: Site) -> list[Any]:
         if not 1 <= layer <= self.n_layers:
             raise ModelError(f"layer {layer} was asked for, {self.name} has layers 1 to {self.n_layers}.")

@@ -32,13 +32,19 @@ from trails.store.scope import Scope, now
 from trails.store.traces import TraceStore
 
 if TYPE_CHECKING:
+    from trails.analyses.agreement import Agreement
+    from trails.analyses.anchors import Anchors
     from trails.analyses.bridge import Bridge
+    from trails.analyses.budget import By as WayToChoose
+    from trails.analyses.budget import Chosen
     from trails.analyses.capture import Capture, Captures
     from trails.analyses.drift import Drift
+    from trails.analyses.effects import Effects
     from trails.analyses.gaps import Gaps
     from trails.analyses.intervention import Intervened
     from trails.analyses.overlaps import Kind, Overlaps
     from trails.analyses.report import Finding
+    from trails.analyses.respond import Responses
     from trails.analyses.statemap import StateMap
     from trails.evaluate.difference import Difference
     from trails.evaluate.recall import Recall
@@ -406,6 +412,63 @@ class Home:
 
         return intervene(self, chains, layer=layer, operation=operation, **options)
 
+    def anchors(self, chains: str, **options: Any) -> Anchors:
+        """Which earlier steps each step of a chain or of a selection needs, as ``trails anchors`` does; see
+        :func:`trails.pipeline.anchoring.anchors`."""
+        from trails.pipeline.anchoring import anchors
+
+        return anchors(self, chains, **options)
+
+    def respond(self, spans: str, *, probes: str, **options: Any) -> Responses:
+        """What spans do to unseen probes, as ``trails respond`` does; see :func:`trails.pipeline.responding.respond`."""
+        from trails.pipeline.responding import respond
+
+        return respond(self, spans, probes=probes, **options)
+
+    def agreement(self, runs: Sequence[str] = (), **options: Any) -> Agreement:
+        """What several runs agree on, as ``trails agreement`` does; see :func:`trails.pipeline.consilium.agree`."""
+        from trails.pipeline.consilium import agree
+
+        return agree(self, runs, **options)
+
+    def effects(
+        self,
+        names: Sequence[str] = (),
+        *,
+        after: str | None = None,
+        seed: int = 0,
+        run: str | None = None,
+        write: bool = True,
+    ) -> Effects:
+        """Look for effects of the registry in a run, see :func:`trails.analyses.effects.scan`; ``after`` is a run after a
+        training.
+        """
+        from trails.analyses.effects import scan
+
+        of = self.run(run).id
+        second = self.run(after).id if after else ""
+        found = scan(
+            lambda: self._traces.traces(of),
+            names,
+            run=of,
+            after=(lambda: self._traces.traces(second)) if second else None,
+            after_run=second,
+            seed=seed,
+        )
+        batch = found.batch() if write else None
+        if batch is not None:
+            stale = "MATCH (e:Effect) WHERE e.id IN $ids DETACH DELETE e"
+            self.graph.run(stale, {"ids": batch.nodes["Effect"]["id"].to_pylist()}, write=True)
+            self.put(batch)
+        return found
+
+    def select_within(self, budget: int, by: WayToChoose, **options: Any) -> Chosen:
+        """Choose chains within a budget of tokens, as ``trails select`` does; see
+        :func:`trails.pipeline.selecting.select_within`."""
+        from trails.pipeline.selecting import select_within
+
+        return select_within(self, budget, by, **options)
+
     # --- variants, and what a training did -----------------------------------------------------------------------------
 
     def variants(
@@ -607,6 +670,12 @@ class Home:
         """Put results of an analysis into the graph, in the place of those of the same home, run and options."""
         scope = Scope(self._traces.identity().id, analysis, run, parameters, self.settings.author, now())
         write_results(self.graph, batch, scope)
+
+    def put(self, batch: GraphBatch) -> None:
+        """Put rows that carry their run in their id or key into the graph, and save it."""
+        self.graph.ensure_schema()
+        self.graph.write([batch])
+        self.graph.save()
 
     def close_graph(self) -> None:
         """Save and let go of the graph, so that another part of the program can write it; it is opened again at its next

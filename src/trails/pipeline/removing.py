@@ -199,6 +199,9 @@ def _remove_from_graph(graph: GraphStore, plan: Removal, home: str) -> tuple[str
         gaps = "MATCH (n:Gap) WHERE n.run = $run AND n.home = $home AND n.chain IN $chains DETACH DELETE n"
         _write(graph, gaps, run=run, home=home, chains=mine)
         if run in plan.runs and run not in {of for _, of in elsewhere}:
+            for label in ("Response", "Effect"):
+                _write(graph, f"MATCH (n:{label}) WHERE n.run = $run DETACH DELETE n", run=run)
+        if run in plan.runs and run not in {of for _, of in elsewhere}:
             clear_results(graph, home, {run})
             _write(graph, "MATCH (n:Run {id: $run}) DETACH DELETE n", run=run)
     for (label, relationship), ids in shared.items():

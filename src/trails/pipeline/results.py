@@ -129,7 +129,9 @@ def restore_results(
         if node.label in tables:
             table = tables[node.label]
             if "chain" in table.column_names:
-                table = table.filter(pc.is_in(table["chain"], value_set=pa.array(sorted(chains), pa.string())))
+                # the response of a text of its own belongs to no chain
+                there = pc.is_in(table["chain"], value_set=pa.array(sorted(chains), pa.string()))
+                table = table.filter(pc.or_(there, pc.is_null(table["chain"])))
             gone[node.label] = len(tables[node.label]) - len(table)
             nodes[node.label] = table
             known[node.label] = set(table["id"].to_pylist())
@@ -139,8 +141,8 @@ def restore_results(
             table = tables[relationship.name]
             for end, label in (("start", relationship.start), ("end", relationship.end)):
                 ids = table[end].to_pylist()
-                there = known.get(label, set() if label in _SCOPED else chains)
-                keep = [(i if label in _SCOPED else i.split(":")[0]) in there for i in ids]
+                named = known.get(label, set() if label in _SCOPED else chains)
+                keep = [(i if label in _SCOPED else i.split(":")[0]) in named for i in ids]
                 table = table.filter(pa.array(keep, pa.bool_()))
             gone[relationship.name] = len(tables[relationship.name]) - len(table)
             relationships[relationship.name] = table

@@ -1,0 +1,109 @@
+"""What suppressing attention and probing cost, against the bare passes that they need.
+
+python -m benchmarks.response [--spans 8] [--probes 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from trails.measure import open_scorer
+from trails.measure.anchors import dependence
+from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.huggingface import HuggingFaceScorer
+from trails.measure.respond import BATCH_TOKENS, _batches, react
+from trails.schema import Chain, Step
+
+STEPS = 12
+WORDS = ["If", "the", "train", "is", "late", "then", "we", "wait", "here", "and", "read", "the", "book", "again", "."]
+
+
+def chain(number: int, steps: int = STEPS) -> Segmented:
+    """A chain of steps of equal length."""
+    part = " ".join(WORDS) + " "
+    text = part * steps
+    spans = tuple(Step(i, i * len(part), (i + 1) * len(part)) for i in range(steps))
+    return Segmented(Chain("bench", str(number), "", text), spans)
+
+
+def best(work: Callable[[], object], rounds: int = 3) -> float:
+    """Least wall time of some rounds, seconds."""
+    found = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - begin)
+    return min(found)
+
+
+def anchors(scorer: HuggingFaceScorer) -> None:
+    """Tokens of all pairs of a chain of twelve steps, in passes over the chain, and their time."""
+    item = chain(0)
+    (trace,) = scorer.measure([item], MeasureOptions())
+    sequence = scorer.sequence(item)
+    found = dependence(scorer, trace, sequence)
+    seconds = best(lambda: dependence(scorer, trace, sequence), 2)
+
+    def bare() -> None:
+        with scorer.model.measuring():
+            scorer.model.logits(scorer.model.hidden(scorer.model.tensor(sequence.row.ids)[None])[0])
+
+    print(
+        f"anchors, {STEPS} steps, {found.own_tokens} tokens: {found.tokens / found.own_tokens:.2f} passes by tokens (goal 8)"
+    )
+    print(f"anchors, wall time: {seconds / best(bare):.2f} passes over the chain with its logits")
+
+
+def respond(scorer: HuggingFaceScorer, spans: int, probes: int) -> None:
+    """Probing against the same batches without any reduction: hidden states, and logits of the probe's tokens."""
+    model = scorer.model
+    rows = [scorer.contexts.row(chain(i, 4)) for i in range(probes)]
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(100, 40_000, 20 + i % 7).astype(np.int32) for i in range(3 * spans)]
+
+    def probed() -> None:
+        with model.measuring():
+            for row in rows:
+                react(model, row, texts)
+
+    def bare() -> None:
+        with model.measuring():
+            for row in rows:
+                own, n = row.ids, len(row.tokens)
+                model.logits(model.hidden(model.tensor(own)[None])[0, -n:])
+                for batch in _batches([len(text) + len(own) for text in texts], BATCH_TOKENS):
+                    longest = max(len(texts[i]) for i in batch) + len(own)
+                    ids = np.zeros((len(batch), longest), np.int64)
+                    for line, i in zip(ids, batch, strict=True):
+                        line[: len(texts[i]) + len(own)] = np.concatenate((texts[i], own))
+                    hidden = model.hidden(model.tensor(ids))
+                    for line, i in enumerate(batch):
+                        end = len(texts[i]) + len(own)
+                        model.logits(hidden[line, end - n : end])
+
+    tokens = sum((len(texts) + 1) * len(row.ids) + sum(map(len, texts)) for row in rows)
+    one, other = best(probed, 2), best(bare, 2)
+    print(f"respond, {spans} spans x {probes} probes with two controls, {tokens:,} tokens: {one / other:.2f} x the bare passes "
+          f"(goal 1.2); {tokens / one:,.0f} tokens/s")  # fmt: skip
+
+
+def main() -> None:
+    """Print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spans", type=int, default=8)
+    parser.add_argument("--probes", type=int, default=3)
+    options = parser.parse_args()
+    scorer = open_scorer(device="cpu")
+    assert isinstance(scorer, HuggingFaceScorer)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {scorer.run.model}")
+    anchors(scorer)
+    respond(scorer, options.spans, options.probes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""The consilium: do several members (models, adapters, checkpoints) find the same spans hard, and where do they part?
+
+Members may have different tokenizers, so they are compared on character spans: the stretches between two characters at which a
+token ends in every member. Nothing is divided up inside a token, so the nats of a span are exact sums. Values are nats per
+character. What one member cannot know (a first token without context) is left out for all.
+
+Every statistic stands beside its null: each member's values shifted circularly within every chain, which keeps what a chain
+as a whole, and neighbouring spans, have in common. Intervals come from resampling chains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy.stats import rankdata
+
+from trails.analyses.report import Finding, Report, ReportTable
+from trails.analyses.score import Control, Score, Withheld
+from trails.analyses.statistics import spread
+from trails.errors import UsageError
+from trails.platform.arrays import Doubles, Longs
+from trails.schema import Trace, stable_hash, step_key
+from trails.store.base import GraphBatch
+from trails.store.rows import table_of
+
+By = Literal["span", "step", "chain"]
+Taken = Literal["surprisal", "entropy"]
+
+DRAWS = 200
+MIN_UNITS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A run of the consilium with what it gave by chain: ends of its tokens (n,) and of the steps (S,) in characters, and a
+    value of every token (n,), nats.
+    """
+
+    run: str
+    name: str
+    tokenizer: str
+    ends: Mapping[str, Longs]
+    values: Mapping[str, Doubles]
+    steps: Mapping[str, Longs]
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """U units of text that every one of M members measured: ``values`` (U, M) nats per character, ``chain`` (U,) the number of
+    its chain, ``start`` and ``end`` characters, ``step`` the step in which it ends.
+    """
+
+    values: Doubles
+    chain: Longs
+    start: Longs
+    end: Longs
+    step: Longs
+    chains: tuple[str, ...]
+
+
+def member(run: str, name: str, traces: Iterable[Trace], measure: Taken = "surprisal") -> Member:
+    """Collect a member from its traces."""
+    ends: dict[str, Longs] = {}
+    values: dict[str, Doubles] = {}
+    steps: dict[str, Longs] = {}
+    tokenizer = ""
+    for trace in traces:
+        tokenizer = trace.tokenizer
+        ends[trace.chain.id] = trace.token_end.astype(np.int64)
+        values[trace.chain.id] = np.asarray(trace.array(measure), np.float64)
+        steps[trace.chain.id] = np.array([step.end for step in trace.steps], np.int64)
+    return Member(run, name, tokenizer, ends, values, steps)
+
+
+def aligned(members: Sequence[Member], by: By) -> tuple[Units, int]:
+    """The units that all members have, and how many chains have no common boundary inside.
+
+    A span ends where a token ends in every member, and is left out where a member's value is undefined. A step is the spans
+    that end in it, a chain all of its spans: the same characters for every member.
+    """
+    shared = sorted(set.intersection(*(set(one.ends) for one in members)))
+    rows: list[tuple[Doubles, Longs, Longs, Longs, int]] = []
+    alone = 0
+    for number, chain in enumerate(shared):
+        edges = reduce(np.intersect1d, (one.ends[chain] for one in members))
+        edges = edges[edges > 0]
+        alone += len(edges) == 1
+        sums = np.empty((len(edges), len(members)))
+        for column, one in enumerate(members):
+            cuts = np.searchsorted(one.ends[chain], edges, side="right")
+            if len(cuts):
+                sums[:, column] = np.add.reduceat(one.values[chain], np.concatenate(([0], cuts[:-1])))
+        starts = np.concatenate(([0], edges[:-1])).astype(np.int64)
+        step = np.searchsorted(members[0].steps[chain], edges, side="left")
+        known = np.isfinite(sums).all(1)
+        sums, starts, edges, step = sums[known], starts[known], edges[known], step[known]
+        size = edges - starts
+        if by != "span" and len(edges):
+            first = np.flatnonzero(np.diff(step, prepend=-1)) if by == "step" else np.zeros(1, np.int64)
+            sums, size = np.add.reduceat(sums, first), np.add.reduceat(size, first)
+            starts, edges, step = starts[first], edges[np.append(first[1:], len(edges)) - 1], step[first]
+        rows.append((sums / size[:, None], starts, edges, step, number))
+    chain_of = np.concatenate([np.full(len(row[0]), row[4]) for row in rows] or [np.zeros(0)]).astype(np.int64)
+    parts = [np.concatenate([row[i] for row in rows]) if rows else np.zeros((0, len(members))) for i in range(4)]
+    start, end, step = (part.astype(np.int64) for part in parts[1:])
+    return Units(parts[0], chain_of, start, end, step, tuple(shared)), alone
+
+
+def kendalls_w(values: Doubles) -> float:
+    """Kendall's coefficient of concordance of M raters over U units, (U, M), corrected for ties: 1 / M is expected of
+    independent raters and 1 of the same order. NaN where a rater gives one value to everything.
+    """
+    ranks = rankdata(values, axis=0)
+    units, raters = values.shape
+    counts = [np.unique(column, return_counts=True)[1].astype(np.float64) for column in ranks.T]
+    ties = sum(float((count**3 - count).sum()) for count in counts)
+    squares = float(((ranks.sum(1) - raters * (units + 1) / 2) ** 2).sum())
+    most = raters**2 * (float(units) ** 3 - units) - raters * ties
+    return 12 * squares / most if most > 0 else np.nan
+
+
+def krippendorffs_alpha(values: Doubles) -> float:
+    """Krippendorff's α for interval data, (U, M), NaN = not rated: 1 minus the disagreement within units relative to that of
+    all values with each other (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability). 0 is chance, 1 full agreement.
+    """
+    rated = np.isfinite(values)
+    per_unit = rated.sum(1)
+    kept = per_unit > 1
+    x, per_unit = np.where(rated, values, 0.0)[kept], per_unit[kept].astype(np.float64)
+    total = per_unit.sum()
+    if total < 2:
+        return np.nan
+    x = np.where(rated[kept], x - x.sum() / total, 0.0)  # centred: squares of large values would cancel
+    # the squared differences of all ordered pairs of k values are 2 (k Σx² - (Σx)²)
+    within = 2 * (per_unit * (x**2).sum(1) - x.sum(1) ** 2)
+    observed = (within / (per_unit - 1)).sum() / total
+    expected = 2 * (total * (x**2).sum() - x.sum() ** 2) / (total * (total - 1))
+    return float(1 - observed / expected) if expected > 0 else np.nan
+
+
+def pairwise_spearman(values: Doubles) -> Doubles:
+    """Rank correlation of every pair of columns, in the order of ``combinations``."""
+    ranks = rankdata(values, axis=0)
+    ranks -= ranks.mean(0)
+    length = np.sqrt((ranks**2).sum(0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table = ranks.T @ ranks / np.outer(length, length)
+    return np.array([table[a, b] for a, b in combinations(range(values.shape[1]), 2)])
+
+
+def statistics_of(values: Doubles) -> Doubles:
+    """W, α, and the pairwise rank correlations."""
+    return np.concatenate(([kendalls_w(values), krippendorffs_alpha(values)], pairwise_spearman(values)))
+
+
+def shifted(values: Doubles, chain: Longs, rng: np.random.Generator) -> Doubles:
+    """Every column moved circularly within every chain by an offset of its own; units of a chain stand together."""
+    starts = np.flatnonzero(np.diff(chain, prepend=-1))
+    sizes = np.diff(np.append(starts, len(chain)))
+    begin, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    place = np.arange(len(chain)) - begin
+    moved = np.empty_like(values)
+    for column in range(values.shape[1]):
+        offset = np.repeat(rng.integers(0, sizes), sizes)
+        moved[:, column] = values[begin + (place + offset) % size, column]
+    return moved
+
+
+def resampled(units: Units, statistic: object = statistics_of, *, draws: int = DRAWS, seed: int = 0) -> Doubles:
+    """The statistics of ``draws`` resamples of chains, (draws, k)."""
+    rng = np.random.default_rng(seed)
+    names, starts, sizes = np.unique(units.chain, return_index=True, return_counts=True)
+    found = []
+    for _ in range(draws):
+        pick = rng.integers(0, len(names), len(names))
+        places = np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in pick])
+        found.append(statistic(units.values[places]))  # type: ignore[operator]
+    return np.array(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement(Finding):
+    """What a consilium agrees on. ``pairs`` has a row per two members, ``spans`` the units on which their ranks part most."""
+
+    members: pa.Table
+    by: By
+    measure: str
+    n_units: int
+    chains: tuple[str, ...]
+    pairs: pa.Table
+    spans: pa.Table
+    scores: tuple[Score, ...]
+    withheld: tuple[Withheld, ...]
+    notes: tuple[str, ...]
+
+    def report(self) -> Report:
+        """Whether the members order the text alike beyond what chains alone give."""
+        count = len(self.members)
+        if self.scores:
+            w = self.scores[0]
+            said = "agree" if w.beyond() else "do not agree beyond chance"
+            verdict = (
+                f"{count} members {said} on which {self.by}s are hard: Kendall's W {w.value:.2f}, "
+                f"with their {self.by}s shifted {w.control:.2f}"
+            )
+        else:
+            verdict = f"{count} members are not compared: {self.withheld[0].reason}"
+        parted = {"chain": "chain", "step": "step", "text": "text", "statistic": "spread of ranks", "chance": "by chance",
+                  "hardest_for": "hardest for", "easiest_for": "easiest for"}  # fmt: skip
+        facts = {"by": self.by, "measure": self.measure, "n_members": count, "n_units": self.n_units,
+                 "n_chains": len(self.chains)}  # fmt: skip
+        tables = (
+            ReportTable("members", self.members, "members"),
+            ReportTable("pairs", self.pairs, "rank correlation of every two members"),
+            ReportTable("disagreements", self.spans, "where the members part most", parted),
+        )
+        return Report("agreement", verdict, facts, tables, self.scores, self.withheld, self.notes)
+
+    def batch(self) -> GraphBatch | None:
+        """``:Disagreement`` nodes with the step that they lie in."""
+        rows = self.spans.to_pylist()
+        if not rows:
+            return None
+        runs = self.members["run"].to_pylist()
+        ids = ["d" + stable_hash(row["chain"], str(row["start"]), str(row["end"]), self.measure, *runs) for row in rows]
+        names = ("chain", "start", "end", "text", "statistic", "chance", "hardest_for", "easiest_for", "values")
+        nodes = {name: [row[name] for row in rows] for name in names}
+        nodes |= {"id": ids, "measure": [self.measure] * len(rows), "members": [runs] * len(rows)}
+        ends = {"start": ids, "end": [step_key(row["chain"], row["step"]) for row in rows]}
+        return GraphBatch(
+            {"Disagreement": table_of("Disagreement", nodes)}, {"DISAGREEMENT_AT": table_of("DISAGREEMENT_AT", ends)}
+        )
+
+
+def agreement(
+    members: Sequence[Member],
+    texts: Mapping[str, str],
+    *,
+    by: By = "span",
+    measure: Taken = "surprisal",
+    top: int = 200,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Agreement:
+    """Compare members. ``texts`` are those of the chains. Raises UsageError for fewer than two members, or no chain in
+    common.
+    """
+    if len(members) < 2:
+        raise UsageError(
+            f"{len(members)} members are there to compare, two are needed. Run: trails ingest PATH --models A,B"
+        )
+    units, alone = aligned(members, by)
+    if not units.chains:
+        raise UsageError(
+            f"no chain was measured by all of {', '.join(one.run for one in members)}. Ingest the same input with each, or "
+            "name members with --runs."
+        )
+    notes = []
+    measured = {chain for one in members for chain in one.ends}
+    if rest := len(measured) - len(units.chains):
+        notes.append(f"{rest} of {len(measured)} chains were not measured by every member: left out")
+    if alone:
+        notes.append(f"{alone} chains have no common boundary inside: each is one span")
+    table = pa.table(
+        {
+            "run": [m.run for m in members],
+            "name": [m.name for m in members],
+            "tokenizer": [m.tokenizer[:8] for m in members],
+        }
+        | {
+            f"{measure}_per_character": [float(v) for v in units.values.mean(0)]
+            if len(units.values)
+            else [None] * len(members)
+        }
+    )
+    names = [one.name for one in members]
+    empty = pa.table({"first": pa.array([], pa.string()), "second": pa.array([], pa.string())})
+    several = len(np.unique(units.chain))
+    if len(units.values) < MIN_UNITS or several < 2:
+        reason = (
+            f"{len(units.values)} {by}s in {several} chains are in all members, {MIN_UNITS} in two chains are needed"
+        )
+        withheld = (Withheld("agreement", f"{reason}: ingest more chains with every member"),)
+        return Agreement(
+            table, by, measure, len(units.values), units.chains, empty, _no_spans(), (), withheld, tuple(notes)
+        )
+    own = statistics_of(units.values)
+    span = intervals(own, resampled(units, draws=draws, seed=seed), several)
+    rng = np.random.default_rng([seed, 1])
+    nulls, chance = [], []
+    for _ in range(draws):
+        moved = shifted(units.values, units.chain, rng)
+        nulls.append(statistics_of(moved))
+        chance.append(float(np.median(_parted(moved))))
+    null = np.array(nulls)
+    if by == "chain":
+        notes.append("a chain as one unit cannot be shifted within itself: the null is the agreement itself")
+        null = np.array([statistics_of(rng.permuted(units.values, axis=0)) for _ in range(draws)])
+        notes[-1] = "a chain as one unit cannot be shifted within itself: the null exchanges chains"
+    shift = "chains exchanged" if by == "chain" else "spans shifted within their chain"
+
+    def score(name: str, unit: str, at: int) -> Score:
+        control = Control(shift, float(null[:, at].mean()), spread(null[:, at]))
+        return Score(name, float(own[at]), unit, (control,), (float(span[at, 0]), float(span[at, 1])))
+
+    scores = (
+        score("Kendall's W", f"0..1, {1 / len(members):.2f} of independent members", 0),
+        score("Krippendorff's alpha", "at most 1, 0 = chance", 1),
+    )
+    rows = []
+    for at, (a, b) in enumerate(combinations(range(len(members)), 2), start=2):
+        low, high = (float(edge) for edge in span[at])
+        rows.append(
+            {"first": names[a], "second": names[b], "same_tokenizer": members[a].tokenizer == members[b].tokenizer}
+            | {"spearman": float(own[at]), "low": low, "high": high, "shifted": float(null[:, at].mean())}
+            | {"shifted_high": float(np.quantile(null[:, at], 0.975))}
+        )
+    return Agreement(
+        table,
+        by,
+        measure,
+        len(units.values),
+        units.chains,
+        pa.Table.from_pylist(rows),
+        _spans(units, names, texts, float(np.mean(chance)), top),
+        scores,
+        (),
+        tuple(notes),
+    )
+
+
+def intervals(own: Doubles, again: Doubles, chains: int) -> Doubles:
+    """95 % intervals (k, 2) of statistics (k,) from those of resampled chains (draws, k): Student's t with the bootstrap's
+    standard error, scaled for the few chains that were resampled. A percentile interval covers too little with tens of chains.
+    """
+    from scipy.stats import t
+
+    half = t.ppf(0.975, max(chains - 1, 1)) * again.std(0, ddof=1) * np.sqrt(chains / max(chains - 1, 1))
+    return np.stack((own - half, own + half), 1)
+
+
+def _parted(values: Doubles) -> Doubles:
+    """Standard deviation over the members of the ranks, 0 to 1, that they give a unit."""
+    ranks = (rankdata(values, axis=0) - 1) / max(len(values) - 1, 1)
+    found: Doubles = ranks.std(1)
+    return found
+
+
+def _no_spans() -> pa.Table:
+    kinds: dict[str, pa.DataType] = {name: pa.string() for name in ("chain", "text", "hardest_for", "easiest_for")}
+    kinds |= {name: pa.int64() for name in ("step", "start", "end")}
+    kinds |= {"statistic": pa.float64(), "chance": pa.float64(), "values": pa.list_(pa.float64())}
+    return pa.schema(list(kinds.items())).empty_table()
+
+
+def _spans(units: Units, names: Sequence[str], texts: Mapping[str, str], null: float, top: int) -> pa.Table:
+    """The units on which the members are as far apart as on units that have nothing to do with each other (``null``, the
+    median of shifted ones), the farthest first.
+    """
+    parted = _parted(units.values)
+    ranks: npt.NDArray[np.float64] = rankdata(units.values, axis=0)
+    rows = []
+    for at in np.argsort(-parted, kind="stable")[:top].tolist():
+        if parted[at] < null:
+            break
+        chain = units.chains[int(units.chain[at])]
+        start, end = int(units.start[at]), int(units.end[at])
+        rows.append(
+            {"chain": chain, "step": int(units.step[at]), "start": start, "end": end, "text": texts[chain][start:end]}
+            | {"statistic": float(parted[at]), "chance": null, "values": units.values[at].tolist()}
+            | {"hardest_for": names[int(ranks[at].argmax())], "easiest_for": names[int(ranks[at].argmin())]}
+        )
+    return pa.Table.from_pylist(rows, schema=_no_spans().schema)

@@ -1,0 +1,68 @@
+"""trails anchors"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trails.cli.common import (
+    BarProgress,
+    device_option,
+    home_option,
+    json_option,
+    model_option,
+    print_json,
+    store_option,
+)
+from trails.cli.scores import details_option, graph_option, limit_option, print_report, run_option, settings_for
+
+
+@click.command("anchors", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("chain")
+@click.option("--layers", default="", help="Layers in which attention is suppressed, e.g. 10-20 (default: all).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn pairs and random spans.")
+@limit_option
+@details_option
+@graph_option
+@run_option
+@model_option
+@device_option
+@home_option
+@store_option
+@json_option
+def command(
+    chain: str,
+    limit: int,
+    details: bool,
+    no_graph: bool,
+    model: str | None,
+    device: str | None,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Which earlier steps a step needs: for every pair, attention from the later to the earlier step is suppressed, and what
+    the later step loses is measured. CHAIN is a chain or a selection.
+
+    Writes (:Step)-[:DEPENDS_ON {nats, kl}]->(:Step), beside the observed ATTENDS_TO. Controls: an equally long random span, and
+    as much mass of the first token.
+
+    \b
+    trails anchors c1f0
+    trails anchors source:gsm8k --layers 10-20
+    trails query conclusion-depends-on --param chain=c1f0
+    """
+    from trails.pipeline import Home
+
+    with (
+        BarProgress(quiet=as_json) as progress,
+        Home(**settings_for(home, store, model=model, device=device)) as opened,
+    ):
+        report = opened.anchors(chain, write=not no_graph, progress=progress, **given).report()
+    if as_json:
+        print_json(report.record(limit))
+        return
+    print_report(report, limit=limit, details=details, home=home)

@@ -1,0 +1,97 @@
+"""trails respond"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import (
+    BarProgress,
+    device_option,
+    echo,
+    home_option,
+    json_option,
+    model_option,
+    print_json,
+    store_option,
+)
+from trails.cli.scores import (
+    details_option,
+    graph_option,
+    limit_option,
+    print_report,
+    run_option,
+    settings_for,
+    text_or_file,
+)
+
+
+@click.command("respond", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("spans")
+@click.option("--probes", required=True, help="Selection of unseen chains on which the reaction is measured.")
+@click.option(
+    "--controls",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Spans of as many tokens of other sources that every span is compared with.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the controls.")
+@limit_option
+@details_option
+@graph_option
+@run_option
+@model_option
+@device_option
+@home_option
+@store_option
+@json_option
+def command(
+    spans: str,
+    probes: str,
+    controls: int,
+    seed: int,
+    limit: int,
+    details: bool,
+    no_graph: bool,
+    run: str | None,
+    model: str | None,
+    device: str | None,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """The response map: what spans do to unseen probes when they stand before them. SPANS is a selection of steps or chains, a
+    chain, a step CHAIN:STEP, a text, or a file that holds one.
+
+    Every span is compared with spans of as many tokens of other sources, and with its own tokens in random order. Writes
+    :Response nodes.
+
+    \b
+    trails respond c1f0:3 --probes source:strategyqa
+    trails respond 'roles:BUT' --probes source:gsm8k
+    trails respond "Not every rain makes the grass wet." --probes all
+    """
+    from trails.pipeline import Home
+
+    with (
+        BarProgress(quiet=as_json) as progress,
+        Home(**settings_for(home, store, model=model, device=device)) as opened,
+    ):
+        found = opened.respond(
+            text_or_file(spans),
+            probes=probes,
+            controls=controls,
+            seed=seed,
+            run=run,
+            write=not no_graph,
+            progress=progress,
+        )
+    report = found.report()
+    if as_json:
+        print_json(report.record(limit))
+        return
+    print_report(report, limit=limit, details=details, home=home)
+    for line in found.sentences()[:limit]:
+        echo(line)

@@ -1,0 +1,96 @@
+"""The consilium: several models measure the same input, one after another, and what they agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trails.analyses.agreement import Agreement, By, Taken, agreement, member
+from trails.config import Settings
+from trails.errors import TrailsError, UsageError
+from trails.measure.base import Scorer
+from trails.pipeline.measuring import IngestOptions, IngestSummary, ingest
+from trails.pipeline.progress import Progress
+from trails.schema import Run
+from trails.store.resolve import run_of
+
+if TYPE_CHECKING:
+    from trails.pipeline.home import Home
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """A member's ingest: its summary, or the reason why it failed."""
+
+    model: str
+    summary: IngestSummary | None
+    error: TrailsError | None
+
+
+def ingest_many(
+    paths: Sequence[str | Path],
+    settings: Settings,
+    options: IngestOptions,
+    models: Sequence[str],
+    make_scorer: Callable[[Settings], Scorer],
+    *,
+    progress: Progress | None = None,
+) -> list[Taking]:
+    """Ingest the same input with every model, one after another: memory holds one model at a time. A member that fails is
+    reported and the others are kept; the same call again measures only what is missing.
+
+    ``make_scorer`` opens the model of its settings. Raises UsageError for standard input, which can be read once, and for a
+    model that is named twice.
+    """
+    if any(str(path) == "-" for path in paths):
+        raise UsageError("standard input can be read once, and several models were given. Put it into a file.")
+    if twice := sorted({model for model in models if models.count(model) > 1}):
+        raise UsageError(f"model {twice[0]} was given twice. Name every member once.")
+    found = []
+    for model in models:
+        own = settings.model_copy(update={"model": model})
+        try:
+            summary = ingest(paths, own, options, make_scorer=partial(make_scorer, own), progress=progress)
+            found.append(Taking(model, summary, None))
+        except TrailsError as error:
+            found.append(Taking(model, None, error))
+    return found
+
+
+def agree(
+    home: Home,
+    runs: Sequence[str] = (),
+    *,
+    measure: Taken = "surprisal",
+    by: By = "span",
+    top: int = 200,
+    draws: int = 200,
+    seed: int = 0,
+    write: bool = True,
+) -> Agreement:
+    """Compare the runs of a home (all without an intervention by default) on the chains that all of them measured; write
+    ``:Disagreement``. Raises UsageError for fewer than two.
+    """
+    known = home.runs()
+    chosen = [run_of(known, name) for name in runs] or [run for run in known.values() if not run.intervention]
+    if len({run.id for run in chosen}) < len(chosen):
+        raise UsageError(f"a run was named twice: {', '.join(runs)}. Name every member once.")
+    members = [member(run.id, _name(run), home.traces(run.id), measure) for run in chosen]
+    texts: dict[str, str] = {}
+    for table in home.shards.tables(["chain", "text"]):
+        texts |= dict(zip(table["chain"].to_pylist(), table["text"].to_pylist(), strict=True))
+    found = agreement(members, texts, by=by, measure=measure, top=top, draws=draws, seed=seed)
+    batch = found.batch() if write else None
+    if write:
+        home.graph.run("MATCH (d:Disagreement) DETACH DELETE d", write=True)
+    if batch is not None:
+        home.put(batch)
+    return found
+
+
+def _name(run: Run) -> str:
+    """What a person calls a member."""
+    return run.name or f"{run.model}{' + adapter ' + run.adapter[:6] if run.adapter else ''}"

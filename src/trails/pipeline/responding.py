@@ -1,0 +1,179 @@
+"""``trails respond``: spans before unseen probes, each beside a length-matched span and its own tokens shuffled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trails.analyses.respond import Responses, Span, responses
+from trails.errors import UnmeasurableError, UsageError
+from trails.export.split import GRAM, grams
+from trails.export.subgraph import is_selection
+from trails.measure.base import Segmented
+from trails.measure.respond import Reaction, react
+from trails.pipeline.progress import Progress, Silent
+from trails.platform.arrays import Ints
+from trails.schema import Trace, stable_hash, step_key
+
+if TYPE_CHECKING:
+    from trails.pipeline.home import Home
+
+SEPARATOR = "\n\n"
+"""What stands between a span and the probe's question."""
+
+
+def respond(
+    home: Home,
+    spans: str,
+    *,
+    probes: str,
+    controls: int = 3,
+    seed: int = 0,
+    run: str | None = None,
+    write: bool = True,
+    progress: Progress | None = None,
+) -> Responses:
+    """Put spans before probes and measure what changes there, with the model of a run; write ``:Response``.
+
+    ``spans`` is a selection (its steps, or its whole chains), a chain, a step (``CHAIN:STEP``), or a text. ``probes`` is a
+    selection of whole chains, ``controls`` the number of length-matched spans of every span. A probe that shares a 13-gram
+    of tokens with a span, or is its chain, is left out. Raises UsageError where fewer than two probes are left, and where
+    nothing is there to take length-matched controls from.
+    """
+    progress = progress or Silent()
+    known = home.run(run)
+    wanted = home.chosen(probes, known.id)
+    found = _spans(home, spans, known.id)
+    if any(not len(ids) for _, ids in found):  # a text of its own: its tokens are those of the run's tokenizer
+        words = home.language_model(known.id).model.text
+        found = [(span, ids if len(ids) else words.encode(span.text, "the span").ids) for span, ids in found]
+    own = {span.chain for span, _ in found}
+    taken = set().union(*(grams(ids.tolist()) for _, ids in found))
+    kept: list[Trace] = []
+    for trace in home.shards.traces(known.id, wanted):
+        context = trace.question_token_ids.tolist()
+        if trace.chain.id not in own and not taken & (
+            grams(context + trace.token_ids.tolist()) | grams(trace.token_ids.tolist())
+        ):
+            kept.append(trace)
+    notes = []
+    if left := len(wanted) - len(kept):
+        notes.append(
+            f"{left} of {len(wanted)} probes are a span's own chain or share {GRAM} tokens in a row with a span: left out"
+        )
+    if len(kept) < 2:
+        raise UsageError(
+            f"{len(kept)} of {len(wanted)} probes of {probes!r} share no {GRAM} tokens in a row with a span and are not its "
+            "chain; two are needed, and an interval of twenty says more. Choose other probes with --probes."
+        )
+    scorer = home.language_model(known.id)
+    text = scorer.model.text
+    beside, where = _with_controls(home, found, known.id, {trace.chain.id for trace in kept}, controls, seed)
+    notes.append(where)
+    separator = text.encode(SEPARATOR, "the separator").ids
+    rng = np.random.default_rng([seed, 2])
+    texts: list[Ints] = [np.zeros(0, np.int32)]  # the probe alone once more: the noise floor
+    for _, ids, others in beside:
+        for tokens in (ids, *others, rng.permutation(ids)):
+            texts.append(np.concatenate((tokens, separator)))
+    reactions: dict[str, Reaction] = {}
+    progress.begin("probing", len(kept))
+    too_long = []
+    with scorer.model.measuring():
+        for trace in kept:
+            row = scorer.contexts.row(Segmented(trace.chain, trace.steps))
+            try:
+                reactions[trace.chain.id] = react(scorer.model, row, texts, known.max_tokens)
+            except UnmeasurableError as error:
+                too_long.append(f"left out: {error}")
+            progress.advance(1, tokens=sum(map(len, texts)) + (len(texts) + 1) * len(row.ids))
+    if len(reactions) < 2:
+        raise UsageError(
+            f"{len(reactions)} probes could be measured, two are needed. {too_long[0] if too_long else ''}"
+        )
+    result = responses([span for span, _, _ in beside], reactions, known.id, probes=probes, notes=(*notes, *too_long))
+    batch = result.batch() if write else None
+    if batch is not None:
+        home.put(batch)
+    return result
+
+
+def _spans(home: Home, spans: str, run: str) -> list[tuple[Span, Ints]]:
+    """Spans with their tokens; a text that is neither a selection nor a name has none yet."""
+    pieces: dict[str, tuple[int, ...]] = {}
+    if is_selection(spans):
+        selection = home.select(spans)
+        pieces = {chain: part.steps if (part := selection.part(chain)) else () for chain in home.chosen(spans, run)}
+    else:
+        try:
+            name = home.names.place(spans)
+        except UsageError:
+            if not any(character.isspace() for character in spans.strip()):
+                raise  # one word that names nothing is a slip, not a text
+            own = spans.strip()
+            return [(Span("t" + stable_hash(own), "text", "", own, 0, ()), np.zeros(0, np.int32))]
+        chain, _, place = name.partition(":")
+        pieces = {chain: (int(place),) if place else ()}
+    found = []
+    for trace in home.shards.traces(run, sorted(pieces)):
+        chain = trace.chain.id
+        for step in pieces[chain]:
+            if step >= len(trace.steps):
+                raise UsageError(
+                    f"step {step} of chain {chain} was asked for, it has steps 0 to {len(trace.steps) - 1}."
+                )
+            first, stop = trace.step_tokens[step]
+            own = trace.chain.text[trace.steps[step].start : trace.steps[step].end]
+            if stop > first:
+                ids = trace.token_ids[first:stop]
+                found.append((Span(step_key(chain, step), "step", chain, own, len(ids), ()), ids))
+        if not pieces[chain]:
+            found.append((Span(chain, "chain", chain, trace.chain.text, trace.n_tokens, ()), trace.token_ids))
+    if not found:
+        raise UsageError(f"{spans!r} names no span that run {run} measured. Run: trails status")
+    return found
+
+
+def _with_controls(
+    home: Home, found: list[tuple[Span, Ints]], run: str, probes: set[str], count: int, seed: int
+) -> tuple[list[tuple[Span, Ints, list[Ints]]], str]:
+    """Every span with ``count`` spans of as many tokens of chains of other sources, drawn at random; and where they come
+    from.
+    """
+    pool: dict[str, list[tuple[str, Ints]]] = {}
+    source_of: dict[str, str] = {}
+    for table in home.shards.tables(["chain", "source", "token_ids"], run, rows=1_000):
+        columns = [table[name].to_pylist() for name in ("chain", "source", "token_ids")]
+        for chain, source, tokens in zip(*columns, strict=True):
+            source_of[chain] = source
+            if chain not in probes:
+                pool.setdefault(source, []).append((chain, np.asarray(tokens, np.int32)))
+    own = {span.chain for span, _ in found}
+    rng = np.random.default_rng([seed, 3])
+    result: list[tuple[Span, Ints, list[Ints]]] = []
+    same = 0
+    for span, ids in found:
+        mine = source_of.get(span.chain, "")
+        other = [entry for source, entries in sorted(pool.items()) if source != mine for entry in entries]
+        able = [entry for entry in other if len(entry[1]) >= len(ids) and entry[0] not in own]
+        if not able:
+            same += 1
+            able = [e for entries in pool.values() for e in entries if len(e[1]) >= len(ids) and e[0] not in own]
+        if not able:
+            raise UsageError(
+                f"no chain outside the spans and probes has {len(ids)} tokens, so span {span.id} has no length-matched "
+                "control. Choose shorter spans or fewer probes."
+            )
+        able.sort(key=lambda entry: entry[0])
+        picks = [able[int(i)] for i in rng.choice(len(able), count, replace=len(able) < count)]
+        begins = [int(rng.integers(len(tokens) - len(ids) + 1)) for _, tokens in picks]
+        others = [tokens[begin : begin + len(ids)] for (_, tokens), begin in zip(picks, begins, strict=True)]
+        described = Span(span.id, span.kind, span.chain, span.text, len(ids), tuple(chain for chain, _ in picks))
+        result.append((described, ids, others))
+    where = "length-matched spans come from other sources"
+    if same:
+        where += (
+            f"; of {same} of {len(found)} from other chains of the same source, because no other has as many tokens"
+        )
+    return result, where

@@ -1,0 +1,126 @@
+"""The response map: planted reactions come out as they were planted, and the command stores and says what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from trails.analyses.respond import Span, responses, share_interval
+from trails.measure.respond import Reaction
+from trails.pipeline import Home
+
+Trails = Callable[..., Any]
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 3), (3, 3), (12, 20), (15, 20), (7, 11)])
+def test_the_interval_is_wilsons(hits: int, n: int) -> None:
+    expected = binomtest(hits, n).proportion_ci(method="wilson")
+    assert share_interval(hits, n) == pytest.approx((expected.low, expected.high))
+
+
+def planted(seed: int, helps: bool, layer: int, n: int = 24) -> Any:
+    """Reactions of n probes to one span: attention and drift at a layer, and a change of NLL that beats its control, or not."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for number in range(n):
+        attention, drift = rng.normal(0.05, 0.005, (5, 12)), rng.normal(0.1, 0.01, (5, 13))
+        attention[1, layer - 1] += 0.05
+        drift[1, layer] += 0.1
+        drift[0], shift, nll = 0.0, rng.uniform(0.02, 0.04, 5), rng.normal(0, 0.1, 5)
+        shift[0] = nll[0] = 0
+        nll[1] -= 0.4 * helps
+        found[f"c{number:016x}"] = Reaction(attention, drift, shift, nll)
+    return responses([Span("c1:2", "step", "c1", "a span", 9, ("c9", "c8"))], found, "r", probes="all")
+
+
+def test_a_planted_layer_and_reaction_are_found_and_nothing_else() -> None:
+    right, consistent, chance = 0, 0, 0
+    for seed in range(40):
+        layer = 1 + seed % 12
+        (row,) = planted(seed, True, layer).table.to_pylist()
+        right += abs(row["layer"] - layer) <= 1 and abs(row["drift_layer"] - layer) <= 1
+        consistent += row["consistent"]
+        chance += planted(seed, False, layer).table.to_pylist()[0]["consistent"]
+    assert right >= 38
+    assert consistent >= 38
+    assert chance <= 7  # 2 of 40 are expected, and at most 7 with all but 0.2 % of probability
+
+
+def test_the_map_is_stored_and_said(trails: Trails) -> None:
+    found = trails("respond", "chain:toys:1", "--probes", "source:probes", "--json").json()
+    (row,) = found["responses"]
+    pairs = found["reactions"]
+    assert found["n_probes"] == len(pairs) == 6
+    assert row["nll_change"] == pytest.approx(np.mean([pair["nll_change"] for pair in pairs]))
+    assert row["nll_change_control"] == pytest.approx(np.mean([pair["nll_change_control"] for pair in pairs]))
+    apart = [pair["nll_change"] - pair["nll_change_control"] for pair in pairs]
+    hits = max(sum(a < 0 for a in apart), sum(a > 0 for a in apart))
+    assert row["share"] == hits / 6
+    assert row["consistent"] == (binomtest(hits, 6).proportion_ci(method="wilson").low > 0.5)
+    assert 0 < row["logit_shift"] <= 100
+    assert len(row["drift_by_layer"]) == 4
+    assert row["drift"] == row["drift_by_layer"][row["drift_layer"]]
+    assert max(found["noise"].values()) < 1e-2
+    with Home() as home:
+        assert len(row["control_chains"]) == 3
+        assert {home.trace(chain).chain.source for chain in row["control_chains"]} == {"fillers"}
+        stored = home.cypher(
+            "MATCH (r:Response)-[o:ON]->(c:Chain) MATCH (r)-[:OF]->(s:Chain) "
+            "RETURN s.id, c.id, o.nll_change, r.sentence, r.layer, r.drift_by_layer ORDER BY c.id"
+        ).rows
+    assert {r[0] for r in stored} == {row["span"]}
+    assert {r[1]: r[2] for r in stored} == {pair["probe"]: pair["nll_change"] for pair in pairs}
+    sentence = found["sentences"][0]
+    assert stored[0][3] == sentence
+    assert stored[0][4:] == (row["layer"], row["drift_by_layer"])
+    for part in (
+        "→ attention in ",
+        f"layer {row['layer']}",
+        "embedding drift ",
+        f"logit shift {row['logit_shift']:.1f} %",
+    ):
+        assert part in sentence
+    assert "→ reaction on 6 unseen samples = " in sentence
+    (asked,) = trails("query", "response-map", "--json").json()
+    assert asked["sentence"] == sentence
+    again = trails("respond", "chain:toys:1", "--probes", "source:probes", "--json").json()
+    assert again["responses"] == found["responses"]
+    trails("rebuild", "--fresh")
+    assert len(trails("query", "response-map", "--json").json()) == 1
+
+
+def test_steps_and_texts_are_spans(trails: Trails) -> None:
+    turns = "MATCH (c:Chain {source: 'toys'})-[:HAS_STEP]->(s:Step {role: 'BUT'}) RETURN s.id AS step"
+    found = trails("respond", turns, "--probes", "source:probes", "--json", "--limit", 99).json()
+    assert {row["kind"] for row in found["responses"]} == {"step"}
+    assert len(found["responses"]) == 8
+    with Home() as home:
+        assert home.cypher("MATCH (:Response)-[:OF]->(s:Step) RETURN count(s) AS n").rows == ((8,),)
+    own = trails("respond", "Not every rain makes the grass wet.", "--probes", "source:probes", "--json").json()
+    assert own["responses"][0]["kind"] == "text"
+    trails("rebuild", "--fresh")
+    assert len(trails("query", "response-map", "--json").json()) == 9
+
+
+def test_probes_that_share_text_with_a_span_are_left_out(trails: Trails) -> None:
+    found = trails("respond", "chain:probes:1", "--probes", "all", "--json")
+    assert found.json()["n_probes"] == 11  # its own source shares its words
+    assert "6 of 17 probes" in " ".join(found.json()["notes"])
+
+
+@pytest.mark.parametrize(
+    ("spans", "probes", "says"),
+    [
+        ("chain:probes:1", "source:probes", "0 of 6 probes of 'source:probes' share no 13 tokens in a row"),
+        ("chain:toys:1", "chain:probes:2", "1 of 1 probes"),
+        ("nonsense", "all", "no chain fits"),
+        ("toys:1:9", "source:probes", "step 9 of chain"),
+    ],
+)
+def test_bad_input_stores_nothing(trails: Trails, spans: str, probes: str, says: str) -> None:
+    assert says in trails("respond", spans, "--probes", probes, code=2).error
+    assert trails("query", "response-map", "--json").json() == []
