@@ -24,10 +24,11 @@ SOURCE_STEPS = "-source"
 """End of a segmenter's name in the home of chains whose source steps were kept whole."""
 
 COUNTED_STEPS = {
-    "Gap": "MATCH (n:Gap) WHERE n.chain IN $chains",
-    "Overlap": "MATCH (n:Overlap)-[:IN]->(c:Chain) WHERE n.kind IN ['skeleton', 'near'] AND c.id IN $chains",
+    "Gap": "MATCH (n:Gap) WHERE n.home = $home AND n.chain IN $chains",
+    "Overlap": "MATCH (n:Overlap)-[:IN]->(c:Chain) WHERE n.home = $home AND n.kind IN ['skeleton', 'near'] "
+    "AND c.id IN $chains",
 }
-"""Results of analyses that counted or named steps, and where they are found; they go when steps change."""
+"""Results of this home's analyses that counted or named steps, and where they are found; they go when steps change."""
 
 DEPENDENT = ("token_attends_step", "token_attends_mass", "token_attends_layer")
 ADDED_AGAIN = ("nll_given_all", "nll_given_question", "nll_without_previous")
@@ -88,7 +89,7 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
             store.rewrite(name, rows)
             progress.advance(1)
         store.resegmented(segmenter_hash() + (SOURCE_STEPS if keep else ""))
-        found.cleared = _clear(graph, touched)
+        found.cleared = _clear(graph, touched, store.identity().id)
         if found.changed:
             for path in (store.home / "whitening").glob("*.npz"):
                 path.unlink(missing_ok=True)  # made from states of steps
@@ -96,11 +97,11 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
     return found
 
 
-def _clear(graph: GraphStore, chains: set[str]) -> tuple[str, ...]:
-    """Remove the results of analyses that counted steps of these chains; the labels of which there were any."""
+def _clear(graph: GraphStore, chains: set[str], home: str) -> tuple[str, ...]:
+    """Remove the results of a home's analyses that counted steps of these chains; the labels of which there were any."""
     gone = []
     for label, where in COUNTED_STEPS.items():
-        parameters = {"chains": sorted(chains)}
+        parameters = {"chains": sorted(chains), "home": home}
         found = graph.run(f"{where} RETURN count(DISTINCT n) AS n", parameters, timeout_s=86_400.0, trusted=True)
         if chains and found.rows[0][0]:
             graph.run(f"{where} DETACH DELETE n", parameters, write=True, timeout_s=86_400.0)
