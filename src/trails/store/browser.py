@@ -201,8 +201,9 @@ def guide(queries: Mapping[str, NamedQuery], values: Mapping[str, Any] | None = 
             "token that it leads to, in nats. Orange nodes are states: the same last tokens in different chains.</p>",
         )
     ]
-    for query in pictures.values():
-        slides.append(slide(query.title, f"<p>{html.escape(query.description)}</p>{runnable(inlined(query, values))}"))
+    for name, query in pictures.items():
+        said = f"<p>{html.escape(query.description)} (<code>{html.escape(name)}</code>)</p>"
+        slides.append(slide(query.title, said + runnable(inlined(query, values))))
     rows = "".join(
         f"<p><b>{html.escape(query.title)}</b> (<code>{html.escape(name)}</code>). {html.escape(query.description)}</p>"
         f"{runnable(inlined(query, values))}"
