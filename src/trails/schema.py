@@ -293,6 +293,13 @@ class Trace:
     nll_without_previous: Floats | None = None  # (S,) nats per token, everything but the previous step
     state_layers: tuple[int, ...] = ()  # layers kept in step_states (0 = input embeddings)
     step_states: Floats | None = None  # (S, len(state_layers), d_model) mean hidden state of the step's tokens
+    # by default; None when not measured
+    top_id: Ints | None = (
+        None  # (n, k) the k most likely vocabulary items at the token's place, most likely first; -1 = none
+    )
+    top_log_probability: Floats | None = None  # (n, k) nats, never above 0
+    margin: Floats | None = None  # (n,) nats, log-probability of the most likely item minus that of the second
+    top_pieces: tuple[str, ...] = ()  # text of every item of top_id, by ascending id
     more: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Measures of :data:`MEASURES` that have no field of their own, by name."""
 
@@ -302,6 +309,12 @@ class Trace:
             found: npt.NDArray[Any] | None = getattr(self, name)
             return found
         return self.more.get(MEASURE[name].name)
+
+    def top_texts(self) -> dict[int, str]:
+        """Vocabulary item → its text, for every item of ``top_id``; empty when that was not measured."""
+        if self.top_id is None:
+            return {}
+        return dict(zip(np.unique(self.top_id[self.top_id >= 0]).tolist(), self.top_pieces, strict=True))
 
     @property
     def n_tokens(self) -> int:
@@ -382,7 +395,7 @@ class Measure:
     graph: Literal["scalar", "mean", "thirds", "none"] = "none"
     by_layer: bool = False
     optional: bool = False
-    request: Literal["", "token_attention", "peaks", "premises", "states"] = ""
+    request: Literal["", "token_attention", "peaks", "premises", "states", "n_top"] = ""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -562,6 +575,34 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "step_states", "float32", "S s d", "", "mean hidden state of the step's tokens", optional=True, request="states"
     ),
+    Measure(
+        "top_id",
+        "int32",
+        "n k",
+        "",
+        "the k vocabulary items most likely at the token's place, most likely first; -1 = undefined",
+        optional=True,
+        request="n_top",
+    ),
+    Measure(
+        "top_log_probability",
+        "float32",
+        "n k",
+        "nats",
+        "ln p of these items",
+        optional=True,
+        request="n_top",
+    ),
+    Measure(
+        "margin",
+        "float32",
+        "n",
+        "nats",
+        "ln p of the most likely item minus ln p of the second",
+        "scalar",
+        optional=True,
+        request="n_top",
+    ),
 )
 """Everything that is measured, in storage order. A new measure is a line here and the function that takes it."""
 
@@ -627,12 +668,13 @@ SHARD_SCHEMA = pa.schema(
         *((name, pa.string()) for name in ADDED_COLUMNS),
         ("line", pa.int32()),
         *((name, pa.list_(kind)) for name, (_, kind) in STEP_COLUMNS.items()),
+        ("top_pieces", pa.list_(pa.string())),
     ],
     metadata={"trails_format": str(FORMAT_VERSION)},
 )
 
 OPTIONAL_COLUMNS = frozenset(
-    ("line", *STEP_COLUMNS, *ADDED_COLUMNS, *(measure.name for measure in ARRAYS if measure.optional))
+    ("line", "top_pieces", *STEP_COLUMNS, *ADDED_COLUMNS, *(measure.name for measure in ARRAYS if measure.optional))
 )
 """Columns that a shard may lack: null in every row. All others are in every shard that any version wrote."""
 

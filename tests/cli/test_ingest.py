@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from trails.schema import FORMAT_VERSION
+from trails.store.traces import TraceStore
 
 
 def test_ingest_measures_once_and_says_so(trails, chains_file: Path) -> None:
@@ -218,6 +219,37 @@ def test_measures_asked_for_later_are_added_and_nothing_else_changes(trails, cha
     rows = trails("cypher", "MATCH (:Step)-[r:LEADS_TO]->(:Step) RETURN r.nll_given_question AS n", "--json").json()
     assert rows
     assert all(row["n"] == pytest.approx(math.log(256)) for row in rows)
+
+
+def test_alternatives_are_kept_by_default_and_added_only_when_asked_for(
+    trails, chains_file: Path, tmp_path: Path
+) -> None:
+    trails("ingest", chains_file, "--top-k", 0, "--limit", 2)
+    with TraceStore(tmp_path / "home") as shards:
+        assert [t.top_id for t in shards.traces()] == [None, None]
+    bare = trails("verify", "--json").json()
+    refused = trails("show", "#1", "--alternatives", code=2).err
+    assert "hold no alternatives" in refused
+    assert "--top-k 5" in refused
+    again = trails("ingest", chains_file, "--limit", 2, "--json").json()
+    assert (again["added"], again["measured"]) == (0, 0), "the same command again measures nothing twice"
+    assert trails("verify", "--json").json() == bare
+    added = trails("ingest", chains_file, "--limit", 2, "--top-k", 5, "--json").json()
+    assert (added["added"], added["measured"]) == (2, 0)
+    assert trails("ingest", chains_file, "--limit", 2, "--top-k", 3, "--json").json()["added"] == 0
+    found = trails("verify", "--json").json()
+    assert found["differences"] == []
+    once = tmp_path / "once"
+    trails("ingest", chains_file, "--limit", 2, "--home", once)
+    assert trails("verify", "--home", once, "--json").json() == found
+    rows = trails("cypher", "MATCH (:Token)-[r:NEXT]->(:Token) RETURN max(r.margin) AS most", "--json").json()
+    assert rows == [{"most": 0.0}]
+    shown = trails("show", "#1", "--alternatives").out
+    assert "<0x00> 0.39 %, <0x01> 0.39 %" in shown.replace("\\x00", "<0x00>").replace("\\x01", "<0x01>")
+    (first, *_) = trails("show", "#1", "--alternatives", "--json").json()["tokens"]
+    assert [a["id"] for a in first["alternatives"]] == [0, 1, 2, 3, 4]
+    assert all(a["log_probability"] == pytest.approx(-math.log(256)) for a in first["alternatives"])
+    assert first["margin"] == 0
 
 
 def test_a_failed_first_ingest_leaves_nothing(trails, chains_file: Path, tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def measured_slowly(model: Any, trace: Trace, context: list[int]) -> dict[str, n
         "attention_sink": np.zeros((n, L)),
         "attention_entropy": np.zeros((n, L)),
         "hidden_shift": np.full((n, L + 1), nan),
+        "top_log_probability": np.full((n, 5), nan),
+        "margin": np.full(n, nan),
     }
     for t in range(n):
         p = c + t
@@ -122,6 +124,10 @@ def measured_slowly(model: Any, trace: Trace, context: list[int]) -> dict[str, n
         out["surprisal"][t] = -before[ids[p]]
         out["entropy"][t] = -(np.exp(before) * before).sum()
         out["rank"][t] = (before > before[ids[p]]).sum()
+        out["top_log_probability"][t] = np.sort(before)[::-1][:5]
+        out["margin"][t] = out["top_log_probability"][t, 0] - out["top_log_probability"][t, 1]
+        if trace.top_id is not None:  # neighbours within the rounding may change places; their numbers may not
+            np.testing.assert_allclose(before[trace.top_id[t]], out["top_log_probability"][t], atol=1e-4)
         out["logit_shift"][t] = np.abs(np.exp(rows.log_p[p]) - np.exp(before)).sum() / 2
         out["attention_shift"][t] = np.abs(masses[p] - masses[p - 1]).sum(-1) / 2
         out["attention_previous"][t] = weights[:, :, p - 1].mean(1)

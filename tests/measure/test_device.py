@@ -62,6 +62,10 @@ first = K.logit_rows(x[:7], target[:7], None)
 second = K.logit_rows(x[7:], target[7:], first[4])
 for i, name in enumerate(("surprisal", "entropy", "rank", "shift")):
     assert gap(torch.cat((first[i], second[i])).float(), getattr(truth, name).float()) < 1e-5, name
+assert gap(torch.cat((first[5], second[5])), x.logsumexp(1)) < 1e-5
+through = M.logit_statistics(lambda h: h, x, target, tile=7, block=5, top=3)
+plain = x.log_softmax(1).topk(3)
+assert torch.equal(through.top, plain.indices) and gap(through.top_log_p, plain.values) < 1e-5
 print("exact")
 """
 
@@ -129,12 +133,13 @@ def test_the_logit_kernel_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(777, 50_000, device="cuda").mul_(3).bfloat16()
     targets = torch.randint(0, 50_000, (777,), device="cuda")
     targets[5] = -1
-    found = logit_statistics(lambda rows: rows, logits, targets, tile=300, block=50)
+    found = logit_statistics(lambda rows: rows, logits, targets, tile=300, block=50, top=5)
     assert not kernels._failed
     monkeypatch.setattr(kernels, "_failed", True)
-    plain = logit_statistics(lambda rows: rows, logits, targets, tile=300, block=50)
-    for name in ("surprisal", "entropy", "rank", "shift"):
+    plain = logit_statistics(lambda rows: rows, logits, targets, tile=300, block=50, top=5)
+    for name in ("surprisal", "entropy", "rank", "shift", "top_log_p"):
         assert largest_gap(getattr(found, name), getattr(plain, name)) < 1e-4, name
+    assert torch.equal(logits.gather(1, found.top), logits.gather(1, plain.top))  # equal logits may change places
 
 
 @pytest.mark.gpu

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from families import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 from reference import QUESTION, TEXT, assert_same, item, measured_slowly, rows_of, scorer_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from trails.errors import ModelError
 from trails.measure import passes
 from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.metrics import most_likely
 from trails.measure.premises import packable
 from trails.schema import QUESTION as QUESTION_BIN
 from trails.schema import SINK, Step
@@ -113,6 +116,55 @@ def test_a_state_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ModelError) as error:
         scorer_of(tiny("llama (grouped-query)")).measure([item()], MeasureOptions(states=(4,)))
     assert str(error.value) == "layer 4 was asked for, tiny has states 0 (embeddings) to 3."
+
+
+# ------------------------------------------------------------------------------------------------ the most likely items
+
+
+@given(st.data())
+def test_the_most_likely_items_are_those_of_a_whole_search(data: st.DataObject) -> None:
+    """Any size beside whole blocks, any k, ties included: the values are those of a sort, and each item has its value."""
+    size, k = data.draw(st.integers(1, 700)), data.draw(st.integers(1, 9))
+    k = min(k, size)
+    seed = data.draw(st.integers(0, 2**20))
+    logits = torch.randn(3, size, generator=torch.Generator().manual_seed(seed))
+    if data.draw(st.booleans()):
+        logits = logits.round()
+    values, items = most_likely(logits, k)
+    assert torch.equal(values, logits.sort(1, descending=True).values[:, :k])
+    assert torch.equal(logits.gather(1, items), values)
+    assert all(len(set(row)) == k for row in items.tolist())
+
+
+def test_alternatives_follow_from_the_distribution() -> None:
+    model = tiny("qwen2")
+    scorer = scorer_of(model)
+    (trace,) = scorer.measure([item()], MeasureOptions())
+    (seven,) = scorer.measure([item()], MeasureOptions(top_k=7))
+    (one,) = scorer.measure([item()], MeasureOptions(top_k=1))
+    (none,) = scorer.measure([item()], MeasureOptions(top_k=0))
+    rows = rows_of(model, [*context(scorer), *trace.token_ids.tolist()])
+    before = rows.log_p[len(context(scorer)) - 1 : -1]
+    assert trace.top_id.tolist() == np.argsort(-before, 1)[:, :5].tolist()
+    assert (trace.top_id == seven.top_id[:, :5]).all()
+    assert (one.top_id == trace.top_id[:, :1]).all()
+    assert (one.margin == trace.margin).all()  # the second item is looked at, though it is not kept
+    assert (trace.margin == trace.top_log_probability[:, 0] - trace.top_log_probability[:, 1]).all()
+    assert (none.top_id, none.top_log_probability, none.margin, none.top_pieces) == (None, None, None, ())
+    place = np.flatnonzero(trace.rank < 5)
+    assert (trace.top_id[place, trace.rank[place]] == trace.token_ids[place]).all()
+    np.testing.assert_array_equal(trace.top_log_probability[place, trace.rank[place]], -trace.surprisal[place])
+    assert trace.top_texts()[int(trace.top_id[0, 0])] == scorer.model.text.pieces([int(trace.top_id[0, 0])])[0]
+    for name in ("surprisal", "entropy", "rank", "logit_shift"):
+        assert np.array_equal(getattr(trace, name), getattr(none, name)), name
+
+
+def test_pieces_of_vocabulary_items_are_what_a_text_shows_of_them() -> None:
+    text = scorer_of(tiny("qwen2")).model.text
+    encoded = text.encode(TEXT, "a text")
+    assert text.pieces(encoded.ids.tolist()) == encoded.pieces
+    assert text.pieces([100_000]) == ("<100000>",)
+    assert text.pieces([]) == ()
 
 
 # ---------------------------------------------------------------------------------------------------- windows

@@ -24,16 +24,19 @@ try {
   page.on('dialog', d => { seen.dialogs.push(d.message()); d.dismiss() })
   page.on('request', r => { if (!r.url().startsWith(address)) seen.requests.push(r.url()) })
   await page.route('**/*', route => route.request().url().startsWith(address) ? route.continue() : route.abort())
-  await page.goto(address + '#corpus')
-  await page.waitForSelector('body[data-ready=corpus]')
-  seen.corpus = await page.locator('main').innerText()
+  const home = plan.home || 'corpus'
+  await page.goto(address + '#' + home)
+  await page.waitForSelector(`body[data-ready=${home}]`)
+  seen[home] = await page.locator('main').innerText()
+  seen.links = await page.locator('main a').evaluateAll(all => all.map(a => [a.textContent, a.getAttribute('href')]))
+  seen.cells = await page.locator('main tbody tr').evaluateAll(all => all.map(r => [...r.cells].map(c => c.textContent)))
   seen.title = await page.title()
   for (const id of plan.chains || []) {
     await page.goto(address + '#chain/' + id)
     await page.waitForFunction(want => document.body.dataset.ready === 'chain' && document.querySelector('main').innerText.includes(want), id)
-    const chain = { measures: {}, detail: {} }
+    const chain = { measures: {}, detail: {}, alternatives: {} }
     for (const measure of plan.measures || ['surprisal']) {
-      const has = await page.locator(`#measure option[value=${measure}]`).count()
+      const has = await page.locator(`#measure option[value="${measure}"]`).count()
       if (!has) continue
       await page.selectOption('#measure', measure)
       await page.waitForFunction(() => document.querySelector('#strip .tok'))
@@ -55,6 +58,7 @@ try {
     await page.keyboard.press('Home')
     for (let i = 0; i < 3; i++) {
       chain.detail[i] = await page.locator('#detail dd').evaluateAll(all => all.map(d => [d.dataset.measure || '', d.textContent]))
+      chain.alternatives[i] = await page.locator('#detail .alt > *').evaluateAll(all => all.map(d => d.textContent))
       await page.keyboard.press('ArrowRight')
     }
     chain.steps = await page.locator('tr[data-step]').evaluateAll(all => all.map(r => [...r.cells].map(c => c.innerText)))

@@ -93,6 +93,13 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
             assert detail["surprisal"] == (f"{value:.4f}" if np.isfinite(value) else "–")
             assert detail["entropy"] == f"{trace.entropy[index]:.4f}"
             assert detail["rank"] == str(trace.rank[index])
+            expected = []
+            if trace.top_id is not None:
+                assert detail["margin"] == f"{trace.margin[index]:.4f}"
+                texts = trace.top_texts()
+                for item, log_p in zip(trace.top_id[index], trace.top_log_probability[index], strict=True):
+                    expected += [texts[int(item)], f"{100 * math.exp(log_p):.2f} %"]
+            assert shown["alternatives"][str(index)] == expected
     marked = seen["chains"][traces[1].chain.id]["steps"][1][2]
     assert "score 0.875" in marked
     assert "0.812" in marked, "the AUC of the score"

@@ -7,6 +7,7 @@ otherwise.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,7 @@ def make_trace(
     roles: tuple[Role, ...] | None = None,
     words: tuple[str, ...] | None = None,
     strongest: int | None = None,
+    alternatives: bool = False,
 ) -> Trace:
     """A trace of ``chain`` as ``run`` could have measured it. Tokens are characters in groups of up to three. Of the earlier
     steps that each step attends to, only the ``strongest`` are kept (all if None).
@@ -157,7 +159,19 @@ def make_trace(
         nll_without_previous=np.concatenate([[np.nan], floats(n_steps - 1)]).astype(np.float32) if premises else None,
         state_layers=states,
         step_states=floats(n_steps, len(states), 8) if states else None,
+        **(_alternatives(rng, n) if alternatives else {}),
     )
+
+
+def _alternatives(rng: np.random.Generator, n: int, k: int = 3) -> dict[str, Any]:
+    items = rng.permuted(np.tile(np.arange(90, dtype=np.int32), (n, 1)), axis=1)[:, :k]
+    log_p = np.sort(np.log(rng.random((n, k), dtype=np.float32) / k + 1e-3), axis=1)[:, ::-1].astype(np.float32)
+    return {
+        "top_id": items,
+        "top_log_probability": log_p,
+        "margin": log_p[:, 0] - log_p[:, 1],
+        "top_pieces": tuple(f"w{item}" for item in np.unique(items)),
+    }
 
 
 def hash_of(text: str) -> int:
@@ -202,6 +216,7 @@ def corpus(n: int = 6, run: Run | None = None) -> list[Trace]:
             premises=i % 2 == 1,
             states=(1, 3) if i % 3 == 0 else (),
             strongest=2 if i % 5 == 4 else None,
+            alternatives=i % 2 == 1,
         )
         traces.append(trace)
     if traces:

@@ -244,11 +244,24 @@ def test_the_columns_that_every_version_wrote_are_these() -> None:
     assert set(ADDED_COLUMNS) < OPTIONAL_COLUMNS
 
 
+def test_alternatives_that_do_not_fit_together_are_a_damaged_row() -> None:
+    trace = make_trace(1, alternatives=True)
+    table = to_table([trace])
+    assert same(next(iter(decode_shard(table))), trace)
+    assert trace.top_texts()[int(trace.top_id[0, 0])] == f"w{trace.top_id[0, 0]}"
+    for name, value in (("top_pieces", []), ("top_log_probability", None), ("top_id", None)):
+        at = table.column_names.index(name)
+        wrong = table.set_column(at, name, pa.array([value], table.schema.field(name).type))
+        with pytest.raises(ValueError, match="do not fit together"):
+            list(decode_shard(wrong))
+
+
 def test_a_trace_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:
     trace = corpus(1)[0]
     wrong = {
         "surprisal of chain": replace(trace, surprisal=trace.surprisal[1:]),
         "holds 'toy', which MEASURES": replace(trace, more={"toy": trace.surprisal}),
+        "not one for every item of top_id": replace(make_trace(1, alternatives=True), top_pieces=()),
         "are not numbered": replace(trace, steps=trace.steps[:1] * 2, step_tokens=trace.step_tokens[[0, 0]]),
     }
     with TraceStore(tmp_path, write=True) as store:

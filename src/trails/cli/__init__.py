@@ -26,6 +26,8 @@ STAGES: dict[str, dict[str, str]] = {
     "Ask": {
         "query": "Run a named query of the cypher/ library.",
         "cypher": "Run a Cypher statement (read-only unless --write).",
+        "mcp": "Let an assistant ask the graph: tools that read, over standard input.",
+        "export-graph": "Write a part of the graph for Gephi, yEd, networkx or neo4j-admin.",
     },
     ANALYSE: {
         "overlaps": "Maximal repeats shared by chains, with their control.",
@@ -34,6 +36,7 @@ STAGES: dict[str, dict[str, str]] = {
         "bridge": "The cheapest way between two steps, re-scored by the model.",
         "capture": "Does a new text fall into a known trail? Compared with its nulls.",
         "drift": "Hidden-state drift of a chain by layer and position.",
+        "gradient": "What every token contributes to a target, beside real replacements.",
     },
     CHANGE: {
         "anchors": "Which steps a step needs: attention suppressed, beside its mass.",

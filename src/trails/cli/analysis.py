@@ -15,8 +15,17 @@ from typing import Any
 import click
 
 from trails.analyses import analysis_of
+from trails.analyses.report import Report
 from trails.cli.common import home_option, json_option, print_json, store_option
-from trails.cli.scores import details_option, graph_option, limit_option, print_report, run_option, settings_for
+from trails.cli.scores import (
+    details_option,
+    graph_option,
+    html_option,
+    limit_option,
+    print_report,
+    run_option,
+    settings_for,
+)
 
 
 def command_for(name: str) -> click.Command:
@@ -24,7 +33,7 @@ def command_for(name: str) -> click.Command:
     that is no option."""
     function = analysis_of(name)
 
-    def run_analysis(**given: Any) -> None:
+    def run_analysis(**given: Any) -> Report:
         from trails.pipeline import Home
 
         home, as_json, limit = given.pop("home"), given.pop("as_json"), given.pop("limit")
@@ -33,12 +42,13 @@ def command_for(name: str) -> click.Command:
             report = opened.analyse(name, run=given.pop("run"), write=not no_graph, **given).report()
         if as_json:
             print_json(report.record(limit))
-            return
+            return report
         print_report(report, limit=limit, details=details, home=home)
+        return report
 
     command = click.command(
         name, help=inspect.getdoc(function), context_settings={"help_option_names": ["-h", "--help"]}
-    )(run_analysis)
+    )(html_option(run_analysis))
     shared = (limit_option, details_option, graph_option, run_option, home_option, store_option, json_option)
     command.params += _options(function)
     for option in shared:

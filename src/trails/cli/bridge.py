@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import device_option, echo, home_option, json_option, print_json, run_model_option
-from trails.cli.scores import details_option, print_report, run_option, settings_for, shown
+from trails.cli.scores import details_option, html_option, print_report, run_option, settings_for, shown
 
 
 @click.command("bridge", context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,6 +39,7 @@ from trails.cli.scores import details_option, print_report, run_option, settings
 @run_option
 @home_option
 @json_option
+@html_option
 def command(
     start: str,
     goal: str,
@@ -50,7 +52,7 @@ def command(
     run: str | None,
     home: Path | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """The cheapest way between two steps or chains, re-scored as one text by the model.
 
     START and GOAL are CHAIN:STEP or a chain id (then from its last step, to its first).
@@ -66,8 +68,9 @@ def command(
     report = found.report()
     if as_json:
         print_json(report.record())
-        return
+        return report
     print_report(report, limit=None, details=details, home=home)
     echo()
     echo(f"from {found.start}: {shown(found.start_text)}")
     echo(f"to   {found.goal}: {shown(found.goal_text)}")
+    return report

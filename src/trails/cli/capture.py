@@ -6,8 +6,17 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
-from trails.cli.scores import details_option, print_report, run_option, settings_for, text_or_file, texts_of
+from trails.cli.scores import (
+    details_option,
+    html_option,
+    print_report,
+    run_option,
+    settings_for,
+    text_or_file,
+    texts_of,
+)
 
 
 @click.command("capture", context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,6 +41,7 @@ from trails.cli.scores import details_option, print_report, run_option, settings
 @run_option
 @home_option
 @json_option
+@html_option
 def command(
     text: str,
     k: int,
@@ -42,7 +52,7 @@ def command(
     run: str | None,
     home: Path | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """Does a new text fall into a known trail? Where it enters, which trail, where it leaves, compared with the nulls.
 
     TEXT is the text itself, a file, or - for standard input. A file of many texts (.jsonl, .csv, .parquet …) is read as `trails
@@ -63,5 +73,6 @@ def command(
             report = opened.capture(text_or_file(text), k=k, min_match=min_match, run=run).report()
     if as_json:
         print_json(report.record())
-        return
+        return report
     print_report(report, limit=None, details=details, home=home)
+    return report

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import (
     BarProgress,
     device_option,
@@ -17,7 +18,7 @@ from trails.cli.common import (
     run_model_option,
     store_option,
 )
-from trails.cli.scores import settings_for, shown
+from trails.cli.scores import html_option, settings_for, shown
 
 
 @click.command("diff", context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,6 +65,7 @@ from trails.cli.scores import settings_for, shown
 @home_option
 @store_option
 @json_option
+@html_option
 def command(
     before: str | None,
     after: str | None,
@@ -80,7 +82,7 @@ def command(
     home: Path | None,
     store: str | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """Compare two runs on the same chains: BEFORE and AFTER, or one run and what an --adapter makes of its chains.
 
     With --adapter every chain of the first run is measured once more, with the adapter, into the shards and the graph as a
@@ -114,7 +116,7 @@ def command(
     report = found.report
     if as_json:
         print_json(found.record() | ({"stellator": stated.record()} if stated is not None else {}))
-        return
+        return found.told()
     print_rows(
         ["group", "chains", "tokens", "before", "after", "change", "low", "high", "entropy", "easier", "harder"],
         [
@@ -158,3 +160,4 @@ def command(
         (table,) = stated.tables
         print_rows(*table.view(), title=table.title)
         echo(stated.verdict)
+    return found.told()

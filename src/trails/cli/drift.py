@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import home_option, json_option, out, print_json
-from trails.cli.scores import details_option, print_report, run_option, settings_for
+from trails.cli.scores import details_option, html_option, print_report, run_option, settings_for
 
 
 @click.command("drift", context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,9 +21,10 @@ from trails.cli.scores import details_option, print_report, run_option, settings
 @run_option
 @home_option
 @json_option
+@html_option
 def command(
     chain: str, against: str | None, width: int, details: bool, run: str | None, home: Path | None, as_json: bool
-) -> None:
+) -> Report:
     """Hidden-state drift of a chain by layer and position, and the layer where it sets in.
 
     CHAIN is an id, a unique beginning of one, or SOURCE:RECORD.
@@ -39,6 +41,7 @@ def command(
     report = found.report()
     if as_json:
         print_json(report.record())
-        return
+        return report
     print_report(report, limit=None, details=details, home=home)
     out().print(picture(found, width=width))
+    return report

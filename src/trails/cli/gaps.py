@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import (
     device_option,
     err,
@@ -15,7 +16,7 @@ from trails.cli.common import (
     run_model_option,
     store_option,
 )
-from trails.cli.scores import details_option, graph_option, print_report, run_option, settings_for
+from trails.cli.scores import details_option, graph_option, html_option, print_report, run_option, settings_for
 
 
 @click.command("gaps", context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +40,7 @@ from trails.cli.scores import details_option, graph_option, print_report, run_op
 @home_option
 @store_option
 @json_option
+@html_option
 def command(
     chain: str | None,
     top: int,
@@ -52,7 +54,7 @@ def command(
     home: Path | None,
     store: str | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """Seams where a step seems to be missing, ranked within each chain, with what the scores are worth here.
 
     Before --calibrate (once per run) only scores that need no model rank the seams, and the others are not shown.
@@ -77,7 +79,8 @@ def command(
     report = found.report()
     if as_json:
         print_json(report.record(top))
-        return
+        return report
     if not calibrated:
         err.print("Ranked without a model. What the model adds is measured by: trails gaps --calibrate")
     print_report(report, limit=top, details=details, home=home)
+    return report

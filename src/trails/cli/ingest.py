@@ -165,6 +165,13 @@ if TYPE_CHECKING:
     "--states", metavar="LAYERS", help="Also store the mean hidden state of every step at these layers, e.g. 16,30."
 )
 @click.option(
+    "--top-k",
+    type=click.IntRange(0, 1000),
+    metavar="N",
+    help="Store the N vocabulary items that the model held most likely at every token, 0 for none (default: 5 of every chain "
+    "measured now). A number given here is also added to chains measured before.",
+)
+@click.option(
     "--per-layer",
     is_flag=True,
     help="Put an array with a value per layer on token transitions in the graph (about 7x larger).",
@@ -207,6 +214,7 @@ def command(
     peaks: int,
     premises: bool,
     states: str | None,
+    top_k: int | None,
     per_layer: bool,
     home: Path | None,
     store: str | None,
@@ -251,7 +259,7 @@ def command(
             family=family,
             marks=marks,
         ),
-        measure=MeasureOptions(batch_tokens, token_attention, peaks, premises, parse_layers(states)),
+        measure=MeasureOptions(batch_tokens, token_attention, peaks, premises, parse_layers(states), top_k),
         dry_run=dry_run,
         keep_source_steps=keep_source_steps,
         per_layer=per_layer,

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import home_option, json_option, print_json, store_option
 from trails.cli.scores import (
     details_option,
     graph_option,
+    html_option,
     limit_option,
     print_report,
     run_option,
@@ -56,6 +58,7 @@ OF_KIND = {"min_tokens": ("exact", "masked"), "min_steps": ("skeleton",), "layer
 @home_option
 @store_option
 @json_option
+@html_option
 def command(
     kind: str,
     min_tokens: int,
@@ -70,7 +73,7 @@ def command(
     home: Path | None,
     store: str | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """What chains share, compared with what chance alone shares.
 
     Overlaps that lie inside longer ones wherever they occur are not printed (--json has them, marked as nested).
@@ -108,5 +111,6 @@ def command(
         report = replace(report, commands=())
     if as_json:
         print_json(report.record(limit))
-        return
+        return report
     print_report(report, limit=limit, details=details, home=home)
+    return report

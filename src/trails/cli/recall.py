@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
-from trails.cli.scores import print_report, run_option, settings_for
+from trails.cli.scores import html_option, print_report, run_option, settings_for
 
 
 @click.command("recall", context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,6 +42,7 @@ from trails.cli.scores import print_report, run_option, settings_for
 @device_option
 @home_option
 @json_option
+@html_option
 def command(
     selection: str,
     adapter: Path,
@@ -52,7 +54,7 @@ def command(
     device: str | None,
     home: Path | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """Prefix to conclusion on the chains of a SELECTION that were not trained on (--export), against the untrained model.
 
     \b
@@ -67,5 +69,6 @@ def command(
     report = found.report()
     if as_json:
         print_json(report.record())
-        return
+        return report
     print_report(report, limit=None)
+    return report

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+import webbrowser
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import click
 
 from trails.analyses.report import Report
 from trails.analyses.score import SCORE_COLUMNS, Control, Score, Withheld, score_rows
-from trails.cli.common import echo, err, print_rows
+from trails.cli.common import echo, err, print_rows, with_home
 from trails.errors import InputError, UsageError
 
 run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
@@ -28,6 +30,47 @@ limit_option = click.option(
 
 
 details_option = click.option("--details", is_flag=True, help="Also print the other scores, and the diagnostic tables.")
+
+
+def html_option(function: Callable[..., Report | None]) -> Callable[..., None]:
+    """``--html FILE`` and ``--open`` of a command that gives back its report: the report as one offline page, with the chains
+    that it names."""
+
+    @click.option(
+        "--html",
+        "page",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Also write the result as one offline HTML page, with the chains that it names.",
+    )
+    @click.option("--overwrite", is_flag=True, help="Replace the file of --html if it exists.")
+    @click.option("--open", "opens", is_flag=True, help="Open the page of --html in the browser.")
+    @functools.wraps(function)
+    def command(*, page: Path | None, overwrite: bool, opens: bool, **given: Any) -> None:
+        if page is None:
+            if opens or overwrite:
+                raise UsageError("--open and --overwrite are about the page of --html. Give it: --html FILE")
+            function(**given)
+            return
+        from trails.report.html import check_free
+
+        check_free(page, overwrite=overwrite)  # before the work, not after it
+        report = function(**given)
+        if report is None:
+            raise UsageError("this form of the command makes no report, so no page was written. Leave out --html")
+        from trails.pipeline import Home
+        from trails.pipeline.reporting import analysis_page
+
+        with Home(**settings_for(given.get("home"), None)) as opened:
+            run = report.facts.get("run") or report.facts.get("before") or given.get("run")
+            written = analysis_page(opened, report, page, run=run, overwrite=overwrite)
+        for note in written.left_out:
+            err.print(with_home(note))
+        err.print(f"page: {written.path} ({written.n_bytes:,} bytes, {written.n_chains:,} chains)", highlight=False)
+        if opens:
+            webbrowser.open(page.resolve().as_uri())
+
+    return command
 
 
 def print_report(

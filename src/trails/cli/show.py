@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import home_option, json_option, out, print_json, settings_from
+from trails.cli.common import echo, home_option, json_option, out, print_json, settings_from
+from trails.errors import UsageError
 from trails.report.terminal import MEASURES, render_chain, render_comparison, trace_record
 
 
@@ -29,6 +30,14 @@ from trails.report.terminal import MEASURES, render_chain, render_comparison, tr
 @click.option(
     "--implicit", is_flag=True, help="Show implicit roles of p >= 0.6, in parentheses, where a step has no role."
 )
+@click.option("--alternatives", is_flag=True, help="Also list what the model held most likely at every token.")
+@click.option(
+    "--svg",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the chain and its drift map as vector graphics, coloured by --measure, and print nothing else.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file of --svg if it exists.")
 @home_option
 @json_option
 def command(
@@ -38,6 +47,9 @@ def command(
     layer: int | None,
     numbers: bool,
     implicit: bool,
+    alternatives: bool,
+    svg: Path | None,
+    overwrite: bool,
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -48,19 +60,42 @@ def command(
     \b
     trails show c1f0
     trails show c1f0 --measure hidden_shift --layer 17 --numbers
+    trails show c1f0 --alternatives
+    trails show c1f0 --measure hidden_shift --svg chain.svg
     """
     from trails.pipeline import Home
 
     with Home(home, **settings_from(home=home).model_dump(include={"store"})) as opened:
         instrument = opened.run(run)
         traces = [opened.trace(chain, instrument.id) for chain in chains]
+        if svg is not None:
+            from trails.report.svg import write_svg
+
+            if len(traces) > 1:
+                raise UsageError(f"--svg draws one chain, {len(traces)} were given. Write one file for each")
+            size = write_svg(svg, traces[0], instrument, measure=measure, layer=layer, overwrite=overwrite)
+            if as_json:
+                print_json({"path": str(svg), "bytes": size, "chain": traces[0].chain.id})
+            else:
+                echo(f"{svg}: {size:,} bytes")
+            return
         if as_json:
-            records = [trace_record(trace, instrument, measure=measure, layer=layer) for trace in traces]
+            records = [
+                trace_record(trace, instrument, measure=measure, layer=layer, expected=alternatives) for trace in traces
+            ]
             print_json(records if len(records) > 1 else records[0])
             return
         for trace in traces:
             out().print(
-                render_chain(trace, instrument, measure=measure, layer=layer, numbers=numbers, implicit=implicit)
+                render_chain(
+                    trace,
+                    instrument,
+                    measure=measure,
+                    layer=layer,
+                    numbers=numbers,
+                    implicit=implicit,
+                    expected=alternatives,
+                )
             )
         if len(traces) == 2:
             out().print(render_comparison(*traces))

@@ -24,9 +24,10 @@ from trails.cli.common import (
     print_rows,
     run_model_option,
 )
-from trails.cli.scores import run_option, settings_for
+from trails.cli.scores import html_option, run_option, settings_for
 
 if TYPE_CHECKING:
+    from trails.analyses.report import Report
     from trails.variants import VariantReport
 
 
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
 @device_option
 @home_option
 @json_option
+@html_option
 def command(
     selection: str,
     count: int,
@@ -99,7 +101,7 @@ def command(
     device: str | None,
     home: Path | None,
     as_json: bool,
-) -> None:
+) -> Report | None:
     """Microvariants of a chain (its id) or of every chain of a SELECTION, as in `trails export --subgraph`. They are stored
     as a run of their own (v…) with the drift map, which its id draws again.
 
@@ -129,7 +131,7 @@ def command(
     )
     if show:
         _show(selection, settings_for(home, None), as_json=as_json)
-        return
+        return None
     reports: Sequence[VariantReport] = ()
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
         if re.fullmatch(r"v[0-9a-f]{16}", selection):
@@ -154,7 +156,7 @@ def command(
             "reasons": Counter(v.reason.split(" 0.")[0] for r in reports for v in r.variants if not v.accepted),
         }
         print_json({**found.record(), **(made if reports else {})})
-        return
+        return found.told()
     columns = ["kind", "made", "accepted", "most edits", "farthest", "median volatility", "largest", "logit drift"]
     rows = [
         [k.kind, k.made, k.accepted, k.edits, k.distance, k.volatility_median, k.volatility_largest, k.logit_drift]
@@ -180,6 +182,7 @@ def command(
     if any(k.made > k.accepted for k in found.kinds):
         err.print("accept some of them: ids in a file, one a line, and --accept FILE", highlight=False)
     echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
+    return found.told()
 
 
 def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trails.evaluate.diff import GROUPS, DiffReport, compare, repetition_alarm
+import pyarrow as pa
+
+from trails.analyses.report import Report, ReportTable
+from trails.analyses.score import Control, Score, Withheld
+from trails.evaluate.diff import GROUPS, DiffReport, compare, repetition_alarm, verdict
 from trails.evaluate.probe import chain_kl, chain_nll, continuations, probe, repetition
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
@@ -55,6 +60,45 @@ class Difference:
             "checkpoint_chains": dict(self.chains),
             "alarms": list(self.alarms),
         }
+
+    def told(self) -> Report:
+        """The comparison as a report. A change of a group stands beside the noise floor; where that was not measured, the
+        change is withheld and only its row is given."""
+        report, rows = self.report, self.record()
+        changes = [group for group in report.groups if math.isfinite(group.surprisal)]
+        measured = math.isfinite(report.noise_mean)
+        scores = tuple(
+            Score(
+                f"change of surprisal, {group.group}",
+                group.surprisal,
+                "nats per token",
+                (Control("the same model measured twice, mean", report.noise_mean),),
+                (group.low, group.high) if math.isfinite(group.low) else None,
+            )
+            for group in changes
+            if measured
+        )
+        reason = "no noise floor was measured; give --noise 8"
+        withheld = tuple(Withheld(f"change of surprisal, {g.group}", reason) for g in changes if not measured)
+        titles = {
+            "groups": "surprisal by group, nats per token",
+            "layers": "mean absolute change of hidden_shift and attention_shift by layer",
+            "easier": "transitions that became easier",
+            "harder": "transitions that became harder",
+            "checkpoints": "by checkpoint (0 = base)",
+        }
+        tables = tuple(
+            ReportTable(name, pa.Table.from_pylist(rows[name]), title) for name, title in titles.items() if rows[name]
+        )
+        return Report(
+            "diff",
+            "; ".join(verdict(group, report.noise_mean) for group in report.groups) or "no chain was compared",
+            facts={"before": report.before, "after": report.after},
+            tables=tables,
+            scores=scores,
+            withheld=withheld,
+            notes=tuple(f"alarm: {alarm}" for alarm in self.alarms),
+        )
 
 
 def difference(

@@ -26,6 +26,10 @@ class Segmented:
     steps: tuple[Step, ...]
 
 
+TOP_K = 5
+"""Most likely vocabulary items that are kept for every token unless another number is asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
     """What to measure beyond the measures that are always taken.
@@ -33,7 +37,8 @@ class MeasureOptions:
     ``batch_tokens`` bounds the padded tokens of one forward pass; 0 chooses by device (one chain at a time on a CPU,
     which makes results independent of what else is in the batch). ``peaks`` is k, the number of token-to-token peaks.
     ``states`` lists layers whose mean hidden state per step is kept. ``premises`` measures every step also under the
-    question alone and without the previous step.
+    question alone and without the previous step. ``top_k`` is the number of most likely vocabulary items that are kept for
+    every token; None keeps :data:`TOP_K` of a chain that is measured, and asks for nothing of one that was measured before.
     """
 
     batch_tokens: int = 0
@@ -41,6 +46,12 @@ class MeasureOptions:
     peaks: int = 0
     premises: bool = False
     states: tuple[int, ...] = ()
+    top_k: int | None = None
+
+    @property
+    def n_top(self) -> int:
+        """Most likely items that are kept for every token of a chain that is measured now."""
+        return TOP_K if self.top_k is None else self.top_k
 
 
 @runtime_checkable

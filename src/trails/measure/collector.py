@@ -20,6 +20,12 @@ from trails.measure.premises import Premises
 from trails.platform.arrays import Bools, Doubles, Floats, Ints, Longs
 from trails.schema import Run, Trace
 
+
+def kept_top(options: MeasureOptions) -> int:
+    """Most likely items to take of every row: the margin needs two, whatever is stored."""
+    return max(2, options.n_top) if options.n_top else 0
+
+
 LAYER_MEASURES = ("attention_shift", "attention_previous", "attention_sink", "attention_entropy")
 
 
@@ -57,6 +63,7 @@ class Partial:
     baseline: list[Floats] = field(default_factory=list)  # one (L+1,) per pass
     states: Doubles | None = None  # (S, len(states), d) sums
     attends: tuple[Ints, Floats, Ints] | None = None  # step, mass, layer, each (n,)
+    top: tuple[Ints, Floats] | None = None  # items and log-probabilities, each (n, k)
     peak_token: Ints | None = None
     peak_mass: Floats | None = None
     peak_layer: Ints | None = None
@@ -193,6 +200,13 @@ class Collector:
         if options.token_attention and found.attends is not None:
             step, mass, layer = found.attends
             changes |= {"token_attends_step": step, "token_attends_mass": mass, "token_attends_layer": layer}
+        if found.top is not None:
+            items, log_p = found.top
+            changes |= {
+                "top_id": np.ascontiguousarray(items[:, : options.n_top]),
+                "top_log_probability": np.ascontiguousarray(log_p[:, : options.n_top]),
+                "margin": log_p[:, 0] - log_p[:, 1],
+            }
         if options.peaks:
             changes |= {
                 "peak_token": found.peak_token,
@@ -245,6 +259,10 @@ def _put_logits(part: Pass, here: slice, chain: slice, stats: LogitStatistics, i
     into.entropy[where] = stats.entropy.numpy()[rows]
     into.rank[where] = stats.rank.numpy()[rows]
     into.logit_shift[where] = stats.shift.numpy()[rows + 1]
+    if k := stats.top.shape[1]:
+        if into.top is None:
+            into.top = (np.full((len(into.rank), k), -1, np.int32), _nan(len(into.rank), k))
+        into.top[0][where], into.top[1][where] = stats.top.numpy()[rows], stats.top_log_p.numpy()[rows]
     if part.begin == 0 and part.question:
         span = part.sequence.row.context.question_span
         first = max(1, span.start)

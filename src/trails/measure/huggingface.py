@@ -25,7 +25,7 @@ from torch import Tensor
 from trails.errors import ModelError, UnmeasurableError
 from trails.measure.attention import Recorder
 from trails.measure.base import MeasureOptions, Segmented
-from trails.measure.collector import LAYER_MEASURES, Collector, Flight, Partial, mean_of_defined
+from trails.measure.collector import LAYER_MEASURES, Collector, Flight, Partial, kept_top, mean_of_defined
 from trails.measure.context import Bos, ContextPolicy, Contexts, Template
 from trails.measure.inspection import inspect
 from trails.measure.metrics import LogitStatistics, logit_statistics
@@ -168,6 +168,9 @@ class HuggingFaceScorer:
             given = premises(self.model, sequence, mean_of_defined(found.surprisal[begin:end, None])[0])
         trace = collector.trace(sequence, found, given)
         check_finite(trace, self.run)
+        if trace.top_id is not None:
+            items = np.unique(trace.top_id[trace.top_id >= 0]).tolist()
+            trace = replace(trace, top_pieces=self.model.text.pieces(items))
         return trace
 
     def noise_floor(self, items: Sequence[Segmented], count: int = 8) -> dict[str, dict[str, float] | str]:
@@ -182,11 +185,11 @@ class HuggingFaceScorer:
         if not sample:
             return {}
         tokens = sum(self.count_tokens(i) for i in sample) * len(sample)
-        plain = MeasureOptions(batch_tokens=1)
+        plain = MeasureOptions(batch_tokens=1, top_k=0)
         run, self.run = self.run, replace(self.run, notes={**self.run.notes, "noise_floor": {}})  # no recursion
         try:
             alone = self.measure(sample, plain)
-            together = self.measure(sample, MeasureOptions(batch_tokens=tokens))
+            together = self.measure(sample, replace(plain, batch_tokens=tokens))
             result: dict[str, dict[str, float] | str] = {"batch": differences(alone, together)}
             result["float32"] = self._against_float32(sample, alone)
         finally:
@@ -208,7 +211,7 @@ class HuggingFaceScorer:
             think=self.run.think,
             control_tokens=self.run.control_tokens,
         )
-        return differences(alone, exact.measure(sample, MeasureOptions(batch_tokens=1)))
+        return differences(alone, exact.measure(sample, MeasureOptions(batch_tokens=1, top_k=0)))
 
     def batches(self, passes: list[Pass], options: MeasureOptions) -> Iterator[list[Pass]]:
         """Groups of passes of similar length, each of at most ``batch_tokens`` padded tokens."""
@@ -292,14 +295,14 @@ class HuggingFaceScorer:
             return self._observe(words, length, steps, near, options)
 
         if not near and self._launches_dominate(len(batch) * length):
-            key = (len(batch), length, steps, replace(options, batch_tokens=0))
+            key = (len(batch), length, steps, replace(options, batch_tokens=0, top_k=0))  # what is recorded
             hidden, found = self._graphs.run(key, words, observe)
         else:
             hidden, found = observe(words)
         flight = Flight(
             batch,
             {name: self._to_host(values) for name, values in found.items()},
-            self.statistics(batch, words[:, :length], hidden),
+            self.statistics(batch, words[:, :length], hidden, kept_top(options)),
         )
         if self.model.device.type == "cuda":
             flight.landed = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -356,11 +359,12 @@ class HuggingFaceScorer:
             steps = -(-steps // 8) * 8
         return length, steps
 
-    def statistics(self, batch: list[Pass], ids: Tensor, hidden: Tensor) -> list[LogitStatistics]:
-        """Per pass: statistics of every row; on a CPU only the surprisal before the last position of the context."""
+    def statistics(self, batch: list[Pass], ids: Tensor, hidden: Tensor, top: int = 0) -> list[LogitStatistics]:
+        """Per pass: statistics of every row with its ``top`` most likely items; on a CPU only the surprisal before the last
+        position of the context."""
         tile, block = self.model.tile()
         if self.model.device.type != "cpu":
-            return self._statistics_together(batch, ids, hidden, tile)
+            return self._statistics_together(batch, ids, hidden, tile, top)
         results = []
         for row, part in enumerate(batch):
             target = torch.cat((ids[row, 1 : part.length], ids.new_full((1,), -1)))
@@ -376,11 +380,14 @@ class HuggingFaceScorer:
                 tile=tile,
                 block=block,
                 full_from=first - skip,
+                top=top,
             )
             results.append(stats.after(skip))
         return results
 
-    def _statistics_together(self, batch: list[Pass], ids: Tensor, hidden: Tensor, tile: int) -> list[LogitStatistics]:
+    def _statistics_together(
+        self, batch: list[Pass], ids: Tensor, hidden: Tensor, tile: int, top: int
+    ) -> list[LogitStatistics]:
         """All rows of the batch one after the other, without the padding: large products, few launches."""
         lengths = [part.length for part in batch]
         target = torch.cat((ids[:, 1:], ids.new_full((len(ids), 1), -1)), 1)
@@ -395,12 +402,15 @@ class HuggingFaceScorer:
             target.view(-1).index_fill_(0, index[len(real) :], -1)
             rows, targets = hidden.flatten(0, 1)[index[: len(real)]], target.view(-1)[index[: len(real)]]
         stats = logit_statistics(
-            self.model.logits, rows, targets, tile=tile, block=max(1, 2**25 // self.run.vocab_size)
+            self.model.logits, rows, targets, tile=tile, block=max(1, 2**25 // self.run.vocab_size), top=top
         )
         floats = self._to_host(torch.stack((stats.surprisal, stats.entropy, stats.shift)))
-        ranks = self._to_host(stats.rank)
+        ranks, items, log_p = (self._to_host(values) for values in (stats.rank, stats.top, stats.top_log_p))
         edges = np.cumsum([0, *lengths])
-        return [LogitStatistics(floats[0, a:b], floats[1, a:b], ranks[a:b], floats[2, a:b]) for a, b in pairwise(edges)]
+        return [
+            LogitStatistics(floats[0, a:b], floats[1, a:b], ranks[a:b], floats[2, a:b], items[a:b], log_p[a:b])
+            for a, b in pairwise(edges)
+        ]
 
 
 def check_finite(trace: Trace, run: Run) -> None:

@@ -429,8 +429,9 @@ def hidden_shift(state: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
 
 def logit_rows(
     logits: Tensor, targets: Tensor, before: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Surprisal, entropy, rank, shift, each (n,), of a tile of logits (n, V), and what the next tile needs of its last row.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
+    """Surprisal, entropy, rank, shift, each (n,), of a tile of logits (n, V), what the next tile needs of its last row, and
+    the logsumexp of every row (n,).
 
     ``before`` is what the tile before gave, or None: the first row's shift is then NaN.
     """
@@ -451,4 +452,4 @@ def logit_rows(
     shift = part.sum(0).mul_(0.5)
     if before is None:
         shift[:1].fill_(torch.nan)
-    return surprisal, entropy, rank, shift, (logits[-1].clone(), total[-1:].clone())
+    return surprisal, entropy, rank, shift, (logits[-1].clone(), total[-1:].clone()), total

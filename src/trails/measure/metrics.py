@@ -14,6 +14,9 @@ from torch import Tensor
 
 from trails.measure import kernels
 
+TOP_BLOCK = 128
+"""Items of a block in the search for the most likely ones."""
+
 
 def attention_shift(masses: Tensor) -> Tensor:
     """Total variation between the binned attention of t-1 and of t.
@@ -50,25 +53,65 @@ class LogitStatistics:
     entropy: Tensor  # (N,) nats
     rank: Tensor  # (N,) int64, vocabulary items with a higher logit than the target; -1 where the target is -1
     shift: Tensor  # (N,) total variation between the distributions of row r-1 and of row r; NaN for row 0
+    top: Tensor  # (N, k) int64, the k most likely items, most likely first; -1 where undefined
+    top_log_p: Tensor  # (N, k) nats; NaN where undefined
 
     def after(self, rows: int) -> LogitStatistics:
         """The same with ``rows`` undefined rows in front."""
         values = (self.surprisal, self.entropy, self.shift)
         surprisal, entropy, shift = (torch.cat((x.new_full((rows,), torch.nan), x)) for x in values)
-        return LogitStatistics(surprisal, entropy, torch.cat((self.rank.new_full((rows,), -1), self.rank)), shift)
+        rank, top = (torch.cat((x.new_full((rows, *x.shape[1:]), -1), x)) for x in (self.rank, self.top))
+        log_p = torch.cat((self.top_log_p.new_full((rows, self.top_log_p.shape[1]), torch.nan), self.top_log_p))
+        return LogitStatistics(surprisal, entropy, rank, shift, top, log_p)
+
+
+def most_likely(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and items of the ``k`` largest logits of every row, (n, k) each, the largest first; ``logits`` (n, V), k ≤ V.
+
+    The k largest lie in the k blocks with the largest maxima, so one pass over the row and a search of k blocks find them:
+    on a CPU a tenth of the time of a search of the whole row.
+    """
+    rows, size = logits.shape
+    count = size // TOP_BLOCK
+    if count <= k:
+        values, items = logits.topk(k, -1)
+        return values, items
+    blocks = logits[:, : count * TOP_BLOCK].view(rows, count, TOP_BLOCK).amax(-1).topk(k, -1).indices
+    inside = torch.arange(TOP_BLOCK, device=logits.device)
+    rest = torch.arange(count * TOP_BLOCK, size, device=logits.device).expand(rows, -1)
+    items = torch.cat(((blocks.unsqueeze(-1) * TOP_BLOCK + inside).flatten(1), rest), 1)
+    values, places = logits.gather(1, items).topk(k, -1)
+    return values, items.gather(1, places)
 
 
 def logit_statistics(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, tile: int, block: int, full_from: int = 0
+    head: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    tile: int,
+    block: int,
+    full_from: int = 0,
+    top: int = 0,
 ) -> LogitStatistics:
     """Reduce the logits of ``hidden`` (N, d), ``tile`` rows at a time; no more than ``tile`` × V logits exist at once.
 
     ``head`` maps (n, d) to the model's final logits (n, V). Within a tile, ``block`` rows are reduced at a time so that
-    they stay in the cache. For rows before ``full_from`` only the surprisal is computed; the rest is NaN or -1.
+    they stay in the cache. For rows before ``full_from`` only the surprisal is computed; the rest is NaN or -1. ``top`` is the
+    number of most likely items to keep; places beyond the vocabulary are -1 and NaN.
     """
     count = len(hidden)
     surprisal, entropy, shift = (hidden.new_full((count,), torch.nan, dtype=torch.float32) for _ in range(3))
     rank = torch.full((count,), -1, dtype=torch.int64, device=hidden.device)
+    items = torch.full((count, top), -1, dtype=torch.int64, device=hidden.device)
+    log_p = hidden.new_full((count, top), torch.nan, dtype=torch.float32)
+
+    def keep_top(span: slice, logits: Tensor, total: Tensor) -> None:
+        """``total`` (n,): logsumexp of the rows."""
+        if k := min(top, logits.shape[1]):
+            values, items[span, :k] = most_likely(logits, k)
+            log_p[span, :k] = (values.float() - total[:, None]).clamp_max_(0.0)
+
     known = targets >= 0
     index = targets.clamp_min(0).unsqueeze(1)
     last: Tensor | None = None  # distribution of the row before the block
@@ -81,9 +124,10 @@ def logit_statistics(
         if kernels.usable(logits):
             try:
                 span = slice(begin, begin + tile)
-                surprisal[span], entropy[span], rank[span], shift[span], before = kernels.logit_rows(
+                surprisal[span], entropy[span], rank[span], shift[span], before, total = kernels.logit_rows(
                     logits, targets[span], before
                 )
+                keep_top(span, logits, total)
                 del logits  # before the next tile's are made
                 continue
             except Exception as error:  # Triton's errors have no common base
@@ -97,10 +141,11 @@ def logit_statistics(
                 continue
             target = x.gather(1, index[start:end])  # (n, 1)
             p = torch.softmax(x, 1)
-            top, likeliest = x.amax(1), p.amax(1).log()  # from the most likely item: no further pass of exponentials
-            surprisal[start:end] = top - likeliest - target[:, 0]
+            most, likeliest = x.amax(1), p.amax(1).log()  # from the most likely item: no further pass of exponentials
+            surprisal[start:end] = most - likeliest - target[:, 0]
+            keep_top(slice(start, end), x, most - likeliest)
             # Σ p = 1 up to rounding, so Σ p x would be wrong by that times the size of the logits: they are centred first
-            entropy[start:end] = -likeliest - (x - top[:, None]).mul_(p).sum(1)
+            entropy[start:end] = -likeliest - (x - most[:, None]).mul_(p).sum(1)
             if last is not None:
                 shift[start] = (p[0] - last).abs_().sum() * 0.5
             if end - start > 1:
@@ -113,4 +158,4 @@ def logit_statistics(
     # an assignment through the mask would make the host wait for the GPU
     surprisal.masked_fill_(~known, torch.nan)
     rank.masked_fill_(~known, -1)
-    return LogitStatistics(surprisal, entropy, rank, shift)
+    return LogitStatistics(surprisal, entropy, rank, shift, items, log_p)

@@ -7,6 +7,7 @@
 - ``model.hidden(ids, recorder)`` lets a :class:`~trails.measure.attention.Recorder` see every layer.
 - ``model.states(ids, cache)`` → the hidden states of every layer, continued from a cache.
 - ``with model.measuring():`` no gradients, no dropout, this model's device, fast linear layers on a CPU.
+- ``with model.differentiable(), model.embedded(leaf):`` gradients at the input embeddings.
 - ``with model.changed(layer, site, function):`` an intervention: what a block, its attention or its MLP gives is replaced.
 - ``model.module`` is the torch module (with the LoRA layers of a PEFT model, if it was made from one), ``model.text`` and
   ``model.tokenizer`` its tokenizer, ``model.device`` and ``model.dtype`` where and in which numbers it runs.
@@ -152,6 +153,34 @@ class Model:
                 yield
             finally:
                 self.module.train(training)
+
+    @contextmanager
+    def differentiable(self) -> Iterator[None]:
+        """Gradients of what is computed inside, but none of the weights; no dropout, this model's device. Attention is
+        PyTorch's own: exact, and never the kernels that only measure."""
+        training = self.module.training
+        weights = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        soft = getattr(self.config, "attn_logit_softcapping", None)
+        wanted = on_the_fly.NAME if self.fused and not soft else "eager"
+        with self.on_device(), self.attending(wanted), torch.enable_grad():
+            self.module.eval()
+            for parameter in weights:
+                parameter.requires_grad_(False)
+            try:
+                yield
+            finally:
+                for parameter in weights:
+                    parameter.requires_grad_(True)
+                self.module.train(training)
+
+    @contextmanager
+    def embedded(self, embeddings: Tensor) -> Iterator[None]:
+        """While inside, the input embeddings of the tokens are ``embeddings`` (B, T, d)."""
+        handle = self.module.get_input_embeddings().register_forward_hook(lambda *_: embeddings)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @contextmanager
     def on_device(self) -> Iterator[None]:

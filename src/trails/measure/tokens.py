@@ -57,6 +57,11 @@ def check_unicode(text: str, what: str) -> None:
         ) from None
 
 
+def byte_piece(byte: int) -> str:
+    """A byte as it is shown: the character of ASCII that it is, else its number."""
+    return chr(byte) if byte < 0x80 else f"<0x{byte:02X}>"
+
+
 def encode_bytes(text: str) -> Encoded:
     """One token per UTF-8 byte; the id is the byte."""
     data = text.encode("utf-8")
@@ -65,7 +70,7 @@ def encode_bytes(text: str) -> Encoded:
     # byte i completes as many characters as end at or before i + 1
     completed = np.searchsorted(end, np.arange(1, len(data) + 1), side="right").astype(np.int32)
     start = np.concatenate(([0], completed[:-1])).astype(np.int32)[: len(data)]
-    pieces = tuple(chr(byte) if byte < 0x80 else f"<0x{byte:02X}>" for byte in data)
+    pieces = tuple(map(byte_piece, data))
     return Encoded(ids, start, completed, pieces)
 
 
@@ -144,6 +149,17 @@ class TextTokenizer:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode("utf-8")
+
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The texts of vocabulary items as they are shown; ``<0xD0>`` for a byte of a split character, ``<49160>`` for an item
+        of the model that the tokenizer does not have.
+        """
+        names = self.tokenizer.convert_ids_to_tokens(list(ids)) if len(ids) else []
+        return tuple(
+            self._control.get(item)
+            or (f"<{item}>" if name is None else self.token_bytes(name).decode("utf-8", "trails.show"))
+            for item, name in zip(ids, names, strict=True)
+        )
 
     def encode(self, text: str, what: str, *, control_tokens: ControlTokens = "token") -> Encoded:
         """Tokens of ``text`` with exact spans.

@@ -1,7 +1,8 @@
 """A scorer that knows every answer: the uniform distribution over the 256 bytes. No model, no torch.
 
-Every surprisal and every entropy is ln 256, every rank 0, every logit shift 0. There is no attention and there are no
-hidden states (``n_layers`` = 0), so their arrays are empty or NaN. Tests and dry runs use it in place of a model.
+Every surprisal and every entropy is ln 256, every rank 0, every logit shift and every margin 0; the k most likely items are the
+first k bytes, as all are equally likely. There is no attention and there are no hidden states (``n_layers`` = 0), so their
+arrays are empty or NaN. Tests and dry runs use it in place of a model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from trails.errors import ModelError, UnmeasurableError
 from trails.measure.base import MeasureOptions, Segmented
-from trails.measure.tokens import check_unicode, encode_bytes
+from trails.measure.tokens import byte_piece, check_unicode, encode_bytes
 from trails.schema import MEASURES, Measure, Run, Trace, stable_hash
 from trails.segment.align import assign_tokens
 
@@ -70,11 +71,14 @@ class UniformScorer:
             "entropy": nats,
             "rank": 0,
             "logit_shift": shift,
+            "top_id": np.where(np.arange(options.n_top) < VOCABULARY, np.arange(options.n_top), -1),
+            "top_log_probability": np.where(np.arange(options.n_top) < VOCABULARY, -nats, np.float32(np.nan)),
+            "margin": 0,
             "nll_given_all": given,
             "nll_given_question": given,
             "nll_without_previous": without,
         }
-        axes = {"n": n, "q": q, "S": steps, "L": 0, "L+1": 1, "B": steps * (steps + 5) // 2, "k": options.peaks}
+        axes = {"n": n, "q": q, "S": steps, "L": 0, "L+1": 1, "B": steps * (steps + 5) // 2}
         tokenised = {
             "token_ids": tokens.ids,
             "token_start": tokens.start,
@@ -84,7 +88,10 @@ class UniformScorer:
         }
         asked = {m.name: bool(getattr(options, m.request)) if m.request else not m.optional for m in MEASURES}
         taken = [m for m in MEASURES if asked[m.name] or (m.name in known and not m.request)]
-        arrays = tokenised | {m.name: _filled(m, axes, known.get(m.name)) for m in taken}
+        arrays = tokenised | {
+            m.name: _filled(m, axes | {"k": getattr(options, m.request) if m.request else 0}, known.get(m.name))
+            for m in taken
+        }
         own = {name: values for name, values in arrays.items() if name in Trace.__dataclass_fields__}
         return Trace(
             chain=chain,
@@ -94,6 +101,7 @@ class UniformScorer:
             n_layers=0,
             pieces=tokens.pieces,
             n_context=q,
+            top_pieces=tuple(map(byte_piece, range(min(options.n_top, VOCABULARY)))),
             more={name: values for name, values in arrays.items() if name not in own},
             **own,
         )

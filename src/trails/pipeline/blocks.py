@@ -218,7 +218,7 @@ class Commit:
 
 EXTRA_COLUMNS = (
     *("source", "source_id", "question", "text", "steps", "token_ids"),
-    *("token_attends_step", "peak_token", "nll_given_all", "state_layers"),
+    *("token_attends_step", "peak_token", "nll_given_all", "state_layers", "top_id"),
 )
 """Columns that :func:`lacking` needs."""
 
@@ -226,14 +226,17 @@ EXTRA_COLUMNS = (
 def lacking(trace: Trace, options: MeasureOptions) -> MeasureOptions | None:
     """The measures on request that a trace does not hold and ``options`` ask for; None if it holds all."""
     peaks = trace.peak_token.shape[1] if trace.peak_token is not None else 0
+    top = trace.top_id.shape[1] if trace.top_id is not None else 0
+    more = options.top_k is not None and options.top_k > top and trace.n_tokens
     missing = MeasureOptions(
         batch_tokens=options.batch_tokens,
         token_attention=options.token_attention and trace.token_attends_step is None,
         peaks=options.peaks if options.peaks > peaks and trace.n_tokens else 0,
         premises=options.premises and trace.nll_given_all is None,
         states=tuple(layer for layer in options.states if layer not in trace.state_layers),
+        top_k=options.top_k if more else 0,
     )
-    wanted = missing.token_attention or missing.peaks or missing.premises or missing.states
+    wanted = more or missing.token_attention or missing.peaks or missing.premises or missing.states
     return missing if wanted else None
 
 
@@ -250,6 +253,8 @@ def with_added(stored: Trace, now: Trace, options: MeasureOptions) -> Trace:
     # states are added layer by layer, below
     names = [m.name for m in MEASURES if m.request not in ("", "states") and getattr(options, m.request)]
     added = with_arrays(stored, {name: now.array(name) for name in names})
+    if options.n_top:
+        added = replace(added, top_pieces=now.top_pieces)
     if not options.states or now.step_states is None:
         return added
     columns = {layer: now.step_states[:, i] for i, layer in enumerate(now.state_layers)}

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from trails.analyses.drift import Drift
     from trails.analyses.effects import Effects
     from trails.analyses.gaps import Gaps
+    from trails.analyses.gradient import Gradient
     from trails.analyses.intervention import Intervened
     from trails.analyses.overlaps import Kind, Overlaps
     from trails.analyses.report import Finding
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from trails.analyses.statemap import StateMap
     from trails.evaluate.difference import Difference
     from trails.evaluate.recall import Recall
+    from trails.export.graph import GraphFiles, GraphFormat
     from trails.measure.huggingface import HuggingFaceScorer
     from trails.measure.intervene import Operation
     from trails.report.html import Written
@@ -141,6 +143,25 @@ class Home:
     def export(self, selection: str, *, format: str, to: str | Path, **options: Any) -> ExportReport:
         """Write a subgraph as training data, as ``trails export`` does."""
         return export_selection(self.select(selection), self._traces, format, Path(to), **options)
+
+    def export_graph(
+        self,
+        selection: str,
+        to: str | Path,
+        format: GraphFormat | None = None,
+        *,
+        run: str | None = None,
+        tokens: bool = True,
+        overwrite: bool = False,
+    ) -> GraphFiles:
+        """Write a selection as GEXF, GraphML or Parquet, by default as the ending of the file says; see
+        :func:`trails.export.graph.write_graph`."""
+        from trails.export.graph import format_of, write_graph
+
+        of, chosen = self.run(run), self.select(selection)
+        traces = self._traces.traces(of.id, chosen.chains)
+        name = format or format_of(Path(to))
+        return write_graph(traces, of, chosen, Path(to), name, tokens=tokens, overwrite=overwrite)
 
     def write_report(self, *selections: str, to: str | Path, **options: Any) -> Written:
         """Write one offline HTML file, as ``trails report`` does; see :func:`trails.pipeline.reporting.report`."""
@@ -468,6 +489,17 @@ class Home:
         from trails.pipeline.selecting import select_within
 
         return select_within(self, budget, by, **options)
+
+    def gradient(
+        self, chain: str, *, target: str = "conclusion", replace: int = 48, integrate: int = 0, run: str | None = None
+    ) -> Gradient:
+        """What every token of a chain contributes to a target, beside real replacements; see
+        :func:`trails.analyses.gradient.gradient`."""
+        from trails.analyses.gradient import gradient
+
+        trace = self.trace(chain, run)
+        item = Segmented(trace.chain, trace.steps)
+        return gradient(self.scorer(trace.run), item, target=target, replace=replace, integrate=integrate)
 
     # --- variants, and what a training did -----------------------------------------------------------------------------
 

@@ -7,10 +7,12 @@ from itertools import chain as joined
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trails.analyses.report import Report
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import StateMap, build
 from trails.errors import UsageError
 from trails.export.subgraph import GAPS_ADVICE
+from trails.report.analysis import MAX_LINKED, named_chains, write_analysis
 from trails.report.html import MAX_CHAINS, Found, Written, write_report
 from trails.schema import Run, Trace
 
@@ -73,6 +75,18 @@ def report(
         left_out=notes,
         overwrite=overwrite,
     )
+
+
+def analysis_page(home: Home, report: Report, to: Path, *, run: str | None = None, overwrite: bool = False) -> Written:
+    """Write the page of an analysis with the first :data:`MAX_LINKED` chains that it names."""
+    of = home.run(run)
+    measured = home.shards.done(of.id)
+    named = [chain for chain in named_chains(report) if chain in measured]
+    held = {trace.chain.id: trace for trace in home.shards.traces(of.id, named[:MAX_LINKED])} if named else {}
+    left = len(named) - len(held)
+    notes = [f"{left:,} of {len(named):,} chains that are named are not held with their tokens."] if left else []
+    traces = [held[chain] for chain in named if chain in held]
+    return write_analysis(to, report, of, traces, subtitle=f"{of.model} · {of.id}", left_out=notes, overwrite=overwrite)
 
 
 def _chains(home: Home, selections: Sequence[str], run: Run) -> list[str] | None:

@@ -35,6 +35,9 @@ from trails.schema import Run, Trace
 MAX_BYTES = 50_000_000
 """A larger file is refused: browsers open it slowly and mail servers not at all."""
 
+MAP_MARK = "/* map.js, where there is a map */\n"
+"""Line of ``page.js`` at which the drawing of the map comes in."""
+
 MAX_CHAINS = 1_000
 """Chains that a report draws; the rest is named as left out."""
 
@@ -44,7 +47,7 @@ ARC_STEPS = 40
 LINKS_PER_STEP = 6
 MAX_STATES = 100_000
 MAX_TRAILS = 200_000
-SCALARS = ("surprisal", "entropy", "logit_shift")
+SCALARS = ("surprisal", "entropy", "logit_shift", "margin")
 LAYERED = ("attention_shift", "hidden_shift")
 
 
@@ -67,7 +70,7 @@ class Written:
     left_out: tuple[str, ...]
 
 
-class _Blob:
+class Blob:
     """The numbers of a report, end to end; each array is known by kind, offset and length."""
 
     def __init__(self) -> None:
@@ -123,17 +126,18 @@ def write_report(
     the chains. The file appears whole or not at all. Raises UsageError for no chain at all, a file that exists, and a report
     above :data:`MAX_BYTES`.
     """
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists. Choose another name with -o, or overwrite it with --overwrite")
-    blob, notes, whole = _Blob(), list(left_out), 0
+    check_free(path, overwrite=overwrite)
+    blob, notes, whole = Blob(), list(left_out), 0
     chains: list[dict[str, Any]] = []
     facts = _Facts(run)
     found = found or Found()
+    expected: dict[int, str] = {}
     for trace in traces:
         whole += 1
         facts.add(trace)
         if len(chains) < MAX_CHAINS:
-            chains.append(_chain(trace, run, blob, found, (after or {}).get(trace.chain.id)))
+            expected |= trace.top_texts()
+            chains.append(chain_record(trace, run, blob, found, (after or {}).get(trace.chain.id)))
     if not chains:
         raise UsageError("no chain is selected, so there is nothing to report. Chains are listed by: trails chains")
     if whole > len(chains):
@@ -142,35 +146,57 @@ def write_report(
         notes.append(
             f"Of chains with more than {ARC_STEPS} steps the {LINKS_PER_STEP} strongest attention links of each step are kept."
         )
-    notes.append("Values per layer are rounded to thousandths; values of one number per token are as stored.")
+    notes.append(
+        "Values per layer are rounded to thousandths, probabilities of alternatives to hundredths of a per cent; values of one "
+        "number per token are as stored."
+    )
     record = {
         "title": title,
         "subtitle": subtitle,
         "left_out": notes,
-        "run": _run(run),
+        "run": run_record(run),
         "corpus": facts.record(found),
         "chains": chains,
+        "pieces": expected,
         "map": _map(woven, blob, [chain["id"] for chain in chains], notes) if woven is not None else None,
     }
-    data = page(record, blob.text(record), title)
+    size = write_page(path, record, blob, fallback=_fallback(record), overwrite=overwrite)
+    return Written(path, size, len(chains), facts.n_tokens, tuple(notes))
+
+
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raises UsageError for a file that exists, unless it may be overwritten, and for a folder that does not exist."""
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists. Choose another name, or overwrite it with --overwrite")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}. Make it, or choose another file")
+
+
+def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: str, overwrite: bool) -> int:
+    """Write the page of a record and give its size in bytes. ``fallback`` is HTML for readers without a script."""
+    check_free(path, overwrite=overwrite)
+    words = json.loads((resources.files("trails.report") / "assets" / "words.json").read_text(encoding="utf-8"))
+    data = page(blob.text({**record, "words": words}), record["title"], fallback, with_map=record["map"] is not None)
     if len(data) > MAX_BYTES:
         raise UsageError(
-            f"the report of {len(chains):,} chains has {len(data):,} bytes; the limit is {MAX_BYTES:,}. "
+            f"the report of {len(record['chains']):,} chains has {len(data):,} bytes; the limit is {MAX_BYTES:,}. "
             "Select fewer chains, for example chain:ID, family:ID or roles:IF>THEN"
         )
     try:
         write_atomic(path, data)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another file with -o") from error
-    return Written(path, len(data), len(chains), facts.n_tokens, tuple(notes))
+        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another file") from error
+    return len(data)
 
 
-def page(record: Mapping[str, Any], data: str, title: str) -> bytes:
-    """The HTML file around ``data``, the text of a :class:`_Blob`; ``record`` gives the table for readers without a script."""
+def page(data: str, title: str, fallback: str, *, with_map: bool) -> bytes:
+    """The HTML file around ``data``, the text of a :class:`Blob`; the script that draws the map only where there is one."""
     folder = resources.files("trails.report") / "assets"
-    script, style, template = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.js", "page.css", "page.html")
+    script, drawing, style, template = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.js", "map.js", "page.css", "page.html")
     )
+    before, _, after = script.partition(MAP_MARK)
+    script = before + (drawing if with_map else "") + after
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
     policy = (
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; img-src data:; "
@@ -180,7 +206,7 @@ def page(record: Mapping[str, Any], data: str, title: str) -> bytes:
         "CSP": policy,
         "TITLE": html.escape(title),
         "STYLE": style,
-        "FALLBACK": _fallback(record),
+        "FALLBACK": fallback,
         "DATA": data,
         "SCRIPT": script,
     }
@@ -203,7 +229,7 @@ def static_page(body: str, title: str) -> bytes:
     return f"<!doctype html><html><head>{head}</head><body><main>{body}</main></body></html>\n".encode()
 
 
-def _run(run: Run) -> dict[str, Any]:
+def run_record(run: Run) -> dict[str, Any]:
     noise = run.notes.get("noise_floor")
     floor = noise.get("batch", noise) if isinstance(noise, Mapping) else {}
     return {
@@ -219,11 +245,15 @@ def _run(run: Run) -> dict[str, Any]:
     }
 
 
-def _chain(trace: Trace, run: Run, blob: _Blob, found: Found, after: Trace | None) -> dict[str, Any]:
+def chain_record(trace: Trace, run: Run, blob: Blob, found: Found, after: Trace | None) -> dict[str, Any]:
     chain, spans = trace.chain, trace.step_tokens
     pieces = [chain.text[a:b] for a, b in zip(trace.token_start.tolist(), trace.token_end.tolist(), strict=True)]
-    arrays = {name: blob.floats(getattr(trace, name)) for name in SCALARS}
+    arrays = {name: blob.floats(values) for name in SCALARS if (values := trace.array(name)) is not None}
     arrays |= {"rank": blob.integers(trace.rank), "token_ids": blob.integers(trace.token_ids)}
+    if trace.top_id is not None:
+        # what is shown, hundredths of a per cent, needs half the room of ln p
+        shares = 10 * np.exp(np.asarray(trace.top_log_probability, np.float64))
+        arrays |= {"top_id": blob.integers(trace.top_id), "top_share": blob.thousandths(shares)}
     if trace.n_layers:
         arrays |= {name: blob.thousandths(getattr(trace, name)) for name in LAYERED}
         arrays["hidden_baseline"] = blob.floats(trace.hidden_baseline)
@@ -281,6 +311,7 @@ def _controls(trace: Trace, run: Run) -> dict[str, dict[str, Any]]:
     if run.vocab_size:
         uniform = {"name": f"a uniform guess over {run.vocab_size:,} tokens", "value": math.log(run.vocab_size)}
         found |= {"surprisal": uniform, "entropy": uniform}
+        found["margin"] = {"name": "a uniform guess", "value": 0.0}
         found["rank"] = {"name": "a uniform guess", "value": (run.vocab_size - 1) / 2}
     found["logit_shift"] = found["attention_shift"] = {"name": "identical distributions", "value": 0.0}
     if len(trace.hidden_baseline) > 1:
@@ -409,7 +440,7 @@ def map_layout(chain: Longs, state: Longs, depth: Doubles, n_states: int, rounds
     return x, np.clip(y + swing * min(0.03, 0.6 / max(n_chains, 1)), -1, 1)
 
 
-def _map(woven: StateMap, blob: _Blob, drawn: Sequence[str], notes: list[str]) -> dict[str, Any]:
+def _map(woven: StateMap, blob: Blob, drawn: Sequence[str], notes: list[str]) -> dict[str, Any]:
     corpus = woven.corpus
     chain = corpus.chain_of(np.arange(corpus.n_tokens))
     size = np.diff(corpus.offsets)

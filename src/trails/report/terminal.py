@@ -171,7 +171,8 @@ def _gloss(trace: Trace, span: tuple[int, int], values: Floats, bands: tuple[flo
     return Gloss(tuple(pieces), tuple(numbers))
 
 
-def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
+def control_line(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
+    """The mean of a measure over a chain beside its control, as a line of text."""
     values = token_values(trace, measure, layer)
     finite = values[np.isfinite(values)]
     if not len(finite) and measure in PER_LAYER and not trace.n_layers:
@@ -194,6 +195,8 @@ def _control(trace: Trace, run: Run, measure: str, layer: int | None) -> str:
         return f"attention_entropy {mean:.3f} nats{at} (an even spread: {float(np.log(visible).mean()):.3f})"
     if measure in ("attention_previous", "attention_sink"):
         return f"{measure} {mean:.3f}{at} (an even spread: {float((1 / visible).mean()):.3f})"
+    if measure == "margin":
+        return f"margin {mean:.3f} nats (a uniform guess: 0)"
     if measure == "rank":
         return f"rank {mean:.1f} mean (a uniform guess: {(run.vocab_size - 1) / 2:,.1f})"
     if measure in ("logit_shift", "attention_shift"):
@@ -212,6 +215,45 @@ def _implied(trace: Trace) -> str:
     return " or ".join(dict.fromkeys(rules.get(role, "the source's structure") for role in Role if role in roles))
 
 
+def alternatives(trace: Trace, position: int) -> list[tuple[int, str, float]]:
+    """The items that the model held most likely at the place of a token, most likely first: id, text, ln p in nats.
+
+    Empty where nothing precedes the token. Raises UsageError when they were not measured.
+    """
+    if trace.top_id is None or trace.top_log_probability is None:
+        raise UsageError(
+            f"the shards hold no alternatives of chain {trace.chain.id}. Add them to it: trails ingest PATH --top-k 5, with "
+            "the PATH and the options that it was measured with."
+        )
+    texts = trace.top_texts()
+    found = zip(trace.top_id[position].tolist(), trace.top_log_probability[position].tolist(), strict=True)
+    return [(item, texts[item], log_p) for item, log_p in found if item >= 0]
+
+
+def _alternatives_table(trace: Trace, run: Run) -> Rows:
+    rows = []
+    for position in range(trace.n_tokens):
+        found = alternatives(trace, position)
+        value, margin = float(trace.surprisal[position]), trace.margin
+        rows.append(
+            [
+                position,
+                visible_piece(trace.pieces[position]) or "∅",
+                int(trace.rank[position]) if found else "–",
+                f"{value:.3f}" if math.isfinite(value) else "–",
+                f"{margin[position]:.3f}" if found and margin is not None else "–",
+                ", ".join(f"{visible_piece(text) or '∅'} {_percent(log_p)}" for _, text, log_p in found),
+            ]
+        )
+    title = f"what the model expected at every token (a uniform guess gives each item {_percent(-math.log(run.vocab_size))})"
+    return Rows(["#", "token", "rank", "surprisal", "margin, nats", "most likely items"], rows, title)
+
+
+def _percent(log_p: float) -> str:
+    share = 100 * math.exp(log_p)
+    return f"{share:.2f} %" if share >= 0.01 else f"{share:.1g} %"
+
+
 def render_chain(
     trace: Trace,
     run: Run,
@@ -220,11 +262,12 @@ def render_chain(
     layer: int | None = None,
     numbers: bool = False,
     implicit: bool = False,
+    expected: bool = False,
 ) -> RenderableType:
     """The chain as a rich renderable. ``measure`` colours the tokens; ``numbers`` prints it below every token; ``implicit``
-    adds implicit roles to steps that have none.
+    adds implicit roles to steps that have none; ``expected`` adds the alternatives of every token.
 
-    Raises UsageError for an unknown measure or layer.
+    Raises UsageError for an unknown measure or layer, and for alternatives that were not measured.
     """
     values = token_values(trace, measure, layer)
     bands = _bands(values)
@@ -234,9 +277,9 @@ def render_chain(
     origin = visible(f"{chain.source} · {chain.source_id} · {chain.language}")
     head.append(f"  {origin} · {len(trace.steps)} steps · {trace.n_tokens} tokens\n")
     head.append(f"run {run.id}  {visible(run.model)} · {run.dtype}\n")
-    lines = [_control(trace, run, "surprisal", None)]
+    lines = [control_line(trace, run, "surprisal", None)]
     if measure != "surprisal":
-        lines.append(_control(trace, run, measure, layer))
+        lines.append(control_line(trace, run, measure, layer))
     head.append("\n".join(lines) + "\n")
     if chain.question:
         question = chain.question
@@ -274,6 +317,8 @@ def render_chain(
         parts.append(Prose(Text(f"* {_implied(trace)} gave the role, not a connective", style="dim")))
     if chain.answer:
         parts.append(Prose(Text(f"A: {visible(chain.answer)}", style="italic")))
+    if expected:
+        parts.append(_alternatives_table(trace, run))
     links = step_links(trace)
     if links:
         title = "strongest step-to-step attention, against an even spread of what the first token leaves"
@@ -283,8 +328,17 @@ def render_chain(
     return Group(*parts)
 
 
-def trace_record(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None) -> dict[str, Any]:
+def trace_record(
+    trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None, expected: bool = False
+) -> dict[str, Any]:
     """The same as plain values for JSON: steps, tokens with surprisal and the measure, links with their control."""
+
+    def more(position: int) -> dict[str, Any]:
+        if not expected:
+            return {}
+        found = [{"id": i, "text": s, "log_probability": p} for i, s, p in alternatives(trace, position)]
+        return {"margin": float(trace.margin[position]) if trace.margin is not None else None, "alternatives": found}
+
     chain = trace.chain
     values = token_values(trace, measure, layer)
     return {
@@ -299,7 +353,7 @@ def trace_record(trace: Trace, run: Run, *, measure: str = "surprisal", layer: i
         "model": run.model,
         "measure": measure,
         "layer": layer,
-        "control": _control(trace, run, measure, layer),
+        "control": control_line(trace, run, measure, layer),
         "steps": [
             {
                 "index": step.index,
@@ -319,6 +373,7 @@ def trace_record(trace: Trace, run: Run, *, measure: str = "surprisal", layer: i
         ],
         "tokens": [
             {"position": t, "piece": trace.pieces[t], "surprisal": float(trace.surprisal[t]), measure: float(values[t])}
+            | more(t)
             for t in range(trace.n_tokens)
         ],
         "attention": [

@@ -75,7 +75,7 @@ class _Sink:
 
     def write(self, table: pa.Table) -> None:
         """Append rows whose columns are those of the schema (and ``loaded`` for what was measured over a chain)."""
-        prepared = _prepare(table, self.name, self.per_layer)
+        prepared = importer_rows(table, self.name, self.per_layer)
         if self._writer is None:
             options = pacsv.WriteOptions(include_header=True, quoting_style="needed")
             self._writer = pacsv.CSVWriter(str(self.path), prepared.schema, write_options=options)
@@ -88,8 +88,9 @@ class _Sink:
             self._writer.close()
 
 
-def _prepare(table: pa.Table, name: str, per_layer: bool) -> pa.Table:
-    """Rows with the importer's header as column names; lists as text."""
+def importer_rows(table: pa.Table, name: str, per_layer: bool = False) -> pa.Table:
+    """Rows of a label or relationship with the importer's header as column names; lists as text. A list property that the
+    table lacks is left out, any other is null."""
     node = name in NODE
     columns: dict[str, Any] = {}
     if not node:
@@ -97,6 +98,8 @@ def _prepare(table: pa.Table, name: str, per_layer: bool) -> pa.Table:
         columns[f":START_ID({relationship.start})"] = table["start"]
         columns[f":END_ID({relationship.end})"] = table["end"]
     for declared in properties_of(name, per_layer=per_layer):
+        if declared.name not in table.column_names and declared.type in ("strings", "floats", "integers"):
+            continue
         values = table[declared.name] if declared.name in table.column_names else pa.nulls(len(table), pa.float64())
         header = declared.name + _TYPES[declared.type]
         if node and declared.name == "id":
@@ -104,7 +107,7 @@ def _prepare(table: pa.Table, name: str, per_layer: bool) -> pa.Table:
         if pa.types.is_list(values.type):
             values = _joined(values)
         columns[header] = values
-    if name == "MEASURED":
+    if name == "MEASURED" and LOADED in table.column_names:
         columns[LOADED + ":boolean"] = table[LOADED]
     return pa.table(columns)
 

@@ -64,7 +64,7 @@ def encode_shard(traces: Sequence[Trace]) -> memoryview:
         SHARD_SCHEMA.with_metadata({**(SHARD_SCHEMA.metadata or {}), **note}),
         compression="zstd",
         compression_level=3,
-        use_dictionary=[*_REPEATED, "pieces.list.element"],
+        use_dictionary=[*_REPEATED, "pieces.list.element", "top_pieces.list.element"],
         use_byte_stream_split=[f"{m.name}.list.element" for m in ARRAYS if m.dtype == "float32"],
         write_statistics=["chain", "run"],
         write_page_checksum=True,
@@ -104,6 +104,7 @@ def to_table(traces: Sequence[Trace]) -> pa.Table:
         columns["metadata"] = pa.array(
             [sorted(chain.metadata.items()) for chain in chains], SHARD_SCHEMA.field("metadata").type
         )
+        columns["top_pieces"] = pa.array([trace.top_pieces or None for trace in traces], pa.list_(pa.string()))
         columns["pieces"] = _lists(
             pa.array([piece for trace in traces for piece in trace.pieces], pa.string()),
             [len(trace.pieces) for trace in traces],
@@ -143,6 +144,10 @@ def _check(trace: Trace) -> None:
     for name in trace.more:
         if name not in MEASURE or name in _TRACE_FIELDS:
             raise StoreError(f"chain {trace.chain.id} holds {name!r}, which MEASURES in schema.py does not declare")
+    if trace.top_id is not None and len(np.unique(trace.top_id[trace.top_id >= 0])) != len(trace.top_pieces):
+        raise StoreError(
+            f"chain {trace.chain.id} holds {len(trace.top_pieces)} top_pieces, not one for every item of top_id"
+        )
     for measure in ARRAYS:
         value = trace.array(measure.name)
         if value is None:
@@ -297,7 +302,18 @@ def decode_shard(table: pa.Table) -> Iterator[Trace]:
     texts = [name for name in (*CHAIN_TEXTS, *ADDED_COLUMNS) if name in present]
     scalars = {
         name: table[name].to_pylist()
-        for name in (*texts, "line", "run", "tokenizer", "n_layers", "n_context", "metadata", "pieces", "steps")
+        for name in (
+            *texts,
+            "line",
+            "run",
+            "tokenizer",
+            "n_layers",
+            "n_context",
+            "metadata",
+            "pieces",
+            "steps",
+            "top_pieces",
+        )
         if name in present
     }
     added = {name: table[name].to_pylist() for name in STEP_COLUMNS if name in present}
@@ -339,6 +355,14 @@ def decode_shard(table: pa.Table) -> Iterator[Trace]:
         for measure in ARRAYS:
             if measure.name not in present and measure.name in _TRACE_FIELDS and not measure.optional:
                 measured[measure.name] = np.zeros(tuple(0 for _ in measure.axes), measure.dtype)
+        pieces = tuple(scalars["top_pieces"][row] or ()) if "top_pieces" in scalars else ()
+        top, likely = measured.get("top_id"), measured.get("top_log_probability")
+        if {"top_id", "top_log_probability", "top_pieces"} <= present and (
+            (top is None) != (likely is None)
+            or (top is not None and likely is not None and top.shape != likely.shape)
+            or len(pieces) != (0 if top is None else len(np.unique(top[top >= 0])))
+        ):
+            raise ValueError(f"row {row} holds alternatives that do not fit together")
         chain = Chain(
             **{"source": "", "source_id": "", "question": "", "text": ""}
             | {name: scalars[name][row] or "" for name in texts},
@@ -355,6 +379,7 @@ def decode_shard(table: pa.Table) -> Iterator[Trace]:
             n_context=scalars["n_context"][row] if "n_context" in scalars else 0,
             pieces=tuple(scalars["pieces"][row]) if "pieces" in scalars else (),
             state_layers=state_layers,
+            top_pieces=pieces,
             more=more,
             **measured,
         )
@@ -401,6 +426,8 @@ def row_digests(trace: Trace) -> tuple[bytes, bytes]:
     described |= {
         name: getattr(trace, name) for name in ("run", "tokenizer", "n_layers", "n_context", "pieces", "state_layers")
     }
+    if trace.top_pieces:
+        described["top_pieces"] = trace.top_pieces
     held = [(m, value) for m in _INTS_FIRST if (value := trace.array(m.name)) is not None]
     described["measured"] = [m.name for m, _ in held]
     add(content, "described", json.dumps(described, ensure_ascii=True, sort_keys=True, default=str).encode("ascii"))

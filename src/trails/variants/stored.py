@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trails.analyses.report import Report, ReportTable
+from trails.analyses.score import Control, Score, Withheld
 from trails.errors import UsageError
 from trails.schema import stable_hash
 from trails.variants.edits import KINDS, VariantOptions
@@ -127,6 +129,43 @@ class VariantRun:
             "noise_floor": self.noise_floor,
             "kinds": kinds,
         }
+
+    def told(self) -> Report:
+        """The run as a report: volatility by kind beside the noise floor, and the drift map by layer."""
+        kept = [kind for kind in self.kinds if kind.volatility_median is not None]
+        floor = self.noise_floor
+        scores = tuple(
+            Score(
+                f"median volatility, {kind.kind}",
+                float(kind.volatility_median or 0.0),
+                "nats",
+                (Control("the chain against itself", float(floor)),),
+            )
+            for kind in kept
+            if floor is not None
+        )
+        by_kind = [{n: getattr(k, n) for n in k.__slots__ if not n.endswith("n_drift")} for k in self.kinds]
+        layers = [
+            {"kind": kind.kind, "map": name, "layer": first + number, "mean": value}
+            for kind in kept
+            for name, first, values in (
+                ("hidden states, 1 - cosine", 0, kind.hidden_drift),
+                ("attention, total variation", 1, kind.attention_drift or ()),
+            )
+            for number, value in enumerate(values)
+        ]
+        made, accepted = sum(kind.made for kind in self.kinds), sum(kind.accepted for kind in self.kinds)
+        tables = [ReportTable("kinds", pa.Table.from_pylist(by_kind), "variants by kind")] if by_kind else []
+        if layers:
+            tables.append(ReportTable("drift", pa.Table.from_pylist(layers), "drift map, mean over accepted variants"))
+        return Report(
+            "variants",
+            f"{accepted:,} of {made:,} variants were accepted",
+            facts={"run": self.run, "id": self.id},
+            tables=tuple(tables),
+            scores=scores,
+            withheld=() if scores else (Withheld("volatility", "no variant was accepted, so there is no noise floor"),),
+        )
 
 
 def variant_run_id(run: str, options: VariantOptions, chains: Iterable[str]) -> str:

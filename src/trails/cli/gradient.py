@@ -1,0 +1,81 @@
+"""trails gradient"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.analyses.report import Report
+from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
+from trails.cli.scores import details_option, html_option, limit_option, print_report, run_option, settings_for
+
+
+@click.command("gradient", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("chain")
+@click.option(
+    "--target",
+    default="conclusion",
+    show_default=True,
+    help="What is explained: conclusion (the last step), answer (what follows the chain), or a token's position.",
+)
+@click.option(
+    "--replace",
+    type=click.IntRange(min=0),
+    default=48,
+    show_default=True,
+    help="How many tokens are replaced by a likely other one, as the control.",
+)
+@click.option(
+    "--integrated",
+    is_flag=True,
+    help="Also integrated gradients; steps are doubled until they are complete within 5 %, else they are withheld.",
+)
+@click.option(
+    "--most-steps",
+    type=click.IntRange(min=8),
+    default=64,
+    show_default=True,
+    help="Most steps of --integrated.",
+)
+@run_model_option
+@device_option
+@limit_option
+@details_option
+@run_option
+@home_option
+@json_option
+@html_option
+def command(
+    chain: str,
+    target: str,
+    replace: int,
+    integrated: bool,
+    most_steps: int,
+    model: str | None,
+    device: str | None,
+    limit: int,
+    details: bool,
+    run: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> Report:
+    """What every token of a chain contributes to a target: gradient × input, beside what replacing tokens really does.
+
+    CHAIN is an id, a unique beginning of one, or SOURCE:RECORD.
+
+    \b
+    trails gradient c1f0
+    trails gradient c1f0 --target answer --html gradient.html
+    trails gradient c1f0 --target 41 --integrated
+    """
+    from trails.pipeline import Home
+
+    with Home(**settings_for(home, None, model=model, device=device)) as opened:
+        steps = most_steps if integrated else 0
+        report = opened.gradient(chain, target=target, replace=replace, integrate=steps, run=run).report()
+    if as_json:
+        print_json(report.record())
+        return report
+    print_report(report, limit=limit, details=details, home=home)
+    return report

@@ -1,0 +1,120 @@
+"""One offline HTML page of a :class:`~trails.analyses.report.Report`: verdict, tables, scores beside their controls, what was
+withheld, notes, and the chains that it names. Same file format, same safety as the report of chains.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trails.analyses.report import Report
+from trails.analyses.score import SCORE_COLUMNS, score_rows
+from trails.report.html import Blob, Found, Written, chain_record, run_record, write_page
+from trails.schema import Run, Trace
+
+MAX_ROWS = 1_000
+"""Rows of a table that a page shows; the rest is named as left out."""
+
+MAX_LINKED = 50
+"""Chains of an analysis that its page holds with every token."""
+
+_CHAIN = re.compile(r"\bc[0-9a-f]{16}\b")
+
+
+def named_chains(report: Report) -> list[str]:
+    """Ids of chains that the report's verdict, facts and tables name, in the order of their first place; parts included."""
+    return list(dict.fromkeys(_named(report)))
+
+
+def _named(report: Report) -> Iterator[str]:
+    yield from _CHAIN.findall(report.verdict)
+    yield from _in(list(report.facts.values()))
+    for table in report.tables:
+        yield from _in(table.view(MAX_ROWS)[1])
+        yield from _in(table.data.slice(0, MAX_ROWS).to_pylist())
+    for _, part in report.distinct_parts():
+        yield from _named(part)
+
+
+def _in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from _CHAIN.findall(value)
+    elif isinstance(value, Mapping):
+        yield from _in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _in(item)
+
+
+def write_analysis(
+    path: Path,
+    report: Report,
+    run: Run,
+    traces: Iterable[Trace] = (),
+    *,
+    subtitle: str = "",
+    left_out: Iterable[str] = (),
+    overwrite: bool = False,
+) -> Written:
+    """Write the page of a report. ``traces`` are chains that it names, by the run: where one is named, the page links to it.
+
+    The file appears whole or not at all. Raises UsageError for a file that exists, and for a page above
+    :data:`trails.report.html.MAX_BYTES`.
+    """
+    blob, notes, found = Blob(), list(left_out), Found()
+    chains: list[dict[str, Any]] = []
+    pieces: dict[int, str] = {}
+    n_tokens = 0
+    for trace in traces:
+        chain = chain_record(trace, run, blob, found, None)
+        maps = report.maps.get(trace.chain.id, {})
+        chain["maps"] = list(maps)
+        chain["arrays"] |= {name: blob.floats(values) for name, values in maps.items()}
+        chains.append(chain)
+        pieces |= trace.top_texts()
+        n_tokens += trace.n_tokens
+    record = {
+        "title": f"trails {report.analysis}",
+        "subtitle": subtitle,
+        "left_out": notes,
+        "run": run_record(run),
+        "report": _told(report, notes),
+        "corpus": None,
+        "chains": chains,
+        "pieces": pieces,
+        "map": None,
+    }
+    data = write_page(path, record, blob, fallback=report.html(MAX_ROWS), overwrite=overwrite)
+    return Written(path, data, len(chains), n_tokens, tuple(notes))
+
+
+def _told(report: Report, notes: list[str]) -> dict[str, Any]:
+    by_reason: dict[str, list[str]] = {}
+    for item in report.withheld:
+        by_reason.setdefault(item.reason, []).append(item.name)
+    tables = []
+    for table in report.tables:
+        columns, rows = table.view(MAX_ROWS)
+        if table.n_shown > len(rows):
+            notes.append(
+                f"{table.n_shown - len(rows):,} of {table.n_shown:,} rows of {table.name} are left out; --json has all."
+            )
+        if rows:
+            title = table.title or table.name
+            tables.append({"title": title, "columns": columns, "rows": rows, "detail": table.detail})
+    return {
+        "verdict": report.verdict,
+        "facts": {
+            n: v for n, v in report.facts.items() if isinstance(v, str | int | float) and not isinstance(v, bool)
+        },
+        "tables": tables,
+        "score_columns": SCORE_COLUMNS,
+        "scores": score_rows(report.scores),
+        "said": [f"{score.name}: {score.note}" for score in report.scores if score.note],
+        "withheld": [[reason, ", ".join(names)] for reason, names in by_reason.items()],
+        "notes": report.notes,
+        "commands": report.commands,
+        "parts": [[", ".join(names), _told(part, notes)] for names, part in report.distinct_parts()],
+    }

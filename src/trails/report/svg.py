@@ -1,0 +1,188 @@
+"""A chain as vector graphics for papers: every token coloured by a measure, and the drift of its hidden states by layer.
+
+Text is set in a monospaced font with a fixed length per token, so a picture looks the same wherever it is opened. Nothing is
+loaded from elsewhere, and no text can leave its element.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from rich.cells import cell_len
+
+from trails.errors import UsageError
+from trails.platform.arrays import Floats
+from trails.platform.files import write_atomic
+from trails.platform.text import visible
+from trails.report.html import check_free
+from trails.report.terminal import control_line, token_values
+from trails.schema import MEASURE, Run, Trace
+
+WIDTH = 960
+CELL, LINE = 8.0, 26.0
+MARGIN = 20.0
+MAP_COLUMNS = 440
+"""Columns of the drift map; a longer chain shows the mean of neighbouring tokens."""
+
+_SCALE = ((253, 253, 252), (255, 234, 150), (240, 190, 90), (214, 130, 70), (160, 70, 80), (90, 30, 80))
+_DIVERGING = ((30, 90, 170), (140, 180, 220), (253, 253, 252), (245, 190, 130), (190, 90, 10))
+_LEVELS = 48
+_FONT = "ui-monospace,'DejaVu Sans Mono','Liberation Mono',monospace"
+
+
+def write_svg(
+    path: Path, trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None, overwrite: bool = False
+) -> int:
+    """Write the picture of a chain and give its size in bytes. Raises UsageError for a file that exists and cannot be
+    overwritten, and for a measure or a layer that the run does not have.
+    """
+    check_free(path, overwrite=overwrite)
+    data = chain_svg(trace, run, measure=measure, layer=layer).encode("utf-8")
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another file") from error
+    return len(data)
+
+
+def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None) -> str:
+    """The strip of a chain, and below it the drift map where the run has layers."""
+    values = token_values(trace, measure, layer)
+    chain = trace.chain
+    parts: list[str] = []
+    y = MARGIN + 14
+    head = f"{chain.id}  {chain.source} · {chain.source_id} · {trace.n_tokens} tokens · {run.model} · run {run.id}"
+    parts.append(_label(MARGIN, y, head, bold=True))
+    y += 20
+    parts.append(_label(MARGIN, y, control_line(trace, run, measure, layer)))
+    y += 14
+    low, high = _range(values)
+    parts.append(_legend(y, low, high, MEASURE[measure].unit))
+    strip, y = _strip(trace, values, low, high, y + 42)
+    parts += strip
+    if trace.n_layers:
+        drift, y = _drift(trace, y + 30)
+        parts += drift
+    height = y + MARGIN
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0f}" viewBox="0 0 {WIDTH} {height:.0f}" '
+        f'font-family="{_FONT}" font-size="13"><title>{_escaped(head)}</title>'
+        f'<rect width="{WIDTH}" height="{height:.0f}" fill="#fff"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def _strip(trace: Trace, values: Floats, low: float, high: float, y: float) -> tuple[list[str], float]:
+    """Tokens in lines of the picture's width; a step begins with a line on its left."""
+    parts: list[str] = []
+    x = MARGIN
+    begins = {int(first) for first, last in trace.step_tokens.tolist() if last > first}
+    for position, value in enumerate(values.tolist()):
+        text = trace.chain.text[trace.token_start[position] : trace.token_end[position]]
+        shown = visible(text).replace("\r\n", "\n").replace("\n", "⏎").replace("\t", "⇥")
+        width = CELL * cell_len(shown)
+        if x + width > WIDTH - MARGIN and x > MARGIN:
+            x, y = MARGIN, y + LINE
+        fill, ink = _colour(_share(value, low, high), _SCALE)
+        number = f"{value:.4g}" if np.isfinite(value) else "–"
+        parts.append(
+            f"<g><title>{_escaped(f'{position} {shown!r}: {number}')}</title>"
+            f'<rect x="{x:.1f}" y="{y - 15:.1f}" width="{width:.1f}" height="20" fill="{fill}" data-value="{value!r}"/>'
+        )
+        if position in begins:
+            parts.append(f'<rect x="{x:.1f}" y="{y - 15:.1f}" width="1.5" height="20" fill="#111"/>')
+        if shown.strip():
+            lead = CELL * (len(shown) - len(shown.lstrip()))
+            inner = shown.strip()
+            parts.append(
+                f'<text x="{x + lead:.1f}" y="{y:.1f}" textLength="{CELL * cell_len(inner):.1f}" '
+                f'lengthAdjust="spacingAndGlyphs" fill="{ink}">{_escaped(inner)}</text>'
+            )
+        parts.append("</g>")
+        x += width
+        if "\n" in text:
+            x, y = MARGIN, y + LINE
+    return parts, y + 10
+
+
+def _drift(trace: Trace, y: float) -> tuple[list[str], float]:
+    """Hidden shift minus the chain's baseline of random pairs: layers from below to above, tokens from left to right."""
+    excess = trace.hidden_shift.astype(np.float64) - trace.hidden_baseline.astype(np.float64)
+    group = -(-trace.n_tokens // MAP_COLUMNS)
+    edges = np.arange(0, trace.n_tokens, group)
+    defined = np.isfinite(excess)
+    sums = np.add.reduceat(np.where(defined, excess, 0.0), edges)
+    counts = np.add.reduceat(defined.astype(np.float64), edges)
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    most = float(np.nanmax(np.abs(means))) if np.isfinite(means).any() else 1.0
+    left, wide, tall = MARGIN + 40, (WIDTH - 2 * MARGIN - 40) / len(means), 7.0
+    said = f"hidden shift minus random pairs of positions of this chain, from -{most:.3f} (blue) to {most:.3f} (orange)"
+    parts = [_label(MARGIN, y, said + (f"; a column is the mean of {group} tokens" if group > 1 else ""))]
+    y += 10
+    layers = means.shape[1]
+    for layer in range(layers):
+        top = y + (layers - 1 - layer) * tall
+        # neighbours of one colour are one rectangle
+        levels = [None if not np.isfinite(v) else round(_LEVELS * (v + most) / (2 * most)) for v in means[:, layer]]
+        at = 0
+        for level, run in groupby(levels):
+            count = len(list(run))
+            if level is not None:
+                fill, _ = _colour(level / _LEVELS, _DIVERGING)
+                parts.append(
+                    f'<rect x="{left + at * wide:.2f}" y="{top:.1f}" width="{count * wide:.2f}" height="{tall}" fill="{fill}"/>'
+                )
+            at += count
+        if layer in (0, layers - 1):
+            parts.append(_label(MARGIN, top + 7, str(layer)))
+    bottom = y + layers * tall
+    parts.append(
+        _label(left, bottom + 14, f"layers 0 (input embeddings) to {layers - 1} × tokens 0 to {trace.n_tokens - 1}")
+    )
+    return parts, bottom + 18
+
+
+def _legend(y: float, low: float, high: float, unit: str) -> str:
+    cells = "".join(
+        f'<rect x="{MARGIN + 70 + 24 * i:.0f}" y="{y:.0f}" width="24" height="12" stroke="#ccc" '
+        f'fill="{_colour(i / 5, _SCALE)[0]}"/>'
+        for i in range(6)
+    )
+    return _label(MARGIN, y + 11, f"{low:.3f}") + cells + _label(MARGIN + 222, y + 11, f"{high:.3f} {unit}")
+
+
+def _range(values: Floats) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0, 0.0
+    low, high = float(finite.min()), float(np.quantile(finite, 0.98))
+    return low, max(high, low)
+
+
+def _share(value: float, low: float, high: float) -> float:
+    if not np.isfinite(value):
+        return np.nan
+    return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
+
+
+def _colour(share: float, scale: tuple[tuple[int, int, int], ...]) -> tuple[str, str]:
+    """Fill and ink of a share from 0 to 1; white where it is undefined."""
+    if not np.isfinite(share):
+        return "#fff", "#111"
+    at = share * (len(scale) - 1)
+    first = min(len(scale) - 2, int(at))
+    red, green, blue = (round(a + (b - a) * (at - first)) for a, b in zip(scale[first], scale[first + 1], strict=True))
+    return f"#{red:02x}{green:02x}{blue:02x}", "#111" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#fff"
+
+
+def _label(x: float, y: float, text: str, *, bold: bool = False) -> str:
+    weight = ' font-weight="bold"' if bold else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="12"{weight} fill="#111">{_escaped(text)}</text>'
+
+
+def _escaped(text: str) -> str:
+    return escape(
+        "".join(c if c in "\t\n" or (c >= " " and c not in "\ufffe\uffff") else "\ufffd" for c in visible(text))
+    )

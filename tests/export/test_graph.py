@@ -1,0 +1,148 @@
+"""Graphs for other programs: networkx and pyarrow read back every node, relationship and property as the oracle has them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import pyarrow.parquet as pq
+import pytest
+from tests import oracle
+from tests.cli.conftest import chains_file, trails  # noqa: F401  (fixtures)
+from tests.store.factory import corpus, make_chain, make_run, make_trace
+
+from trails.errors import UsageError
+from trails.export import graph as exported
+from trails.export.graph import format_of, write_graph
+from trails.export.subgraph import Part, Selection
+
+RUN = make_run()
+ALL = Selection("all", None)
+HOSTILE = 'If <a>&"b" then\r\nit is\x00 \x1b[31m \ufffe so. But ]]> \u2028 🙂 &amp; here. Therefore no.'
+READ = {"gexf": nx.read_gexf, "graphml": nx.read_graphml}
+NAMES = {"start": "text_start", "end": "text_end"}
+
+
+def traces() -> list[Any]:
+    return [*corpus(5, RUN), make_trace(make_chain("hostile", HOSTILE), RUN)]
+
+
+def written(properties: dict[str, Any]) -> dict[str, Any]:
+    """Properties as XML holds them, by the rules that the module names."""
+    out = {}
+    for name, value in properties.items():
+        if isinstance(value, str):
+            value = re.sub("[\x00-\x08\x0b-\x1f\ufffe\uffff]", lambda m: f"\\u{ord(m[0]):04x}", value)
+        if isinstance(value, (list, tuple)):
+            value = json.dumps(list(value))
+        if value != "":
+            out[NAMES.get(name, name)] = value
+    return out
+
+
+@pytest.mark.parametrize("format", ["gexf", "graphml"])
+def test_networkx_reads_back_every_node_and_relationship(format: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"g.{format}"
+    made = write_graph(traces(), RUN, ALL, path, format)
+    truth = oracle.build(traces(), {RUN.id: RUN})
+    found = READ[format](path)
+    labels = {node["id"]: node["label"] for _, node in truth.nodes(data=True)}
+    assert sum(made.rows.values()) == made.elements == len(truth.nodes) + len(truth.edges)
+    assert set(found.nodes) == set(labels)
+    for name, properties in found.nodes(data=True):
+        wanted = written({k: v for k, v in oracle.shown(truth.nodes[name]).items() if k != "id"})
+        assert properties.pop("kind") == labels[name]
+        assert properties.pop("label")
+        assert properties == wanted
+        assert {k: type(v) for k, v in properties.items()} == {k: type(v) for k, v in wanted.items()}
+    edges = sorted(
+        (
+            (a, b, {k: v for k, v in edge.items() if k not in ("id", "label", "key")})
+            for a, b, edge in found.edges(data=True)
+        ),
+        key=repr_of,
+    )
+    expected = sorted(
+        ((a, b, {"kind": edge["type"]} | written(oracle.shown_edge(edge))) for a, b, edge in truth.edges(data=True)),
+        key=repr_of,
+    )
+    assert len(edges) == len(expected)
+    for (a, b, edge), (c, d, wanted) in zip(edges, expected, strict=True):
+        assert (a, b, edge.keys()) == (c, d, wanted.keys())
+        for name, value in edge.items():
+            close = pytest.approx(wanted[name], rel=1e-12) if isinstance(value, float) else wanted[name]
+            assert value == close, (a, b, name)
+    if format == "gexf":
+        assert 'xmlns="http://gexf.net/1.3"' in path.read_text(encoding="utf-8")
+
+
+def repr_of(edge: tuple[str, str, dict[str, Any]]) -> tuple[str, ...]:
+    return edge[0], edge[1], edge[2]["kind"], str(edge[2].get("run"))
+
+
+def test_parquet_has_the_importer_s_headers_and_no_lists(tmp_path: Path) -> None:
+    made = write_graph(traces(), RUN, ALL, tmp_path / "g", "parquet")
+    truth = oracle.build(traces(), {RUN.id: RUN})
+    steps = pq.read_table(tmp_path / "g" / "Step.parquet")
+    assert steps.column_names[0] == "id:ID(Step)"
+    assert "index:long" in steps.column_names
+    assert set(steps["id:ID(Step)"].to_pylist()) == {node["id"] for node in oracle.nodes(truth, "Step")}
+    following = pq.read_table(tmp_path / "g" / "NEXT.parquet")
+    assert following.column_names[:2] == [":START_ID(Token)", ":END_ID(Token)"]
+    found = dict(zip(following[":END_ID(Token)"].to_pylist(), following["surprisal:double"].to_pylist(), strict=True))
+    wanted = {b["id"]: r["surprisal"] for _, r, b in oracle.edges(truth, "NEXT")}
+    assert found == pytest.approx(wanted, rel=1e-12)
+    assert made.left_out == ("ATTENDS_TO.mass", "MEASURED.hidden_baseline")
+    assert {path.stem: pq.read_metadata(path).num_rows for path in (tmp_path / "g").iterdir()} == dict(made.rows)
+
+
+def test_a_part_of_a_chain_has_its_steps_tokens_and_nothing_that_leads_out_of_it(tmp_path: Path) -> None:
+    whole = traces()
+    chain = whole[2].chain.id
+    part = Selection("some", {chain: Part(chain, steps=(1,))})
+    write_graph([whole[2]], RUN, part, tmp_path / "part.graphml", "graphml")
+    found = nx.read_graphml(tmp_path / "part.graphml")
+    kinds = dict(found.nodes(data="kind"))
+    assert [name for name, kind in kinds.items() if kind == "Step"] == [f"{chain}:1"]
+    first, last = whole[2].step_tokens[1].tolist()
+    assert {name for name, kind in kinds.items() if kind == "Token"} == {
+        whole[2].token_id(t) for t in range(first, last)
+    }
+    pairs = [(a, b) for a, b, kind in found.edges(data="kind") if kind == "NEXT"]
+    assert len(pairs) == last - first - 1
+    write_graph(whole, RUN, ALL, tmp_path / "steps.gexf", "gexf", tokens=False)
+    bare = nx.read_gexf(tmp_path / "steps.gexf")
+    assert "Token" not in {kind for _, kind in bare.nodes(data="kind")}
+    assert "LEADS_TO" in {kind for _, _, kind in bare.edges(data="kind")}
+
+
+def test_what_cannot_be_written_is_one_error_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there.gexf").write_text("mine")
+    for target, said in ((tmp_path / "there.gexf", "exists"), (tmp_path / "no" / "g.gexf", "there is no folder")):
+        with pytest.raises(UsageError, match=said):
+            write_graph(traces(), RUN, ALL, target, "gexf")
+    assert (tmp_path / "there.gexf").read_text() == "mine"
+    with pytest.raises(UsageError, match="holds no chain"):
+        write_graph([], RUN, Selection("chain:c0", {}), tmp_path / "g.gexf", "gexf")
+    monkeypatch.setattr(exported, "MAX_ELEMENTS", 20)
+    with pytest.raises(UsageError, match="--no-tokens"):
+        write_graph(traces(), RUN, ALL, tmp_path / "g.gexf", "gexf")
+    assert not (tmp_path / "g.gexf").exists()
+    with pytest.raises(UsageError, match="names no format"):
+        format_of(tmp_path / "graph.png")
+    assert format_of(tmp_path / "graph.png", "gexf") == "gexf"
+
+
+def test_the_command_writes_what_is_selected(trails: Any, chains_file: Path, tmp_path: Path) -> None:  # noqa: F811
+    trails("ingest", chains_file)
+    chain = trails("chains", "--json").json()[0]["chain"]
+    told = trails("export-graph", f"chain:{chain}", "-o", "one.graphml", "--json").json()
+    found = nx.read_graphml(tmp_path / "one.graphml")
+    assert told["elements"] == len(found.nodes) + len(found.edges)
+    assert [name for name, kind in found.nodes(data="kind") if kind == "Chain"] == [chain]
+    assert "reads no lists" in trails("export-graph", "all", "-o", "folder").err
+    assert "exists" in trails("export-graph", "all", "-o", "folder", code=2).err
+    assert "names no format" in trails("export-graph", "all", "-o", "x.png", code=2).err

@@ -1,0 +1,114 @@
+"""The page of an analysis shows what the report says, runs nothing of it, and links to the chains that it holds."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.report.test_report import HOSTILE, RUN, _visible, contents, look
+from tests.store.factory import corpus
+
+from trails.analyses.report import Report, ReportTable
+from trails.analyses.score import Control, Score, Withheld
+from trails.report.analysis import named_chains, write_analysis
+
+
+def report_of(texts: list[str], chain: str, n_tokens: int) -> Report:
+    """Every text in every field of a report."""
+    table = pa.table(
+        {"chain": [f"{chain}:{i}" for i in range(len(texts))], "text": texts, "value": [1e-7] * len(texts)}
+    )
+    return Report(
+        texts[0],
+        f"{texts[1]} in {chain}",
+        facts={"fact": texts[2], "whole": 7},
+        tables=(ReportTable("rows", table, texts[3]), ReportTable("more", table, "more", detail=True)),
+        scores=tuple(Score(text, 0.25, text, (Control(text, 0.125),), (0.0, 1.0), text) for text in texts),
+        withheld=tuple(Withheld(text, text) for text in texts),
+        notes=tuple(texts),
+        commands=tuple((text, text) for text in texts),
+        parts={"part": Report(texts[0], texts[4], tables=(ReportTable("inner", table),))},
+        maps={chain: {"gradient effect": np.linspace(-1, 1, n_tokens, dtype=np.float32)}},
+    )
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_page_shows_the_report_and_runs_nothing_of_it(tmp_path: Path) -> None:
+    traces = corpus(2, RUN)
+    held, absent = traces[1].chain.id, "c" + 16 * "0"
+    report = report_of([*HOSTILE, f"see {absent} and {held}."], held, traces[1].n_tokens)
+    assert named_chains(report) == [held, absent]
+    file = tmp_path / "page.html"
+    written = write_analysis(file, report, RUN, [traces[1]], subtitle=HOSTILE[1])
+    assert (written.n_chains, written.n_bytes) == (1, file.stat().st_size)
+    seen = look(file, home="report", chains=[held], measures=["gradient effect"])
+    assert (seen["hits"], seen["requests"], seen["console"], seen["dialogs"]) == (0, [], [], [])
+    assert seen["title"] == f"trails {HOSTILE[0]}"
+    cells: list[list[str]] = seen["cells"]
+    for text in HOSTILE:
+        assert [_visible(text), "0.2500", "0.000 to 1.000", _visible(text), _visible(text), "0.1250", ""] in cells
+    assert [f"{held}:0", _visible(HOSTILE[0]), "1.0e-7"] in cells
+    assert {href for text, href in seen["links"] if text == held} == {f"#chain/{held}"}
+    painted = [float(value) for value, _ in seen["chains"][held]["measures"]["gradient effect"]]
+    np.testing.assert_array_equal(np.float32(painted), report.maps[held]["gradient effect"])
+    assert absent not in [text for text, _ in seen["links"]]
+
+
+def test_every_analysis_writes_its_page(trails: Any, chains_file: Path, tmp_path: Path) -> None:
+    trails("ingest", chains_file)
+    text = "If it rains, then it is wet. So it is wet."
+    commands = (("overlaps", "--min-tokens", 5), ("map",), ("capture", text), ("gaps",))
+    for command in commands:
+        file = tmp_path / f"{command[0]}.html"
+        told = trails(*command, "--json", "--html", file).json()
+        shown = contents(file)[0]["report"]
+        assert shown["verdict"] == told["verdict"]
+        assert len(shown["scores"]) == sum(len(score["controls"]) for score in told["scores"])
+        assert sorted(name for _, names in shown["withheld"] for name in names.split(", ")) == sorted(
+            item["name"] for item in told["withheld"]
+        )
+        assert f"<strong>{told['verdict'][:20]}" in file.read_text(encoding="utf-8"), "without a script"
+    told = trails("overlaps", "--min-tokens", 5, "--json").json()
+    sharing = {chain for overlap in told["overlaps"] for chain in overlap["chains"]}
+    assert len(sharing) >= 2
+    assert {chain["id"] for chain in contents(tmp_path / "overlaps.html")[0]["chains"]} == sharing
+    before = file.read_bytes()
+    assert "exists. Choose another name" in trails(*command, "--html", file, code=2).err
+    assert file.read_bytes() == before
+    trails(*command, "--html", file, "--overwrite")
+    assert "Give it: --html FILE" in trails("map", "--open", code=2).err
+    for name in ("overlaps", "gaps", "bridge", "capture", "map", "drift", "variants", "diff", "recall"):
+        assert "--html FILE" in trails(name, "--help").out
+    assert "there is no folder" in trails("map", "--html", tmp_path / "no" / "x.html", code=2).err
+
+
+def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
+    from trails.evaluate.diff import DiffReport, GroupChange, LayerChange
+    from trails.evaluate.difference import Difference
+    from trails.variants.stored import KindDrift, VariantRun
+
+    group = GroupChange("trained", 4, 90, 2.0, 1.5, -0.5, -0.75, -0.25, 1.0, 0.5, 0.1)
+    alone = GroupChange("unseen", 1, 9, 2.0, 2.5, 0.5, math.nan, math.nan, 1.0, 0.5, 0.1)
+    layers = (LayerChange(0, 0.0, math.nan, 0.0, math.nan),)
+    for noise, scores, withheld in ((0.01, 2, 0), (math.nan, 0, 2)):
+        compared = DiffReport("ra", "rb", (group, alone), layers, (), (), noise, noise, ("collapse",), 0)
+        told = Difference(compared, (), ("collapse",), {}).told()
+        assert (len(told.scores), len(told.withheld)) == (scores, withheld)
+        assert (
+            told.verdict
+            == "trained: became easier by 0.500 nats per token; unseen: 1 chains are too few for an interval"
+        )
+        assert told.notes == ("alarm: collapse",)
+        assert told.to_arrow("groups")["surprisal"].to_pylist() == [-0.5, 0.5]
+    kind = KindDrift("plain", 5, 3, 1, 2, 0.04, 0.09, 0.1, (0.0, 0.5), None)
+    told = VariantRun("v1", tmp_path, tmp_path, "ra", 1e-6, (kind,)).told()
+    assert told.verdict == "3 of 5 variants were accepted"
+    assert told.scores[0].controls == (Control("the chain against itself", 1e-6),)
+    assert told.to_arrow("drift")["mean"].to_pylist() == [0.0, 0.5]
+    assert json.dumps(told.record())
