@@ -279,8 +279,9 @@ class _Statement:
         if of.name == "family":
             return f"{no}EXISTS {{ MATCH (c)-[:IN_FAMILY]->(f:Family) WHERE f.id IN {found} OR f.name IN {found} }}"
         if of.name == "overlap":
+            run = self.parameter("run", self._run)
             return (
-                f"{no}EXISTS {{ MATCH (o:Overlap)-[i:IN]->(c) WHERE o.kind IN {found} AND "
+                f"{no}EXISTS {{ MATCH (o:Overlap)-[i:IN]->(c) WHERE (o.run IS NULL OR o.run = {run}) AND o.kind IN {found} AND "
                 "((o.kind IN ['near', 'skeleton'] AND i.first <= s.index AND i.stop > s.index) OR "
                 "(o.kind IN ['exact', 'masked'] AND i.first <= t.position AND i.stop > t.position)) }"
             )
