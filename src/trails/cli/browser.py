@@ -83,7 +83,8 @@ def command(
         click.launch(address)
     if serve_it:
         with serve(guide(named_queries(), values), guide_port) as server:
-            echo(f":play http://127.0.0.1:{server.server_address[1]}/trails.html")
+            # the Browser fetches guides from hosts on its list only, and this name is on it
+            echo(f":play http://localhost:{server.server_address[1]}/trails.html")
             err.print("Type the line above in the Browser. The guide is served until you press Ctrl-C.")
             server.serve_forever()
 
