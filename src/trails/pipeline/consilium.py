@@ -85,10 +85,23 @@ def agree(
     found = agreement(members, texts, by=by, measure=measure, top=top, draws=draws, seed=seed)
     batch = found.batch() if write else None
     if write:
-        home.graph.run("MATCH (d:Disagreement) DETACH DELETE d", write=True)
+        _forget(home, {run.id for run in chosen}, measure, set(texts))
     if batch is not None:
         home.put(batch)
     return found
+
+
+def _forget(home: Home, members: set[str], measure: str, chains: set[str]) -> None:
+    """Take away what the same members disagreed about before, on this home's chains; other homes' and other members' stay."""
+    mine = "@" + home.shards.identity().id[:9]
+    found = home.graph.run(
+        "MATCH (d:Disagreement) WHERE d.measure = $measure RETURN d.id AS id, d.chain AS chain, d.members AS members",
+        {"measure": measure},
+        max_rows=1_000_000,
+    ).rows
+    stale = [key for key, chain, of in found if key.endswith(mine) and chain in chains and set(of) == members]
+    if stale:
+        home.graph.run("MATCH (d:Disagreement) WHERE d.id IN $ids DETACH DELETE d", {"ids": stale}, write=True)
 
 
 def _name(run: Run) -> str:

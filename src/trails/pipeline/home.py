@@ -28,7 +28,7 @@ from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore, Result
 from trails.store.queries import named_query
 from trails.store.resolve import Names, measured_runs, named_parameters, run_of
-from trails.store.scope import Scope, now
+from trails.store.scope import OWNED, Scope, now, owned
 from trails.store.traces import TraceStore
 
 if TYPE_CHECKING:
@@ -478,8 +478,6 @@ class Home:
         )
         batch = found.batch() if write else None
         if batch is not None:
-            stale = "MATCH (e:Effect) WHERE e.id IN $ids DETACH DELETE e"
-            self.graph.run(stale, {"ids": batch.nodes["Effect"]["id"].to_pylist()}, write=True)
             self.put(batch)
         return found
 
@@ -704,8 +702,15 @@ class Home:
         write_results(self.graph, batch, scope)
 
     def put(self, batch: GraphBatch) -> None:
-        """Put rows that carry their run in their id or key into the graph, and save it."""
+        """Put rows that carry their run in their id or key into the graph, in the place of this home's answers to the same
+        question, and save it.
+        """
         self.graph.ensure_schema()
+        batch = owned(batch, self._traces.identity().id)
+        for label in OWNED:
+            if label in batch.nodes:
+                stale = f"MATCH (n:{label}) WHERE n.id IN $ids DETACH DELETE n"
+                self.graph.run(stale, {"ids": batch.nodes[label]["id"].to_pylist()}, write=True)
         self.graph.write([batch])
         self.graph.save()
 

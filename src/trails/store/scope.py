@@ -70,6 +70,30 @@ class Scope:
         return table
 
 
+OWNED = ("Disagreement", "Effect", "Response")
+"""Results without a scope: one of each for the same question, so the home alone is part of their id."""
+
+
+def owned(batch: GraphBatch, home: str) -> GraphBatch:
+    """The rows of a batch, with the id ``KEY@HOME`` for results of :data:`OWNED` labels (``h`` and 8 hex digits of the home's id):
+    two homes in one graph ask the same question without sharing the answer.
+    """
+
+    def ids(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+        return pc.binary_join_element_wise(keys, home[:9], "@")
+
+    nodes, relationships = dict(batch.nodes), dict(batch.relationships)
+    for label in OWNED:
+        if label in nodes:
+            nodes[label] = _set(nodes[label], "id", ids(nodes[label]["id"]))
+    for name, table in batch.relationships.items():
+        for end, label in (("start", RELATIONSHIP[name].start), ("end", RELATIONSHIP[name].end)):
+            if label in OWNED:
+                table = _set(table, end, ids(table[end]))
+        relationships[name] = table
+    return GraphBatch(nodes, relationships, batch.whole)
+
+
 def _set(table: pa.Table, name: str, values: Any) -> pa.Table:
     place = table.column_names.index(name)
     return table.set_column(place, table.schema.field(name), values)
