@@ -75,8 +75,8 @@ OWNED = ("Disagreement", "Effect", "Response")
 
 
 def owned(batch: GraphBatch, home: str) -> GraphBatch:
-    """The rows of a batch, with the id ``KEY@HOME`` for results of :data:`OWNED` labels (``h`` and 8 hex digits of the home's id):
-    two homes in one graph ask the same question without sharing the answer.
+    """The rows of a batch, with the id ``KEY@HOME`` for results of :data:`OWNED` labels (``HOME``: the first nine characters of
+    the home's id). So two homes in one graph ask the same question without sharing the answer.
     """
 
     def ids(keys: pa.ChunkedArray) -> pa.ChunkedArray:
