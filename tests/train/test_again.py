@@ -137,6 +137,23 @@ def test_the_trained_walk_is_measured_again_compared_and_recalled(trained: Path)
         "surprisal"
     ]
 
+    # what a block states is judged at the places of the first run, by the numbers of both
+    block = trained / "walk.stellator"
+    block.write_text("[ZONE: all]\nSTEP → NONE\nDRIFT → activates hidden shift\n", encoding="utf-8")
+    stated = json.loads(run("diff", found["before"], second.id, "--stellator", block, "--json", *common))["stellator"]
+    row = next(row for row in stated["assertions"] if row["line"] == "DRIFT → activates hidden shift")
+    assert {row["before"], row["after"]} <= {"pass", "fail"}
+    assert row["change"] == pytest.approx(row["now"] - row["was"], abs=1e-9)
+    assert row["was"] != row["now"]
+    for name, value in ((found["before"], row["was"]), (second.id, row["now"])):
+        alone = json.loads(
+            run("stellator", "run", block, "--run", name, "--no-model", "--json", "--home", trained / "home")
+        )
+        score = next(score for score in alone["block 1"]["scores"] if score["name"] == "hidden_shift")
+        assert score["value"] == pytest.approx(value, abs=1e-9)
+        reach = score["controls"][0]["interval"][1]
+        assert (row["before"] if name == found["before"] else row["after"]) == ("pass" if value > reach else "fail")
+
     recalled = json.loads(
         run("recall", "all", "--adapter", trained / "adapter", "--shuffled", trained / "control",
             "--export", trained / "rows.parquet", "--json", *common)
