@@ -65,8 +65,8 @@ def _run() -> int:
         echo(shown.getvalue(), nl=False, to_stderr=True, as_it_is=True)
         return 2
     except TrailsError as error:
-        # an engine shows the place in a statement over several lines; every other message is one line, whatever names are in it
-        said = visible(str(error)) if isinstance(error, QueryError) else one_line(str(error))
+        # an engine shows the place in a statement over several lines; in every other message a name starts no line of its own
+        said = visible(str(error)) if isinstance(error, QueryError) else "\n".join(map(one_line, error.lines))
         echo(f"Error: {with_home(said)}", to_stderr=True)
         return error.exit_code
     except BrokenPipeError:

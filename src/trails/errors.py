@@ -12,6 +12,11 @@ class TrailsError(Exception):
 
     exit_code = 1
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message, one entry a printed line: most are one line, whatever line ends the names in them hold."""
+        return (str(self),)
+
 
 class UsageError(TrailsError):
     """An option, a name or a selection that does not exist. Exit code 2."""

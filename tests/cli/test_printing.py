@@ -157,6 +157,15 @@ NAME = "two\nError: lines\tand\ra tab"
 SHOWN = r"two\nError: lines\tand\ra tab"
 
 
+def test_every_fault_of_a_course_has_a_line_and_a_name_starts_none(trails, tmp_path: Path) -> None:
+    course = tmp_path / f"{NAME}.yaml"
+    course.write_text("genome: 1\nname: x\nnosuch: 1\nother: 2\nstages: []\n", encoding="utf-8")
+    said = trails("genome", "check", course, "--alone", code=None)
+    lines = said.err.splitlines()
+    assert len(lines) > 1
+    assert all(".yaml:" in line for line in lines), "a fault is one line"
+
+
 def test_a_name_with_a_line_end_starts_no_line(trails, chains_file: Path, tmp_path: Path) -> None:
     bad = tmp_path / f"{NAME}.jsonl"
     bad.write_text('{"question": "broken"\n', encoding="utf-8")

@@ -57,6 +57,16 @@ def test_the_steps_of_an_export_are_the_text(home: Any) -> None:
     assert len([*home("roles", "export", "--sample", "1").out.splitlines()]) in (5, len(rows) - 5)
 
 
+def test_an_export_does_not_take_the_place_of_corrections(home: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("corrected by hand", encoding="utf-8")
+    refused = home("roles", "export", "-o", str(file), code=2)
+    assert "--overwrite" in refused.err
+    assert file.read_text(encoding="utf-8") == "corrected by hand"
+    home("roles", "export", "-o", str(file), "--overwrite")
+    assert len(file.read_text(encoding="utf-8").splitlines()) == len(exported(home))
+
+
 def test_a_correction_reaches_graph_selection_show_and_score_and_survives(home: Any, tmp_path: Path) -> None:
     rows = exported(home)
     before = graph_roles(home)

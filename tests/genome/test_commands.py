@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from tests.genome.conftest import EXAMPLE, fill
 
-from trails.cli import cli, common
+from trails.cli import COMMANDS, cli, common
 from trails.errors import TrailsError
 from trails.readers import read
 from trails.sample import canonical_path
@@ -94,6 +95,22 @@ def test_a_home_is_put_into_those_lines_that_take_one(monkeypatch) -> None:
     assert common.with_home(text) == (
         "run: trails genome scenes g.yaml -o s.jsonl; trails ingest --home x s.jsonl; trails genome show --home x g.yaml"
     )
+
+
+def test_lines_with_a_home_are_those_of_commands_that_take_one() -> None:
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        parts = (
+            [command.get_command(context, part) for part in command.list_commands(context)]
+            if isinstance(command, click.Group)
+            else []
+        )
+        able = {part.name for part in parts if any("--home" in p.opts for p in part.params)}
+        if parts:
+            assert able == set(common.GROUPS[name]), name
+        else:
+            assert any("--home" in p.opts for p in command.params) == (name not in common.HOMELESS), name
 
 
 def test_scene_texts_become_chains_that_are_read_back(tmp_path: Path) -> None:

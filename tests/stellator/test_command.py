@@ -110,3 +110,15 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         run("stellator", "check", str(file))
     with pytest.raises(UsageError, match="exists"):
         run("stellator", "init", str(file))
+
+
+def test_format_keeps_links_and_modes_and_says_what_it_wrote(tmp_path: Path) -> None:
+    file, link = tmp_path / "a.stellator", tmp_path / "b.stellator"
+    file.write_text("[zone: all]\nstep -> BUT\n", encoding="utf-8")
+    file.chmod(0o600)
+    link.symlink_to(file)
+    done = CliRunner().invoke(cli, ["stellator", "format", str(link), "--write"], catch_exceptions=False)
+    assert "written" in done.stderr
+    assert link.is_symlink()
+    assert "STEP → BUT" in file.read_text(encoding="utf-8")
+    assert file.stat().st_mode & 0o777 == 0o600

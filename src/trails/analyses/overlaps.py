@@ -223,7 +223,8 @@ class Overlaps(Finding):
             elif self._beyond():
                 judged = f"shared beyond chance: {share}, chance explains at most {percent(chance.reach)}"
             else:
-                judged = f"not beyond chance: {share}, and chance ({chance.name}) reaches {percent(chance.reach)}"
+                low = f" (95 %: from {percent(score.interval[0])})" if score.interval else ""
+                judged = f"not beyond chance: {share}{low}, and chance ({chance.name}) reaches {percent(chance.reach)}"
         if not self.pair:
             return judged
         longest = f", the longest of {self.overlaps['n_tokens'][0].as_py()} {self.unit}" if len(self.overlaps) else ""

@@ -50,7 +50,7 @@ STAGES: dict[str, dict[str, str]] = {
         "variants": "Microvariants of a chain, measured and gated.",
         "select": "Choose chains within a budget of tokens, beside random choices.",
         "export": "Write a subgraph as LoRA training data.",
-        "genome": "A course written as YAML: check, show, compile, recombine.",
+        "genome": "A course written as YAML: check, show, plan, export, mutate, cross, search.",
         "train": "Train a LoRA adapter on an export (thin layer on PEFT and TRL).",
     },
     "What a training did": {

@@ -280,11 +280,18 @@ def with_home(text: str) -> str:
 _GIVEN: dict[str, str] = {}
 """The home that the command was given as a flag."""
 
-_HOMELESS = ("browser", "experiment")
-_NAMES = "|".join(name for name in COMMANDS if name != "genome")
-_LINE = re.compile(
-    rf"\btrails (?!(?:{'|'.join(_HOMELESS)})\b)(?:genome (?:check|show|plan|export|search)|{_NAMES})\b(?=[ \n]|$)"
-)
+HOMELESS = ("experiment",)
+"""Commands that take no ``--home``."""
+GROUPS = {
+    "effects": ("scan",),
+    "genome": ("check", "show", "plan", "export", "search"),
+    "roles": ("export", "import", "score"),
+    "stellator": ("check", "compile", "explain", "run"),
+}
+"""Commands with parts, and the parts that take ``--home``."""
+_NAMES = [name for name in COMMANDS if name not in HOMELESS and name not in GROUPS]
+_PARTS = [f"{group} (?:{'|'.join(parts)})" for group, parts in GROUPS.items()]
+_LINE = re.compile(rf"\btrails (?:{'|'.join([*_PARTS, *_NAMES])})\b(?=[ \n]|$)")
 
 
 def forget_home() -> None:

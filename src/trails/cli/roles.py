@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option
-from trails.cli.scores import details_option, limit_option, print_report
+from trails.cli.scores import details_option, print_report
+from trails.errors import UsageError
 from trails.platform.text import json_text
 
 
@@ -31,9 +32,10 @@ def command() -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File (default: standard output)."
 )
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @home_option
 def export_command(
-    chains: tuple[str, ...], sample: int | None, seed: int, output: Path | None, home: Path | None
+    chains: tuple[str, ...], sample: int | None, seed: int, output: Path | None, overwrite: bool, home: Path | None
 ) -> None:
     """Steps with their roles as JSON Lines, one line a step, for a person to correct.
 
@@ -45,6 +47,8 @@ def export_command(
     """
     from trails.pipeline.roles import export_roles
 
+    if output is not None and output.exists() and not overwrite:
+        raise UsageError(f"{output} exists, and may hold corrections. Name another file, or add --overwrite.")
     records = export_roles(settings_from(home=home), chains, sample=sample, seed=seed)
     lines = (json_text(record, None) for record in records)
     if output is None:
@@ -95,11 +99,10 @@ def import_command(file: Path, by: str, home: Path | None, store: str | None, as
 
 
 @command.command("score")
-@limit_option
 @details_option
 @home_option
 @json_option
-def score_command(limit: int, details: bool, home: Path | None, as_json: bool) -> None:
+def score_command(details: bool, home: Path | None, as_json: bool) -> None:
     """Precision, recall and F1 of the segmenter on the chains that somebody corrected, beside their controls.
 
     \b
@@ -110,6 +113,6 @@ def score_command(limit: int, details: bool, home: Path | None, as_json: bool) -
 
     report = score_home(settings_from(home=home)).report()
     if as_json:
-        print_json(report.record(limit))
+        print_json(report.record(None))
         return
-    print_report(report, limit=limit, details=details, home=home)
+    print_report(report, limit=None, details=details, home=home)

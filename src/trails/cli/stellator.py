@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 import click
@@ -17,6 +20,7 @@ from trails.cli.common import (
     store_option,
 )
 from trails.cli.scores import details_option, print_report, run_option, settings_for
+from trails.errors import UsageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -96,7 +100,16 @@ def format_(file: Path, write: bool) -> None:
 
     text = printed(read_file(file))
     if write:
-        write_atomic(file, text)
+        meant = file.resolve()  # a link stays a link
+        mode = stat.S_IMODE(meant.stat().st_mode)
+        try:
+            if not os.access(meant, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            write_atomic(meant, text)
+            meant.chmod(mode)
+        except OSError as error:
+            raise UsageError(f"{file} cannot be written: {error.strerror or error}") from error
+        echo(f"{file}: written", to_stderr=True)
         return
     echo(text, nl=False)
 

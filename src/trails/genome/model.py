@@ -237,15 +237,16 @@ def _hint(error: Any, path: tuple[str | int, ...]) -> tuple[str, str]:
     if kind == "nothing":
         return said, "write one"
     found = error["input"]
-    shown = (
-        repr(found)[:60] if isinstance(found, str | Surprise) else "a mapping" if isinstance(found, dict) else "a list"
-    )
+    kinds = ((dict, "a mapping"), (list | tuple, "a list"))
+    shown = next((name for kind_of, name in kinds if isinstance(found, kind_of)), repr(found)[:60])
     if kind in ("tuple_type", "list_type"):
         return f"{shown} stands where a list is meant", "write [ … ], or lines that begin with -"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{shown} stands where keys are meant", f"keys here: {', '.join(_kind_at(path).model_fields)}"
     if kind == "literal_error":
         return f"{shown} is not known", f"write {error['ctx']['expected']}"
+    if kind in ("int_type", "int_from_float", "int_parsing") and isinstance(found, float):
+        return f"{shown} stands where a whole number is meant", "write a whole number"
     if kind in ("int_type", "int_from_float", "float_type", "int_parsing"):
         return f"{shown} stands where a number is meant", "write a number, without quotes"
     if kind == "string_type":

@@ -117,7 +117,13 @@ class GenomeError(InputError):
         told = [fault.told(file) for fault in self.faults[:MAX_MESSAGES]]
         if len(self.faults) > MAX_MESSAGES:
             told.append(f"{file}: {len(self.faults) - MAX_MESSAGES} more faults; repair these first")
+        self._told = tuple(told)
         super().__init__("\n".join(told))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One fault a line."""
+        return self._told
 
 
 def read_source(path: Path, keys: Mapping[str, str]) -> Document:

@@ -125,8 +125,9 @@ class Distribution:
         values = self.values(name)
         if not len(values):
             raise InputError(
-                f"{name}: run {self._run.id} ({self._run.model}) has no value of it, so it has no percentile. "
-                "Choose another run with --run."
+                f"a zone of the block asks for {name}, and run {self._run.id} ({self._run.model}) has no value of it: a scorer "
+                "without a model measures none. Choose another run with --run, or measure with a model: trails ingest FILE "
+                "--model MODEL --home OTHER"
             )
         return float(np.percentile(values, percent))
 
