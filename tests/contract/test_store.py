@@ -14,7 +14,7 @@ from tests.contract.world import World
 from tests.store.factory import corpus, make_chain, make_run, make_trace
 
 from trails.errors import QueryError, UsageError
-from trails.schema import HomeIdentity, Run, Trace
+from trails.schema import NODES, RELATIONSHIPS, HomeIdentity, Run, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.digest import ALL_TABLES, compare, graph_digest
 from trails.store.rows import graph_batch, held_by, holding, table_of
@@ -64,7 +64,10 @@ def test_clearing_a_scope_leaves_the_others(open_store: Open, world: World) -> N
                 before = store.counts().get(name, 0)
                 store.clear([scope])
                 assert store.counts().get(name, 0) == before - size
-        assert set(store.counts()) & set(world.rows) == {"Variant", "VARIANT_OF"}
+        scoped = {node.label for node in NODES if node.scoped}
+        ours = {r.name for r in RELATIONSHIPS if r.scoped or {r.start, r.end} & scoped} | scoped
+        assert {"State", "Overlap", "Gap", "SIMILAR", "AT"} <= ours
+        assert set(store.counts()) & set(world.rows) == set(world.rows) - ours
         assert graph_digest([store.tables()]).hex == graph_digest([world.batch()]).hex
 
 
@@ -332,7 +335,9 @@ def test_values_are_plain_python(open_store: Open, world: World) -> None:
         ).rows
         assert node["text"] == text
         own = {name for name in node if not name.startswith("meta_")}
-        assert own == {"id", "source", "source_id", "question", "text", "answer", "language", "roles", "n_steps"}
+        assert own == {"id", "source", "source_id", "question", "text", "answer", "language", "roles", "n_steps"} | {
+            "roles_implicit"
+        }
         assert node["meta_label"] == "text"
         measured = {"run", "n_tokens", "nll", "mean_surprisal", "max_surprisal", "hidden_baseline"}
         assert set(relation) - {"edges_per_step"} == measured

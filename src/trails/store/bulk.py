@@ -189,6 +189,8 @@ def _new_rows(batch: GraphBatch, seen: dict[str, set[Any]]) -> Iterator[tuple[st
     for name, table in {**batch.nodes, **batch.relationships}.items():
         if name in _ONCE_PER_CHAIN and len(old_chains):
             ids = table["id" if name == "Chain" else "chain" if name == "Step" else "start"]
+            if name == "NEXT_STEP":  # begins at a step
+                ids = pc.replace_substring_regex(ids, ":[0-9]+$", "")
             table = table.filter(pc.invert(pc.is_in(ids, value_set=old_chains)))
         elif name in _ONCE_PER_TOKENIZER and len(old_tokens):
             ids = pc.replace_substring_regex(table["id" if name == "Token" else "end"], ":[0-9]+$", "")

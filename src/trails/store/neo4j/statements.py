@@ -200,11 +200,19 @@ MORE_INDEXES = tuple(map(_more_index, schema.MORE_INDEXES))
 READ_FORMAT = f"MATCH (s:{_name(STORE_LABEL)}) RETURN max(s.format) AS format"
 WRITE_FORMAT = f"MERGE (s:{_name(STORE_LABEL)} {{id: 'trails'}}) SET s.format = $format"
 COUNT_NODES = {node.label: f"MATCH (n:{_name(node.label)}) RETURN count(n) AS n" for node in NODES}
-COUNT_RELATIONSHIPS = {
-    # one end without a label: the server answers such counts from its statistics
-    r.name: f"MATCH (:{_name(r.start)})-[r:{_name(r.type)}]->() RETURN count(r) AS n"
-    for r in RELATIONSHIPS
-}
+
+
+def _count(r: Relationship) -> str:
+    """How many there are. One end is without a label, because the server answers such a count from its statistics; a type that
+    leads from one label to several has both.
+    """
+    several = sum((other.type, other.start) == (r.type, r.start) for other in RELATIONSHIPS) > 1
+    if several:
+        return f"MATCH (:{_name(r.start)})-[r:{_name(r.type)}]->(:{_name(r.end)}) RETURN count(r) AS n"
+    return f"MATCH (:{_name(r.start)})-[r:{_name(r.type)}]->() RETURN count(r) AS n"
+
+
+COUNT_RELATIONSHIPS = {r.name: _count(r) for r in RELATIONSHIPS}
 _CHAIN_KEY = {"Chain": "id", "Step": "chain", "Token": "chain"}
 
 
