@@ -223,13 +223,15 @@ function stepsOf(c) {
   return { node, draw };
 }
 function drawCurve(c, canvas, w) {
-  const tall = 150, r = devicePixelRatio || 1, uniform = D.run.uniform || 0, max = Math.max(1, uniform);
+  const tall = 150, r = devicePixelRatio || 1, uniform = D.run.uniform || 0;
+  const max = Array.from(c.a.surprisal).reduce((m, z) => (z > m ? z : m), Math.max(1, uniform));  // a token may cost more than a guess
   Object.assign(canvas, { width: w * r, height: tall * r }); Object.assign(canvas.style, { width: w + "px", height: tall + "px" });
-  const x = canvas.getContext("2d"), px = (i) => 34 + (w - 44) * (c.n > 1 ? i / (c.n - 1) : 0), py = (z) => tall - 16 - (tall - 28) * Math.min(1, z / max);
+  const x = canvas.getContext("2d"), px = (i) => 34 + (w - 44) * (c.n > 1 ? i / (c.n - 1) : 0), py = (z) => tall - 16 - (tall - 28) * z / max;
   const line = (style, width, points) => { x.strokeStyle = tint(style); x.lineWidth = width; x.beginPath(); let pen = false; for (const [a, b] of points) { if (Number.isNaN(b)) pen = false; else { x[pen ? "lineTo" : "moveTo"](a, b); pen = true; } } x.stroke(); };
   x.scale(r, r); x.font = "11px system-ui,sans-serif"; x.fillStyle = tint("dim");
   x.setLineDash([4, 4]); line("line", 1, [[34, py(uniform)], [w - 10, py(uniform)]]); x.setLineDash([]);
   x.fillText(`${t("uniform")} ${uniform.toFixed(2)}`, 38, py(uniform) - 3); x.fillText("0", 22, tall - 14);
+  if (max > 1.05 * uniform) x.fillText(max.toFixed(1), 6, 16);
   for (const s of c.steps.slice(1)) line("line", 1, [[px(s.tok[0]), 10], [px(s.tok[0]), tall - 16]]);
   for (const [key, width, style] of [["entropy", 1, "dim"], ["surprisal", 1.6, "mark"]]) line(style, width, Array.from(c.a[key], (z, i) => [px(i), py(z)]));
 }
