@@ -95,7 +95,7 @@ def anchors(page: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "README.ru.md"], ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -106,6 +106,27 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert place.exists(), f"{page.name}: {target}"
         if anchor and place.suffix == ".md":
             assert anchor in anchors(place), f"{page.name}: {target}"
+
+
+def test_the_russian_readme_keeps_step() -> None:
+    """The same headings in number, the same links but those of the table of commands, and every line to type or read."""
+
+    def parts(name: str) -> tuple[int, list[str], set[str]]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        typed = re.findall(r"^    .*$", text, re.M) + re.findall(r"^```console\n(.*?)^```$", text, re.M | re.S)
+        return len(re.findall(r"^#+ ", text, re.M)), typed, set(re.findall(r"\]\(((?:docs|src|CH)[^)]+)\)", text))
+
+    english, russian = parts("README.md"), parts("README.ru.md")
+    assert english[:2] == russian[:2]
+    assert russian[2] <= english[2]
+    assert english[2] - russian[2] <= {
+        f"docs/{name}.md" for name in ("response", "genome", "stellator", "training", "measuring")
+    }
+    numbers = [
+        set(re.findall(r"[−+]?\.\d\d+|\d+ %", (ROOT / name).read_text("utf-8")))
+        for name in ("README.md", "README.ru.md")
+    ]
+    assert numbers[0] == numbers[1]
 
 
 def test_every_page_of_docs_is_listed_in_the_index() -> None:
