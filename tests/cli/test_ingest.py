@@ -354,7 +354,9 @@ def test_the_examples_of_the_help_run(trails, chains_file: Path, tmp_path: Path)
     environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
     shown = trails("ingest", "--help").out.split("Options:")[0]
     examples = [line.strip() for line in shown.splitlines() if line.startswith("  trails ") or "| trails" in line]
-    several = [example for example in examples if "--models" in example]  # a model of a hub; tests/response runs members
+    several = [
+        example for example in examples if "--models" in example
+    ]  # a model of a hub; tests/response runs members
     examples = [example for example in examples if example not in several]
     assert (len(examples), len(several)) == (3, 1)
     for number, example in enumerate(examples):

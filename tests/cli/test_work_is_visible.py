@@ -46,7 +46,8 @@ def test_lines_to_run_carry_the_home_that_was_given() -> None:
     @home_option
     def asked(home: Path | None) -> None:
         text = (
-            "Run: trails query chains-by-roles --limit 20, or trails ingest PATH; trails browser and trails diffs stay."
+            "Run: trails query chains-by-roles --limit 20, or trails ingest PATH; "
+            "trails experiment and trails diffs stay."
         )
         print(with_home(text), end="")
 
@@ -60,7 +61,7 @@ def test_lines_to_run_carry_the_home_that_was_given() -> None:
     given = CliRunner().invoke(asked, ["--home", "my home"]).output
     assert given == (
         "Run: trails query --home 'my home' chains-by-roles --limit 20, or trails ingest --home 'my home' PATH; "
-        "trails browser and trails diffs stay."
+        "trails experiment and trails diffs stay."
     )
     forget_home()
 

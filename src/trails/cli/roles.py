@@ -19,7 +19,7 @@ def command() -> None:
 
     \b
     trails roles export --sample 20 -o roles.jsonl     one line a step
-    (edit the field role, and start and end where a border is wrong)
+    (edit role; start and end where a border is wrong)
     trails roles import roles.jsonl --by anna
     trails roles score
     """

@@ -17,7 +17,8 @@ from trails.cli.scores import details_option, limit_option, print_report, run_op
     "--by",
     type=click.Choice(["random", "perplexity", "length", "diversity", "overlap", "gaps", "reaction"]),
     required=True,
-    help="What decides: see docs/response.md.",
+    metavar="WAY",
+    help="random, perplexity, length, diversity, overlap, gaps or reaction; see docs/response.md.",
 )
 @click.option("--pool", default="all", show_default=True, help="Selection to choose from.")
 @click.option("--reverse", is_flag=True, help="The other way round: the most surprising, the longest, … first.")
