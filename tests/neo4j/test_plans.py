@@ -40,6 +40,8 @@ WHOLE = {
     "overlaps-top": "Overlap",
     "response-map": "Response",
     "runs": "Run",
+    # the nearest of all pairs
+    "similar-graph": "SIMILAR",
     "states-branching": "State",
     "steps-nobody-needs": "Step",
     "surprisal-by-role": "Run",
