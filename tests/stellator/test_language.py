@@ -82,6 +82,12 @@ def test_every_spelling_of_every_word_is_read() -> None:
                 assert parse(wanted).blocks, wanted
 
 
+def test_a_number_with_an_exponent_may_stand_before_pi() -> None:
+    program = parse("[ZONE: all]\nPHASE → 1.5e-137π/2")
+    assert parse(printed(program)) == program
+    assert "1.5e-137π/2" in printed(program)
+
+
 @given(programs())
 @settings(max_examples=150, deadline=None)
 def test_what_is_printed_reads_back(program: Program) -> None:

@@ -86,7 +86,11 @@ def test_a_store_for_strangers_loads_the_graph_in_the_child_only(tmp_path: Path)
 def test_a_query_of_trails_starts_no_process(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as store:
         store.write([graph_batch(corpus(2), RUNS)])
-        assert queries.named_query("chain-steps").execute(store, {"chain": corpus(2)[0].chain.id}).rows
+        assert (
+            queries.named_query("chain-steps")
+            .execute(store, {"chain": corpus(2)[0].chain.id, "run": corpus(2)[0].run})
+            .rows
+        )
         assert not store._guard._child.alive
         store.run(COUNT)
         assert store._guard._child.alive

@@ -295,8 +295,8 @@ def test_variants_are_stored_as_a_run_drawn_again_and_trained_on(trained: Path) 
     written = {row["chain"]: row for row in pq.read_table(stored).to_pylist()}
     for _ in range(2):  # the drift map lies in the graph, also after a rebuild
         with Home(trained / "home") as home:
-            drifts = home.query("variants-of-chain", chain=chain, run="").dicts()
-            cells = home.query("drift-map", chain=chain, run="").dicts()
+            drifts = home.query("variants-of-chain", chain=chain).dicts()
+            cells = home.query("drift-map", chain=chain).dicts()
         assert sorted(row["variant"] for row in drifts) == sorted(written)
         assert [row["logit_drift"] for row in drifts] == sorted(
             (r["logit_drift"] for r in written.values()), reverse=True
