@@ -85,7 +85,7 @@ def lazy_greedy(
     gain: Callable[[int], float], take: Callable[[int], None], tokens: Longs, budget: int, *, reverse: bool = False
 ) -> list[int]:
     """The chain with the largest gain per token first, and so on, for a gain that never grows as others are taken; ties go
-    to the first. With ``reverse`` the smallest: then every gain is computed anew.
+    to the first. With ``reverse`` the smallest: then every gain is computed again.
     """
     left, found = budget, []
     if reverse:

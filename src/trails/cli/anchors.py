@@ -12,8 +12,8 @@ from trails.cli.common import (
     device_option,
     home_option,
     json_option,
-    model_option,
     print_json,
+    run_model_option,
     store_option,
 )
 from trails.cli.scores import details_option, graph_option, limit_option, print_report, run_option, settings_for
@@ -27,7 +27,7 @@ from trails.cli.scores import details_option, graph_option, limit_option, print_
 @details_option
 @graph_option
 @run_option
-@model_option
+@run_model_option
 @device_option
 @home_option
 @store_option

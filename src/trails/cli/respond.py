@@ -12,8 +12,8 @@ from trails.cli.common import (
     echo,
     home_option,
     json_option,
-    model_option,
     print_json,
+    run_model_option,
     store_option,
 )
 from trails.cli.scores import (
@@ -42,7 +42,7 @@ from trails.cli.scores import (
 @details_option
 @graph_option
 @run_option
-@model_option
+@run_model_option
 @device_option
 @home_option
 @store_option

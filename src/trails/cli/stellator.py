@@ -14,9 +14,9 @@ from trails.cli.common import (
     echo,
     home_option,
     json_option,
-    model_option,
     print_field,
     print_json,
+    run_model_option,
     store_option,
 )
 from trails.cli.scores import details_option, print_report, run_option, settings_for
@@ -195,7 +195,7 @@ def compile_(
     help="Bridges that are re-scored for an ANCHOR.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the random places.")
-@model_option
+@run_model_option
 @device_option
 @details_option
 @run_option

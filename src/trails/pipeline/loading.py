@@ -84,7 +84,8 @@ def rebuild(
             if not force and (losses := foreign_losses(graph, alone_of(traces, graph))):
                 raise StoreError(
                     f"{graph.address} holds what trails did not write and a fresh graph would not have: {', '.join(losses)}. "
-                    "Keep it elsewhere, then run: trails rebuild --fresh --yes. To mend single chains: trails rebuild --repair"
+                    "Keep it elsewhere, then run: trails rebuild --fresh --yes. "
+                    "To repair single chains, run: trails rebuild --repair"
                 )
             return _rebuild_fresh(traces, graph, per_layer=per_layer, progress=progress)
         graph.ensure_schema()
