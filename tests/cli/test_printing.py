@@ -105,6 +105,7 @@ COMMAND_LINES: dict[str, list[list[str]]] = {
     "chains": [[], ["--source", "{x}"], ["--run", "{x}"]],
     "rename": [["run", "{x}", "{x}"]],
     "remove": [["chain", "{x}", "--dry-run"], ["source", "{x}", "--dry-run"], ["chain", "{chain}", "--dry-run"]],
+    "merge": [["no{x}"], ["home", "--home", "home"]],
     "doctor": [["--home", "no{x}"]],
 }
 

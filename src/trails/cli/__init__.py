@@ -61,6 +61,7 @@ STAGES: dict[str, dict[str, str]] = {
     "Look after the stores": {
         "verify": "Compare shards and graph, and name what differs.",
         "rebuild": "Load the graph from the shards, without measuring.",
+        "merge": "Join homes that were measured apart.",
         "remove": "Take chains, sources, families or runs out of the home.",
         "rename": "Give a run a name.",
         "bulk": "Write files for neo4j-admin database import.",

@@ -290,6 +290,11 @@ class TraceStore:
             raise StoreError(f"{self.home} holds no run {run_id}. Its runs: {', '.join(self.runs()) or 'none'}")
         self._put_json(self.home / "runs" / f"{run_id}.json", asdict(replace(known, notes={**known.notes, **notes})))
 
+    def drop_run(self, run_id: str) -> None:
+        """Forget a run of which there are no chains."""
+        self._must_write()
+        (self.home / "runs" / f"{run_id}.json").unlink(missing_ok=True)
+
     # ---------------------------------------------------------------------------------------------------------------
     # writing
     # ---------------------------------------------------------------------------------------------------------------
@@ -301,19 +306,47 @@ class TraceStore:
         cannot be written, and then nothing is left half-written; InputError for text that Unicode cannot encode.
         """
         self._must_write()
-        rows = [_as_segmented(trace) for trace in traces]
-        if not rows:
-            return ""
-        data = encode_shard(rows)
-        name = hashlib.sha256(data).hexdigest()[:32]
-        path = self.home / "shards" / f"{name}.parquet"
-        if not path.exists():
-            self._put(path, data)
+        name, data = shard_of(traces)
+        if name:
+            self._put_shard(name, data)
         return name
+
+    def adopt(self, name: str, data: bytes | memoryview) -> bool:
+        """Take the bytes of a whole shard that another process or another home wrote; return whether it was not here yet.
+
+        Raises StoreError where the bytes are not those that gave the shard its name, or cannot be written.
+        """
+        self._must_write()
+        if hashlib.sha256(data).hexdigest()[:32] != name:
+            raise StoreError(
+                f"shard {name} came with other bytes than those that were written; nothing of it was taken. "
+                "Run the same command again"
+            )
+        return self._put_shard(name, data)
+
+    def _put_shard(self, name: str, data: bytes | memoryview) -> bool:
+        return put_shard(self.home, name, data)
 
     def shard_names(self) -> tuple[str, ...]:
         """Names of the shards that are read."""
         return tuple(path.name for path in self._shards())
+
+    def shard_keys(self, name: str) -> list[tuple[str, str]]:
+        """(chain, run) of every row of one shard, in its order."""
+        return list(zip(*self._keys(self.home / "shards" / name), strict=True))
+
+    def shard_data(self, name: str) -> bytes:
+        """The bytes of a shard, compared with its name."""
+        path = self.home / "shards" / name
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise StoreError(f"shard {path} was replaced while it was read. Run the command again") from None
+        except OSError as error:
+            raise damaged_shard(path, error.strerror or error) from error
+        if hashlib.sha256(data).hexdigest()[:32] != path.stem:
+            raise damaged_shard(path, "its bytes are not those that were written")
+        return data
 
     def shards_of(self, pairs: Collection[tuple[str, str]]) -> list[str]:
         """Names of the shards that hold one of these (chain, run) pairs."""
@@ -344,16 +377,7 @@ class TraceStore:
         self._put(path, text.encode("utf-8"))
 
     def _put(self, path: Path, data: bytes | memoryview) -> None:
-        """Write a file so that it is there completely or not at all, even across a loss of power."""
-        try:
-            write_atomic(path, data)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreError(
-                    f"the disk is full: {path} ({len(data):,} bytes) was not written. Free some space and run the same "
-                    "command again; everything written before is kept"
-                ) from error
-            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+        put_file(path, data)
 
     # ---------------------------------------------------------------------------------------------------------------
     # reading
@@ -497,6 +521,11 @@ class TraceStore:
             values.append(b)
         return TraceDigest(digest_of_rows(content), digest_of_rows(values), len(content))
 
+    def digests(self, run: str, chains: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Chain and fingerprint of every measured number, of those of ``chains`` that the run measured."""
+        for trace in self._as_stored(run, chains):
+            yield trace.chain.id, row_digests(trace)[1]
+
     def states(self, run: str, layer: int) -> Iterator[Floats]:
         """Step states of a run at one of its stored layers, in blocks (steps, width); what is not finite is left out."""
         for table in self.tables(["steps", "state_layers", "step_states"], run):
@@ -572,6 +601,42 @@ class TraceStore:
         size = sum(path.stat().st_size for path in shards)
         by_count = [dict(sorted(c.items(), key=lambda item: (-item[1], item[0]))) for c in counted]
         return HomeStats(len(shards), size, len(seen), chains, tokens, *by_count)
+
+
+def shard_of(traces: Iterable[Trace]) -> tuple[str, memoryview]:
+    """Name and bytes of the shard that holds these traces; an empty name for no traces. Raises InputError for text that Unicode
+    cannot encode.
+    """
+    rows = [_as_segmented(trace) for trace in traces]
+    if not rows:
+        return "", memoryview(b"")
+    data = encode_shard(rows)
+    return hashlib.sha256(data).hexdigest()[:32], data
+
+
+def put_shard(home: Path, name: str, data: bytes | memoryview) -> bool:
+    """Put the bytes of a shard into a home under the name that they give it; return whether it was not there.
+
+    Shards need no lock, as no two that differ have the same name: a worker of an ingest that holds the lock may call this.
+    """
+    path = home / "shards" / f"{name}.parquet"
+    if path.exists():
+        return False
+    put_file(path, data)
+    return True
+
+
+def put_file(path: Path, data: bytes | memoryview) -> None:
+    """Write a file so that it is there completely or not at all, even across a loss of power. Raises StoreError."""
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"the disk is full: {path} ({len(data):,} bytes) was not written. Free some space and run the same "
+                "command again; everything written before is kept"
+            ) from error
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _as_segmented(trace: Trace) -> Trace:
