@@ -144,7 +144,8 @@ def python_page() -> str:
         value = getattr(trails, name)
         parts += [f"\n## trails.{name}\n", *member(name, value)]
         if inspect.isclass(value):
-            for attribute, found in vars(value).items():
+            own = [owner for owner in reversed(value.__mro__) if owner.__module__.startswith("trails.")]
+            for attribute, found in {k: v for owner in own for k, v in vars(owner).items()}.items():
                 if attribute.startswith("_") or not (inspect.isfunction(found) or isinstance(found, property)):
                     continue
                 parts += [f"\n### {name}.{attribute}\n", *member(attribute, found)]

@@ -11,7 +11,8 @@ import pytest
 from trails.analyses.capture import retrieve
 from trails.analyses.neighbours import nearest_others
 from trails.analyses.overlaps import near, neighbours
-from trails.analyses.whitening import MIN_VECTORS, Moments, Whitening, fit_whitening, whitening_of
+from trails.analyses.whitening import MIN_VECTORS, Moments, Whitening, fit_whitening
+from trails.pipeline.whitening import whitening_of
 from trails.store.traces import TraceStore
 
 WIDTH = 6

@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import spread
+from trails.analyses.statistics import how_drawn, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Longs
 from trails.schema import Trace, stable_hash, step_key
@@ -301,14 +301,20 @@ def agreement(
         chance.append(float(np.median(_parted(moved))))
     null = np.array(nulls)
     if by == "chain":
-        notes.append("a chain as one unit cannot be shifted within itself: the null is the agreement itself")
+        rng = np.random.default_rng([seed, 2])
         null = np.array([statistics_of(rng.permuted(units.values, axis=0)) for _ in range(draws)])
-        notes[-1] = "a chain as one unit cannot be shifted within itself: the null exchanges chains"
+        notes.append("a chain as one unit cannot be shifted within itself: the null exchanges chains")
     shift = "chains exchanged" if by == "chain" else "spans shifted within their chain"
 
     def score(name: str, unit: str, at: int) -> Score:
-        control = Control(shift, float(null[:, at].mean()), spread(null[:, at]))
-        return Score(name, float(own[at]), unit, (control,), (float(span[at, 0]), float(span[at, 1])))
+        control = Control(
+            shift,
+            float(null[:, at].mean()),
+            spread(null[:, at]),
+            how_drawn("such draws", draws, f"[{seed}, {2 if by == 'chain' else 1}]"),
+        )
+        how = f"95 %: Student's t with the standard error of {draws} bootstrap resamples of the {several} chains, seed {seed}"
+        return Score(name, float(own[at]), unit, (control,), (float(span[at, 0]), float(span[at, 1])), how=how)
 
     scores = (
         score("Kendall's W", f"0..1, {1 / len(members):.2f} of independent members", 0),

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import bootstrap, spearman, spread, within_group_ranks
+from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spearman, spread, within_group_ranks
 from trails.platform.arrays import Doubles, Longs
 from trails.schema import Trace, step_key
 from trails.store.base import GraphBatch
@@ -180,10 +180,11 @@ def _scores(rows: Sequence[dict[str, Any]], seed: int) -> tuple[tuple[Score, ...
             by_chain = _by_chain([row["chain"] for row in drawn], both)
             own, other = by_chain.mean(0)
             intervals = [bootstrap(by_chain[:, i]) for i in (0, 1)]
-            controls = (Control(control, float(other), intervals[1]),)
+            again = how_resampled()
+            controls = (Control(control, float(other), intervals[1], f"one a pair of steps; {again}"),)
             note = f"the same {len(drawn)} pairs of steps, mean over chains"
             scores.append(
-                Score(f"{name}, against {control}", float(own), "nats per token", controls, intervals[0], note)
+                Score(f"{name}, against {control}", float(own), "nats per token", controls, intervals[0], note, again)
             )
     return tuple(scores), tuple(withheld)
 
@@ -218,7 +219,13 @@ def _correlation(rows: Sequence[dict[str, Any]], group: Longs, seed: int) -> Sco
     interval = bootstrap(np.arange(len(members), dtype=np.float64)[:, None], again) if len(members) >= 5 else None
     null_values = [value for value in null if np.isfinite(value)]
     controls = (
-        Control(SHUFFLED, float(np.mean(null_values)) if null_values else 0.0, spread(null_values)),
-        Control(NEARNESS, spearman(near, effect)),
+        Control(
+            SHUFFLED,
+            float(np.mean(null_values)) if null_values else 0.0,
+            spread(null_values),
+            how_drawn("shuffles within the later step", SHUFFLES, seed),
+        ),
+        Control(NEARNESS, spearman(near, effect), how="the same pairs, nothing drawn"),
     )
-    return Score(CORRELATION, spearman(mass, effect), "rank correlation within the later step", controls, interval)
+    unit = "rank correlation within the later step"
+    return Score(CORRELATION, spearman(mass, effect), unit, controls, interval, how=how_resampled())

@@ -22,12 +22,13 @@ from trails.analyses.neighbours import hashed_words, nearest_others
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.sequences import content_words, one_instrument
-from trails.analyses.statistics import spread
+from trails.analyses.statistics import how_drawn, spread
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.schema import Chain, Step, Trace, step_key
 
+REAL_SPANS = 500
 MIN_REAL_SPANS = 20
 """Fewer real spans of the bridge's length than this are no control."""
 
@@ -560,7 +561,7 @@ class _Judge:
         nodes = nodes[(ends < graph.n_nodes)]
         nodes = nodes[graph.chain[nodes + size - 1] == graph.chain[nodes]]
         rng = np.random.default_rng(self.seed)
-        nodes = np.sort(rng.permutation(nodes)[:500])
+        nodes = np.sort(rng.permutation(nodes)[:REAL_SPANS])
         spans = graph.worst[nodes[:, None] + np.arange(size)]
         return [float(value) for value in spans.max(axis=1) if math.isfinite(value)]
 
@@ -572,22 +573,25 @@ class _Judge:
         claimed = float(graph.worst[nodes].max())
         random, real = self._random(len(path)), self._real(len(path))
         direct = self._direct()
-        controls = [Control(CLAIMED, claimed)]
+        stored = "stored values of the same steps, nothing drawn"
+        controls = [Control(CLAIMED, claimed, how=stored)]
         withheld = []
         if random:
-            controls.append(Control(f"{SPLICE} of {len(path) - 1} steps", float(np.mean(random)), spread(random)))
+            how = how_drawn("random splices, measured as one text each", len(random), self.seed)
+            controls.append(Control(f"{SPLICE} of {len(path) - 1} steps", float(np.mean(random)), spread(random), how))
         else:
             withheld.append(Withheld(SPLICE, "there is no step outside the two chains: ingest more"))
         if len(real) >= MIN_REAL_SPANS:
-            controls.append(Control(f"real spans of {len(path)} steps", float(np.mean(real)), spread(real)))
+            how = how_drawn(f"stored spans (at most {REAL_SPANS} are drawn)", len(real), self.seed)
+            controls.append(Control(f"real spans of {len(path)} steps", float(np.mean(real)), spread(real), how))
         else:
             reason = f"{len(real)} real spans of {len(path)} steps exist and {MIN_REAL_SPANS} are needed: ingest more"
             withheld.append(Withheld("real span", reason))
-        controls.append(Control(DIRECT, direct[0]))
+        controls.append(Control(DIRECT, direct[0], how="the goal right after the start, measured, nothing drawn"))
         claimed_total = float(graph.total[nodes].sum())
         scores = (
             Score("worst transition, re-scored", value, "nats", tuple(controls)),
-            Score("whole bridge, re-scored", total, "nats", (Control(CLAIMED, claimed_total),)),
+            Score("whole bridge, re-scored", total, "nats", (Control(CLAIMED, claimed_total, how=stored),)),
         )
         return Crossing(
             tuple(graph.key(node) for node in nodes),

@@ -15,7 +15,7 @@ import pyarrow as pa
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score
 from trails.analyses.sequences import window_keys
-from trails.analyses.statistics import spread
+from trails.analyses.statistics import how_drawn, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.schema import Trace, stable_hash
@@ -218,14 +218,21 @@ def chosen(pool: Pool, by: By, budget: int, run: str, *, seed: int = 0, reverse:
     )
     scores: tuple[Score, ...] = ()
     if by != "random":
-        drawn = np.array([_facts(pool, choose(pool, "random", budget, seed=seed + 1 + i)) for i in range(RANDOM)])
+        facts = np.array([_facts(pool, choose(pool, "random", budget, seed=seed + 1 + i)) for i in range(RANDOM)])
         own = _facts(pool, places)
         scores = tuple(
             Score(
                 name,
                 own[at],
                 unit,
-                (Control(f"{RANDOM} random choices", float(drawn[:, at].mean()), spread(drawn[:, at])),),
+                (
+                    Control(
+                        f"{RANDOM} random choices",
+                        float(facts[:, at].mean()),
+                        spread(facts[:, at]),
+                        how_drawn("random choices within the budget", RANDOM, seed + 1, apart=True),
+                    ),
+                ),
             )
             for at, (name, unit) in enumerate(_FACTS)
         )

@@ -34,7 +34,7 @@ from trails.analyses.sequences import (
     suffixes,
     window_keys,
 )
-from trails.analyses.statistics import auc, bootstrap, spread
+from trails.analyses.statistics import auc, bootstrap, how_drawn, how_resampled, spread
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Doubles, Floats, Ints, Keys, Longs
@@ -560,11 +560,14 @@ def _scores(
         fit = window_fitness(known, *packed, k)
         votes = index.votes(*packed)[1]
         for key, values in (("caught", found), ("fitness", fit), ("votes", votes)):
-            controls[key].append(Control(name, float(np.nanmean(values)), spread(values)))
+            how = how_drawn("such texts", draws, seed + (name == NULLS[1]))
+            controls[key].append(Control(name, float(np.nanmean(values)), spread(values), how))
     again = window_fitness(ready.resampled, *single, k)
     found = caught(match_lengths(*ready.resample, *single)[0], single[1], min_match)
-    controls["caught"].append(Control(NULLS[2], float(found[0])))
-    controls["fitness"].append(Control(NULLS[2], float(again[0])))
+    once = f"one order-1 Markov resample of the map, seed {seed}"
+    controls["caught"].append(Control(NULLS[2], float(found[0]), how=once))
+    controls["fitness"].append(Control(NULLS[2], float(again[0]), how=once))
+    counted = "counted on the same text, nothing drawn"
     other = ready.other_sources(corpus.sources[trail]) if trail >= 0 else None
     if other is None:
         reason = (
@@ -578,19 +581,19 @@ def _scores(
         name = f"map of the other sources ({held.n_tokens} of {corpus.n_tokens} tokens)"
         found = caught(match_lengths(held.tokens, held.offsets, *single)[0], single[1], min_match)
         fit = window_fitness(other.known, *single, k)
-        controls["caught"].append(Control(name, float(found[0])))
-        controls["fitness"].append(Control(name, float(fit[0])))
-        controls["votes"].append(Control(name, float(other.index.votes(*single)[1][0])))
+        controls["caught"].append(Control(name, float(found[0]), how=counted))
+        controls["fitness"].append(Control(name, float(fit[0]), how=counted))
+        controls["votes"].append(Control(name, float(other.index.votes(*single)[1][0]), how=counted))
     pieces = _packed(without_connectives(one))
     left = match_lengths(corpus.tokens, corpus.offsets, *pieces)[0]
     begins = np.flatnonzero(left >= min_match)
     masked = float(covered(len(left), begins, left[begins].astype(np.int64)).sum() / len(one.tokens))
     windows = window_keys(*pieces, k + 1)[0]
     kept = float(np.isin(windows, known).sum() / max(len(one.tokens) - k, 1))
-    controls["caught"].append(Control("connectives masked", masked))
-    controls["fitness"].append(Control("connectives masked", kept))
+    controls["caught"].append(Control("connectives masked", masked, how=counted))
+    controls["fitness"].append(Control("connectives masked", kept, how=counted))
     fitting = float(window_fitness(known, *single, k)[0])
-    controls["votes"].append(Control("second-best chain", float(second[0])))
+    controls["votes"].append(Control("second-best chain", float(second[0]), how=counted))
     own = float(caught(lengths, single[1], min_match)[0])
     return [
         Score("caught", own, "share of tokens", tuple(controls["caught"])),
@@ -673,7 +676,14 @@ def retrieve(
         "retrieval in whitened space",
         float(real[order[0]]),
         "mean best cosine",
-        (Control("whitened dimensions permuted", float(np.mean(null)), spread(null)),),
+        (
+            Control(
+                "whitened dimensions permuted",
+                float(np.mean(null)),
+                spread(null),
+                how_drawn("texts whose every coordinate comes from a random step", DRAWS, seed),
+            ),
+        ),
         note=f"layer {chosen}",
     )
     return tuple(str(chains[i]) for i in order), (score,), ()
@@ -776,11 +786,13 @@ def calibrate(
         for statistic, found in values.items():
             pairs = np.stack([real[statistic], found], axis=1)
             interval = bootstrap(pairs, lambda rows: auc(rows[:, 0], rows[:, 1]), draws=300, seed=seed)
-            chance = Control("chance", 0.5)
-            controls = (Control("bag of words", bags[null]), chance) if null in bags else (chance,)
+            chance = Control("chance", 0.5, how="an AUC without information, by definition")
+            words = "tf-idf cosine of content words on the same texts"
+            controls = (Control("bag of words", bags[null], how=words), chance) if null in bags else (chance,)
             value = auc(real[statistic], found)
             if math.isfinite(value):
-                scores.append(Score(f"{statistic} against: {null}", value, "AUC", controls, interval))
+                how = how_resampled("held-out texts", draws=300, seed=seed)
+                scores.append(Score(f"{statistic} against: {null}", value, "AUC", controls, interval, how=how))
     return CaptureCalibration(corpus.n_chains, len(held), tuple(scores), tuple(withheld))
 
 
@@ -812,6 +824,7 @@ def recovery(
         [content_key(corpus.tokens[a:b]) for a, b in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)]
     )
     scores = []
+    again = how_resampled(seed=seed)
     for part in kept:
         texts, mixed = [], []
         for chain in able.tolist():
@@ -827,13 +840,17 @@ def recovery(
                 piece = tokens[start : start + size]
             texts.append(piece)
             mixed.append(rng.permutation(piece))
-        controls = [Control("the part's tokens shuffled", _recall(index, mixed, able, twin))]
+        once = f"one shuffle of every part, seed {seed}"
+        controls = [Control("the part's tokens shuffled", _recall(index, mixed, able, twin), how=once)]
         if decode is not None:
-            controls.append(Control("bag of words", _bag_recall(corpus, [decode(text) for text in texts], able, twin)))
+            worth = _bag_recall(corpus, [decode(text) for text in texts], able, twin)
+            controls.append(Control("bag of words", worth, how="tf-idf cosine of content words on the same parts"))
         found, _, _ = index.votes(*_packed(texts))
         hits = (found >= 0) & (twin[np.maximum(found, 0)] == twin[able])
         name = f"{'undisturbed' if replace_tokens else 'kept'} {part:.0%}"
-        scores.append(Score(name, float(hits.mean()), "recall@1", tuple(controls), bootstrap(hits, seed=seed)))
+        scores.append(
+            Score(name, float(hits.mean()), "recall@1", tuple(controls), bootstrap(hits, seed=seed), how=again)
+        )
     return tuple(scores)
 
 

@@ -36,6 +36,8 @@ MIN_LAYERS = 4
 NOISE = 1e-5
 """Changes of hidden_shift below this are rounding in float32."""
 DRAWS = 400
+RESAMPLES = 200
+"""Resamples of positions behind the place of an onset."""
 TIE = 1e-6
 """Two jumps that differ by less than this share of themselves are equal: sums of the same numbers in another order do."""
 
@@ -215,7 +217,9 @@ def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[
         if exact is not None:
             unit = "absolute change of hidden_shift"
             value = float(values[:, exact:].mean())
-            before = Control(f"layers 0 to {exact - 1}", float(values[:, :exact].mean()))
+            before = Control(
+                f"layers 0 to {exact - 1}", float(values[:, :exact].mean()), how="the same positions, nothing drawn"
+            )
             return exact, (Score(EXACT, value, unit, (before,), note=f"layer {exact}"),), ()
         layers = layers[changed]
         if len(layers) < MIN_LAYERS:
@@ -232,7 +236,7 @@ def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[
     for _ in range(DRAWS):
         null.append(_change(trend + deviation[:, rng.permutation(curve.shape[1])], paired)[1])
     high = float(np.quantile(null, 0.95))
-    picks = rng.integers(0, len(values), (200, len(values)))
+    picks = rng.integers(0, len(values), (RESAMPLES, len(values)))
     again = np.array([onset_of(values[pick], paired=paired)[0] for pick in picks])
     order = rng.permutation(curve.shape[1])
     mixed = values[:, order]
@@ -244,14 +248,28 @@ def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[
             JUMP,
             statistic,
             "squared error removed / left",
-            (Control("largest jump with the layers shuffled, 95 % quantile", high, spread(null)),),
+            (
+                Control(
+                    "largest jump with the layers shuffled, 95 % quantile",
+                    high,
+                    spread(null),
+                    f"95 % quantile and central 95 % of {DRAWS} permutations of the layers, seed {seed}",
+                ),
+            ),
             note=f"layer {layer}",
         ),
         Score(
             CONFIDENCE,
             float((np.abs(again - place) <= 1).mean()),
             "share of resamples within one layer",
-            (Control("the same with the layers shuffled", float((np.abs(shuffled - target) <= 1).mean())),),
+            (
+                Control(
+                    "the same with the layers shuffled",
+                    float((np.abs(shuffled - target) <= 1).mean()),
+                    how=f"the same {RESAMPLES} resamples, the layers permuted anew in each, seed {seed}",
+                ),
+            ),
+            how=f"{RESAMPLES} bootstrap resamples of positions, seed {seed}",
             note=f"resampled positions put it between layers {layers[again.min()]} and {layers[again.max()]}",
         ),
     )

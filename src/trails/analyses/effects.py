@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable, percent
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import bootstrap
+from trails.analyses.statistics import bootstrap, how_resampled
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles
 from trails.schema import Trace, family_key, stable_hash, step_key
@@ -37,6 +37,8 @@ MIN_STEPS = 20
 """Fewer steps than this give no thresholds."""
 MIN_TOKENS = 3
 """Tokens that a step must have to be looked at."""
+STEP_DRAWS = 5
+"""Random sets of tokens in the control of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Quantities:
     control: Mapping[str, Doubles]
 
 
-def step_quantities(traces: Iterable[Trace], seed: int = 0, draws: int = 5) -> Quantities:
+def step_quantities(traces: Iterable[Trace], seed: int = 0, draws: int = STEP_DRAWS) -> Quantities:
     """See the module, ``step``."""
     rng = np.random.default_rng(seed)
     steps: list[tuple[str, int]] = []
@@ -215,8 +217,8 @@ def _drifts(trace: Trace) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Flagged:
-    """Which steps show an effect. ``thresholds`` are those of its conditions; ``by_chance`` the share of the control that meets
-    them.
+    """Which steps show an effect. ``thresholds`` are those of its conditions; ``by_chance`` the share of the ``n_control``
+    entries of the control that meets them.
     """
 
     effect: Effect
@@ -225,6 +227,7 @@ class Flagged:
     values: Doubles
     thresholds: tuple[float, ...]
     by_chance: float
+    n_control: int
 
     @property
     def share(self) -> float:
@@ -253,6 +256,7 @@ def flag(effect: Effect, found: Quantities) -> Flagged | Withheld:
         found.own[effect.value],
         tuple(thresholds),
         float(chance.mean()),
+        len(chance),
     )
 
 
@@ -262,6 +266,13 @@ NEEDS = {
     "training": "chains that both runs measured, with --after RUN",
 }
 """What the quantities need."""
+
+DRAWN = {
+    "step": f"random sets of tokens, {STEP_DRAWS} a step, seed 0",
+    "family": "steps beside as many random chains of other families as it has versions, seed 0",
+    "training": "steps with the runs exchanged, nothing drawn",
+}
+"""What the control of the quantities is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +296,10 @@ class Effects(Finding):
             names, code = np.unique(chains, return_inverse=True)
             sums = np.stack((np.bincount(code, hit), np.bincount(code).astype(float)), 1)
             interval = bootstrap(sums, lambda s: float(s[:, 0].sum() / s[:, 1].sum())) if len(names) > 1 else None
-            score = Score(
-                one.effect.name, one.share, "share of steps", (Control(one.effect.control, one.by_chance),), interval
-            )
+            how = f"share of {one.n_control:,} {DRAWN[one.effect.quantities]}"
+            control = Control(one.effect.control, one.by_chance, how=how)
+            again = how_resampled("chains (sum over sum)") if interval else ""
+            score = Score(one.effect.name, one.share, "share of steps", (control,), interval, how=again)
             scores.append(score)
             said = f"{'more often than' if score.beyond() else 'no more than'} by chance ({percent(one.by_chance)})"
             if one.effect.against == "unrelated":

@@ -86,7 +86,8 @@ class Gradient(Finding):
             generator = np.random.default_rng(0)
             chance = [spearman(generator.permutation(mine), real) for _ in range(SHUFFLES)]
             low, middle, high = (float(np.quantile(chance, q)) for q in (0.025, 0.5, 0.975))
-            control = Control("the map shuffled", middle, (low, high))
+            how = f"median and central 95 % of {SHUFFLES} shuffles over the replaced tokens, seed 0"
+            control = Control("the map shuffled", middle, (low, high), how)
             scores.append(Score(name, found, "rank correlation with the real change", (control,)))
         if self.deficits and not self.converged:
             steps, deficit = self.deficits[-1]

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import bootstrap, spread
+from trails.analyses.statistics import bootstrap, how_resampled, spread
 from trails.platform.arrays import Doubles
 from trails.schema import Trace
 
@@ -23,6 +23,8 @@ SIZE, CHANGE = "size of the effect", "change of surprisal"
 class Intervened(Finding):
     """Tokens after the changed place: ``sizes`` and ``changes`` (chains,) are the means over them of the absolute and of the
     signed change of surprisal, nats per token; ``control_sizes`` and ``control_changes`` (draws, chains) those of the controls.
+
+    ``how`` says how the controls were drawn.
 
     ``before`` is the largest change of a token that the intervention cannot reach: anything but 0 is noise of the device.
     """
@@ -38,6 +40,7 @@ class Intervened(Finding):
     control_changes: Doubles
     before: float
     tokens: pa.Table
+    how: str = ""
 
     def report(self) -> Report:
         """Whether the change did more than its control, and to which tokens most."""
@@ -73,10 +76,11 @@ class Intervened(Finding):
                 name,
                 float(np.nanmean(own)),
                 "nats per token",
-                (Control(self.control, float(np.nanmean(drawn)), spread(np.nanmean(drawn, axis=1))),),
+                (Control(self.control, float(np.nanmean(other)), spread(np.nanmean(other, axis=1)), self.how),),
                 bootstrap(own[np.isfinite(own)]) if np.isfinite(own).sum() > 1 else None,
+                how=how_resampled(),
             )
-            for name, own, drawn in (
+            for name, own, other in (
                 (SIZE, self.sizes, self.control_sizes),
                 (CHANGE, self.changes, self.control_changes),
             )
@@ -120,10 +124,11 @@ def intervened(
     control: str,
     controls: Sequence[Sequence[tuple[Trace, int]]],
     *,
+    how: str = "",
     top: int = 100,
 ) -> Intervened:
     """What an intervention did. ``pairs`` are (as it is, changed, first changed token) of every chain; ``controls`` for every
-    draw the changed trace and its first changed token of every chain, in the same order.
+    draw the changed trace and its first changed token of every chain, in the same order; ``how`` says how they were drawn.
     """
     own = np.array([effect_of(*pair) for pair in pairs], np.float64).reshape(len(pairs), 3)
     drawn = np.array(
@@ -161,4 +166,5 @@ def intervened(
         drawn[:, :, 1],
         float(own[:, 2].max(initial=0.0)),
         pa.Table.from_pylist(rows[:top], schema=schema),
+        how,
     )

@@ -41,7 +41,7 @@ from trails.analyses.sequences import (
     token_corpus,
     window_keys,
 )
-from trails.analyses.statistics import bootstrap, spread
+from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Floats, Ints, Longs
@@ -380,13 +380,15 @@ def _coverage_scores(
             coverage(*markov_resample(corpus.tokens, corpus.offsets, order, seed + draw), size)
             for draw in range(resamples)
         ]
-        controls.append(Control(f"order-{order} Markov resample", float(np.mean(values)), spread(values)))
+        how = how_drawn(f"order-{order} Markov resamples", resamples, seed, apart=True)
+        controls.append(Control(f"order-{order} Markov resample", float(np.mean(values)), spread(values), how))
     interval = _ratio_interval(per_chain.astype(np.float64), seed)
     note = (
         f"{_lone_contexts(corpus):.0%} of the tokens stand after a pair of tokens that occurs once: there an order-2 resample "
         "copies the corpus, so on a small corpus it overstates chance"
     )
-    return (Score("coverage", float(under.mean()), "share of tokens", tuple(controls), interval, note),), ()
+    how = how_resampled("chains (sum over sum)", draws=RATIO_DRAWS, seed=seed)
+    return (Score("coverage", float(under.mean()), "share of tokens", tuple(controls), interval, note, how),), ()
 
 
 def _lone_contexts(corpus: SymbolCorpus) -> float:
@@ -395,7 +397,13 @@ def _lone_contexts(corpus: SymbolCorpus) -> float:
     return float((np.bincount(context)[context] == 1).mean())
 
 
-def _ratio_interval(per_chain: npt.NDArray[np.float64], seed: int, draws: int = 500) -> tuple[float, float] | None:
+RATIO_DRAWS = 500
+"""Resamples of chains behind the interval of a coverage."""
+
+
+def _ratio_interval(
+    per_chain: npt.NDArray[np.float64], seed: int, draws: int = RATIO_DRAWS
+) -> tuple[float, float] | None:
     """Interval of sum / sum, chains resampled with multinomial counts (no copy of the rows)."""
     if len(per_chain) < 5:
         return None
@@ -448,13 +456,15 @@ def skeleton(
         sums = np.add.reduceat(np.append(under, False), corpus.offsets[:-1]) * (lengths > 0)
         interval = _ratio_interval(np.stack([sums, lengths], 1).astype(np.float64), seed)
         name = "role-frequency shuffle"
+        how = how_drawn("shuffles of all roles over the chains, lengths kept", shuffles, seed, apart=True)
         scores.append(
             Score(
                 "coverage",
                 float(under.mean()),
                 "share of steps",
-                (Control(name, float(np.mean(null)), spread(null)),),
+                (Control(name, float(np.mean(null)), spread(null), how),),
                 interval,
+                how=how_resampled("chains (sum over sum)", draws=RATIO_DRAWS, seed=seed),
             )
         )
         scores.append(
@@ -462,7 +472,7 @@ def skeleton(
                 "variants",
                 float(len(counts)),
                 "distinct role sequences",
-                (Control(name, float(np.mean(distinct)), spread(distinct)),),
+                (Control(name, float(np.mean(distinct)), spread(distinct), how),),
                 note="fewer than the shuffle: chains keep to common patterns",
             )
         )
@@ -571,7 +581,7 @@ def near(
     """Steps of different chains that lie near each other in whitened hidden space, beyond masked exact matching.
 
     ``layer`` is one of the stored state layers (default: the one nearest the middle of the model). ``whitening`` gives the
-    whitening of a layer (:meth:`trails.store.traces.TraceStore.whitening` is that of the run); without it one is fitted on
+    whitening of a layer (:func:`trails.pipeline.whitening.whitening_of` is that of the run); without it one is fitted on
     these traces. A pair is *explained* when
     the two steps share ``min_tokens`` masked tokens in a row, or are equal once masked. Overlaps are diagonal runs of
     unexplained pairs of at least two steps; ``similar`` lists all pairs. Raises UsageError for a run without stored states.
@@ -648,10 +658,20 @@ def near(
             float(beyond[rows].mean()),
             "share of steps",
             (
-                Control("whitened dimensions permuted", found.false_share),
-                Control("steps whose near neighbour masked exact matching finds too", float(already[rows].mean())),
+                Control(
+                    "whitened dimensions permuted",
+                    found.false_share,
+                    how=f"share above the threshold in one permutation of at most 20,000 steps; the threshold is the "
+                    f"{QUANTILE:.0%} quantile of another, seed {seed}",
+                ),
+                Control(
+                    "steps whose near neighbour masked exact matching finds too",
+                    float(already[rows].mean()),
+                    how="counted on the same steps, nothing drawn",
+                ),
             ),
             _ratio_interval(per_chain, seed),
+            how=how_resampled("chains (sum over sum)", draws=RATIO_DRAWS, seed=seed),
         )
     ]
     if len(left):
@@ -660,8 +680,15 @@ def near(
                 "near pairs explained by masked exact matching",
                 float(explained.mean()),
                 "share of pairs",
-                (Control("random pairs of steps", float(chance.mean())),),
+                (
+                    Control(
+                        "random pairs of steps",
+                        float(chance.mean()),
+                        how=f"share of {len(chance):,} pairs of different chains among 2,000 drawn, seed {seed}",
+                    ),
+                ),
                 bootstrap(explained.astype(np.float64), seed=seed),
+                how=how_resampled("pairs", seed=seed),
             )
         )
     if (~explained).any():
@@ -736,9 +763,17 @@ def _beyond_words(
         "unexplained near pairs that share no more words than random pairs",
         float(beyond.mean()),
         "share of pairs",
-        (Control("random pairs of steps", float((chance <= bound).mean())),),
+        (
+            Control(
+                "random pairs of steps",
+                float((chance <= bound).mean()),
+                how=f"share of {len(chance):,} random pairs of different chains at or below their own 95 % quantile",
+            ),
+        ),
         bootstrap(beyond),
-        f"at most {bound:.0%} of their words; mean of near pairs {near_pairs.mean():.0%}, of random pairs {chance.mean():.0%}",
+        how=how_resampled("pairs"),
+        note=f"at most {bound:.0%} of their words; mean of near pairs {near_pairs.mean():.0%}, "
+        f"of random pairs {chance.mean():.0%}",
     )
 
 

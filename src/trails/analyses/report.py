@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from trails.analyses.score import SCORE_COLUMNS, Score, Withheld, score_record, score_rows, withheld_record
+from trails.analyses.score import SCORE_COLUMNS, Score, Withheld, methods, score_record, score_rows, withheld_record
 from trails.errors import UsageError
 from trails.platform.arrays import Floats
 from trails.platform.markup import HTML_ROWS, escaped, html_table
@@ -131,6 +131,7 @@ class Report:
         if self.scores:
             parts.append(html_table(SCORE_COLUMNS, score_rows(self.scores), "scores, each with its controls"))
         parts += [f"<p>{escaped(score.name)}: {escaped(score.note)}</p>" for score in self.scores if score.note]
+        parts += [f"<p>how: {escaped(line)}</p>" for line in method_lines(self.scores)]
         parts += [f"<p>no score for {escaped(item.name)}: {escaped(item.reason)}</p>" for item in self.withheld]
         for table in self.tables:
             headings, shown = table.view(rows)
@@ -147,6 +148,11 @@ class Report:
 
     def _repr_html_(self) -> str:
         return self.html()
+
+
+def method_lines(scores: Sequence[Score]) -> list[str]:
+    """How the controls and intervals of scores were made, a line for each way: ``shuffle: mean of 20 …``."""
+    return [f"{', '.join(names)}: {how}" for how, names in methods(scores).items()]
 
 
 class Finding:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score
-from trails.analyses.statistics import bootstrap
+from trails.analyses.statistics import bootstrap, how_resampled
 from trails.platform.arrays import Doubles
 from trails.schema import stable_hash
 from trails.store.base import GraphBatch
@@ -245,8 +245,9 @@ def _row(attention: Doubles, drift: Doubles, shift: Doubles, nll: Doubles) -> di
 def _score(name: str, unit: str, values: Doubles) -> Score:
     """Mean over probes and spans, (P, S, 3), with the intervals that resampling probes gives."""
     by_probe = values.mean(1)
+    again = how_resampled("probes")
     controls = tuple(
-        Control(control, float(by_probe[:, i].mean()), bootstrap(by_probe[:, i]))
+        Control(control, float(by_probe[:, i].mean()), bootstrap(by_probe[:, i]), f"one a span and probe; {again}")
         for i, control in enumerate(CONTROLS, start=1)
     )
-    return Score(name, float(by_probe[:, 0].mean()), unit, controls, bootstrap(by_probe[:, 0]))
+    return Score(name, float(by_probe[:, 0].mean()), unit, controls, bootstrap(by_probe[:, 0]), how=again)

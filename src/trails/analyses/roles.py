@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable, percent
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import Interval, bootstrap
+from trails.analyses.statistics import Interval, bootstrap, how_resampled
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles
 from trails.schema import Chain, Role
@@ -229,20 +229,27 @@ def score_roles(labelled: Iterable[Labelled], *, draws: int = 1000) -> RoleAgree
             reason = f"{len(items)} labelled chains in {language}; an interval needs {_LEAST_CHAINS}"
             withheld.append(Withheld(f"scores of {language}", reason))
             continue
+        again = how_resampled(draws=draws)
         scores += [
             Score(
                 f"macro F1 of the roles, {language}",
                 _macro(counts),
                 "0..1",
-                (Control(f"every step {common.value}", _macro(majority), bootstrap(majority, _macro, draws=draws)),),
+                (
+                    Control(
+                        f"every step {common.value}", _macro(majority), bootstrap(majority, _macro, draws=draws), again
+                    ),
+                ),
                 bootstrap(counts, _macro, draws=draws),
+                how=again,
             ),
             Score(
                 f"F1 of the borders, {language}",
                 _f1(borders),
                 "0..1",
-                (Control("lines and sentences only", _f1(plain), bootstrap(plain, _f1, draws=draws)),),
+                (Control("lines and sentences only", _f1(plain), bootstrap(plain, _f1, draws=draws), again),),
                 bootstrap(borders, _f1, draws=draws),
+                how=again,
             ),
         ]
     return RoleAgreement(

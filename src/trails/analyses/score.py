@@ -12,11 +12,17 @@ from trails.analyses.statistics import Interval
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What a score is held against: a null, a baseline or a noise floor, in the score's unit."""
+    """What a score is held against: a null, a baseline or a noise floor, in the score's unit.
+
+    ``how`` says how value and interval were made, so that another program can make them again: how many draws of what, with
+    which seed (:func:`~trails.analyses.statistics.how_drawn`, :func:`~trails.analyses.statistics.how_resampled`), or what was
+    measured where nothing was drawn.
+    """
 
     name: str
     value: float
     interval: Interval | None = None
+    how: str = ""
 
     @property
     def reach(self) -> float:
@@ -28,7 +34,7 @@ class Control:
 class Score:
     """A number with its controls. Raises ValueError without a finite control: a bare score cannot be made.
 
-    ``interval`` is a 95 % interval, by resampling chains unless the analysis says otherwise; None where nothing was drawn.
+    ``interval`` is a 95 % interval and ``how`` says what it was resampled from; None where nothing was drawn.
     """
 
     name: str
@@ -37,6 +43,7 @@ class Score:
     controls: tuple[Control, ...]
     interval: Interval | None = None
     note: str = ""
+    how: str = ""
 
     def __post_init__(self) -> None:
         if not any(math.isfinite(control.value) for control in self.controls):
@@ -73,7 +80,7 @@ class Withheld:
 
 def control_record(control: Control) -> dict[str, Any]:
     """A control as plain values."""
-    return {"name": control.name, "value": control.value, "interval": control.interval}
+    return {"name": control.name, "value": control.value, "interval": control.interval, "how": control.how}
 
 
 def score_record(score: Score) -> dict[str, Any]:
@@ -85,12 +92,27 @@ def score_record(score: Score) -> dict[str, Any]:
         "unit": score.unit,
         "controls": [control_record(control) for control in score.controls],
         "note": score.note,
+        "how": score.how,
     }
 
 
 def withheld_record(withheld: Withheld) -> dict[str, Any]:
     """A withheld score as plain values."""
     return {"name": withheld.name, "reason": withheld.reason}
+
+
+def methods(scores: Sequence[Score]) -> dict[str, tuple[str, ...]]:
+    """How the numbers of scores were made, each way once with the names it stands for: controls by their name, intervals of
+    the scores themselves by that of the score."""
+    found: dict[str, list[str]] = {}
+    for score in scores:
+        parts = [(score.how, score.name), *((control.how, control.name) for control in score.controls)]
+        for how, name in parts:
+            names = found.setdefault(how, [])
+            if name not in names:
+                names.append(name)
+    found.pop("", None)
+    return {how: tuple(names) for how, names in found.items()}
 
 
 SCORE_COLUMNS = ("score", "value", "95 %", "unit", "control", "its value", "its 95 %")

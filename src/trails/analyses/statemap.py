@@ -31,7 +31,7 @@ from trails.analyses.sequences import (
     token_corpus,
     window_keys,
 )
-from trails.analyses.statistics import bootstrap, spread
+from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Ints, Keys, Longs
 from trails.schema import Trace
@@ -43,6 +43,10 @@ MIN_CHAINS = 20
 
 WALK_STEPS = 8
 WALKS = 2_000
+SHUFFLES = 5
+"""Shuffles behind the control of the fitness."""
+RESAMPLES = 3
+"""Markov resamples behind the control of the branching perplexity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,10 +450,14 @@ def _scores(corpus: SymbolCorpus, k: int, seed: int) -> tuple[tuple[Score, ...],
     per_chain = np.stack(
         [np.bincount(chain, weights=hit, minlength=test.n_chains), np.bincount(chain, minlength=test.n_chains)], 1
     )
-    null = [float(fitness(known, (shuffled(*new, seed + draw, within=True), new[1]), k)[0].mean()) for draw in range(5)]
+    null = [
+        float(fitness(known, (shuffled(*new, seed + draw, within=True), new[1]), k)[0].mean())
+        for draw in range(SHUFFLES)
+    ]
     interval = bootstrap(per_chain, lambda rows: float(rows[:, 0].sum() / max(rows[:, 1].sum(), 1)), seed=seed)
     resample = [
-        branching_perplexity(*markov_resample(corpus.tokens, corpus.offsets, 1, seed + draw), k) for draw in range(3)
+        branching_perplexity(*markov_resample(corpus.tokens, corpus.offsets, 1, seed + draw), k)
+        for draw in range(RESAMPLES)
     ]
     real, flat = (walk_is_real(corpus.tokens, corpus.offsets, size, seed=seed) for size in (k, 1))
     scores = [
@@ -457,15 +465,30 @@ def _scores(corpus: SymbolCorpus, k: int, seed: int) -> tuple[tuple[Score, ...],
             "fitness",
             float(hit.mean()),
             "share of held-out transitions",
-            (Control("held-out tokens shuffled", float(np.mean(null)), spread(null)),),
+            (
+                Control(
+                    "held-out tokens shuffled",
+                    float(np.mean(null)),
+                    spread(null),
+                    how_drawn("shuffles within each held-out chain", SHUFFLES, seed, apart=True),
+                ),
+            ),
             interval,
             f"{test.n_chains} chains held out",
+            how_resampled("held-out chains (sum over sum)", seed=seed),
         ),
         Score(
             "branching perplexity",
             branching_perplexity(corpus.tokens, corpus.offsets, k),
             "ways on",
-            (Control("order-1 Markov resample", float(np.mean(resample)), spread(resample)),),
+            (
+                Control(
+                    "order-1 Markov resample",
+                    float(np.mean(resample)),
+                    spread(resample),
+                    how_drawn("order-1 Markov resamples", RESAMPLES, seed, apart=True),
+                ),
+            ),
             note="near 1 also because most states occur once",
         ),
     ]
@@ -478,10 +501,15 @@ def _scores(corpus: SymbolCorpus, k: int, seed: int) -> tuple[tuple[Score, ...],
                 f"share of {WALK_STEPS}-step walks",
                 (
                     Control(
-                        "the same on the map of single tokens (k = 1)", float(flat.mean()), bootstrap(flat, seed=seed)
+                        "the same on the map of single tokens (k = 1)",
+                        float(flat.mean()),
+                        bootstrap(flat, seed=seed),
+                        f"{len(flat):,} of {WALKS:,} walks of the same length, seed {seed}; "
+                        + how_resampled("walks", seed=seed),
                     ),
                 ),
                 bootstrap(real, seed=seed),
+                how=f"{len(real):,} of {WALKS:,} walks, seed {seed}; " + how_resampled("walks", seed=seed),
             )
         )
     else:

@@ -28,6 +28,18 @@ def finite(values: npt.ArrayLike) -> Doubles:
     return array[np.isfinite(array)]
 
 
+def how_drawn(what: str, draws: int, seed: int | str, *, apart: bool = False) -> str:
+    """How a control was drawn, in words: its value is the mean of the draws, its interval their :func:`spread`. ``apart``: draw
+    number i has the seed ``seed + i``; otherwise all come from one generator."""
+    seeds = f"seeds {seed} to {int(seed) + draws - 1}" if apart and draws > 1 else f"seed {seed}"
+    return f"mean and central {LEVEL:.0%} of {draws:,} {what}, {seeds}".replace("%", " %")
+
+
+def how_resampled(units: str = "chains", *, draws: int = 1000, seed: int = 0) -> str:
+    """How an interval was made by :func:`bootstrap`, in words."""
+    return f"{LEVEL:.0%}: percentiles of {draws:,} bootstrap resamples of {units}, seed {seed}".replace("%", " %")
+
+
 def spread(values: npt.ArrayLike) -> Interval | None:
     """Central 95 % of the values; None for fewer than two."""
     array = finite(values)

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from trails.analyses.report import Report
+from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, Control, Score, Withheld, score_rows
 from trails.cli.common import echo, err, print_rows, with_home
 from trails.errors import InputError, UsageError
@@ -123,8 +123,8 @@ _MANY = 4
 
 
 def print_scores(scores: Sequence[Score], withheld: Sequence[Withheld], notes: Sequence[str] = ()) -> None:
-    """Scores with their controls as a table on stdout; what was withheld, and why, below it; notes on stderr. Many scores with
-    the same controls stand in a table of their own, largest first, with a column for each control.
+    """Scores with their controls as a table on stdout, how they were made and what was withheld, and why, below it; notes on
+    stderr. Many scores with the same controls stand in a table of their own, largest first, with a column for each control.
     """
     alike: dict[tuple[str, ...], list[Score]] = {}
     for score in scores:
@@ -150,6 +150,8 @@ def print_scores(scores: Sequence[Score], withheld: Sequence[Withheld], notes: S
     for score in scores:
         if score.note:
             echo(f"{score.name}: {score.note}")
+    for line in method_lines(scores):
+        echo(f"how: {line}")
     by_reason: dict[str, list[str]] = {}
     for item in withheld:
         by_reason.setdefault(item.reason, []).append(item.name)

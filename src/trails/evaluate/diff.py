@@ -202,7 +202,11 @@ def _summary(name: str, group: _Group) -> GroupChange:
     )
 
 
-def interval(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+INTERVAL_DRAWS = 2000
+"""Resamples behind an interval of a change."""
+
+
+def interval(values: Sequence[float], draws: int = INTERVAL_DRAWS, seed: int = 0) -> tuple[float, float, float]:
     """Mean and its 95 % percentile bootstrap interval; undefined (NaN) for fewer than five values, which cannot carry one."""
     data = finite(values)
     low, high = bootstrap(data, draws=draws, seed=seed) or (math.nan, math.nan)

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from trails.analyses.report import Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.evaluate.diff import GROUPS, DiffReport, compare, repetition_alarm, verdict
+from trails.analyses.statistics import how_resampled
+from trails.evaluate.diff import GROUPS, INTERVAL_DRAWS, DiffReport, compare, repetition_alarm, verdict
 from trails.evaluate.probe import chain_kl, chain_nll, continuations, probe, repetition
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
@@ -72,8 +73,13 @@ class Difference:
                 f"change of surprisal, {group.group}",
                 group.surprisal,
                 "nats per token",
-                (Control("the same model measured twice, mean", report.noise_mean),),
+                (
+                    Control(
+                        "the same model measured twice, mean", report.noise_mean, how="measured on some of the chains"
+                    ),
+                ),
                 (group.low, group.high) if math.isfinite(group.low) else None,
+                how=how_resampled(draws=INTERVAL_DRAWS),
             )
             for group in changes
             if measured

@@ -21,9 +21,9 @@ import torch
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import Interval
+from trails.analyses.statistics import Interval, how_resampled
 from trails.errors import UsageError
-from trails.evaluate.diff import interval
+from trails.evaluate.diff import INTERVAL_DRAWS, interval
 from trails.evaluate.groups import check_export, exported_chains
 from trails.evaluate.probe import continuations
 from trails.measure.base import Segmented
@@ -211,8 +211,9 @@ class Recall(Finding):
             return -mean, (-high, -low) if math.isfinite(low) else None
 
         value, interval_ = gained(trained)
-        control = Control("trained on shuffled steps", *gained(shuffled))
-        return (Score(GAIN, value, "nats per token", (control,), interval_),), ()
+        how = how_resampled("held-out chains", draws=INTERVAL_DRAWS)
+        control = Control("trained on shuffled steps", *gained(shuffled), f"the same chains, measured; {how}")
+        return (Score(GAIN, value, "nats per token", (control,), interval_, how=how),), ()
 
 
 GAIN = "gain over the untrained model"

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from trails.analyses.anchors import Anchors, anchored
 from trails.errors import UnmeasurableError
 from trails.export.options import parse_layers
 from trails.measure.anchors import dependence
 from trails.measure.base import Segmented
+from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress, Silent
-
-if TYPE_CHECKING:
-    from trails.pipeline.home import Home
 
 
 def anchors(
-    home: Home,
+    home: OpenHome,
     chains: str,
     *,
     layers: str = "",

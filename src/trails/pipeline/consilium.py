@@ -6,19 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trails.analyses.agreement import Agreement, By, Taken, agreement, member
 from trails.config import Settings
 from trails.errors import TrailsError, UsageError
 from trails.measure.base import Scorer
 from trails.pipeline.measuring import IngestOptions, IngestSummary, ingest
+from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress
 from trails.schema import Run
 from trails.store.resolve import run_of
-
-if TYPE_CHECKING:
-    from trails.pipeline.home import Home
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ def ingest_many(
 
 
 def agree(
-    home: Home,
+    home: OpenHome,
     runs: Sequence[str] = (),
     *,
     measure: Taken = "surprisal",
@@ -91,7 +88,7 @@ def agree(
     return found
 
 
-def _forget(home: Home, members: set[str], measure: str, chains: set[str]) -> None:
+def _forget(home: OpenHome, members: set[str], measure: str, chains: set[str]) -> None:
     """Take away what the same members disagreed about before, on this home's chains; other homes' and other members' stay."""
     mine = "@" + home.shards.identity().id[:9]
     found = home.graph.run(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trails.analyses.intervention import Intervened, intervened
+from trails.analyses.statistics import how_drawn
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
@@ -24,16 +24,14 @@ from trails.measure.intervene import (
 )
 from trails.measure.model import Site
 from trails.pipeline.again import measure_again
+from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress
 from trails.platform.arrays import Floats
 from trails.schema import Trace
 
-if TYPE_CHECKING:
-    from trails.pipeline.home import Home
-
 
 def intervene(
-    home: Home,
+    home: OpenHome,
     chains: str,
     *,
     layer: int,
@@ -80,12 +78,12 @@ def intervene(
     home.close_graph()  # the embedded graph has one writer
     measure_again(home.settings, known, changed, progress, chains=wanted, states=before[0].state_layers)
     after = {trace.chain.id: trace for trace in home.shards.traces(changed.run.id, wanted)}
-    said, drawn = _controls(scorer, intervention, given, items, before, places, controls, seed)
+    said, how, drawn = _controls(scorer, intervention, given, items, before, places, controls, seed)
     pairs = [(trace, after[trace.chain.id], place.start) for trace, place in zip(before, places, strict=True)]
-    return intervened(changed.run.id, known.id, intervention.record(), pairs, said, drawn)
+    return intervened(changed.run.id, known.id, intervention.record(), pairs, said, drawn, how=how)
 
 
-def _of_step(home: Home, scorer: HuggingFaceScorer, origin: str, layer: int, component: Site, run: str) -> Floats:
+def _of_step(home: OpenHome, scorer: HuggingFaceScorer, origin: str, layer: int, component: Site, run: str) -> Floats:
     chain, step = home.names.step(origin)
     (trace,) = home.shards.traces(run, [chain])
     if step >= len(trace.steps):
@@ -106,8 +104,8 @@ def _controls(
     places: list[slice],
     count: int,
     seed: int,
-) -> tuple[str, list[list[tuple[Trace, int]]]]:
-    """What the control is, and for every draw the changed trace and the first changed token of every chain."""
+) -> tuple[str, str, list[list[tuple[Trace, int]]]]:
+    """What the control is, how it was drawn, and for every draw the changed trace and first changed token of every chain."""
     plain = MeasureOptions()
     if vector is not None:
         length = float(np.linalg.norm(vector))
@@ -116,9 +114,10 @@ def _controls(
             other = random_vector(len(vector), length, seed + 1 + draw)
             changed = IntervenedScorer(scorer, replace(intervention, vector_sha256=vector_hash(other)), other)
             drawn.append([(t, p.start) for t, p in zip(changed.measure(items, plain), places, strict=True)])
-        return "random directions of the same length", drawn
+        how = how_drawn("directions (Gaussian, scaled), each measured", count, seed + 1, apart=True)
+        return "random directions of the same length", how, drawn
     if any(place.stop - place.start >= trace.n_tokens - 1 for trace, place in zip(before, places, strict=True)):
-        return "", []
+        return "", "", []
     rng = np.random.default_rng([seed, 1])
     drawn = []
     for _ in range(count):
@@ -129,4 +128,5 @@ def _controls(
             there = replace(intervention, positions=f"{first}:{first + size}")
             row.append((IntervenedScorer(scorer, there).measure([item], plain)[0], first))
         drawn.append(row)
-    return "other places of the same length", drawn
+    how = how_drawn("sets of places, each measured", count, f"[{seed}, 1]")
+    return "other places of the same length", how, drawn

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain as joined
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trails.analyses.report import Report
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import StateMap, build
 from trails.errors import UsageError
 from trails.export.subgraph import GAPS_ADVICE
+from trails.pipeline.opened import OpenHome
 from trails.report.analysis import MAX_LINKED, named_chains, write_analysis
 from trails.report.html import MAX_CHAINS, Found, Written, write_report
 from trails.schema import Run, Trace
-
-if TYPE_CHECKING:
-    from trails.pipeline.home import Home
 
 _GAPS = """
 MATCH (g:Gap) WHERE g.run = $run AND g.home = $home
@@ -36,7 +34,7 @@ MAX_ROWS = 200_000
 
 
 def report(
-    home: Home,
+    home: OpenHome,
     selections: Sequence[str],
     to: Path,
     *,
@@ -77,7 +75,9 @@ def report(
     )
 
 
-def analysis_page(home: Home, report: Report, to: Path, *, run: str | None = None, overwrite: bool = False) -> Written:
+def analysis_page(
+    home: OpenHome, report: Report, to: Path, *, run: str | None = None, overwrite: bool = False
+) -> Written:
     """Write the page of an analysis with the first :data:`MAX_LINKED` chains that it names."""
     of = home.run(run)
     measured = home.shards.done(of.id)
@@ -89,7 +89,7 @@ def analysis_page(home: Home, report: Report, to: Path, *, run: str | None = Non
     return write_analysis(to, report, of, traces, subtitle=f"{of.model} · {of.id}", left_out=notes, overwrite=overwrite)
 
 
-def _chains(home: Home, selections: Sequence[str], run: Run) -> list[str] | None:
+def _chains(home: OpenHome, selections: Sequence[str], run: Run) -> list[str] | None:
     """Ids of the selected chains; None for all."""
     if not selections:
         return None
@@ -107,7 +107,7 @@ def _chains(home: Home, selections: Sequence[str], run: Run) -> list[str] | None
     return sorted(ids)
 
 
-def _after(home: Home, chains: list[str] | None, second: Run) -> dict[str, Trace]:
+def _after(home: OpenHome, chains: list[str] | None, second: Run) -> dict[str, Trace]:
     """Traces of the second run, as many as a report draws."""
     found = {}
     for trace in home.shards.traces(second.id, chains):
@@ -117,7 +117,7 @@ def _after(home: Home, chains: list[str] | None, second: Run) -> dict[str, Trace
     return found
 
 
-def _found(home: Home, run: Run, notes: list[str]) -> Found:
+def _found(home: OpenHome, run: Run, notes: list[str]) -> Found:
     asked = {"run": run.id, "home": home.shards.identity().id}
     gaps: dict[str, list[dict[str, Any]]] = {}
     for row in home.graph.run(_GAPS, asked, max_rows=MAX_ROWS).dicts():
@@ -138,7 +138,7 @@ def _found(home: Home, run: Run, notes: list[str]) -> Found:
     return Found(gaps, overlaps)
 
 
-def _woven(home: Home, run: Run, chains: list[str] | None, notes: list[str]) -> StateMap | None:
+def _woven(home: OpenHome, run: Run, chains: list[str] | None, notes: list[str]) -> StateMap | None:
     traces = home.shards.traces(run.id, chains)
     start = next(traces, None)
     if start is None:

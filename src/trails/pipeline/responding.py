@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from trails.analyses.respond import Responses, Span, responses
@@ -12,19 +10,17 @@ from trails.export.split import GRAM, grams
 from trails.export.subgraph import is_selection
 from trails.measure.base import Segmented
 from trails.measure.respond import Reaction, react
+from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.arrays import Ints
 from trails.schema import Trace, stable_hash, step_key
-
-if TYPE_CHECKING:
-    from trails.pipeline.home import Home
 
 SEPARATOR = "\n\n"
 """What stands between a span and the probe's question."""
 
 
 def respond(
-    home: Home,
+    home: OpenHome,
     spans: str,
     *,
     probes: str,
@@ -99,7 +95,7 @@ def respond(
     return result
 
 
-def _spans(home: Home, spans: str, run: str) -> list[tuple[Span, Ints]]:
+def _spans(home: OpenHome, spans: str, run: str) -> list[tuple[Span, Ints]]:
     """Spans with their tokens; a text that is neither a selection nor a name has none yet."""
     pieces: dict[str, tuple[int, ...]] = {}
     if is_selection(spans):
@@ -136,7 +132,7 @@ def _spans(home: Home, spans: str, run: str) -> list[tuple[Span, Ints]]:
 
 
 def _with_controls(
-    home: Home, found: list[tuple[Span, Ints]], run: str, probes: set[str], count: int, seed: int
+    home: OpenHome, found: list[tuple[Span, Ints]], run: str, probes: set[str], count: int, seed: int
 ) -> tuple[list[tuple[Span, Ints, list[Ints]]], str]:
     """Every span with ``count`` spans of as many tokens of chains of other sources, drawn at random; and where they come
     from.

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from trails.analyses.budget import WAYS, By, Chosen, chosen, pool_of, record
-from trails.analyses.whitening import whitening_of
 from trails.errors import StoreError, UsageError
+from trails.pipeline.opened import OpenHome
+from trails.pipeline.whitening import whitening_of
 from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
 from trails.schema import canonical_json
-
-if TYPE_CHECKING:
-    from trails.pipeline.home import Home
 
 _GAPS = "MATCH (g:Gap) WHERE g.run = $run RETURN g.chain AS chain, max(g.bridge_nats) AS value"
 _REACTION = (
@@ -31,7 +27,7 @@ _ASKED = {
 
 
 def select_within(
-    home: Home,
+    home: OpenHome,
     budget: int,
     by: By,
     *,

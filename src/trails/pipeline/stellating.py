@@ -6,17 +6,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from trails.analyses.bridge import StepGraph, find_bridge, step_graph
 from trails.analyses.report import Report, ReportTable
-from trails.analyses.whitening import Whitening, whitening_of
+from trails.analyses.whitening import Whitening
 from trails.errors import QueryError, UsageError
 from trails.export import ExportOptions, parse_layers
 from trails.export.subgraph import MAX_ROWS, TIMEOUT_S, Part, Selection, merge_spans, select_statement
+from trails.pipeline.opened import OpenHome
+from trails.pipeline.whitening import whitening_of
 from trails.schema import Trace
 from trails.stellator import compile_program, read_file
 from trails.stellator.compiling import Compiled, Distribution, compile_block
@@ -24,16 +26,13 @@ from trails.stellator.language import ZoneName
 from trails.stellator.verdicts import Bridging, Instruments, Selected, judge, verdicts
 from trails.stellator.zones import Zone, zones
 
-if TYPE_CHECKING:
-    from trails.pipeline.home import Home
 
-
-def zones_of(home: Home, file: Path | None = None) -> dict[str, Zone]:
+def zones_of(home: OpenHome, file: Path | None = None) -> dict[str, Zone]:
     """Named zones: those of trails, of ``zones.toml`` in the home, and of a file."""
     return zones(home.settings.home, file)
 
 
-def compiled(home: Home, file: Path, *, more_zones: Path | None = None, run: str | None = None) -> list[Compiled]:
+def compiled(home: OpenHome, file: Path, *, more_zones: Path | None = None, run: str | None = None) -> list[Compiled]:
     """The blocks of a file over a run. Raises InputError ``FILE:LINE:COLUMN`` for what is wrong."""
     of = home.run(run)
     return compile_program(
@@ -46,7 +45,7 @@ def compiled(home: Home, file: Path, *, more_zones: Path | None = None, run: str
     )
 
 
-def selected(home: Home, one: Compiled, run: str, *, more_zones: Path | None = None) -> Selected:
+def selected(home: OpenHome, one: Compiled, run: str, *, more_zones: Path | None = None) -> Selected:
     """What a block selects, and the counts that stand beside it. Raises QueryError where the statement fails."""
 
     def ids(statement: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
@@ -81,7 +80,7 @@ def selected(home: Home, one: Compiled, run: str, *, more_zones: Path | None = N
 
 
 def judged(
-    home: Home,
+    home: OpenHome,
     file: Path,
     *,
     more_zones: Path | None = None,
@@ -115,7 +114,7 @@ def judged(
     )
 
 
-def _bridging(home: Home, run: str) -> Bridging:
+def _bridging(home: OpenHome, run: str) -> Bridging:
     """Bridges between steps; the graph of steps is made at the first question."""
     made: list[StepGraph] = []
 
@@ -147,7 +146,7 @@ class Export:
     objective: str
 
 
-def exported(home: Home, file: Path, options: ExportOptions, *, more_zones: Path | None = None) -> Export:
+def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: Path | None = None) -> Export:
     """What a file says to an export: its blocks' selections, united, and the options with what the blocks say.
 
     A block with GRADIENT DAMPEN gives whole chains in which the loss weights of what it selects are multiplied; one without
@@ -170,7 +169,7 @@ def exported(home: Home, file: Path, options: ExportOptions, *, more_zones: Path
     return Export(selection, _with(options, said, file), said.get("objective", ""))
 
 
-def _damped(home: Home, run: str, part: Part, factor: float) -> Part:
+def _damped(home: OpenHome, run: str, part: Part, factor: float) -> Part:
     """The whole chain with the spans of a part damped."""
     (table,) = home.shards.tables(["chain", "step_tokens", "token_ids"], run, [part.chain])
     steps = np.asarray(table["step_tokens"][0].as_py(), np.int64).reshape(-1, 2).tolist()
@@ -200,7 +199,7 @@ def _with(options: ExportOptions, said: Mapping[str, str], file: Path) -> Export
 
 
 def compared(
-    home: Home, file: Path, before: str, after: str, *, more_zones: Path | None = None, seed: int = 0
+    home: OpenHome, file: Path, before: str, after: str, *, more_zones: Path | None = None, seed: int = 0
 ) -> Report:
     """What a file states, before and after: the places that the run ``before`` selects, judged by the numbers of both runs.
 

@@ -166,8 +166,8 @@ def _run_of(settings: Settings, name: str) -> Run | None:
 
 
 def _teachers(settings: Settings, run: str) -> dict[str, TeacherMap]:
-    from trails.pipeline.home import Home
+    from trails.pipeline.opened import OpenHome
     from trails.train.attention import teacher_map
 
-    with Home(settings.home) as home:
+    with OpenHome(settings.home) as home:
         return {trace.chain.id: teacher_map(trace) for trace in home.traces(home.run(run).id)}

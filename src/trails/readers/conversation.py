@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trails.readers.base import BadRecordError, Draft, as_text
-from trails.readers.paths import nested, opened
+from trails.readers.paths import fields_found, nested, opened
 from trails.readers.thought import Written, take_apart
 
 ROLES = {
@@ -160,8 +160,6 @@ def turns_of(message: Mapping[str, Any]) -> list[Turn]:
     message = _unwrapped(message)
     role = role_of(message)
     if not role:
-        from trails.readers.records import fields_found
-
         raise BadRecordError(f"a message without a role; fields found: {fields_found(message)}.")
     said: list[str] = []
     thoughts: list[str] = []

@@ -25,14 +25,13 @@ from trails.readers.conversation import (
     untargeted,
 )
 from trails.readers.fields import ID_FIELDS, QUESTION_FIELDS, items_of
-from trails.readers.paths import nested, opened, value_at
+from trails.readers.paths import fields_found, nested, opened, value_at
 from trails.readers.records import (
     Context,
     RecordReader,
     Skip,
     chat_drafts,
     documented,
-    fields_found,
     first_wrong,
     join_lines,
     talk_in,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+MAX_FIELDS_SHOWN = 20
 _CUT = re.compile(r"[.\[]")
 _INDEX = re.compile(r"\[(\d*)\]")
 
@@ -91,3 +92,12 @@ def _lists(tree: Any) -> Any:
     if below and all(str(key).isdecimal() for key in below):
         return [below[key] for key in sorted(below, key=int)]
     return below
+
+
+def fields_found(record: Mapping[str, Any]) -> str:
+    """Names of the record's fields for a message."""
+    names = [str(name) if len(str(name)) <= 40 else f"{str(name)[:39]}…" for name in record]
+    return (
+        ", ".join(names[:MAX_FIELDS_SHOWN]) + (f", … {len(names)} in all" if len(names) > MAX_FIELDS_SHOWN else "")
+        or "none"
+    )

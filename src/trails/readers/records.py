@@ -31,11 +31,10 @@ from trails.readers.conversation import (
     with_system,
 )
 from trails.readers.fields import ALTERNATIVE_FIELDS, ID_FIELDS, THOUGHT_FIELDS, Layout, decide, empty, items_of
-from trails.readers.paths import opened, top_field, value_at
+from trails.readers.paths import fields_found, opened, top_field, value_at
 from trails.readers.thought import Written, take_apart
 from trails.schema import Chain, stable_hash
 
-MAX_FIELDS_SHOWN = 20
 MIN_THOUGHT_WORDS = 4
 """A field beside the messages that is named as a thought and has no more words is a switch (``reasoning: on``)."""
 
@@ -75,15 +74,6 @@ class Context:
         if isinstance(said, Said):
             for kind in sorted(set(said.turn.left_out)):
                 self.counts[f"{kind} was left out"] += 1
-
-
-def fields_found(record: Mapping[str, Any]) -> str:
-    """Names of the record's fields for a message."""
-    names = [str(name) if len(str(name)) <= 40 else f"{str(name)[:39]}…" for name in record]
-    return (
-        ", ".join(names[:MAX_FIELDS_SHOWN]) + (f", … {len(names)} in all" if len(names) > MAX_FIELDS_SHOWN else "")
-        or "none"
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trails.analyses.report import Report
+from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, score_rows
 from trails.report.html import Blob, Found, Written, chain_record, run_record, write_page
 from trails.schema import Run, Trace
@@ -112,7 +112,10 @@ def _told(report: Report, notes: list[str]) -> dict[str, Any]:
         "tables": tables,
         "score_columns": SCORE_COLUMNS,
         "scores": score_rows(report.scores),
-        "said": [f"{score.name}: {score.note}" for score in report.scores if score.note],
+        "said": [
+            *(f"{score.name}: {score.note}" for score in report.scores if score.note),
+            *(f"how: {line}" for line in method_lines(report.scores)),
+        ],
         "withheld": [[reason, ", ".join(names)] for reason, names in by_reason.items()],
         "notes": report.notes,
         "commands": report.commands,

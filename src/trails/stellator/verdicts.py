@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Report, ReportTable, percent
 from trails.analyses.score import Control, Score
-from trails.analyses.statistics import bootstrap, spread
+from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.analyses.whitening import Whitening
 from trails.errors import InputError
 from trails.export.options import layers_text
@@ -211,7 +211,13 @@ def _selection(said: str, selected: Selected, *, negated: bool) -> Judged:
         f"in the zone: {said}",
         found / max(selected.outside, 1),
         "share of places",
-        (Control("share of all tokens in the zone", selected.zone / max(selected.everything, 1)),),
+        (
+            Control(
+                "share of all tokens in the zone",
+                selected.zone / max(selected.everything, 1),
+                how="counted on the whole run, nothing drawn",
+            ),
+        ),
     )
     return Judged(
         said,
@@ -277,12 +283,14 @@ def span_score(
         return None, 0
     drawn_means = np.nanmean(np.stack(null), axis=0)
     control = Control(
-        "random spans of the same lengths nearby in the same chains", float(drawn_means.mean()), spread(drawn_means)
+        "random spans of the same lengths nearby in the same chains",
+        float(drawn_means.mean()),
+        spread(drawn_means),
+        how_drawn("draws of as many spans", DRAWS, seed),
     )
-    return (
-        Score(measure, float(np.mean(values)), unit or MEASURE[measure].unit, (control,), bootstrap(per_chain)),
-        len(values),
-    )
+    unit = unit or MEASURE[measure].unit
+    score = Score(measure, float(np.mean(values)), unit, (control,), bootstrap(per_chain), how=how_resampled())
+    return score, len(values)
 
 
 def noise_of(run: Run, measure: str) -> float:
@@ -383,8 +391,16 @@ def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> 
         f"bridge to {text}",
         float(mine[good].mean()),
         "nats, worst transition",
-        (Control("from random steps to the same places", float(theirs[good].mean()), bootstrap(theirs[good])),),
+        (
+            Control(
+                "from random steps to the same places",
+                float(theirs[good].mean()),
+                bootstrap(theirs[good]),
+                f"one random start a pair, seed {instruments.seed}; " + how_resampled("pairs"),
+            ),
+        ),
         bootstrap(mine[good]),
+        how=how_resampled("pairs"),
     )
     holds = gain is not None and gain[1] < 0
     span = f"{gain[0]:.2f} to {gain[1]:.2f}" if gain else "unknown"
@@ -463,8 +479,16 @@ def _phase(said: str, content: Phase, places: _Places, instruments: Instruments)
         "turn between successive differences",
         float(np.mean(mine)),
         "degrees",
-        (Control("random steps of the run", float(null.mean()), (low, high)),),
+        (
+            Control(
+                "random steps of the run",
+                float(null.mean()),
+                (low, high),
+                how_drawn("draws of as many other steps", DRAWS, instruments.seed),
+            ),
+        ),
         bootstrap(per_chain),
+        how=how_resampled(),
         note=f"layer {layer}, whitened, {len(mine)} steps",
     )
     sign = "; the sign cannot be measured, an angle between vectors has none" if content.angle.radians < 0 else ""

@@ -139,7 +139,7 @@ class VariantRun:
                 f"median volatility, {kind.kind}",
                 float(kind.volatility_median or 0.0),
                 "nats",
-                (Control("the chain against itself", float(floor)),),
+                (Control("the chain against itself", float(floor), how="the largest of the chains, measured again"),),
             )
             for kind in kept
             if floor is not None

@@ -28,7 +28,7 @@ from trails.analyses.gaps.seams import background, seam_scores, unmeasured_score
 from trails.analyses.report import Finding, Report
 from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
 from trails.analyses.sequences import content_key, one_instrument
-from trails.analyses.statistics import bootstrap, centred, spearman, within_group_auc, within_group_ranks
+from trails.analyses.statistics import bootstrap, centred, how_resampled, spearman, within_group_auc, within_group_ranks
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.platform.arrays import Doubles, Longs
@@ -152,9 +152,17 @@ def calibration_from(record: Mapping[str, Any]) -> Calibration:
         return (float(value[0]), float(value[1])) if value else None
 
     def score(entry: Mapping[str, Any]) -> Score:
-        controls = tuple(Control(c["name"], float(c["value"]), interval(c["interval"])) for c in entry["controls"])
+        controls = tuple(
+            Control(c["name"], float(c["value"]), interval(c["interval"]), c.get("how", "")) for c in entry["controls"]
+        )
         return Score(
-            entry["name"], float(entry["value"]), entry["unit"], controls, interval(entry["interval"]), entry["note"]
+            entry["name"],
+            float(entry["value"]),
+            entry["unit"],
+            controls,
+            interval(entry["interval"]),
+            entry["note"],
+            entry.get("how", ""),
         )
 
     return Calibration(
@@ -327,9 +335,11 @@ def _calibration(
     text, text_chains = repeated(
         lambda s: cross_validated_choice(text_columns, table.true, table.chain, seed=s, more=more)
     )
+    fitted = f"out of fold by chain, mean of {DIVISIONS} divisions into folds (seeds {seed} to {seed + DIVISIONS - 1})"
+    again = how_resampled(seed=seed)
     baselines = (
-        Control(POSITION, position, bootstrap(position_chains, seed=seed)),
-        Control("no model (all its scores)", text, bootstrap(text_chains, seed=seed)),
+        Control(POSITION, position, bootstrap(position_chains, seed=seed), f"{fitted}; {again}"),
+        Control("no model (all its scores)", text, bootstrap(text_chains, seed=seed), f"{fitted}; {again}"),
     )
     unit = "AUC within the chain"
     scores: list[Score] = []
@@ -345,8 +355,10 @@ def _calibration(
             continue
         usable.append(name)
         value, per_chain = judged(table.values[name])
-        scores.append(Score(name, value, unit, baselines, bootstrap(per_chain, seed=seed)))
-    scores.append(Score("no model", text, unit, baselines[:1], bootstrap(text_chains, seed=seed)))
+        scores.append(Score(name, value, unit, baselines, bootstrap(per_chain, seed=seed), how=again))
+    scores.append(
+        Score("no model", text, unit, baselines[:1], bootstrap(text_chains, seed=seed), how=f"{fitted}; {again}")
+    )
     best, features = "no model", tuple(plain)
     if with_model:
         model_names = [name for name in usable if name in MODEL]
@@ -360,8 +372,9 @@ def _calibration(
 
         everything, all_chains = stacked(model_columns)
         _, null_chains = stacked(columns(table, model_names, shuffle=True))
-        scores.append(Score("model", model, unit, baselines, bootstrap(model_chains, seed=seed)))
-        scores.append(Score("all", everything, unit, baselines, bootstrap(all_chains, seed=seed)))
+        combined = f"{fitted}; {again}"
+        scores.append(Score("model", model, unit, baselines, bootstrap(model_chains, seed=seed), how=combined))
+        scores.append(Score("all", everything, unit, baselines, bootstrap(all_chains, seed=seed), how=combined))
         share = all_chains - text_chains
         null = null_chains - text_chains
         scores.append(
@@ -371,10 +384,14 @@ def _calibration(
                 "AUC of all minus AUC without a model",
                 (
                     Control(
-                        "the model's scores shuffled within the chain", float(null.mean()), bootstrap(null, seed=seed)
+                        "the model's scores shuffled within the chain",
+                        float(null.mean()),
+                        bootstrap(null, seed=seed),
+                        f"one shuffle of every score, seed {seed}; {combined}",
                     ),
                 ),
                 bootstrap(share, seed=seed),
+                how=combined,
             )
         )
         nats, guess, tokens = sizes
@@ -386,9 +403,10 @@ def _calibration(
                     "bridge_nats against the nats the removed step had saved",
                     size,
                     "rank correlation",
-                    (Control("length of the removed step", length),),
+                    (Control("length of the removed step", length, how="the same chains, nothing drawn"),),
                     bootstrap(pairs, lambda rows: spearman(rows[:, 0], rows[:, 1]), draws=200, seed=seed),
                     f"mean of the true size: {float(np.mean(nats)):.2f} nats",
+                    how_resampled(draws=200, seed=seed),
                 )
             )
         worth = {"no model": text, "all": everything, "model": model}
