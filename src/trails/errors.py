@@ -52,6 +52,10 @@ class QueryError(TrailsError):
     exit_code = 6
 
 
+class WritingQueryError(QueryError):
+    """A query on the read path that writes, or administers the graph."""
+
+
 class MissingPackageError(TrailsError):
     """An optional package is needed; the message carries the install command. Exit code 7."""
 

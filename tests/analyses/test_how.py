@@ -24,8 +24,9 @@ PLACE = {"Control": 3, "Score": 6}
 
 def _calls() -> list[tuple[str, ast.Call]]:
     found = []
-    for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(SOURCE.rglob("*.py"))}
+    for path, text in texts.items():
+        for node in ast.walk(ast.parse(text)) if "Control(" in text or "Score(" in text else ():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in PLACE:
                 found.append((f"{path.relative_to(SOURCE)}:{node.lineno}", node))
     return found
@@ -188,7 +189,8 @@ def test_json_tells_how_for_every_control_and_a_line_each_way_once(corpus_of: An
     assert lines[1].startswith("order-1 Markov resample: mean and central 95 % of 5 ")
     assert all(line in report.html() for line in lines)
     one, two = Control("shuffle", 0.1, how="the same way"), Control("splice", 0.2, how="the same way")
-    scores = [Score("a", 1.0, "share", (one,)), Score("b", 2.0, "share", (one, two))]
+    few = Score("c", 1.0, "share", (one,), how="of an interval that could not be had")
+    scores = [Score("a", 1.0, "share", (one,)), Score("b", 2.0, "share", (one, two)), few]
     assert methods(scores) == {"the same way": ("shuffle", "splice")}
 
 

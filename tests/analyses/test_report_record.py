@@ -28,7 +28,9 @@ def told(**changes: Any) -> Report:
             ReportTable("states", table, "states", detail=True),
         ),
         "scores": (
-            Score("coverage", 0.12, "share", (Control("shuffle", 0.03, (0.02, 0.04)),), (0.1, 0.14), "a note"),
+            Score(
+                "coverage", 0.12, "share", (Control("shuffle", 0.03, (0.02, 0.04), "20 draws"),), (0.1, 0.14), "a note"
+            ),
             Score("variants", 5.0, "sequences", (Control("shuffle", 9.0),)),
         ),
         "withheld": (Withheld("retrieval", "no states"),),
@@ -44,7 +46,9 @@ def test_the_record_holds_everything_and_rows_up_to_a_limit() -> None:
     found = told().record(2)
     assert list(found)[:2] == ["analysis", "verdict"]
     assert found["kind"] == "exact"
-    assert found["scores"][0]["controls"] == [{"name": "shuffle", "value": 0.03, "interval": (0.02, 0.04)}]
+    assert found["scores"][0]["controls"] == [
+        {"name": "shuffle", "value": 0.03, "interval": (0.02, 0.04), "how": "20 draws"}
+    ]
     assert found["withheld"] == [{"name": "retrieval", "reason": "no states"}]
     assert [row["id"] for row in found["overlaps"]] == ["o1", "o2"]
     assert len(found["states"]) == 2

@@ -68,4 +68,4 @@ def test_a_score_needs_its_controls() -> None:
     required = {field.name for field in dataclasses.fields(Score) if field.default is dataclasses.MISSING}
     assert required == {"name", "value", "unit", "controls"}
     assert {field.name for field in dataclasses.fields(Withheld)} == {"name", "reason"}
-    assert {field.name for field in dataclasses.fields(Control)} == {"name", "value", "interval"}
+    assert {field.name for field in dataclasses.fields(Control)} == {"name", "value", "interval", "how"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from trails.errors import QueryError, UsageError
-from trails.export.subgraph import Part, merge_spans, select
+from trails.errors import QueryError, UsageError, WritingQueryError
+from trails.export.subgraph import Part, is_selection, merge_spans, select
 from trails.schema import Chain, Role
 from trails.store.base import GraphBatch
 from trails.store.embedded import EmbeddedStore
@@ -186,11 +187,45 @@ def test_wrong_selections_get_one_clear_message(graph, text: str, kind: type[Exc
     assert message in str(error.value)
 
 
-def test_a_selection_cannot_write(graph) -> None:
+def test_a_selection_cannot_write_and_says_where_to(tmp_path, graph) -> None:
     store, traces, made = graph
-    for text in ("MATCH (c:Chain) SET c.text = 'x' RETURN c", "MATCH (c:Chain) DETACH DELETE c RETURN c"):
-        with pytest.raises(QueryError):
+    for text in (
+        "MATCH (c:Chain) SET c.text = 'x' RETURN c",
+        "MATCH (c:Chain) DETACH DELETE c RETURN c",
+        "CREATE (c:Chain {id: 'c0123456789abcdef'}) RETURN c",
+        "// made here\nMERGE (n:Note) RETURN n",
+    ):
+        with pytest.raises(WritingQueryError) as error:
             select(store, traces, text)
+        said = str(error.value)
+        assert "the statement writes, and a selection only reads. Write first: trails cypher --write '" in said
+        assert shlex.quote(text) in said
+        assert "Then select what it wrote" in said
+    assert store.run("MATCH (c:Chain) RETURN count(c) AS n").rows == ((len(made),),)
+    file = tmp_path / "my marks.cypher"
+    file.write_text("MATCH (c:Chain) SET c.mark = 1 RETURN c", encoding="utf-8")
+    with pytest.raises(WritingQueryError, match="trails cypher --write '@.*my marks.cypher'"):
+        select(store, traces, str(file))
+
+
+@pytest.mark.parametrize("word", ["PROFILE", "explain", "/* why slow */ Profile"])
+def test_a_plan_is_no_selection(graph, word: str) -> None:
+    store, traces, _ = graph
+    text = f"{word} MATCH (c:Chain) RETURN c"
+    assert is_selection(text)
+    with pytest.raises(QueryError) as error:
+        select(store, traces, text)
+    kind = "EXPLAIN" if word == "explain" else "PROFILE"
+    assert f"{kind} gives the plan of a statement, and a plan holds no chain, step or token" in str(error.value)
+    assert str(error.value).endswith(f"see the plan with: trails cypher {shlex.quote(text)}")
+    assert select(store, traces, "MATCH (profile:Chain) RETURN profile").chains
+
+
+def test_writing_is_refused_in_one_kind_of_error(graph) -> None:
+    store, _, made = graph
+    for trusted in (False, True):  # in the child process, and in this one
+        with pytest.raises(WritingQueryError, match="the statement writes and was refused"):
+            store.run("MATCH (c:Chain) DETACH DELETE c", trusted=trusted)
     assert store.run("MATCH (c:Chain) RETURN count(c) AS n").rows == ((len(made),),)
 
 

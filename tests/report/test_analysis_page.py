@@ -109,6 +109,7 @@ def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
     kind = KindDrift("plain", 5, 3, 1, 2, 0.04, 0.09, 0.1, (0.0, 0.5), None)
     told = VariantRun("v1", tmp_path, tmp_path, "ra", 1e-6, (kind,)).told()
     assert told.verdict == "3 of 5 variants were accepted"
-    assert told.scores[0].controls == (Control("the chain against itself", 1e-6),)
+    how = "the largest of the chains, measured again"
+    assert told.scores[0].controls == (Control("the chain against itself", 1e-6, how=how),)
     assert told.to_arrow("drift")["mean"].to_pylist() == [0.0, 0.5]
     assert json.dumps(told.record())

@@ -92,7 +92,7 @@ def score_record(score: Score) -> dict[str, Any]:
         "unit": score.unit,
         "controls": [control_record(control) for control in score.controls],
         "note": score.note,
-        "how": score.how,
+        "how": score.how if score.interval else "",
     }
 
 
@@ -106,7 +106,10 @@ def methods(scores: Sequence[Score]) -> dict[str, tuple[str, ...]]:
     the scores themselves by that of the score."""
     found: dict[str, list[str]] = {}
     for score in scores:
-        parts = [(score.how, score.name), *((control.how, control.name) for control in score.controls)]
+        parts = [
+            (score.how if score.interval else "", score.name),
+            *((control.how, control.name) for control in score.controls),
+        ]
         for how, name in parts:
             names = found.setdefault(how, [])
             if name not in names:

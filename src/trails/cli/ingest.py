@@ -280,11 +280,14 @@ def command(
     def scorer(own: Settings) -> Scorer:
         return scorer_from(own, **instrument)
 
+    def known(own: Settings) -> str:
+        return "" if dry_run else remembered(own.model, {"dtype": own.dtype, **instrument})
+
     members = [name.strip() for name in models.split(",") if name.strip()]
     if members:
         if model:
             raise UsageError("--model and --models were both given. Name every member in --models.")
-        _consilium(inputs, settings, options, members, scorer, as_json=as_json)
+        _consilium(inputs, settings, options, members, scorer, known, as_json=as_json)
         return
     with BarProgress(quiet=as_json) as progress:
         summary = ingest(
@@ -292,7 +295,7 @@ def command(
             settings,
             options,
             make_scorer=lambda: scorer(settings),
-            known_run=remembered(settings.model, {"dtype": settings.dtype, **instrument}),
+            known_run=known(settings),
             progress=progress,
         )
     if as_json:
@@ -308,6 +311,7 @@ def _consilium(
     options: IngestOptions,
     models: Sequence[str],
     make_scorer: Callable[[Settings], Scorer],
+    known_run: Callable[[Settings], str],
     *,
     as_json: bool,
 ) -> None:
@@ -316,7 +320,7 @@ def _consilium(
     from trails.pipeline.measuring import summary_lines
 
     with BarProgress(quiet=as_json) as progress:
-        found = ingest_many(inputs, settings, options, models, make_scorer, progress=progress)
+        found = ingest_many(inputs, settings, options, models, make_scorer, known_run=known_run, progress=progress)
     failed = [one for one in found if one.error is not None]
     if as_json:
         print_json(

@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trails.errors import QueryError, UsageError
+from trails.errors import QueryError, UsageError, WritingQueryError
 from trails.schema import Role, stable_hash
 from trails.store.base import GraphStore
 from trails.store.resolve import Names, measured_runs, named_parameters
@@ -66,7 +67,11 @@ _STEP = re.compile(r"(c[0-9a-f]{16}):(\d+)")
 _TOKEN = re.compile(r"(c[0-9a-f]{16}):([0-9a-f]{8}):(\d+)")
 _GAPS = re.compile(r"gaps\s*(>=|<=|>|<)\s*(\S+)")
 _QUERY = re.compile(r"query:([A-Za-z0-9_-]+)\s*(\{.*\})?", re.DOTALL)
-_STATEMENT = re.compile(r"(?:\s|//[^\n]*\n)*(MATCH|OPTIONAL|WITH|UNWIND|CALL|RETURN)\b", re.IGNORECASE)
+_BEFORE = r"(?:\s|//[^\n]*(?:\n|$)|/\*.*?\*/)*"
+_READS = "MATCH|OPTIONAL|WITH|UNWIND|CALL|RETURN"
+_PLANS = "EXPLAIN|PROFILE"
+_WRITES = "CREATE|MERGE|SET|DELETE|DETACH|REMOVE|DROP|LOAD|FOREACH"
+_STATEMENT = re.compile(rf"{_BEFORE}({_READS}|{_PLANS}|{_WRITES})\b", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -448,12 +453,36 @@ def _named(text: str, match: re.Match[str], store: GraphStore, traces: TraceStor
 
 
 def _statement(text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore) -> Selection:
+    begins = _STATEMENT.match(statement)
+    word = begins[1].upper() if begins else ""
+    if word in _PLANS.split("|"):
+        raise QueryError(
+            f"selection {text!r}: {word} gives the plan of a statement, and a plan holds no chain, step or token. Leave the "
+            f"word out to select; see the plan with: trails cypher {shlex.quote(_given(text, statement))}"
+        )
+    if word in _WRITES.split("|"):
+        raise _writes(text, statement)
     return _elements(text, statement, parameters, store, "")
+
+
+def _given(text: str, statement: str) -> str:
+    """A statement as ``trails cypher`` takes it: the text itself, or the file that it was read from."""
+    return f"@{text}" if text.endswith(".cypher") else statement
+
+
+def _writes(text: str, statement: str) -> WritingQueryError:
+    return WritingQueryError(
+        f"selection {text!r}: the statement writes, and a selection only reads. Write first: "
+        f"trails cypher --write {shlex.quote(_given(text, statement))}. Then select what it wrote, for example MATCH … RETURN c"
+    )
 
 
 def _elements(text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore, advice: str) -> Selection:
     found = _Found()
-    result = store.run(statement, parameters, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS)
+    try:
+        result = store.run(statement, parameters, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS)
+    except WritingQueryError:
+        raise _writes(text, statement) from None
     for row in result.rows:
         chains: set[str] = set()
         steps: set[tuple[str, int]] = set()

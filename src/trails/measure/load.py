@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -19,11 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trails.errors import MissingPackageError, ModelError
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.packaged import MODEL_ID, cache_folder, packaged_model, quiet
-from trails.measure.remembered import remember
+from trails.measure.remembered import COMMIT, remember, remember_folder
 from trails.measure.tokens import ControlTokens
 from trails.schema import stable_hash
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
 
@@ -104,7 +102,9 @@ def load_scorer(
         template=template,
         window=window,
     )
-    remember(scorer.run.id, model, options)
+    remember(scorer.run.id, model, options, folder)
+    if _is_path(model):
+        remember_folder(name, identity, folder)
     return scorer
 
 
@@ -178,7 +178,7 @@ def _download(model: str, *, trust_remote_code: bool, revision: str | None) -> P
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    if trust_remote_code and not _COMMIT.fullmatch(revision or ""):
+    if trust_remote_code and not COMMIT.fullmatch(revision or ""):
         raise ModelError(
             f"remote code of {model} is run only from a pinned revision: give --revision with the 40 hex digits of the commit "
             "that you have read."
@@ -211,7 +211,7 @@ def weights_hash(folder: Path) -> str:
     The digest of a local folder is remembered in the cache folder by path, size and time, because hashing takes seconds per
     gigabyte.
     """
-    if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name):
+    if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name):
         return folder.name
     files = sorted(folder.glob("*.safetensors"))
     stamp = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -34,13 +34,14 @@ def ingest_many(
     models: Sequence[str],
     make_scorer: Callable[[Settings], Scorer],
     *,
+    known_run: Callable[[Settings], str] = lambda _: "",
     progress: Progress | None = None,
 ) -> list[Taking]:
     """Ingest the same input with every model, one after another: memory holds one model at a time. A member that fails is
     reported and the others are kept; the same call again measures only what is missing.
 
-    ``make_scorer`` opens the model of its settings. Raises UsageError for standard input, which can be read once, and for a
-    model that is named twice.
+    ``make_scorer`` opens the model of its settings; ``known_run`` names the run that it would measure as, where it is known.
+    Raises UsageError for standard input, which can be read once, and for a model that is named twice.
     """
     if any(str(path) == "-" for path in paths):
         raise UsageError("standard input can be read once, and several models were given. Put it into a file.")
@@ -50,7 +51,14 @@ def ingest_many(
     for model in models:
         own = settings.model_copy(update={"model": model})
         try:
-            summary = ingest(paths, own, options, make_scorer=partial(make_scorer, own), progress=progress)
+            summary = ingest(
+                paths,
+                own,
+                options,
+                make_scorer=partial(make_scorer, own),
+                known_run=known_run(own),
+                progress=progress,
+            )
             found.append(Taking(model, summary, None))
         except TrailsError as error:
             found.append(Taking(model, None, error))

@@ -12,6 +12,7 @@ from trails.errors import UsageError
 from trails.export.subgraph import Selection, is_selection, select
 from trails.measure import open_scorer
 from trails.measure.base import Scorer
+from trails.measure.remembered import model_to_open
 from trails.pipeline.results import write_results
 from trails.schema import Run, Trace
 from trails.store import open_graph
@@ -137,21 +138,23 @@ class OpenHome:
                 f"run {known.id} measured {known.model} with an intervention, which is not taken up again. Choose a run "
                 f"without: {', '.join(r.id for r in self.runs().values() if not r.intervention)}"
             )
-        hub = not self.settings.model and len(known.revision) == 40
+        model, revision = model_to_open(known, self.settings.model)
         found = open_scorer(
-            self.settings.model or known.model,
+            model,
             device=self.settings.device,
             dtype=known.dtype,  # type: ignore[arg-type]  # a run holds what open_scorer was given
             attention=known.attention,  # type: ignore[arg-type]
             bos=known.bos,
             template=known.template,
             window=known.window,
+            think=known.think,
+            control_tokens=known.control_tokens,
             adapter=adapter,
-            revision=known.revision if hub else None,
+            revision=revision,
         )
         if (found.run.revision, found.run.tokenizer) != (known.revision, known.tokenizer):
             raise UsageError(
-                f"run {known.id} was measured with {known.model} (weights {known.revision[:12]}), the model given is "
+                f"run {known.id} was measured with {known.model} (weights {known.revision[:12]}), the model at {model} is "
                 f"{found.run.model} (weights {found.run.revision[:12]}). Give the model of that run with --model, or choose "
                 "another run with --run."
             )

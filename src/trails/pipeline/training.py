@@ -77,15 +77,11 @@ def train_export(
 def _scorer(settings: Settings, export: Path) -> Any:
     """The model that an export is trained with: that of the settings, else that of the run which measured it."""
     from trails.measure import open_scorer
+    from trails.measure.remembered import model_to_open
 
     known = _run_of(settings, export_head(export).run)
-    hub = known is not None and not settings.model and len(known.revision) == 40
-    return open_scorer(
-        settings.model or (known.model if known else ""),
-        device=settings.device,
-        dtype=settings.dtype,
-        revision=known.revision if hub and known is not None else None,
-    )
+    model, revision = model_to_open(known, settings.model) if known else (settings.model, None)
+    return open_scorer(model, device=settings.device, dtype=settings.dtype, revision=revision)
 
 
 ONE, MIXED = "one", "mixed"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trails.errors import MissingPackageError, QueryError
+from trails.errors import MissingPackageError, QueryError, WritingQueryError
 from trails.platform.static_tls import ADVICE
 from trails.store.values import NodeValue, RelationshipValue
 
@@ -80,7 +80,7 @@ ENGINE_ERRORS = (kglite.KgError, ValueError, TypeError, OverflowError, Recursion
 def translated(error: BaseException, timeout_s: float) -> QueryError:
     """An error of the engine as one that says what to do."""
     if isinstance(error, kglite.ReadOnlyError):
-        return QueryError(
+        return WritingQueryError(
             "the statement writes and was refused. Queries read; to write, add --write (trails cypher) or write=True"
         )
     if isinstance(error, kglite.CypherTimeoutError):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trails.errors import QueryError, StoreError
+from trails.errors import QueryError, StoreError, WritingQueryError
 from trails.platform.child import Child, ChildError, FailedError, GoneError, LargeError, LateError
 
 READ_MEMORY = 2 * 2**30
@@ -75,7 +75,10 @@ class Guard:
         except FailedError as error:
             if error.kind == "MemoryError":
                 raise self._too_much_memory() from None
-            raise QueryError(str(error) if error.kind == "QueryError" else f"the query failed: {error}") from None
+            known = {of.__name__: of for of in (QueryError, WritingQueryError)}
+            if error.kind in known:
+                raise known[error.kind](str(error)) from None
+            raise QueryError(f"the query failed: {error}") from None
         except LargeError:
             raise QueryError(
                 f"the result is larger than {self._max_bytes / 2**20:,.0f} MiB; return fewer columns or add LIMIT"

@@ -26,7 +26,7 @@ import pyarrow as pa
 from neo4j import exceptions as bolt
 
 from trails.config import Settings
-from trails.errors import QueryError, StoreError, TrailsError
+from trails.errors import QueryError, StoreError, TrailsError, WritingQueryError
 from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
 from trails.store.neo4j.errors import (
@@ -521,7 +521,8 @@ class Neo4jStore:
             planned = tx.run("EXPLAIN " + query, values).consume()
             refusal = judge(planned.query_type, planned.plan, self.database)
             if refusal:
-                raise QueryError(f"the statement is refused on the read path: {refusal}. Writing needs --write")
+                kind = QueryError if planned.query_type == "r" else WritingQueryError
+                raise kind(f"the statement is refused on the read path: {refusal}. Writing needs --write")
             if not asked:
                 return self._collect(tx.run(query, values), max_rows, timeout_s, began)
             plan = planned.plan if asked == "EXPLAIN" else tx.run("PROFILE " + query, values).consume().profile
