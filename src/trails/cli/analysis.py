@@ -16,15 +16,11 @@ import click
 
 from trails.analyses import analysis_of
 from trails.analyses.report import Report
-from trails.cli.common import home_option, json_option, print_json, store_option
 from trails.cli.scores import (
-    details_option,
-    graph_option,
     html_option,
-    limit_option,
-    print_report,
-    run_option,
     settings_for,
+    tell,
+    written_options,
 )
 
 
@@ -40,20 +36,13 @@ def command_for(name: str) -> click.Command:
         details, store, no_graph = given.pop("details"), given.pop("store"), given.pop("no_graph")
         with Home(**settings_for(home, store)) as opened:
             report = opened.analyse(name, run=given.pop("run"), write=not no_graph, **given).report()
-        if as_json:
-            print_json(report.record(limit))
-            return report
-        print_report(report, limit=limit, details=details, home=home)
-        return report
+        return tell(report, as_json=as_json, limit=limit, details=details, home=home)
 
     command = click.command(
         name, help=inspect.getdoc(function), context_settings={"help_option_names": ["-h", "--help"]}
     )(html_option(run_analysis))
-    shared = (limit_option, details_option, graph_option, run_option, home_option, store_option, json_option)
     command.params += _options(function)
-    for option in shared:
-        option(command)
-    return command
+    return written_options(command)
 
 
 def _options(function: Callable[..., Any]) -> list[click.Parameter]:

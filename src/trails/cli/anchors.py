@@ -9,29 +9,21 @@ import click
 
 from trails.cli.common import (
     BarProgress,
-    device_option,
-    home_option,
-    json_option,
-    print_json,
-    run_model_option,
-    store_option,
 )
-from trails.cli.scores import details_option, graph_option, limit_option, print_report, run_option, settings_for
+from trails.cli.scores import (
+    instrument_options,
+    settings_for,
+    tell,
+    written_options,
+)
 
 
 @click.command("anchors", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("chain")
 @click.option("--layers", default="", help="Layers in which attention is suppressed, e.g. 10-20 (default: all).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn pairs and random spans.")
-@limit_option
-@details_option
-@graph_option
-@run_option
-@run_model_option
-@device_option
-@home_option
-@store_option
-@json_option
+@instrument_options
+@written_options
 def command(
     chain: str,
     limit: int,
@@ -62,7 +54,4 @@ def command(
         Home(**settings_for(home, store, model=model, device=device)) as opened,
     ):
         report = opened.anchors(chain, write=not no_graph, progress=progress, **given).report()
-    if as_json:
-        print_json(report.record(limit))
-        return
-    print_report(report, limit=limit, details=details, home=home)
+    tell(report, as_json=as_json, limit=limit, details=details, home=home)

@@ -7,8 +7,15 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import device_option, echo, home_option, json_option, print_json, run_model_option
-from trails.cli.scores import details_option, html_option, print_report, run_option, settings_for, shown
+from trails.cli.common import echo
+from trails.cli.scores import (
+    html_option,
+    instrument_options,
+    report_options,
+    settings_for,
+    shown,
+    tell,
+)
 
 
 @click.command("bridge", context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,12 +40,8 @@ from trails.cli.scores import details_option, html_option, print_report, run_opt
     show_default=True,
     help="How many random splices are re-scored as a control.",
 )
-@run_model_option
-@device_option
-@details_option
-@run_option
-@home_option
-@json_option
+@instrument_options
+@report_options
 @html_option
 def command(
     start: str,
@@ -65,12 +68,9 @@ def command(
 
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
         found = opened.bridge(start, goal, budget=budget, neighbours=neighbours, splices=splices, run=run)
-    report = found.report()
-    if as_json:
-        print_json(report.record())
-        return report
-    print_report(report, limit=None, details=details, home=home)
-    echo()
-    echo(f"from {found.start}: {shown(found.start_text)}")
-    echo(f"to   {found.goal}: {shown(found.goal_text)}")
+    report = tell(found.report(), as_json=as_json, details=details, home=home)
+    if not as_json:
+        echo()
+        echo(f"from {found.start}: {shown(found.start_text)}")
+        echo(f"to   {found.goal}: {shown(found.goal_text)}")
     return report

@@ -7,13 +7,12 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
 from trails.cli.scores import (
-    details_option,
     html_option,
-    print_report,
-    run_option,
+    instrument_options,
+    report_options,
     settings_for,
+    tell,
     text_or_file,
     texts_of,
 )
@@ -35,12 +34,8 @@ from trails.cli.scores import (
     show_default=True,
     help="Shortest match that counts, in tokens.",
 )
-@run_model_option
-@device_option
-@details_option
-@run_option
-@home_option
-@json_option
+@instrument_options
+@report_options
 @html_option
 def command(
     text: str,
@@ -71,8 +66,4 @@ def command(
             report = opened.captures(texts, k=k, min_match=min_match, run=run).report()
         else:
             report = opened.capture(text_or_file(text), k=k, min_match=min_match, run=run).report()
-    if as_json:
-        print_json(report.record())
-        return report
-    print_report(report, limit=None, details=details, home=home)
-    return report
+    return tell(report, as_json=as_json, details=details, home=home)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -95,6 +95,21 @@ home_option = click.option(
     callback=lambda context, parameter, value: _given_home(context, parameter, value),
     help="Folder that holds the shards and the embedded graph (default: TRAILS_HOME, else .trails).",
 )
+
+F = TypeVar("F", bound=Callable[..., Any] | click.Command)
+
+
+def stacked(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several options as one decorator; the first stands first in the help."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 model_option = click.option(
     "--model", help="Hugging Face id or local folder (default: the packaged SmolLM2-135M-Instruct; TRAILS_MODEL)."
 )

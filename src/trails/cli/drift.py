@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import home_option, json_option, out, print_json
-from trails.cli.scores import details_option, html_option, print_report, run_option, settings_for
+from trails.cli.common import out
+from trails.cli.scores import html_option, report_options, settings_for, tell
 
 
 @click.command("drift", context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,10 +17,7 @@ from trails.cli.scores import details_option, html_option, print_report, run_opt
 @click.option(
     "--width", type=click.IntRange(min=10), default=100, show_default=True, help="Width of the picture in columns."
 )
-@details_option
-@run_option
-@home_option
-@json_option
+@report_options
 @html_option
 def command(
     chain: str, against: str | None, width: int, details: bool, run: str | None, home: Path | None, as_json: bool
@@ -38,10 +35,7 @@ def command(
 
     with Home(**settings_for(home, None)) as opened:
         found = opened.drift(chain, against=against, run=run)
-    report = found.report()
-    if as_json:
-        print_json(report.record())
-        return report
-    print_report(report, limit=None, details=details, home=home)
-    out().print(picture(found, width=width))
+    report = tell(found.report(), as_json=as_json, details=details, home=home)
+    if not as_json:
+        out().print(picture(found, width=width))
     return report

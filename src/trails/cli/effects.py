@@ -6,8 +6,12 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import home_option, json_option, print_field, print_json, print_rows, store_option
-from trails.cli.scores import details_option, graph_option, limit_option, print_report, run_option, settings_for
+from trails.cli.common import json_option, print_field, print_json, print_rows
+from trails.cli.scores import (
+    settings_for,
+    tell,
+    written_options,
+)
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -68,13 +72,7 @@ def explain(name: str, as_json: bool) -> None:
 @click.argument("names", nargs=-1)
 @click.option("--after", metavar="RUN", help="A run of the same chains after a training, for embedding-phantom.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the controls.")
-@limit_option
-@details_option
-@graph_option
-@run_option
-@home_option
-@store_option
-@json_option
+@written_options
 def scan(
     names: tuple[str, ...],
     after: str | None,
@@ -100,7 +98,4 @@ def scan(
 
     with Home(**settings_for(home, store)) as opened:
         report = opened.effects(names, after=after, seed=seed, run=run, write=not no_graph).report()
-    if as_json:
-        print_json(report.record(limit))
-        return
-    print_report(report, limit=limit, details=details, home=home)
+    tell(report, as_json=as_json, limit=limit, details=details, home=home)

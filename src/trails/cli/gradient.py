@@ -7,8 +7,14 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
-from trails.cli.scores import details_option, html_option, limit_option, print_report, run_option, settings_for
+from trails.cli.scores import (
+    html_option,
+    instrument_options,
+    limit_option,
+    report_options,
+    settings_for,
+    tell,
+)
 
 
 @click.command("gradient", context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,13 +44,9 @@ from trails.cli.scores import details_option, html_option, limit_option, print_r
     show_default=True,
     help="Most steps of --integrated.",
 )
-@run_model_option
-@device_option
+@instrument_options
 @limit_option
-@details_option
-@run_option
-@home_option
-@json_option
+@report_options
 @html_option
 def command(
     chain: str,
@@ -74,8 +76,4 @@ def command(
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
         steps = most_steps if integrated else 0
         report = opened.gradient(chain, target=target, replace=replace, integrate=steps, run=run).report()
-    if as_json:
-        print_json(report.record())
-        return report
-    print_report(report, limit=limit, details=details, home=home)
-    return report
+    return tell(report, as_json=as_json, limit=None if as_json else limit, details=details, home=home)

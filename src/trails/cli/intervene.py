@@ -9,14 +9,15 @@ import click
 
 from trails.cli.common import (
     BarProgress,
-    device_option,
-    home_option,
-    json_option,
-    print_json,
-    run_model_option,
     store_option,
 )
-from trails.cli.scores import details_option, limit_option, print_report, run_option, settings_for
+from trails.cli.scores import (
+    instrument_options,
+    limit_option,
+    report_options,
+    settings_for,
+    tell,
+)
 
 
 @click.command("intervene", context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,14 +60,10 @@ from trails.cli.scores import details_option, limit_option, print_report, run_op
     help="Random directions or places to compare.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random directions and places.")
+@instrument_options
 @limit_option
-@details_option
-@run_option
-@run_model_option
-@device_option
-@home_option
+@report_options
 @store_option
-@json_option
 def command(
     chain: str,
     limit: int,
@@ -95,7 +92,4 @@ def command(
         Home(**settings_for(home, store, model=model, device=device)) as opened,
     ):
         report = opened.intervene(chain, progress=progress, **given).report()
-    if as_json:
-        print_json(report.record(limit))
-        return
-    print_report(report, limit=limit, details=details, home=home)
+    tell(report, as_json=as_json, limit=limit, details=details, home=home)

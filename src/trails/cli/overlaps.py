@@ -8,15 +8,11 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import home_option, json_option, print_json, store_option
 from trails.cli.scores import (
-    details_option,
-    graph_option,
     html_option,
-    limit_option,
-    print_report,
-    run_option,
     settings_for,
+    tell,
+    written_options,
 )
 from trails.errors import UsageError
 
@@ -51,13 +47,7 @@ OF_KIND = {"min_tokens": ("exact", "masked"), "min_steps": ("skeleton",), "layer
 )
 @click.option("--between", nargs=2, metavar="A B", help="Only overlaps that these two chains share.")
 @click.option("--layer", type=int, help="Layer of the stored states for --kind near (default: nearest the middle).")
-@limit_option
-@details_option
-@graph_option
-@run_option
-@home_option
-@store_option
-@json_option
+@written_options
 @html_option
 def command(
     kind: str,
@@ -109,8 +99,4 @@ def command(
     report = shared.report()
     if no_graph:  # the lines to run select by the overlap's node, which was not written
         report = replace(report, commands=())
-    if as_json:
-        print_json(report.record(limit))
-        return report
-    print_report(report, limit=limit, details=details, home=home)
-    return report
+    return tell(report, as_json=as_json, limit=limit, details=details, home=home)

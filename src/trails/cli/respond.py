@@ -8,22 +8,14 @@ import click
 
 from trails.cli.common import (
     BarProgress,
-    device_option,
     echo,
-    home_option,
-    json_option,
-    print_json,
-    run_model_option,
-    store_option,
 )
 from trails.cli.scores import (
-    details_option,
-    graph_option,
-    limit_option,
-    print_report,
-    run_option,
+    instrument_options,
     settings_for,
+    tell,
     text_or_file,
+    written_options,
 )
 
 
@@ -38,15 +30,8 @@ from trails.cli.scores import (
     help="Spans of as many tokens of other sources that every span is compared with.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the controls.")
-@limit_option
-@details_option
-@graph_option
-@run_option
-@run_model_option
-@device_option
-@home_option
-@store_option
-@json_option
+@instrument_options
+@written_options
 def command(
     spans: str,
     probes: str,
@@ -88,10 +73,6 @@ def command(
             write=not no_graph,
             progress=progress,
         )
-    report = found.report()
-    if as_json:
-        print_json(report.record(limit))
-        return
-    print_report(report, limit=limit, details=details, home=home)
-    for line in found.sentences()[:limit]:
+    tell(found.report(), as_json=as_json, limit=limit, details=details, home=home)
+    for line in () if as_json else found.sentences()[:limit]:
         echo(line)

@@ -15,7 +15,19 @@ import click
 
 from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, Control, Score, Withheld, score_rows
-from trails.cli.common import echo, err, print_rows, with_home
+from trails.cli.common import (
+    device_option,
+    echo,
+    err,
+    home_option,
+    json_option,
+    print_json,
+    print_rows,
+    run_model_option,
+    stacked,
+    store_option,
+    with_home,
+)
 from trails.errors import InputError, UsageError
 
 run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
@@ -27,9 +39,15 @@ limit_option = click.option(
     show_default=True,
     help="Print at most this many rows of a table.",
 )
-
-
 details_option = click.option("--details", is_flag=True, help="Also print the other scores, and the diagnostic tables.")
+instrument_options = stacked(run_model_option, device_option)
+"""Options of a command that measures with the model of a run."""
+report_options = stacked(details_option, run_option, home_option, json_option)
+"""Options of a command that prints a report and writes nothing."""
+written_options = stacked(
+    limit_option, details_option, graph_option, run_option, home_option, store_option, json_option
+)
+"""Options of a command that prints a report and writes what it found to the graph."""
 
 
 def html_option(function: Callable[..., Report | None]) -> Callable[..., None]:
@@ -71,6 +89,17 @@ def html_option(function: Callable[..., Report | None]) -> Callable[..., None]:
             webbrowser.open(page.resolve().as_uri())
 
     return command
+
+
+def tell(
+    report: Report, *, as_json: bool, limit: int | None = None, details: bool = False, home: Path | None
+) -> Report:
+    """A report as JSON, or as :func:`print_report` prints it; the report itself."""
+    if as_json:
+        print_json(report.record(limit))
+    else:
+        print_report(report, limit=limit, details=details, home=home)
+    return report
 
 
 def print_report(

@@ -17,6 +17,7 @@ from trails.cli.common import (
     print_field,
     print_json,
     run_model_option,
+    stacked,
     store_option,
 )
 from trails.cli.scores import details_option, print_report, run_option, settings_for
@@ -30,6 +31,8 @@ zones_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="File of named zones, before zones.toml of the home and those of trails.",
 )
+compiled_options = stacked(file_argument, zones_option, run_option, home_option, store_option, json_option)
+"""Options of a command that compiles a file for a run of a home."""
 
 
 @click.group("stellator", context_settings=SETTINGS)
@@ -115,12 +118,7 @@ def format_(file: Path, write: bool) -> None:
 
 
 @command.command("explain", context_settings=SETTINGS)
-@file_argument
-@zones_option
-@run_option
-@home_option
-@store_option
-@json_option
+@compiled_options
 def explain(
     file: Path, zones: Path | None, run: str | None, home: Path | None, store: str | None, as_json: bool
 ) -> None:
@@ -151,12 +149,7 @@ def explain(
 
 
 @command.command("compile", context_settings=SETTINGS)
-@file_argument
-@zones_option
-@run_option
-@home_option
-@store_option
-@json_option
+@compiled_options
 def compile_(
     file: Path, zones: Path | None, run: str | None, home: Path | None, store: str | None, as_json: bool
 ) -> None:

@@ -18,7 +18,7 @@ Layers count from 1 to L, state 0 is the input of layer 1; see docs/measuring.md
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -212,13 +212,8 @@ class Model:
             return (function(output[0]), *output[1:]) if isinstance(output, tuple) else function(output)
 
         handles = [module.register_forward_hook(replace) for module in self._modules(layer, site)]
-        self.changes += 1
-        try:
+        with self._changed(handles):
             yield
-        finally:
-            self.changes -= 1
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def masks(self, mask_of: Callable[[int], Tensor]) -> Iterator[None]:
@@ -243,6 +238,12 @@ class Model:
             for layer in range(1, self.n_layers + 1)
             for module in self._modules(layer, "attention_output")
         ]
+        with self._changed(handles):
+            yield
+
+    @contextmanager
+    def _changed(self, handles: Sequence[Any]) -> Iterator[None]:
+        """Counts as a change while inside; takes the hooks away at the end."""
         self.changes += 1
         try:
             yield
