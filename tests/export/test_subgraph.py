@@ -218,7 +218,7 @@ def test_a_plan_is_no_selection(graph, word: str) -> None:
     kind = "EXPLAIN" if word == "explain" else "PROFILE"
     assert f"{kind} gives the plan of a statement, and a plan holds no chain, step or token" in str(error.value)
     assert str(error.value).endswith(f"see the plan with: trails cypher {shlex.quote(text)}")
-    assert select(store, traces, "MATCH (profile:Chain) RETURN profile").chains
+    assert select(store, traces, "MATCH (profiled:Chain) RETURN profiled").chains
 
 
 def test_writing_is_refused_in_one_kind_of_error(graph) -> None:
