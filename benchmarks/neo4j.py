@@ -3,6 +3,8 @@
     python -m benchmarks.neo4j                 everything, on the LTS server, with a million tokens
     python -m benchmarks.neo4j --tokens 50000  smaller
     python -m benchmarks.neo4j bulk            only this part: import, and the named queries on both engines
+    python -m benchmarks.neo4j questions       the fourteen questions of benchmarks/questions.py, without and with more indexes
+    python -m benchmarks.neo4j indexes         what these indexes cost a load
 
 The traces are made up (words, random numbers, 30 layers) so that no model is needed; their shape is that of GSM8K answers:
 about 165 tokens in 6 steps. Client and server share the machine. Prints a table with the goal beside each figure.
@@ -29,6 +31,7 @@ import neo4j
 import numpy as np
 
 from benchmarks.embedded import latencies
+from benchmarks.questions import QUESTIONS
 from trails.schema import RELATIONSHIP, Chain, Role, Run, Step, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.bulk import bulk_from_home, write_bulk
@@ -344,7 +347,102 @@ def ask(engine: str, store: GraphStore, few: list[Trace], show: Callable[..., No
     show(f"{engine}: the slowest medians", ", ".join(f"{name} {ms:.0f}" for ms, name in middle[:6]), "")
 
 
-PARTS = {"load": load, "bulk": bulk}
+@contextmanager
+def imported(n_tokens: int) -> Iterator[tuple[dict[str, Any], list[Trace]]]:
+    """A server with made-up traces, brought there by the importer; and a few of the traces."""
+    name = f"benchmark-questions-{os.getpid()}"
+    with tempfile.TemporaryDirectory() as temporary:
+        home, folder = Path(temporary) / "home", Path(temporary) / "files"
+        few = shards_of(n_tokens, home)
+        command = bulk_from_home(home, folder).command((str(SCRIPT), "admin", "--name", name, "--heap", "2g", "--"))
+        try:
+            subprocess.run(shlex.split(command), check=True, capture_output=True)
+            with server(name=name) as found:
+                yield found, few
+        finally:
+            subprocess.run([str(SCRIPT), "remove", "--name", name], check=True)
+
+
+def plan_of(store: Neo4jStore, statement: str, parameters: dict[str, Any]) -> tuple[int, list[str]]:
+    """Database hits of a read, and the scans in its plan."""
+    rows = store.run(f"PROFILE {statement}", parameters).dicts()
+    scans = [f"{row['operator']} {row['details']}" for row in rows if "Scan" in row["operator"].partition("@")[0]]
+    return sum(row["db_hits"] or 0 for row in rows), scans
+
+
+def asked_of(traces: list[Trace], number: int) -> dict[str, Any]:
+    """Values for the questions: other ones for every number."""
+    trace = traces[number % len(traces)]
+    step = trace.steps[1]
+    words = trace.chain.text[step.start : step.end].split(" ")
+    return {
+        "chain": trace.chain.id,
+        "run": RUN.id,
+        "record": trace.chain.source_id,
+        "text": " ".join(words[2:5]),
+        "least": 20.0,
+        "piece": trace.pieces[number % trace.n_tokens],
+        "source": trace.chain.source,
+    }
+
+
+def questions(n_tokens: int, show: Callable[..., None]) -> None:
+    """Every question with 20 sets of parameters: database hits and milliseconds, before and after ``rebuild --indexes``."""
+    with imported(n_tokens) as (found, few), Neo4jStore(found["bolt"]) as store:
+        store.ensure_schema()
+        transitions = store.counts()["NEXT"]
+        measured: dict[str, list[str]] = {name: [] for name in QUESTIONS}
+        for indexed in (False, True):
+            if indexed:
+                began = time.perf_counter()
+                store.create_indexes()
+                show("making the indexes", f"{time.perf_counter() - began:.1f} s", "")
+                store.run("CALL db.clearQueryCaches()", write=True)
+            for name, statement in QUESTIONS.items():
+                given = [
+                    {key: value for key, value in asked_of(few, i).items() if f"${key}" in statement} for i in range(23)
+                ]
+                hits, scans = plan_of(store, statement, given[0])
+                times = []
+                for number, values in enumerate(given):
+                    began = time.perf_counter()
+                    store.run(statement, values)
+                    if number >= 3:  # the first calls plan
+                        times.append((time.perf_counter() - began) * 1e3)
+                read = ", ".join(sorted({scan.split(" ")[0] for scan in scans})) or "no scan"
+                token = " **of Token**" if any(":Token" in scan for scan in scans) else ""
+                measured[name].append(f"{hits:,} | {statistics.median(times):.0f} ({max(times):.0f}) | {read}{token}")
+        print(f"\n{transitions:,} transitions; hits, ms median (slowest of 20), scans: without | with the indexes\n")
+        for name, (before, after) in measured.items():
+            print(f"| {name} | {before} | {after} |", flush=True)
+
+
+def indexes(n_tokens: int, show: Callable[..., None]) -> None:
+    """CPU per token of a load without and with the indexes on request, each in turn on a server of its own, warm."""
+    piece = max(1, n_tokens // 20)
+    costs: dict[bool, list[float]] = {False: [], True: []}
+    with server() as plain, server() as more:
+        for found, indexed in ((plain, False), (more, True)):
+            with Neo4jStore(found["bolt"]) as store:
+                store.ensure_schema()
+                if indexed:
+                    store.create_indexes()
+        for seed in range(9):
+            rows = batches(piece, seed)
+            for found, indexed in ((plain, False), (more, True)):
+                _, cpu = timed(lambda at=found["bolt"], of=rows: our_load(at, of), found["pid"])
+                costs[indexed].append(cpu / n_tokens_of(rows) * 1e6)
+    warm = {indexed: statistics.median(values[3:]) for indexed, values in costs.items()}
+    for indexed, values in costs.items():
+        show(
+            f"CPU per token of successive pieces, {'with' if indexed else 'without'} them",
+            f"{[round(v) for v in values]} us",
+            "",
+        )
+    show("load with the indexes against without, CPU", f"{warm[True] / warm[False]:.2f}x", "1.05x, else an option")
+
+
+PARTS = {"load": load, "bulk": bulk, "questions": questions, "indexes": indexes}
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from tests.neo4j.servers import shared
 from tests.store.factory import corpus, make_run
 
 from trails.store.browser import (
+    DASHBOARD,
     FAVOURITES,
     GUIDE,
     NODE_COLOURS,
@@ -104,7 +105,7 @@ def test_favourites_style_and_pictures_in_the_real_browser(tmp_path: Path) -> No
 
 def test_files_hold_every_query_with_values_for_its_parameters(tmp_path: Path) -> None:
     paths = save_files(tmp_path)
-    assert [path.name for path in paths] == [FAVOURITES, STYLE, GUIDE]
+    assert [path.name for path in paths] == [FAVOURITES, STYLE, GUIDE, DASHBOARD]
     with zipfile.ZipFile(tmp_path / FAVOURITES) as archive:
         texts = {name: archive.read(name).decode() for name in archive.namelist()}
     queries = named_queries()

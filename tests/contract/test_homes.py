@@ -62,6 +62,30 @@ def rows(graph: GraphStore, home: TraceStore) -> dict[str, list[tuple[object, ..
     }
 
 
+def act_on(graph: GraphStore, me: TraceStore, act: str, run: str, analysis: str, options: int) -> None:
+    """One act of a home: an analysis writes or finds nothing, what misses is loaded, a chain is removed, all is made again."""
+    if act == "write":
+        write_results(graph, *found(me, analysis, run, options))
+    elif act == "nothing":
+        mine = rows(graph, me)
+        assert not write_results(graph, GraphBatch(), found(me, "gaps", run, 0)[1])
+        assert rows(graph, me) == mine
+    elif act == "load":
+        assert load_missing(me, graph, progress=Silent()) == 0
+    elif act == "remove" and len(me.done(run)) > 2:
+        chain = sorted(me.done(run))[0]
+        plan = _plan(me, "chain", [chain])
+        for name in plan.shards:
+            me.rewrite(name, [t for t in me.shard(name) if (t.chain.id, t.run) not in plan.pairs])
+        _remove_from_graph(graph, plan, me.identity().id)
+    elif act == "fresh":
+        assert foreign_losses(graph, alone_of(me, graph)) in ([], ["1 Step nodes"])
+        clear_results(graph, me.identity().id)
+        assert rows(graph, me) == {}
+        graph.delete(sorted(alone_of(me, graph)), home=me.identity().id)
+        load_missing(me, graph, progress=Silent())
+
+
 def test_nothing_of_the_other_home_is_lost(open_store: Open, tmp_path: Path) -> None:
     rng = random.Random(1)
     one, two, three = (corpus(6, run) for run in RUNS)
@@ -85,26 +109,7 @@ def test_nothing_of_the_other_home_is_lost(open_store: Open, tmp_path: Path) -> 
             before = rows(graph, other)
             run = rng.choice(sorted(me.runs()))
             act = rng.choice(["write", "write", "write", "nothing", "load", "remove", "fresh"])
-            if act == "write":
-                write_results(of, *found(me, rng.choice(ANALYSES), run, rng.randrange(2)))
-            elif act == "nothing":
-                mine = rows(graph, me)
-                assert not write_results(of, GraphBatch(), found(me, "gaps", run, 0)[1])
-                assert rows(graph, me) == mine
-            elif act == "load":
-                assert load_missing(me, of, progress=silent) == 0
-            elif act == "remove" and len(me.done(run)) > 2:
-                chain = sorted(me.done(run))[0]
-                plan = _plan(me, "chain", [chain])
-                for name in plan.shards:
-                    me.rewrite(name, [t for t in me.shard(name) if (t.chain.id, t.run) not in plan.pairs])
-                _remove_from_graph(of, plan, me.identity().id)
-            elif act == "fresh":
-                assert foreign_losses(of, alone_of(me, of)) in ([], ["1 Step nodes"])
-                clear_results(of, me.identity().id)
-                assert rows(graph, me) == {}
-                of.delete(sorted(alone_of(me, of)))
-                load_missing(me, of, progress=silent)
+            act_on(of, me, act, run, rng.choice(ANALYSES), rng.randrange(2))
             assert rows(graph, other) == before, (number, act)
             for home in homes:
                 assert judge(home, graph).differences() == [], (number, act)
@@ -114,6 +119,23 @@ def test_nothing_of_the_other_home_is_lost(open_store: Open, tmp_path: Path) -> 
         for store in writers[1:]:
             store.close()
     for home in homes:
+        home.close()
+
+
+def test_a_chain_that_somebody_took_hold_of_meanwhile_stays(open_store: Open, tmp_path: Path) -> None:
+    traces = corpus(3, RUNS[0])
+    a, b = (home_of(tmp_path / name, traces[:2], RUNS[:1]) for name in "ab")
+    with open_store() as graph:
+        graph.ensure_schema()
+        load_missing(a, graph)
+        alone = sorted(alone_of(a, graph))
+        assert len(alone) == 2
+        load_missing(b, graph)
+        graph.delete(alone, home=a.identity().id)
+        assert judge(b, graph).differences() == []
+        graph.delete(alone[:1])
+        assert judge(b, graph).chains() == set(alone[:1])
+    for home in (a, b):
         home.close()
 
 

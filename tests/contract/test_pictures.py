@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.contract.conftest import STORES
@@ -14,8 +17,10 @@ from trails.pipeline import Home, IngestOptions, ingest
 from trails.pipeline.loading import load_missing
 from trails.pipeline.progress import Silent
 from trails.pipeline.results import restore_results, results_of
+from trails.schema import properties_of
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.browser import is_picture
+from trails.store.dashboard import CAPTIONS, COLUMNS, VERSION, dashboard
 from trails.store.queries import named_queries
 from trails.store.rows import table_of
 from trails.store.traces import TraceStore
@@ -105,3 +110,48 @@ def test_a_chain_of_many_steps_is_drawn_whole(graph: GraphStore, sample: TraceSt
     )
     assert drawn.number_of_nodes() == min(steps, 51)
     assert not any("Chain" in labels for _, labels in drawn.nodes(data="labels"))
+
+
+def boxes(page: dict[str, Any]) -> list[tuple[int, int]]:
+    """Every unit of a page that a card covers."""
+    return [
+        (x, y)
+        for card in page["reports"]
+        for x in range(card["x"], card["x"] + card["width"])
+        for y in range(card["y"], card["y"] + card["height"])
+    ]
+
+
+def test_every_card_of_the_dashboard_answers(graph: GraphStore, sample: TraceStore) -> None:
+    """NeoDash itself is not here: its file has the declared shape, and each of its queries runs with its parameters."""
+    made = json.loads(dashboard(named_queries(), picture_values(sample)))
+    assert made["version"] == VERSION
+    assert len(made["pages"]) == 6
+    parameters = made["settings"]["parameters"]
+    seen = set()
+    for page in made["pages"]:
+        covered = boxes(page)
+        assert len(covered) == len(set(covered))
+        assert max(x for x, _ in covered) < COLUMNS
+        for card in page["reports"]:
+            assert {"id", "title", "query", "type", "x", "y", "width", "height", "selection", "settings"} == set(card)
+            seen.add(card["id"])
+            named = set(re.findall(r"\$(\w+)", card["query"]))
+            given = {name: value for name, value in (parameters | {"input": ""}).items() if name in named}
+            assert set(given) == named, card["title"]
+            found = graph.run(card["query"], given)
+            # chains of a second run would have to be measured whole
+            assert found.rows or card["title"] == "Change by source", card["title"]
+            if card["type"] == "graph":
+                assert found.to_networkx().number_of_edges() > 0, card["title"]
+            if card["type"] == "select":
+                assert card["settings"]["parameterName"] in parameters
+                assert found.columns == ("value",)
+                assert parameters[card["settings"]["parameterName"]] in {
+                    row[0]
+                    for row in graph.run(card["query"], {"input": parameters[card["settings"]["parameterName"]]}).rows
+                }
+    assert len(seen) == sum(len(page["reports"]) for page in made["pages"])
+    # what a graph card shows of a node is a property that it has
+    for label, name in CAPTIONS.items():
+        assert name in {p.name for p in properties_of(label)}

@@ -17,10 +17,12 @@ from trails.errors import StoreError, UsageError
 from trails.export.subgraph import select
 from trails.pipeline import Home, rebuild, verify
 from trails.platform.locks import WriterLock
+from trails.store.base import GraphBatch
 from trails.store.bulk import bulk_from_home
 from trails.store.embedded import EmbeddedStore
 from trails.store.resolve import Names
-from trails.store.rows import graph_batch, held_by
+from trails.store.rows import graph_batch, held_by, table_of
+from trails.store.scope import OWNED, owned, owner_mark
 from trails.store.traces import TraceStore
 
 ONE = make_run("one")
@@ -95,6 +97,52 @@ def test_what_is_removed_is_gone_and_the_rest_stays(home: Path, arguments: list[
             rows = graph.run(f"MATCH (n:{label}) WHERE NOT (n)<-[:{end}]-() RETURN n.id").rows
             assert rows == ()
     assert "counted what is gone" in done.stdout
+
+
+def counted(home: str) -> GraphBatch:
+    """Effects of both runs with shares over their chains, a disagreement of the runs, and a response over two probes."""
+    nodes = {
+        "Effect": table_of(
+            "Effect", {"id": ["e1", "e2"], "name": ["dip", "dip"], "run": [ONE.id, TWO.id], "share": [0.5, 0.25]}
+        ),
+        "Disagreement": table_of("Disagreement", {"id": ["d1"], "chain": [CHAINS[0]], "members": [[ONE.id, TWO.id]]}),
+        "Response": table_of("Response", {"id": ["r1"], "chain": [CHAINS[3]], "run": [ONE.id], "n_probes": [2]}),
+    }
+    ends = {"start": ["e1", "e2"], "end": [f"{CHAINS[1]}:0"] * 2, "run": [ONE.id, TWO.id]}
+    relationships = {
+        "SEEN_IN": table_of("SEEN_IN", ends),
+        "ON": table_of("ON", {"start": ["r1", "r1"], "end": [CHAINS[2], CHAINS[5]]}),
+    }
+    return owned(GraphBatch(nodes, relationships), home)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        # chain 5 was measured by the first run only, and is a probe; chain 0 was measured by both, and is none
+        (["chain", CHAINS[5]], {"e2", "d1-other", "e1-other", "e2-other", "r1-other"}),
+        (["chain", CHAINS[0]], {"r1", "e1-other", "e2-other", "r1-other"}),
+        (["run", TWO.id], {"e1", "r1", "d1-other", "e1-other", "r1-other"}),
+    ],
+    ids=["of one run", "of both runs", "a run"],
+)
+def test_shares_that_counted_what_is_removed_go_with_it(home: Path, arguments: list[str], left: set[str]) -> None:
+    with TraceStore(home) as shards, EmbeddedStore(home) as graph:
+        graph.write([counted(shards.identity().id), counted("hffffffffffffffff")])
+        mine = owner_mark(shards.identity().id)
+    done = trails(home, "remove", *arguments)
+    assert done.exit_code == 0, done.output
+    with EmbeddedStore(home) as graph:
+        ids = [
+            graph.run(f"MATCH (n:{label}) RETURN n.id").rows[i][0]
+            for label in OWNED
+            for i in range(graph.counts().get(label, 0))
+        ]
+    assert {i.removesuffix(mine) if i.endswith(mine) else i.split("@")[0] + "-other" for i in ids} == left
+    for label, letter in (("Effect", "e"), ("Disagreement", "d"), ("Response", "r")):
+        went = len([i for i in left if i[0] == letter and "other" not in i]) < (2 if letter == "e" else 1)
+        assert (label in done.stdout) == went, done.stdout
+    assert "trails effects scan" in done.stdout
 
 
 def test_removing_nothing_that_is_there_is_an_error(home: Path) -> None:
