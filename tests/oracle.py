@@ -68,6 +68,7 @@ def transition(trace: Trace, t: int) -> dict[str, Any]:
             "rank": int(trace.rank[t]) if trace.rank[t] >= 0 else None,
             "logit_shift": float(trace.logit_shift[t]),
             "margin": None if trace.margin is None else float(trace.margin[t]),
+            "gradient_effect": float(trace.more["gradient_effect"][t]) if "gradient_effect" in trace.more else None,
             "attention_previous": mean(map(float, trace.attention_previous[t])),
             "attention_sink": mean(map(float, trace.attention_sink[t])),
             "attention_entropy": mean(map(float, trace.attention_entropy[t])),

@@ -395,7 +395,7 @@ class Measure:
     graph: Literal["scalar", "mean", "thirds", "none"] = "none"
     by_layer: bool = False
     optional: bool = False
-    request: Literal["", "token_attention", "peaks", "premises", "states", "n_top"] = ""
+    request: Literal["", "token_attention", "peaks", "premises", "states", "n_top", "gradients"] = ""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -602,6 +602,52 @@ MEASURES: tuple[Measure, ...] = (
         "scalar",
         optional=True,
         request="n_top",
+    ),
+    Measure(
+        "gradient_effect",
+        "float32",
+        "n",
+        "nats",
+        "gradient x input of the log-likelihood of the target at the token's embedding; 0 = no token of the target sees it",
+        "scalar",
+        optional=True,
+        request="gradients",
+    ),
+    Measure(
+        "gradient_norm",
+        "float32",
+        "n",
+        "nats per unit",
+        "length of that gradient",
+        optional=True,
+        request="gradients",
+    ),
+    Measure(
+        "gradient_target",
+        "int32",
+        "3",
+        "tokens",
+        "kind of the target (0 conclusion, 1 answer, 2 token), its first token and one past its last; -1: the chain has none",
+        optional=True,
+        request="gradients",
+    ),
+    Measure(
+        "gradient_replaced",
+        "int32",
+        "r",
+        "tokens",
+        "positions of the tokens that were replaced as the control",
+        optional=True,
+        request="gradients",
+    ),
+    Measure(
+        "gradient_change",
+        "float32",
+        "r",
+        "nats",
+        "change of the log-likelihood of the target when that token is replaced",
+        optional=True,
+        request="gradients",
     ),
 )
 """Everything that is measured, in storage order. A new measure is a line here and the function that takes it."""

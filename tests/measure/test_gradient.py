@@ -14,7 +14,9 @@ from reference import item, scorer_of
 from trails.analyses import gradient as explained
 from trails.analyses.gradient import gradient
 from trails.errors import ModelError, UsageError
-from trails.measure.gradient import input_gradient, likeliest_others, likelihoods
+from trails.measure.base import MeasureOptions
+from trails.measure.gradient import REPLACED, input_gradient, likeliest_others, likelihoods
+from trails.measure.targets import has_map, kept_target
 from trails.measure.uniform import UniformScorer
 
 # step of the difference, and how far its quotient may be off; families of RMS norms round to float32 inside
@@ -185,3 +187,69 @@ def test_a_replacement_is_never_the_token_itself() -> None:
     assert (others != ids[places]).all()
     same = likelihoods(scorer.model, [ids, ids.copy()], rows)
     assert same[0] == same[1]
+
+
+def test_memory_of_gradients_does_not_grow_with_what_is_inside_a_layer() -> None:
+    held = []
+    for layers in (2, 4):
+        scorer = scorer_of(tiny("gpt2", n_layer=layers).double())
+        ids, rows = sequence(scorer, slice(30, 36))
+        kept: list[int] = []
+
+        def pack(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            input_gradient(scorer.model, ids, rows)
+        held.append(sum(kept))
+        assert all("forward" not in vars(layer) for layer in scorer.model.layers), "the layers are as they were"
+    assert held[1] - held[0] == 2 * len(ids) * scorer.run.d_model, "a layer more keeps its input and nothing else"
+
+
+def test_a_kept_map_is_that_of_the_command() -> None:
+    scorer = scorer_of(tiny("gpt2"))
+    (plain,) = scorer.measure([item()], MeasureOptions())
+    (trace,) = scorer.measure([item()], MeasureOptions(gradients="conclusion"))
+    found = gradient(scorer, item(), replace=REPLACED)
+    assert trace.array("gradient_effect").tobytes() == found.effect.tobytes()
+    assert trace.array("gradient_norm").tobytes() == found.norm.tobytes()
+    assert trace.array("gradient_target").tolist() == [0, found.target.start, found.target.end]
+    assert trace.array("gradient_replaced").tolist() == found.replaced.tolist()
+    np.testing.assert_array_equal(trace.array("gradient_change"), found.change.astype(np.float32))
+    score = explained.kept_agreement(trace)
+    told = next(one for one in found.report().scores if one.name == "gradient × input, size")
+    assert score.value == pytest.approx(told.value, abs=1e-6)
+    assert score.controls[0].interval is not None
+    maps = explained.Agreements()
+    maps.add(trace)
+    maps.add(plain)
+    assert (maps.n_chains, maps.without) == (1, 0)
+    assert maps.score().value == pytest.approx(score.value, abs=1e-6)
+    assert maps.score().controls[0].reach == pytest.approx(score.controls[0].reach, abs=0.15)
+    # every other number is as without gradients
+    assert plain.surprisal.tobytes() == trace.surprisal.tobytes()
+    assert plain.array("gradient_effect") is None
+    assert (kept_target(trace), has_map(trace)) == ("conclusion", True)
+    assert (kept_target(plain), has_map(plain)) == ("", False)
+
+
+def test_a_chain_without_the_target_keeps_an_undefined_map() -> None:
+    scorer = scorer_of(tiny("gpt2"))
+    for asked, chain, number in (
+        ("answer", item(), [1, -1, -1]),
+        ("999", item(), [2, 999, -1]),
+        ("conclusion", item(cuts=()), [0, -1, -1]),
+    ):
+        (trace,) = scorer.measure([chain], MeasureOptions(gradients=asked))
+        assert trace.array("gradient_target").tolist() == number
+        assert np.isnan(trace.array("gradient_effect")).all()
+        assert len(trace.array("gradient_replaced")) == len(trace.array("gradient_change")) == 0
+        assert (kept_target(trace), has_map(trace)) == (asked, False)
+        maps = explained.Agreements()
+        maps.add(trace)
+        assert (maps.n_chains, maps.without, maps.score()) == (0, 1, None)
+    with pytest.raises(UsageError, match="does not exist"):
+        scorer.measure([item()], MeasureOptions(gradients="end"))
+    with pytest.raises(ModelError, match="no gradients"):
+        UniformScorer().measure([item()], MeasureOptions(gradients="conclusion"))

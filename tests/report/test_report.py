@@ -308,3 +308,22 @@ def test_the_name_of_a_run_is_escaped_in_the_fallback(tmp_path: Path) -> None:
     traces = [replace(t, run=run.id) for t in corpus(1, RUN)]
     write_report(tmp_path / "r.html", traces, run)
     assert "<script>alert" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_every_control_and_every_note_has_its_russian(tmp_path: Path) -> None:
+    """What Python says on a page is known to the table of words, with its numbers as #."""
+    words = json.loads((Path(html.__file__).parent / "assets" / "words.json").read_text(encoding="utf-8"))
+
+    def template(text: str) -> str:
+        return re.sub(r"\d[\d,.]*\d|\d", "#", text)
+
+    long = make_trace(make_chain("long", "".join(f"w{i:04} " for i in range(500))), RUN, n_steps=60)
+    file = tmp_path / "r.html"
+    write_report(file, [long, *corpus(3, RUN)], RUN, woven=build(token_corpus(corpus(3, RUN))))
+    record, _ = contents(file)
+    said = [*record["left_out"], *(c["name"] for chain in record["chains"] for c in chain["controls"].values())]
+    assert len(said) > 5
+    for text in said:
+        assert template(text) in words, text
+        assert words[template(text)][1].count("#") == template(text).count("#")
+    assert all(len(pair) == 2 and pair[1] for pair in words.values())

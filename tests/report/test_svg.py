@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import struct
+import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,8 @@ import pytest
 from tests.report.test_report import HOSTILE, RUN
 from tests.store.factory import make_chain, make_run, make_trace
 
-from trails.errors import UsageError
-from trails.report.svg import chain_svg, write_svg
+from trails.errors import MissingPackageError, UsageError
+from trails.report.svg import MAX_PIXELS, chain_svg, write_png, write_svg
 
 NS = "{http://www.w3.org/2000/svg}"
 
@@ -67,3 +70,65 @@ def test_the_command_draws_one_chain(trails: Any, chains_file: Path, tmp_path: P
     ElementTree.parse(tmp_path / "one.svg")
     assert "exists" in trails("show", "#1", "--svg", "one.svg", code=2).err
     assert "draws one chain" in trails("show", "#1", "#2", "--svg", "two.svg", code=2).err
+
+
+def pixels(data: bytes) -> tuple[int, int, bytes]:
+    """Width, height and bytes of a PNG of 8 bits a channel with alpha, its filters undone."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, packed, width, height = 8, b"", 0, 0
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + size]
+        if kind == b"IHDR":
+            width, height, depth, colour = struct.unpack(">IIBB", body[:10])
+            assert (depth, colour) == (8, 6)
+        packed += body if kind == b"IDAT" else b""
+        at += 12 + size
+    raw, lines, above = zlib.decompress(packed), [], bytearray(4 * width)
+    for row in range(height):
+        start = row * (4 * width + 1)
+        kind, line = raw[start], bytearray(raw[start + 1 : start + 1 + 4 * width])
+        for i in range(4 * width):
+            a, b, c = (line[i - 4], above[i], above[i - 4]) if i >= 4 else (0, above[i], 0)
+            nearest = min((a, b, c), key=lambda v, p=a + b - c: abs(p - v))
+            line[i] = (line[i] + (0, a, b, (a + b) // 2, nearest)[kind]) & 255
+        lines.append(bytes(line))
+        above = line
+    return width, height, b"".join(lines)
+
+
+def test_a_bitmap_shows_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("resvg_py", reason="the package resvg-py is not installed")
+    trace = make_trace(1, RUN)
+    file = tmp_path / "c.png"
+    assert write_png(file, trace, RUN, measure="rank") == file.stat().st_size
+    width, height, data = pixels(file.read_bytes())
+    root = ElementTree.fromstring(chain_svg(trace, RUN, measure="rank"))
+    assert (width, height) == (2 * 960, 2 * int(root.get("height")))
+    token = next(r for r in root.iter(f"{NS}rect") if r.get("data-value"))
+    # the lower left corner of the first token, beside its text, has the token's colour
+    x, y = 2 * (float(token.get("x")) + float(token.get("width"))) - 3, 2 * float(token.get("y")) + 37
+    place = 4 * (int(y) * width + int(x))
+    assert data[place : place + 3].hex() == token.get("fill").removeprefix("#")
+    assert len({data[i : i + 3] for i in range(0, len(data), 4)}) > 20
+    with pytest.raises(UsageError, match="exists"):
+        write_png(file, trace, RUN)
+    monkeypatch.setattr("trails.report.svg.MAX_PIXELS", 10)
+    with pytest.raises(UsageError, match="Write it with --svg"):
+        write_png(tmp_path / "d.png", trace, RUN)
+    assert MAX_PIXELS > 2_000
+
+
+def test_without_the_package_the_line_to_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(MissingPackageError, match="pip install resvg_py"):
+        write_png(tmp_path / "c.png", make_trace(1, RUN), RUN)
+
+
+def test_show_writes_both_pictures(trails: Any, chains_file: Path) -> None:
+    pytest.importorskip("resvg_py", reason="the package resvg-py is not installed")
+    trails("ingest", chains_file)
+    said = trails("show", "#1", "--svg", "a.svg", "--png", "a.png", "--json").json()
+    assert [one["path"] for one in said] == ["a.svg", "a.png"]
+    assert Path("a.png").stat().st_size == said[1]["bytes"]
+    assert "--png draws one chain" in trails("show", "#1", "#2", "--png", "b.png", code=2).err

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,13 @@ import pyarrow as pa
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import spearman
-from trails.errors import ModelError, UsageError
+from trails.errors import ModelError
 from trails.measure.base import Scorer, Segmented
 from trails.platform.arrays import Doubles, Floats, Longs
+from trails.schema import Trace
+
+if TYPE_CHECKING:
+    from trails.measure.targets import Target
 
 COMPLETE = 0.05
 """Deficit up to which integrated gradients count as converged."""
@@ -29,13 +33,70 @@ FEWEST = 8
 """Replaced tokens below which a rank correlation is withheld."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is explained: ``name`` in words; tokens ``start`` to ``end`` of the chain, or those after it that are its answer."""
+def agreement(
+    effect: Floats | Doubles, replaced: Longs, change: Floats | Doubles, draws: int = SHUFFLES
+) -> Score | None:
+    """How well the sizes of a map (n,) go with those of the real changes (m,) of replaced tokens: their rank correlation,
+    beside that of the map shuffled. None for fewer than :data:`FEWEST` replaced tokens, or where one side does not vary.
+    """
+    mine, real = np.abs(np.asarray(effect, np.float64)[replaced]), np.abs(np.asarray(change, np.float64))
+    return _agreement("gradient × input, size", mine, real, draws)
 
-    name: str
-    start: int
-    end: int
+
+def _agreement(name: str, mine: Doubles, real: Doubles, draws: int) -> Score | None:
+    found = spearman(mine, real) if len(mine) >= FEWEST else math.nan
+    if not math.isfinite(found):
+        return None
+    generator = np.random.default_rng(0)
+    chance = [spearman(generator.permutation(mine), real) for _ in range(draws)]
+    low, middle, high = (float(np.quantile(chance, q)) for q in (0.025, 0.5, 0.975))
+    how = f"median and central 95 % of {draws} shuffles over the replaced tokens, seed 0"
+    control = Control("the map shuffled", middle, (low, high), how)
+    return Score(name, found, "rank correlation with the real change", (control,))
+
+
+def kept_agreement(trace: Trace) -> Score | None:
+    """:func:`agreement` of the map that a trace keeps; None where it keeps none or too few tokens were replaced."""
+    effect, replaced, change = (trace.array(f"gradient_{name}") for name in ("effect", "replaced", "change"))
+    if effect is None or replaced is None or change is None:
+        return None
+    return agreement(effect, replaced.astype(np.int64), change)
+
+
+class Agreements:
+    """The mean over chains of the rank correlation of kept maps with the real changes, beside that of shuffled maps. A chain
+    is taken as it comes, and nothing of it is kept.
+    """
+
+    def __init__(self, draws: int = 200) -> None:
+        self._found, self._chance = 0.0, np.zeros(draws)
+        self._generator = np.random.default_rng(0)
+        self.n_chains = self.without = 0
+
+    def add(self, trace: Trace) -> None:
+        """Take the map of a trace; one without a map, or with too few replaced tokens, is counted as without."""
+        effect, replaced, change = (trace.array(f"gradient_{name}") for name in ("effect", "replaced", "change"))
+        if effect is None or replaced is None or change is None:
+            return
+        mine, real = np.abs(effect.astype(np.float64)[replaced]), np.abs(change.astype(np.float64))
+        found = spearman(mine, real) if len(mine) >= FEWEST else math.nan
+        if not math.isfinite(found):
+            self.without += 1
+            return
+        self.n_chains += 1
+        self._found += found
+        self._chance += [spearman(self._generator.permutation(mine), real) for _ in range(len(self._chance))]
+
+    def score(self) -> Score | None:
+        """The mean and its control; None before a chain with a map was taken."""
+        if not self.n_chains:
+            return None
+        low, middle, high = (float(np.quantile(self._chance / self.n_chains, q)) for q in (0.025, 0.5, 0.975))
+        drawn = len(self._chance)
+        how = f"median and central 95 % of {drawn} means over chains, the replaced tokens of each shuffled, seed 0"
+        control = Control("the maps shuffled", middle, (low, high), how)
+        name = "rank correlation of gradient × input with what replacing tokens does, mean over chains"
+        return Score(name, self._found / self.n_chains, "", (control,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +139,12 @@ class Gradient(Finding):
         scores, withheld = [], []
         for name, (values, real) in maps.items():
             mine = np.asarray(values, np.float64)[self.replaced]
-            found = spearman(mine, real) if len(mine) >= FEWEST else math.nan
-            if not math.isfinite(found):
+            score = _agreement(name, mine, real, SHUFFLES)
+            if score is None:
                 reason = f"{len(mine)} tokens were replaced, {FEWEST} with different changes are needed"
                 withheld.append(Withheld(name, reason))
                 continue
-            generator = np.random.default_rng(0)
-            chance = [spearman(generator.permutation(mine), real) for _ in range(SHUFFLES)]
-            low, middle, high = (float(np.quantile(chance, q)) for q in (0.025, 0.5, 0.975))
-            how = f"median and central 95 % of {SHUFFLES} shuffles over the replaced tokens, seed 0"
-            control = Control("the map shuffled", middle, (low, high), how)
-            scores.append(Score(name, found, "rank correlation with the real change", (control,)))
+            scores.append(score)
         if self.deficits and not self.converged:
             steps, deficit = self.deficits[-1]
             withheld.append(
@@ -163,35 +219,6 @@ class Gradient(Finding):
         )
 
 
-def target_of(item: Segmented, step_tokens: Any, n_tokens: int, asked: str, answer_tokens: int) -> Target:
-    """The target by its name: ``conclusion`` (the last step), ``answer`` (what follows the chain), or a token's position.
-
-    Raises UsageError for anything else, and for a target that the chain does not have.
-    """
-    name = item.chain.id
-    if asked == "conclusion":
-        start, end = (int(at) for at in step_tokens[-1])
-        if len(step_tokens) < 2 or end <= start:
-            raise UsageError(
-                f"chain {name} has no conclusion after other steps. Give --target answer or a token's position."
-            )
-        return Target(f"the conclusion (step {len(step_tokens) - 1})", start, end)
-    if asked == "answer":
-        if not answer_tokens:
-            raise UsageError(
-                f"chain {name} has no answer beside its text. Give --target conclusion or a token's position."
-            )
-        return Target("the answer", n_tokens, n_tokens + answer_tokens)
-    if asked.isascii() and asked.isdigit():
-        at = int(asked)
-        if not 0 < at < n_tokens:
-            raise UsageError(
-                f"token {at} was asked for, chain {name} has targets 1 to {n_tokens - 1} (token 0 has none before)."
-            )
-        return Target(f"token {at}", at, at + 1)
-    raise UsageError(f"target {asked!r} does not exist. Targets: conclusion, answer, or a token's position.")
-
-
 def gradient(
     scorer: Scorer, item: Segmented, *, target: str = "conclusion", replace: int = 48, integrate: int = 0
 ) -> Gradient:
@@ -201,49 +228,33 @@ def gradient(
     feed. ``integrate`` bounds the steps of integrated gradients; 0 takes none. Raises ModelError for a scorer without a model
     and for a sequence beyond its window, UsageError for a target that does not exist.
     """
-    from trails.measure.gradient import input_gradient, integrated_gradients, likeliest_others, likelihoods
+    from trails.measure.gradient import explain, integrated_gradients
     from trails.measure.huggingface import HuggingFaceScorer
 
     if not isinstance(scorer, HuggingFaceScorer):
         raise ModelError("gradients need a language model; this scorer has none. Leave out --model uniform.")
-    row = scorer.sequence(item).row
-    text, model = scorer.model.text, scorer.model
-    answer = text.ids(f"\n{item.chain.answer}") if target == "answer" and item.chain.answer else []
-    n, before = len(row.tokens), len(row.context)
-    aim = target_of(item, row.step_tokens, n, target, len(answer))
-    ids = np.concatenate((row.ids, np.asarray(answer, np.int64)))
-    if scorer.run.max_tokens and len(ids) > scorer.run.max_tokens:
-        raise ModelError(
-            f"chain {item.chain.id} has {len(ids)} tokens with context and target, the window of {scorer.run.model} is "
-            f"{scorer.run.max_tokens}. Choose a shorter chain."
-        )
-    first = before + aim.start
-    rows = slice(first - 1, before + aim.end - 1)
-    found = input_gradient(model, ids, rows)
-    chain = slice(before, before + n)
-    able = np.arange(max(before, 1), first)
-    places = able[np.unique(np.linspace(0, len(able) - 1, min(replace, len(able))).round().astype(np.int64))]
-    others = likeliest_others(model, ids, places) if len(places) else places
-    changed = [np.where(np.arange(len(ids)) == place, other, ids) for place, other in zip(places, others, strict=True)]
-    change = likelihoods(model, [ids, *changed], rows)
+    row, model = scorer.sequence(item).row, scorer.model
+    found = explain(model, row, item.chain, target, replace)
+    before, n = len(row.context), len(row.tokens)
     integrated, deficits = None, []
     if integrate:
-        for step in integrated_gradients(model, ids, rows, slice(before, first), integrate):
-            integrated = step.effect[chain].astype(np.float32)
+        changed = slice(before, found.first)
+        for step in integrated_gradients(model, found.ids, found.rows, changed, integrate):
+            integrated = step.effect[before : before + n].astype(np.float32)
             deficits.append((step.steps, step.deficit))
             if step.deficit <= COMPLETE:
                 break
     return Gradient(
         chain=item.chain.id,
         run=scorer.run.id,
-        target=aim,
+        target=found.target,
         log_likelihood=found.value,
         pieces=row.tokens.pieces,
-        effect=found.effect[chain].astype(np.float32),
-        norm=found.norm[chain].astype(np.float32),
-        replaced=places - before,
-        by=text.pieces(others.tolist()),
-        change=change[1:] - change[0],
+        effect=found.effect,
+        norm=found.norm,
+        replaced=found.replaced,
+        by=model.text.pieces(found.others.tolist()),
+        change=found.change,
         integrated=integrated,
         deficits=tuple(deficits),
     )

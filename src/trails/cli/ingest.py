@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from trails.pipeline import IngestOptions
 
 
+def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
+    from trails.measure.targets import kind_of
+
+    if value:
+        kind_of(value)
+    return value or ""
+
+
 @click.command("ingest", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
@@ -172,6 +180,13 @@ if TYPE_CHECKING:
     "measured now). A number given here is also added to chains measured before.",
 )
 @click.option(
+    "--gradients",
+    metavar="TARGET",
+    callback=_target,
+    help="Also store the gradient effect of every token on a target: conclusion, answer, or a token's position; with the real "
+    "effect of replacing tokens as the control (slow).",
+)
+@click.option(
     "--per-layer",
     is_flag=True,
     help="Put an array with a value per layer on token transitions in the graph (about 7x larger).",
@@ -215,6 +230,7 @@ def command(
     premises: bool,
     states: str | None,
     top_k: int | None,
+    gradients: str,
     per_layer: bool,
     home: Path | None,
     store: str | None,
@@ -259,7 +275,7 @@ def command(
             family=family,
             marks=marks,
         ),
-        measure=MeasureOptions(batch_tokens, token_attention, peaks, premises, parse_layers(states), top_k),
+        measure=MeasureOptions(batch_tokens, token_attention, peaks, premises, parse_layers(states), top_k, gradients),
         dry_run=dry_run,
         keep_source_steps=keep_source_steps,
         per_layer=per_layer,

@@ -37,7 +37,13 @@ from trails.report.terminal import MEASURES, render_chain, render_comparison, tr
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the chain and its drift map as vector graphics, coloured by --measure, and print nothing else.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the file of --svg if it exists.")
+@click.option(
+    "--png",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The same as a bitmap; needs the package resvg-py.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file of --svg or --png if it exists.")
 @home_option
 @json_option
 def command(
@@ -49,6 +55,7 @@ def command(
     implicit: bool,
     alternatives: bool,
     svg: Path | None,
+    png: Path | None,
     overwrite: bool,
     home: Path | None,
     as_json: bool,
@@ -68,16 +75,24 @@ def command(
     with Home(home, **settings_from(home=home).model_dump(include={"store"})) as opened:
         instrument = opened.run(run)
         traces = [opened.trace(chain, instrument.id) for chain in chains]
-        if svg is not None:
-            from trails.report.svg import write_svg
+        pictures = [(name, path) for name, path in (("svg", svg), ("png", png)) if path is not None]
+        if pictures:
+            from trails.report.svg import write_png, write_svg
 
             if len(traces) > 1:
-                raise UsageError(f"--svg draws one chain, {len(traces)} were given. Write one file for each")
-            size = write_svg(svg, traces[0], instrument, measure=measure, layer=layer, overwrite=overwrite)
+                raise UsageError(
+                    f"--{pictures[0][0]} draws one chain, {len(traces)} were given. Write one file for each"
+                )
+            written = []
+            for name, path in pictures:
+                draw = write_svg if name == "svg" else write_png
+                size = draw(path, traces[0], instrument, measure=measure, layer=layer, overwrite=overwrite)
+                written.append({"path": str(path), "bytes": size, "chain": traces[0].chain.id})
             if as_json:
-                print_json({"path": str(svg), "bytes": size, "chain": traces[0].chain.id})
+                print_json(written if len(written) > 1 else written[0])
             else:
-                echo(f"{svg}: {size:,} bytes")
+                for one in written:
+                    echo(f"{one['path']}: {one['bytes']:,} bytes")
             return
         if as_json:
             records = [

@@ -39,6 +39,8 @@ class MeasureOptions:
     ``states`` lists layers whose mean hidden state per step is kept. ``premises`` measures every step also under the
     question alone and without the previous step. ``top_k`` is the number of most likely vocabulary items that are kept for
     every token; None keeps :data:`TOP_K` of a chain that is measured, and asks for nothing of one that was measured before.
+    ``gradients`` names the target whose gradient effect is kept: ``conclusion``, ``answer`` or a token's position; empty =
+    none.
     """
 
     batch_tokens: int = 0
@@ -47,6 +49,7 @@ class MeasureOptions:
     premises: bool = False
     states: tuple[int, ...] = ()
     top_k: int | None = None
+    gradients: str = ""
 
     @property
     def n_top(self) -> int:

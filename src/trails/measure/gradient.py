@@ -14,11 +14,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trails.errors import UnmeasurableError
+from trails.measure.context import Row
 from trails.measure.model import Model
-from trails.platform.arrays import Doubles, Longs
+from trails.measure.targets import NoTargetError, Target, kind_of, target_of
+from trails.platform.arrays import Doubles, Floats, Ints, Longs
+from trails.schema import Chain
 
 BATCH_TOKENS = 2_048
 """Tokens of one forward pass over changed sequences."""
+
+REPLACED = 16
+"""Tokens that are replaced as the control of a map that is kept with the trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +127,88 @@ def _log_likelihood(model: Model, ids: Longs, rows: slice, embeddings: Tensor) -
     log_p = _log_p(model, hidden[0, rows])
     targets = model.tensor(ids[rows.start + 1 : rows.stop + 1])
     return log_p.gather(1, targets[:, None]).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The map of a target over the n tokens of a chain, beside what replacing tokens really does.
+
+    ``effect`` (n,) nats and ``norm`` (n,) as in :class:`InputGradient`; ``replaced`` (m,) positions, ``others`` (m,) the
+    vocabulary items put there, ``change`` (m,) the target's log-likelihood minus what it was, nats. ``ids`` (T,) and ``rows``
+    are the sequence and the positions that predict the target, ``first`` is where the target begins in it.
+    """
+
+    target: Target
+    value: float
+    effect: Floats
+    norm: Floats
+    replaced: Longs
+    others: Longs
+    change: Doubles
+    ids: Longs
+    rows: slice
+    first: int
+
+
+def explain(model: Model, row: Row, chain: Chain, asked: str, replace: int) -> Explained:
+    """The map of a target over a chain in its context; the answer follows the chain after a line feed.
+
+    ``replace`` tokens before the target, evenly spread, are replaced by the item that the model holds most likely at their
+    place of those that are not the token. Raises UsageError and NoTargetError as :func:`target_of`, and UnmeasurableError for
+    a sequence longer than the model's window.
+    """
+    answer = model.text.ids(f"\n{chain.answer}") if kind_of(asked) == 1 and chain.answer else []
+    n, before = len(row.tokens), len(row.context)
+    aim = target_of(chain.id, row.step_tokens, n, asked, len(answer))
+    ids = np.concatenate((row.ids, np.asarray(answer, np.int64)))
+    if model.max_tokens and len(ids) > model.max_tokens:
+        raise UnmeasurableError(
+            f"chain {chain.id} has {len(ids)} tokens with context and target, the window of {model.name} is "
+            f"{model.max_tokens}. Choose a shorter chain."
+        )
+    first = before + aim.start
+    rows = slice(first - 1, before + aim.end - 1)
+    found = input_gradient(model, ids, rows)
+    able = np.arange(max(before, 1), first)
+    places = able[np.unique(np.linspace(0, len(able) - 1, min(replace, len(able))).round().astype(np.int64))]
+    others = likeliest_others(model, ids, places) if len(places) else places
+    changed = [np.where(np.arange(len(ids)) == place, other, ids) for place, other in zip(places, others, strict=True)]
+    change = likelihoods(model, [ids, *changed], rows)
+    here = slice(before, before + n)
+    return Explained(
+        target=aim,
+        value=found.value,
+        effect=found.effect[here].astype(np.float32),
+        norm=found.norm[here].astype(np.float32),
+        replaced=places - before,
+        others=others,
+        change=change[1:] - change[0],
+        ids=ids,
+        rows=rows,
+        first=first,
+    )
+
+
+def gradient_arrays(model: Model, row: Row, chain: Chain, asked: str) -> dict[str, Floats | Ints]:
+    """What a trace keeps of the map of a target; undefined (NaN, no replaced token) where the chain does not have the target,
+    or does not fit into one window with it. Raises UsageError for what is no target.
+    """
+    kind = kind_of(asked)
+    try:
+        found = explain(model, row, chain, asked, REPLACED)
+    except (NoTargetError, UnmeasurableError):
+        undefined = np.full(len(row.tokens), np.nan, np.float32)
+        return {
+            "gradient_effect": undefined,
+            "gradient_norm": undefined.copy(),
+            "gradient_target": np.array([kind, int(asked) if kind == 2 else -1, -1], np.int32),
+            "gradient_replaced": np.zeros(0, np.int32),
+            "gradient_change": np.zeros(0, np.float32),
+        }
+    return {
+        "gradient_effect": found.effect,
+        "gradient_norm": found.norm,
+        "gradient_target": np.array([kind, found.target.start, found.target.end], np.int32),
+        "gradient_replaced": found.replaced.astype(np.int32),
+        "gradient_change": found.change.astype(np.float32),
+    }

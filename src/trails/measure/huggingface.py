@@ -27,6 +27,7 @@ from trails.measure.attention import Recorder
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.collector import LAYER_MEASURES, Collector, Flight, Partial, kept_top, mean_of_defined
 from trails.measure.context import Bos, ContextPolicy, Contexts, Template
+from trails.measure.gradient import gradient_arrays
 from trails.measure.inspection import inspect
 from trails.measure.metrics import LogitStatistics, logit_statistics
 from trails.measure.model import Attention, Model, settings_of
@@ -34,7 +35,7 @@ from trails.measure.passes import Pass, TokenSequence, pack, passes_of, unpacked
 from trails.measure.premises import premises
 from trails.measure.replay import Graphs
 from trails.measure.tokens import ControlTokens
-from trails.schema import Run, Trace
+from trails.schema import Run, Trace, with_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,12 @@ class HuggingFaceScorer:
         passes = [part for sequence in different for part in passes_of(sequence, self.run)]
         batches = list(self.batches(passes, options))
         traces = {id(sequence): trace for sequence, trace in self.measure_batches(batches, options)}
+        if options.gradients:
+            traces = {
+                key: with_arrays(trace, gradient_arrays(self.model, known.row, known.item.chain, options.gradients))
+                for key, trace in traces.items()
+                for known in [self.sequence(Segmented(trace.chain, trace.steps))]
+            }
         return [traces[id(sequence)] for sequence in sequences]
 
     def measure_batches(

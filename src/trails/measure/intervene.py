@@ -222,12 +222,14 @@ class IntervenedScorer:
         return self.inner.count_tokens(item)
 
     def measure(self, items: Sequence[Segmented], options: MeasureOptions) -> list[Trace]:
-        """Traces in the order of the items. Raises UsageError where premises are asked for: they read a step without what
-        stands before it, so the positions would be others. Raises UnmeasurableError for a chain without the positions, or
-        that does not fit into one window.
+        """Traces in the order of the items. Raises UsageError where premises or gradients are asked for: both read other
+        sequences than the chain's, so the positions would be others. Raises UnmeasurableError for a chain without the
+        positions, or that does not fit into one window.
         """
         if options.premises:
             raise UsageError("premises were asked for together with an intervention. Leave them out.")
+        if options.gradients:
+            raise UsageError("gradients were asked for together with an intervention. Leave them out.")
         return [self._measure(item, options) for item in items]
 
     def _measure(self, item: Segmented, options: MeasureOptions) -> Trace:

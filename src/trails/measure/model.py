@@ -20,11 +20,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from trails.errors import ModelError
 from trails.measure import attention as on_the_fly
@@ -157,7 +159,8 @@ class Model:
     @contextmanager
     def differentiable(self) -> Iterator[None]:
         """Gradients of what is computed inside, but none of the weights; no dropout, this model's device. Attention is
-        PyTorch's own: exact, and never the kernels that only measure."""
+        PyTorch's own: exact, and never the kernels that only measure. Of every layer only its input is kept, and the layer
+        runs again when its gradient is taken, so that memory grows with the layers' inputs and not with what is inside."""
         training = self.module.training
         weights = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         soft = getattr(self.config, "attn_logit_softcapping", None)
@@ -166,9 +169,13 @@ class Model:
             self.module.eval()
             for parameter in weights:
                 parameter.requires_grad_(False)
+            for layer in self.layers:
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
             try:
                 yield
             finally:
+                for layer in self.layers:
+                    del layer.forward  # the instance's; the class has its own
                 for parameter in weights:
                     parameter.requires_grad_(True)
                 self.module.train(training)

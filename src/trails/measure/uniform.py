@@ -43,9 +43,11 @@ class UniformScorer:
         return len(item.chain.text.encode()) + (len(f"{question}\n".encode()) if question else 0)
 
     def measure(self, items: Sequence[Segmented], options: MeasureOptions) -> list[Trace]:
-        """Exact traces in the order of the items. Raises ModelError if hidden states are asked for: there are none."""
+        """Exact traces in the order of the items. Raises ModelError for hidden states and gradients: there are none."""
         if options.states:
             raise ModelError("the uniform scorer has no hidden states. Leave out --states, or give a model.")
+        if options.gradients:
+            raise ModelError("the uniform scorer has no gradients. Leave out --gradients, or give a model.")
         return [self._trace(item, options) for item in items]
 
     def _trace(self, item: Segmented, options: MeasureOptions) -> Trace:

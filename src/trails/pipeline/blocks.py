@@ -17,8 +17,9 @@ from types import TracebackType
 
 import numpy as np
 
-from trails.errors import StoreError, UnmeasurableError
+from trails.errors import StoreError, UnmeasurableError, UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.measure.targets import has_map, kept_target
 from trails.pipeline.loading import SHARD_CHAINS
 from trails.schema import MEASURES, Run, Trace, with_arrays
 from trails.store.base import GraphBatch, GraphStore
@@ -218,16 +219,26 @@ class Commit:
 
 EXTRA_COLUMNS = (
     *("source", "source_id", "question", "text", "steps", "token_ids"),
-    *("token_attends_step", "peak_token", "nll_given_all", "state_layers", "top_id"),
+    *("token_attends_step", "peak_token", "nll_given_all", "state_layers", "top_id", "gradient_target"),
 )
 """Columns that :func:`lacking` needs."""
 
 
 def lacking(trace: Trace, options: MeasureOptions) -> MeasureOptions | None:
-    """The measures on request that a trace does not hold and ``options`` ask for; None if it holds all."""
+    """The measures on request that a trace does not hold and ``options`` ask for; None if it holds all. Raises UsageError
+    where gradients of another target are kept: a trace has room for one.
+    """
     peaks = trace.peak_token.shape[1] if trace.peak_token is not None else 0
     top = trace.top_id.shape[1] if trace.top_id is not None else 0
     more = options.top_k is not None and options.top_k > top and trace.n_tokens
+    kept = kept_target(trace)
+    gradients = options.gradients if kept != options.gradients else ""
+    if gradients and has_map(trace):
+        raise UsageError(
+            f"gradients of the target {gradients} were asked for, chain {trace.chain.id} keeps those of the target {kept}. "
+            f"Another target of one chain is shown by: trails gradient {trace.chain.id} --target {gradients}. To keep it, "
+            "measure into another home: --home FOLDER"
+        )
     missing = MeasureOptions(
         batch_tokens=options.batch_tokens,
         token_attention=options.token_attention and trace.token_attends_step is None,
@@ -235,8 +246,9 @@ def lacking(trace: Trace, options: MeasureOptions) -> MeasureOptions | None:
         premises=options.premises and trace.nll_given_all is None,
         states=tuple(layer for layer in options.states if layer not in trace.state_layers),
         top_k=options.top_k if more else 0,
+        gradients=gradients,
     )
-    wanted = more or missing.token_attention or missing.peaks or missing.premises or missing.states
+    wanted = more or missing.token_attention or missing.peaks or missing.premises or missing.states or gradients
     return missing if wanted else None
 
 

@@ -50,6 +50,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _package(package, f"pip install {package}", optional=False)
     for package in TRAINING:
         yield _package(package, "pip install 'trails[train]'", optional=True)
+    yield _package("resvg-py", "pip install resvg-py  (trails show --png)", optional=True)
     yield _package("neo4j-rust-ext", "pip install 'trails[fast]'  (Neo4j loads about twice as fast)", optional=True)
     yield _device()
     yield _model(settings)

@@ -17,6 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from trails.analyses.gradient import Agreements
+from trails.analyses.score import Score, score_record
 from trails.config import Settings, load_settings
 from trails.errors import StoreError
 from trails.export import parse_layers as parse
@@ -87,7 +89,9 @@ class IngestSummary:
     """What an ingest did. Counts are chains unless they say otherwise; ``seconds`` is busy time by stage, in seconds
     (stages overlap, so they may add up to more than ``total``). ``control_tokens`` counts the names of control tokens in the
     questions and texts of the chains that were to be measured, refused ones included; None where the instrument has none to
-    tell. ``control_policy`` says what was made of them (:attr:`trails.schema.Run.control_tokens`).
+    tell. ``control_policy`` says what was made of them (:attr:`trails.schema.Run.control_tokens`). ``gradients`` is how well
+    the maps taken now agree with what replacing tokens does, over ``gradient_chains``; ``gradient_without`` have no map, or too
+    short a one to judge.
     """
 
     home: str = ""
@@ -120,6 +124,9 @@ class IngestSummary:
     as_read: tuple[Mapping[str, Any], ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     dry_run: bool = False
+    gradients: Score | None = None
+    gradient_chains: int = 0
+    gradient_without: int = 0
 
     @property
     def mean_surprisal(self) -> float:
@@ -142,6 +149,7 @@ class IngestSummary:
             "roles": dict(self.roles),
             "mean_surprisal": self.mean_surprisal,
             "tokens_per_second": self.tokens_per_second,
+            "gradients": score_record(self.gradients) if self.gradients else None,
             **controls,
         }
 
@@ -179,6 +187,15 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
             f"control     {s.control_tokens:,} control tokens named in questions and chains "
             f"(--control-tokens {s.control_policy}{made})"
         )
+    if s.gradients:
+        verdict = "agree" if s.gradients.beyond() else "were not shown to agree"
+        without = f"; {s.gradient_without:,} chains without one that can be judged" if s.gradient_without else ""
+        yield (
+            f"gradients   maps of {s.gradient_chains:,} chains {verdict} with what replacing tokens does: mean rank "
+            f"correlation {s.gradients.value:.2f}, shuffled maps reach {s.gradients.controls[0].reach:.2f}{without}"
+        )
+    elif s.gradient_without:
+        yield f"gradients   not judged: none of {s.gradient_without:,} chains has a map with enough replaced tokens"
     if s.added:
         yield f"added       {s.added:,} chains measured before got the measures that they lacked"
     if s.loaded_from_shards:
@@ -393,6 +410,7 @@ def measure_and_write(
 
     refuse = _refusing(summary, report)
     tokens = shard_tokens_of(scorer, options.shard_tokens)
+    maps = Agreements()
     if isinstance(scorer, CountsControlTokens):
         items = _counting_control_tokens(items, scorer, summary)
     commit = Commit(traces, graph, scorer.run, tokens=tokens, per_layer=options.per_layer, seconds=summary.seconds)
@@ -408,12 +426,21 @@ def measure_and_write(
                     commit.add(portion)
                     for trace in portion:
                         _count_measured(summary, trace)
+                        maps.add(trace)
                         progress.advance(len(trace.chain.text), tokens=trace.n_tokens + trace.n_context)
     except StoreError as error:
         raise StoreError(f"{error}. In {traces.home} {commit.kept()}") from error
     finally:
         summary.kept += commit.chains
         summary.shards += commit.shards
+        _judge(summary, maps)
+
+
+def _judge(summary: IngestSummary, maps: Agreements) -> None:
+    """Put what the maps taken now say into the summary, unless none was asked for."""
+    if maps.n_chains or maps.without:
+        summary.gradients, summary.gradient_chains = maps.score(), maps.n_chains
+        summary.gradient_without = maps.without
 
 
 def add_measures(
@@ -438,6 +465,7 @@ def add_measures(
     progress.begin("adding measures", sum(wanted.values()))
     runs = traces.runs()
     left, refuse = set(wanted), _refusing(summary, report)
+    maps = Agreements()
     for name in traces.shards_of({(chain, run.id) for chain in wanted}):
         twice = False
         held: dict[tuple[str, str], Trace] = {}
@@ -463,11 +491,14 @@ def add_measures(
                         both = with_added(before[now.chain.id], now, missing)
                         held[both.chain.id, both.run] = both
                         changed.append(both)
+                        if missing.gradients:
+                            maps.add(both)
                         progress.advance(both.n_tokens, tokens=both.n_tokens + both.n_context)
         finally:
             if changed or twice:
                 traces.rewrite(name, list(held.values()))
             summary.added += len(changed)
+            _judge(summary, maps)
         batch = graph_batch(traces.with_corrections(changed), runs, per_layer=options.per_layer)
         graph.write([held_by(batch, traces.identity())])
 

@@ -10,15 +10,15 @@ import numpy as np
 
 from trails.config import Settings
 from trails.errors import StoreError
+from trails.measure.targets import has_map, kept_target
 from trails.pipeline.measuring import segmented
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.arrays import Floats
-from trails.schema import Trace, with_arrays
+from trails.schema import MEASURES, Trace, with_arrays
 from trails.segment import segmenter_hash
 from trails.segment.align import assign_tokens
 from trails.store import open_graph
 from trails.store.base import GraphStore
-from trails.store.scope import owner_mark
 from trails.store.traces import TraceStore
 
 SOURCE_STEPS = "-source"
@@ -28,15 +28,11 @@ COUNTED_STEPS = {
     "Gap": "MATCH (n:Gap) WHERE n.home = $home AND n.chain IN $chains",
     "Overlap": "MATCH (n:Overlap)-[:IN]->(c:Chain) WHERE n.home = $home AND n.kind IN ['skeleton', 'near'] "
     "AND c.id IN $chains",
-    "Effect": "MATCH (n:Effect) WHERE n.id ENDS WITH $owner",
-    "Disagreement": "MATCH (n:Disagreement) WHERE n.id ENDS WITH $owner AND n.chain IN $chains",
-    "Response": "MATCH (n:Response) WHERE n.id ENDS WITH $owner AND n.chain IN $chains",
-    "DEPENDS_ON": "MATCH (a:Step)-[n:DEPENDS_ON]->(:Step) WHERE a.chain IN $alone",
-    "SIMILAR": "MATCH (a:Step)-[n:SIMILAR]->(b:Step) WHERE n.home = $home AND (a.chain IN $chains OR b.chain IN $chains)",
 }
 """Results of this home's analyses that counted or named steps, and where they are found; they go when steps change."""
 
 DEPENDENT = ("token_attends_step", "token_attends_mass", "token_attends_layer")
+GRADIENTS = tuple(measure.name for measure in MEASURES if measure.request == "gradients")
 ADDED_AGAIN = ("nll_given_all", "nll_given_question", "nll_without_previous")
 
 
@@ -63,7 +59,7 @@ class Resegmented:
         yield f"to be measured again, in chains: {lost}"
         yield (
             "attention_shift and step_attention: trails remove chain ID, then ingest again; the others are added by "
-            "trails ingest with the options that measured them (--premises, --token-attention, --states)"
+            "trails ingest with the options that measured them (--premises, --token-attention, --states, --gradients)"
         )
         if self.cleared:
             yield f"results of analyses that counted steps are gone: {', '.join(self.cleared)}; run their commands again"
@@ -106,19 +102,11 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
 def _clear(graph: GraphStore, chains: set[str], home: str) -> tuple[str, ...]:
     """Remove the results of a home's analyses that counted steps of these chains; the labels of which there were any."""
     gone = []
-    elsewhere = {chain for owner, pairs in graph.held().items() if owner != home for chain, _ in pairs}
-    given = {
-        "chains": sorted(chains),
-        "alone": sorted(chains - elsewhere),
-        "home": home,
-        "owner": owner_mark(home),
-    }
     for label, where in COUNTED_STEPS.items():
-        parameters = {name: value for name, value in given.items() if f"${name}" in where}
-        found = graph.run(f"{where} RETURN count(n) AS n", parameters, timeout_s=86_400.0, trusted=True)
+        parameters = {"chains": sorted(chains), "home": home}
+        found = graph.run(f"{where} RETURN count(DISTINCT n) AS n", parameters, timeout_s=86_400.0, trusted=True)
         if chains and found.rows[0][0]:
-            delete = "DELETE" if "[n:" in where else "DETACH DELETE"
-            graph.run(f"{where} {delete} n", parameters, write=True, timeout_s=86_400.0)
+            graph.run(f"{where} DETACH DELETE n", parameters, write=True, timeout_s=86_400.0)
             gone.append(label)
     return tuple(gone)
 
@@ -145,6 +133,10 @@ def _again(trace: Trace, found: Resegmented, *, keep: bool) -> Trace:
         "step_keys": None,
         **dict.fromkeys((*DEPENDENT, *ADDED_AGAIN)),
     }
+    if kept_target(trace) == "conclusion":
+        lost |= dict.fromkeys(GRADIENTS)
+        if has_map(trace):
+            found.lost["gradient_effect"] = found.lost.get("gradient_effect", 0) + 1
     for name in ("attention_shift", "step_attention", *DEPENDENT[:1], *ADDED_AGAIN[:1]):
         if trace.array(name) is not None:
             found.lost[name] = found.lost.get(name, 0) + 1

@@ -26,10 +26,11 @@ import numpy as np
 
 from trails.analyses.statemap import StateMap
 from trails.errors import UsageError
+from trails.measure.targets import has_map, kept_target
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import write_atomic
 from trails.platform.text import jsonable
-from trails.report.terminal import step_links
+from trails.report.terminal import gradient_control, step_links
 from trails.schema import Run, Trace
 
 MAX_BYTES = 50_000_000
@@ -47,7 +48,7 @@ ARC_STEPS = 40
 LINKS_PER_STEP = 6
 MAX_STATES = 100_000
 MAX_TRAILS = 200_000
-SCALARS = ("surprisal", "entropy", "logit_shift", "margin")
+SCALARS = ("surprisal", "entropy", "logit_shift", "margin", "gradient_effect", "gradient_norm")
 LAYERED = ("attention_shift", "hidden_shift")
 
 
@@ -249,6 +250,8 @@ def chain_record(trace: Trace, run: Run, blob: Blob, found: Found, after: Trace 
     chain, spans = trace.chain, trace.step_tokens
     pieces = [chain.text[a:b] for a, b in zip(trace.token_start.tolist(), trace.token_end.tolist(), strict=True)]
     arrays = {name: blob.floats(values) for name in SCALARS if (values := trace.array(name)) is not None}
+    if not has_map(trace):
+        arrays = {name: place for name, place in arrays.items() if not name.startswith("gradient_")}
     arrays |= {"rank": blob.integers(trace.rank), "token_ids": blob.integers(trace.token_ids)}
     if trace.top_id is not None:
         # what is shown, hundredths of a per cent, needs half the room of ln p
@@ -319,6 +322,9 @@ def _controls(trace: Trace, run: Run) -> dict[str, dict[str, Any]]:
             "name": "random pairs of positions of this chain",
             "value": _mean(trace.hidden_baseline[1:]),
         }
+    if has_map(trace):
+        agrees = {"name": f"target {kept_target(trace)}; {gradient_control(trace)}", "value": None}
+        found |= {"gradient_effect": agrees, "gradient_norm": agrees}
     return found
 
 

@@ -1,7 +1,7 @@
 """A chain as vector graphics for papers: every token coloured by a measure, and the drift of its hidden states by layer.
 
 Text is set in a monospaced font with a fixed length per token, so a picture looks the same wherever it is opened. Nothing is
-loaded from elsewhere, and no text can leave its element.
+loaded from elsewhere, and no text can leave its element. A bitmap is made of it by resvg.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from trails.errors import UsageError
 from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
+from trails.platform.packages import package
 from trails.platform.text import visible
 from trails.report.html import check_free
 from trails.report.terminal import control_line, token_values
@@ -24,6 +25,12 @@ from trails.schema import MEASURE, Run, Trace
 WIDTH = 960
 CELL, LINE = 8.0, 26.0
 MARGIN = 20.0
+ZOOM = 2
+"""Pixels of a bitmap per unit of the picture."""
+
+MAX_PIXELS = 30_000
+"""Height of a bitmap; few programs open a higher one."""
+
 MAP_COLUMNS = 440
 """Columns of the drift map; a longer chain shows the mean of neighbouring tokens."""
 
@@ -40,7 +47,29 @@ def write_svg(
     overwritten, and for a measure or a layer that the run does not have.
     """
     check_free(path, overwrite=overwrite)
-    data = chain_svg(trace, run, measure=measure, layer=layer).encode("utf-8")
+    return _write(path, chain_svg(trace, run, measure=measure, layer=layer).encode("utf-8"))
+
+
+def write_png(
+    path: Path, trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None, overwrite: bool = False
+) -> int:
+    """Write the same picture as a bitmap of twice the width and height, and give its size in bytes. Text is set in the fonts of
+    this machine. Raises MissingPackageError without the extra ``png``, and UsageError as :func:`write_svg`, also for a picture
+    higher than :data:`MAX_PIXELS`.
+    """
+    check_free(path, overwrite=overwrite)
+    painter = package("resvg_py", "a PNG picture")
+    picture = chain_svg(trace, run, measure=measure, layer=layer)
+    height = int(float(picture.partition('height="')[2].partition('"')[0]) * ZOOM)
+    if height > MAX_PIXELS:
+        raise UsageError(
+            f"the picture of chain {trace.chain.id} would be {height:,} pixels high, at most {MAX_PIXELS:,} are drawn. "
+            "Write it with --svg"
+        )
+    return _write(path, bytes(painter.svg_to_bytes(svg_string=picture, zoom=ZOOM)))
+
+
+def _write(path: Path, data: bytes) -> int:
     try:
         write_atomic(path, data)
     except OSError as error:

@@ -16,7 +16,9 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult  # noqa: TID251  # types
 from rich.text import Text
 
+from trails.analyses.gradient import kept_agreement
 from trails.errors import UsageError
+from trails.measure.targets import kept_target
 from trails.platform.arrays import Floats
 from trails.platform.text import visible
 from trails.report.table import Prose, Rows
@@ -201,8 +203,23 @@ def control_line(trace: Trace, run: Run, measure: str, layer: int | None) -> str
         return f"rank {mean:.1f} mean (a uniform guess: {(run.vocab_size - 1) / 2:,.1f})"
     if measure in ("logit_shift", "attention_shift"):
         return f"{measure} {mean:.3f}{at} (identical distributions: 0)"
+    if measure == "gradient_effect":
+        target, agrees = kept_target(trace), gradient_control(trace)
+        return f"gradient_effect {mean:.3f} nats, of the log-likelihood of the target {target} ({agrees})"
     unit = f" {MEASURE[measure].unit}" if MEASURE[measure].unit else ""
     return f"{measure} {mean:.3f}{unit}{at} (no control is known for this measure)"
+
+
+def gradient_control(trace: Trace) -> str:
+    """How far the map that a trace keeps agrees with what replacing tokens does, beside the same of shuffled maps."""
+    score = kept_agreement(trace)
+    if score is None:
+        return "not judged: too few tokens before the target were replaced"
+    verdict = "agrees" if score.beyond() else "not shown to agree"
+    return (
+        f"{verdict} with what replacing {len(trace.more['gradient_replaced'])} tokens does: rank correlation "
+        f"{score.value:.2f}, shuffled up to {score.controls[0].reach:.2f}"
+    )
 
 
 def _implied(trace: Trace) -> str:

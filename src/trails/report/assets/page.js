@@ -21,6 +21,11 @@ function svg(tag, attributes, title) {
   if (title) e.append(tag === "text" || tag === "title" ? title : svg("title", {}, title));
   return e;
 }
+// what Python says, in the reader's language where it is known: numbers stand as # in the table of words
+function told(s) {
+  const n = s.match(/\d[\d,.]*\d|\d/g) || [], w = lang && D.words[s.replace(/\d[\d,.]*\d|\d/g, "#")];
+  return w ? w[1].replace(/#/g, () => n.shift()) : s;
+}
 const section = (title, ...kids) => h("section", title && h("h2", title), ...kids);
 const picture = (w, hgt, name) => svg("svg", { viewBox: `0 0 ${w} ${hgt}`, width: w, height: hgt, role: "img", "aria-label": name });
 const slider = (id, min, max, step, value) => h("input", { type: "range", id, min, max, step, value });
@@ -29,11 +34,14 @@ const link = (id, text) => h("a", { href: "#chain/" + id }, text || id);
 // control characters are shown, never sent
 const shown = (s) => s.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => "\u2039U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0") + "\u203a");
 // a noise floor is not 0: small values keep two digits
+// a long name without a blank may break behind > and /
+const soft = (s) => s.split(/(?<=[>/])/).flatMap((p) => [p, h("wbr")]).slice(0, -1);
 const fmt = (v, d) => v === null || v === undefined || Number.isNaN(v) ? "–" : d === undefined && v && Math.abs(v) < 5e-4 ? v.toPrecision(2) : v.toFixed(d === undefined ? 4 : d);
-const finite = (v) => Array.from(v).filter((x) => !Number.isNaN(x));
+const finite = (v) => v.filter((x) => x === x);  // of a typed array a typed array
 
 async function inflate() {
-  const raw = Uint8Array.from(atob($("data").textContent), (c) => c.charCodeAt(0));
+  const text = atob($("data").textContent), raw = new Uint8Array(text.length);
+  for (let i = 0; i < raw.length; i++) raw[i] = text.charCodeAt(i);
   const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("deflate"));
   const whole = new Uint8Array(await new Response(stream).arrayBuffer()), head = new DataView(whole.buffer).getUint32(0, true);
   D = JSON.parse(new TextDecoder().decode(whole.subarray(4, 4 + head)));
@@ -42,7 +50,9 @@ async function inflate() {
 // an array reference is [kind, byte offset, length]; f: float32, i: int32, t: thousandths, low bytes before high bytes
 function array([kind, at, n]) {
   if (kind !== "t") return new (kind === "f" ? Float32Array : Int32Array)(bytes.slice(at, at + 4 * n).buffer);
-  return Float32Array.from({ length: n }, (_, i) => { const v = bytes[at + i] | (bytes[at + n + i] << 8); return v === 65535 ? NaN : v / 1000; });
+  const out = new Float32Array(n);
+  for (let i = 0; i < n; i++) { const v = bytes[at + i] | (bytes[at + n + i] << 8); out[i] = v === 65535 ? NaN : v / 1000; }
+  return out;
 }
 
 // colour scales that stay ordered for every kind of colour vision: [sequential, diverging], light and dark
@@ -61,10 +71,12 @@ function palette(diverging) {
     return scale[i].map((a, k) => Math.round(a + (scale[i + 1][k] - a) * (x - i)));
   };
 }
+// 256 shares of a palette as pixels (alpha, blue, green, red, from the highest byte down)
+const pixels = (colour) => Uint32Array.from({ length: 256 }, (_, i) => { const [r, g, b] = colour(i / 255); return (255 << 24 | b << 16 | g << 8 | r) >>> 0; });
 const css = (c) => c ? `rgb(${c})` : "";
 const ink = (c) => c ? 0.299 * c[0] + 0.587 * c[1] + 0.114 * c[2] > 140 ? "#111" : "#fff" : "";
 
-const SCALARS = ["surprisal", "entropy", "rank", "logit_shift", "margin"], LAYERED = ["attention_shift", "hidden_shift"];
+const SCALARS = ["surprisal", "entropy", "rank", "logit_shift", "margin", "gradient_effect", "gradient_norm"], LAYERED = ["attention_shift", "hidden_shift"];
 const UNIT = { rank: "items", logit_shift: "share", attention_shift: "share", hidden_shift: "cos" };
 const unit = (measure) => t(UNIT[measure] || "nats");
 const cache = new Map();
@@ -80,19 +92,22 @@ function chainOf(id) {
 const columns = (measure) => D.run.n_layers + (measure === "hidden_shift" ? 1 : 0);
 // values of a measure, less the baseline of random pairs where asked for
 const layered = (c, measure, minus) => { const L = columns(measure); return minus && measure === "hidden_shift" ? c.a[measure].map((v, i) => v - c.a.hidden_baseline[i % L]) : c.a[measure]; };
-function values(c, measure, layer, minus) {
-  if (measure === "change") return c.a.surprisal_after.map((v, i) => v - c.a.surprisal[i]);
-  if (measure === "rank") return Float32Array.from(c.a.rank, (x) => x < 0 ? NaN : x);
-  if (!LAYERED.includes(measure)) return c.a[measure];
-  const a = layered(c, measure, minus), L = columns(measure), first = L - D.run.n_layers;
-  return Float32Array.from({ length: c.n }, (_, i) => {
-    if (layer !== null) return a[i * L + layer];
-    const row = finite(a.subarray(i * L + first, (i + 1) * L));
-    return row.length ? row.reduce((x, y) => x + y, 0) / row.length : NaN;
-  });
+// of the tokens from … to: one token costs one token
+function values(c, measure, layer, minus, from = 0, to = c.n) {
+  if (measure === "change") return c.a.surprisal_after.subarray(from, to).map((v, i) => v - c.a.surprisal[from + i]);
+  if (measure === "rank") return Float32Array.from(c.a.rank.subarray(from, to), (x) => x < 0 ? NaN : x);
+  if (!LAYERED.includes(measure)) return c.a[measure].subarray(from, to);
+  const a = layered(c, measure, minus), L = columns(measure), first = L - D.run.n_layers, out = new Float32Array(to - from);
+  for (let i = from; i < to; i++) {
+    let sum = 0, count = 0;
+    if (layer !== null) { sum = a[i * L + layer]; count = 1; }
+    else for (let at = i * L + first; at < (i + 1) * L; at++) if (a[at] === a[at]) { sum += a[at]; count++; }
+    out[i - from] = count ? sum / count : NaN;
+  }
+  return out;
 }
 function scaleOf(v, diverging) {
-  const f = Float32Array.from(finite(v)).sort(), q = (p) => f[Math.min(f.length - 1, Math.floor(p * f.length))];
+  const f = finite(v).sort(), q = (p) => f[Math.min(f.length - 1, Math.floor(p * f.length))];
   if (!f.length) return { share: () => NaN, low: NaN, high: NaN };
   const most = Math.max(1e-9, Math.abs(q(0.02)), Math.abs(q(0.98))), low = diverging ? -most : q(0), high = diverging ? most : Math.max(q(0.98), low + 1e-9);
   return { low, high, share: (x) => Math.max(0, Math.min(1, (x - low) / (high - low))) };
@@ -114,23 +129,23 @@ function chainView(id) {
   const strip = h("div.strip", { id: "strip", tabIndex: 0, role: "group", ariaLabel: t("token") });
   const more = ["question", "answer"].filter((key) => c[key]).map((key) => h("details", h("summary", t(key)), h("p", shown(c[key]))));
   left.append(
-    section(c.source + " · " + c.source_id, h("p.dim small", `${c.id} · ${c.n} ${t("tokens")} · ${c.steps.length} × ${t("step")} · ${D.run.model} · ${t("run")} ${D.run.id}`), more),
+    section(c.source + " · " + c.source_id, h("p.dim small", `${c.id} · ${c.n} ${t("tokens")} · ${c.steps.length} ${t("nsteps")} · ${D.run.model} · ${t("run")} ${D.run.id}`), more),
     section("", h("div.bar", h("label", t("measure"), pick), layerLabel, minusLabel, legend), strip, note));
   let v, scale, colour;
   // the strip: only the blocks near the view hold their tokens
-  const BLOCK = 96, edges = new Set(c.steps.map((s) => s.tok[0])), blocks = [];
+  const BLOCK = 48, edges = new Set(c.steps.map((s) => s.tok[0])), blocks = [], of = new Map();
   const paint = (span) => { const i = +span.dataset.i, k = colour(scale.share(v[i])); span.style.backgroundColor = css(k); span.style.color = ink(k); span.dataset.value = String(v[i]); };
   const fill = (b) => {
     if (b.full) return;
     b.full = true; b.node.style.height = ""; b.node.className = "block";
     for (let i = b.from; i < b.to; i++) { const s = h("span.tok" + (edges.has(i) ? " edge" : "") + (i === state.token ? " on" : ""), { data: { i } }, shown(c.pieces[i])); paint(s); b.node.append(s); }
   };
-  const drain = (b) => { if (!b.full || c.n <= 480) return; const height = b.node.getBoundingClientRect().height; b.node.replaceChildren(); b.node.className = "empty"; b.node.style.height = Math.max(20, height) + "px"; b.full = false; };
-  for (let from = 0; from < c.n; from += BLOCK) { const node = h("div.empty"); node.style.height = "90px"; blocks.push({ node, from, to: Math.min(c.n, from + BLOCK), full: false }); strip.append(node); }
-  const watch = new IntersectionObserver((list) => { for (const e of list) (e.isIntersecting ? fill : drain)(blocks.find((x) => x.node === e.target)); }, { root: strip, rootMargin: "200px" });
+  const drain = (b, height) => { if (!b.full || c.n <= 480) return; b.node.replaceChildren(); b.node.className = "empty"; b.node.style.height = Math.max(20, height) + "px"; b.full = false; };
+  for (let from = 0; from < c.n; from += BLOCK) { const node = h("div.empty"); node.style.height = "90px"; blocks.push({ node, from, to: Math.min(c.n, from + BLOCK), full: false }); of.set(node, blocks.at(-1)); strip.append(node); }
+  const watch = new IntersectionObserver((list) => { for (const e of list) (e.isIntersecting ? fill : drain)(of.get(e.target), e.boundingClientRect.height); }, { root: strip, rootMargin: "200px" });
   const refresh = () => {
     const m = state.measure, noise = D.run.noise[m === "change" ? "surprisal" : m], control = c.controls[m];
-    const diverging = m === "change" || maps.includes(m) || (m === "hidden_shift" && state.minus);
+    const diverging = ["change", "gradient_effect"].includes(m) || maps.includes(m) || (m === "hidden_shift" && state.minus);
     layerLabel.hidden = !LAYERED.includes(m); minusLabel.hidden = m !== "hidden_shift";
     if (state.layer === 0 && m !== "hidden_shift") state.layer = null;
     layerText.textContent = state.layer === null ? t("mean") : state.layer;
@@ -139,14 +154,14 @@ function chainView(id) {
     for (const s of strip.querySelectorAll(".tok")) paint(s);
     legend.replaceChildren(fmt(scale.low, 3), ...[0, 1, 2, 3, 4, 5].map((i) => { const b = h("i"); b.style.backgroundColor = css(colour(i / 5)); return b; }), fmt(scale.high, 3) + " " + unit(m));
     const f = finite(v), mean = f.reduce((a, b) => a + b, 0) / Math.max(1, f.length);
-    note.textContent = [`${t(m)} ${fmt(mean)} ${unit(m)} / ${t("token").toLowerCase()}`, ...(control ? [control.name + ": " + fmt(control.value)] : []), t("floor") + ": " + (noise === undefined ? t("notmeasured") : noise.toExponential(1))].join(" · ");
+    note.textContent = [`${t(m)} ${fmt(mean)} ${unit(m)} / ${t("token").toLowerCase()}`, ...(control ? [told(control.name) + (control.value === null ? "" : ": " + fmt(control.value))] : []), t("floor") + ": " + (noise === undefined ? t("notmeasured") : noise.toExponential(1))].join(" · ");
     heat(); detail(state.token);
   };
   const detail = (i) => {
-    aside.replaceChildren(h("h3", t("token")));
+    aside.replaceChildren(h("h3", t("token"))); aside.className = i < 0 ? "idle" : "";
     if (i < 0) { aside.append(h("p.dim small", t("hover"))); return; }
     const s = stepOf(c, i), number = (name, measure, x, d) => [h("dt", name), h("dd", { data: { measure } }, fmt(x, d))], top = c.a.top_id;
-    const all = measures.flatMap((m) => number(t(m), m, (m === state.measure ? v : values(c, m, null, false))[i], m === "rank" ? 0 : undefined));
+    const all = measures.flatMap((m) => number(t(m), m, m === state.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : undefined));
     aside.append(h("p", h("bdi", h("code", shown(c.pieces[i]) || "∅")), h("span.dim small", `  ${i + 1} / ${c.n}${s >= 0 ? ` · ${t("step")} ${s} ${c.steps[s].role}` : ""}`)),
       h("dl", all, c.a.surprisal_after && number(`${t("surprisal")} ${t("after")}`, "after", c.a.surprisal_after[i])));
     if (top) {
@@ -173,17 +188,18 @@ function chainView(id) {
     const m = LAYERED.includes(state.measure) ? state.measure : "attention_shift", dv = m === "hidden_shift" && state.minus;
     heatSection.hidden = !c.a[m];
     if (!c.a[m]) return;
-    const L = columns(m), cw = Math.max(2, Math.min(10, Math.floor(1100 / c.n))), n = Math.min(c.n, Math.floor(16000 / cw)), a = layered(c, m, state.minus), s = scaleOf(a, dv), ink = palette(dv), said = t(m) + ` (${unit(m)})`;
+    const L = columns(m), cw = Math.max(2, Math.min(10, Math.floor(1100 / c.n))), n = Math.min(c.n, Math.floor(16000 / cw)), a = layered(c, m, state.minus), s = scaleOf(a, dv), ink = pixels(palette(dv)), said = t(m) + ` (${unit(m)})`;
     // a pixel for every value, enlarged by the style
     Object.assign(cvs, { width: n, height: L, className: "cells" }); Object.assign(cvs.style, { width: n * cw + "px", height: L * 6 + "px" });
-    const x = cvs.getContext("2d"), image = x.createImageData(n, L);
-    for (let i = 0; i < n; i++) for (let l = 0; l < L; l++) { const k = ink(s.share(a[i * L + l])); if (k) image.data.set([...k, 255], 4 * ((L - 1 - l) * n + i)); }
+    const x = cvs.getContext("2d"), image = x.createImageData(n, L), out = new Uint32Array(image.data.buffer), times = 255 / (s.high - s.low);
+    for (let i = 0; i < n; i++) for (let l = 0; l < L; l++) { const z = a[i * L + l]; if (z === z) out[(L - 1 - l) * n + i] = ink[Math.max(0, Math.min(255, Math.round((z - s.low) * times)))]; }
     x.putImageData(image, 0, 0);
     readout.textContent = `${said}, ${fmt(s.low, 3)} … ${fmt(s.high, 3)}` + (n < c.n ? ` · 1–${n} / ${c.n}` : "");
     cvs.onpointermove = (e) => { const b = cvs.getBoundingClientRect(), i = Math.floor((e.clientX - b.left) / b.width * n), l = L - 1 - Math.floor((e.clientY - b.top) / b.height * L); if (i >= 0 && i < c.n && l >= 0) readout.textContent = `${said} · ${t("layer")} ${l + 1 - L + D.run.n_layers} · ${t("token")} ${i + 1} ${JSON.stringify(shown(c.pieces[i]))}: ${fmt(a[i * L + l], 3)}`; };
   };
   for (const b of blocks) watch.observe(b.node);
   refresh();
+  state.whole = () => blocks.forEach(fill);
   state.redraw = () => { drawCurve(c, curve, Math.max(300, left.clientWidth)); steps.draw(); };
   drawCurve(c, curve, Math.max(300, left.clientWidth));
 }
@@ -205,7 +221,8 @@ function stepsOf(c) {
   const draw = () => {
     if (!c.links.length || !few) return;
     state.least = +least.value; said.textContent = state.least.toFixed(1) + " ×";
-    const { top, height } = grid.getBoundingClientRect(), y = rows.map((r) => { const b = r.getBoundingClientRect(); return b.top + b.height / 2 - top; }), w = 110, g = picture(w, height, t("arcs"));
+    box.replaceChildren();  // the arcs of before would hold the rows apart
+    const { top, height } = grid.getBoundingClientRect(), y = rows.map((r) => { const b = r.getBoundingClientRect(); return b.top + b.height / 2 - top; }), w = innerWidth < 600 ? 48 : 110, g = picture(w, height, t("arcs"));
     for (const [later, earlier, mass, even] of c.links) {
       const times = mass / even, x = w - 6 - Math.min(w - 12, 10 + Math.abs(later - earlier) * 9);
       if (times >= state.least) g.append(svg("path", { class: "arc", d: `M${w - 4} ${y[later]}C${x} ${y[later]} ${x} ${y[earlier]} ${w - 4} ${y[earlier]}`, "stroke-width": Math.min(5, 0.6 + times / 3), "stroke-opacity": Math.min(0.95, 0.25 + times / 10) }, `${later} → ${earlier}: ${mass.toFixed(4)} / ${even.toFixed(4)} = ${times.toFixed(2)} ×`));
@@ -224,7 +241,7 @@ function stepsOf(c) {
 }
 function drawCurve(c, canvas, w) {
   const tall = 150, r = devicePixelRatio || 1, uniform = D.run.uniform || 0;
-  const max = Array.from(c.a.surprisal).reduce((m, z) => (z > m ? z : m), Math.max(1, uniform));  // a token may cost more than a guess
+  const max = c.a.surprisal.reduce((m, z) => (z > m ? z : m), Math.max(1, uniform));  // a token may cost more than a guess
   Object.assign(canvas, { width: w * r, height: tall * r }); Object.assign(canvas.style, { width: w + "px", height: tall + "px" });
   const x = canvas.getContext("2d"), px = (i) => 34 + (w - 44) * (c.n > 1 ? i / (c.n - 1) : 0), py = (z) => tall - 16 - (tall - 28) * z / max;
   const line = (style, width, points) => { x.strokeStyle = tint(style); x.lineWidth = width; x.beginPath(); let pen = false; for (const [a, b] of points) { if (Number.isNaN(b)) pen = false; else { x[pen ? "lineTo" : "moveTo"](a, b); pen = true; } } x.stroke(); };
@@ -245,14 +262,14 @@ function cell(v) {
   if (Array.isArray(v)) v = v.map((x) => typeof x === "number" ? cell(x) : x).join(", ");
   if (typeof v === "object") v = JSON.stringify(v);
   v = String(v);
-  return v.split(/\b(c[0-9a-f]{16})\b/).map((part) => part.length === 17 && D.chains.some((c) => c.id === part) ? link(part) : shown(part));
+  return v.split(/\b(c[0-9a-f]{16})\b/).flatMap((part) => part.length === 17 && D.chains.some((c) => c.id === part) ? link(part) : soft(shown(part)));
 }
 function table(names, rows) {
   const numeric = names.map((_, i) => rows.length > 0 && rows.every((r) => typeof r[i] === "number" || r[i] === null));
-  const row = (tag, cells) => h("tr", cells.map((v, i) => h(tag + (numeric[i] ? ".n" : ""), v)));
+  const row = (tag, cells) => h("tr", cells.map((v, i) => h(tag + (numeric[i] ? ".n" : ""), { data: { name: names[i] } }, v)));
   return h("div.list", h("table", h("thead", row("th", names)), h("tbody", rows.map((r) => row("td", r.map(cell))))));
 }
-const notes = () => D.left_out.length > 0 && h("div", h("h3", t("left")), D.left_out.map((s) => h("p.small", shown(s))));
+const notes = () => D.left_out.length > 0 && h("div", h("h3", t("left")), D.left_out.map((s) => h("p.small", shown(told(s)))));
 function corpusView() {
   const C = D.corpus, R = C.roles, size = 460, mid = size / 2, rad = mid - 62, g = picture(size, size, t("follows")), most = Math.max(1, ...C.follows.map((f) => f.count));
   const at = (i) => [mid + rad * Math.sin(2 * Math.PI * i / R.length), mid - rad * Math.cos(2 * Math.PI * i / R.length)], number = new Map(R.map((r, i) => [r.role, i]));
@@ -275,16 +292,16 @@ function corpusView() {
     h("div.cols", G && section(t("gaps"), h("p.small dim", `${t("auc")} ${fmt(G.control_auc, 3)} · ${t("byplace")} ${fmt(G.baseline_auc, 3)}`), table(["id", t("step"), "score"], C.gaps.map((x) => [x.chain, x.step, x.score]))),
       O && section(t("overlaps"), h("p.small dim", O.control_name ? `${t("control")}, ${O.control_name}: ${fmt(O.control)}` : t("withheld")), table([t("text"), t("tokens"), t("inchains"), ""], C.overlaps.map((o) => [o.text.slice(0, 160), o.n_tokens, o.n_chains, h("span", o.chains.slice(0, 3).flatMap((id) => [link(id, id.slice(0, 8)), " "]))])))));
 }
-function told(R) {
+function findings(R) {
   return h("section", h("p.verdict", cell(R.verdict)),
     R.scores.length > 0 && h("div", h("h3", t("scores")), table(R.score_columns, R.scores)), R.said.map((s) => h("p.small", shown(s))),
     R.withheld.map(([reason, names]) => h("p.warn", `${t("noscore")} ${shown(names)}: ${shown(reason)}`)),
     R.tables.map((T) => h(T.detail ? "details" : "div", h(T.detail ? "summary" : "h3", shown(T.title)), table(T.columns, T.rows))),
-    R.parts.flatMap(([name, part]) => [h("h2", shown(name)), told(part)]), R.notes.map((s) => h("p.small dim", shown(s))),
+    R.parts.flatMap(([name, part]) => [h("h2", shown(name)), findings(part)]), R.notes.map((s) => h("p.small dim", shown(s))),
     R.commands.map(([does, line]) => h("p.small", shown(does) + ": ", h("code", shown(line)))));
 }
 function reportView() {
-  const facts = Object.entries(D.report.facts), box = told(D.report);
+  const facts = Object.entries(D.report.facts), box = findings(D.report);
   if (facts.length) box.append(h("details", h("summary", t("facts")), table(["", ""], facts.map(([k, v]) => [k, cell(v)].map((x) => h("span", x))))));
   if (D.chains.length) box.append(h("h2", t("chains")), table(["id", t("text"), t("tokens")], D.chains.map((c) => [c.id, c.text.slice(0, 90), c.pieces.length])));
   box.append(notes() || "");
@@ -300,13 +317,17 @@ function route() {
   const pages = [[home, t(home)], ...(D.map ? [["map", t("map")]] : []), ...(view === "chain" ? [["chain/" + chain, t("chains")]] : [])];
   $("nav").replaceChildren(...pages.map(([name, label]) => h("a", { href: "#" + name, ariaCurrent: name.split("/")[0] === view ? "page" : null }, label)));
   document.documentElement.lang = lang ? "ru" : "en"; $("lang").textContent = lang ? "English" : "Русский"; $("theme").textContent = t(isDark() ? "light" : "dark");
-  state.redraw = null;
+  state.redraw = state.whole = null;
   ({ map: () => mapView(), chain: () => chainView(chain), report: reportView, corpus: corpusView })[view]();
   document.body.dataset.ready = view;
 }
 $("lang").addEventListener("click", () => { lang = 1 - lang; route(); });
 $("theme").addEventListener("click", () => { const d = isDark(); root.toggle("dark", !d); root.toggle("light", d); route(); });
 addEventListener("resize", () => { if (state.redraw) state.redraw(); });
+// paper is light, and holds every token
+let worn = null;
+addEventListener("beforeprint", () => { worn = root.value; root.remove("dark"); root.add("light"); route(); if (state.whole) state.whole(); });
+addEventListener("afterprint", () => { if (worn !== null) root.value = worn; worn = null; route(); });
 addEventListener("hashchange", () => { state.token = -1; scrollTo(0, 0); route(); });
 inflate().then(() => { $("title").textContent = shown(D.title); $("subtitle").textContent = shown(D.subtitle); route(); });
 })();
