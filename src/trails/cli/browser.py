@@ -14,7 +14,7 @@ from trails.errors import StoreError, TrailsError, UsageError
 @click.option(
     "--save",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write favourites, style sheet and guide into this folder.",
+    help="Write favourites, style sheet, guide and a NeoDash dashboard into this folder.",
 )
 @click.option("--serve", "serve_it", is_flag=True, help="Serve the guide to the Browser until Ctrl-C (127.0.0.1 only).")
 @click.option(
@@ -46,7 +46,7 @@ def command(
     Favourites and guide hold the latest run of the home and some of its chains; without a home, those of the packaged sample.
 
     \b
-    trails browser --save browser-files     favourites, style sheet, guide
+    trails browser --save browser-files     favourites, style sheet, guide, dashboard
     trails browser --serve                  a guide whose statements run by a click
     trails browser --role-labels            steps in the colours of their roles
     trails browser --open                   open the Browser
@@ -68,11 +68,12 @@ def command(
         _label_roles(role_labels)
     address = browser_address(settings.neo4j_uri or "bolt://localhost:7687", settings.neo4j_username, port)
     if save is not None:
-        favourites, style, page = save_files(save, values)
+        favourites, style, page, board = save_files(save, values)
         err.print(f"Drop {favourites} on the Browser's window: every named query becomes a favourite.")
         err.print(
             f"Drop {style} on it too: captions and colours. A guide to click through: trails browser --serve ({page})"
         )
+        err.print(f"{board} is a dashboard of the six questions for NeoDash: Load, from file.")
     elif not serve_it:
         err.print(
             "Favourites and style sheet: trails browser --save FOLDER. A guide to click through: trails browser --serve"

@@ -14,7 +14,12 @@ from trails.errors import UsageError
 @click.option("--fresh", is_flag=True, help="Build this home's part from nothing; results of its analyses are kept.")
 @click.option("--repair", is_flag=True, help="Write again only the chains that differ from the shards.")
 @click.option("--indexes", is_flag=True, help="Also make the indexes that cost loading time (Neo4j only).")
-@click.option("--yes", is_flag=True, help="With --fresh: let go, without asking, what trails did not write.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="With --fresh or --segment: let go, without asking, what trails did not write. With --segment or --repair: put this "
+    "home's steps in the place of those that another home gave a chain.",
+)
 @click.option(
     "--per-layer", is_flag=True, help="Put an array with a value per layer on token transitions (about 7x larger)."
 )
@@ -44,7 +49,7 @@ def command(
     trails rebuild --segment        steps of this version; tokens keep what was measured of them
     trails rebuild --store neo4j    the server that NEO4J_URI names
 
-    Several homes may share a graph. None of these takes away what another home holds.
+    Several homes may share a graph. Without --yes none of these takes away what another home holds.
     """
     from trails.pipeline import rebuild
     from trails.pipeline.judging import repair as repair_graph
@@ -53,8 +58,8 @@ def command(
         raise UsageError("--fresh and --repair were both given. Give one: --repair writes again only what differs.")
     if segment and repair:
         raise UsageError("--segment and --repair were both given. Give one: --segment writes every chain again.")
-    if yes and not fresh:
-        raise UsageError("--yes belongs to --fresh, which was not given.")
+    if yes and not (fresh or segment or repair):
+        raise UsageError("--yes belongs to --fresh, --segment or --repair, and none of them was given.")
 
     settings = settings_from(home=home, store=store)
     if indexes and settings.store_name != "neo4j":
@@ -66,9 +71,12 @@ def command(
             for line in resegment(settings, progress=progress).lines():
                 progress.note(line)
         if repair:
-            chains = repair_graph(settings, progress)
+            chains = repair_graph(settings, progress, replace_steps=yes)
         else:
             loaded = rebuild(settings, fresh=fresh or segment, per_layer=per_layer, force=yes, progress=progress)
+            if segment and settings.store_name == "neo4j":
+                # chains that another home holds, too, are not loaded again
+                repair_graph(settings, progress, replace_steps=yes)
     if indexes:
         from trails.store.neo4j import open_neo4j
 

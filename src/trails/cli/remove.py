@@ -11,6 +11,14 @@ from trails.cli.common import confirm, echo, home_option, json_option, print_jso
 
 SHOWN = 10
 """Ids of chains that a dry run prints."""
+AGAIN = {
+    "State": "trails map",
+    "Overlap": "trails overlaps",
+    "Effect": "trails effects scan",
+    "Disagreement": "trails agreement",
+    "Response": "trails respond",
+}
+"""Results that counted the chains, and the command that makes them again."""
 
 
 @click.command("remove", context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,6 +77,7 @@ def command(
         if values:
             echo(f"{what:<12}{', '.join(values)}")
     if found.cleared:
-        echo("            they counted what is gone; make them again: trails map, trails overlaps")
+        again = ", ".join(AGAIN[label] for label in found.cleared)
+        echo(f"            they counted what is gone; make them again: {again}")
     if not dry_run:
         echo(f"next        trails verify --home {settings.home}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.config import Settings, load_settings
-from trails.pipeline.loading import SHARD_CHAINS, graph_has_arrays, in_blocks
+from trails.pipeline.loading import SHARD_CHAINS, graph_has_arrays, in_blocks, split_otherwise, steps_differ
 from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.results import restore_results, results_of
 from trails.schema import GRAPH_FORMAT, TRANSITION_ARRAYS
@@ -212,47 +212,85 @@ def _leave_out(table: pa.Table, chain: pa.ChunkedArray, column: str, pairs: set[
     return table.filter(pc.invert(pc.is_in(key, value_set=unwanted)))
 
 
-def repair(settings: Settings | None = None, progress: Progress | None = None) -> list[str]:
+_OF_STEPS = (
+    "MATCH (n:Gap) WHERE n.chain IN $ids DETACH DELETE n",
+    "MATCH (n:Disagreement) WHERE n.chain IN $ids DETACH DELETE n",
+    "MATCH (n:Response) WHERE n.chain IN $ids AND n.kind = 'step' DETACH DELETE n",
+    "MATCH (n:Step) WHERE n.chain IN $ids AND n.id IS NOT NULL DETACH DELETE n",
+    # the step of a token whose run this home does not hold is not known any more
+    "MATCH (n:Token) WHERE n.chain IN $ids REMOVE n.step",
+)
+_BLOCK = 100
+"""Chains whose steps go in one transaction."""
+
+
+def _without_steps(graph: GraphStore, chains: Sequence[str]) -> None:
+    """Take the steps of chains out of the graph, with what was measured over them and found in them."""
+    for first in range(0, len(chains), _BLOCK):
+        for statement in _OF_STEPS:
+            graph.run(statement, {"ids": list(chains[first : first + _BLOCK])}, write=True, timeout_s=86_400.0)
+
+
+def repair(
+    settings: Settings | None = None, progress: Progress | None = None, *, replace_steps: bool = False
+) -> list[str]:
     """Write again what differs between this home's part of the graph and the shards; return the ids of the chains.
 
     A chain that no other home holds is removed and loaded again, with its results of analyses. Of a chain that another home
-    holds, too, what the shards hold is written over what is there, and nothing is removed. Raises StoreError for a damaged
-    shard.
+    holds, too, what the shards hold is written over what is there, and nothing is removed. Where the other home loaded such a
+    chain with other steps it stays as it is, which ``progress`` is told, unless ``replace_steps`` is given: then its steps make
+    way for those of this home, with what was measured over them or found in them. Raises StoreError for a damaged shard.
     """
     settings = settings or load_settings()
-    progress = progress or Silent()
     with TraceStore(settings.home, write=True) as traces, open_graph(settings) as graph:
         graph.hold()
-        if damaged := traces.damaged():
-            raise damaged_shard(traces.home / "shards" / damaged[0], "its bytes are not those that were written")
-        graph.ensure_schema()
-        home, runs = traces.identity(), traces.runs()
-        judged = judge(traces, graph)
-        if not judged.differences():
-            return []
-        chains = judged.chains()
-        alone = chains - {chain for chain, _ in judged.elsewhere}
-        results = results_of(graph, home.id if judged.elsewhere else "")
-        per_layer = graph_has_arrays(graph)
-        for chain, run in sorted(judged.held - judged.pairs):
-            graph.run(
-                "MATCH (:Home {id: $home})-[r:HOLDS]->(:Chain {id: $chain}) WHERE r.run = $run DELETE r",
-                {"home": home.id, "chain": chain, "run": run},
-                write=True,
-            )
-        graph.delete(sorted(alone))
-        progress.begin("writing again", len(chains))
-        for block in in_blocks(traces.traces(None, sorted(chains)), SHARD_CHAINS):
-            for part in ([t for t in block if t.chain.id in alone], [t for t in block if t.chain.id not in alone]):
-                if part:
-                    batch = held_by(graph_batch(part, runs, per_layer=per_layer), home)
-                    # rows of no whole pair are written over what is there
-                    graph.write([batch if part[0].chain.id in alone else replace(batch, whole=()), batch])
-            progress.advance(len(block))
-        if any(not key.startswith("c") for key in differing_keys(judged.expected, judged.actual)):
-            for block in in_blocks(traces.traces(), SHARD_CHAINS):
-                rows = graph_batch(block, runs)
-                graph.write([GraphBatch({name: table for name, table in rows.nodes.items() if name in SHARED})])
-        restore_results(results, graph, Silent())
-        graph.save()
-        return sorted(chains)
+        return repair_part(traces, graph, progress or Silent(), replace_steps=replace_steps)
+
+
+def repair_part(traces: TraceStore, graph: GraphStore, progress: Progress, *, replace_steps: bool = False) -> list[str]:
+    """:func:`repair` for shards and a graph that are open for writing."""
+    if damaged := traces.damaged():
+        raise damaged_shard(traces.home / "shards" / damaged[0], "its bytes are not those that were written")
+    graph.ensure_schema()
+    home, runs = traces.identity(), traces.runs()
+    judged = judge(traces, graph)
+    if not judged.differences():
+        return []
+    chains = judged.chains()
+    alone = chains - {chain for chain, _ in judged.elsewhere}
+    other = split_otherwise(traces, graph, chains - alone) if chains - alone else set()
+    if other and replace_steps:
+        _without_steps(graph, sorted(other))
+        progress.note(
+            f"{len(other):,} chains that other homes hold, too, have the steps of this home now; what the others measured "
+            "over the old steps is gone from the graph. In those homes run: trails rebuild --segment"
+        )
+    elif other:
+        progress.note(steps_differ(other))
+        chains -= other
+    results = results_of(graph, home.id if judged.elsewhere else "")
+    per_layer = graph_has_arrays(graph)
+    for chain, run in sorted(judged.held - judged.pairs):
+        if chain not in chains:
+            continue
+        graph.run(
+            "MATCH (:Home {id: $home})-[r:HOLDS]->(:Chain {id: $chain}) WHERE r.run = $run DELETE r",
+            {"home": home.id, "chain": chain, "run": run},
+            write=True,
+        )
+    graph.delete(sorted(alone), home=home.id)
+    progress.begin("writing again", len(chains))
+    for block in in_blocks(traces.traces(None, sorted(chains)), SHARD_CHAINS):
+        for part in ([t for t in block if t.chain.id in alone], [t for t in block if t.chain.id not in alone]):
+            if part:
+                batch = held_by(graph_batch(part, runs, per_layer=per_layer), home)
+                # rows of no whole pair are written over what is there
+                graph.write([batch if part[0].chain.id in alone else replace(batch, whole=()), batch])
+        progress.advance(len(block))
+    if any(not key.startswith("c") for key in differing_keys(judged.expected, judged.actual)):
+        for block in in_blocks(traces.traces(), SHARD_CHAINS):
+            rows = graph_batch(block, runs)
+            graph.write([GraphBatch({name: table for name, table in rows.nodes.items() if name in SHARED})])
+    restore_results(results, graph, Silent())
+    graph.save()
+    return sorted(chains)

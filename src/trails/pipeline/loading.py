@@ -30,6 +30,9 @@ def load_missing(
 ) -> int:
     """Load every (chain, run) of the shards that the graph does not hold completely, and mark those that another home loaded as
     held by this one, too; return how many of both. No model is needed.
+
+    A chain that is in the graph with other steps (see :func:`split_otherwise`) is left out, which ``progress`` is told: what
+    was measured over one's steps says nothing about the other's.
     """
     progress = progress or Silent()
     home, runs = traces.identity(), traces.runs()
@@ -40,15 +43,52 @@ def load_missing(
     missing: dict[str, set[str]] = {}
     for chain, run in pairs - present:
         missing.setdefault(run, set()).add(chain)
+    known = {chain for chain, _ in present} & {chain for chain, _ in pairs - present}
+    if known and (other := split_otherwise(traces, graph, known)):
+        progress.note(steps_differ(other))
+        missing = {run: chains - other for run, chains in missing.items()}
     total = sum(len(missing.get(run, ())) for run in runs)
     if total:
         progress.begin("loading the graph", total)
     for run in runs:
-        if run in missing:
+        if missing.get(run):
             for block in in_blocks(traces.traces(run, missing[run]), SHARD_CHAINS):
                 graph.write([held_by(graph_batch(block, runs, per_layer=per_layer), home)])
                 progress.advance(len(block))
     return total + len(claimed)
+
+
+STEP_BORDERS = "MATCH (s:Step) WHERE s.chain IN $ids RETURN s.chain, s.index, s.start, s.`end`"
+
+
+def split_otherwise(traces: TraceStore, graph: GraphStore, chains: Collection[str]) -> set[str]:
+    """Chains of which the graph holds a step that the shards do not: another home loaded them, and its segmenter was another
+    one. A step that only the shards hold is no difference of this kind: it was lost on the way.
+    """
+    found: dict[str, set[tuple[int, int, int]]] = {}
+    names = sorted(chains)
+    for first in range(0, len(names), SHARD_CHAINS):
+        given = {"ids": names[first : first + SHARD_CHAINS]}
+        rows = graph.run(STEP_BORDERS, given, timeout_s=86_400.0, max_rows=2**31 - 2, trusted=True).rows
+        for chain, *borders in rows:
+            found.setdefault(chain, set()).add((borders[0], borders[1], borders[2]))
+    other = set()
+    for table in traces.tables(["chain", "steps"], chains=list(found), rows=10_000):
+        for row in table.to_pylist():
+            own = {(i, step["start"], step["end"]) for i, step in enumerate(row["steps"])}
+            if found.pop(row["chain"], set()) - own:
+                other.add(row["chain"])
+    return other
+
+
+def steps_differ(chains: Collection[str]) -> str:
+    """What to do about chains that :func:`split_otherwise` found."""
+    shown = ", ".join(sorted(chains)[:3]) + (", …" if len(chains) > 3 else "")
+    return (
+        f"{len(chains):,} chains are in this graph with the steps of another home's segmenter ({shown}); they stay as they "
+        "are. Run trails rebuild --segment in the home whose segmenter is the older one. trails rebuild --segment --yes puts "
+        "the steps of this home there, and what others measured over the old steps goes from the graph"
+    )
 
 
 def rebuild(
@@ -170,7 +210,7 @@ def _rebuild_fresh(traces: TraceStore, graph: GraphStore, *, per_layer: bool, pr
     graph.run(
         "MATCH (:Home {id: $home})-[r:HOLDS]->(:Chain) DELETE r", {"home": home.id}, write=True, timeout_s=86_400.0
     )
-    graph.delete(sorted(alone))
+    graph.delete(sorted(alone), home=home.id)
     graph.ensure_schema()
     return _fill(traces, graph, per_layer=per_layer, progress=progress)
 

@@ -21,10 +21,18 @@ from trails.schema import RELATIONSHIPS, Run
 from trails.store import open_graph
 from trails.store.base import GraphStore
 from trails.store.resolve import Names, run_of
+from trails.store.scope import owner_mark
 from trails.store.traces import TraceStore
 
 Kind = Literal["chain", "source", "run", "family"]
 KINDS: tuple[Kind, ...] = ("chain", "source", "run", "family")
+
+_COUNTED = {
+    "Effect": "MATCH (n:Effect) WHERE n.id ENDS WITH $owner AND (n.run IN $runs OR n.after IN $runs)",
+    "Disagreement": "MATCH (n:Disagreement) WHERE n.id ENDS WITH $owner AND any(run IN n.members WHERE run IN $runs)",
+    "Response": "MATCH (n:Response)-[:ON]->(c:Chain) WHERE n.id ENDS WITH $owner AND n.run IN $runs AND c.id IN $chains",
+}
+"""Results of a home without a scope that counted or ranked chains of runs (``owner``: what their ids end with)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +196,8 @@ def _remove_from_graph(graph: GraphStore, plan: Removal, home: str) -> tuple[str
             chains=sorted(chain for chain, of in plan.pairs if of == run),
         )
     cleared = clear_results(graph, home, None, ("State", "Overlap")) if plan.pairs else []
-    graph.delete(gone)
+    cleared += _clear_counted(graph, plan, home)
+    graph.delete(gone, home=home)
     known = _tokenizers(graph)
     for run in sorted({run for _, run in plan.pairs} | set(plan.runs)):
         chains = sorted({chain for chain, of in plan.pairs - elsewhere if of == run} - set(gone))
@@ -210,6 +219,24 @@ def _remove_from_graph(graph: GraphStore, plan: Removal, home: str) -> tuple[str
         if found.rows:
             _write(graph, f"MATCH (n:{label}) WHERE n.id IN $ids DETACH DELETE n", ids=[row[0] for row in found.rows])
     return tuple(cleared)
+
+
+def _clear_counted(graph: GraphStore, plan: Removal, home: str) -> list[str]:
+    """Remove what :data:`_COUNTED` finds of a home; the labels of which there were any."""
+    given = {
+        "owner": owner_mark(home),
+        "runs": sorted({run for _, run in plan.pairs}),
+        "chains": sorted({chain for chain, _ in plan.pairs}),
+    }
+    gone = []
+    for label, match in _COUNTED.items():
+        # a statement takes the parameters that it names and no others
+        parameters = {name: value for name, value in given.items() if f"${name}" in match}
+        found = graph.run(f"{match} RETURN count(DISTINCT n) AS n", parameters, timeout_s=86_400.0, trusted=True)
+        if found.rows[0][0]:
+            _write(graph, f"{match} DETACH DELETE n", **parameters)
+            gone.append(label)
+    return gone
 
 
 def _ends(graph: GraphStore, relationship: str, chains: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from trails.segment import segmenter_hash
 from trails.segment.align import assign_tokens
 from trails.store import open_graph
 from trails.store.base import GraphStore
+from trails.store.scope import owner_mark
 from trails.store.traces import TraceStore
 
 SOURCE_STEPS = "-source"
@@ -28,6 +29,11 @@ COUNTED_STEPS = {
     "Gap": "MATCH (n:Gap) WHERE n.home = $home AND n.chain IN $chains",
     "Overlap": "MATCH (n:Overlap)-[:IN]->(c:Chain) WHERE n.home = $home AND n.kind IN ['skeleton', 'near'] "
     "AND c.id IN $chains",
+    "Effect": "MATCH (n:Effect) WHERE n.id ENDS WITH $owner",
+    "Disagreement": "MATCH (n:Disagreement) WHERE n.id ENDS WITH $owner AND n.chain IN $chains",
+    "Response": "MATCH (n:Response) WHERE n.id ENDS WITH $owner AND n.chain IN $chains",
+    "DEPENDS_ON": "MATCH (a:Step)-[n:DEPENDS_ON]->(:Step) WHERE a.chain IN $alone",
+    "SIMILAR": "MATCH (a:Step)-[n:SIMILAR]->(b:Step) WHERE n.home = $home AND (a.chain IN $chains OR b.chain IN $chains)",
 }
 """Results of this home's analyses that counted or named steps, and where they are found; they go when steps change."""
 
@@ -102,11 +108,19 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
 def _clear(graph: GraphStore, chains: set[str], home: str) -> tuple[str, ...]:
     """Remove the results of a home's analyses that counted steps of these chains; the labels of which there were any."""
     gone = []
+    elsewhere = {chain for owner, pairs in graph.held().items() if owner != home for chain, _ in pairs}
+    given = {
+        "chains": sorted(chains),
+        "alone": sorted(chains - elsewhere),
+        "home": home,
+        "owner": owner_mark(home),
+    }
     for label, where in COUNTED_STEPS.items():
-        parameters = {"chains": sorted(chains), "home": home}
-        found = graph.run(f"{where} RETURN count(DISTINCT n) AS n", parameters, timeout_s=86_400.0, trusted=True)
+        parameters = {name: value for name, value in given.items() if f"${name}" in where}
+        found = graph.run(f"{where} RETURN count(n) AS n", parameters, timeout_s=86_400.0, trusted=True)
         if chains and found.rows[0][0]:
-            graph.run(f"{where} DETACH DELETE n", parameters, write=True, timeout_s=86_400.0)
+            delete = "DELETE" if "[n:" in where else "DETACH DELETE"
+            graph.run(f"{where} {delete} n", parameters, write=True, timeout_s=86_400.0)
             gone.append(label)
     return tuple(gone)
 

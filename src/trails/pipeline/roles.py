@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,9 @@ def _into_graph(store: TraceStore, graph: Any, chains: list[str]) -> None:
         block = list(store.traces(chains=wanted[first : first + BATCH_CHAINS]))
         for run in sorted({trace.run for trace in block}):
             batch = graph_batch([trace for trace in block if trace.run == run], runs, per_layer=per_layer)
-            graph.write([held_by(batch, store.identity())])
+            batch = held_by(batch, store.identity())
+            # what is whole in a graph is not written again: rows of no whole pair are written over what is there
+            graph.write([replace(batch, whole=()), batch])
     graph.save()
 
 

@@ -199,8 +199,10 @@ class GraphStore(Protocol):
     def write(self, batches: Iterable[GraphBatch]) -> int:
         """Write all batches; return the number of nodes and relationships handed over. Idempotent."""
 
-    def delete(self, chains: Sequence[str]) -> None:
-        """Remove chains with their steps, tokens, gaps and relationships. Unknown ids are ignored."""
+    def delete(self, chains: Sequence[str], *, home: str = "") -> None:
+        """Remove chains with their steps, tokens, gaps and relationships. Unknown ids are ignored. With ``home`` (its id) those
+        that another home holds stay, also where that home came to hold them since the caller looked.
+        """
 
     def clear(self, scopes: Sequence[str]) -> None:
         """Remove the results of analyses that were written under these scopes (see :mod:`trails.store.scope`)."""

@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 
 from trails.errors import StoreError
 from trails.schema import Role, fitting_runs
+from trails.store.dashboard import dashboard
 from trails.store.queries import NamedQuery, Parameter, named_queries
 from trails.store.resolve import measured_runs
 from trails.store.traces import TraceStore
@@ -28,6 +29,7 @@ from trails.store.traces import TraceStore
 FAVOURITES = "trails-favourites.zip"
 STYLE = "trails.grass"
 GUIDE = "trails-guide.html"
+DASHBOARD = "trails-neodash.json"
 BROWSER_PORT = 7474
 NODE_COLOURS = {
     "Home": ("#8a6d3b", "{name}", 70),
@@ -252,8 +254,8 @@ def serve(page: str, port: int = 0) -> ThreadingHTTPServer:
 
 
 def save_files(folder: Path, values: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write favourites, style sheet and guide into a folder, with the values of a home; return their paths. Raises StoreError
-    if that fails.
+    """Write favourites, style sheet, guide and a dashboard for NeoDash into a folder, with the values of a home; return their
+    paths. Raises StoreError if that fails.
     """
     queries = named_queries()
     try:
@@ -266,9 +268,10 @@ def save_files(folder: Path, values: Mapping[str, Any] | None = None) -> list[Pa
                 )
         (folder / STYLE).write_text(style_sheet(), encoding="utf-8")
         (folder / GUIDE).write_text(guide(queries, values), encoding="utf-8")
+        (folder / DASHBOARD).write_text(dashboard(queries, values), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from None
-    return [folder / name for name in (FAVOURITES, STYLE, GUIDE)]
+    return [folder / name for name in (FAVOURITES, STYLE, GUIDE, DASHBOARD)]
 
 
 def browser_address(uri: str, username: str, port: int = BROWSER_PORT) -> str:

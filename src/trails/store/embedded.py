@@ -464,11 +464,14 @@ class EmbeddedStore:
             if there and len(names) > len(key):
                 self._ask(update, {"rows": there})
 
-    def delete(self, chains: Sequence[str]) -> None:
-        """Remove chains with their steps, tokens, gaps and relationships. Unknown ids are ignored."""
+    def delete(self, chains: Sequence[str], *, home: str = "") -> None:
+        """Remove chains with their steps, tokens, gaps and relationships. Unknown ids are ignored. With ``home`` those that
+        another home holds stay.
+        """
         self._flush()
         graph = self._for_writing()
-        ids = {"ids": list(chains)}
+        elsewhere = {chain for of, pairs in self.held().items() if home and of != home for chain, _ in pairs}
+        ids = {"ids": [chain for chain in chains if chain not in elsewhere]}
         for label in (node.label for node in NODES if any(p.name == "chain" for p in node.properties)):
             graph.cypher(f"UNWIND $ids AS id MATCH (n:{label} {{chain: id}}) DETACH DELETE n", params=ids, timeout_ms=0)
         graph.cypher("UNWIND $ids AS id MATCH (n:Chain {id: id}) DETACH DELETE n", params=ids, timeout_ms=0)

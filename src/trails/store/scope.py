@@ -74,6 +74,11 @@ OWNED = ("Disagreement", "Effect", "Response")
 """Results without a scope: one of each for the same question, so the home alone is part of their id."""
 
 
+def owner_mark(home: str) -> str:
+    """What the ids of a home's results of :data:`OWNED` labels end with."""
+    return f"@{home[:9]}"
+
+
 def owned(batch: GraphBatch, home: str) -> GraphBatch:
     """The rows of a batch, with the id ``KEY@HOME`` for results of :data:`OWNED` labels (``HOME``: the first nine characters of
     the home's id). So two homes in one graph ask the same question without sharing the answer.

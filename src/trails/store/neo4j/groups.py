@@ -68,6 +68,15 @@ def columns_of(table: pa.Table, skip: Sequence[str] = ()) -> _Columns:
     return _Columns((name, _values(table[name])) for name in table.column_names if name not in skip)
 
 
+def borders_of(steps: pa.Table) -> dict[str, set[tuple[int, int, int]]]:
+    """Place, start and end of every step, by chain."""
+    found: dict[str, set[tuple[int, int, int]]] = {}
+    columns = (steps[name].to_pylist() for name in ("chain", "index", "start", "end"))
+    for chain, *borders in zip(*columns, strict=True):
+        found.setdefault(chain, set()).add((borders[0], borders[1], borders[2]))
+    return found
+
+
 def _chain_of(ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """The chain in a chain, step or token id."""
     return pc.list_element(pc.split_pattern(ids, ":", max_splits=1), 0)

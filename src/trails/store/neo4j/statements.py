@@ -116,7 +116,7 @@ def _ends(r: Relationship) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
 
 def _other_run_check() -> str:
     """What is there of chains that another run has measured. ``tokenized``: whether tokens of this tokenizer are there.
-    ``measured``: whether any relationship of this run is there.
+    ``measured``: whether any relationship of this run is there. ``borders``: place, start and end of every step.
     """
     parts = []
     for name in MEASURED:
@@ -131,7 +131,8 @@ def _other_run_check() -> str:
     return (
         "UNWIND $ids AS id MATCH (c:Chain {id: id}) RETURN c.id AS id, "
         "EXISTS { MATCH (t:Token {chain: c.id}) USING INDEX SEEK t:Token(chain) WHERE t.id STARTS WITH c.id + $tokenizer } "
-        f"AS tokenized, {measured} AS measured"
+        f"AS tokenized, {measured} AS measured, COLLECT {{ MATCH (s:Step {{chain: c.id}}) USING INDEX SEEK s:Step(chain) "
+        "RETURN [s.index, s.start, s.`end`] } AS borders"
     )
 
 
@@ -254,6 +255,11 @@ DELETE_PARTS = tuple(
     f"UNWIND $ids AS id MATCH (n:{_name(node.label)} {{chain: id}}) WHERE n.id IS NOT NULL DETACH DELETE n"
     for node in NODES
     if any(p.name == "chain" for p in node.properties)
+)
+# a load locks its chains in the same way before it marks them as held
+HELD_BY_NOBODY_ELSE = (
+    "UNWIND $ids AS id MATCH (c:Chain {id: id}) SET c.id = c.id "
+    "WITH c WHERE NOT EXISTS { (c)<-[:HOLDS]-(h:Home) WHERE h.id <> $home } RETURN c.id AS id"
 )
 DELETE_CHAINS = "UNWIND $ids AS id MATCH (n:Chain {id: id}) DETACH DELETE n"
 UNMARK_CHAINS = "UNWIND $ids AS id MATCH (n:Chain {id: id})-[m:MEASURED]->() DELETE m"

@@ -38,7 +38,7 @@ from trails.store.neo4j.errors import (
     unsendable,
     within,
 )
-from trails.store.neo4j.groups import Group, columns_of, groups_of, subset
+from trails.store.neo4j.groups import Group, borders_of, columns_of, groups_of, subset
 from trails.store.neo4j.reading import PLAN_COLUMNS, from_driver, judge, plan_asked, plan_rows, size_of
 from trails.store.neo4j.statements import (
     CHAIN_NODES,
@@ -51,6 +51,7 @@ from trails.store.neo4j.statements import (
     DELETE_PARTS,
     FRESH_CHECK,
     HAS_ARRAYS,
+    HELD_BY_NOBODY_ELSE,
     HELD_PAIRS,
     HOLD,
     HTTP_ADDRESS,
@@ -419,9 +420,17 @@ class Neo4jStore:
                     others[row["id"]] = group.tokenizer in prefixes
             if others:
                 check = {"ids": list(others), "run": group.run, "tokenizer": group.tokenizer}
+                own = borders_of(group.tables["Step"])
                 for row in tx.run(OTHER_RUN_CHECK, check):
+                    there = {tuple(borders) for borders in row["borders"]}
+                    if there - own[row["id"]]:
+                        raise StoreError(
+                            f"chain {row['id']} is in this graph with other steps than in this home: another home loaded it "
+                            "with another segmenter. Run trails rebuild --segment in the home whose segmenter is the older one"
+                        )
                     same = others[row["id"]]
-                    mixed = row["measured"] or (row["tokenized"] and not same)
+                    # a step that was lost is written again
+                    mixed = row["measured"] or (row["tokenized"] and not same) or there != own[row["id"]]
                     kinds["mixed" if mixed else "run" if same else "tokens"].append(row["id"])
             for kind, chains in kinds.items():
                 if not chains:
@@ -457,14 +466,18 @@ class Neo4jStore:
 
                     self._transaction(work, self._load_timeout_s)
 
-    def delete(self, chains: Sequence[str]) -> None:
-        """Remove chains with everything that belongs to them; a chain goes wholly or not at all."""
+    def delete(self, chains: Sequence[str], *, home: str = "") -> None:
+        """Remove chains with everything that belongs to them; a chain goes wholly or not at all. With ``home`` those that
+        another home holds stay: that is looked up in the transaction that locks them.
+        """
         self._ready()
         for first in range(0, len(chains), 20):
             ids = sorted(chains[first : first + 20])
 
             @neo4j.unit_of_work(timeout=self._load_timeout_s)
             def work(tx: neo4j.ManagedTransaction, ids: list[str] = ids) -> None:
+                if home:
+                    ids = [row["id"] for row in tx.run(HELD_BY_NOBODY_ELSE, ids=ids, home=home)]
                 for statement in (UNMARK_CHAINS, *DELETE_PARTS, DELETE_CHAINS):
                     tx.run(statement, ids=ids).consume()
 
