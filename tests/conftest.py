@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,33 @@ def smollm2() -> Any:
         return open_scorer(device="cpu")
     except MissingPackageError as error:
         pytest.skip(str(error))
+
+
+_LEAVES_OUT = re.compile(r"not \w+( and not \w+)*")
+
+
+def file_marks(path: Path) -> set[str]:
+    """Names of the marks that a test file gives to all of its tests (``pytestmark``), read without importing it."""
+    text = path.read_text(encoding="utf-8")
+    if "pytestmark" not in text:
+        return set()
+    of_all = [
+        node.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+    ]
+    return {found for value in of_all for found in re.findall(r"pytest\.mark\.(\w+)", ast.unparse(value))}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Pass over a file whose every test ``-m "not a and not b"`` leaves out: importing torch, peft and servers' drivers for
+    nothing costs seconds in every process. A file that is asked for by its name is collected."""
+    expression = " ".join(str(config.option.markexpr or "").split())
+    if collection_path.suffix != ".py" or not _LEAVES_OUT.fullmatch(expression):
+        return None
+    asked = {Path(argument.split("::")[0]).resolve() for argument in config.args}
+    left_out = set(re.findall(r"not (\w+)", expression)) & file_marks(collection_path)
+    return True if left_out and collection_path not in asked else None
 
 
 @pytest.hookimpl(trylast=True)

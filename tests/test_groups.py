@@ -1,15 +1,20 @@
-"""Tests that share a server run in one process, whichever pytest and pytest-xdist are installed."""
+"""How tests are collected: those that share a server run in one process; the fast set, and what it passes over."""
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import file_marks
 
 ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = {"neo4j", "browser", "model", "train", "gpu", "slow"}
+"""Marks that the fast set leaves out."""
 HOOK = "from tests.conftest import pytest_collection_modifyitems\n"
 TESTS = """
 import os
@@ -40,9 +45,9 @@ def test_another(worker_id):
 """
 
 
-def run(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, text: str, *options: str, hook: str = HOOK) -> subprocess.CompletedProcess[str]:
     """Pytest in a folder of its own with the hook of tests/conftest.py."""
-    (folder / "conftest.py").write_text(HOOK)
+    (folder / "conftest.py").write_text(hook)
     (folder / "test_one.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    neo4j: a server\n")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
@@ -63,7 +68,66 @@ def test_each_group_stays_in_one_process(tmp_path: Path) -> None:
     assert len(set.union(*workers.values())) == 2  # and the other group in the other process
 
 
+@pytest.mark.slow
 def test_a_test_of_a_server_without_a_group_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "import pytest\n\n\n@pytest.mark.neo4j\ndef test_it():\n    pass\n")
     assert done.returncode != 0
     assert "test_one.py::test_it uses a server: mark it with xdist_group, neo4j-lts or neo4j-current" in done.stderr
+
+
+def marked(text: str, tmp_path: Path) -> set[str]:
+    path = tmp_path / "test_marked.py"
+    path.write_text(text, encoding="utf-8")
+    return file_marks(path)
+
+
+def test_the_marks_of_a_whole_file_are_read_without_importing_it(tmp_path: Path) -> None:
+    assert marked("raise ImportError\npytestmark = pytest.mark.train\n", tmp_path) == {"train"}
+    both = 'pytestmark = [\n    pytest.mark.neo4j,\n    pytest.mark.xdist_group("neo4j-lts"),\n]\n'
+    assert marked(both, tmp_path) == {"neo4j", "xdist_group"}
+    assert marked("@pytest.mark.slow\ndef test_it(): pass\n", tmp_path) == set()
+    assert marked('NAME = "pytestmark"\n', tmp_path) == set()
+
+
+@pytest.mark.slow
+def test_a_file_that_is_left_out_whole_is_not_imported(tmp_path: Path) -> None:
+    hook = "from tests.conftest import pytest_ignore_collect\n"
+    left_out = 'import pytest\npytestmark = pytest.mark.neo4j\nraise RuntimeError("imported")\n'
+    (tmp_path / "test_two.py").write_text("def test_it(): pass\n", encoding="utf-8")
+    for options, imported in (
+        (("-m", "not neo4j"), False),
+        (("-m", "not neo4j and  not other"), False),
+        (("-m", "not other"), True),
+        (("-m", "neo4j"), True),
+        (("-m", "not neo4j or other"), True),  # another form is left to pytest
+        (("-m", "not neo4j", "test_one.py"), True),
+    ):
+        done = run(tmp_path, left_out, *options, hook=hook)
+        assert ("RuntimeError: imported" in done.stdout) is imported, (options, done.stdout)
+
+
+def tests_of(path: Path) -> list[bool]:
+    """Of every test function of a file, whether the fast set has it."""
+    text = path.read_text(encoding="utf-8")
+    whole = not file_marks(path) & LEFT_OUT
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            given = {name for one in node.decorator_list for name in re.findall(r"\.mark\.(\w+)", ast.unparse(one))}
+            found.append(whole and not given & LEFT_OUT)
+    return found
+
+
+def test_the_fast_set_touches_every_package() -> None:
+    for package in sorted(path.parent.name for path in (ROOT / "src" / "trails").glob("*/__init__.py")):
+        folder = {"sample": "segment", "evaluate": "train", "pipeline": "cli", "variants": "export"}.get(
+            package, package
+        )
+        fast = [kept for path in sorted((ROOT / "tests" / folder).rglob("test_*.py")) for kept in tests_of(path)]
+        assert sum(fast) >= 10, f"{package}: the fast set has {sum(fast)} of {len(fast)} tests in tests/{folder}"
+
+
+def test_the_fast_set_is_what_the_script_says() -> None:
+    script = (ROOT / "scripts" / "test").read_text(encoding="utf-8")
+    (expression,) = re.findall(r'--fast.*?-m "([^"]+)"', script, re.DOTALL)
+    assert set(expression.split()) - {"not", "and"} == LEFT_OUT

@@ -24,6 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+@pytest.mark.slow
 def test_every_query_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     shipped = {Path(name).name for name in wheel.namelist() if name.startswith("trails/cypher/")}
     here = {path.name for path in (ROOT / "cypher").rglob("*") if path.is_file()}

@@ -71,6 +71,7 @@ def test_lock_files_name_no_index() -> None:
         assert not re.search(r"://|--index|--extra-index|--find-links|--trusted-host", path.read_text("utf-8")), path
 
 
+@pytest.mark.slow
 def test_a_changed_dependency_makes_the_lock_stale(tmp_path: Path) -> None:
     for part in ("scripts", "requirements"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))

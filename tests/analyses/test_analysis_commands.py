@@ -60,6 +60,7 @@ def ids(home: Path) -> list[str]:
         return sorted(trace.chain.id for trace in opened.traces())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "masked", "skeleton"])
 def test_overlaps_print_their_control_and_reach_the_graph(home: Path, kind: str) -> None:
     found = answer(home, "overlaps", "--kind", kind)
@@ -88,12 +89,14 @@ def test_overlaps_print_their_control_and_reach_the_graph(home: Path, kind: str)
     assert "control" in table.stdout
 
 
+@pytest.mark.slow
 def test_overlaps_between_two_chains(home: Path) -> None:
     one, two = ids(home)[:2]
     found = answer(home, "overlaps", "--between", one, two, "--no-graph")
     assert 0 < found["n_overlaps"] <= answer(home, "overlaps", "--no-graph")["n_overlaps"]
 
 
+@pytest.mark.slow
 def test_the_map_reaches_the_graph(home: Path) -> None:
     found = answer(home, "map", "--k", "3")
     assert found["n_shared_states"] > 0
@@ -104,6 +107,7 @@ def test_the_map_reaches_the_graph(home: Path) -> None:
     assert run(home, "map", "--no-graph").exit_code == 0
 
 
+@pytest.mark.slow
 def test_gaps_without_and_with_calibration(home: Path) -> None:
     before = answer(home, "gaps", "--top", "3")
     assert {score["name"] for score in before["calibration"]["scores"]} >= {"ungrounded", "no model"}
@@ -124,6 +128,7 @@ def test_gaps_without_and_with_calibration(home: Path) -> None:
     assert "Ranked without a model" not in run(home, "gaps", "--top", "2").stderr
 
 
+@pytest.mark.slow
 def test_bridge_is_rescored(home: Path) -> None:
     one, two = ids(home)[:2]
     found = answer(home, "bridge", f"{one}:0", f"{two}:2", "--model", "uniform", "--splices", "2", "--budget", "9")
@@ -138,6 +143,7 @@ def test_bridge_is_rescored(home: Path) -> None:
     assert shown.exit_code == 0, shown.output
 
 
+@pytest.mark.slow
 def test_capture_of_a_text_and_of_a_file(home: Path, tmp_path: Path) -> None:
     text = "But she gives 8 away, so 4000-8=3992 coins are left. Therefore Ann keeps coins."
     found = answer(home, "capture", text, "--model", "uniform")
@@ -152,6 +158,7 @@ def test_capture_of_a_text_and_of_a_file(home: Path, tmp_path: Path) -> None:
     assert run(home, "capture", text, "--model", "uniform").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_chain_of_the_home_is_left_out_of_the_map_for_a_text_and_for_a_file(home: Path, tmp_path: Path) -> None:
     with Home(home) as opened:
         text = next(iter(opened.traces())).chain.text
@@ -167,6 +174,7 @@ def test_a_chain_of_the_home_is_left_out_of_the_map_for_a_text_and_for_a_file(ho
     assert row["texts"][0]["share"] == score["value"]
 
 
+@pytest.mark.slow
 def test_capture_of_a_file_of_texts_gives_a_row_each_and_a_summary(home: Path, tmp_path: Path) -> None:
     known = "But she gives 8 away, so 4000-8=3992 coins are left. Therefore Ann keeps coins."
     texts = [known, "short", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich."]
@@ -193,6 +201,7 @@ def test_capture_of_a_file_of_texts_gives_a_row_each_and_a_summary(home: Path, t
     assert printed.stdout.startswith(found["verdict"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -210,6 +219,7 @@ def test_every_analysis_begins_with_its_verdict(home: Path, arguments: tuple[str
     assert f"--home {home}" in printed.stdout or not found["commands"]
 
 
+@pytest.mark.slow
 def test_the_line_to_drop_an_overlap_leaves_one_chain_that_has_it(home: Path) -> None:
     found = answer(home, "overlaps")
     drop = next(c["run"] for c in found["commands"] if c["does"].startswith("drop it"))
@@ -220,6 +230,7 @@ def test_the_line_to_drop_an_overlap_leaves_one_chain_that_has_it(home: Path) ->
         assert len(left.chains) == len(ids(home)) - first["n_chains"] + 1
 
 
+@pytest.mark.slow
 def test_python_writes_to_the_graph_as_the_shell_does(home: Path) -> None:
     with Home(home) as opened:
         clear_results(opened.graph, opened.shards.identity().id)

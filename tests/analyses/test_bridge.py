@@ -50,6 +50,7 @@ def simple_paths(edges: list[tuple[int, int, int, int]], start: int, goal: int) 
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(EDGES)
 def test_minimax_is_the_best_of_all_simple_paths(edges: list[tuple[int, int, int, int]]) -> None:
@@ -63,6 +64,7 @@ def test_minimax_is_the_best_of_all_simple_paths(edges: list[tuple[int, int, int
     assert (max(worst[got]), sum(total[got])) == best
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(EDGES, st.integers(1, 6))
 def test_fewest_is_the_shortest_under_the_budget(edges: list[tuple[int, int, int, int]], budget: int) -> None:
@@ -271,6 +273,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(STEPS, st.booleans())
 def test_adjacent_stored_steps_rescore_to_exactly_what_is_stored(steps: list[str], blank_at_the_end: bool) -> None:

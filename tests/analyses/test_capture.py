@@ -130,6 +130,7 @@ def test_votes_weigh_rare_windows_and_break_ties_by_id(corpus_of: Any) -> None:
     assert index.votes(nothing.tokens, nothing.offsets)[0].tolist() == [-1]
 
 
+@pytest.mark.slow
 def test_experiment_nine_tells_followers_from_every_null(make: Any, random_texts: Any) -> None:
     traces = known(make, random_texts, 60)
     rng = np.random.default_rng(2)
@@ -148,6 +149,7 @@ def test_experiment_nine_tells_followers_from_every_null(make: Any, random_texts
     assert found.withheld[0].name == "another topic's map"
 
 
+@pytest.mark.slow
 def test_random_texts_are_not_told_from_their_nulls(make: Any, random_texts: Any) -> None:
     traces = known(make, random_texts, 60)
     held = [capture.query_of(trace) for trace in known(make, random_texts, 25, seed=77)]

@@ -41,6 +41,7 @@ def test_a_planted_onset_is_recovered_within_one_layer_in_95_of_100(make: Any) -
     assert hits >= 95
 
 
+@pytest.mark.slow
 def test_the_onset_is_named_with_its_confidence(make: Any) -> None:
     found = drift.drift(planted(make, 17, 1))
     assert found.onset is not None
@@ -52,6 +53,7 @@ def test_the_onset_is_named_with_its_confidence(make: Any) -> None:
     assert found.curve[20:].mean() > found.curve[:10].mean() + 0.05
 
 
+@pytest.mark.slow
 def test_no_onset_is_named_on_a_slope_with_noise(make: Any) -> None:
     named = sum(drift.drift(planted(make, None, seed)).onset is not None for seed in range(20))
     assert named <= 4  # one in twenty is expected
@@ -95,6 +97,7 @@ def changed(make: Any, from_layer: int, rise: float, seed: int = 3) -> tuple[Any
     return one, replace(one, hidden_shift=shift)
 
 
+@pytest.mark.slow
 def test_a_layer_that_cannot_change_is_no_onset(make: Any) -> None:
     """A training moves every layer but the input embeddings: layer 0 is exactly 0, and that is no evidence for layer 1."""
     named = []
@@ -158,6 +161,7 @@ def test_what_cannot_be_compared_is_refused(make: Any) -> None:
     assert "longer chain" in short.withheld[0].reason
 
 
+@pytest.mark.slow
 def test_every_score_is_printed_with_its_unit(
     make: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

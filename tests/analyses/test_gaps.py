@@ -32,6 +32,7 @@ def sums(make: Any, count: int = 40, *, run: str = "rmade", steps: int = 6, seed
     return traces
 
 
+@pytest.mark.slow
 def test_a_removed_step_is_ranked_first() -> None:
     from tests.analyses.conftest import build_trace
 
@@ -52,6 +53,7 @@ def test_a_removed_step_is_ranked_first() -> None:
     assert first["ungrounded"] == 1
 
 
+@pytest.mark.slow
 def test_calibration_finds_every_removed_step_of_such_a_corpus(make: Any) -> None:
     found = gaps.calibrate(sums(make))
     assert found.n_chains == 40
@@ -66,6 +68,7 @@ def test_calibration_finds_every_removed_step_of_such_a_corpus(make: Any) -> Non
     assert "--calibrate" in withheld["surprisal_excess"]
 
 
+@pytest.mark.slow
 def test_nothing_is_found_where_steps_do_not_build_on_each_other(make: Any) -> None:
     rng = np.random.default_rng(1)
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -80,6 +83,7 @@ def test_nothing_is_found_where_steps_do_not_build_on_each_other(make: Any) -> N
     assert score.interval[0] <= 0.5 <= score.interval[1]
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_nothing_adds_nothing(make: Any) -> None:
     scorer = UniformScorer()
     items = [Segmented(trace.chain, trace.steps) for trace in sums(make)]
@@ -109,6 +113,7 @@ def test_a_model_that_knows_nothing_adds_nothing(make: Any) -> None:
     assert "trails gaps --calibrate" in gaps.find_gaps(traces, replace(was, scores=tuple(moved))).notes[-1]
 
 
+@pytest.mark.slow
 def test_a_planted_model_signal_is_the_models_own_share(make: Any) -> None:
     """Surprisal rises exactly at the seam, and the text says nothing: all of the AUC is the model's."""
     rng = np.random.default_rng(5)
@@ -155,6 +160,7 @@ def test_a_planted_model_signal_is_the_models_own_share(make: Any) -> None:
     assert share.control < share.value / 2
 
 
+@pytest.mark.slow
 def test_the_order_of_chains_does_not_matter(make: Any) -> None:
     traces = sums(make, 25)
     one, two = gaps.find_gaps(traces), gaps.find_gaps(traces[::-1])
@@ -171,6 +177,7 @@ def test_too_few_chains_get_no_score_and_no_rows(make: Any) -> None:
     assert batch.nodes["Gap"].num_rows == 0
 
 
+@pytest.mark.slow
 def test_graph_rows_carry_what_the_score_is_worth(make: Any) -> None:
     found = gaps.find_gaps(sums(make))
     batch = found.batch()
@@ -247,6 +254,7 @@ def test_the_premise_matrix_is_the_cost_of_leaving_a_step_out(make: Any) -> None
     assert np.isnan(matrix[0]).all()
 
 
+@pytest.mark.slow
 def test_another_instrument_is_refused(make: Any) -> None:
     with pytest.raises(UsageError, match="--model"):
         gaps.calibrate(sums(make), UniformScorer())
@@ -296,6 +304,7 @@ def test_without_values_nothing_is_said_of_them(make: Any) -> None:
     assert np.isfinite(found["question_jump"][1:]).all()
 
 
+@pytest.mark.slow
 def test_further_chains_teach_the_weights_and_are_not_scored(make: Any) -> None:
     traces = sums(make, 60)
     few = gaps.calibrate(traces, limit=25)
@@ -394,6 +403,7 @@ def test_a_chain_s_own_surprisal_is_taken_out_of_its_background(make: Any) -> No
     assert np.nanmin(excess) > 9.0 - 3.0
 
 
+@pytest.mark.slow
 def test_what_is_handed_out_is_the_score_itself_not_its_sign_or_rank(make: Any) -> None:
     """A sign only says which way a score speaks for a gap; the table holds what was measured."""
     assert {score.sign for score in gaps.SEAM_SCORES} == {1, -1}

@@ -257,6 +257,7 @@ def test_the_report_shows_what_no_longer_overlap_contains(make: Any, random_text
     )
 
 
+@pytest.mark.slow
 def test_what_chance_shares_too_is_said_not_to_be_beyond_it(corpus_of: Any, random_texts: Any) -> None:
     found = overlaps.exact(corpus_of(random_texts(40, 60, seed=1, vocabulary=12)), 3).report()
     assert found.verdict.startswith("not beyond chance: ")

@@ -67,6 +67,7 @@ def slow_repeats(chains: list[list[int]], least: int) -> dict[tuple[int, ...], l
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(CHAINS, st.integers(1, 4), st.sampled_from([0, 70_000]))
 def test_maximal_repeats_are_those_of_the_definition(chains: list[list[int]], least: int, shift: int) -> None:
@@ -83,6 +84,7 @@ def test_maximal_repeats_are_those_of_the_definition(chains: list[list[int]], le
     assert (np.diff(found.n_symbols) <= 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(CHAINS, st.integers(1, 4))
 def test_coverage_is_the_union_of_the_repeats(chains: list[list[int]], least: int) -> None:
@@ -93,6 +95,7 @@ def test_coverage_is_the_union_of_the_repeats(chains: list[list[int]], least: in
     assert coverage(made.tokens, made.offsets, least) == pytest.approx(len(under) / made.n_tokens)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(CHAINS)
 def test_shared_length_is_the_longest_prefix_in_another_chain(chains: list[list[int]]) -> None:
@@ -115,6 +118,7 @@ def test_shared_length_is_the_longest_prefix_in_another_chain(chains: list[list[
                 assert made.tokens[place : place + best].tolist() == chain[i : i + best]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(CHAINS, st.integers(1, 7))
 def test_window_keys_are_equal_exactly_for_equal_windows(chains: list[list[int]], size: int) -> None:
@@ -125,6 +129,7 @@ def test_window_keys_are_equal_exactly_for_equal_windows(chains: list[list[int]]
     assert len(set(keys.tolist())) == len(set(texts)) == len(set(zip(keys.tolist(), texts, strict=True)))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(CHAINS, st.integers(1, 4))
 def test_context_ranks_are_equal_exactly_for_equal_contexts(chains: list[list[int]], size: int) -> None:
@@ -201,6 +206,7 @@ def test_shared_windows_of_chains_shorter_than_the_window(corpus_of: Any) -> Non
     assert coverage(made.tokens, made.offsets, 2) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [1, 5, 16])
 @given(
     chains=st.lists(st.lists(st.integers(0, 2), max_size=14), min_size=1, max_size=8),

@@ -95,6 +95,7 @@ def test_graph_rows_join_tokens_states_and_trails(make: Any) -> None:
     assert pc.sum(whole.relationships["TRAIL"]["count"]).as_py() == found.n_tokens - 3
 
 
+@pytest.mark.slow
 def test_scores_tell_repeated_chains_from_random_ones(corpus_of: Any, random_texts: Any) -> None:
     rng = np.random.default_rng(0)
     phrases = random_texts(12, 8, seed=1, vocabulary=300)

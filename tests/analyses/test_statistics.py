@@ -34,6 +34,7 @@ def test_a_score_without_a_control_cannot_be_made(controls: tuple[Control, ...])
 VALUES = st.lists(st.integers(0, 5), min_size=1, max_size=20)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(VALUES, VALUES)
 def test_auc_is_the_share_of_won_pairs(positive: list[int], negative: list[int]) -> None:
@@ -70,6 +71,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     assert bootstrap([1.0, 2.0]) is None
 
 
+@pytest.mark.slow
 def test_cross_validation_finds_nothing_in_noise_and_something_in_signal() -> None:
     rng = np.random.default_rng(1)
     group = np.repeat(np.arange(150), 4)
@@ -142,6 +144,7 @@ def planted_vectors(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32), np.arange(n) // 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 def test_nearest_of_other_groups_are_those_of_all_pairs(exact: bool) -> None:
     unit, group = planted_vectors(5000, 5)
@@ -167,6 +170,7 @@ def test_neighbours_that_do_not_exist_are_told(exact: bool) -> None:
     assert (found[298:] >= 0).all()
 
 
+@pytest.mark.slow
 def test_two_stages_learn_from_rows_without_the_second_features() -> None:
     """The first features' weights come from many other groups, the second one's from few; neither fit saw its test group."""
     rng = np.random.default_rng(7)

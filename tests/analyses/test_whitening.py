@@ -87,6 +87,7 @@ def test_too_few_states_are_no_whitening(make: Any, tmp_path: Path) -> None:
             whitening_of(home, "rmade", 2)
 
 
+@pytest.mark.slow
 def test_overlaps_and_capture_use_the_one_they_are_given(make: Any, tmp_path: Path) -> None:
     traces = made(make, range(60))
     with TraceStore(tmp_path, write=True) as home:

@@ -60,6 +60,7 @@ def test_a_field_that_is_not_there_is_an_error_for_every_reader(trails, tmp_path
     assert f"{known}:1: no field 'nope' for the chain; fields found: question, answer." in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trails", "messages"])
 def test_an_export_comes_back_as_its_chains_or_is_refused(trails, sums: Path, tmp_path: Path, name: str) -> None:
     trails("ingest", sums)

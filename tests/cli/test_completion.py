@@ -49,6 +49,7 @@ def completed(*lines: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_shell_is_offered_what_the_home_knows(trails, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file)
     rows = trails("chains", "--json").json()
@@ -100,6 +101,7 @@ def test_the_shell_is_offered_what_the_home_knows(trails, chains_file: Path, tmp
     assert offered["trails ingest --sam"] == ["--sample"]
 
 
+@pytest.mark.slow
 def test_nothing_is_said_whatever_is_wrong(trails, chains_file: Path, tmp_path: Path) -> None:
     lines = [
         "trails show c",
@@ -126,6 +128,7 @@ def test_nothing_is_said_whatever_is_wrong(trails, chains_file: Path, tmp_path: 
     ]
 
 
+@pytest.mark.slow
 def test_every_parameter_that_takes_a_name_completes_it(trails, chains_file: Path) -> None:
     trails("ingest", chains_file)
     context = click.Context(cli)
@@ -143,6 +146,7 @@ def test_every_parameter_that_takes_a_name_completes_it(trails, chains_file: Pat
     assert asked == set(OFFERS), "every entry of the table belongs to a command"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_bash_itself_completes_a_line(trails, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file)

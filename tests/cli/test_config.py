@@ -135,6 +135,7 @@ def test_without_a_password_nothing_is_withheld(empty_folder: Path, monkeypatch:
     assert load_settings().credentials() == ("neo4j", "")
 
 
+@pytest.mark.slow
 def test_what_a_project_file_sets_is_shown(
     empty_folder: Path, trails: Callable[..., Outcome], chains_file: Path
 ) -> None:

@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 import trails.errors
 from trails.config import Settings
 
@@ -50,6 +52,7 @@ def variables() -> set[str]:
     return found - {"COMP_LINE", "COMP_POINT"}  # bash sets them for the completion
 
 
+@pytest.mark.slow
 def test_every_variable_is_on_the_page_and_none_that_nothing_reads() -> None:
     there = variables()
     assert {"TRAILS_CACHE", "NEO4J_PASSWORD", "TRITON_INTERPRET", "COLUMNS", "TRAILS_DTYPE"} <= there

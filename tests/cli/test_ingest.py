@@ -35,6 +35,7 @@ def test_dry_run_writes_nothing(trails, chains_file: Path, tmp_path: Path) -> No
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.slow
 def test_limit_and_standard_input(trails, chains_file: Path, tmp_path: Path) -> None:
     assert trails("ingest", chains_file, "--limit", "2", "--json").json()["measured"] == 2
     environment = {**os.environ, "TRAILS_HOME": str(tmp_path / "other")}
@@ -49,6 +50,7 @@ def test_limit_and_standard_input(trails, chains_file: Path, tmp_path: Path) -> 
     assert json.loads(done.stdout)["measured"] == 4
 
 
+@pytest.mark.slow
 def test_order_and_repetition_do_not_matter(trails, chains_file: Path, tmp_path: Path) -> None:
     digests = set()
     lines = chains_file.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -71,6 +73,7 @@ def test_order_and_repetition_do_not_matter(trails, chains_file: Path, tmp_path:
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_a_lost_graph_is_rebuilt_from_shards(trails, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file)
     before = trails("verify", "--json").json()
@@ -82,6 +85,7 @@ def test_a_lost_graph_is_rebuilt_from_shards(trails, chains_file: Path, tmp_path
     assert trails("verify", "--json").json() == before
 
 
+@pytest.mark.slow
 def test_show_names_chains_by_id_prefix_and_record(trails, chains_file: Path) -> None:
     trails("ingest", chains_file)
     listed = trails(
@@ -145,6 +149,7 @@ def test_a_home_of_a_newer_version_is_refused(trails, chains_file: Path, tmp_pat
     assert shards() == before
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused_and_nothing_is_lost(trails, chains_file: Path, tmp_path: Path) -> None:
     from trails.store.traces import TraceStore
 
@@ -166,6 +171,7 @@ def test_one_bad_record_stops_before_anything_is_measured(trails, chains_file: P
     assert len(report.read_text(encoding="utf-8").splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_graph_is_made_again_by_rebuild_fresh(trails, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file)
     expected = trails("verify", "--json").json()
@@ -175,6 +181,7 @@ def test_a_damaged_graph_is_made_again_by_rebuild_fresh(trails, chains_file: Pat
     assert trails("verify", "--json").json() == expected
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_set_aside_and_measured_again(trails, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file, "--limit", 2)
     trails("ingest", chains_file)
@@ -202,6 +209,7 @@ def test_a_damaged_shard_is_set_aside_and_measured_again(trails, chains_file: Pa
     assert trails("verify", "--json").json() == expected
 
 
+@pytest.mark.slow
 def test_measures_asked_for_later_are_added_and_nothing_else_changes(trails, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file, "--limit", 2, "--premises")
     before = trails("verify", "--json").json()
@@ -221,6 +229,7 @@ def test_measures_asked_for_later_are_added_and_nothing_else_changes(trails, cha
     assert all(row["n"] == pytest.approx(math.log(256)) for row in rows)
 
 
+@pytest.mark.slow
 def test_alternatives_are_kept_by_default_and_added_only_when_asked_for(
     trails, chains_file: Path, tmp_path: Path
 ) -> None:
@@ -252,6 +261,7 @@ def test_alternatives_are_kept_by_default_and_added_only_when_asked_for(
     assert first["margin"] == 0
 
 
+@pytest.mark.slow
 def test_a_failed_first_ingest_leaves_nothing(trails, chains_file: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert "hidden states" in trails("ingest", chains_file, "--states", "1", code=4).err
@@ -284,6 +294,7 @@ def test_bad_records_are_named_without_a_report_file(trails, chains_file: Path) 
     assert len(record["bad_records"]) == 12
 
 
+@pytest.mark.slow
 def test_a_dry_removal_lists_what_would_go(trails, chains_file: Path, tmp_path: Path) -> None:
     many = tmp_path / "many.jsonl"
     many.write_text(
@@ -298,6 +309,7 @@ def test_a_dry_removal_lists_what_would_go(trails, chains_file: Path, tmp_path: 
     assert len(trails("chains", "--json").json()) == 13
 
 
+@pytest.mark.slow
 def test_chains_give_nats_per_token_beside_nats_and_end_between_words(trails, chains_file: Path) -> None:
     long = {
         "chain": "If the quick brown fox jumps over the lazy dog, then extraordinarily long words follow it. So be it."
@@ -314,6 +326,7 @@ def test_chains_give_nats_per_token_beside_nats_and_end_between_words(trails, ch
     assert "5.5452" in shown
 
 
+@pytest.mark.slow
 def test_an_option_for_another_kind_of_overlap_is_refused(trails, chains_file: Path) -> None:
     trails("ingest", chains_file)
     for given in (["--min-steps", 4], ["--kind", "skeleton", "--min-tokens", 9], ["--kind", "masked", "--layer", 3]):
@@ -342,6 +355,7 @@ def test_help_says_whose_model_is_the_default(trails, command: str) -> None:
     assert "default: TRAILS_MODEL, else the model that the run names" in " ".join(trails(command, "--help").out.split())
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_help_run(trails, chains_file: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     rows = [{"prompt": "Is 4 even?", "response": "If 4 is divisible by 2, then it is even. So it is."}]

@@ -37,6 +37,7 @@ def fingerprint(home: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_no_tool_writes(trails: Any, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file)
     home = tmp_path / "home"
@@ -73,6 +74,7 @@ def test_no_tool_writes(trails: Any, chains_file: Path, tmp_path: Path) -> None:
     assert [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]] == rows
 
 
+@pytest.mark.slow
 def test_an_answer_is_bounded_and_says_what_it_leaves_out(
     trails: Any, chains_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def steering(text: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_no_module_prints_around_it() -> None:
     found = []
     for path in (ROOT / "src").rglob("*.py"):
@@ -113,6 +114,7 @@ EVERY = [[], ["{x}"], ["--home", "no{x}"], ["--{x}"]]
 """For a command that has no lines of its own here."""
 
 
+@pytest.mark.slow
 def test_hostile_text_steers_no_terminal(hostile: str, trails) -> None:
     assert set(COMMAND_LINES) <= set(COMMANDS)
     listed = trails("cypher", "MATCH (c:Chain) RETURN c.id AS id, c.text AS text", "--json")
@@ -138,6 +140,7 @@ def test_hostile_text_steers_no_terminal(hostile: str, trails) -> None:
     assert shown > 25, "hostile text was printed, and written out"
 
 
+@pytest.mark.slow
 def test_an_unknown_label_or_type_is_an_error_and_no_empty_table(trails, chains_file: Path) -> None:
     trails("ingest", chains_file)
     shown = trails("cypher", "MATCH (c:Chainn) RETURN c.id", code=6).err
@@ -167,6 +170,7 @@ def test_every_fault_of_a_course_has_a_line_and_a_name_starts_none(trails, tmp_p
     assert all(".yaml:" in line for line in lines), "a fault is one line"
 
 
+@pytest.mark.slow
 def test_a_name_with_a_line_end_starts_no_line(trails, chains_file: Path, tmp_path: Path) -> None:
     bad = tmp_path / f"{NAME}.jsonl"
     bad.write_text('{"question": "broken"\n', encoding="utf-8")
@@ -200,6 +204,7 @@ def test_a_name_with_a_line_end_starts_no_line(trails, chains_file: Path, tmp_pa
     assert f"read as     good {SHOWN}.jsonl: reader" in read
 
 
+@pytest.mark.slow
 def test_a_property_that_nothing_has_is_told(trails, tmp_path: Path) -> None:
     path = tmp_path / "graded.jsonl"
     path.write_text('{"question": "q", "chain": "If a, then b. So c.", "grade": 3}\n', encoding="utf-8")

@@ -69,6 +69,7 @@ def traces(tmp_path: Path) -> dict[str, Trace]:
         return {trace.chain.source_id: trace for trace in store.traces()}
 
 
+@pytest.mark.slow
 def test_steps_are_new_and_tokens_keep_their_values_to_the_bit(home: Any, tmp_path: Path) -> None:
     before = traces(tmp_path)
     assert "another version of the segmenter" in " ".join(home("ingest", "c.jsonl", code=None).err.split())
@@ -103,6 +104,7 @@ def test_steps_are_new_and_tokens_keep_their_values_to_the_bit(home: Any, tmp_pa
     assert traces(tmp_path)[first.chain.source_id].nll_given_all is not None
 
 
+@pytest.mark.slow
 def test_a_second_time_changes_nothing(home: Any, tmp_path: Path) -> None:
     home("rebuild", "--segment")
     with TraceStore(tmp_path / "home") as store:

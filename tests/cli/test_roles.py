@@ -44,6 +44,7 @@ def graph_roles(home: Any) -> list[list[Any]]:
     return [list(row.values()) for row in json.loads(home("cypher", statement, "--json").out)]
 
 
+@pytest.mark.slow
 def test_the_steps_of_an_export_are_the_text(home: Any) -> None:
     rows = exported(home)
     for text in TEXTS:
@@ -57,6 +58,7 @@ def test_the_steps_of_an_export_are_the_text(home: Any) -> None:
     assert len([*home("roles", "export", "--sample", "1").out.splitlines()]) in (5, len(rows) - 5)
 
 
+@pytest.mark.slow
 def test_an_export_does_not_take_the_place_of_corrections(home: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text("corrected by hand", encoding="utf-8")
@@ -67,6 +69,7 @@ def test_an_export_does_not_take_the_place_of_corrections(home: Any, tmp_path: P
     assert len(file.read_text(encoding="utf-8").splitlines()) == len(exported(home))
 
 
+@pytest.mark.slow
 def test_a_correction_reaches_graph_selection_show_and_score_and_survives(home: Any, tmp_path: Path) -> None:
     rows = exported(home)
     before = graph_roles(home)
@@ -100,6 +103,7 @@ def test_a_correction_reaches_graph_selection_show_and_score_and_survives(home: 
     assert home("verify").code == 0
 
 
+@pytest.mark.slow
 def test_what_is_copied_into_a_shard_has_the_automatic_roles(home: Any, tmp_path: Path) -> None:
     home("roles", "import", str(written(corrected(exported(home)))), "--by", "anna")
     with TraceStore(tmp_path / "home", write=True) as store:
@@ -110,6 +114,7 @@ def test_what_is_copied_into_a_shard_has_the_automatic_roles(home: Any, tmp_path
         assert any(step.role is Role.THEREFORE != step.automatic_role for t in store.traces() for step in t.steps)
 
 
+@pytest.mark.slow
 def test_moved_borders_count_in_the_score_and_leave_the_graph_alone(home: Any) -> None:
     rows = exported(home)
     i = next(i for i, row in enumerate(rows) if row["text"].startswith("The sun"))
@@ -122,6 +127,7 @@ def test_moved_borders_count_in_the_score_and_leave_the_graph_alone(home: Any) -
     assert {(case["kind"], case["labelled"], case["found"]) for case in wrong} == {("border", "none", "border")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -146,12 +152,14 @@ def test_a_wrong_file_is_one_error_and_nothing_is_stored(home: Any, tmp_path: Pa
     assert not (tmp_path / "home" / "corrections.json").exists()
 
 
+@pytest.mark.slow
 def test_nothing_to_score_and_a_damaged_file_are_told(home: Any, tmp_path: Path) -> None:
     assert "nobody corrected a chain" in " ".join(home("roles", "score", code=None).err.split())
     (tmp_path / "home" / "corrections.json").write_text('{"c": 1}')
     assert "corrections.json cannot be read" in " ".join(home("roles", "score", code=None).err.split())
 
 
+@pytest.mark.slow
 def test_implicit_roles_are_shown_and_selected_only_where_they_are_asked_for(home: Any) -> None:
     assert "(THEREFORE 0." in home("show", "c.jsonl:1", "--implicit").out
     assert "(THEREFORE" not in home("show", "c.jsonl:1").out

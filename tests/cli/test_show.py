@@ -24,6 +24,7 @@ def awkward(trails, tmp_path: Path) -> str:
     return "awkward.jsonl:1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_every_character_is_shown(width: int, awkward: str, trails, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -38,6 +39,7 @@ def test_every_character_is_shown(width: int, awkward: str, trails, monkeypatch:
     assert max(map(cell_len, steps)) <= width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_numbers_stand_below_their_tokens(width: int, awkward: str, trails, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -48,6 +50,7 @@ def test_numbers_stand_below_their_tokens(width: int, awkward: str, trails, monk
     assert max(cell_len(line) for line in shown.splitlines() if line.startswith("    ")) <= width
 
 
+@pytest.mark.slow
 def test_the_source_s_own_versions_of_a_chain_are_shown_with_their_edits(trails, tmp_path: Path) -> None:
     texts = {"a": "Add 2 and 3.", "b": "Add 2 and 4.", "c": "Something else."}
     rows = [{"id": k, "question": "Why?" if k < "c" else "How?", "answer": text} for k, text in texts.items()]

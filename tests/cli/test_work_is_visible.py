@@ -66,6 +66,7 @@ def test_lines_to_run_carry_the_home_that_was_given() -> None:
     forget_home()
 
 
+@pytest.mark.slow
 def test_an_error_names_the_home_in_its_line_to_run(trails, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file, "--home", tmp_path / "other")
     shown = trails("show", "cffff", "--home", tmp_path / "other", code=2).err
@@ -97,6 +98,7 @@ WRONG = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_wrong_argument_is_told_before_the_model_libraries_are_imported(
     trails, chains_file: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
 from tests.contract.conftest import Open
 from tests.store.factory import corpus, make_run
 
@@ -86,6 +87,7 @@ def act_on(graph: GraphStore, me: TraceStore, act: str, run: str, analysis: str,
         load_missing(me, graph, progress=Silent())
 
 
+@pytest.mark.slow
 def test_nothing_of_the_other_home_is_lost(open_store: Open, tmp_path: Path) -> None:
     rng = random.Random(1)
     one, two, three = (corpus(6, run) for run in RUNS)
@@ -139,6 +141,7 @@ def test_a_chain_that_somebody_took_hold_of_meanwhile_stays(open_store: Open, tm
         home.close()
 
 
+@pytest.mark.slow
 def test_a_home_judges_its_part_only(open_store: Open, tmp_path: Path) -> None:
     one, two, _ = (corpus(6, run) for run in RUNS)
     a = home_of(tmp_path / "a", one[:4], RUNS[:1])

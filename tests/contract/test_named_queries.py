@@ -87,6 +87,7 @@ def close(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(oracle.ANSWERS))
 def test_query_answers_as_the_oracle(name: str, full_store: GraphStore, world: World) -> None:
     query, graph = named_queries()[name], world.graph()

@@ -90,6 +90,7 @@ def test_there_are_ten_pictures() -> None:
     assert {name for name, query in named_queries().items() if is_picture(query)} == set(PICTURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_has_nodes_and_is_no_disc(name: str, graph: GraphStore, sample: TraceStore) -> None:
     query = named_queries()[name]
@@ -102,6 +103,7 @@ def test_a_picture_has_nodes_and_is_no_disc(name: str, graph: GraphStore, sample
     assert not found.truncated
 
 
+@pytest.mark.slow
 def test_a_chain_of_many_steps_is_drawn_whole(graph: GraphStore, sample: TraceStore) -> None:
     values = picture_values(sample)
     steps = graph.run("MATCH (s:Step {chain: $chain}) RETURN count(s)", {"chain": values["chain"]}).rows[0][0]

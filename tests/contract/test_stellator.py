@@ -74,6 +74,7 @@ CASES: list[tuple[str, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "written"), CASES, ids=[re.sub(r"\s+", " ", text) for text, _ in CASES])
 def test_a_block_equals_cypher_written_by_hand(full_store: GraphStore, world: World, text: str, written: str) -> None:
     one = compiled(world, text)

@@ -29,6 +29,7 @@ def write_one_by_one(store: GraphStore, traces: list[Trace], runs: dict[str, Run
         store.write([graph_batch([trace], runs)])
 
 
+@pytest.mark.slow
 def test_loading_in_any_order_and_twice_gives_the_graph_of_the_shards(open_store: Open) -> None:
     one, two = make_run("base"), make_run("tuned")
     runs = {one.id: one, two.id: two}
@@ -53,6 +54,7 @@ def scopes(world: World, *names: str) -> list[str]:
     return sorted({row["scope"] for name in names for row in world.rows[name]})
 
 
+@pytest.mark.slow
 def test_clearing_a_scope_leaves_the_others(open_store: Open, world: World) -> None:
     with open_store() as store:
         store.ensure_schema()
@@ -71,6 +73,7 @@ def test_clearing_a_scope_leaves_the_others(open_store: Open, world: World) -> N
         assert graph_digest([store.tables()]).hex == graph_digest([world.batch()]).hex
 
 
+@pytest.mark.slow
 def test_homes_hold_chains_and_a_chain_may_have_several(open_store: Open) -> None:
     one, two = HomeIdentity("h1", "one"), HomeIdentity("h2", "two")
     run = make_run()
@@ -92,6 +95,7 @@ def test_homes_hold_chains_and_a_chain_may_have_several(open_store: Open) -> Non
         assert [d for d in compare(expected, graph_digest([store.tables(some)])) if not d.startswith(left_out)] == []
 
 
+@pytest.mark.slow
 def test_analyses_are_written_updated_and_cleared(open_store: Open, world: World) -> None:
     with open_store() as store:
         store.ensure_schema()
@@ -113,6 +117,7 @@ def test_analyses_are_written_updated_and_cleared(open_store: Open, world: World
         assert "Overlap" not in store.counts()
 
 
+@pytest.mark.slow
 def test_deleting_every_chain_leaves_what_others_put_there(open_store: Open, world: World) -> None:
     with open_store() as store:
         store.write([world.batch()])
@@ -129,6 +134,7 @@ def test_deleting_every_chain_leaves_what_others_put_there(open_store: Open, wor
         assert graph_digest([store.tables()]).hex == graph_digest([world.batch()]).hex
 
 
+@pytest.mark.slow
 def test_delete_removes_a_chain_and_nothing_else(open_store: Open, world: World) -> None:
     gone = world.traces[0].chain.id
     rest = [trace for trace in world.traces if trace.chain.id != gone]
@@ -144,6 +150,7 @@ def test_delete_removes_a_chain_and_nothing_else(open_store: Open, world: World)
         assert graph_digest([store.tables()]).hex == graph_digest([world.batch()]).hex
 
 
+@pytest.mark.slow
 def test_counts_name_labels_and_relationships(open_store: Open, world: World) -> None:
     with open_store() as store:
         store.ensure_schema()
@@ -155,6 +162,7 @@ def test_counts_name_labels_and_relationships(open_store: Open, world: World) ->
         assert store.counts() == {name: len(table) for name, table in tables.items()}
 
 
+@pytest.mark.slow
 def test_a_batch_without_whole_does_not_count_as_loaded(open_store: Open, world: World) -> None:
     """As after a load that was killed half-way: what is there is completed, not doubled."""
     batch = world.batch()
@@ -166,6 +174,7 @@ def test_a_batch_without_whole_does_not_count_as_loaded(open_store: Open, world:
         assert graph_digest([store.tables()]).hex == graph_digest([batch]).hex
 
 
+@pytest.mark.slow
 def test_numbers_come_back_to_the_bit(open_store: Open) -> None:
     rng = random.Random(3)
     floats = [struct.unpack("<d", rng.randbytes(8))[0] for _ in range(200)]
@@ -195,6 +204,7 @@ def test_numbers_come_back_to_the_bit(open_store: Open) -> None:
             assert got == [float(x) for x in trace.step_masses(later)[2 + earlier]]
 
 
+@pytest.mark.slow
 def test_hostile_text_is_stored_and_returned_verbatim(open_store: Open) -> None:
     assert len(STRINGS) >= 200
     run = make_run()
@@ -224,6 +234,7 @@ def test_hostile_text_is_stored_and_returned_verbatim(open_store: Open) -> None:
         assert store.counts()["Chain"] == len(STRINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x", "limit", "MATCH", "x y", "`", "'", "$", "é", "1"])
 def test_parameter_names_are_names_only(open_store: Open, name: str) -> None:
     """A parameter that the statement does not use changes nothing, whatever its name; one that it uses arrives as data."""
@@ -236,6 +247,7 @@ def test_parameter_names_are_names_only(open_store: Open, name: str) -> None:
         assert digest_of(store) == before
 
 
+@pytest.mark.slow
 def test_the_read_path_refuses_everything_that_is_not_a_read(open_store: Open, world: World) -> None:
     assert len(REFUSED) >= 50
     with open_store() as store:
@@ -250,6 +262,7 @@ def test_the_read_path_refuses_everything_that_is_not_a_read(open_store: Open, w
         assert len(store.run("SHOW INDEXES").rows) == len(schema)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
@@ -280,6 +293,7 @@ def test_reads_that_look_dangerous_are_answered(
             assert sorted(rows) == expected
 
 
+@pytest.mark.slow
 def test_explaining_a_read_reads_nothing(open_store: Open) -> None:
     with open_store() as store:
         store.ensure_schema()
@@ -294,6 +308,7 @@ def test_explaining_a_read_reads_nothing(open_store: Open) -> None:
         assert 2 in [row[rows] for row in measured.rows]
 
 
+@pytest.mark.slow
 def test_writing_is_possible_when_asked_for(open_store: Open) -> None:
     with open_store() as store:
         store.ensure_schema()
@@ -303,6 +318,7 @@ def test_writing_is_possible_when_asked_for(open_store: Open) -> None:
         store.run("MATCH (n:Note) DETACH DELETE n", write=True)
 
 
+@pytest.mark.slow
 def test_limits_of_time_and_rows(open_store: Open) -> None:
     with open_store() as store:
         store.ensure_schema()
@@ -318,6 +334,7 @@ def test_limits_of_time_and_rows(open_store: Open) -> None:
         assert store.run("RETURN 1 AS x").rows == ((1,),)
 
 
+@pytest.mark.slow
 def test_errors_in_a_query_are_query_errors(open_store: Open) -> None:
     with open_store() as store:
         store.ensure_schema()
@@ -326,6 +343,7 @@ def test_errors_in_a_query_are_query_errors(open_store: Open) -> None:
                 store.run(statement)
 
 
+@pytest.mark.slow
 def test_values_are_plain_python(open_store: Open, world: World) -> None:
     with open_store() as store:
         store.write([world.batch()])
@@ -345,6 +363,7 @@ def test_values_are_plain_python(open_store: Open, world: World) -> None:
         assert all(type(value) in (str, int, float, bool, list) for value in node.values())
 
 
+@pytest.mark.slow
 def test_nodes_and_relationships_become_a_graph(open_store: Open, world: World) -> None:
     run = world.traces[0].run
     traces = [trace for trace in world.traces if trace.run == run]

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import networkx as nx
+import pytest
 from tests.cli.conftest import chains_file, trails  # noqa: F401  (fixtures)
 from tests.report.test_report import contents
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example.py"
 
 
+@pytest.mark.slow
 def test_the_example_runs(trails: Any, chains_file: Path, tmp_path: Path) -> None:  # noqa: F811
     trails("ingest", chains_file)
     out = tmp_path / "out"

@@ -171,6 +171,7 @@ def test_without_the_positive_control_or_with_a_placebo_difference_nothing_is_ju
     assert judge(declared(lower(), placebo=(lower("d", "d"),)), rows)[0].outcome == "held"
 
 
+@pytest.mark.slow
 def test_the_smallest_effect_is_what_a_simulation_finds() -> None:
     assert [round(smallest_effect(n), 2) for n in (5, 10, 20)] == [1.68, 1.0, 0.66]
     assert smallest_effect(1) == math.inf
@@ -197,6 +198,7 @@ def test_t_interval_against_a_known_case() -> None:
     assert t_interval([]).n == 0
 
 
+@pytest.mark.slow
 def test_t_intervals_cover_as_often_as_they_say() -> None:
     draw = np.random.default_rng(3).normal(0, 1, (2000, 5))
     covered = np.mean([(i := t_interval(row)).low <= 0 <= i.high for row in draw])
@@ -315,6 +317,7 @@ def test_arms_are_not_said_to_be_trained_on() -> None:
     assert "trained on" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", experiments().values(), ids=lambda e: e.name)
 def test_the_published_page_is_the_report_of_the_published_rows(experiment: Experiment) -> None:
     found = read_results(PAGES / "results.jsonl").get(experiment.name)
@@ -327,6 +330,7 @@ def test_the_published_page_is_the_report_of_the_published_rows(experiment: Expe
         assert (PAGES / "archive" / f"{experiment.name}.md").is_file()
 
 
+@pytest.mark.slow
 def test_the_table_of_the_index_is_that_of_the_rows() -> None:
     found = read_results(PAGES / "results.jsonl")
     table = index_table({name: (found[name].rows if name in found else None) for name in experiments()})
@@ -357,6 +361,7 @@ def test_archived_pages_recompute_from_their_plans_and_rows() -> None:
                 assert shown[:3] == pytest.approx([i.mean, i.low, i.high], rel=1e-3, abs=1e-4), (name, c)
 
 
+@pytest.mark.slow
 def test_plans_were_committed_before_their_rows() -> None:
     root = PAGES.parents[1]
     path = "docs/experiments/results.jsonl"

@@ -32,6 +32,7 @@ def by_chain(rows: list[dict]) -> dict[str, dict]:
     return {row["chain"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_masks_keep_what_they_say(make_home, tmp_path: Path) -> None:
     home = make_home(10)
     plain = by_chain(export(home, tmp_path / "a.jsonl"))
@@ -47,6 +48,7 @@ def test_masks_keep_what_they_say(make_home, tmp_path: Path) -> None:
             assert role[chain]["loss_weights"][i] == float(role[chain]["labels"][i] != IGNORED)
 
 
+@pytest.mark.slow
 def test_random_mask_has_its_share_and_depends_on_the_seed_only(make_home, tmp_path: Path) -> None:
     home, other = make_home(60), make_home(60, name="other", reverse=True, shards=4)
     a = export(home, tmp_path / "a.jsonl", mask="random:0.3")
@@ -145,6 +147,7 @@ def test_rhythm_repeats_each_row_at_growing_distance() -> None:
             parse_order(wrong)
 
 
+@pytest.mark.slow
 @given(st.permutations(range(9)), st.sampled_from(["shuffled", "rising", "falling", "rhythm:3", "source"]))
 @settings(max_examples=50, deadline=None)
 def test_order_does_not_depend_on_storage(permutation: list[int], name: str) -> None:
@@ -173,6 +176,7 @@ def split(rows: list[list[int]], share: float = 0.3, gram: int = GRAM):
         return index.split(share, [f"e{i}" for i in range(len(rows))], ["f"] * len(rows), 0)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=2, max_size=14))
 @settings(max_examples=200, deadline=None)
 def test_parts_share_no_gram(rows: list[list[int]]) -> None:
@@ -183,6 +187,7 @@ def test_parts_share_no_gram(rows: list[list[int]]) -> None:
     assert train
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=18), min_size=1, max_size=10),
     st.sampled_from([1, 3, 4, 13]),
@@ -202,6 +207,7 @@ def test_equal_grams_meet_and_others_do_not(rows: list[list[int]], gram: int) ->
     assert len(set(known.values())) == len(known)
 
 
+@pytest.mark.slow
 def test_a_variant_stays_on_the_side_of_its_parent() -> None:
     rows = [list(range(20 * i, 20 * i + 20)) for i in range(6)]  # no gram in common
     chains = np.arange(1, 7, dtype=np.uint64)
@@ -219,6 +225,32 @@ def test_a_variant_stays_on_the_side_of_its_parent() -> None:
     assert sum(map(any, sides)) > 4
 
 
+def test_a_group_takes_as_much_of_the_share_as_it_has_rows() -> None:
+    rows = [list(range(20 * i, 20 * i + 20)) for i in range(9)]
+    rows += [rows[0], rows[0]]  # three rows that belong together, and eight alone
+    sizes = []
+    for seed in range(40):
+        with GramIndex() as index:
+            index.add(rows_to_ragged(rows), np.arange(1, 12, dtype=np.uint64))
+            held = index.split(0.3, [f"e{i:02}" for i in range(11)], ["f"] * 11, seed).held_out
+        assert held[0] == held[9] == held[10]
+        assert held.sum() <= 0.3 * 11 + 0.5
+        sizes.append((int(held[0]), int(held.sum())))
+    # 3.3 rows of 11: the group alone leaves room for no other, and without it three rows are held out
+    assert set(sizes) == {(1, 3), (0, 3)}
+
+
+def test_a_family_gives_no_more_than_its_own_share() -> None:
+    rows = [list(range(20 * i, 20 * i + 20)) for i in range(10)]
+    families = ["a"] * 8 + ["b"] * 2
+    for seed in range(12):
+        with GramIndex() as index:
+            index.add(rows_to_ragged(rows), np.arange(1, 11, dtype=np.uint64))
+            held = index.split(0.25, [f"e{i}" for i in range(10)], families, seed).held_out
+        assert (int(held[:8].sum()), int(held[8:].sum())) == (2, 1)
+
+
+@pytest.mark.slow
 def test_exported_variants_stay_on_the_side_of_their_parent(make_home, tmp_path: Path) -> None:
     home = make_home(12)
 
@@ -243,6 +275,7 @@ def test_exported_variants_stay_on_the_side_of_their_parent(make_home, tmp_path:
             assert {row["parent"] for row in side if row["parent"]} == {r["chain"] for r in side if not r["parent"]}
 
 
+@pytest.mark.slow
 def test_split_of_real_looking_rows(make_home, tmp_path: Path) -> None:
     shared = " ".join(f"s{i}" for i in range(20))
     chains = [
@@ -269,3 +302,6 @@ def test_rows_that_all_hang_together_leave_nothing_to_hold_out(make_home, tmp_pa
     rows = export(home, tmp_path / "o.jsonl", split=0.2)
     assert len(rows) == 10
     assert (tmp_path / "o.held_out.jsonl").read_text() == ""
+    card = (tmp_path / "o.README.md").read_text()
+    assert "13-grams of tokens shared by train and held-out rows: 0." in card
+    assert "1 groups of rows without a shared 13-gram; the largest holds 100.0 % of the rows." in card

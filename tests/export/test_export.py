@@ -90,6 +90,7 @@ def test_steps_are_labelled_and_what_comes_before_is_context(make_home, tmp_path
     assert row["suffix"]
 
 
+@pytest.mark.slow
 def test_a_hole_between_selected_steps_needs_a_format_with_masks(make_home, tmp_path: Path) -> None:
     home = make_home(3)
     trace = home.traces[0]
@@ -170,6 +171,7 @@ def test_weights_survive_or_the_format_refuses(make_home, tmp_path: Path, name: 
     assert report.lost == ("The weights `surprisal`: every token with loss counts 1.",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_two_exports_are_byte_identical_whatever_the_order_of_storage(make_home, tmp_path: Path, name: str) -> None:
     first, second = make_home(20), make_home(20, name="other", shards=5, reverse=True)
@@ -184,6 +186,7 @@ def test_two_exports_are_byte_identical_whatever_the_order_of_storage(make_home,
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_rows_of_many_small_batches_are_those_of_one(make_home, tmp_path: Path, name: str, monkeypatch) -> None:
     home = make_home(23)
@@ -256,6 +259,7 @@ def rounded(value):
     return value
 
 
+@pytest.mark.slow
 @given(any_column())
 @settings(max_examples=300, deadline=None)
 def test_json_made_by_column_is_read_back_by_the_standard_reader(values: pa.Array) -> None:
@@ -294,6 +298,7 @@ def test_numbers_are_written_without_an_exponent() -> None:
     assert json.loads(bytes(json_lines(table.slice(2)))) == {"x": [2.0], "n": [3]}
 
 
+@pytest.mark.slow
 def test_parquet_and_json_lines_hold_the_same_rows(make_home, tmp_path: Path) -> None:
     home = make_home(8)
     a = rows_of(export(home, tmp_path / "o.jsonl", weights="entropy").files["train"])
@@ -329,6 +334,7 @@ def test_card_says_where_the_rows_came_from(make_home, tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
+@pytest.mark.slow
 def test_a_token_outside_the_vocabulary_is_refused(make_home, tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -403,6 +409,7 @@ def test_wrong_use_gets_one_clear_message(make_home, tmp_path: Path, options: di
     assert list(tmp_path.glob(".trails*")) == []
 
 
+@pytest.mark.slow
 def test_an_existing_file_is_not_replaced(make_home, tmp_path: Path) -> None:
     home = make_home(3)
     to = tmp_path / "o.jsonl"
@@ -434,6 +441,7 @@ def test_layers_are_read_and_carried(make_home, tmp_path: Path) -> None:
     assert "| layers | `2-3` |" in (tmp_path / "o.README.md").read_text()
 
 
+@pytest.mark.slow
 def test_versions_of_one_thing_stay_on_one_side_of_a_split(make_home, tmp_path: Path) -> None:
     from tests.export.conftest import chains_of
 

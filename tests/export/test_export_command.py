@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from trails.cli import cli
@@ -14,6 +15,7 @@ def run(*arguments: str):
     return CliRunner().invoke(cli, ["export", *arguments])
 
 
+@pytest.mark.slow
 def test_export_writes_rows_card_and_says_how_to_load(make_home, tmp_path: Path) -> None:
     home = make_home(12)
     to = tmp_path / "rows.jsonl"

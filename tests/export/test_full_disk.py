@@ -26,6 +26,7 @@ def may_mount() -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not may_mount(), reason="no user namespaces here")
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
 def test_an_export_on_a_full_disk(make_home, tmp_path: Path, name: str) -> None:

@@ -130,6 +130,7 @@ def exported(home, to: Path, format: str, case: str) -> str:
     return digest.hexdigest()[:12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", sorted(WRITERS))
 def test_the_bytes_are_those_of_the_version_before(make_home, tmp_path: Path, format: str) -> None:
     home = make_home(24, runs=("toy", "reference"))

@@ -136,6 +136,7 @@ def test_what_cannot_be_written_is_one_error_each(tmp_path: Path, monkeypatch: p
     assert format_of(tmp_path / "graph.png", "gexf") == "gexf"
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_is_selected(trails: Any, chains_file: Path, tmp_path: Path) -> None:  # noqa: F811
     trails("ingest", chains_file)
     chain = trails("chains", "--json").json()[0]["chain"]

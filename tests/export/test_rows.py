@@ -16,6 +16,7 @@ from trails.export.subgraph import Part, Selection
 from trails.schema import stable_hash
 
 
+@pytest.mark.slow
 def test_rows_without_a_label_are_left_out_and_counted(make_home, tmp_path: Path) -> None:
     home = make_home(12)
     lowest = {trace.chain.id: float(np.nanmin(trace.surprisal)) for trace in home.traces}
@@ -47,6 +48,7 @@ def texts(format: str, row: dict) -> str:
     raise AssertionError(format)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", sorted(name for name, writer in WRITERS.items() if writer.texts))
 def test_texts_end_with_what_was_asked_for_and_the_card_says_so(make_home, tmp_path: Path, format: str) -> None:
     home = make_home(6)
@@ -71,6 +73,7 @@ def test_texts_end_with_what_was_asked_for_and_the_card_says_so(make_home, tmp_p
         assert report.ends in report.card.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_ids_and_parts_take_no_answer_and_missing_ones_are_counted(make_home, tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -99,6 +102,7 @@ def test_ids_and_parts_take_no_answer_and_missing_ones_are_counted(make_home, tm
     assert rows_of(tmp_path / "cli.jsonl")[0]["messages"][-1]["content"].startswith("<think>\n")
 
 
+@pytest.mark.slow
 def test_a_part_carries_weight_tag_and_stage(make_home, tmp_path: Path) -> None:
     home = make_home(8)
     ids = [chain.id for chain in home.chains]

@@ -69,6 +69,7 @@ def test_roles(graph, pattern: str, expected: dict[int, tuple[int, ...]]) -> Non
     assert {i: part.steps for i, part in picked(graph, f"roles:{pattern}").items()} == expected
 
 
+@pytest.mark.slow
 def test_cypher_returns_chains_steps_or_tokens(graph, tmp_path: Path) -> None:
     _, _, made = graph
     assert picked(graph, "MATCH (c:Chain) RETURN c") == {i: Part(t.chain.id) for i, t in enumerate(made)}
@@ -111,6 +112,7 @@ def table(name: str, rows: list[dict]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=table_schema(name))
 
 
+@pytest.mark.slow
 def test_overlap_and_gaps(graph) -> None:
     store, traces, made = graph
     a, b = made[0].chain.id, made[1].chain.id
@@ -179,6 +181,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "kind", "message"), WRONG, ids=[case[0] for case in WRONG])
 def test_wrong_selections_get_one_clear_message(graph, text: str, kind: type[Exception], message: str) -> None:
     store, traces, _ = graph
@@ -229,6 +232,7 @@ def test_writing_is_refused_in_one_kind_of_error(graph) -> None:
     assert store.run("MATCH (c:Chain) RETURN count(c) AS n").rows == ((len(made),),)
 
 
+@pytest.mark.slow
 def test_the_digest_names_what_is_selected_not_how(graph) -> None:
     store, traces, made = graph
     ids = ",".join(trace.chain.id for trace in made)
@@ -240,6 +244,7 @@ def test_spans_are_united() -> None:
     assert merge_spans([(5, 7), (1, 3), (3, 4), (6, 9), (2, 2)]) == ((1, 4), (5, 9))
 
 
+@pytest.mark.slow
 def test_a_named_query_takes_parameters(graph) -> None:
     assert picked(graph, 'query:chains-by-text{"text": "Therefore"}').keys() == {0}
     assert picked(graph, 'query:chains-by-text {"text": "But"}').keys() == {0, 1, 2}

@@ -63,6 +63,7 @@ def collated(collator: Any, data: Any) -> list[tuple[list[int], list[int]]]:
     return found
 
 
+@pytest.mark.slow
 def test_datasets_opens_the_tokenised_folder(make_home, tmp_path: Path, words) -> None:
     from datasets import load_from_disk
     from transformers import DataCollatorForSeq2Seq

@@ -236,6 +236,7 @@ def test_wrong_use(scorer) -> None:
         make_variants(open_scorer("uniform"), item())
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 3), max_size=9), st.lists(st.integers(0, 3), max_size=9))
 @settings(max_examples=300, deadline=None)
 def test_edit_distance_and_alignment(a: list[int], b: list[int]) -> None:

@@ -37,6 +37,7 @@ def run(*arguments: object, code: int = 0) -> Result:
     return done
 
 
+@pytest.mark.slow
 def test_a_genome_from_init_to_export(small: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.genome.yaml"
     assert "3 books" in run("init", file).stdout
@@ -71,6 +72,7 @@ def test_a_home_describes_itself(small: Path, tmp_path: Path) -> None:
     run("init", file, code=2)  # it exists
 
 
+@pytest.mark.slow
 def test_children_are_registered(tmp_path: Path) -> None:
     file = tmp_path / "a.genome.yaml"
     run("init", file)

@@ -54,6 +54,7 @@ def example(shelf: Shelf) -> Course:
     return compile_course(genome, document, shelf, folder=EXAMPLE.parent)
 
 
+@pytest.mark.slow
 def test_the_example_compiles_and_keeps_its_gates(example: Course, tmp_path: Path) -> None:
     done = export_course(example, "trails", tmp_path / "course")
     rows, course = rows_of(tmp_path / "course"), rows_of(tmp_path / "course", "course.jsonl")
@@ -80,6 +81,7 @@ def test_the_example_compiles_and_keeps_its_gates(example: Course, tmp_path: Pat
     assert done.cut == 0
 
 
+@pytest.mark.slow
 def test_roles_have_files_of_their_own_that_share_no_chain(example: Course, tmp_path: Path) -> None:
     export_course(example, "trails", tmp_path / "course")
     rows = rows_of(tmp_path / "course")
@@ -93,6 +95,7 @@ def test_roles_have_files_of_their_own_that_share_no_chain(example: Course, tmp_
     assert sum(map(len, role_rows(example).values())) < len(rows)  # the scenes and answers have no role
 
 
+@pytest.mark.slow
 def test_the_same_genome_and_home_give_the_same_bytes(tmp_path: Path) -> None:
     chains = list(read([canonical_path()]))[:112]
     text = TWO.replace(
@@ -234,6 +237,7 @@ def test_parts_of_a_course_are_a_mapping_by_chain(example: Course) -> None:
     assert [part for part in parts.values() if not part.whole] == list(example.parts.values()) or example.parts
 
 
+@pytest.mark.slow
 def test_generated_genomes_compile_and_hold_every_chain_once(shelf: Shelf, compiled) -> None:
     text = genome_of(shelf, name='a "name"', books=25, stages=4)
     course = compiled(text)
@@ -259,6 +263,7 @@ def test_the_report_counts_what_is_there(example: Course) -> None:
     assert gsm["chains"] == 60
 
 
+@pytest.mark.slow
 def test_a_gap_leaves_nothing_that_its_audit_finds(example: Course, tmp_path: Path) -> None:
     (gap,) = example.gaps
     shelf = example.shelf
@@ -286,6 +291,7 @@ def test_a_gap_leaves_nothing_that_its_audit_finds(example: Course, tmp_path: Pa
         assert not held & grams(row["prompt"] + row["completion"])
 
 
+@pytest.mark.slow
 def test_a_planted_copy_of_a_withheld_step_is_cut_off(packaged: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -333,6 +339,7 @@ def test_the_same_chain_with_other_steps_in_two_books_is_a_fault(shelf: Shelf, c
         compiled(text.replace("take: 40", "take: 100"))
 
 
+@pytest.mark.slow
 def test_refused_outputs(compiled, tmp_path: Path) -> None:
     course = compiled(TWO)
     with pytest.raises(UsageError, match="a course is a folder"):
@@ -345,6 +352,7 @@ def test_refused_outputs(compiled, tmp_path: Path) -> None:
     assert (tmp_path / "x" / "train.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_rows_longer_than_the_window_are_flagged(compiled, tmp_path: Path) -> None:
     scene = '{conflict_scene: {level: "school physics, sound, storm", trigger: "seconds between flash and thunder, a storm a kilometre away", resolution_expected: "wind"}}'
     text = TWO.replace(

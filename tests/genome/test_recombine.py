@@ -49,6 +49,7 @@ def books(values: dict[str, Any]) -> list[str]:
     return [b["select"] for stage in values["stages"] for s in stage.get("sections", ()) for b in s["books"]]
 
 
+@pytest.mark.slow
 def test_a_genome_survives_being_written() -> None:
     for text in (EXAMPLE.read_text(encoding="utf-8"), FIRST):
         genome, _ = parse_genome(text)
@@ -60,6 +61,7 @@ def test_a_genome_survives_being_written() -> None:
     assert values_of(parse_genome(text_of(values))[0]) == values
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10_000))
 def test_a_mutation_is_one_sound_operation_that_its_seed_decides(seed: int) -> None:
@@ -77,10 +79,12 @@ def test_a_mutation_is_one_sound_operation_that_its_seed_decides(seed: int) -> N
         assert books(child) != books(VALUES) or operation == "swap-sections"
 
 
+@pytest.mark.slow
 def test_every_operation_comes_up() -> None:
     assert {mutate(VALUES, seed)[0] for seed in range(24)} == set(OPERATIONS)
 
 
+@pytest.mark.slow
 def test_a_random_genome_deals_the_same_books() -> None:
     children = [random_genome(VALUES, seed) for seed in range(8)]
     assert all(Counter(books(child)) == Counter(books(VALUES)) for child in children)
@@ -122,6 +126,7 @@ def test_a_registry_survives_a_line_that_was_cut(tmp_path: Path) -> None:
     assert values_of(load_genome(tmp_path / f"{name}.genome.yaml")[0]) == child
 
 
+@pytest.mark.slow
 def test_a_search_climbs_and_stands_beside_random_orders_of_equal_budget(tmp_path: Path) -> None:
     wanted = "source:spinoza/ethics"
 

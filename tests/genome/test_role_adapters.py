@@ -85,6 +85,7 @@ def test_adapters_by_role_beside_one_of_equal_parameters(course: Path, tmp_path:
     assert all(done.finished_before for done in (*again.roles.values(), again.one))
 
 
+@pytest.mark.slow
 def test_without_roles_there_is_nothing_to_train_by(course: Path, tmp_path: Path) -> None:
     for path in course.parent.glob("train.*.jsonl"):
         path.unlink()

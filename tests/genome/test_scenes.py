@@ -71,6 +71,7 @@ def test_likelihood_counts_beside_controls_and_the_prompt() -> None:
     assert not detect("", scene, likelihood=likelihood, controls=others).resolved
 
 
+@pytest.mark.slow
 def test_a_scene_is_found_by_trigger_and_level(shelf, compiled) -> None:
     wanted = ConflictScene(
         level="sound and storms", trigger="three seconds between the flash and the thunder", resolution_expected="wind"
@@ -83,6 +84,7 @@ def test_a_scene_is_found_by_trigger_and_level(shelf, compiled) -> None:
     assert other == (-1, 0.0) or other[1] < 0.4
 
 
+@pytest.mark.slow
 def test_the_item_of_a_scene_holds_the_three_keys_and_controls(packaged, shelf, tmp_path: Path) -> None:
     from tests.genome.conftest import EXAMPLE
 

@@ -124,6 +124,7 @@ def test_values_are_read_as_meant() -> None:
     assert genome.stages[0].sections[0].books[0].take == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["[" * 5_000, "- " * 5_000, "{a: " * 2_000, "? " * 3_000, "a: " + "[" * 500 + "]" * 500, "!" * 9_000, "'" * 9_001,
@@ -161,6 +162,7 @@ def mutated(random_: random.Random, text: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_a_damaged_genome_is_read_or_refused() -> None:
     random_ = random.Random(0)
     refused = 0
@@ -172,6 +174,7 @@ def test_a_damaged_genome_is_read_or_refused() -> None:
     assert refused > 50
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text: str) -> None:

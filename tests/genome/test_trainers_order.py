@@ -112,6 +112,7 @@ def test_trails_train_feeds_the_course_in_order(compiled, tmp_path: Path, tiny, 
     assert fed(trainer) == [row["input_ids"] for row in rows]
 
 
+@pytest.mark.slow
 def test_the_folder_of_datasets_keeps_the_order(compiled, tmp_path: Path) -> None:
     from datasets import load_from_disk
 
@@ -126,6 +127,7 @@ def test_the_folder_of_datasets_keeps_the_order(compiled, tmp_path: Path) -> Non
     assert chains["train.graph.jsonl"] == [course.shelf.id(row) for row in course.chain.tolist()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "format", ["axolotl", "axolotl-segments", "ms-swift", "messages", "prompt-completion", "llama-factory"]
 )

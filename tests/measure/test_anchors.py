@@ -62,6 +62,7 @@ def measured(scorer: Any, **options: Any) -> tuple[Trace, Any, Dependence]:
     return trace, sequence, dependence(scorer, trace, sequence, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2", "llama (grouped-query)"])
 @pytest.mark.parametrize("layers", [None, (2,), (1, 3)])
 def test_every_pair_is_masking_by_hand(family: str, layers: Any) -> None:

@@ -89,6 +89,7 @@ def test_the_first_token_of_a_sequence_is_no_label_and_a_row_is_cut_at_its_end()
     assert scorer.contexts.row(item(), labelled_from=3, max_tokens=20).record()["labels"] == [IGNORED] * 20
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_through_the_chat_template() -> None:
     model = tiny("qwen2")
     scorer = scorer_of(model, tokenizer=chatty(), template="chat")
@@ -133,6 +134,7 @@ def exported(shards: Any, format: str, to: Path, **options: Any) -> dict[str, An
     return {row["chain"]: row for row in map(json.loads, to.read_text(encoding="utf-8").splitlines())}
 
 
+@pytest.mark.slow
 def test_a_chain_after_a_conversation_is_exported_in_the_frame_in_which_it_was_measured(tmp_path: Path) -> None:
     scorer = scorer_of(tiny("qwen2"), tokenizer=chatty(), template="chat")
     talk, alone = conversing(TOOLS), item(source_id="2")
@@ -179,6 +181,7 @@ def test_a_conversation_without_a_user_turn_is_all_prefix() -> None:
     assert not context.question_span.stop - context.question_span.start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
@@ -197,6 +200,7 @@ def test_think_opens_a_thought_where_the_template_does_not(template: str, expect
     assert str(error.value) == "--think opens a thought inside a chat template. Give --template chat with it."
 
 
+@pytest.mark.slow
 def test_control_tokens_in_plain_text_follow_the_policy() -> None:
     text = f"{TEXT[:8]}<|end|>{TEXT[8:]}"
     runs = {p: scorer_of(tiny("qwen2"), tokenizer=chatty(), control_tokens=p) for p in ("token", "text", "refuse")}
@@ -242,6 +246,7 @@ def test_a_damaged_conversation_is_named(messages: str) -> None:
         scorer.contexts.of(replace(item().chain, messages=messages))
 
 
+@pytest.mark.slow
 def test_a_chain_that_cannot_be_measured_is_one_bad_record(tmp_path: Path) -> None:
     from trails.config import load_settings
     from trails.pipeline import IngestOptions, ingest
@@ -257,6 +262,7 @@ def test_a_chain_that_cannot_be_measured_is_one_bad_record(tmp_path: Path) -> No
     assert (summary.measured, summary.refused, summary.bad) == (3, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "measured", "said"),
     [
@@ -296,6 +302,7 @@ def test_an_ingest_counts_the_control_tokens_that_plain_text_names(
     assert summary.record()["control_tokens"] == 3
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_batch_is_measured_without_the_chain_that_fails() -> None:
     from trails.pipeline.blocks import measured
 

@@ -70,6 +70,7 @@ print("exact")
 """
 
 
+@pytest.mark.slow
 def test_kernels_compute_what_the_plain_functions_compute() -> None:
     """The Triton kernels, interpreted on the CPU, against the reference path of the same tensors."""
     pytest.importorskip("triton")
@@ -216,6 +217,7 @@ def test_starting_a_replayed_batch_waits_for_nothing() -> None:
         assert torch.equal(values.nan_to_num(), found.found[name].nan_to_num())
 
 
+@pytest.mark.slow
 def test_without_a_gpu_graphs_give_up_and_shapes_for_them_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = scorer_of(tiny("llama (grouped-query)"))
     expected = scorer.measure(many(), PLAIN)
@@ -293,6 +295,7 @@ def test_a_chain_that_never_fits_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+@pytest.mark.slow
 def test_the_noise_floor_is_measured_for_short_dtypes_and_kept_in_the_run() -> None:
     scorer = scorer_of(tiny("llama (grouped-query)").to(torch.bfloat16))
     before = scorer.run.id

@@ -9,6 +9,7 @@ from reference import QUESTION, assert_same, item, measured_slowly, scorer_of
 from trails.measure.base import MeasureOptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family_is_exact(family: str) -> None:
     model = tiny(family)

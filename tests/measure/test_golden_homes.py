@@ -95,6 +95,7 @@ def test_measuring_again_gives_the_stored_numbers(name: str, smollm2: Any) -> No
         assert_as_stored(now, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "chat"])
 def test_a_home_of_the_version_before_opens_and_verifies(name: str, tmp_path: Path) -> None:
     home = tmp_path / name

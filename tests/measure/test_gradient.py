@@ -49,6 +49,7 @@ def likelihood(module: Any, ids: np.ndarray, rows: slice, embeddings: torch.Tens
     return sum(float(log_p[p, ids[p + 1]]) for p in range(rows.start, rows.stop))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_are_those_of_finite_differences(family: str) -> None:
     scorer = double(family)
@@ -82,6 +83,7 @@ def test_gradients_are_those_of_finite_differences(family: str) -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_the_control_replaces_tokens_and_scores_the_target_again() -> None:
     scorer = double("gpt2")
     chain = item()
@@ -117,6 +119,7 @@ def test_the_control_replaces_tokens_and_scores_the_target_again() -> None:
     assert report.maps[found.chain]["gradient effect"] is found.effect
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_complete_or_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = double("gpt2")
     found = gradient(scorer, item(), integrate=64)
@@ -144,6 +147,7 @@ def test_integrated_gradients_are_complete_or_withheld(monkeypatch: pytest.Monke
     assert not any("integrated" in score.name for score in report.scores)
 
 
+@pytest.mark.slow
 def test_targets_and_what_cannot_be_explained() -> None:
     scorer = double("gpt2")
     chain = item()

@@ -47,6 +47,7 @@ def refusal(model: str | Path, **options: Any) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_local_folder_opens(folder: Path) -> None:
     scorer = open_scorer(str(folder), device="cpu")
     assert scorer.run.model == "tiny-llama"
@@ -60,6 +61,7 @@ def test_a_local_folder_opens(folder: Path) -> None:
     assert open_scorer(str(folder.parent / "x" / "tiny-llama"), device="cpu").run.id == scorer.run.id
 
 
+@pytest.mark.slow
 def test_the_run_names_what_changes_a_number(folder: Path) -> None:
     runs = {
         open_scorer(str(folder), device="cpu", **options).run.id
@@ -71,6 +73,7 @@ def test_the_run_names_what_changes_a_number(folder: Path) -> None:
     assert open_scorer(str(folder), device="cpu").run.id != before
 
 
+@pytest.mark.slow
 def test_a_run_is_not_mixed_with_another_configuration_of_the_same_weights(folder: Path, tmp_path: Path) -> None:
     from trails.config import load_settings
     from trails.pipeline import ingest
@@ -342,6 +345,7 @@ def adapter_of(folder: Path, target: Path, scale: float) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_adapter(folder: Path, tmp_path: Path) -> None:
     base = open_scorer(str(folder), device="cpu")
     (plain,) = base.measure([item()], PLAIN)
@@ -353,6 +357,7 @@ def test_adapter(folder: Path, tmp_path: Path) -> None:
     assert np.abs(something.measure([item()], PLAIN)[0].surprisal - plain.surprisal).max() > 0.01
 
 
+@pytest.mark.slow
 def test_adapters_that_are_refused(folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -372,6 +377,7 @@ def test_adapters_that_are_refused(folder: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_adapter_that_lacks_a_tensor_or_has_one_too_many_is_refused(folder: Path, tmp_path: Path) -> None:
     target = adapter_of(folder, tmp_path / "adapter", 1.0)
     weights = dict(load_file(target / "adapter_model.safetensors"))
@@ -386,6 +392,7 @@ def test_an_adapter_that_lacks_a_tensor_or_has_one_too_many_is_refused(folder: P
     assert f"with the adapter {target} are not finite" in refusal(folder, adapter=target)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_base_is_refused(folder: Path, tmp_path: Path) -> None:
     target = adapter_of(folder, tmp_path / "adapter", 1.0)
     config = json.loads((target / "adapter_config.json").read_text())
@@ -457,6 +464,7 @@ def test_the_packaged_model_knows_its_end_of_turn(smollm2: Any) -> None:
     assert smollm2.run.n_layers == 30
 
 
+@pytest.mark.slow
 def test_no_torch_before_a_model_is_opened() -> None:
     code = (
         "import sys; from trails.measure import open_scorer; open_scorer('uniform'); import trails.cli; "

@@ -31,6 +31,7 @@ def context(scorer: object) -> list[int]:
     return scorer.model.text.ids(f"{QUESTION}\n")  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2", "gemma2 (soft caps, sliding)", "bloom (alibi)"])
 def test_token_attention_and_peaks(family: str) -> None:
     model = tiny(family)
@@ -71,6 +72,7 @@ def nll(model: object, before: list[int], step: list[int]) -> float:
     return sum(values) / len(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", [QUESTION, ""])
 @pytest.mark.parametrize(
     "family", ["llama (grouped-query)", "gpt2", "mistral (sliding window)", "bloom (alibi)", "opt"]
@@ -100,6 +102,7 @@ def test_premises_pack_where_a_mask_says_everything_and_only_there() -> None:
     assert not packable(scorer_of(tiny("bloom (alibi)")).model, sequence)
 
 
+@pytest.mark.slow
 def test_states_are_means_of_the_residual_stream() -> None:
     model = tiny("llama (grouped-query)")
     scorer = scorer_of(model)
@@ -136,6 +139,7 @@ def test_the_most_likely_items_are_those_of_a_whole_search(data: st.DataObject) 
     assert all(len(set(row)) == k for row in items.tolist())
 
 
+@pytest.mark.slow
 def test_alternatives_follow_from_the_distribution() -> None:
     model = tiny("qwen2")
     scorer = scorer_of(model)
@@ -181,6 +185,7 @@ def test_a_chain_beyond_the_limit_is_refused_by_default() -> None:
     )
 
 
+@pytest.mark.slow
 def test_windows_are_stitched() -> None:
     """Every kept token equals the last half of a window that restates the context, measured by hand."""
     limit = 64
@@ -209,6 +214,7 @@ def test_windows_are_stitched() -> None:
     assert scorer.run.id != scorer_of(model).run.id
 
 
+@pytest.mark.slow
 def test_a_window_does_not_change_a_chain_that_fits() -> None:
     model = tiny("gpt2")
     one = scorer_of(model, window="stride").measure([item()], MeasureOptions())[0]
@@ -281,6 +287,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 def test_memory_in_one_pass_does_not_grow_with_tokens_times_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 600
     scorer = scorer_of(tiny("qwen2", max_position_embeddings=4096, num_hidden_layers=1))
@@ -326,6 +333,7 @@ def test_very_many_steps_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(near.token_attends_mass[among], whole.token_attends_mass[among], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_nearest_steps_of_a_long_chain_are_those_of_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the number of steps from which only the nearest are kept, in many windows of a small model."""
     model = tiny("qwen2", max_position_embeddings=512, num_hidden_layers=1)

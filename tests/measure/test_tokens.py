@@ -58,6 +58,7 @@ def sentencepiece() -> PreTrainedTokenizerFast:
 TOKENIZERS = {"byte-level": TextTokenizer(byte_tokenizer()), "byte fallback": TextTokenizer(sentencepiece())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=150, deadline=None)
 @given(TEXTS)

@@ -113,6 +113,7 @@ def test_uniform_scorer_knows_every_answer() -> None:
 # ---------------------------------------------------------------------------------------------------- against the slow loop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama (grouped-query)", "gpt2", "qwen2"])
 @pytest.mark.parametrize("context", ["question", "none", "bos", "bos and question"])
 def test_equal_to_the_slow_loop(family: str, context: str) -> None:
@@ -173,6 +174,7 @@ def many() -> list[Segmented]:
     return [item(text, QUESTION if i % 2 else "", (), source_id=str(i)) for i, text in enumerate(texts)] + [item()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama (grouped-query)", "gemma3", "bloom (alibi)", "mixtral (experts)"])
 def test_a_batch_changes_nothing(family: str) -> None:
     scorer = scorer_of(tiny(family))
@@ -184,6 +186,7 @@ def test_a_batch_changes_nothing(family: str) -> None:
         assert largest_difference(a, r) < 1e-4
 
 
+@pytest.mark.slow
 def test_one_at_a_time_is_bit_identical_in_any_order() -> None:
     scorer = scorer_of(tiny("qwen2"))
     forwards = scorer.measure(many(), PLAIN)
@@ -227,6 +230,7 @@ def test_the_first_token_is_the_sink_even_without_context() -> None:
         assert np.isfinite(getattr(trace, name)[1:]).all(), name
 
 
+@pytest.mark.slow
 def test_chat_template_and_question_tokens() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}<bot>"

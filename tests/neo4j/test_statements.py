@@ -102,6 +102,7 @@ def interpolations() -> list[tuple[str, int, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_cypher_is_built_from_data() -> None:
     assert interpolations() == []
 

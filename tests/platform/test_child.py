@@ -57,6 +57,7 @@ def child() -> Any:
     made.close()
 
 
+@pytest.mark.slow
 def test_answers_come_back_as_they_are_and_from_one_process(child: Child) -> None:
     values = [
         None,
@@ -76,11 +77,13 @@ def test_answers_come_back_as_they_are_and_from_one_process(child: Child) -> Non
     assert child.ask(["pid"]) == child.ask(["pid"]) != os.getpid()
 
 
+@pytest.mark.slow
 def test_what_the_work_prints_is_no_reply(child: Child) -> None:
     assert child.ask(["print"]) == "printed"
     assert child.ask(["echo", 1]) == 1
 
 
+@pytest.mark.slow
 def test_an_exception_is_named_and_the_child_goes_on(child: Child) -> None:
     pid = child.ask(["pid"])
     with pytest.raises(FailedError, match="nothing of that name") as error:
@@ -89,6 +92,7 @@ def test_an_exception_is_named_and_the_child_goes_on(child: Child) -> None:
     assert child.ask(["pid"]) == pid
 
 
+@pytest.mark.slow
 def test_a_reply_that_is_too_large_is_refused_where_it_is_made(child: Child) -> None:
     pid = child.ask(["pid"])
     with pytest.raises(LargeError):
@@ -96,6 +100,7 @@ def test_a_reply_that_is_too_large_is_refused_where_it_is_made(child: Child) -> 
     assert child.ask(["pid"]) == pid
 
 
+@pytest.mark.slow
 def test_late_and_dead_children_are_replaced(child: Child) -> None:
     first = child.ask(["pid"])
     with pytest.raises(LateError):
@@ -109,6 +114,7 @@ def test_late_and_dead_children_are_replaced(child: Child) -> None:
         os.kill(first, 0)
 
 
+@pytest.mark.slow
 def test_a_reply_that_would_run_something_is_refused(child: Child) -> None:
     with pytest.raises(pickle.UnpicklingError, match="is no plain value"):
         child.ask(["object"])
@@ -121,6 +127,7 @@ def test_the_current_folder_is_no_place_to_import_from(
     assert child.ask(["thing"]) == (False, False)
 
 
+@pytest.mark.slow
 def test_no_child_outlives_its_parent() -> None:
     code = (
         "import sys; sys.path[:0] = sys.argv[1].split(':')\n"

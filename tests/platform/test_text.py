@@ -24,6 +24,7 @@ def steers(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in BIDI
 
 
+@pytest.mark.slow
 @given(ANY)
 def test_nothing_that_steers_is_left(text: str) -> None:
     shown = visible(text)
@@ -32,6 +33,7 @@ def test_nothing_that_steers_is_left(text: str) -> None:
     shown.encode("utf-8")
 
 
+@pytest.mark.slow
 @given(ANY.filter(lambda text: not any(steers(c) or unicodedata.category(c) == "Cf" for c in text)))
 def test_text_that_steers_nothing_stays(text: str) -> None:
     assert visible(text) == text
@@ -54,6 +56,7 @@ def test_what_is_written_instead(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 
+@pytest.mark.slow
 @given(st.recursive(ANY, lambda inner: st.lists(inner) | st.dictionaries(ANY, inner)))
 def test_json_reads_back_as_the_same_and_steers_nothing(value: object) -> None:
     text = json_text(value)
@@ -78,6 +81,7 @@ def test_a_lone_carriage_return_stays_inside_its_field(capsys: pytest.CaptureFix
         assert capsys.readouterr().out == 'a,b\n"x\r=1+1",2\n,"y\r\nz"\n'
 
 
+@pytest.mark.slow
 @given(st.text(), st.integers(8, 200))
 def test_the_beginning_of_a_text_ends_between_words_and_says_that_there_is_more(text: str, width: int) -> None:
     line = " ".join(text.split())

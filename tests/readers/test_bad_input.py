@@ -121,6 +121,7 @@ def test_binary(tmp_path: Path) -> None:
     assert message(path) == f"{path}: this is binary data, not text."
 
 
+@pytest.mark.slow
 def test_damaged_gzip(tmp_path: Path) -> None:
     data = gzip.compress(b"".join(b'{"chain": "%d"}\n' % number for number in range(50_000)))
     path = put(tmp_path / "a.jsonl.gz", data[: len(data) // 2])
@@ -379,6 +380,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200), SUFFIXES)
 def test_any_bytes_are_chains_or_a_clear_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str
@@ -394,6 +396,7 @@ def test_any_bytes_are_chains_or_a_clear_error(
     assert not problem or problem.startswith(str(path))
 
 
+@pytest.mark.slow
 @given(st.lists(JSON, min_size=1, max_size=3))
 def test_any_json_is_chains_or_bad_records(tmp_path_factory: pytest.TempPathFactory, values: list[Any]) -> None:
     path = put(tmp_path_factory.mktemp("any") / "a.jsonl", "".join(json.dumps(value) + "\n" for value in values))
@@ -409,6 +412,7 @@ def test_any_json_is_chains_or_bad_records(tmp_path_factory: pytest.TempPathFact
 # --- long and hostile -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit", ["#", " ", "# ", "- ", "\n", "-----\n", "```\n", "<<", "**", "* * ", "\nQ: \nA: ", "<output>"]
 )
@@ -470,6 +474,7 @@ def test_a_row_over_the_limit_in_a_table(tmp_path: Path, nested: bool) -> None:
     assert report.entries[0].line == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gzip", "bz2", "zstd"])
 def test_a_small_file_that_expands_without_end(tmp_path: Path, kind: str) -> None:
     import bz2
@@ -496,6 +501,7 @@ def test_a_line_over_the_limit_in_a_wide_encoding(tmp_path: Path) -> None:
     assert [chain.text for chain in rest] == ["two"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_arrow_batch_that_expands_without_end(tmp_path: Path, stream: bool) -> None:
     path = tmp_path / "a.arrow"
@@ -526,6 +532,7 @@ def test_the_claims_of_compressed_buffers_are_summed(tmp_path: Path) -> None:
         assert found == [expected]
 
 
+@pytest.mark.slow
 def test_a_zip_that_says_less_than_it_holds(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -550,6 +557,7 @@ def test_nested_too_deep(tmp_path: Path, name: str) -> None:
     assert (report.bad, report.entries[0].file) == (1, str(path))
 
 
+@pytest.mark.slow
 def test_what_was_read_before_the_damage_is_kept(tmp_path: Path) -> None:
     data = gzip.compress(b"".join(b'{"chain": "%d"}\n' % number for number in range(20_000)))
     put(tmp_path / "a.jsonl.gz", data[: len(data) // 2])
@@ -572,6 +580,7 @@ def test_a_text_file_has_no_fields(tmp_path: Path) -> None:
     assert message(path, fields={"chain": "x"}) == f"{path}: this is text and has no fields for --field chain."
 
 
+@pytest.mark.slow
 def test_mutants_are_read_or_refused() -> None:
     # the command itself runs many more: python scripts/mutate_inputs.py
     command = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "mutate_inputs.py"), "--mutants", "40"]

@@ -414,6 +414,7 @@ def test_windows_1251_when_it_is_named() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_twenty_thousand_records_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "one_huge_line.json"
     records = [{"question": f"q{n}", "reasoning": f"If {n} then {n + 1}. So {n + 2}."} for n in range(20_000)]
@@ -1215,6 +1216,7 @@ def test_a_family_is_said_or_follows_from_the_question(tmp_path: Path) -> None:
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>[]|◁▷"), min_size=1).map(str.strip).filter(bool)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(THOUGHT_MARKS), st.sampled_from(ANSWER_MARKS), WORDS, WORDS, WORDS, WORDS)
 def test_every_pair_of_marks_takes_a_text_apart(
     thought: tuple[str, str], answer: tuple[str, str], before: str, chain: str, said: str, after: str
@@ -1229,6 +1231,7 @@ def test_every_pair_of_marks_takes_a_text_apart(
     assert (cut.chain, cut.answer, cut.kind) == (chain, "", "unfinished")
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from([mark for pair in (*THOUGHT_MARKS, *ANSWER_MARKS) for mark in pair] + ["\n", "a", "b c"]))
 )

@@ -134,6 +134,7 @@ def test_an_object_with_one_list_of_records(tmp_path: Path) -> None:
     assert [chain.text for chain in read([path])] == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_an_array_longer_than_the_buffer(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     texts = [f"{number} " + "слово " * 150_000 for number in range(4)]
@@ -471,6 +472,7 @@ def test_a_hub_folder_with_parquet_shards_and_a_card(tmp_path: Path) -> None:
 WORDS = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         lambda source, source_id, question, text, cuts, metadata, rest: Chain(

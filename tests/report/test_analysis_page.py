@@ -60,6 +60,7 @@ def test_a_page_shows_the_report_and_runs_nothing_of_it(tmp_path: Path) -> None:
     assert absent not in [text for text, _ in seen["links"]]
 
 
+@pytest.mark.slow
 def test_every_analysis_writes_its_page(trails: Any, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file)
     text = "If it rains, then it is wet. So it is wet."

@@ -17,6 +17,7 @@ def home(trails: Any, chains_file: Path) -> Any:  # noqa: F811
     return trails
 
 
+@pytest.mark.slow
 def test_all_chains_or_a_selection_become_one_file(home: Any, chains_file: Path, tmp_path: Path) -> None:  # noqa: F811
     said = home("report", "-o", "all.html", "--json").json()
     record, _ = contents(tmp_path / "all.html")
@@ -39,6 +40,7 @@ def test_all_chains_or_a_selection_become_one_file(home: Any, chains_file: Path,
         assert chain["id"] == one or ("IF", "THEN") in pairwise(roles)
 
 
+@pytest.mark.slow
 def test_gaps_and_overlaps_of_the_graph_are_in_it(home: Any, tmp_path: Path) -> None:
     home("overlaps", "--min-tokens", "4")
     home("report", "-o", "r.html")
@@ -49,6 +51,7 @@ def test_gaps_and_overlaps_of_the_graph_are_in_it(home: Any, tmp_path: Path) -> 
     assert record["corpus"]["overlaps"][0]["n_chains"] >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -65,6 +68,7 @@ def test_a_wrong_use_is_one_message(home: Any, tmp_path: Path, arguments: list[s
     assert not list(tmp_path.glob("*.html"))
 
 
+@pytest.mark.slow
 def test_a_file_that_exists_is_kept_unless_asked(home: Any, tmp_path: Path) -> None:
     (tmp_path / "r.html").write_text("mine", encoding="utf-8")
     assert "--overwrite" in home("report", "-o", "r.html", code=None).err

@@ -41,6 +41,7 @@ def test_every_token_has_its_value_and_the_map_is_that_of_the_trace(measure: str
     assert set(map(round, rows.values())) == {880}
 
 
+@pytest.mark.slow
 def test_no_text_leaves_its_element(tmp_path: Path) -> None:
     for number, text in enumerate(HOSTILE):
         chain = replace(make_chain(number, f"If {text} then {text}.", source=text), question=text)
@@ -50,6 +51,7 @@ def test_no_text_leaves_its_element(tmp_path: Path) -> None:
         assert not any(name.startswith("on") or "href" in name for e in root.iter() for name in e.attrib)
 
 
+@pytest.mark.slow
 def test_a_long_chain_has_a_map_of_bounded_size_and_a_run_without_layers_none(tmp_path: Path) -> None:
     words = tuple(f"w{i:04} " for i in range(1500))
     trace = make_trace(make_chain("long", "".join(words)), RUN, words=words)
@@ -64,6 +66,7 @@ def test_a_long_chain_has_a_map_of_bounded_size_and_a_run_without_layers_none(tm
         write_svg(file, trace, RUN)
 
 
+@pytest.mark.slow
 def test_the_command_draws_one_chain(trails: Any, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file)
     assert "bytes" in trails("show", "#1", "--svg", "one.svg").out

@@ -33,6 +33,7 @@ def printed(rows: Rows, width: int) -> str:
     return file.getvalue()
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     st.integers(20, 160),
@@ -106,6 +107,7 @@ def test_a_long_id_is_one_piece_at_every_width(width: int) -> None:
 PIECES = st.text("ab ж小👩\u200d\u0301\u202e\x1b\t\n<", min_size=1, max_size=6)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(PIECES, st.floats(0, 99)), min_size=1, max_size=40), st.integers(40, 140))
 def test_every_token_stands_above_its_value(tokens: list[tuple[str, float]], width: int) -> None:
     pieces = [visible_piece(piece) for piece, _ in tokens]

@@ -56,6 +56,7 @@ def test_alpha_is_that_of_krippendorffs_example() -> None:
     assert krippendorffs_alpha(np.array(data).T) == pytest.approx(0.849, abs=5e-4)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.integers(3, 9), st.integers(2, 4))
 @settings(max_examples=40, deadline=None)
 def test_alpha_is_its_definition(seed: int, units: int, raters: int) -> None:
@@ -133,6 +134,7 @@ def test_spans_are_common_boundaries_and_sums_are_exact(make: Any) -> None:
     np.testing.assert_allclose(by_chain.values, [[31 / 12, 66 / 12]])
 
 
+@pytest.mark.slow
 def test_planted_disagreement_is_found(make: Any) -> None:
     rng = np.random.default_rng(0)
     members: list[dict[str, Any]] = [{}, {}, {}]
@@ -174,6 +176,7 @@ def test_too_little_to_compare_is_said(make: Any) -> None:
     assert "2 members are not compared: 2 spans in 1 chains" in few.report().verdict
 
 
+@pytest.mark.slow
 def test_members_are_ingested_compared_and_a_failed_one_is_reported(
     trails: Trails, tmp_path: Path, toy_model: Path
 ) -> None:

@@ -17,6 +17,7 @@ from trails.pipeline import Home
 Trails = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_pairs_reach_the_graph_and_the_scores_are_theirs(trails: Trails) -> None:
     found = trails("anchors", "source:toys", "--json", "--limit", 1000).json()
     pairs = found["pairs"]
@@ -64,6 +65,7 @@ def test_pairs_reach_the_graph_and_the_scores_are_theirs(trails: Trails) -> None
     assert trails("query", "conclusions-without-premises", "--param", "least=9", "--json").json()
 
 
+@pytest.mark.slow
 def test_chosen_layers_are_stored_and_less_is_lost(trails: Trails) -> None:
     chain = next(r["chain"] for r in trails("chains", "--json").json() if r["source"] == "toys")
     every = trails("anchors", chain, "--no-graph", "--json").json()
@@ -75,11 +77,13 @@ def test_chosen_layers_are_stored_and_less_is_lost(trails: Trails) -> None:
     assert "needs" in every["verdict"]
 
 
+@pytest.mark.slow
 def test_bad_input_is_named(trails: Trails) -> None:
     assert "layer 9 was asked for, toy has layers 1 to 3" in trails("anchors", "all", "--layers", "9", code=4).error
     assert "no chain fits" in trails("anchors", "c99", code=2).error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
 def test_planted_attention_that_tells_the_effect_and_that_does_not(told: bool, make: Any) -> None:
     """Masses that are the effect, and masses that are noise: only the first are said to tell it."""

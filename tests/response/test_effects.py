@@ -37,6 +37,7 @@ def rates(found: Effects, planted: set[tuple[str, int]]) -> tuple[float, float]:
     return len(flagged & planted) / max(len(flagged), 1), len(flagged & planted) / len(planted)
 
 
+@pytest.mark.slow
 def test_planted_collapse_is_found_and_easy_text_is_not(make: Any) -> None:
     rng = np.random.default_rng(0)
     traces, planted = [], set()
@@ -75,6 +76,7 @@ def looking(make: Any, rng: np.random.Generator, family: int, number: int, profi
     return replace(trace, chain=chain, step_attention=masses.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_planted_divergence_is_found(make: Any) -> None:
     rng = np.random.default_rng(1)
     traces, planted = [], set()
@@ -94,6 +96,7 @@ def test_planted_divergence_is_found(make: Any) -> None:
     assert aligned.found[0].by_chance == pytest.approx(0.95, abs=0.01)
 
 
+@pytest.mark.slow
 def test_planted_phantoms_are_found(make: Any) -> None:
     rng = np.random.default_rng(2)
     before, after, planted = [], [], set()
@@ -131,6 +134,7 @@ def test_the_registry_says_what_it_holds(tmp_path: Path) -> None:
         registry(tmp_path / "bad.toml")
 
 
+@pytest.mark.slow
 def test_flags_reach_the_graph_and_are_a_selection(trails: Trails, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["effect"] for row in trails("effects", "list", "--json").json()] == list(registry())
     assert "no example" in trails("effects", "explain", "logit-collapse").out

@@ -26,6 +26,7 @@ def chain(trails: Trails) -> str:
     return next(str(row["chain"]) for row in trails("chains", "--json").json() if row["source"] == "toys")
 
 
+@pytest.mark.slow
 def test_it_is_a_run_like_any_other(trails: Trails, chain: str) -> None:
     found = trails(
         "intervene", chain, "--layer", 2, "--at", "step:1", "--from", f"{chain}:3", "--strength", 2, "--json"
@@ -57,6 +58,7 @@ def test_it_is_a_run_like_any_other(trails: Trails, chain: str) -> None:
     assert "intervention" in trails("status").out
 
 
+@pytest.mark.slow
 def test_places_without_a_vector_are_compared_with_other_places(trails: Trails, chain: str) -> None:
     found = trails("intervene", chain, "--layer", 3, "--at", "step:1", "--op", "ablate", "--json").json()
     assert {control["name"] for score in found["scores"] for control in score["controls"]} == {
@@ -67,6 +69,7 @@ def test_places_without_a_vector_are_compared_with_other_places(trails: Trails, 
     assert whole["withheld"]
 
 
+@pytest.mark.slow
 def test_a_selection_is_one_run_and_strength_0_changes_nothing(trails: Trails) -> None:
     found = trails(
         "intervene", "source:toys", "--layer", 1, "--op", "scale", "--at", "5:9", "--strength", 0, "--json"
@@ -81,6 +84,7 @@ def test_a_selection_is_one_run_and_strength_0_changes_nothing(trails: Trails) -
     assert len(runs()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -103,6 +107,7 @@ def test_bad_input_stores_nothing(
         assert len(home.shards.keys()) == 17
 
 
+@pytest.mark.slow
 def test_an_intervened_run_is_not_taken_up_again(trails: Trails, chain: str) -> None:
     found = trails("intervene", chain, "--layer", 2, "--op", "ablate", "--at", "step:1", "--json").json()
     answer = trails("intervene", chain, "--layer", 2, "--op", "ablate", "--run", found["run"], code=2)

@@ -37,6 +37,7 @@ def planted(seed: int, helps: bool, layer: int, n: int = 24) -> Any:
     return responses([Span("c1:2", "step", "c1", "a span", 9, ("c9", "c8"))], found, "r", probes="all")
 
 
+@pytest.mark.slow
 def test_a_planted_layer_and_reaction_are_found_and_nothing_else() -> None:
     right, consistent, chance = 0, 0, 0
     for seed in range(40):
@@ -50,6 +51,7 @@ def test_a_planted_layer_and_reaction_are_found_and_nothing_else() -> None:
     assert chance <= 7  # 2 of 40 are expected, and at most 7 with all but 0.2 % of probability
 
 
+@pytest.mark.slow
 def test_the_map_is_stored_and_said(trails: Trails) -> None:
     found = trails("respond", "chain:toys:1", "--probes", "source:probes", "--json").json()
     (row,) = found["responses"]
@@ -93,6 +95,7 @@ def test_the_map_is_stored_and_said(trails: Trails) -> None:
     assert len(trails("query", "response-map", "--json").json()) == 1
 
 
+@pytest.mark.slow
 def test_steps_and_texts_are_spans(trails: Trails) -> None:
     turns = "MATCH (c:Chain {source: 'toys'})-[:HAS_STEP]->(s:Step {role: 'BUT'}) RETURN s.id AS step"
     found = trails("respond", turns, "--probes", "source:probes", "--json", "--limit", 99).json()
@@ -106,12 +109,14 @@ def test_steps_and_texts_are_spans(trails: Trails) -> None:
     assert len(trails("query", "response-map", "--json").json()) == 9
 
 
+@pytest.mark.slow
 def test_probes_that_share_text_with_a_span_are_left_out(trails: Trails) -> None:
     found = trails("respond", "chain:probes:1", "--probes", "all", "--json")
     assert found.json()["n_probes"] == 11  # its own source shares its words
     assert "6 of 17 probes" in " ".join(found.json()["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spans", "probes", "says"),
     [

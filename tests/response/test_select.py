@@ -33,6 +33,7 @@ def pool(seed: int, count: int = 40) -> Pool:
     )
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.sampled_from(WAYS), st.integers(60, 900), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_a_choice_keeps_the_budget_and_leaves_no_room_for_another(
@@ -110,6 +111,7 @@ def test_what_differs_from_random_choices_is_said() -> None:
         chosen(of, "length", 2, "r")
 
 
+@pytest.mark.slow
 def test_a_choice_is_exported(trails: Trails, tmp_path: Path) -> None:
     found = trails("select", "--budget", 1000, "--by", "overlap", "--json").json()
     chains = [row["chain"] for row in found["chosen"]]
@@ -129,6 +131,7 @@ def test_a_choice_is_exported(trails: Trails, tmp_path: Path) -> None:
         assert home.select(found["selection"]).chains == sorted(chains[1:])
 
 
+@pytest.mark.slow
 def test_reaction_orders_by_what_respond_stored(trails: Trails) -> None:
     answer = trails("select", "--budget", 1000, "--by", "reaction", code=2)
     assert "trails respond" in answer.error

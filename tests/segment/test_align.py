@@ -56,6 +56,7 @@ def _partition(cuts: list[int], length: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(points))
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_agrees_with_the_definition(data: st.DataObject) -> None:
     length = data.draw(st.integers(1, 40))

@@ -24,6 +24,7 @@ def chains() -> list[Chain]:
     return list(read([canonical_path()]))
 
 
+@pytest.mark.slow
 def test_the_packaged_file_is_what_the_parts_give() -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "make_canonical.py", "--check"], check=True)
 

@@ -32,6 +32,7 @@ def test_every_excerpt_names_its_source_and_licence_and_is_labelled_twice() -> N
     assert steps == {"en": 507, "ru": 329}
 
 
+@pytest.mark.slow
 def test_explicit_roles_and_borders_reach_their_goals(found: RoleAgreement) -> None:
     checked = 0
     for one in found.roles:

@@ -91,6 +91,7 @@ TEXTS = st.one_of(st.text(max_size=60), st.lists(FRAGMENTS, max_size=30).map("".
 LANGUAGES = st.sampled_from(["", "en", "ru", "und", "de"])
 
 
+@pytest.mark.slow
 @given(TEXTS, LANGUAGES)
 def test_steps_partition_any_text(text: str, language: str) -> None:
     steps = segment(chain(text, language))
@@ -104,6 +105,7 @@ def test_steps_partition_any_text(text: str, language: str) -> None:
         assert step.sense == "" or step.sense in SENSES
 
 
+@pytest.mark.slow
 @given(TEXTS, LANGUAGES, st.lists(st.integers(-5, 80), max_size=6))
 def test_borders_of_the_source_stay_and_are_the_only_ones_if_asked(
     text: str, language: str, boundaries: list[int]
@@ -256,6 +258,7 @@ def test_a_language_without_a_lexicon_has_lines_and_questions_only() -> None:
 # --- long and hostile texts -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [
@@ -285,6 +288,7 @@ def test_a_long_line_of_one_kind(unit: str) -> None:
     assert steps[-1].end == len(text)
 
 
+@pytest.mark.slow
 def test_a_megabyte_in_one_line() -> None:
     text = "If x is even, then x + 2 is even, but x + 1 is odd. " * 20_000
     steps = segment(chain(text))

@@ -35,6 +35,7 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(cli, words, catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_init_check_format_explain_compile(home: Path, tmp_path: Path) -> None:
     for russian in (False, True):
         file = tmp_path / f"{russian}.stellator"

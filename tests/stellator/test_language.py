@@ -88,6 +88,7 @@ def test_a_number_with_an_exponent_may_stand_before_pi() -> None:
     assert "1.5e-137π/2" in printed(program)
 
 
+@pytest.mark.slow
 @given(programs())
 @settings(max_examples=150, deadline=None)
 def test_what_is_printed_reads_back(program: Program) -> None:
@@ -150,6 +151,7 @@ _WORDS = ("[ZONE:", "[ZONE:all]\n", "TOKEN", "ТОКЕН", "q90", "NOT", "0.1", 
 _scraps = st.sampled_from((*_SIGNS, *_WORDS, "GRADIENT DAMPEN", "GRADIENT\u00a0DAMPEN"))
 
 
+@pytest.mark.slow
 @given(st.lists(_scraps | st.characters(), max_size=30).map("".join))
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_read_or_refused_with_its_place(text: str) -> None:

@@ -47,6 +47,7 @@ def block(tmp_path: Path, *lines: str) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "options"),
     [
@@ -71,6 +72,7 @@ def test_a_block_gives_the_rows_of_the_options(
     assert told == same != []
 
 
+@pytest.mark.slow
 def test_a_damped_span_has_its_factor_and_nothing_else_changes(home: Path, tmp_path: Path) -> None:
     plain = rows(home, tmp_path / "a.jsonl", "--subgraph", "all")
     damped = rows(
@@ -88,6 +90,7 @@ def test_a_damped_span_has_its_factor_and_nothing_else_changes(home: Path, tmp_p
         assert np.allclose(row["loss_weights"], factor * np.array(other["loss_weights"]), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_damped_span_is_a_tenth(home: Path, tmp_path: Path) -> None:
     """Every labelled token damped gives a tenth of the gradient; one step damped gives the sum of both parts."""
     torch.manual_seed(0)
@@ -122,6 +125,7 @@ def test_the_gradient_of_a_damped_span_is_a_tenth(home: Path, tmp_path: Path) ->
     assert np.linalg.norm(span) > 0.1 * np.linalg.norm(whole)
 
 
+@pytest.mark.slow
 def test_what_an_export_refuses(home: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the option says otherwise"):
         rows(home, tmp_path / "x.jsonl", "--stellator", str(block(tmp_path, "ORDER → rising")), "--order", "falling")
@@ -148,6 +152,7 @@ def test_what_an_export_refuses(home: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_two_blocks_are_united(home: Path, tmp_path: Path) -> None:
     file = block(tmp_path, "STEP → BUT", "[ZONE: all]", 'TOKEN → "Therefore"')
     for row in rows(home, tmp_path / "u.jsonl", "--stellator", str(file)):

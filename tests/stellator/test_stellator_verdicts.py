@@ -49,6 +49,7 @@ def raised(measure: str, column: int, by: float) -> Callable[[Trace], Trace]:
     return change
 
 
+@pytest.mark.slow
 def test_a_planted_drift_passes_at_its_layer_only_and_in_its_direction_only() -> None:
     traces = corpus(raised("attention_entropy", 2, 1.0))
     assert verdict_of("DRIFT → activates attention sweep on layer 3", traces) == "pass"
@@ -80,6 +81,7 @@ def test_the_noise_floor_is_part_of_the_bar() -> None:
     assert verdicts(report)[0][1] == "fail"
 
 
+@pytest.mark.slow
 def test_random_drift_is_beyond_its_control_as_seldom_as_it_says() -> None:
     found = [
         verdict_of("DRIFT → activates logit shift", corpus(lambda t, k=k: replace(t, logit_shift=noise(t, k))))

@@ -50,6 +50,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_interrupt_writes_the_partial_shard_and_says_what_is_kept(settings: Settings, source: Path) -> None:
     with pytest.raises(KeyboardInterrupt) as stopped:
         ingest([source], settings, scorer=Stopping(4, KeyboardInterrupt()))
@@ -84,6 +85,7 @@ def test_a_chain_that_fails_costs_no_other(settings: Settings, source: Path) -> 
         assert len(store.keys()) == 3
 
 
+@pytest.mark.slow
 def test_shards_close_by_time(settings: Settings, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "SHARD_SECONDS", 0.0)
     summary = ingest([source], settings, scorer=UniformScorer())

@@ -51,6 +51,7 @@ def test_a_graph_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_second_writer_is_told_and_a_reader_sees_the_last_save(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as first:
         first.write([graph_batch(corpus(2), RUNS)])
@@ -72,6 +73,7 @@ def test_the_second_writer_is_told_and_a_reader_sees_the_last_save(tmp_path: Pat
         assert graph_digest([store.tables()]).hex == graph_digest([graph_batch(corpus(6), RUNS)]).hex
 
 
+@pytest.mark.slow
 def test_relationships_to_nodes_that_are_not_there_are_refused_and_nothing_stays(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as store:
         store.write([graph_batch(corpus(3), RUNS)])
@@ -88,6 +90,7 @@ def test_relationships_to_nodes_that_are_not_there_are_refused_and_nothing_stays
         assert "SIMILAR" not in store.counts()
 
 
+@pytest.mark.slow
 def test_saving_twice_writes_once(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as store:
         store.write([graph_batch(corpus(2), RUNS)])
@@ -98,6 +101,7 @@ def test_saving_twice_writes_once(tmp_path: Path) -> None:
     assert (tmp_path / FILE).stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_opening_to_read_creates_nothing(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path / "none") as store:
         assert store.counts() == {}
@@ -169,6 +173,7 @@ def test_no_room_for_the_engine_gives_advice_that_helps(tmp_path: Path) -> None:
     assert output(advised) == "ready\n"
 
 
+@pytest.mark.slow
 def test_long_text_and_a_long_chain(tmp_path: Path) -> None:
     text = "Long text with a 🍎 in it. " * 40_000
     chain = make_chain("long", text)

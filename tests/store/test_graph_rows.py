@@ -34,6 +34,7 @@ def rows_of(table: pa.Table) -> list[dict]:
     return [{k: v for k, v in row.items() if v is not None} for row in table.to_pylist()]
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_the_oracle() -> None:
     graph, batch = oracle.build(POOL, RUNS), graph_batch(POOL, RUNS)
     for label, table in batch.nodes.items():
@@ -58,6 +59,7 @@ def test_rows_are_those_of_the_oracle() -> None:
     assert total == graph.number_of_edges()
 
 
+@pytest.mark.slow
 @SLOW
 @given(st.randoms(use_true_random=False), st.integers(1, 6))
 def test_batches_and_order_do_not_matter(rng: random.Random, size: int) -> None:
@@ -68,6 +70,7 @@ def test_batches_and_order_do_not_matter(rng: random.Random, size: int) -> None:
     assert graph_digest([merge_batches(parts)]).hex == expected.hex
 
 
+@pytest.mark.slow
 @SLOW
 @given(st.lists(st.integers(0, len(POOL) - 1), max_size=24), st.integers(1, 5), st.booleans())
 def test_the_embedded_graph_depends_on_what_was_loaded_only(
@@ -85,6 +88,7 @@ def test_the_embedded_graph_depends_on_what_was_loaded_only(
     store.close()
 
 
+@pytest.mark.slow
 def test_parquet_to_graph_to_parquet_is_one_digest(tmp_path: Path) -> None:
     """Shards → graph → tables → shards of tables: nothing is lost on the way that the graph promises to hold."""
     with TraceStore(tmp_path, write=True) as shards:
@@ -109,6 +113,7 @@ def test_parquet_to_graph_to_parquet_is_one_digest(tmp_path: Path) -> None:
     assert set(expected.tables) == set(TRACE_TABLES)
 
 
+@pytest.mark.slow
 def test_the_digest_notices_every_property_of_every_table() -> None:
     run = replace(ONE, notes={"name": "first"}, intervention='{"heads": [1]}')
     named = {run.id: run}
@@ -137,6 +142,7 @@ def test_the_digest_notices_every_property_of_every_table() -> None:
             assert any(line.startswith(f"{name}: ") for line in compare(whole, found)), (name, column)
 
 
+@pytest.mark.slow
 def test_compare_says_what_is_missing_and_what_is_twice() -> None:
     batch = graph_batch(POOL, RUNS)
     following = batch.relationships["NEXT"]

@@ -20,6 +20,7 @@ DOUBLING = "RETURN size(reduce(s = 'aaaaaaaa', i IN range(1, 40) | s + s)) AS n"
 PRODUCT = "UNWIND range(1, 20000) AS x UNWIND range(1, 5000) AS y RETURN size(collect([x, y, x + y])) AS n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", [DOUBLING, PRODUCT], ids=["doubling", "product"])
 def test_a_statement_that_would_fill_the_memory_is_stopped_and_the_next_one_answered(
     tmp_path: Path, statement: str
@@ -30,6 +31,7 @@ def test_a_statement_that_would_fill_the_memory_is_stopped_and_the_next_one_answ
         assert store.run("RETURN 1 AS x").rows == ((1,),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", [DOUBLING, PRODUCT], ids=["doubling", "product"])
 def test_a_statement_that_the_engine_does_not_stop_is_stopped(tmp_path: Path, statement: str) -> None:
     with EmbeddedStore(tmp_path, read_memory=8192 * MIB) as store:
@@ -47,6 +49,7 @@ def test_a_result_is_refused_by_its_size(tmp_path: Path) -> None:
         assert len(store.run(statement, {"rows": 20}).rows) == 20
 
 
+@pytest.mark.slow
 def test_what_is_not_saved_yet_is_seen(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as store:
         assert store.run(COUNT).rows == ((0,),)
@@ -59,6 +62,7 @@ def test_what_is_not_saved_yet_is_seen(tmp_path: Path) -> None:
         assert store.run(COUNT).rows == ((0,),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked_before", [False, True])
 def test_what_another_process_saves_is_not_seen(tmp_path: Path, asked_before: bool) -> None:
     with EmbeddedStore(tmp_path) as first:
@@ -71,6 +75,7 @@ def test_what_another_process_saves_is_not_seen(tmp_path: Path, asked_before: bo
         assert reader.run(COUNT).rows == ((2,),) == reader.run(COUNT, trusted=True).rows
 
 
+@pytest.mark.slow
 def test_a_store_for_strangers_loads_the_graph_in_the_child_only(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as store:
         store.write([graph_batch(corpus(2), RUNS)])
@@ -83,6 +88,7 @@ def test_a_store_for_strangers_loads_the_graph_in_the_child_only(tmp_path: Path)
         store.run(COUNT)
 
 
+@pytest.mark.slow
 def test_a_query_of_trails_starts_no_process(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as store:
         store.write([graph_batch(corpus(2), RUNS)])
@@ -96,6 +102,7 @@ def test_a_query_of_trails_starts_no_process(tmp_path: Path) -> None:
         assert store._guard._child.alive
 
 
+@pytest.mark.slow
 def test_a_parameter_that_is_no_plain_value(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path) as store, pytest.raises(QueryError, match="a parameter"):
         store.run("RETURN $x AS x", {"x": lambda: 1})

@@ -76,6 +76,7 @@ def digest(settings: Settings) -> str:
         return graph_digest([graph.tables()], ALL_TABLES).hex
 
 
+@pytest.mark.slow
 def test_results_of_analyses_stay(settings: Settings) -> None:
     before, noted = digest(settings), Noted()
     assert rebuild(settings, fresh=True, progress=noted) == 4
@@ -84,6 +85,7 @@ def test_results_of_analyses_stay(settings: Settings) -> None:
     assert not (settings.home / BUILDING).exists()
 
 
+@pytest.mark.slow
 def test_results_about_chains_that_are_gone_go_and_are_told(settings: Settings) -> None:
     with TraceStore(settings.home, write=True) as shards:
         for name in shards.shards_of({(CHAINS[0], ONE.id)}):
@@ -97,6 +99,7 @@ def test_results_about_chains_that_are_gone_go_and_are_told(settings: Settings) 
     assert verify(settings).differences == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["damaged shard", "missing run", "interrupt", "damaged variants"])
 def test_whatever_ends_it_the_old_graph_stays(settings: Settings, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest(settings)
@@ -125,6 +128,7 @@ def test_whatever_ends_it_the_old_graph_stays(settings: Settings, how: str, monk
     assert not (settings.home / BUILDING).exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_saved_on_the_way_out_of_an_exception(settings: Settings) -> None:
     before = digest(settings)
 
@@ -141,6 +145,7 @@ def test_nothing_is_saved_on_the_way_out_of_an_exception(settings: Settings) -> 
     assert digest(settings) != before
 
 
+@pytest.mark.slow
 def test_a_graph_that_cannot_be_read_loses_its_results_and_says_so(settings: Settings) -> None:
     (settings.home / "graph.kgl").write_bytes(b"not a graph")
     noted = Noted()
@@ -155,6 +160,7 @@ class OnOneDatabase(EmbeddedStore):
     replace_with = None  # type: ignore[assignment]
 
 
+@pytest.mark.slow
 def test_a_server_keeps_the_results_in_files_until_they_are_back(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +181,7 @@ def test_a_server_keeps_the_results_in_files_until_they_are_back(
     assert digest(settings) == before
 
 
+@pytest.mark.slow
 def test_a_graph_of_the_first_format_is_refused_and_made_again_with_its_results(settings: Settings) -> None:
     with EmbeddedStore(settings.home) as graph:
         clear_results(graph, TraceStore(settings.home).identity().id)
@@ -201,6 +208,7 @@ def test_a_graph_of_the_first_format_is_refused_and_made_again_with_its_results(
         assert graph.run("MATCH (o:Overlap)-[i:IN]->(:Chain) RETURN o.key, count(i)").rows == (("o1", 2),)
 
 
+@pytest.mark.slow
 def test_what_trails_did_not_write_is_not_dropped_unasked(settings: Settings) -> None:
     with open_graph(settings) as graph:
         graph.run("MATCH (s:Step {index: 1}) CREATE (:Note {id: 'n1'})-[:ABOUT]->(s)", write=True)
@@ -214,6 +222,7 @@ def test_what_trails_did_not_write_is_not_dropped_unasked(settings: Settings) ->
         assert "Note" not in graph.counts()
 
 
+@pytest.mark.slow
 def test_a_step_deleted_by_hand_is_written_again_and_nothing_else(settings: Settings) -> None:
     before = digest(settings)
     with open_graph(settings) as graph:

@@ -59,6 +59,7 @@ def digests(home: Path) -> dict[tuple[str, str], bytes]:
         return {(trace.chain.id, trace.run): row_digests(trace)[1] for trace in shards.traces()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "gone"),
     [
@@ -145,6 +146,7 @@ def test_shares_that_counted_what_is_removed_go_with_it(home: Path, arguments: l
     assert "trails effects scan" in done.stdout
 
 
+@pytest.mark.slow
 def test_removing_nothing_that_is_there_is_an_error(home: Path) -> None:
     for arguments, message in (
         (["chain", "cffff"], "chain 'cffff' was asked for, no chain fits"),
@@ -159,6 +161,7 @@ def test_removing_nothing_that_is_there_is_an_error(home: Path) -> None:
         assert digests(home) == before
 
 
+@pytest.mark.slow
 def test_chains_are_named_in_every_way(home: Path) -> None:
     rows = json.loads(trails(home, "chains", "--run", ONE.id, "--json").stdout)
     assert [row["number"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -192,6 +195,7 @@ def test_chains_are_named_in_every_way(home: Path) -> None:
     assert CHAINS[0] not in table
 
 
+@pytest.mark.slow
 def test_queries_take_names_and_refuse_what_is_not_there(home: Path) -> None:
     of = ("-p", f"run={ONE.id[:9]}", "--json")
     whole = trails(home, "query", "chain-steps", "-p", f"chain={CHAINS[1]}", *of).stdout
@@ -208,6 +212,7 @@ def test_queries_take_names_and_refuse_what_is_not_there(home: Path) -> None:
         assert message in str(error)
 
 
+@pytest.mark.slow
 def test_a_run_gets_a_name(home: Path) -> None:
     assert "base" in trails(home, "rename", "run", ONE.id[:6], "base").stdout
     assert verify(load_settings(home=home, store="embedded")).differences == ()
@@ -225,6 +230,7 @@ def test_a_run_gets_a_name(home: Path) -> None:
         assert shards.runs()[ONE.id].name == ""
 
 
+@pytest.mark.slow
 def test_a_run_without_chains_is_no_run(home: Path) -> None:
     with TraceStore(home, write=True) as shards:
         shards.put_run(make_run("refused everything"))
@@ -235,6 +241,7 @@ def test_a_run_without_chains_is_no_run(home: Path) -> None:
         assert opened.run().id == ONE.id
 
 
+@pytest.mark.slow
 def test_selections_by_metadata_and_family(home: Path) -> None:
     chains = {trace.chain.id: trace.chain for trace in corpus(6, ONE)}
     with TraceStore(home) as shards:
@@ -259,6 +266,7 @@ def test_selections_by_metadata_and_family(home: Path) -> None:
         assert len(Names(shards).rows) == 6
 
 
+@pytest.mark.slow
 def test_families_and_metadata_are_in_the_graph(home: Path) -> None:
     chains = {trace.chain.id: trace.chain for trace in corpus(6, ONE)}
     with EmbeddedStore(home) as graph:
@@ -276,6 +284,7 @@ def _files(home: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", ["lock", "graph.lock"])
 def test_while_another_writes_nothing_is_removed_or_renamed(home: Path, lock: str) -> None:
     before = _files(home)
@@ -295,6 +304,7 @@ def test_while_another_writes_nothing_is_removed_or_renamed(home: Path, lock: st
     assert _files(home) == before
 
 
+@pytest.mark.slow
 def test_a_removal_that_breaks_off_is_repaired_as_it_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: EmbeddedStore) -> None:
         raise StoreError("the disk is full")
@@ -320,11 +330,13 @@ def test_a_rebuild_makes_no_home(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_bulk_load_that_cannot_be_written_is_one_error(home: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written"):
         bulk_from_home(home, Path("/dev/full/x"))
 
 
+@pytest.mark.slow
 def test_a_number_of_many_digits_in_a_selection_is_one_error(home: Path) -> None:
     with Home(home, store="embedded") as opened, pytest.raises(UsageError, match="the parameters are not JSON"):
         opened.select('query:most-surprising{"limit": ' + "9" * 5000 + "}")

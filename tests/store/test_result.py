@@ -76,6 +76,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the first call imports pandas
 @given(VALUES)
 def test_arrow_and_pandas_hold_what_the_query_returned(values: list[object]) -> None:
@@ -146,6 +147,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, nam
         getattr(Result(("a",), ((1,),)), f"to_{name}")()
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
     code = "import sys, trails.store.base, trails.analyses.report; print({'pandas', 'networkx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -41,6 +41,7 @@ def trails(*arguments: str, home: Path | None = None) -> Result:
     return CliRunner().invoke(cli, [*arguments, *more])
 
 
+@pytest.mark.slow
 def test_status_counts_shards_and_graph(home: Path) -> None:
     shown = trails("status", home=home)
     assert shown.exit_code == 0
@@ -91,6 +92,7 @@ def test_query_without_rows_says_what_the_query_needs(home: Path) -> None:
     assert "Needs: trails gaps (a home needs 20" in shown.stderr
 
 
+@pytest.mark.slow
 def test_query_with_several_runs_asks_which(tmp_path: Path) -> None:
     fill(tmp_path, [ONE, TWO])
     error = trails("query", "most-surprising", home=tmp_path).exception
@@ -152,6 +154,7 @@ def test_mistakes_are_named(home: Path, arguments: list[str], kind: type[TrailsE
     assert result.exit_code != 0
 
 
+@pytest.mark.slow
 def test_cypher_reads_parameters_files_and_standard_input(home: Path, tmp_path: Path) -> None:
     statement = "MATCH (c:Chain) WHERE c.n_steps >= $least RETURN c.id AS id, c.n_steps AS n ORDER BY id"
     rows = json.loads(trails("cypher", statement, "-p", "least=4", "--json", home=home).stdout)
@@ -171,6 +174,7 @@ def test_cypher_reads_parameters_files_and_standard_input(home: Path, tmp_path: 
     assert "only the first 2 rows are shown" in cut.stderr
 
 
+@pytest.mark.slow
 def test_cypher_writes_only_when_told(tmp_path: Path) -> None:
     fill(tmp_path, [ONE])
     trails("cypher", "MATCH (c:Chain) SET c.language = 'xx'", "--write", home=tmp_path)
@@ -180,6 +184,7 @@ def test_cypher_writes_only_when_told(tmp_path: Path) -> None:
     assert rows == [{"l": "xx"}]
 
 
+@pytest.mark.slow
 def test_a_damaged_run_and_damaged_variants_say_what_to_do_and_it_helps(tmp_path: Path) -> None:
     fill(tmp_path, [ONE])
     variants = tmp_path / "variants" / "v0123456789abcdef.parquet"

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import trails
 
 LINE = (
@@ -68,6 +70,7 @@ assert "what the test made up" in generate_docs.schema_page()
 """
 
 
+@pytest.mark.slow
 def test_a_measure_is_one_line(tmp_path: Path) -> None:
     source = Path(trails.__file__).parent
     shutil.copytree(source, tmp_path / "trails", ignore=shutil.ignore_patterns("__pycache__", "*.npz"))

@@ -133,6 +133,7 @@ def any_trace(draw: st.DrawFn) -> Trace:
     )
 
 
+@pytest.mark.slow
 @SLOW
 @given(st.lists(any_trace(), max_size=5))
 def test_parquet_gives_back_every_bit(traces: list[Trace]) -> None:
@@ -146,6 +147,7 @@ def test_parquet_gives_back_every_bit(traces: list[Trace]) -> None:
     assert all(same(a, b) for a, b in zip(traces[1:], decode_shard(sliced), strict=True))
 
 
+@pytest.mark.slow
 @settings(SLOW, max_examples=12)
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_the_digest_depends_on_what_is_stored_only(
@@ -166,6 +168,7 @@ def test_the_digest_depends_on_what_is_stored_only(
     assert digests.pop().n_traces == len(wanted)
 
 
+@pytest.mark.slow
 def test_the_digest_notices_every_change(tmp_path: Path) -> None:
     trace = corpus(1)[0]
     seen = {}
@@ -191,6 +194,7 @@ def test_the_digest_notices_every_change(tmp_path: Path) -> None:
     assert {name for name, digest in seen.items() if digest.content == seen["same"].content} == {"same", "bit"}
 
 
+@pytest.mark.slow
 def test_the_first_shard_by_name_counts(tmp_path: Path) -> None:
     trace = corpus(1)[0]
     other = replace(trace, surprisal=trace.surprisal + 1)
@@ -271,6 +275,7 @@ def test_a_trace_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:
         assert not store.keys()
 
 
+@pytest.mark.slow
 def test_selection_by_run_and_chain_and_columns(tmp_path: Path) -> None:
     one, two = make_run("one"), make_run("two")
     with TraceStore(tmp_path, write=True) as store:
@@ -298,6 +303,7 @@ def test_long_shards_are_read_in_row_groups(tmp_path: Path, monkeypatch: pytest.
         assert [same(a, b) for a, b in zip(corpus(12), store.traces(), strict=True)] == [True] * 12
 
 
+@pytest.mark.slow
 def test_row_groups_read_together_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "ROW_GROUP_TOKENS", 40)
     one, two = make_run("one"), make_run("two")
@@ -340,6 +346,7 @@ def test_runs_keep_their_notes(tmp_path: Path) -> None:
             store.update_run_notes("r0", {})
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_told_who_writes(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from trails.store.traces import TraceStore\n"
@@ -446,6 +453,7 @@ def test_half_a_surrogate_pair_is_refused_with_the_record(tmp_path: Path) -> Non
         assert store.keys() == set()
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_is_read_as_other_data(tmp_path: Path) -> None:
     """All ways of reading, 150 bits of a shard as it is written now and of one without checksums."""
     home = tmp_path / "new"

@@ -109,6 +109,7 @@ def test_a_typo_is_told_without_loading_a_model_library(
     assert message in str(result.exception)
 
 
+@pytest.mark.slow
 def test_the_checks_of_a_training_import_no_model_library() -> None:
     code = (
         "import sys, trails.cli.train, trails.train, trails.train.check, trails.pipeline.training, trails.evaluate\n"
