@@ -57,7 +57,7 @@ def test_an_export_names_its_chains(tmp_path: Path) -> None:
     for name, text, why in (
         ("no.jsonl", '{"text": "a"}\n', "KeyError: 'chain'"),
         ("list.jsonl", "[1, 2]\n", "TypeError"),
-        ("broken.jsonl", '{"chain": "c1"}\n{"chain\n', "JSONDecodeError: Unterminated string"),
+        ("broken.jsonl", '{"chain": "c1"}\n{"chain', "JSONDecodeError: Unterminated string"),
     ):
         (tmp_path / name).write_text(text, encoding="utf-8")
         with pytest.raises(UsageError) as error:
