@@ -29,14 +29,14 @@ MEASURES = ("surprisal", "entropy", "rank", "logit_shift", "attention_shift", "h
 RUN = make_run()
 
 
-def look(file: Path, **plan: Any) -> dict[str, Any]:
+def look(file: Path, script: str = "report.mjs", **plan: Any) -> dict[str, Any]:
     """What a real browser shows of a report."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert chromium, "headless Chromium is needed: apt-get install chromium"
     path = file.with_suffix(".plan.json")
     path.write_text(json.dumps({"file": str(file), "chromium": chromium, "library": str(playwright()), **plan}))
-    script = Path(__file__).with_name("report.mjs")
-    done = subprocess.run(["node", str(script), str(path)], capture_output=True, text=True, timeout=300, check=False)
+    file_of = Path(__file__).with_name(script)
+    done = subprocess.run(["node", str(file_of), str(path)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen
@@ -327,3 +327,27 @@ def test_every_control_and_every_note_has_its_russian(tmp_path: Path) -> None:
         assert template(text) in words, text
         assert words[template(text)][1].count("#") == template(text).count("#")
     assert all(len(pair) == 2 and pair[1] for pair in words.values())
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_page_fits_every_width_language_theme_and_paper(tmp_path: Path) -> None:
+    text = "".join(f"word{i:03} " for i in range(900))
+    words = tuple(f"word{i:03} " for i in range(900))
+    long = make_trace(make_chain("long", text, source="a/very/long/name_of_a_source"), RUN, n_steps=12, words=words)
+    file = tmp_path / "r.html"
+    gap = {"step": 2, "rank": 0, "score": 0.875, "control_auc": 0.8123, "baseline_auc": 0.5511}
+    write_report(file, [long, *corpus(4, RUN)], RUN, found=Found({long.chain.id: [gap]}, {}))
+    seen = look(file, "fit.mjs", id=long.chain.id)
+    assert seen["console"] == []
+    assert len(seen["sizes"]) == 18
+    for one in seen["sizes"]:
+        assert one["out"] <= 0, one
+        assert not one["objects"], one
+        assert one["lines"] < 1.9, one
+        if one["name"] == "chain":
+            assert one["colours"] > 5, one
+    first, last = seen["heights"]
+    assert abs(first - last) <= 2, "the arcs do not hold the rows apart"
+    assert seen["paper"] == {"tokens": 900, "background": "rgb(253, 253, 252)", "aside": "none"}
+    assert seen["after"] == "", "the theme of before is on again"
