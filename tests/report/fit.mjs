@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { createRequire } from 'node:module'
 
 const plan = JSON.parse(readFileSync(process.argv[2], 'utf8'))
-const { chromium } = createRequire(join(plan.library, 'x.js'))('playwright-core')
+const { chromium } = createRequire(join(plan['library'], 'x.js'))('playwright-core')
 const browser = await chromium.launch({ executablePath: plan.chromium, args: ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run'] })
 const seen = { sizes: [], console: [] }
 const open = async (width, locale, colorScheme, forcedColors) => {
