@@ -16,9 +16,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trails.evaluate.probe import probe
 from trails.evaluate.recall import conclusion_row, recall
+from trails.experiments.bench import Bench
 from trails.export import export_selection
 from trails.export.subgraph import Part, Selection
 from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.context import ContextPolicy
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.store.traces import TraceStore
 from trails.train.data import load_rows
@@ -122,3 +124,34 @@ def test_recall_and_probes_of_the_untrained_model_are_the_stored_surprisals(
         assert {name: row[name] for name in ("input_ids", "labels", "offset")} == {
             name: expected[name] for name in ("input_ids", "labels", "offset")
         }
+
+
+@pytest.mark.parametrize(("kind", "policy"), POLICIES)
+def test_the_bench_of_the_experiments_reads_chains_as_the_run_measured_them(
+    model: Any, tmp_path: Path, kind: str, policy: dict[str, Any]
+) -> None:
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    tokenizer_of(kind).save_pretrained(folder)
+    bench = Bench(str(folder), device="cpu", policy=ContextPolicy(**policy))
+    items = chains()
+    for one, trace in zip(items, bench.scorer.measure(items, MeasureOptions()), strict=True):
+        row = bench.row(one)
+        context = bench.contexts.of(one.chain)
+        assert row["offset"] == len(context)
+        (seen,) = bench.probe(bench.model, [row])
+        np.testing.assert_allclose(seen.nll, trace.surprisal[np.isfinite(trace.surprisal)], atol=1e-5)
+        first, last = trace.step_tokens[-1]
+        conclusion = bench.ids_row(
+            row["input_ids"][row["offset"] + first :], row["input_ids"][: row["offset"] + first], chain=one.chain.id
+        )
+        (found,) = recall(bench.model, [conclusion], exact=False)
+        assert found.nll == pytest.approx(float(trace.surprisal[first:last].mean()), abs=1e-5)
+        if not one.chain.messages:
+            assert bench.opened(one.chain.question, one.chain.text) == row["input_ids"]
+        alone = bench.row(one, question=False)
+        assert alone["offset"] == len(context.prefix) + len(context.infix) or one.chain.messages
+        # of a long question the first quarter is kept, and what stands around it whole
+        cut = bench.row(one, 48)
+        assert cut["offset"] == len(context.prefix) + min(len(context.question), 12) + len(context.infix)
+        assert len(cut["input_ids"]) <= 48

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from trails.experiments.corpus import Corpus, disjoint
 from trails.experiments.scale import Metrics, Scale
 from trails.measure import open_scorer
 from trails.measure.base import Segmented
-from trails.segment.align import assign_tokens
+from trails.measure.context import ContextPolicy, Contexts
+from trails.schema import Chain
 from trails.train import TrainOptions
 from trails.train.data import Collator, Row
 from trails.train.loop import fit
@@ -47,13 +48,24 @@ class Sets:
 class Bench:
     """A loaded model. Training never changes it: adapters are taken off again, full training works on a copy."""
 
-    def __init__(self, model: str = "", *, device: str = "auto", threads: int = 0, deadline: float = 0.0) -> None:
-        """``threads`` limits those of torch (0 = its own choice); ``deadline`` in seconds since the epoch (0 = none)."""
+    def __init__(
+        self,
+        model: str = "",
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        deadline: float = 0.0,
+        policy: ContextPolicy | None = None,
+    ) -> None:
+        """``threads`` limits those of torch (0 = its own choice); ``deadline`` in seconds since the epoch (0 = none);
+        ``policy`` says what stands before a chain (None: what a run without options puts there).
+        """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if threads:
             torch.set_num_threads(threads)
-        scorer: Any = open_scorer(model, device=device)
+        scorer: Any = open_scorer(model, device=device, **asdict(policy or ContextPolicy()))
         self.scorer = scorer
+        self.contexts: Contexts = scorer.contexts
         self.model, self.tokenizer, self.run = scorer.model.module, scorer.model.tokenizer, scorer.run
         self.device = next(self.model.parameters()).device
         self.cuda = self.device.type == "cuda"
@@ -83,27 +95,22 @@ class Bench:
     # --- rows --------------------------------------------------------------------------------------------------------
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Token ids of a piece of text, without what stands before a chain."""
+        return self.contexts.text.ids(text, control_tokens=self.contexts.policy.control_tokens)
 
-    def row(self, item: Segmented, max_tokens: int, *, question: bool = True) -> Row:
-        """A chain as a row: the question as context, the chain's tokens labelled, cut to ``max_tokens`` in all.
+    def opened(self, question: str, text: str) -> list[int]:
+        """What stands before a chain with this question, and the beginning of the chain, as token ids."""
+        return [*self.contexts.of(Chain("", "", question, text)).ids, *self.ids(text)]
 
-        The question is cut to a quarter of the row at most. The first token of a row is never a label.
+    def row(self, item: Segmented, max_tokens: int = 0, *, question: bool = True) -> Row:
+        """A chain in the frame in which it is measured, its tokens labelled, cut to ``max_tokens`` in all (0 = whole).
+
+        Of a question the first quarter of ``max_tokens`` is kept at most. Without ``question`` the chain stands as one that
+        has none. The first token of a row is never a label.
         """
-        chain = item.chain
-        context = self.ids(chain.question + "\n")[: max_tokens // 4] if question and chain.question else []
-        encoded = self.scorer.model.text.encode(chain.text, f"chain {chain.id}")
-        ids = encoded.ids.tolist()[: max_tokens - len(context)]
-        owned = assign_tokens(
-            [(step.start, step.end) for step in item.steps], np.stack((encoded.start, encoded.end), axis=1)
-        )
-        spans = []
-        for step, (start, end) in zip(item.steps, owned.tolist(), strict=True):
-            if start < min(end, len(ids)):
-                first, last = len(context) + start, len(context) + min(end, len(ids))
-                spans.append({"step": step.index, "start": first, "end": last, "role": step.role.value})
-        return self.ids_row(ids, context, chain=chain.id, spans=spans)
+        if not question:
+            item = Segmented(replace(item.chain, question="", messages=""), item.steps)
+        return self.contexts.row(item, max_tokens=max_tokens, max_question=max_tokens // 4).record()
 
     def ids_row(
         self,
@@ -173,11 +180,11 @@ class Bench:
 
     def shortened(self, item: Segmented, max_tokens: int) -> Segmented:
         """The chain's leading steps that fit into ``max_tokens`` with its question, and at least one step (cut if need be)."""
-        room = max_tokens - len(self.ids(item.chain.question + "\n"))
-        encoded = self.scorer.model.text.encode(item.chain.text, f"chain {item.chain.id}")
-        if len(encoded.ids) <= room:
+        whole = self.contexts.row(item)
+        room, encoded = max_tokens - len(whole.context), whole.tokens
+        if len(encoded) <= room:
             return item
-        limit = int(encoded.end[max(room, 8) - 1])
+        limit = int(encoded.end[min(max(room, 8), len(encoded)) - 1])
         kept = tuple(step for step in item.steps if step.end <= limit) or (replace(item.steps[0], end=limit),)
         chain = replace(
             item.chain,

@@ -284,7 +284,7 @@ def run(
 
 def _encoder(bench: Bench) -> Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]]:
     def encode(text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
-        found = bench.scorer.model.text.encode(text, "a chain")
+        found = bench.contexts.text.encode(text, "a chain")
         return found.ids.tolist(), list(zip(found.start.tolist(), found.end.tolist(), strict=True))
 
     return encode

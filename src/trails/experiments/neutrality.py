@@ -24,12 +24,13 @@ FILLER = " ."
 
 @dataclass(frozen=True, slots=True)
 class Enthymeme:
-    """An argument with its bridge apart: question and steps before as ``context``, the left-out step, the step that follows it,
-    and other steps that might follow.
+    """An argument with its bridge apart: the question, the steps before, the left-out step, the step that follows it, and
+    other steps that might follow.
     """
 
     chain: str
-    context: str
+    question: str
+    before: str
     bridge: str
     conclusion: str
     others: tuple[str, ...]
@@ -53,10 +54,9 @@ def enthymemes(items: Sequence[Segmented], seed: int) -> list[Enthymeme]:
         later += [spare[k] for k in draw.permutation(len(spare))[: 4 * CHOICES].tolist()]
         others = tuple(dict.fromkeys(text for text in later if text and text not in (right, _text(item, bridge))))
         before = "".join(item.chain.text[step.start : step.end] for step in item.steps[:bridge])
-        question = f"{item.chain.question}\n" if item.chain.question else ""
         if right and len(others) >= CHOICES - 1:
-            name = item.chain.id
-            found.append(Enthymeme(name, question + before, _text(item, bridge), right, others[: CHOICES - 1]))
+            name, question = item.chain.id, item.chain.question
+            found.append(Enthymeme(name, question, before, _text(item, bridge), right, others[: CHOICES - 1]))
     return found
 
 
@@ -68,7 +68,7 @@ def row_of(bench: Bench, one: Enthymeme, arm: str, max_tokens: int) -> Row:
     """A training row. The loss lies on the conclusion, and on what stands in the bridge's place if that is text: the bridge, or
     another argument's step repeated or cut to its length. Filler takes the place token for token and is not learnt.
     """
-    context = bench.ids(one.context.rstrip())
+    context = bench.opened(one.question, one.before.rstrip())
     bridge = bench.ids(f" {one.bridge}")
     end = bench.ids(f" {one.conclusion}")[: max_tokens // 2]
     size = len(bridge)
@@ -91,7 +91,8 @@ def test_rows(bench: Bench, tests: Sequence[Enthymeme], max_tokens: int, *, spel
     """Rows of the choices of every test, the true conclusion first, right after the context (``spelled``: after the bridge)."""
     rows = []
     for one in tests:
-        context = bench.ids(f"{one.context.rstrip()} {one.bridge}" if spelled else one.context.rstrip())
+        before = one.before.rstrip()
+        context = bench.opened(one.question, f"{before} {one.bridge}" if spelled else before)
         for choice in (one.conclusion, *one.others):
             end = bench.ids(f" {choice}")[: max_tokens // 2]
             rows.append(bench.ids_row(end, context[-(max_tokens - len(end)) :], chain=one.chain))
@@ -122,13 +123,16 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
         if wanted >= 4:
             train += every[:wanted]
             rest.append(every[wanted:])
-    taken = [bench.ids(f"{one.context}{one.bridge} {one.conclusion}") for one in train]
+    def whole(one: Enthymeme) -> list[int]:
+        return bench.opened(one.question, f"{one.before}{one.bridge} {one.conclusion}")
+
+    taken = [whole(one) for one in train]
     for several in rest:
         found: list[Enthymeme] = []
         for one in several:
             if len(found) == n_test:
                 break
-            if disjoint([bench.ids(f"{one.context}{one.bridge} {one.conclusion}")], taken):
+            if disjoint([whole(one)], taken):
                 found.append(one)
         tests += found
     train = train[: len(train) // scale.batch * scale.batch]

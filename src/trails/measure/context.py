@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -192,13 +192,16 @@ class Contexts:
             return Context(self._single[0], self._ids(chain.question, chain), self._single[1])
         return Context(*self._conversation(chain))
 
-    def row(self, item: Segmented, *, labelled_from: int = 0, max_tokens: int = 0) -> Row:
+    def row(self, item: Segmented, *, labelled_from: int = 0, max_tokens: int = 0, max_question: int = 0) -> Row:
         """The chain in its context, labelled from the step ``labelled_from`` on, cut to ``max_tokens`` in all (0 = whole).
 
+        ``max_question`` keeps the first so many tokens of the question (0 = all); what stands around it stays.
         Raises ModelError for a chain without a token, or text that cannot be encoded.
         """
         chain = item.chain
         context = self.of(chain)
+        if max_question:
+            context = replace(context, question=context.question[:max_question])
         tokens = self.text.encode(chain.text, f"chain {chain.id}", control_tokens=self.policy.control_tokens)
         if not len(tokens):
             raise UnmeasurableError(f"chain {chain.id} has no tokens. Leave it out of the source.")
