@@ -48,7 +48,7 @@ def _letters(generator: np.random.Generator, n: int) -> str:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """45 chains with objections, 15 questions with three wordings each, 30 of another form, 14 unrelated texts."""
+    """45 chains with reasons, 15 questions with three wordings each, 30 of another form, 14 unrelated texts."""
     draw = np.random.default_rng(0)
     chains: list[Chain] = []
 
@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "debate",
             i,
             f"{_letters(draw, 2)}?",
-            f"{_letters(draw, 4)}. But {_letters(draw, 4)}. So {_letters(draw, 4)}. However {_letters(draw, 4)}.",
+            f"{_letters(draw, 4)}. Because {_letters(draw, 4)}. So {_letters(draw, 4)}. Since {_letters(draw, 4)}.",
         )
     for i in range(15):
         for wording in range(3):

@@ -92,7 +92,7 @@ def test_both_maps_have_as_many_tokens(bench: Bench, corpus, small: Scale) -> No
     found: dict[str, dict[str, float]] = {}
     prepared = capture.prepare(bench, corpus, small, 0)
     for source in prepared.extra:
-        assert abs(len(source.base.tokens) - len(source.other.tokens)) < 100  # one chain
+        assert abs(len(source.base.tokens) - len(source.other.tokens)) < 130  # one chain
     arms = ["real text", "another topic's map", "random tokens masked", "in the map"]
     capture.run(bench, prepared, small, 0, arms, {}, lambda arm, metrics, _: found.update({arm: metrics}))
     assert 0 < found["real text"]["fitness"] < found["in the map"]["fitness"] == 1.0

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from trails.experiments.base import (
     smallest_effect,
     t_interval,
 )
+from trails.experiments.criteria import cluster_interval
 from trails.experiments.report import index_table, markdown, pending
 from trails.experiments.runner import read_results
 
@@ -203,6 +205,68 @@ def test_t_intervals_cover_as_often_as_they_say() -> None:
     draw = np.random.default_rng(3).normal(0, 1, (2000, 5))
     covered = np.mean([(i := t_interval(row)).low <= 0 <= i.high for row in draw])
     assert 0.935 < covered < 0.965
+
+
+def clustered(draw: np.random.Generator, chains: int, mean: float) -> tuple[list[float], list[str]]:
+    """Texts of unequal numbers per chain that hang together: chains differ as much as their texts do."""
+    sizes = draw.integers(1, 8, chains)
+    values = [mean + own + float(n) for own, size in zip(draw.normal(0, 1, chains), sizes, strict=True)
+              for n in draw.normal(0, 1, int(size))]  # fmt: skip
+    return values, [str(chain) for chain, size in enumerate(sizes) for _ in range(int(size))]
+
+
+@pytest.mark.parametrize("chains", [30, 120])
+def test_intervals_over_texts_cover_as_often_as_they_say_where_chains_hang_together(chains: int) -> None:
+    draw = np.random.default_rng(chains)
+    covered, texts_alone = 0, 0
+    for _ in range(400):
+        values, names = clustered(draw, chains, 0.3)
+        interval, error = cluster_interval(values, names, draws=1000)
+        covered += interval.low <= 0.3 <= interval.high
+        assert interval.n == chains
+        assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.25)
+        alone = t_interval(values)
+        texts_alone += alone.low <= 0.3 <= alone.high
+    assert 0.915 <= covered / 400 <= 0.985
+    assert texts_alone / 400 < 0.85  # what taking the texts for independent would do
+
+
+def test_below_twenty_chains_there_is_no_interval_over_texts() -> None:
+    interval, error = cluster_interval([1.0, 2.0] * 19, [str(k) for k in range(19)] * 2)
+    assert (interval.low, interval.high, interval.n) == (-math.inf, math.inf, 19)
+    assert math.isnan(error)
+    interval, _ = cluster_interval([1.0, math.nan, 3.0], ["a", "a", "b"])
+    assert (interval.mean, interval.n) == (2.0, 2)
+
+
+def test_a_claim_over_texts_is_judged_by_their_chains() -> None:
+    """Six seeds of ten texts: the seeds would decide, three chains in all do not; nor do fewer texts than planned."""
+    declaration = replace(declared(lower()), texts=60, looks=(6,))
+
+    def found(chains: int, texts: int = 10) -> list[dict[str, Any]]:
+        draw = np.random.default_rng(0)
+        rows = []
+        for seed in range(6):
+            units = {
+                f"{(seed * texts + k) % chains}.{k}": {"x": 1.0 + 0.05 * float(draw.normal())} for k in range(texts)
+            }
+            if chains < 20:
+                units = {f"{k % chains}": {"x": 1.0} for k in range(texts)}
+            for arm, shift in (("a", -1.0), ("b", 0.0), ("c", 0.0), ("d", 0.0)):
+                moved = {name: {"x": one["x"] + shift} for name, one in units.items()}
+                mean = sum(one["x"] for one in moved.values()) / len(moved)
+                rows.append({"arm": arm, "seed": seed, "metrics": {"x": mean}, "units": moved})
+        return rows
+
+    (verdict,) = judge(declaration, found(60))
+    assert verdict.outcome == "held"
+    assert verdict.judged[0].interval.n == 60
+    (verdict,) = judge(replace(declaration, texts=0), found(60))
+    assert verdict.judged[0].interval.n == 6
+    (verdict,) = judge(declaration, found(60, 9))
+    assert (verdict.outcome, verdict.reason) == ("withheld", "54 texts, 60 are the least")
+    (verdict,) = judge(replace(declaration, texts=18), found(3))
+    assert verdict.outcome == "open"
 
 
 def test_equal_gain_is_interpolated() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from trails.errors import UsageError
 from trails.train import TrainOptions
 from trails.train.loop import fit
 from trails.train.many import Adapters, Job, fit_many
@@ -123,7 +124,7 @@ def test_before_training_every_adapter_is_the_model() -> None:
     model = tiny("llama")
     ids = torch.tensor([[1, 2, 3, 4]])
     expected = model(input_ids=ids, use_cache=False).logits
-    with Adapters(model, [0, 1]).installed() as adapters, torch.inference_mode():
+    with Adapters(model, [Job([], 0, 0.0), Job([], 1, 0.0)]).installed() as adapters, torch.inference_mode():
         adapters.set()
         found = model(input_ids=ids.repeat(2, 1), use_cache=False).logits
         with pytest.raises(ValueError, match="3 rows cannot be divided among 2 adapters"):
@@ -132,3 +133,34 @@ def test_before_training_every_adapter_is_the_model() -> None:
         again = model(input_ids=ids.repeat(3, 1), use_cache=False).logits
     torch.testing.assert_close(found, expected.repeat(2, 1, 1))
     torch.testing.assert_close(again, expected.repeat(3, 1, 1))
+
+
+def test_adapters_of_their_own_layers_and_rank_are_those_trained_alone() -> None:
+    """Chosen layers, another rank and every layer side by side; ``alpha`` is twice the rank for each."""
+    options = TrainOptions(steps=4, batch=4, layers=(), rank=6, alpha=12)
+    shapes = (((2,), 6), ((1, 2), 2), ((), 4))
+    rows = rows_of(5, 8)
+    test = torch.tensor([row["input_ids"][:6] for row in rows_of(99, 4)])
+    model = tiny("llama")
+    jobs = [Job(rows, 7, 1e-2, layers, rank) for layers, rank in shapes]
+    with fit_many(model, jobs, options) as adapters, torch.inference_mode():
+        together = model(input_ids=test.repeat(len(jobs), 1), use_cache=False).logits.reshape(
+            len(jobs), *test.shape, -1
+        )
+        states = [adapters.state(index) for index in range(len(jobs))]
+    for index, (layers, rank) in enumerate(shapes):
+        chosen = replace(options, seed=7, learning_rate=1e-2, layers=layers, rank=rank, alpha=2 * rank)
+        trained = fit(tiny("llama"), rows, chosen)
+        with torch.inference_mode():
+            expected = trained(input_ids=test, use_cache=False).logits
+        torch.testing.assert_close(together[index], expected, rtol=0, atol=1e-4)
+        assert adapters.trainable[index] == sum(p.numel() for p in trained.parameters() if p.requires_grad)
+        for name, value in states[index].items():
+            own = not layers or any(f"layers.{layer - 1}." in name for layer in layers)
+            assert bool((value != 0).any()) == own, name
+            beyond = value[rank:] if "lora_A" in name else value[:, rank:]
+            assert not bool((beyond != 0).any())
+    with pytest.raises(UsageError, match="layer 9, which does not exist"):
+        Adapters(model, [Job(rows, 0, 1e-3, (9,))])
+    with pytest.raises(UsageError, match="rank 9, of 8"):
+        Adapters(model, [Job(rows, 0, 1e-3, (), 9)])

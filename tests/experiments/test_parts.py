@@ -85,12 +85,52 @@ def test_volatility_of_known_edits(bench: Bench) -> None:
 def test_variants_of_one_pool_have_equally_many_edits(bench: Bench, corpus, small: Scale) -> None:
     row = bench.sets(corpus, small, 0, 4).train[0]
     pool = volatility.edited_pool(bench, row, 8, 0)
-    edits = [sum(a != b for a, b in zip(row["input_ids"], new["input_ids"], strict=True)) for _, new in pool]
-    assert set(edits) == {max(1, round(volatility.EDITED * (len(row["input_ids"]) - row["offset"])))}
+    offset = row["offset"]
+    likely = bench.likely(row["input_ids"][:offset], row["input_ids"][offset:], volatility.REACH)
+    for _, new in pool:
+        places = [k for k, (a, b) in enumerate(zip(row["input_ids"], new["input_ids"], strict=True)) if a != b]
+        assert len(places) == max(1, round(volatility.EDITED * (len(row["input_ids"]) - offset)))
+        assert all(new["input_ids"][k] in likely[k - offset] for k in places)  # one reach for all
     arms = volatility.assigned([pool], 0)
-    assert min(v for v, _ in arms["high volatility"]) >= max(v for v, _ in arms["low volatility"])
-    shuffled = sorted(v for name in ("shuffled A", "shuffled B") for v, _ in arms[name])
-    assert shuffled == sorted(v for v, _ in pool)
+    ranked = sorted(v for v, _ in pool)
+    assert sorted(v for v, _ in arms["low volatility"]) == ranked[:2]
+    assert sorted(v for v, _ in arms["high volatility"]) == ranked[-2:]
+    one, two = ({id(row) for _, row in arms[name]} for name in ("shuffled A", "shuffled B"))
+    assert len(one) == len(two) == 2
+    assert not one & two
+
+
+def test_the_control_that_collapses_says_one_phrase_again_and_again(bench: Bench, corpus, small: Scale) -> None:
+    row = bench.sets(corpus, small, 0, 4).train[0]
+    new, offset = volatility.repeating(bench, row), row["offset"]
+    assert len(new["input_ids"]) == len(row["input_ids"])
+    assert new["input_ids"][: offset + volatility.PHRASE] == row["input_ids"][: offset + volatility.PHRASE]
+    assert new["input_ids"][offset + volatility.PHRASE :] == new["input_ids"][offset : -volatility.PHRASE]
+
+
+def test_shuffled_words_keep_the_words_of_the_chain(bench: Bench, corpus, small: Scale) -> None:
+    row = bench.sets(corpus, small, 0, 4).train[0]
+    new, offset = depth.shuffled(bench, row, 0), row["offset"]
+    assert new["input_ids"][:offset] == row["input_ids"][:offset]
+    assert sorted(new["input_ids"]) == sorted(row["input_ids"])
+    assert new["input_ids"] != row["input_ids"]
+
+
+def test_adapters_side_by_side_are_read_as_each_alone(bench: Bench, corpus, small: Scale) -> None:
+    sets = bench.sets(corpus, small, 0, 4)
+    feeds = {"a": sets.train, "b": sets.train[::-1]}
+    prompts = [row["input_ids"][:6] for row in sets.held_out]
+    with bench.side_by_side(feeds, {"a": 1e-2, "b": 3e-2}, bench.options(small, 3, 0)) as (adapters, _):
+        states = bench.hidden_each(adapters, sets.held_out, 3)
+        said = bench.repetition_each(adapters, prompts, 8)
+        whole = adapters.flat
+        for index in range(2):
+            adapters.flat, adapters.count = whole[index : index + 1].detach(), 1
+            adapters.set()
+            np.testing.assert_allclose(states[index], bench.hidden(bench.model, sets.held_out, 3), atol=1e-5)
+            assert said[index] == bench.repetition(bench.model, prompts, 8)
+        adapters.flat, adapters.count = whole, 2
+    assert float(np.abs(states[0] - states[1]).max()) > 1e-3
 
 
 def test_random_edits_are_as_volatile_as_the_variants(bench: Bench, corpus, small: Scale) -> None:
@@ -222,20 +262,52 @@ def test_the_task_has_the_true_step_first_and_other_digits_after_it(bench: Bench
 
 
 def test_a_jump_is_told_from_a_smooth_rise() -> None:
-    jump, at = anchor.jump_advantage(anchor.FEEDS, [0.5, 0.5, 0.5, 0.5, 0.5, 0.8, 0.8, 0.8])
-    assert (jump > 2, at) == (True, 20.0)
-    smooth = [0.5 + 0.05 * math.log2(1 + n) for n in anchor.FEEDS]
-    assert anchor.jump_advantage(anchor.FEEDS, smooth)[0] < -2
+    draw = np.random.default_rng(0)
+    n = len(anchor.FEEDS)
+    at = anchor.FEEDS.index(20)
+    jumping = np.where(np.arange(n) >= at, 0.9, 0.8) + draw.normal(0, 0.002, n)
+    jump, place = anchor.jump_of(anchor.FEEDS, jumping.tolist())
+    assert jump > 2
+    assert place == 20.0
+    assert math.isnan(anchor.jump_of(anchor.FEEDS, [0.8] * n)[0])
+
+
+def test_the_jump_is_nought_on_average_for_a_smooth_course_with_noise() -> None:
+    """Both a flat course and a saturating one: the statistic of the first version gave +.14 for the former."""
+    draw = np.random.default_rng(1)
+    x = np.log2(1 + np.asarray(anchor.FEEDS, np.float64))
+    for course in (0 * x, 0.05 * x - 0.005 * x * x):
+        found = [anchor.jump_of(anchor.FEEDS, (course + draw.normal(0, 0.01, len(x))).tolist())[0] for _ in range(1000)]
+        assert abs(float(np.mean(found))) < 0.12
+        assert 0.8 < float(np.std(found)) < 1.2
 
 
 def test_the_connective_is_taken_out_of_what_is_probed(corpus) -> None:
     found = anchor.examples(corpus.family("debate", 0)[:5])
     assert {concept for *_, concept in found} == {True, False}
     for _, _, text, _ in found:
-        assert not text.casefold().startswith(("but", "however", "so ", "therefore"))
-    chain = Chain("s", "1", "", "It rains. But the street is dry today.")
+        assert not text.casefold().startswith(("because", "since", "so ", "therefore"))
+    chain = Chain("s", "1", "", "It rains. Because the street is wet, we stay.")
     steps = segment(chain)
-    assert steps[1].role is Role.BUT
+    assert steps[1].role is Role.BECAUSE
+
+
+def test_what_the_arms_of_the_anchor_are_fed(bench: Bench, corpus) -> None:
+    found = anchor.examples(corpus.family("debate", 0))
+    pools = {kind: [e for e in found if e[3] == kind][:6] for kind in (True, False)}
+    said = {}
+    for arm in ("marker", "wrong marker", "no marker", "no marker again", "told"):
+        rows = anchor.feed_of(bench, arm, pools, 3, 4, 0)
+        said[arm] = [bench.tokenizer.decode(row["input_ids"]) for row in rows]
+        assert len(rows) == 12
+        if arm == "told":  # nothing but the label is learnt
+            labels = [bench.tokenizer.decode([i for i in row["labels"] if i != -100]) for row in rows]
+            assert set(labels) == {" [ANCHOR]", " [OTHER]"}
+    plain = [text.replace(anchor.MARKER, "") for text in said["marker"]]
+    assert plain == said["no marker"]
+    assert [anchor.MARKER in text for text in said["marker"]] == [False, False, True, True] * 3
+    assert [anchor.MARKER in text for text in said["wrong marker"]] == [True, True, False, False] * 3
+    assert said["no marker again"] != said["no marker"]
 
 
 def test_markers_of_the_arms() -> None:

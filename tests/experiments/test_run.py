@@ -54,7 +54,7 @@ def test_all_experiments_from_plan_to_report(tiny_scale, tiny_folder: Path, data
         for arm in experiment.arms:
             assert arm.name in text
         measured = {name for line in mine for name in line["metrics"]}
-        derived = {name for name in experiment.metrics if name.endswith(("_at_equal_gain", "_both"))}
+        derived = {name for name in experiment.metrics if name.endswith(("_at_equal_gain", "_at_half_gain", "_both"))}
         assert set(experiment.metrics) - derived <= measured
     # the same call again measures nothing and writes the same reports
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -145,8 +145,13 @@ class Experiment:
     same_rows: tuple[tuple[str, ...], ...] = ()
     rates: tuple[float, ...] = ()
     develop: str = ""
+    rate_of: Mapping[str, str] = field(default_factory=dict)
+    """Arms that take the learning rate of another arm: a placebo, a positive control."""
     looks: tuple[int, ...] = (10,)
     unit: str = "seed"
+    texts: int = 0
+    """Judged over texts instead of seeds, by a bootstrap over their chains, with this number of texts at least: the records
+    list the metrics of each as ``units`` (chain → metric → number)."""
     held_out: tuple[str, ...] = ("H",)
     """Sets of ``prepare`` that need :data:`LEAST_HELD_OUT` chains."""
     derive: Callable[[Mapping[str, Record]], Mapping[str, Metrics]] | None = None
@@ -191,8 +196,11 @@ class Experiment:
             "correction; no difference: a difference to be shown lies within its smallest effect of interest; else "
             "open. "
             "Withheld below the planned number of seeds, without the positive control, or with a placebo difference. "
-            "Paired "
-            "by seed, t intervals.",
+            + (
+                f"Paired by text, {self.texts} texts or more, percentile intervals of a bootstrap over chains."
+                if self.texts
+                else "Paired by seed, t intervals."
+            ),
             "code": code_digest(),
             "packages": package_versions(),
             "seeds": {str(seed): dict(found) for seed, found in realised.items()},
@@ -275,32 +283,61 @@ def looked(experiment: Experiment, records: Sequence[Record]) -> dict[int, dict[
     return seeds
 
 
+def paired(
+    experiment: Experiment, records: Sequence[Record], seeds: Mapping[int, Mapping[str, Metrics]]
+) -> tuple[dict[int, dict[str, Metrics]], list[str]]:
+    """What is judged, and the chain of each: texts of the given seeds where the experiment says so, else the seeds themselves,
+    without chains.
+    """
+    if not experiment.texts:
+        return {seed: dict(arms) for seed, arms in seeds.items()}, []
+    found: dict[int, dict[str, Metrics]] = {}
+    chains: list[str] = []
+    for seed in seeds:
+        units = {str(r["arm"]): r.get("units", {}) for r in records if int(r["seed"]) == seed}
+        for chain in sorted(set.intersection(*(set(one) for one in units.values()))):
+            metrics = {arm: {k: _number(v) for k, v in one[chain].items()} for arm, one in units.items()}
+            found[len(found)] = metrics
+            chains.append(chain)
+    return found, chains
+
+
 def judge(experiment: Experiment, records: Sequence[Record], scale: str = "full") -> tuple[Verdict, ...]:
     """Every claim of the experiment, judged at the latest planned look. Withheld, with the reason, where a rule is not kept."""
     seeds = looked(experiment, records)
-    reason = withheld(experiment, seeds, scale)
+    units, chains = paired(experiment, records, seeds)
+    reason = withheld(experiment, seeds, scale, units, chains)
     verdicts = []
     for claim in experiment.claims:
-        found = judged(claim.criteria, seeds, experiment.level)
+        found = judged(claim.criteria, units, experiment.level, chains)
         verdicts.append(Verdict(claim, found, "withheld" if reason else outcome_of(found), reason))
     return tuple(verdicts)
 
 
-def withheld(experiment: Experiment, seeds: Mapping[int, Mapping[str, Metrics]], scale: str = "full") -> str:
-    """Why no verdict may be given; empty if it may."""
+def withheld(
+    experiment: Experiment,
+    seeds: Mapping[int, Mapping[str, Metrics]],
+    scale: str = "full",
+    units: Mapping[int, Mapping[str, Metrics]] | None = None,
+    chains: Sequence[str] = (),
+) -> str:
+    """Why no verdict may be given; empty if it may. ``units`` and ``chains`` are those of :func:`paired`."""
+    units = seeds if units is None else units
     if scale != "full":
         return f"a {scale} run tries the machinery and proves nothing"
     if len(seeds) < LEAST_SEEDS:
         return f"{len(seeds)} complete seeds, {LEAST_SEEDS} are the least"
     if len(seeds) not in experiment.looks:
         return f"{len(seeds)} complete seeds of the {experiment.looks[0]} planned"
+    if len(units) < experiment.texts:
+        return f"{len(units)} texts, {experiment.texts} are the least"
     for criterion, word in (
         (experiment.positive, "positive control"),
         *((one, "placebo") for one in experiment.placebo),
     ):
         if criterion is None:
             continue
-        (one,) = judged((criterion,), seeds, experiment.level)
+        (one,) = judged((criterion,), units, experiment.level, chains)
         i = one.interval
         told = f"{criterion.metric} of {criterion.treatment}"
         told += f" against {criterion.control}" if criterion.control else ""
@@ -313,13 +350,15 @@ def withheld(experiment: Experiment, seeds: Mapping[int, Mapping[str, Metrics]],
     return ""
 
 
-def at_equal_gain(curves: Mapping[str, Sequence[Mapping[str, float]]], gain: str, value: str) -> dict[str, float]:
-    """``value`` of each arm where its ``gain`` first reaches 90 % of the smallest of the arms' largest gains.
+def at_equal_gain(
+    curves: Mapping[str, Sequence[Mapping[str, float]]], gain: str, value: str, share: float = 0.9
+) -> dict[str, float]:
+    """``value`` of each arm where its ``gain`` first reaches ``share`` of the smallest of the arms' largest gains.
 
     Curves start at (0, value of the untrained model) if their first point is step 0. Linear between points. NaN for all when
     an arm never gains.
     """
-    target = 0.9 * min(max(point[gain] for point in curve) for curve in curves.values())
+    target = share * min(max(point[gain] for point in curve) for curve in curves.values())
     found = {}
     for arm, curve in curves.items():
         before: Mapping[str, float] | None = None

@@ -252,10 +252,12 @@ class Bench:
         *,
         at: Sequence[int] = (),
         on: Callable[[int, Adapters], None] | None = None,
+        shapes: Mapping[str, tuple[tuple[int, ...], int]] | None = None,
     ) -> Iterator[tuple[Adapters, dict[str, list[float]]]]:
         """One adapter for each arm, trained together; within the block they are in use. Also the losses by arm and step.
 
-        All arms begin with the same weights. ``on`` is called after steps ``at``, with the adapters in use.
+        All arms of one shape begin with the same weights. ``on`` is called after steps ``at``, with the adapters in use.
+        ``shapes`` are the layers (1 … L, empty for all) and the rank of arms that differ from the options.
         """
         self.check_time()
         losses: dict[str, list[float]] = {arm: [] for arm in feeds}
@@ -266,7 +268,8 @@ class Bench:
             if on is not None and number in at:
                 on(number, adapters)
 
-        jobs = [Job(rows, options.seed, rates[arm]) for arm, rows in feeds.items()]
+        shapes = shapes or {}
+        jobs = [Job(rows, options.seed, rates[arm], *shapes.get(arm, ((), 0))) for arm, rows in feeds.items()]
         with fit_many(self.model, jobs, options, on_step=step, tokens=self.batch_tokens // 2) as adapters:
             yield adapters, losses
 
@@ -379,10 +382,24 @@ class Bench:
         found = continuations(model, prompts, n_tokens)
         return float(np.mean([repetition(tokens) for tokens in found]))
 
-    def hidden(self, model: Any, rows: Sequence[Row], layer: int) -> Any:
-        """Mean hidden state of each row's labelled tokens at ``layer`` (0 = input embeddings): (rows, d) float32."""
+    def repetition_each(self, adapters: Adapters, prompts: Sequence[Sequence[int]], n_tokens: int) -> list[float]:
+        """:meth:`repetition` for every adapter in use; prompts have equal lengths."""
+        found = continuations(self.model, [*prompts] * adapters.count, n_tokens)  # those of the first adapter first
+        values = np.asarray([repetition(tokens) for tokens in found], np.float64)
+        return [float(one) for one in values.reshape(adapters.count, -1).mean(1)]
+
+    def hidden_each(self, adapters: Adapters, rows: Sequence[Row], layer: int) -> list[Any]:
+        """:meth:`hidden` for every adapter in use."""
+        found = self.hidden(self.model, rows, layer, copies=adapters.count)
+        return list(found.reshape(adapters.count, len(rows), -1))
+
+    def hidden(self, model: Any, rows: Sequence[Row], layer: int, *, copies: int = 1) -> Any:
+        """Mean hidden state of each row's labelled tokens at ``layer`` (0 = input embeddings): (rows, d) float32; with
+        ``copies`` adapters in use those of the first adapter first, (copies · rows, d).
+        """
         found: dict[int, Any] = {}
-        for chosen, batch in self.batches(rows):
+        for chosen, one in self.batches(rows, max(self.batch_tokens // copies, 1)):
+            batch = {k: v.repeat(copies, 1) for k, v in one.items()}
             with torch.inference_mode():
                 out = model(
                     input_ids=batch["input_ids"],
@@ -393,9 +410,9 @@ class Bench:
                 )
                 mask = (batch["labels"] != -100).float()[..., None]
                 states = (out.hidden_states[layer].float() * mask).sum(1) / mask.sum(1).clamp(min=1)
-            for place, index in enumerate(chosen):
-                found[index] = states[place].cpu().numpy()
-        return np.stack([found[i] for i in range(len(rows))])
+            for place, state in enumerate(states.cpu().numpy()):
+                found[place // len(chosen) * len(rows) + chosen[place % len(chosen)]] = state
+        return np.stack([found[i] for i in range(copies * len(rows))])
 
     # --- volatility --------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from trails.experiments.scale import Metrics
 
 LEAST_SEEDS = 5
 """No verdict below this number of seeds."""
+LEAST_CLUSTERS = 20
+"""Chains below which a bootstrap over them gives no interval."""
 LEVELS = {1: 0.95, 2: 0.9706}
 """Level of each interval by the planned number of looks (Pocock's bound for two)."""
 
@@ -30,7 +32,7 @@ Outcome = Literal["held", "did not hold", "no difference", "open", "withheld"]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over ``n`` seeds with its t interval; the interval is infinite for one value."""
+    """A mean over ``n`` seeds (or chains) with its interval, which is infinite where they are too few."""
 
     mean: float
     low: float
@@ -48,6 +50,30 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
         return Interval(mean, -math.inf, math.inf, 1)
     half = float(stats.t.ppf((1 + level) / 2, len(data) - 1)) * float(data.std(ddof=1)) / math.sqrt(len(data))
     return Interval(mean, mean - half, mean + half, len(data))
+
+
+def cluster_interval(
+    values: Sequence[float], clusters: Sequence[str], level: float = 0.95, draws: int = 4000
+) -> tuple[Interval, float]:
+    """Mean of the finite values with the percentile interval of a bootstrap over clusters (chains), and its standard error.
+
+    Texts of one chain hang together: whole clusters are drawn, so that many texts of few chains count as few. The interval is
+    infinite below :data:`LEAST_CLUSTERS` clusters; ``n`` is their number. The draws are the same for the same sizes.
+    """
+    data = np.asarray(values, np.float64)
+    kept = np.isfinite(data)
+    names, owner = np.unique(np.asarray(clusters, object)[kept].astype(str), return_inverse=True)
+    n = len(names)
+    if not n:
+        return Interval(math.nan, math.nan, math.nan, 0), math.nan
+    total, size = np.bincount(owner, data[kept]), np.bincount(owner).astype(np.float64)
+    mean = float(total.sum() / size.sum())
+    if n < LEAST_CLUSTERS:
+        return Interval(mean, -math.inf, math.inf, n), math.nan
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), draws).astype(np.float64)
+    means = (drawn @ total) / (drawn @ size)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), n), float(means.std())
 
 
 def smallest_effect(n: int, level: float = 0.95, power: float = 0.8) -> float:
@@ -176,21 +202,31 @@ def _what(judged: Judged) -> str:
 
 
 def judged(
-    criteria: Sequence[Criterion], seeds: Mapping[int, Mapping[str, Metrics]], level: float
+    criteria: Sequence[Criterion],
+    seeds: Mapping[int, Mapping[str, Metrics]],
+    level: float,
+    clusters: Sequence[str] = (),
 ) -> tuple[Judged, ...]:
-    """Every criterion with its interval; broken ones after Holm's correction over all of them."""
+    """Every criterion with its interval; broken ones after Holm's correction over all of them.
+
+    ``seeds`` are the paired units: seeds, judged by t; with ``clusters``, the chain of each, texts, judged by a bootstrap over
+    chains.
+    """
     found = []
     for criterion in criteria:
         values = np.asarray([difference(criterion, metrics) for metrics in seeds.values()], np.float64)
         sign = 1.0 if criterion.direction == "higher" else -1.0
-        interval = t_interval(values.tolist(), level)
-        sd = float(values.std(ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
-        found.append((criterion, interval, sd, sign * interval.mean, _wrong(criterion, sign * interval.mean)))
+        whole = len(values) > 1 and bool(np.isfinite(values).all())
+        if clusters:
+            interval, error = cluster_interval(values.tolist(), clusters, level)
+            sd = error * math.sqrt(interval.n) if whole else math.nan
+        else:
+            interval = t_interval(values.tolist(), level)
+            sd = float(values.std(ddof=1)) if whole else math.nan
+        wrong = _wrong(criterion, sign * interval.mean)
+        found.append((criterion, interval, sd, wrong, whole and interval.n >= 2))
     alpha = (1 - level) / 2
-    p = [
-        _p(wrong, sd, interval.n) if interval.n == len(seeds) and interval.n >= 2 else 1.0
-        for _, interval, sd, _, wrong in found
-    ]
+    p = [_p(wrong, sd, interval.n) if whole else 1.0 for _, interval, sd, wrong, whole in found]
     order = sorted(range(len(p)), key=lambda k: p[k])
     broken: set[int] = set()
     for rank, k in enumerate(order):
@@ -198,12 +234,12 @@ def judged(
             break
         broken.add(k)
     result = []
-    for k, (criterion, interval, sd, _, _) in enumerate(found):
+    for k, (criterion, interval, sd, _, whole) in enumerate(found):
         sign = 1.0 if criterion.direction == "higher" else -1.0
         low, high = sorted((sign * interval.low, sign * interval.high))
         state: State = "open"
         # a metric that could not be computed for a seed leaves the criterion open: dropping seeds would choose among them
-        if interval.n == len(seeds) and interval.n >= 2:
+        if whole:
             within = -criterion.delta < low and high < criterion.delta
             if criterion.kind == "superior":
                 state = "none" if within else "met" if low > 0 else "open"

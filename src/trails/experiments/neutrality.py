@@ -123,6 +123,7 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
         if wanted >= 4:
             train += every[:wanted]
             rest.append(every[wanted:])
+
     def whole(one: Enthymeme) -> list[int]:
         return bench.opened(one.question, f"{one.before}{one.bridge} {one.conclusion}")
 

@@ -6,7 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trails.experiments.base import Experiment, Interval, Judged, Record, judge, looked, smallest_effect, t_interval
+from trails.experiments.base import (
+    Experiment,
+    Interval,
+    Judged,
+    Record,
+    judge,
+    looked,
+    paired,
+    smallest_effect,
+    t_interval,
+)
 from trails.experiments.criteria import judged
 
 
@@ -36,9 +46,13 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
     verdicts = judge(experiment, records, scale)
     for verdict in verdicts:
         lines.append(f"- **{verdict.claim.name}** ({verdict.claim.kind}): {verdict.sentence}")
-    effect = smallest_effect(len(seeds), experiment.level)
+    units, chains = paired(experiment, records, seeds)
+    effect = smallest_effect(len(set(chains)) or len(seeds), experiment.level)
     unit = "" if experiment.unit == "seed" else f" (each a {experiment.unit})"
-    lines += ["", f"{len(seeds)} seeds{unit}, paired by seed, {100 * experiment.level:g} % t intervals."]
+    how = "paired by seed, {} % t intervals."
+    if experiment.texts:
+        how = f"paired by text: {len(units)} texts of {len(set(chains))} chains, {{}} % intervals of a bootstrap over chains."
+    lines += ["", f"{len(seeds)} seeds{unit}, {how.format(f'{100 * experiment.level:g}')}"]
     if math.isfinite(effect):
         lines.append(
             f"A difference of {effect:.2f} standard deviations would be found with 80 % probability; *smallest effect* "
@@ -51,7 +65,7 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
         rows += [[verdict.claim.name, *_criterion(one, effect)] for one in verdict.judged]
     for criterion, word in ((experiment.positive, "positive control"), *((c, "placebo") for c in experiment.placebo)):
         if criterion is not None:
-            (one,) = judged((criterion,), seeds, experiment.level)
+            (one,) = judged((criterion,), units, experiment.level, chains)
             cells = _criterion(one, effect)
             if word == "placebo":
                 apart = one.state != "none" and (one.interval.low > 0 or one.interval.high < 0)
@@ -183,13 +197,14 @@ def index_table(found: Mapping[str, Sequence[Record] | None]) -> str:
             rows.append([link, experiment.title, "", f"not run under the present rules: {state}", "0", "", ""])
             continue
         seeds = looked(experiment, records)
-        effect = smallest_effect(len(seeds), experiment.level)
+        _, chains = paired(experiment, records, seeds)
+        effect = smallest_effect(len(set(chains)) or len(seeds), experiment.level)
         for verdict in judge(experiment, records):
             known = [one for one in verdict.judged if math.isfinite(one.sd)]
             hardest = max(known, key=lambda one: one.sd / one.criterion.delta, default=verdict.judged[0])
             least = f"{effect * hardest.sd:.3g}" if math.isfinite(effect * hardest.sd) else "—"
             told = OUTCOMES[verdict.outcome] + (f": {verdict.reason}" if verdict.reason else "")
-            cells = [link, verdict.claim.sentence, verdict.claim.kind, told, str(len(seeds))]
+            cells = [link, verdict.claim.sentence, verdict.claim.kind, told, str(len(set(chains)) or len(seeds))]
             rows.append([*cells, f"{hardest.criterion.delta:g}", least])
     header = ["experiment", "claim", "kind", "verdict", "n", "δ", "smallest effect"]
     return "\n".join(_table(header, rows))

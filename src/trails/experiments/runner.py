@@ -255,6 +255,8 @@ def chosen_rates(experiment: Experiment, path: Path) -> dict[str, float]:
     rows = development(path, experiment.name)
     found = {}
     for arm in experiment.trained:
+        if arm in experiment.rate_of:
+            continue
         means: dict[float, float] = {}
         for rate in experiment.rates:
             values = [r["metrics"].get(experiment.develop) for r in rows if r["arm"] == arm and r["rate"] == rate]
@@ -267,7 +269,7 @@ def chosen_rates(experiment: Experiment, path: Path) -> dict[str, float]:
                 f"{arm!r}. Run: trails experiment {experiment.name} --develop"
             )
         found[arm] = min(means, key=lambda rate: means[rate])
-    return found
+    return found | {arm: found[other] for arm, other in experiment.rate_of.items()}
 
 
 def _development(experiment: Experiment, path: Path, device: str) -> list[Task]:
@@ -347,10 +349,7 @@ def development(path: Path, experiment: str) -> list[Record]:
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add one line with its time, whole: writers of several processes wait for each other."""
-    line = (
-        json.dumps(_rounded({**record, "time": round(time.time(), 1)}), ensure_ascii=False, separators=(",", ":"))
-        + "\n"
-    )
+    line = json.dumps(_rounded({**record, "time": int(time.time())}), ensure_ascii=False, separators=(",", ":")) + "\n"
     with path.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(line)

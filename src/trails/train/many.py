@@ -9,6 +9,7 @@ each adapter equal to the one that :func:`trails.train.loop.fit` trains alone.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,11 +29,16 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One adapter to train: its rows in the order fed, the seed of its first weights, its learning rate."""
+    """One adapter to train: its rows in the order fed, the seed of its first weights, its learning rate.
+
+    ``layers`` are the only ones it has, 1 … L (empty: all); ``rank`` is its own (0: that of the options, the most there is).
+    """
 
     rows: Sequence[Row]
     seed: int
     learning_rate: float
+    layers: tuple[int, ...] = ()
+    rank: int = 0
 
 
 class SideBySide(nn.Module):
@@ -60,11 +66,12 @@ class Adapters:
     """``R`` adapters in all linear layers of a model's decoder, as PEFT's ``all-linear`` chooses them.
 
     Their weights are one tensor ``flat`` (R, P): for each layer ``A`` (r, in), then ``B`` (out, r). ``A`` begins as PEFT's does
-    for the same seed, ``B`` at 0, so that every adapter begins as the model itself.
+    for the same seed, ``B`` at 0, so that every adapter begins as the model itself. Where a job has no adapter, or a lower
+    rank, both are 0: their gradients are then 0 as well, and they stay so. ``alpha`` over ``rank`` is the scale of all.
     """
 
-    def __init__(self, model: Any, seeds: Sequence[int], *, rank: int = 8, alpha: int = 16) -> None:
-        self.model, self.count, self.rank = model, len(seeds), rank
+    def __init__(self, model: Any, jobs: Sequence[Job], *, rank: int = 8, alpha: int = 16) -> None:
+        self.model, self.count, self.rank = model, len(jobs), rank
         self.device = next(model.parameters()).device
         head = model.get_output_embeddings()
         self.places: list[tuple[nn.Module, str, nn.Linear]] = []
@@ -81,18 +88,38 @@ class Adapters:
         self.sizes: list[int] = []
         for _, _, base in self.places:
             self.sizes += [rank * base.in_features, base.out_features * rank]
-        self.flat = torch.stack([self._start(seed) for seed in seeds]).to(self.device).requires_grad_(True)
+        shapes = [(base.in_features + base.out_features, _layer(name)) for name, base in self._linear()]
+        self.trainable = [
+            sum(size * (job.rank or rank) for size, layer in shapes if not job.layers or layer in job.layers)
+            for job in jobs
+        ]
+        """Trained numbers of every adapter."""
+        self.flat = torch.stack([self._start(job) for job in jobs]).to(self.device).requires_grad_(True)
 
-    def _start(self, seed: int) -> Tensor:
-        """First weights of one adapter (P,): the draws that PEFT makes for this seed, in its order."""
+    def _linear(self) -> list[tuple[str, nn.Linear]]:
+        return [(name, base) for name, (_, _, base) in zip(self.names, self.places, strict=True)]
+
+    def _start(self, job: Job) -> Tensor:
+        """First weights of one adapter (P,): the draws that PEFT makes for this seed, these layers and this rank, in its order.
+
+        Raises UsageError for a rank above that of the others, and for a layer that the model does not have.
+        """
+        rank = job.rank or self.rank
+        missing = set(job.layers) - {_layer(name) for name in self.names}
+        if rank > self.rank or missing:
+            what = f"rank {rank}, of {self.rank}" if rank > self.rank else f"layer {min(missing)}, which does not exist"
+            raise UsageError(f"an adapter was asked for with {what}. Choose fewer")
         generator = torch.get_rng_state()
-        torch.manual_seed(seed)
+        torch.manual_seed(job.seed)
         parts = []
-        for _, _, base in self.places:
-            a = nn.Linear(base.in_features, self.rank, bias=False)
-            nn.Linear(self.rank, base.out_features, bias=False)  # PEFT draws B before it sets it to 0
-            nn.init.kaiming_uniform_(a.weight, a=math.sqrt(5))
-            parts += [a.weight.detach().reshape(-1), torch.zeros(base.out_features * self.rank)]
+        for name, base in self._linear():
+            first = torch.zeros(self.rank, base.in_features)
+            if not job.layers or _layer(name) in job.layers:
+                a = nn.Linear(base.in_features, rank, bias=False)
+                nn.Linear(rank, base.out_features, bias=False)  # PEFT draws B before it sets it to 0
+                nn.init.kaiming_uniform_(a.weight, a=math.sqrt(5))
+                first[:rank] = a.weight.detach()
+            parts += [first.reshape(-1), torch.zeros(base.out_features * self.rank)]
         torch.set_rng_state(generator)
         return torch.cat(parts)
 
@@ -137,6 +164,12 @@ class Adapters:
                 parameter.requires_grad_(True)
 
 
+def _layer(name: str) -> int:
+    """Number of the decoder layer that a module belongs to, from 1; 0 outside of them."""
+    found = re.search(r"\blayers?\.(\d+)\.", name)
+    return int(found.group(1)) + 1 if found else 0
+
+
 class Adam:
     """AdamW without decay on (R, P), each adapter with its own rate, its gradient cut to a norm of at most ``most``."""
 
@@ -176,7 +209,7 @@ def fit_many(
     number of padded tokens of one forward pass: a step of more is done in parts of some rows of every adapter, with the same
     gradient. The learning rate is constant and the model is as it was afterwards.
     """
-    adapters = Adapters(model, [job.seed for job in jobs], rank=options.rank, alpha=options.alpha)
+    adapters = Adapters(model, jobs, rank=options.rank, alpha=options.alpha)
     optimiser = Adam(adapters.flat, [job.learning_rate for job in jobs], options.max_grad_norm)
     feeds = [batches(job.rows, options.batch) for job in jobs]
     training = model.training
