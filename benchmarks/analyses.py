@@ -3,8 +3,9 @@
     python -m benchmarks.analyses DATA [SECTION ...] [--chains 300] [--cache FOLDER]
 
 DATA is a folder with the public data sets (gsm8k/train.jsonl, prontoqa/prontoqa.json, …). Sections without a model: overlaps,
-growth, map, near, texts. With the packaged model: gaps, premises, prontoqa, nearsteps, bridges. Measured traces are kept in the
-cache folder and not measured again. Each section prints a goal beside its figure, and negative results as they are.
+growth, map, near, texts. With the packaged model: gaps, fresh, premises, prontoqa, nearsteps, bridges. Measured traces are kept
+in the cache folder and not measured again (not those of fresh). Each section prints a goal beside its figure, and negative
+results as they are.
 """
 
 from __future__ import annotations
@@ -431,6 +432,26 @@ def section_gaps(data: Path, args: argparse.Namespace) -> None:
     print("  weights:", ", ".join(f"{n} {w:+.2f}" for n, w in zip(found.features, found.weights, strict=True)))
 
 
+def section_fresh(data: Path, args: argparse.Namespace) -> None:
+    """Removed-step AUC on GSM8K chains that no score was developed or looked at with: those with the largest hashes, once."""
+    scorer = open_scorer(device=args.device)
+    items = [segmented(chain) for chain in read([data / FILES["gsm8k"]])]
+    items.sort(key=lambda item: content_key("calibration", item.chain.id, 0))
+    fresh = [item for item in items if len(item.steps) >= 4][-args.chains :]
+    known = {item.chain.id for item in fresh}
+    traces: list[Trace] = []
+    for a in range(0, len(fresh), 10):
+        traces += scorer.measure(fresh[a : a + 10], MeasureOptions())
+    more = [item for item in items if item.chain.id not in known]
+    for further in ([], more):
+        found = gaps.calibrate(traces, scorer, more=further, block=10)
+        print(
+            f"gsm8k, fresh: {found.n_chains} chains, one step removed of each; weights without a model from "
+            f"{len(further)} more"
+        )
+        tell(found.scores, found.withheld)
+
+
 def section_prontoqa(data: Path, args: argparse.Namespace) -> None:
     """The same where all premises are restated in the question."""
     scorer, traces = measured(data, "prontoqa", args, count=min(args.chains, 60))
@@ -541,6 +562,7 @@ SECTIONS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "near": section_near,
     "texts": section_texts,
     "gaps": section_gaps,
+    "fresh": section_fresh,
     "prontoqa": section_prontoqa,
     "premises": section_premises,
     "nearsteps": section_nearsteps,
@@ -564,6 +586,7 @@ def main() -> None:
         "--state-chains", type=int, default=2_200, help="chains whose real step states section near starts from"
     )
     parser.add_argument("--hnsw", type=int, default=0, help="sets up to this size are also searched with usearch")
+    parser.add_argument("--device", default="auto", help="where the model of section fresh runs")
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/.cache"))
     args = parser.parse_args()
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}")
