@@ -173,6 +173,44 @@ def test_near_overlaps_are_diagonal_runs_beyond_masked_exact(make: Any) -> None:
     assert min(found.similar["excess"].to_pylist()) > 0
 
 
+def test_what_all_steps_of_a_role_and_place_have_in_common_is_no_near_overlap(make: Any) -> None:
+    """Every step lies near those of its role and place, by these alone: the null of permuted dimensions does not see it."""
+    rng = np.random.default_rng(3)
+    kinds = (Role.NONE, Role.THEREFORE, Role.BUT, Role.BECAUSE)
+    common = rng.normal(size=(4, 3, 1, 10))
+    traces = []
+    for n in range(100):
+        words = [
+            "".join("abcdefghij"[k] for k in rng.integers(10, size=6)) for _ in range(12)
+        ]  # no numbers: these are masked
+        texts = [" ".join(words[i::4]) + ". " for i in range(4)]
+        roles = [kinds[(n + i) % 4] for i in range(4)]
+        states = np.stack([common[(n + i) % 4, (0, 0, 1, 2)[i]] for i in range(4)])
+        states = states + 0.2 * rng.normal(size=states.shape)
+        traces.append(make(texts, name=str(n), roles=roles, states=states.astype(np.float32), state_layers=(2,)))
+    assert len(set(overlaps.role_and_place(traces).tolist())) == 12
+    share = overlaps.near(traces).scores[0]
+    controls = {control.name: control.value for control in share.controls}
+    assert share.value > 0.5
+    assert controls["whitened dimensions permuted"] < 0.1
+    assert controls[overlaps.SAME_KIND] > 0.6 * share.value
+    assert share.beyond("whitened dimensions permuted")
+
+
+def test_the_stratum_of_a_step_is_its_role_and_third_and_rare_roles_count_as_one(make: Any) -> None:
+    roles = [[Role.NONE, Role.NONE, Role.THEREFORE]] * 30 + [
+        [Role.BUT, Role.NONE, Role.IF],
+        [Role.IF, Role.BUT, Role.BUT],
+    ]
+    traces = [make(["a b. ", "c d. ", "e f. "], name=str(n), roles=one) for n, one in enumerate(roles)]
+    stratum = overlaps.role_and_place(traces).reshape(-1, 3)
+    assert len({tuple(row) for row in stratum[:30].tolist()}) == 1
+    assert len(set(stratum[0].tolist())) == 3
+    assert stratum[30, 1] == stratum[0, 1]
+    assert stratum[30, 0] == stratum[31, 0] != stratum[0, 0]  # two rare roles of one place
+    assert stratum[30, 2] == stratum[31, 2] not in (stratum[0, 2], stratum[30, 0])
+
+
 def test_random_states_have_no_near_overlap(make: Any) -> None:
     found = overlaps.near(near_traces(make, twins=0))
     share = found.scores[0]

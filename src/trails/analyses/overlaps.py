@@ -10,6 +10,7 @@ dimensions and masked exact matching for near overlaps, a shuffle of all roles f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -45,7 +46,7 @@ from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spre
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Floats, Ints, Longs
-from trails.schema import Trace, step_key
+from trails.schema import Role, Trace, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
 
@@ -192,7 +193,7 @@ class Overlaps(Finding):
     @property
     def _nulls(self) -> tuple[str, ...]:
         """The controls that are chance: what masked exact matching finds is another share of the steps."""
-        return ("whitened dimensions permuted",) if self.kind == "near" else ()
+        return ("whitened dimensions permuted", SAME_KIND) if self.kind == "near" else ()
 
     def _score(self) -> Score | None:
         name = "near share beyond masked exact" if self.kind == "near" else "coverage"
@@ -511,13 +512,15 @@ QUANTILE = 0.99
 @dataclass(frozen=True, slots=True)
 class Neighbours:
     """Nearest neighbours in other chains: ``index`` and ``cosine`` (n, k), best first (-1, NaN: none), and ``threshold``, the
-    :data:`QUANTILE` of the best cosine on permuted dimensions; ``false_share`` is how often a second permutation exceeds it.
+    :data:`QUANTILE` of the best cosine on permuted dimensions; ``false_share`` is how often a second permutation exceeds it,
+    and ``stratum_share`` one among vectors of the same stratum (NaN without strata).
     """
 
     index: Longs
     cosine: Floats
     threshold: float
     false_share: float
+    stratum_share: float = math.nan
 
 
 def neighbours(
@@ -528,10 +531,12 @@ def neighbours(
     seed: int = 0,
     exact: bool | None = None,
     whitening: Whitening | None = None,
+    stratum: Longs | None = None,
 ) -> Neighbours:
     """Nearest neighbours of raw vectors after whitening, own chain excluded, with the threshold from permuted dimensions.
 
-    The null keeps the distribution of every whitened dimension and destroys how they go together. Without ``whitening`` it is
+    The null keeps the distribution of every whitened dimension and destroys how they go together. Permuted among the vectors of
+    one ``stratum`` it also keeps what all of them have in common. Without ``whitening`` it is
     fitted on the vectors. Raises UsageError for fewer than :data:`~trails.analyses.whitening.MIN_VECTORS` vectors.
     """
     if len(vectors) < MIN_VECTORS:
@@ -549,8 +554,9 @@ def neighbours(
     # would be too low: each query looks among as many candidates as it has in the corpus only up to that size.
     pick = np.sort(rng.permutation(len(vectors))[:20_000])
     raw = (vectors[pick] - whitening.mean) @ whitening.components
-    for _ in range(2):
-        permuted = np.stack([rng.permutation(raw[:, column]) for column in range(raw.shape[1])], axis=1)
+    nulls: list[Longs | None] = [None, None] if stratum is None else [None, None, stratum[pick]]
+    for group in nulls:
+        permuted = np.stack([_dealt(raw[:, column], group, rng) for column in range(raw.shape[1])], axis=1)
         norm = np.linalg.norm(permuted, axis=1, keepdims=True)
         permuted = (permuted / np.where(norm > 0, norm, 1)).astype(np.float32)
         sample = permuted[: min(len(permuted), 4_000)]
@@ -558,7 +564,35 @@ def neighbours(
         own = found == np.arange(len(sample))[:, None]
         best.append(np.where(own[:, 0], value[:, 1], value[:, 0]))
     threshold = float(np.quantile(best[0], QUANTILE))
-    return Neighbours(index, cosine, threshold, float((best[1] > threshold).mean()))
+    shares = [float((values > threshold).mean()) for values in best[1:]]
+    return Neighbours(index, cosine, threshold, *shares)
+
+
+def _dealt(values: Floats, group: Longs | None, rng: np.random.Generator) -> Floats:
+    """The values in random order, each staying within its group if there are groups."""
+    drawn = rng.permutation(len(values))
+    if group is None:
+        return values[drawn]
+    result = np.empty_like(values)
+    result[np.argsort(group, kind="stable")] = values[drawn[np.argsort(group[drawn], kind="stable")]]
+    return result
+
+
+SAME_KIND = "permuted among steps of the same role and place"
+LEAST_STRATUM = 20
+"""Steps of a role and place below which they are taken together with those of the other rare roles there."""
+
+
+def role_and_place(traces: Sequence[Trace]) -> Longs:
+    """The stratum of every step: its role and the third of its chain that it lies in; (steps,). Rare roles of a place count as
+    one.
+    """
+    known = {role: number for number, role in enumerate(Role, start=1)}
+    role = np.array([known[step.role] for trace in traces for step in trace.steps], np.int64)
+    place = np.concatenate([3 * np.arange(len(t.steps)) // max(len(t.steps), 1) for t in traces])
+    stratum = 3 * role + place
+    rare = np.bincount(stratum)[stratum] < LEAST_STRATUM
+    return np.where(rare, place, stratum)
 
 
 NEAR_COLUMNS = (
@@ -635,7 +669,8 @@ def near(
             n_steps=len(states),
         )
     fitted = whitening(chosen) if whitening and chosen is not None else None
-    found = neighbours(states[rows], chain[rows], k=k, seed=seed, whitening=fitted)
+    stratum = role_and_place(kept)[rows]
+    found = neighbours(states[rows], chain[rows], k=k, seed=seed, whitening=fitted, stratum=stratum)
     close = (found.index >= 0) & (found.cosine > found.threshold)
     left, place = np.nonzero(close)
     right = rows[found.index[left, place]]
@@ -663,6 +698,12 @@ def near(
                     found.false_share,
                     how=f"share above the threshold in one permutation of at most 20,000 steps; the threshold is the "
                     f"{QUANTILE:.0%} quantile of another, seed {seed}",
+                ),
+                Control(
+                    SAME_KIND,
+                    found.stratum_share,
+                    how="the same with a third permutation, of every whitened dimension among the steps of one role and third of "
+                    f"their chain (roles of fewer than {LEAST_STRATUM} steps there together), seed {seed}",
                 ),
                 Control(
                     "steps whose near neighbour masked exact matching finds too",
