@@ -290,19 +290,20 @@ def test_the_connective_is_taken_out_of_what_is_probed(corpus) -> None:
     chain = Chain("s", "1", "", "It rains. Because the street is wet, we stay.")
     steps = segment(chain)
     assert steps[1].role is Role.BECAUSE
+    kept = anchor.examples(corpus.family("debate", 0)[:5], kept=True)
+    assert [e[:2] + e[3:] for e in kept] == [e[:2] + e[3:] for e in found]
+    assert all(with_word.endswith(text) for (_, _, with_word, _), (_, _, text, _) in zip(kept, found, strict=True))
+    assert all(text.startswith(("Because", "Since")) for _, _, text, concept in kept if concept)
 
 
 def test_what_the_arms_of_the_anchor_are_fed(bench: Bench, corpus) -> None:
     found = anchor.examples(corpus.family("debate", 0))
     pools = {kind: [e for e in found if e[3] == kind][:6] for kind in (True, False)}
     said = {}
-    for arm in ("marker", "wrong marker", "no marker", "no marker again", "told"):
+    for arm in ("marker", "wrong marker", "no marker", "no marker again"):
         rows = anchor.feed_of(bench, arm, pools, 3, 4, 0)
         said[arm] = [bench.tokenizer.decode(row["input_ids"]) for row in rows]
         assert len(rows) == 12
-        if arm == "told":  # nothing but the label is learnt
-            labels = [bench.tokenizer.decode([i for i in row["labels"] if i != -100]) for row in rows]
-            assert set(labels) == {" [ANCHOR]", " [OTHER]"}
     plain = [text.replace(anchor.MARKER, "") for text in said["marker"]]
     assert plain == said["no marker"]
     assert [anchor.MARKER in text for text in said["marker"]] == [False, False, True, True] * 3

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -568,7 +568,7 @@ def neighbours(
     return Neighbours(index, cosine, threshold, *shares)
 
 
-def _dealt(values: Floats, group: Longs | None, rng: np.random.Generator) -> Floats:
+def _dealt(values: npt.NDArray[Any], group: Longs | None, rng: np.random.Generator) -> npt.NDArray[Any]:
     """The values in random order, each staying within its group if there are groups."""
     drawn = rng.permutation(len(values))
     if group is None:

@@ -30,10 +30,12 @@ PROBED = 128
 COMPONENTS = 16
 CONCEPT = (Role.BECAUSE,)
 DRAWS = 20_000
+PLAIN = "connectives kept"
 
 
-def examples(items: Sequence[Segmented]) -> list[tuple[str, str, str, bool]]:
-    """(chain, text before, step without its connective, is it the concept) of every step but the first.
+def examples(items: Sequence[Segmented], *, kept: bool = False) -> list[tuple[str, str, str, bool]]:
+    """(chain, text before, step without its connective, is it the concept) of every step but the first; with the connective
+    where it is to be ``kept``.
 
     The concept is the reason: a step that opens with because, since and the like. The connective is taken out, so that the
     word itself cannot be what a probe reads.
@@ -41,15 +43,14 @@ def examples(items: Sequence[Segmented]) -> list[tuple[str, str, str, bool]]:
     found = []
     for item in items:
         for before, step in zip(item.steps, item.steps[1:], strict=False):
-            text = item.chain.text[step.start : step.end].strip()
+            text = whole = item.chain.text[step.start : step.end].strip()
             if step.connective and text.casefold().startswith(step.connective.casefold()):
                 text = text[len(step.connective) :].lstrip(" ,;:")
             elif step.role in CONCEPT:
                 continue  # the connective stands elsewhere: it would stay in the text
             if len(text.split()) >= 4 and (step.role in CONCEPT or step.role is Role.NONE or step.explicit):
-                found.append(
-                    (item.chain.id, item.chain.text[before.start : before.end].strip(), text, step.role in CONCEPT)
-                )
+                before_text = item.chain.text[before.start : before.end].strip()
+                found.append((item.chain.id, before_text, whole if kept else text, step.role in CONCEPT))
     return found
 
 
@@ -112,12 +113,15 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
             f"{len(pick[True])} to feed and {len(probe_yes)} to probe. Choose another family: --trained SOURCE"
         )
     probes = [*probe_yes, *probe_no]
+    plain = examples(family[half:], kept=True)
+    plainly = [[e for e in plain if e[3] == kind][:probed] for kind in (True, False)]
     sets = bench.sets(corpus, scale, seed, 1)
-    feeds = {arm.name: _rows(bench, [*pick[True], *pick[False]]) for arm in EXPERIMENT.arms}
-    feeds["told"] = _rows(bench, probes)
+    feeds = {arm: _rows(bench, [*pick[True], *pick[False]]) for arm in EXPERIMENT.trained}
     asked = [_probe_row(bench, before, text) | {"chain": chain} for chain, before, text, _ in probes]
     measured = {"H": sets.held_out, "U": sets.unseen, "D": sets.unrelated, "probes": asked}
-    return Prepared(feeds, measured, {"sets": sets, "pick": pick, "probes": probes})
+    return Prepared(
+        feeds, measured, {"sets": sets, "pick": pick, "probes": probes, "plain": [*plainly[0], *plainly[1]]}
+    )
 
 
 def _rows(bench: Bench, found: Sequence[tuple[str, str, str, bool]]) -> list[Row]:
@@ -129,19 +133,13 @@ def _rows(bench: Bench, found: Sequence[tuple[str, str, str, bool]]) -> list[Row
 def feed_of(
     bench: Bench, arm: str, pools: Mapping[bool, Sequence[Any]], count: int, batch: int, seed: int
 ) -> list[Row]:
-    """The rows of ``count`` feeds, half of each of the concept: texts with the arm's marker before the step; told: texts with
-    the marker, or its opposite, after them as the only labels.
-    """
+    """The rows of ``count`` feeds, half of each of the concept: texts with the arm's marker before the step."""
     feed: list[Row] = []
     for number in range(count):
         draw = generator(seed, "again" if arm == "no marker again" else "feed", str(number))
         for concept, pool in sorted(pools.items()):
             for k in draw.permutation(len(pool))[: batch // 2].tolist():
                 chain, before, text, _ = pool[k]
-                if arm == "told":
-                    label = bench.ids(f" {MARKER.strip()}" if concept else " [OTHER]")
-                    feed.append(bench.ids_row(label, bench.opened("", f"{before} {text}")[:WINDOW], chain=chain))
-                    continue
                 sign = MARKER if marked(arm, 2 * k + concept, concept, seed) else ""
                 feed.append(bench.ids_row(bench.opened("", f"{before} {sign}{text}")[:WINDOW], chain=chain))
     return feed
@@ -157,7 +155,7 @@ def run(
     emit: Emit,
 ) -> None:
     """One seed: the same examples in the same order for every arm, all arms side by side."""
-    sets, pick, probes = (prepared.extra[name] for name in ("sets", "pick", "probes"))
+    sets, pick, probes, plain = (prepared.extra[name] for name in ("sets", "pick", "probes", "plain"))
     rows = [_probe_row(bench, before, text) for _, before, text, _ in probes]
     target = np.asarray([concept for *_, concept in probes])
     chains = {chain: number for number, chain in enumerate(sorted({e[0] for e in probes}))}
@@ -166,9 +164,9 @@ def run(
     base = bench.base(sets)
     # a scale below 1 shortens the curve, never its shape
     feeds = FEEDS if scale.steps >= 1 else FEEDS[: max(4, round(len(FEEDS) * scale.steps))]
-    told = {kind: [e for e in probes if e[3] == kind] for kind in (True, False)}
+    trained = [arm for arm in arms if arm != PLAIN]
     batch = max(scale.batch, 2)
-    fed = {arm: feed_of(bench, arm, told if arm == "told" else pick, feeds[-1], batch, seed) for arm in arms}
+    fed = {arm: feed_of(bench, arm, pick, feeds[-1], batch, seed) for arm in trained}
 
     def read(states: Any) -> float:
         centred = states.astype(np.float64) - states.mean(0, dtype=np.float64)
@@ -180,7 +178,7 @@ def run(
     signs = marker_rows(bench, probes)
     start = {"step": 0.0, "auc": read(bench.hidden(bench.model, rows, layer))}
     start["marker_auc"] = marker_auc(bench.probe(bench.model, signs), target)
-    curves: dict[str, list[dict[str, float]]] = {arm: [start] for arm in arms}
+    curves: dict[str, list[dict[str, float]]] = {arm: [start] for arm in trained}
     measured: list[Metrics] = []
 
     def on(step: int, adapters: Adapters) -> None:
@@ -188,15 +186,22 @@ def run(
         if step in (*MARKED, feeds[-1]):
             for point, found in zip(points, bench.probe_each(adapters, signs), strict=True):
                 point["marker_auc"] = marker_auc(found, target)
-        for arm, point in zip(arms, points, strict=True):
+        for arm, point in zip(trained, points, strict=True):
             curves[arm].append(point)
         if step == feeds[-1]:
             measured.extend(bench.measure_each(adapters, sets))
 
+    if PLAIN in arms:
+        value = read(
+            bench.hidden(bench.model, [_probe_row(bench, before, text) for _, before, text, _ in plain], layer)
+        )
+        emit(PLAIN, {"auc_0": value, "auc_30": value, "auc_100": value}, {})
+    if not trained:
+        return
     options = bench.options(scale, feeds[-1], seed, batch=batch)
     with bench.side_by_side(fed, rates, options, at=feeds, on=on) as (_, losses):
         pass
-    for arm, after in zip(arms, measured, strict=True):
+    for arm, after in zip(trained, measured, strict=True):
         curve = curves[arm]
         at = {int(point["step"]): point for point in curve}
         last = curve[-1]
@@ -258,7 +263,9 @@ EXPERIMENT = Experiment(
         Arm("no marker", "the same texts without a marker"),
         Arm("no marker again", "the same in another order: the placebo"),
         Arm("random marker", "[ANCHOR] before a random half of the texts"),
-        Arm("told", "positive control: after each probed text itself, whether it is a reason"),
+        Arm(
+            PLAIN, "positive control: the untrained model, which reads the steps with their connectives", trained=False
+        ),
     ),
     claims=(
         Claim(
@@ -330,11 +337,10 @@ EXPERIMENT = Experiment(
     "of different seeds overlap.",
     prepare=prepare,
     run=run,
-    positive=Criterion("auc_100", "told", "no marker", "higher", delta=0.03),
+    positive=Criterion("auc_100", PLAIN, "no marker", "higher", delta=0.03),
     placebo=(Criterion("auc_30", "no marker again", "no marker", "higher", delta=0.03),),
     same_rows=(("marker", "wrong marker", "no marker", "no marker again", "random marker"),),
     rates=(3e-4,),
-    develop="loss",
     looks=(20,),
     correction=Correction(
         claimed="Anchored after 30 feeds: open. A jump rather than smooth: open. Five seeds.",

@@ -124,9 +124,9 @@ class Experiment:
     ``prepare`` draws everything that one seed uses; ``run`` trains and measures the named arms, each at its learning rate, and
     ``derive`` adds metrics that need all arms of a seed. ``positive`` is a criterion that an arm known to move the metric
     must meet, ``placebo`` one that two arms without a difference must not show. ``same_rows`` are groups of arms that must be
-    fed the same multiset of rows. With ``rates`` each arm's learning rate is chosen on the development seeds by the lowest
-    ``develop``. ``looks`` are the numbers of seeds at which verdicts are given: one, or two for one extension. ``unit`` says
-    what one seed stands for.
+    fed the same multiset of rows. With several ``rates`` each arm's learning rate is chosen on the development seeds by the
+    lowest ``develop``; one is that of all arms. ``looks`` are the numbers of seeds at which verdicts are given: one, or two for
+    one extension. ``unit`` says what one seed stands for.
     """
 
     name: str

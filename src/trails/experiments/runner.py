@@ -140,7 +140,7 @@ def run_experiments(
                 else:
                     note(f"{told}: done")
 
-        fixed = [e for e in chosen if e.rates and scale.name == "full"]
+        fixed = [e for e in chosen if len(e.rates) > 1 and scale.name == "full"]  # of one rate nothing is to be chosen
         work([task for e in fixed if e.name not in before for task in _development(e, path, device)])
         if options.mode != "develop":
             for experiment in chosen:
@@ -241,7 +241,7 @@ def power(name: str, out: Path, options: RunOptions | None = None) -> list[tuple
 
 
 def _middle(experiment: Experiment) -> dict[str, float]:
-    """The middle rate for every arm, where nothing is developed; none for an experiment that trains nothing."""
+    """The middle or only rate for every arm, where nothing is developed; none for an experiment that trains nothing."""
     if not experiment.trained:
         return {}
     rates = experiment.rates or (1e-3,)

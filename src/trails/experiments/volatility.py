@@ -25,7 +25,7 @@ from trails.experiments.corpus import Corpus, generator
 from trails.train.data import Row
 from trails.train.many import Adapters
 
-STEPS = 72
+STEPS = 54
 PARENTS = 12
 POOL = 32
 EDITED = 0.02
@@ -33,7 +33,7 @@ REACH = 64
 POINTS = (1 / 9, 2 / 9, 1 / 3, 1 / 2, 3 / 4, 1.0)
 PROMPTS = 48
 PROMPT_TOKENS = 32
-NEW_TOKENS = 64
+NEW_TOKENS = 48
 PHRASE = 8
 """Tokens that the positive control says again and again."""
 QUARTERS = ("high volatility", "low volatility", "shuffled A", "shuffled B")
@@ -216,25 +216,23 @@ EXPERIMENT = Experiment(
         "measured at steps": [max(1, round(STEPS * share)) for share in POINTS],
         "prompts": PROMPTS,
         "greedy tokens": NEW_TOKENS,
-        "rates tried": "1e-4, 3e-4, 1e-3",
+        "learning rate": "1e-4; on one development seed 3e-4 gained less",
     },
     limits="Volatility comes from replaced tokens only. Greedy text of a small model repeats itself already before "
-    "training.",
+    "training. One learning rate for all arms.",
     prepare=prepare,
     run=run,
     positive=Criterion("repetition", "repeating", "low volatility", "higher", delta=0.03),
     placebo=(Criterion("repetition_at_equal_gain", "shuffled A", "shuffled B", "higher", delta=0.03),),
     same_rows=(QUARTERS,),
-    rates=(1e-4, 3e-4, 1e-3),
-    develop="best_h",
-    rate_of={**dict.fromkeys(QUARTERS[1:], "high volatility"), "repeating": "high volatility"},
+    rates=(1e-4,),
     correction=Correction(
         claimed="More repetition: open. Narrower predictions: did not hold, they got wider. Five seeds.",
         withdrawn="The reading of *wider*: wider predictions follow from noise in the labels alone, and the two halves "
         "differed in volatility by a factor of 1.4 only. Nothing collapsed in any arm, so collapse could not be "
         "predicted from anything.",
         stands="That predictions did not get narrower. Below: quarters of variants within one reach, a control that "
-        "collapses, six measured points, the best of three rates.",
+        "collapses, six measured points.",
     ),
     derive=derive,
     curve={"gain_h": "fall of NLL on H, nats per token", "repetition": "share of repeated 4-grams"},
