@@ -76,6 +76,8 @@ class Bench:
         self.batch_tokens = 16384 if self.cuda else 2048
         self.tile = 4096 if self.cuda else 256
         self.deadline = deadline
+        self.encoded: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
+        """Ids and spans of texts that were tokenised before."""
 
     @property
     def hardware(self) -> str:

@@ -283,9 +283,14 @@ def run(
 
 
 def _encoder(bench: Bench) -> Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]]:
+    """Ids and spans of a text; every text is tokenised once for all seeds."""
+
     def encode(text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
-        found = bench.contexts.text.encode(text, "a chain")
-        return found.ids.tolist(), list(zip(found.start.tolist(), found.end.tolist(), strict=True))
+        if text not in bench.encoded:
+            found = bench.contexts.text.encode(text, "a chain")
+            spans = list(zip(found.start.tolist(), found.end.tolist(), strict=True))
+            bench.encoded[text] = (found.ids.tolist(), spans)
+        return bench.encoded[text]
 
     return encode
 
