@@ -348,7 +348,7 @@ EXPERIMENT = Experiment(
         "(objection) in the untrained model (AUC .49 to .80), unrelated text had become 1.3 nats harder at the end, the "
         "jump statistic is not centred (white noise gives +.14), and *20 to 30 feeds* stood in no criterion.",
         stands="Undersold: the use of the marker was learnt (AUC of the surprisal at the marker +.137 against the wrong "
-        "marker). Below: another concept, which the probe reads before training, a rate of 3e-4, doses to 100, a jump "
+        "marker). Repaired since: another concept, which the probe reads before training, a rate of 3e-4, doses to 100, a jump "
         "held against its own smooth null, 20 seeds.",
     ),
     curve={"auc": "AUC of the probe on new text", "marker_auc": "AUC of the surprisal at the marker"},

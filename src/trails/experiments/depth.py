@@ -213,8 +213,8 @@ EXPERIMENT = Experiment(
         "full fine-tuning: did not hold (more drift). Five seeds, one learning rate for all.",
         withdrawn="Nothing. It was undersold: the middle third drifted more at every gain target from 20 to 90 %, not "
         "only at the one of the plan.",
-        stands="Both verdicts for that rate. Below each arm has the best of three rates, and drift is compared at two "
-        "gains.",
+        stands="Both verdicts for that rate. Repaired since: each arm has the best of three rates, drift is compared at two "
+        "gains, a control drifts for certain, and a twin does not.",
     ),
     derive=derive,
     curve={"gain_h": "fall of NLL on H, nats per token", "kl_d": "KL on unrelated text, nats per token"},

@@ -151,6 +151,13 @@ def pending(experiment: Experiment) -> str:
     number = f"Experiment {experiment.number}: " if experiment.number else "Experiment: "
     lines = [f"# {number}{experiment.title}", "", *corrected(experiment)]
     lines += ["It has not been run again under the present rules: no verdict stands beyond what is said above.", ""]
+    effect = smallest_effect(experiment.looks[0], experiment.level)
+    lines += ["## What is to be judged", "", experiment.hypothesis, ""]
+    for claim in experiment.claims:
+        deltas = ", ".join(dict.fromkeys(f"{c.metric} {c.delta:g}" for c in claim.criteria))
+        lines.append(f"- **{claim.name}** ({claim.kind}): {claim.sentence}. Smallest effect of interest: {deltas}.")
+    seeds = f"{experiment.looks[0]} seeds find a difference of {effect:.2f} standard deviations with 80 % probability"
+    lines += ["", f"{seeds}; `trails experiment {experiment.name} --power` prints what that is and costs.", ""]
     return "\n".join(lines)
 
 

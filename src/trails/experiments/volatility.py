@@ -231,7 +231,7 @@ EXPERIMENT = Experiment(
         withdrawn="The reading of *wider*: wider predictions follow from noise in the labels alone, and the two halves "
         "differed in volatility by a factor of 1.4 only. Nothing collapsed in any arm, so collapse could not be "
         "predicted from anything.",
-        stands="That predictions did not get narrower. Below: quarters of variants within one reach, a control that "
+        stands="That predictions did not get narrower. Repaired since: quarters of variants within one reach, a control that "
         "collapses, six measured points.",
     ),
     derive=derive,
