@@ -1,4 +1,4 @@
-"""Write the pages of ``docs/experiments`` from its rows: one page for each experiment, and the table of the index.
+"""Write the pages of ``docs/experiments`` from its rows: one page for each experiment, and the tables of the index.
 
     python scripts/experiment_pages.py [--check]
 
@@ -12,11 +12,10 @@ from pathlib import Path
 
 from trails.experiments import experiments
 from trails.experiments.base import plan_hash
-from trails.experiments.report import index_table, markdown, pending
+from trails.experiments.report import first_claims, index_table, markdown, pending
 from trails.experiments.runner import RESULTS, read_results
 
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
-BEGIN, END = "<!-- verdicts -->", "<!-- end of verdicts -->"
 
 
 def pages() -> dict[Path, str]:
@@ -29,9 +28,11 @@ def pages() -> dict[Path, str]:
             text = markdown(experiment, found[name].rows, found[name].plan, plan_hash(found[name].plan))
         written[PAGES / f"{name}.md"] = text
     index = (PAGES / "index.md").read_text(encoding="utf-8")
-    begin, end = index.index(BEGIN) + len(BEGIN), index.index(END)
-    table = index_table({name: (found[name].rows if name in found else None) for name in experiments()})
-    written[PAGES / "index.md"] = f"{index[:begin]}\n\n{table}\n\n{index[end:]}"
+    rows = {name: (found[name].rows if name in found else None) for name in experiments()}
+    for mark, table in (("verdicts", index_table(rows)), ("seventeen", first_claims(rows))):
+        begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+        index = f"{index[: index.index(begin) + len(begin)]}\n\n{table}\n\n{index[index.index(end) :]}"
+    written[PAGES / "index.md"] = index
     return written
 
 

@@ -34,7 +34,7 @@ from trails.experiments.base import (
     t_interval,
 )
 from trails.experiments.criteria import cluster_interval
-from trails.experiments.report import index_table, markdown, pending
+from trails.experiments.report import SEVENTEEN, first_claims, index_table, markdown, pending
 from trails.experiments.runner import read_results
 
 PAGES = Path(__file__).parents[2] / "docs" / "experiments"
@@ -358,7 +358,7 @@ def test_declarations_fit_together(experiment: Experiment) -> None:
     for group in experiment.same_rows:
         assert set(group) <= arms
     assert experiment.looks[0] >= 10
-    assert bool(experiment.rates) == bool(experiment.develop)
+    assert (len(experiment.rates) > 1) == bool(experiment.develop)
     assert named(experiment.name) == (experiment,)
 
 
@@ -399,6 +399,21 @@ def test_the_table_of_the_index_is_that_of_the_rows() -> None:
     found = read_results(PAGES / "results.jsonl")
     table = index_table({name: (found[name].rows if name in found else None) for name in experiments()})
     assert table in (PAGES / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_first_versions_doubtful_claims_are_counted_from_the_rows() -> None:
+    found = read_results(PAGES / "results.jsonl")
+    rows = {name: (found[name].rows if name in found else None) for name in experiments()}
+    told = first_claims(rows)
+    assert told in (PAGES / "index.md").read_text(encoding="utf-8")
+    assert told.startswith(
+        f"{sum(told.count(word) for word in ('**held**', '**not** hold'))} of these 17 are decided now"
+    )
+    for name, then, _, now in SEVENTEEN:
+        assert now in {claim.name for claim in experiments()[name].claims}
+        assert f"- **{then}**" in (PAGES / "archive" / f"{name}.md").read_text(encoding="utf-8")
+    nothing = first_claims(dict.fromkeys(experiments()))
+    assert nothing.startswith("0 of these 17")
 
 
 def test_archived_pages_recompute_from_their_plans_and_rows() -> None:

@@ -702,8 +702,8 @@ def near(
                 Control(
                     SAME_KIND,
                     found.stratum_share,
-                    how="the same with a third permutation, of every whitened dimension among the steps of one role and third of "
-                    f"their chain (roles of fewer than {LEAST_STRATUM} steps there together), seed {seed}",
+                    how="the same with a third permutation, of every whitened dimension among the steps of one role and third "
+                    f"of their chain (roles of fewer than {LEAST_STRATUM} steps there together), seed {seed}",
                 ),
                 Control(
                     "steps whose near neighbour masked exact matching finds too",

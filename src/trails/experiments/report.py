@@ -217,6 +217,45 @@ def index_table(found: Mapping[str, Sequence[Record] | None]) -> str:
     return "\n".join(_table(header, rows))
 
 
+SEVENTEEN = (
+    # experiment, claim of the first version, what was the matter, the claim that stands for it now
+    ("minimal-step", "safer", "rested on an arm that did not match", "safer"),
+    ("minimal-step", "no worse than repeating", "used the criteria of the others again", "no worse than repeating"),
+    ("anchor", "anchor", "open", "anchor"),
+    ("anchor", "jump", "open", "jump"),
+    ("same-loss", "different inside", "could not fail", "no more than a random edit"),
+    ("same-loss", "beyond a random edit", "open", "beyond a random edit"),
+    ("same-loss", "meaning shows", "open", "meaning shows"),
+    ("volatility", "repetition", "open", "repetition"),
+    ("volatility", "entropy", "followed from noise in the labels", "entropy"),
+    ("capture", "captured", "planned after its result, without the null that it fails", "captured"),
+    ("capture", "more than words", "planned after its result, without likelihoods", "more than words"),
+    ("capture", "calibrated", "could not fail", "calibrated elsewhere"),
+    ("capture", "not by connectives", "could not fail", "not by connectives"),
+    ("cheap-paths", "cheap", "the paths were not equally frequent", "cheaper than untrained paths"),
+    ("cheap-paths", "order", "open", "order"),
+    ("mask-order", "rising order", "open, on different data", "rising order"),
+    ("mask-order", "rhythm", "open, on different data", "rhythm"),
+)
+"""Claims of the first version that were left open or did not mean what they said."""
+
+
+def first_claims(found: Mapping[str, Sequence[Record] | None]) -> str:
+    """What became of :data:`SEVENTEEN`: their number decided (held, did not hold, no difference), and a table."""
+    from trails.experiments import experiments
+
+    rows, decided = [], 0
+    for name, claim, matter, now in SEVENTEEN:
+        records = found.get(name)
+        verdicts = {v.claim.name: v for v in judge(experiments()[name], records)} if records is not None else {}
+        outcome = verdicts[now].outcome if verdicts else ""
+        decided += outcome in ("held", "did not hold", "no difference")
+        rows.append([f"[{name}]({name}.md)", claim, matter, now, OUTCOMES[outcome] if outcome else "not run"])
+    header = ["experiment", "claim then", "what was the matter", "claim now", "verdict now"]
+    told = f"{decided} of these {len(SEVENTEEN)} are decided now; the others stayed open or are still to be run again."
+    return "\n".join([told, "", *_table(header, rows)])
+
+
 OUTCOMES = {
     "held": "**held**",
     "did not hold": "did **not** hold",
