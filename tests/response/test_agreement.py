@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import friedmanchisquare, spearmanr
+from scipy.stats import friedmanchisquare, rankdata, spearmanr
 from tests.response.conftest import saved_model, texts
 
 from trails.analyses.agreement import (
@@ -22,6 +22,7 @@ from trails.analyses.agreement import (
     intervals,
     kendalls_w,
     krippendorffs_alpha,
+    left_out,
     member,
     pairwise_spearman,
     resampled,
@@ -82,14 +83,28 @@ def consilium(seed: int, rho: float, members: int = 4, chains: int = 40, spans: 
 def test_intervals_cover_planted_agreement_and_independence(rho: float) -> None:
     spearman = 6 / np.pi * np.arcsin(rho / 2)
     truth = np.array([(1 + 3 * spearman) / 4, rho, *[spearman] * 6])
+    if not rho:
+        truth = np.append(truth, [0.0] * 4)  # a member with the others; dependent members have no such simple truth
     covered = np.zeros(len(truth))
     for seed in range(100):
         units = consilium(seed, rho)
         again = resampled(units, draws=60, seed=seed)
-        low, high = intervals(statistics_of(units.values), again, 40).T
+        low, high = intervals(statistics_of(units.values), again, 40)[: len(truth)].T
         covered += (low <= truth) & (truth <= high)
     assert covered[:2].min() >= 93  # W and alpha
     assert covered.min() >= 88  # 95 are expected of each pair of members; under 88 has a probability of 0.3 %
+
+
+def test_a_member_left_out_is_compared_with_the_mean_rank_of_the_others() -> None:
+    values = consilium(3, 0.5).values
+    ranks = np.stack([rankdata(column) for column in values.T], axis=1)
+    for at, found in enumerate(left_out(values)):
+        rest = np.delete(ranks, at, axis=1).mean(1)
+        assert found == pytest.approx(spearmanr(values[:, at], rest).statistic)
+    values[:, 2] = -values[:, 2]  # one member finds hard what the others find easy
+    turned = left_out(values)
+    assert turned[2] < -0.4
+    assert turned[[0, 1, 3]].min() > 0.2
 
 
 def test_shifting_keeps_every_chain_and_breaks_the_rest() -> None:
@@ -155,6 +170,9 @@ def test_planted_disagreement_is_found(make: Any) -> None:
     found = agreement(made, words, draws=40)
     assert found.scores[0].beyond()
     assert found.report().verdict.startswith("3 members agree on which spans are hard")
+    assert [row["member"] for row in found.left.to_pylist()] == ["a", "b", "c"]
+    assert all(row["spearman"] > row["shifted_high"] for row in found.left.to_pylist())
+    assert all(row["others_with_its_tokenizer"] == 2 for row in found.left.to_pylist())
     first = {(row["chain"], row["end"]) for row in found.spans.to_pylist()[:30]}
     assert len(first & planted) >= 27
     assert {row["hardest_for"] for row in found.spans.to_pylist()[:10]} <= {"a", "b", "c"}

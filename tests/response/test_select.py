@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.response.conftest import saved_model, texts
 
 from trails.analyses.budget import WAYS, Pool, choose, chosen, lazy_greedy, taken
 from trails.errors import UsageError
@@ -56,6 +57,7 @@ def test_orders_are_what_they_say() -> None:
         ("length", of.tokens, 1),
         ("gaps", of.value, -1),
         ("reaction", of.value, 1),
+        ("learnability", of.value, 1),
     ):
         for reverse in (False, True):
             places = choose(of, by, 10**6, reverse=reverse)  # type: ignore[arg-type]
@@ -154,3 +156,28 @@ def test_bad_input_is_named(trails: Trails, arguments: Any, says: str) -> None:
     assert says in trails("select", *arguments, code=2).error
     with Home() as home, pytest.raises(UsageError, match="no such choice. There are: none"):
         home.select("selected:x0000000000000000")
+
+
+def test_learnability_takes_what_a_training_lowered_most(trails: Trails, tmp_path: Path, toy_model: Path) -> None:
+    """The second run stands for the model after a probe training: another random model with the same tokenizer."""
+    other = saved_model(tmp_path / "other", seed=5)
+    file = tmp_path / "toys.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in texts()))
+    home = ("--home", tmp_path / "two")
+    for model in (toy_model, other):
+        trails("ingest", file, "--model", model, *home)
+    with Home(tmp_path / "two") as opened:
+        one, two = sorted(opened.runs().values(), key=lambda run: run.model != "toy")
+        nats = [{t.chain.id: float(np.nanmean(t.surprisal)) for t in opened.traces(run.id)} for run in (one, two)]
+        length = max(t.n_tokens for t in opened.traces(one.id))
+    change = {chain: nats[1][chain] - nats[0][chain] for chain in nats[0]}
+    words = ("select", "--budget", 8 * length, "--by", "learnability", "--run", one.id, *home)
+    found = trails(*words, "--after", two.id, "--json").json()
+    assert [row["chain"] for row in found["chosen"]] == sorted(change, key=change.__getitem__)
+    turned = trails(*words, "--after", two.id, "--reverse", "--json").json()
+    assert [row["chain"] for row in turned["chosen"]] == sorted(change, key=change.__getitem__)[::-1]
+    assert "--after RUN" in trails(*words, code=2).error
+    assert (
+        "nothing else does"
+        in trails("select", "--budget", 99, "--by", "length", "--after", two.id, "--run", one.id, *home, code=2).error
+    )

@@ -155,9 +155,21 @@ def pairwise_spearman(values: Doubles) -> Doubles:
     return np.array([table[a, b] for a, b in combinations(range(values.shape[1]), 2)])
 
 
+def left_out(values: Doubles) -> Doubles:
+    """Of every member the rank correlation with the mean rank that the others give, (M,)."""
+    ranks = rankdata(values, axis=0)
+    rest = rankdata(ranks.sum(1, keepdims=True) - ranks, axis=0)
+    ranks, rest = ranks - ranks.mean(0), rest - rest.mean(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Doubles = (ranks * rest).sum(0) / np.sqrt((ranks**2).sum(0) * (rest**2).sum(0))
+    return found
+
+
 def statistics_of(values: Doubles) -> Doubles:
-    """W, α, and the pairwise rank correlations."""
-    return np.concatenate(([kendalls_w(values), krippendorffs_alpha(values)], pairwise_spearman(values)))
+    """W, α, the pairwise rank correlations, and those of every member with the others."""
+    return np.concatenate(
+        ([kendalls_w(values), krippendorffs_alpha(values)], pairwise_spearman(values), left_out(values))
+    )
 
 
 def shifted(values: Doubles, chain: Longs, rng: np.random.Generator) -> Doubles:
@@ -187,7 +199,9 @@ def resampled(units: Units, statistic: object = statistics_of, *, draws: int = D
 
 @dataclass(frozen=True, slots=True)
 class Agreement(Finding):
-    """What a consilium agrees on. ``pairs`` has a row per two members, ``spans`` the units on which their ranks part most."""
+    """What a consilium agrees on. ``pairs`` has a row per two members, ``left`` one per member beside all others, ``spans`` the
+    units on which their ranks part most.
+    """
 
     members: pa.Table
     by: By
@@ -195,6 +209,7 @@ class Agreement(Finding):
     n_units: int
     chains: tuple[str, ...]
     pairs: pa.Table
+    left: pa.Table
     spans: pa.Table
     scores: tuple[Score, ...]
     withheld: tuple[Withheld, ...]
@@ -219,6 +234,9 @@ class Agreement(Finding):
         tables = (
             ReportTable("members", self.members, "members"),
             ReportTable("pairs", self.pairs, "rank correlation of every two members"),
+            ReportTable(
+                "left_out", self.left, "every member left out: rank correlation with the mean rank of the others"
+            ),
             ReportTable("disagreements", self.spans, "where the members part most", parted),
         )
         return Report("agreement", verdict, facts, tables, self.scores, self.withheld, self.notes)
@@ -289,7 +307,7 @@ def agreement(
         )
         withheld = (Withheld("agreement", f"{reason}: ingest more chains with every member"),)
         return Agreement(
-            table, by, measure, len(units.values), units.chains, empty, _no_spans(), (), withheld, tuple(notes)
+            table, by, measure, len(units.values), units.chains, empty, empty, _no_spans(), (), withheld, tuple(notes)
         )
     own = statistics_of(units.values)
     span = intervals(own, resampled(units, draws=draws, seed=seed), several)
@@ -328,6 +346,16 @@ def agreement(
             | {"spearman": float(own[at]), "low": low, "high": high, "shifted": float(null[:, at].mean())}
             | {"shifted_high": float(np.quantile(null[:, at], 0.975))}
         )
+    left = []
+    alike = [one.tokenizer for one in members]
+    for at, name in enumerate(names):
+        place = len(own) - len(members) + at
+        low, high = (float(edge) for edge in span[place])
+        left.append(
+            {"member": name, "others_with_its_tokenizer": alike.count(alike[at]) - 1, "spearman": float(own[place])}
+            | {"low": low, "high": high, "shifted": float(null[:, place].mean())}
+            | {"shifted_high": float(np.quantile(null[:, place], 0.975))}
+        )
     return Agreement(
         table,
         by,
@@ -335,6 +363,7 @@ def agreement(
         len(units.values),
         units.chains,
         pa.Table.from_pylist(rows),
+        pa.Table.from_pylist(left),
         _spans(units, names, texts, float(np.mean(chance)), top),
         scores,
         (),

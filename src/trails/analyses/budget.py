@@ -20,7 +20,7 @@ from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.schema import Trace, stable_hash
 
-By = Literal["random", "perplexity", "length", "diversity", "overlap", "gaps", "reaction"]
+By = Literal["random", "perplexity", "length", "diversity", "overlap", "gaps", "reaction", "learnability"]
 WAYS: tuple[By, ...] = get_args(By)
 WINDOW = 4
 """Tokens of the windows that ``overlap`` counts."""
@@ -32,8 +32,8 @@ REFERENCES = 2048
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Chains to choose from, each (C,): ``tokens``, mean ``surprisal`` (nats per token), ``source``, and the keys of the
-    four-token windows of each. ``value`` is what ``gaps`` and ``reaction`` order by, NaN where the graph has none;
-    ``states`` (C, r) whitened and of unit length, None unless ``diversity`` asks.
+    four-token windows of each. ``value`` is what ``gaps``, ``reaction`` and ``learnability`` order by, NaN where it is not
+    known; ``states`` (C, r) whitened and of unit length, None unless ``diversity`` asks.
     """
 
     chains: tuple[str, ...]
@@ -116,9 +116,10 @@ def choose(pool: Pool, by: By, budget: int, *, seed: int = 0, reverse: bool = Fa
     """The chains of a pool that fit into a budget, by one of :data:`WAYS`.
 
     ``random``: in random order. ``perplexity``: the least surprising first. ``length``: the shortest first. ``gaps``: the
-    largest gap first. ``reaction``: those first that make unseen probes likeliest against their control. ``diversity``:
-    facility location, the chain that brings the others nearest to a chosen one, per token. ``overlap``: the chain with the
-    most new windows of four tokens, per token. ``reverse`` turns each round. Raises UsageError for what the pool does not hold.
+    largest gap first. ``reaction``: those first that make unseen probes likeliest against their control. ``learnability``:
+    those first whose own NLL a probe training lowered most. ``diversity``: facility location, the chain that brings the
+    others nearest to a chosen one, per token. ``overlap``: the chain with the most new windows of four tokens, per token.
+    ``reverse`` turns each round. Raises UsageError for what the pool does not hold.
     """
     rng = np.random.default_rng(seed)
     count = len(pool.chains)
@@ -154,6 +155,7 @@ def choose(pool: Pool, by: By, budget: int, *, seed: int = 0, reverse: bool = Fa
         "length": pool.tokens.astype(np.float64),
         "gaps": -pool.value,
         "reaction": pool.value,
+        "learnability": pool.value,
     }[by]
     able = shuffled[np.isfinite(value[shuffled])]
     signed = -value[able] if reverse else value[able]

@@ -35,14 +35,18 @@ STAGES: dict[str, dict[str, str]] = {
         "gaps": "Seams where a step seems to be missing, compared with baselines.",
         "bridge": "The cheapest way between two steps, re-scored by the model.",
         "capture": "Does a new text fall into a known trail? Compared with its nulls.",
+        "basin": "How far a text can be disturbed and still fall on its own trail.",
+        "patterns": "Are versions of a family one pattern in state space? Beside words.",
         "drift": "Hidden-state drift of a chain by layer and position.",
         "gradient": "What every token contributes to a target, beside real replacements.",
     },
     CHANGE: {
         "anchors": "Which steps a step needs: attention suppressed, beside its mass.",
         "respond": "What spans do to unseen probes: the response map.",
+        "consilium": "Measure with every member of a file, then see what they agree on.",
         "agreement": "Do several models find the same spans hard? Beside shifted spans.",
         "effects": "The registry of effects: what it holds, and where it is seen.",
+        "pvq": "Vectors of meaning in a file: write them, look a text up in them.",
         "intervene": "Measure with a change inside the model, compared with random ones.",
     },
     "Build and train": {

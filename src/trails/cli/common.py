@@ -299,6 +299,7 @@ HOMELESS = ("experiment",)
 """Commands that take no ``--home``."""
 GROUPS = {
     "effects": ("scan",),
+    "pvq": ("search", "write"),
     "genome": ("check", "show", "plan", "export", "search"),
     "roles": ("export", "import", "score"),
     "stellator": ("check", "compile", "explain", "run"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trails.config import Settings
     from trails.measure.base import Scorer
     from trails.pipeline import IngestOptions
+    from trails.pipeline.consilium import Taking
 
 
 def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
@@ -333,12 +334,18 @@ def _consilium(
 ) -> None:
     """Ingest with every model; a member that failed ends the command with its exit code, after the others are measured."""
     from trails.pipeline.consilium import ingest_many
-    from trails.pipeline.measuring import summary_lines
 
     with BarProgress(quiet=as_json) as progress:
         found = ingest_many(inputs, settings, options, models, make_scorer, known_run=known_run, progress=progress)
+    tell_members(found, as_json=as_json)
+
+
+def tell_members(found: Sequence[Taking], *, as_json: bool, quiet: bool = False) -> None:
+    """What became of every member, unless ``quiet``. Raises the error of the first that failed, after all are told."""
+    from trails.pipeline.measuring import summary_lines
+
     failed = [one for one in found if one.error is not None]
-    if as_json:
+    if as_json and not quiet:
         print_json(
             [
                 {"model": one.model, "error": str(one.error) if one.error else None}
@@ -346,7 +353,7 @@ def _consilium(
                 for one in found
             ]
         )
-    else:
+    elif not quiet:
         for one in found:
             err.print(f"member      {one.model}{'' if one.summary else ': failed'}")
             for line in summary_lines(one.summary) if one.summary else ():

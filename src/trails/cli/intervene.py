@@ -41,8 +41,8 @@ from trails.cli.scores import (
 )
 @click.option(
     "--vector",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="File with the vector: .npy, or .safetensors with one tensor.",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the vector: .npy, .safetensors with one tensor, or pvq.json (FILE#ID for one of several).",
 )
 @click.option(
     "--from",

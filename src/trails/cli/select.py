@@ -15,14 +15,15 @@ from trails.cli.scores import details_option, limit_option, print_report, run_op
 @click.option("--budget", type=click.IntRange(min=1), required=True, help="Tokens of the chosen chains at most.")
 @click.option(
     "--by",
-    type=click.Choice(["random", "perplexity", "length", "diversity", "overlap", "gaps", "reaction"]),
+    type=click.Choice(["random", "perplexity", "length", "diversity", "overlap", "gaps", "reaction", "learnability"]),
     required=True,
     metavar="WAY",
-    help="random, perplexity, length, diversity, overlap, gaps or reaction; see docs/response.md.",
+    help="random, perplexity, length, diversity, overlap, gaps, reaction or learnability; see docs/response.md.",
 )
 @click.option("--pool", default="all", show_default=True, help="Selection to choose from.")
 @click.option("--reverse", is_flag=True, help="The other way round: the most surprising, the longest, … first.")
 @click.option("--layer", type=int, help="Layer whose states diversity takes (default: the middle one that is stored).")
+@click.option("--after", metavar="RUN", help="With learnability: a run of the same chains after a probe training.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random order and of ties.")
 @limit_option
 @details_option
@@ -35,7 +36,8 @@ def command(limit: int, details: bool, home: Path | None, store: str | None, as_
 
     Printed beside 20 random choices of the same budget. perplexity takes the least surprising first, length the shortest,
     overlap the chain with the most new windows of four tokens, diversity facility location over states, gaps the largest
-    gaps, reaction the chains that make unseen probes likeliest (trails respond).
+    gaps, reaction the chains that make unseen probes likeliest (trails respond), learnability those that a probe training
+    (--after) made likeliest.
 
     \b
     trails select --budget 20000 --by overlap

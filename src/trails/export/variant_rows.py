@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,8 +59,9 @@ def largest_edits(path: Path, selection: Selection) -> int | None:
     return max((edits for parent, edits in pairs if selection.parts is None or parent in selection.parts), default=None)
 
 
-def variant_tables(path: Path, run: Run) -> Iterator[pa.Table]:
-    """Accepted variants of a file written by ``trails variants``, as tables with the columns of a record's source.
+def variant_tables(path: Path, run: Run, each: int = 0) -> Iterator[pa.Table]:
+    """Accepted variants of a file written by ``trails variants``, as tables with the columns of a record's source; the first
+    ``each`` of every chain (0: all).
 
     Raises UsageError for another file, or for variants that another run measured.
     """
@@ -69,6 +71,7 @@ def variant_tables(path: Path, run: Run) -> Iterator[pa.Table]:
         raise UsageError(
             f"{path} is not a file of variants ({error}). Run: trails variants SELECTION -o FILE"
         ) from None
+    taken: dict[str, Iterator[int]] = {}
     missing = set(COLUMNS) - set(file.schema_arrow.names)
     if missing:
         raise UsageError(f"{path} is not a file of variants. Run: trails variants SELECTION -o FILE")
@@ -78,5 +81,10 @@ def variant_tables(path: Path, run: Run) -> Iterator[pa.Table]:
         if runs - {run.id}:
             raise UsageError(
                 f"{path} holds variants measured by run {sorted(runs)[0]}, this export is of run {run.id}."
+            )
+        if each:
+            parents = [dict(item).get("parent", "") for item in table["metadata"].to_pylist()]
+            table = table.filter(
+                pa.array([taken.setdefault(one, count()).__next__() < each for one in parents], pa.bool_())
             )
         yield table

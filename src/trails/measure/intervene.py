@@ -34,6 +34,7 @@ from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.model import Model, Site
 from trails.measure.passes import TokenSequence
+from trails.measure.pvq import read_pvq
 from trails.platform.arrays import Floats
 from trails.schema import Trace
 
@@ -121,9 +122,13 @@ def vector_hash(vector: Floats) -> str:
 
 
 def read_vector(path: Path) -> Floats:
-    """A vector (d,) from a ``.npy`` file, or the only tensor of a ``.safetensors`` file. Raises InputError for another file,
-    and for numbers that are not finite.
+    """A vector (d,) from a ``.npy`` file, the only tensor of a ``.safetensors`` file, or a ``pvq.json``
+    (:mod:`trails.measure.pvq`; ``FILE#ID`` names one of several). Raises InputError for another file, and for numbers that
+    are not finite.
     """
+    file, mark, name = str(path).partition("#")
+    if file.endswith(".json"):
+        return read_pvq(Path(file)).one(name if mark else "")
     try:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
@@ -141,7 +146,7 @@ def read_vector(path: Path) -> Floats:
     except Exception as error:  # a file of a stranger
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path}: no vector can be read from it ({reason}). Give a .npy or a .safetensors file."
+            f"{path}: no vector can be read from it ({reason}). Give a .npy, a .safetensors or a pvq.json file."
         ) from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu" or not values.size:
         raise InputError(f"{path}: it holds no array of numbers. Give a .npy or a .safetensors file with one vector.")

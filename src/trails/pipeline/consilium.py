@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from trails.analyses.agreement import Agreement, By, Taken, agreement, member
 from trails.config import Settings
 from trails.errors import TrailsError, UsageError
 from trails.measure.base import Scorer
 from trails.pipeline.measuring import IngestOptions, IngestSummary, ingest
+from trails.pipeline.members import read_members
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress
+from trails.pipeline.removing import rename_run
 from trails.schema import Run
 from trails.store.resolve import run_of
 
@@ -62,6 +65,37 @@ def ingest_many(
             found.append(Taking(model, summary, None))
         except TrailsError as error:
             found.append(Taking(model, None, error))
+    return found
+
+
+def take(
+    file: Path,
+    settings: Settings,
+    options: IngestOptions,
+    make_scorer: Callable[[Settings, Mapping[str, Any]], Scorer],
+    *,
+    progress: Progress | None = None,
+) -> list[Taking]:
+    """Ingest the input of a file (:mod:`trails.pipeline.members`) with every member of it, one after another; a member's name
+    becomes that of its run. A member that fails is reported and the others are kept.
+
+    ``make_scorer`` opens the model of its settings with what else the member says. Raises InputError for a wrong file, before
+    anything is measured.
+    """
+    inputs, members = read_members(file)
+    found = []
+    for one in members:
+        given = dict(one.given)
+        own = settings.model_copy(
+            update={"model": one.model} | {key: given.pop(key) for key in ("dtype", "device") if key in given}
+        )
+        try:
+            summary = ingest(inputs, own, options, make_scorer=partial(make_scorer, own, given), progress=progress)
+            if one.name:
+                rename_run(summary.run, one.name, own)
+            found.append(Taking(one.said, summary, None))
+        except TrailsError as error:
+            found.append(Taking(one.said, None, error))
     return found
 
 

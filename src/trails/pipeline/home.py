@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 
 from trails.errors import UsageError
 from trails.export import ExportReport, export_selection
+from trails.export.subgraph import is_selection
 from trails.measure.base import MeasureOptions, Segmented
 from trails.pipeline.loading import load_variants
 from trails.pipeline.measuring import segmented
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress
 from trails.platform.text import beginning
-from trails.schema import Chain
+from trails.schema import Chain, family_key
 from trails.store.base import Result
 from trails.store.queries import named_query
 from trails.store.resolve import named_parameters
@@ -28,6 +29,7 @@ from trails.store.traces import TraceStore
 if TYPE_CHECKING:
     from trails.analyses.agreement import Agreement
     from trails.analyses.anchors import Anchors
+    from trails.analyses.basin import Basin
     from trails.analyses.bridge import Bridge
     from trails.analyses.budget import By as WayToChoose
     from trails.analyses.budget import Chosen
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from trails.analyses.gradient import Gradient
     from trails.analyses.intervention import Intervened
     from trails.analyses.overlaps import Kind, Overlaps
+    from trails.analyses.patterns import Patterns
     from trails.analyses.report import Finding
     from trails.analyses.respond import Responses
     from trails.analyses.statemap import StateMap
@@ -255,6 +258,61 @@ class Home(OpenHome):
             notes.append(f"chains of the home that equal a text were left out of its map: {own} of {len(given)} texts")
         labels, texts_ = zip(*given, strict=True)
         return Captures(labels, tuple(beginning(text, 60) for text in texts_), tuple(found), tuple(notes))
+
+    def basin(
+        self, chains: str, *, k: int = 3, after: str | None = None, seed: int = 0, run: str | None = None
+    ) -> Basin:
+        """How far texts can be disturbed and still fall on their own trail; see :func:`trails.analyses.basin.basin`.
+
+        ``chains`` is a chain, a selection, or the name of a family; ``after`` a run of the same chains after a training.
+        Raises UsageError where that has another tokenizer.
+        """
+        from trails.analyses.basin import basin
+
+        of = self.run(run)
+        families = {row[3] for row in self.names.rows if row[3]}
+        named = not is_selection(chains) and family_key(chains.strip()) in families
+        wanted = self.chosen(f"family:{chains.strip()}" if named else chains, of.id)
+        later = self.run(after) if after else None
+        if later is not None and later.tokenizer != of.tokenizer:
+            raise UsageError(
+                f"runs {of.id} and {later.id} have other tokenizers, so a token of one is none of the other."
+            )
+        trained = {t.chain.id: t for t in self._traces.traces(later.id, wanted)} if later else None
+        return basin(self.traces(of.id), wanted, after=trained, k=k, seed=seed)
+
+    def patterns(
+        self, *, variants: str | None = None, each: int = 6, seed: int = 0, run: str | None = None
+    ) -> Patterns:
+        """Are versions of a family one pattern in state space? See :func:`trails.analyses.patterns.patterns`.
+
+        With ``variants``, the id of stored ones, the first ``each`` accepted of every chain are measured now, and are the
+        families, with their chain. Raises UsageError where the run keeps no states, or has none of the chains.
+        """
+        from trails.analyses.patterns import patterns
+
+        of = self.run(run)
+        if variants is None:
+            return patterns(self.traces(of.id), seed=seed)
+        from trails.export.variant_rows import stored_variants, variant_tables
+
+        states = next((trace.state_layers for trace in self.traces(of.id)), ())
+        if not states:
+            raise UsageError(
+                f"run {of.id} keeps no states to compare variants in. Measure them: trails ingest PATH --states 16 --home NEW"
+            )
+        items = []
+        for table in variant_tables(stored_variants(self._traces, variants), of, each):
+            for row in table.select(["chain", "text", "metadata"]).to_pylist():
+                parent = dict(row["metadata"] or ()).get("parent", "")
+                items.append(segmented(Chain("variants", row["chain"], "", row["text"], family=parent)))
+        scorer = self.scorer(of.id)
+        made = scorer.measure(items, MeasureOptions(states=states))
+        own = {
+            trace.chain.id: replace(trace, chain=replace(trace.chain, family=trace.chain.id, source="variants"))
+            for trace in self._traces.traces(of.id, sorted({item.chain.family for item in items}))
+        }
+        return patterns([*own.values(), *made], seed=seed)
 
     def drift(self, chain: str, *, against: str | None = None, run: str | None = None) -> Drift:
         """Hidden-state drift of a chain by layer and position, see :mod:`trails.analyses.drift`.

@@ -165,6 +165,15 @@ class OpenHome:
         found = self._like(known)
         return self._language_model(found, known)
 
+    def own_model(self, run: str | None = None) -> HuggingFaceScorer:
+        """As :meth:`language_model`, opened anew for who asks, who may change it: the one that the home keeps is not."""
+        return self._model_of(self.run(run))
+
+    def trained_model(self, adapter: Path, run: str | None = None) -> HuggingFaceScorer:
+        """The model of a run with an adapter, opened anew."""
+        known = self.run(run)
+        return self._language_model(self._like(known, adapter), known)
+
     def language_model(self, run: str | None = None) -> HuggingFaceScorer:
         """As :meth:`scorer`, for what needs the model itself. Raises UsageError for a run without one."""
         known = self.run(run)

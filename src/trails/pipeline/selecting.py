@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from trails.analyses.budget import WAYS, By, Chosen, chosen, pool_of, record
@@ -10,7 +12,7 @@ from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
 from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
-from trails.schema import canonical_json
+from trails.schema import Trace, canonical_json
 
 _GAPS = "MATCH (g:Gap) WHERE g.run = $run RETURN g.chain AS chain, max(g.bridge_nats) AS value"
 _REACTION = (
@@ -35,11 +37,13 @@ def select_within(
     reverse: bool = False,
     seed: int = 0,
     layer: int | None = None,
+    after: str | None = None,
     run: str | None = None,
 ) -> Chosen:
     """Choose chains of a pool within a budget of tokens (see :func:`trails.analyses.budget.choose`) and keep the choice in the
     home's folder ``selections``. ``layer`` is the one whose states ``diversity`` takes, by default the middle one that is
-    stored.
+    stored. ``after`` is a run of the same chains after a probe training (``trails diff --adapter``), which ``learnability``
+    compares with: the change of a chain's NLL in nats a token, the most lowered first.
 
     Raises UsageError for what the choice needs and the home does not hold.
     """
@@ -54,6 +58,13 @@ def select_within(
         value = {chain: float(number) for chain, number in rows if number is not None}
         if not value:
             raise UsageError(f"selection by {by} was asked for, and {advice}")
+    if (by == "learnability") != (after is not None):
+        raise UsageError(
+            "selection by learnability compares with a run after a probe training, and nothing else does: --by learnability "
+            "--after RUN. Run: trails diff --adapter FOLDER"
+        )
+    if after is not None:
+        value = _learnt(home, traces, after)
     states: dict[str, Floats] | None = None
     if by == "diversity":
         kept = next((trace.state_layers for trace in traces if trace.state_layers), ())
@@ -83,4 +94,21 @@ def select_within(
         write_atomic(path, canonical_json(record(found, pool, seed)).encode())
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+    return found
+
+
+def _learnt(home: OpenHome, traces: Sequence[Trace], after: str) -> dict[str, float]:
+    """The change of every chain's NLL, nats a token, negative = learnt. Raises UsageError for a run of another tokenizer, and
+    for one that measured none of the chains.
+    """
+    second = home.run(after)
+    if traces and second.tokenizer != home.run(traces[0].run).tokenizer:
+        raise UsageError(f"run {second.id} has another tokenizer, so a token of it is none of the pool's.")
+    before = {trace.chain.id: float(np.nanmean(trace.surprisal.astype(np.float64))) for trace in traces}
+    found = {
+        trace.chain.id: float(np.nanmean(trace.surprisal.astype(np.float64))) - before[trace.chain.id]
+        for trace in home.shards.traces(second.id, list(before))
+    }
+    if not found:
+        raise UsageError(f"run {second.id} measured no chain of the pool. Run: trails diff --adapter FOLDER")
     return found

@@ -1,0 +1,64 @@
+"""trails basin"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.analyses.report import Report
+from trails.cli.common import home_option, json_option, print_json
+from trails.cli.scores import details_option, html_option, print_report, run_option, settings_for
+
+
+@click.command("basin", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("chains")
+@click.option(
+    "--k",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Length of the windows that vote for a trail, in tokens.",
+)
+@click.option(
+    "--after",
+    metavar="RUN",
+    help="A run of the same chains after a training (trails diff --adapter): likely tokens of the trained model, too.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the disturbances.")
+@details_option
+@run_option
+@home_option
+@json_option
+@html_option
+def command(
+    chains: str,
+    k: int,
+    after: str | None,
+    seed: int,
+    details: bool,
+    run: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> Report:
+    """The attraction zone of a trail: how far a text can be disturbed and still fall on its own trail. CHAINS is a chain, a
+    selection (family:NAME, all …), or the name of a family.
+
+    Tokens are drawn at random, replaced by likely ones, or left out; versions of the family and other languages are held
+    against the map, too. Beside every share: a bag of words, the tokens in random order, the map of the other sources, and the
+    map rewired.
+
+    \b
+    trails basin c1f0
+    trails basin family:en:kettle
+    trails basin all --after r31d8
+    """
+    from trails.pipeline import Home
+
+    with Home(**settings_for(home, None)) as opened:
+        report = opened.basin(chains, k=k, after=after, seed=seed, run=run).report()
+    if as_json:
+        print_json(report.record())
+        return report
+    print_report(report, limit=None, details=details, home=home)
+    return report

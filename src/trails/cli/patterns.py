@@ -1,0 +1,64 @@
+"""trails patterns"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.analyses.report import Report
+from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
+from trails.cli.scores import details_option, html_option, print_report, run_option, settings_for
+
+
+@click.command("patterns", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--variants",
+    metavar="V",
+    help="Id (v…) of stored variants: they are measured and compared as families of their chains.",
+)
+@click.option(
+    "--each",
+    type=click.IntRange(min=2),
+    default=6,
+    show_default=True,
+    help="With --variants: so many of every chain, the first that are stored.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the pairs and of the permutation.")
+@details_option
+@run_option
+@run_model_option
+@device_option
+@home_option
+@json_option
+@html_option
+def command(
+    variants: str | None,
+    each: int,
+    seed: int,
+    details: bool,
+    run: str | None,
+    model: str | None,
+    device: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> Report:
+    """Many versions, one hidden pattern: are versions of a family nearer in whitened state space than chains that only look
+    alike?
+
+    Beside every layer: chains of another family that are as long, a permutation, and what a bag of words tells already. States
+    must be stored: trails ingest PATH --states 8,16,24.
+
+    \b
+    trails patterns
+    trails patterns --variants v0123
+    """
+    from trails.pipeline import Home
+
+    with Home(**settings_for(home, None, model=model, device=device)) as opened:
+        report = opened.patterns(variants=variants, each=each, seed=seed, run=run).report()
+    if as_json:
+        print_json(report.record())
+        return report
+    print_report(report, limit=None, details=details, home=home)
+    return report

@@ -1,0 +1,142 @@
+"""The members of a consilium as a file: which models measure which input, each with its adapter, number format and context.
+
+    input: [chains.jsonl]
+    members:
+      - model: ./base
+      - model: ./base
+        adapter: ./tuned
+        name: tuned
+      - model: Qwen/Qwen3-0.6B
+        dtype: bfloat16
+        bos: never
+
+YAML as ``ruamel.yaml`` reads it, safely: no tags, no anchors. Paths are those of where the command runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trails.errors import InputError
+
+MAX_BYTES = 1_000_000
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "dtype": ("float32", "bfloat16", "float16"),
+    "bos": ("auto", "always", "never"),
+    "template": ("plain", "chat"),
+    "window": ("refuse", "stride"),
+    "attention": ("sdpa", "eager"),
+    "control_tokens": ("token", "text", "refuse"),
+}
+_TEXTS = ("model", "adapter", "name", "device", "revision")
+_FLAGS = ("think", "trust_remote_code")
+KEYS = (*_TEXTS, *_CHOICES, *_FLAGS)
+"""What a member can say, as the options of ``trails ingest`` of the same name; ``name`` is that of its run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A member of the file: its model, its name (empty: none), and what else it says."""
+
+    model: str
+    name: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def said(self) -> str:
+        """What a message calls it."""
+        more = ", ".join(f"{key} {value}" for key, value in self.given.items())
+        return self.name or (f"{self.model} ({more})" if more else self.model)
+
+
+def read_members(file: Path) -> tuple[list[str], list[Listed]]:
+    """The inputs and the members of a file. Raises InputError ``FILE:LINE``: for a file that is missing, no YAML, or that uses
+    tags, anchors or keys that mean nothing, for a value that is none of its choices, and for a member that is there twice.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        data = file.read_bytes()
+        if len(data) > MAX_BYTES:
+            raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes, so this lists no members.")
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}). See: trails consilium --help") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
+    try:
+        for event in YAML(typ="rt", pure=True).parse(text):
+            mark = event.start_mark
+            if getattr(event, "anchor", None) or getattr(event, "tag", None) not in (None, "!"):
+                raise InputError(
+                    f"{file}:{mark.line + 1}: anchors, aliases and tags are not read. Write the value out."
+                )
+        found = YAML(typ="rt", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None else 1
+        raise InputError(f"{file}:{line}: {' '.join(str(error.problem or error.context).split())}.") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: no YAML ({' '.join(str(error).split())[:200]}).") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file}:1: a mapping with input and members is needed. See: trails consilium --help")
+    for key in found:
+        if key not in ("input", "members"):
+            raise InputError(f"{file}:{_line(found, key)}: {key!r} means nothing here; the keys are input and members.")
+    inputs = found.get("input", [])
+    inputs = [inputs] if isinstance(inputs, str) else inputs
+    if not isinstance(inputs, list) or not inputs or not all(isinstance(one, str) and one for one in inputs):
+        raise InputError(f"{file}:{_line(found, 'input')}: input must name one or more files or folders.")
+    rows: Any = found.get("members")
+    if not isinstance(rows, list) or len(rows) < 2:
+        raise InputError(f"{file}:{_line(found, 'members')}: members must be a list of two or more.")
+    members: list[Listed] = []
+    for number, row in enumerate(rows):
+        place = f"{file}:{_item(rows, number)}"
+        members.append(_member(row, place))
+        for other in members[:-1]:
+            if (other.model, other.given) == (members[-1].model, members[-1].given) or (
+                other.name and other.name == members[-1].name
+            ):
+                raise InputError(f"{place}: member {members[-1].said} is there already. Name every member once.")
+    return [str(one) for one in inputs], members
+
+
+def _line(mapping: Any, key: str) -> int:
+    try:
+        return int(mapping.lc.key(key)[0]) + 1
+    except (KeyError, AttributeError, TypeError):
+        return 1
+
+
+def _item(rows: Any, number: int) -> int:
+    return int(rows.lc.item(number)[0]) + 1
+
+
+def _member(row: Any, place: str) -> Listed:
+    if isinstance(row, str):
+        return Listed(row)
+    if not isinstance(row, dict) or not isinstance(row.get("model"), str) or not row["model"]:
+        raise InputError(f"{place}: a member is the name of a model, or a mapping with model.")
+    given: dict[str, Any] = {}
+    for key, value in row.items():
+        where = f"{place.rpartition(':')[0]}:{_line(row, key)}"
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise InputError(f"{where}: {key!r} means nothing to a member.{hint} Keys: {', '.join(KEYS)}.")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise InputError(f"{where}: {key} {value!r} does not exist. There are: {', '.join(_CHOICES[key])}.")
+        if key in _FLAGS and not isinstance(value, bool):
+            raise InputError(f"{where}: {key} is true or false, {value!r} was given.")
+        if key in _TEXTS and not (isinstance(value, str) and value):
+            raise InputError(f"{where}: {key} must be a text, {value!r} was given.")
+        if key not in ("model", "name"):
+            given[key] = Path(value) if key == "adapter" else bool(value) if key in _FLAGS else str(value)
+    return Listed(str(row["model"]), str(row.get("name", "")), given)
