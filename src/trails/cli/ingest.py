@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trails.measure.base import Scorer
     from trails.pipeline import IngestOptions
     from trails.pipeline.consilium import Taking
+    from trails.pipeline.many import Pool
 
 
 def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
@@ -192,6 +193,36 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
     is_flag=True,
     help="Put an array with a value per layer on token transitions in the graph (about 7x larger).",
 )
+@click.option(
+    "--graph",
+    type=click.Choice(["during", "after", "none"]),
+    help="When the graph is loaded: behind the measuring, at once when all is measured, or not at all: trails rebuild does it "
+    "at any time (default: during; with workers after).",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Measure in N processes of this machine, dealt to its GPUs in turn; with --ray in N actors of the cluster.",
+)
+@click.option(
+    "--ray",
+    default="",
+    metavar="ADDRESS",
+    help="Measure in the Ray cluster at this address (auto, HOST:PORT, local) with --workers N; needs trails[ray].",
+)
+@click.option(
+    "--through",
+    default="",
+    metavar="PLACE",
+    help="Folder or address (s3://…) that all workers see: shards lie there until they are taken into the home.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="A worker that says nothing for so long is ended, and another gets its block (default: 1800).",
+)
 @home_option
 @store_option
 @json_option
@@ -233,6 +264,11 @@ def command(
     top_k: int | None,
     gradients: str,
     per_layer: bool,
+    graph: Literal["during", "after", "none"] | None,
+    workers: int | None,
+    ray: str,
+    through: str,
+    patience: float | None,
     home: Path | None,
     store: str | None,
     as_json: bool,
@@ -247,6 +283,7 @@ def command(
     trails ingest data/ --field question=prompt --field chain=response --limit 100
     cat notes.md | trails ingest -
     trails ingest chains.jsonl --models ./base,./tuned,Qwen/Qwen3-0.6B
+    trails ingest chains.jsonl --workers 4 --graph after
     """
     from trails.measure.base import MeasureOptions
     from trails.measure.remembered import remembered
@@ -280,6 +317,7 @@ def command(
         dry_run=dry_run,
         keep_source_steps=keep_source_steps,
         per_layer=per_layer,
+        graph=graph,
     )
 
     instrument: dict[str, Any] = {
@@ -293,6 +331,13 @@ def command(
         "control_tokens": control_tokens,
         "window": window,
     }
+
+    if workers is None and (given := [name for name, value in (("--ray", ray), ("--through", through)) if value]):
+        raise UsageError(f"{given[0]} belongs to --workers N, which was not given.")
+    if workers is None and patience is not None:
+        raise UsageError("--patience belongs to --workers N, which was not given.")
+    if workers is not None and models:
+        raise UsageError("--workers and --models were both given. Ingest with one model after another: --model NAME.")
 
     def scorer(own: Settings) -> Scorer:
         return scorer_from(own, **instrument)
@@ -313,6 +358,7 @@ def command(
             options,
             make_scorer=lambda: scorer(settings),
             known_run=known(settings),
+            pool=_pool(workers, ray, through, patience, instrument),
             progress=progress,
         )
     if as_json:
@@ -320,6 +366,17 @@ def command(
         return
     for line in summary_lines(summary):
         err.print(line)
+
+
+def _pool(
+    workers: int | None, ray: str, through: str, patience: float | None, instrument: dict[str, Any]
+) -> Pool | None:
+    """Who measures, if not this process."""
+    if workers is None:
+        return None
+    from trails.pipeline.many import PATIENCE_S, Pool
+
+    return Pool(workers, ray, through, patience or PATIENCE_S, instrument)
 
 
 def _consilium(

@@ -115,7 +115,8 @@ def measured(
 
 
 class Commit:
-    """Writes traces as shards, then loads them into the graph; both in threads of their own, so that measuring goes on.
+    """Writes traces as shards, then loads them into the graph, if one is given; both in threads of their own, so that measuring
+    goes on.
 
     Use as a context manager. A shard is closed when it holds ``tokens`` tokens, after :data:`SHARD_SECONDS`, or with
     :data:`trails.pipeline.loading.SHARD_CHAINS` chains. When the block ends, also by an exception or an interrupt, what was
@@ -126,7 +127,7 @@ class Commit:
     def __init__(
         self,
         traces: TraceStore,
-        graph: GraphStore,
+        graph: GraphStore | None,
         run: Run,
         *,
         tokens: int,
@@ -168,7 +169,7 @@ class Commit:
             held, self._held, self._held_tokens = self._held, [], 0
             self._waiting.append(self._loader.submit(self._load, self._writer.submit(self._write, held)))
 
-    def _write(self, held: list[Trace]) -> GraphBatch:
+    def _write(self, held: list[Trace]) -> GraphBatch | None:
         if self._failed:  # a full disk: later and smaller shards could fit, and nobody could say what is kept
             self.lost += len(held)
             raise StoreError("not written")
@@ -184,12 +185,16 @@ class Commit:
             raise
         self.chains += len(held)
         self.shards += 1
+        if self._graph is None:
+            return None
         with timed(self._seconds, "graph"):
             batch = graph_batch(self._traces.with_corrections(held), self._runs, per_layer=self._per_layer)
             return held_by(batch, self._traces.identity())
 
-    def _load(self, written: Future[GraphBatch]) -> None:
+    def _load(self, written: Future[GraphBatch | None]) -> None:
         batch = written.result()  # the shard is there before the graph refers to it
+        if batch is None or self._graph is None:
+            return
         with timed(self._seconds, "graph"):
             self._graph.write([batch])
 
@@ -211,6 +216,49 @@ class Commit:
         """What is on the disk of what was measured here, as a sentence."""
         lost = f"; {self.lost:,} measured chains were not written" if self.lost else ""
         return f"{self.chains:,} chains measured now are kept in {self.shards:,} whole shards{lost}"
+
+
+class Behind:
+    """Loads shards that others wrote into a graph, in a thread, at most a few behind; does nothing without a graph.
+
+    Use as a context manager: what was handed over is loaded when the block ends, also by an exception.
+    """
+
+    def __init__(
+        self, traces: TraceStore, graph: GraphStore | None, *, per_layer: bool, seconds: dict[str, float]
+    ) -> None:
+        self._traces, self._graph, self._per_layer, self._seconds = traces, graph, per_layer, seconds
+        self._runs: Mapping[str, Run] = {}
+        self._waiting: list[Future[None]] = []
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="trails-load")
+
+    def __enter__(self) -> Behind:
+        """Ready for shards."""
+        return self
+
+    def load(self, shard: str) -> None:
+        """Load the shard of this name. Raises what loading an earlier one raised."""
+        if self._graph is None:
+            return
+        self._waiting.append(self._loader.submit(self._load, shard, self._graph))
+        while len(self._waiting) > 3:
+            self._waiting.pop(0).result()
+
+    def _load(self, shard: str, graph: GraphStore) -> None:
+        with timed(self._seconds, "graph"):
+            self._runs = self._runs or self._traces.runs()
+            traces = self._traces.with_corrections(self._traces.shard(shard))
+            batch = graph_batch(traces, self._runs, per_layer=self._per_layer)
+            graph.write([held_by(batch, self._traces.identity())])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what was handed over; the first failure is raised unless another error is on its way."""
+        self._loader.shutdown()
+        failures = [found for future in self._waiting if (found := future.exception()) is not None]
+        if failures and error is None:
+            raise failures[0]
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from trails.config import Settings, load_settings
 from trails.errors import StoreError
 from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.results import clear_results, keep_results, restore_results, results_of
+from trails.platform.memory import free_bytes
 from trails.schema import NODES, RELATIONSHIPS, TRANSITION_ARRAYS, Trace
 from trails.store import open_graph
 from trails.store.base import GraphStore
@@ -23,6 +24,30 @@ from trails.store.traces import TraceStore
 
 SHARD_CHAINS = 500
 """Chains loaded, or put into one shard, at a time, however short they are."""
+
+
+EMBEDDED_TOKENS = 5_000_000
+"""Tokens beyond which a command says that the embedded graph is the wrong place (benchmarks/RESULTS.md, ``scale``)."""
+
+EMBEDDED_BYTES = 2_600
+"""Memory that the embedded graph takes a token while it is open, measured with a model of 30 layers."""
+
+
+def time_for_neo4j(tokens: int, free: int | None = None) -> str | None:
+    """What to say before the embedded graph is loaded with so many tokens; None while it is the right place. ``free`` are the
+    bytes of memory that are free (default: as the system says).
+    """
+    free = free_bytes() if free is None else free
+    needed = tokens * EMBEDDED_BYTES
+    short = free is not None and needed > free
+    if tokens <= EMBEDDED_TOKENS and not short:
+        return None
+    here = f", and {free / 1e9:,.0f} GB are free" if free is not None else ""
+    return (
+        f"the graph is going to hold about {float(f'{tokens:.2g}'):,.0f} tokens. The embedded one is held in memory, about "
+        f"{needed / 1e9:,.0f} GB for so many{here}; it is meant for up to {EMBEDDED_TOKENS:,}. The shards need no graph "
+        "(--graph none); for the graph take a Neo4j server: docs/neo4j.md"
+    )
 
 
 def load_missing(
@@ -49,6 +74,8 @@ def load_missing(
         missing = {run: chains - other for run, chains in missing.items()}
     total = sum(len(missing.get(run, ())) for run in runs)
     if total:
+        if graph.name == "embedded" and (said := time_for_neo4j(traces.n_tokens())):
+            progress.note(said)
         progress.begin("loading the graph", total)
     for run in runs:
         if missing.get(run):

@@ -1,11 +1,13 @@
 """Read → segment → measure → write.
 
-Reading and segmenting run ahead in a thread, shards and graph are written behind in two others, so that the model waits for
-none of them; what lies between is bounded, so memory does not grow with the corpus.
+In one process reading and segmenting run ahead in a thread, shards and graph are written behind in two others, so that the
+model waits for none of them; what lies between is bounded, so memory does not grow with the corpus. With a pool of workers
+(:mod:`trails.pipeline.many`) this process reads, commits and loads the graph, and the workers do the rest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -13,20 +15,21 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from trails.analyses.gradient import Agreements
 from trails.analyses.score import Score, score_record
 from trails.config import Settings, load_settings
-from trails.errors import StoreError
+from trails.errors import ModelError, StoreError
 from trails.export import parse_layers as parse
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.pipeline.as_read import SHOWN_EXAMPLES, example_lines, example_record
 from trails.pipeline.blocks import (
     EXTRA_COLUMNS,
+    Behind,
     Commit,
     Refuse,
     blocks,
@@ -36,8 +39,9 @@ from trails.pipeline.blocks import (
     timed,
     with_added,
 )
-from trails.pipeline.loading import load_missing
+from trails.pipeline.loading import load_missing, time_for_neo4j
 from trails.pipeline.progress import Progress, Silent
+from trails.pipeline.sharing import MeasuringCrew, MeasuringPool
 from trails.platform.text import one_line
 from trails.platform.threads import ahead
 from trails.readers import ReadOptions, ReadReport, read
@@ -45,11 +49,22 @@ from trails.schema import Chain, Trace
 from trails.segment import described, detect_language, segment, segmenter_hash
 from trails.store import open_graph
 from trails.store.base import GraphStore
-from trails.store.rows import graph_batch, held_by
+from trails.store.rows import ALL_EDGES_STEPS, STRONGEST, graph_batch, held_by
 from trails.store.traces import TraceStore
 
-STAGES = ("reading", "model", "measuring", "shards", "graph")
-"""Stages whose busy time the summary tells; ``model`` is opening it."""
+STAGES = ("reading", "model", "segmenting", "tokenising", "measuring", "shards", "graph")
+"""Stages whose busy time the summary tells; ``model`` is opening it. With workers that of all of them together; in one process
+segmenting and tokenising are not told apart: they run in a thread of their own.
+"""
+
+CHARACTERS_PER_TOKEN = 4
+"""About so many characters are a token of a model, for what is said before anything is measured."""
+
+BYTES = 256
+"""Size of a vocabulary of bytes: there a character is a token."""
+
+GraphTime = Literal["during", "after", "none"]
+"""When the graph is loaded: shard by shard behind the measuring, at once when all is measured, or not at all."""
 
 
 CONTROL_POLICY = {
@@ -72,7 +87,8 @@ class CountsControlTokens(Protocol):
 class IngestOptions:
     """What to read and how to measure it. ``dry_run`` reads and segments, and changes nothing.
     ``per_layer`` puts per-layer arrays on token transitions in the graph (the shards always hold them).
-    ``keep_source_steps`` splits nothing inside a step that the source gives.
+    ``keep_source_steps`` splits nothing inside a step that the source gives. ``graph`` says when the graph is loaded; None is
+    ``during`` in one process and ``after`` with workers.
     """
 
     reader: str | None = None
@@ -82,6 +98,7 @@ class IngestOptions:
     keep_source_steps: bool = False
     per_layer: bool = False
     shard_tokens: int = 0
+    graph: GraphTime | None = None
 
 
 @dataclass(slots=True)
@@ -91,7 +108,7 @@ class IngestSummary:
     questions and texts of the chains that were to be measured, refused ones included; None where the instrument has none to
     tell. ``control_policy`` says what was made of them (:attr:`trails.schema.Run.control_tokens`). ``gradients`` is how well
     the maps taken now agree with what replacing tokens does, over ``gradient_chains``; ``gradient_without`` have no map, or too
-    short a one to judge.
+    short a one to judge. ``many_steps`` counts chains of so many steps that not all of their pairs are in the graph.
     """
 
     home: str = ""
@@ -120,6 +137,7 @@ class IngestSummary:
     languages: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
     explicit_steps: int = 0
+    many_steps: int = 0
     notes: tuple[str, ...] = ()
     as_read: tuple[Mapping[str, Any], ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
@@ -127,6 +145,7 @@ class IngestSummary:
     gradients: Score | None = None
     gradient_chains: int = 0
     gradient_without: int = 0
+    workers: int = 0
 
     @property
     def mean_surprisal(self) -> float:
@@ -168,6 +187,11 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
         roles = ", ".join(f"{role} {count:,}" for role, count in s.roles.most_common())
         languages = ", ".join(f"{language} {count:,}" for language, count in s.languages.most_common())
         yield f"steps       {s.steps:,}: {roles}; {s.explicit_steps / s.steps:.0%} with a connective; languages: {languages}"
+    if s.many_steps:
+        yield (
+            f"bounded     {s.many_steps:,} chains have more than {ALL_EDGES_STEPS} steps: the graph keeps the {STRONGEST} "
+            "strongest earlier steps of each; the shards all up to 1,024 steps, then the nearest 64"
+        )
     if s.dry_run:
         yield "dry run     nothing was measured or written"
         return
@@ -180,7 +204,8 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
             f"(a uniform guess over {s.vocab_size:,} tokens: {math.log(s.vocab_size):.3f})"
         )
         stages = ", ".join(f"{stage} {s.seconds[stage]:.1f} s" for stage in STAGES if stage in s.seconds)
-        yield f"speed       {s.tokens_per_second:,.0f} tokens/s with context; {stages}; {s.seconds['total']:.1f} s in all"
+        by = f"; {s.workers} workers, whose seconds are added up" if s.workers else ""
+        yield f"speed       {s.tokens_per_second:,.0f} tokens/s with context; {stages}; {s.seconds['total']:.1f} s in all{by}"
     if s.control_tokens is not None:
         made = f"; {CONTROL_POLICY[s.control_policy]}" if s.control_tokens else ""
         yield (
@@ -201,7 +226,7 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
     if s.loaded_from_shards:
         yield f"graph       {s.loaded_from_shards:,} chains were in the shards but not in the graph: loaded"
     yield f"run         {s.run}  {s.model}"
-    yield f"home        {s.home}   graph: {s.graph}"
+    yield f"home        {s.home}   graph: {s.graph or f'not loaded; load it with: trails rebuild --home {s.home}'}"
 
 
 def _count_bad(summary: IngestSummary, report: ReadReport) -> None:
@@ -235,6 +260,7 @@ def ingest(
     scorer: Scorer | None = None,
     make_scorer: Callable[[], Scorer] | None = None,
     known_run: str = "",
+    pool: MeasuringPool | None = None,
     progress: Progress | None = None,
 ) -> IngestSummary:
     """Read chains, measure those that this run has not measured, write shards, load the graph.
@@ -243,7 +269,8 @@ def ingest(
     is loaded, so that a bad record is reported at once; standard input is kept in memory for that. A kill loses at most the
     shard in flight. ``scorer`` measures; without one ``make_scorer`` (default: by the settings) is called, after the input
     was read. ``known_run`` is the id of the run that this scorer would measure as, where it is known
-    (:func:`trails.measure.remembered.remembered`): if that run has measured everything already, no scorer is made.
+    (:func:`trails.measure.remembered.remembered`): if that run has measured everything already, no scorer is made. With
+    ``pool`` its workers measure, and this process opens a model only to add measures to chains that were measured before.
 
     Raises InputError for input that cannot be read, ModelError for a model or a chain that it cannot measure, StoreError
     when shards or the graph cannot be written. Chains that the model cannot measure count as bad records.
@@ -293,6 +320,7 @@ def ingest(
                 scorer,
                 make_scorer,
                 known_run,
+                pool,
                 summary,
                 progress,
                 report,
@@ -314,59 +342,157 @@ def _measure_into(
     scorer: Scorer | None,
     make_scorer: Callable[[], Scorer] | None,
     known_run: str,
+    pool: MeasuringPool | None,
     summary: IngestSummary,
     progress: Progress,
     report: ReadReport,
 ) -> None:
     traces.set_segmenter(segmenter_hash() + ("-source" if options.keep_source_steps else ""))
+    time_of_graph = options.graph or ("after" if pool else "during")
     known = traces.runs().get(known_run)
     whole = known is not None and pending.keys() <= traces.done(known.id)
     if scorer is None and known is not None and whole and not _lacking(traces, known.id, pending, options):
         # opening the model would only tell which run this is
         summary.run, summary.model, summary.vocab_size = known.id, known.model, known.vocab_size
         summary.already_measured = len(pending)
-        with open_graph(settings) as graph:
-            summary.graph = graph.address
+        if time_of_graph != "none":
+            with open_graph(settings) as store:
+                _fill_graph(traces, store, options, summary, progress)
+        return
+
+    def open_model() -> Scorer:
+        with timed(summary.seconds, "model"):
+            return make_scorer() if make_scorer else scorer_from(settings)
+
+    with contextlib.ExitStack() as held:
+        crew: MeasuringCrew | None = None
+        if pool is not None:
+            pool.take_left(traces)
+            crew = held.enter_context(pool.crew(settings, traces, progress))
+            with timed(summary.seconds, "model"):
+                crew.open()
+            run, summary.workers = crew.run, pool.workers
+        else:
+            scorer = scorer or open_model()
+            run = scorer.run
+        summary.run, summary.model, summary.vocab_size = run.id, run.model, run.vocab_size
+        summary.control_policy = run.control_tokens
+        traces.check_run(run)
+        done = traces.done(run.id)
+        summary.already_measured = len(pending.keys() & done)
+        todo = {chain: size for chain, size in pending.items() if chain not in done}
+        graph: GraphStore | None = None
+        adding = bool(_lacking(traces, run.id, pending.keys() & done, options))
+        if time_of_graph == "during" or (adding and time_of_graph == "after"):
+            graph = held.enter_context(open_graph(settings))
             graph.ensure_schema()
             summary.loaded_from_shards = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
-            with timed(summary.seconds, "graph"):
-                graph.save()
-        return
-    if scorer is None:
-        with timed(summary.seconds, "model"):
-            scorer = make_scorer() if make_scorer else scorer_from(settings)
-    run = scorer.run
-    summary.run, summary.model, summary.vocab_size = run.id, run.model, run.vocab_size
-    summary.control_policy = run.control_tokens
-    traces.check_run(run)
-    done = traces.done(run.id)
-    summary.already_measured = len(pending.keys() & done)
-    todo = {chain: size for chain, size in pending.items() if chain not in done}
-    with open_graph(settings) as graph:
-        summary.graph = graph.address
-        graph.ensure_schema()
-        summary.loaded_from_shards = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
-        add_measures(pending.keys() & done, scorer, traces, graph, options, summary, progress, report)
+        if adding:
+            scorer = scorer or open_model()
+            add_measures(pending.keys() & done, scorer, traces, graph, options, summary, progress, report)
+        during = graph if time_of_graph == "during" else None
+        if todo and time_of_graph != "none" and settings.store_name == "embedded":
+            expected = sum(todo.values()) // (1 if run.vocab_size == BYTES else CHARACTERS_PER_TOKEN)
+            if said := time_for_neo4j(traces.n_tokens() + expected):
+                progress.note(said)
         if todo:
             # the second reading meets the same bad records; they are reported already
             quietly = replace(options.read, report_file=None)
             again = kept if kept is not None else read(paths, reader=options.reader, options=quietly)
-            split = partial(segmented, keep_source_steps=options.keep_source_steps)
-            fresh = map(split, _new_only(again, set(todo)))
             progress.begin("measuring", sum(todo.values()))
+            fresh = _new_only(again, set(todo))
             try:
-                measure_and_write(fresh, scorer, traces, graph, options, summary, progress, report)
+                if crew is not None:
+                    _measure_with(crew, fresh, traces, during, options, summary, progress, report)
+                elif scorer is not None:
+                    split = partial(segmented, keep_source_steps=options.keep_source_steps)
+                    measure_and_write(map(split, fresh), scorer, traces, during, options, summary, progress, report)
             except KeyboardInterrupt:
-                graph.save()
+                if graph is not None:
+                    graph.save()
                 rest = len(todo) - summary.kept - summary.refused
                 raise KeyboardInterrupt(
                     f"interrupted: {summary.kept:,} chains measured now are kept in {summary.shards:,} whole shards of "
                     f"{settings.home}; {rest:,} are left. The same command again measures only those"
                 ) from None
-        with timed(summary.seconds, "graph"):
-            graph.save()
-    if run.id in traces.runs():
-        traces.update_run_notes(run.id, scorer.run.notes)
+        if run.id in traces.runs():
+            traces.update_run_notes(run.id, crew.notes if crew is not None else scorer.run.notes if scorer else {})
+        if crew is not None:
+            crew.close()  # the graph needs no worker, and the memory is needed
+        if time_of_graph != "none":
+            if graph is None:
+                graph = held.enter_context(open_graph(settings))
+            _fill_graph(traces, graph, options, summary, progress, fill=time_of_graph == "after")
+
+
+def _fill_graph(
+    traces: TraceStore,
+    graph: GraphStore,
+    options: IngestOptions,
+    summary: IngestSummary,
+    progress: Progress,
+    *,
+    fill: bool = True,
+) -> None:
+    """Save the graph, with ``fill`` after loading what it misses."""
+    summary.graph = graph.address
+    with timed(summary.seconds, "graph"):
+        if fill:
+            graph.ensure_schema()
+            loaded = load_missing(traces, graph, per_layer=options.per_layer, progress=progress)
+            summary.loaded_from_shards += max(0, loaded - summary.kept)
+        graph.save()
+
+
+def _measure_with(
+    crew: MeasuringCrew,
+    chains: Iterable[Chain],
+    traces: TraceStore,
+    graph: GraphStore | None,
+    options: IngestOptions,
+    summary: IngestSummary,
+    progress: Progress,
+    report: ReadReport,
+) -> None:
+    """As :func:`measure_and_write`, by workers: they segment, measure and make shards; the graph is loaded here behind them."""
+    tokens = options.shard_tokens or crew.tokens
+    run_is_new = crew.run.id not in traces.runs()
+    traces.put_run(crew.run)
+    maps = Agreements()
+    try:
+        with Behind(traces, graph, per_layer=options.per_layer, seconds=summary.seconds) as behind:
+            for portion in crew.measure(
+                chains, options.measure, tokens=tokens, keep_source_steps=options.keep_source_steps
+            ):
+                if portion.name:
+                    summary.kept += portion.counted["measured"]
+                    summary.shards += 1
+                    behind.load(f"{portion.name}.parquet")
+                    if options.measure.gradients:
+                        for trace in traces.shard(f"{portion.name}.parquet"):
+                            maps.add(trace)
+                _add_counts(summary, portion.counted, portion.seconds)
+                for chain, reason in portion.refused:
+                    _refuse(chain, reason, summary, report)
+                progress.advance(portion.characters, tokens=portion.counted["sequence_tokens"])
+    except (StoreError, ModelError) as error:
+        kept = f"{summary.kept:,} chains measured now are kept in {summary.shards:,} whole shards"
+        raise type(error)(f"{error}. In {traces.home} {kept}") from error
+    finally:
+        _judge(summary, maps)
+        if run_is_new and not summary.kept and not traces.done(crew.run.id):
+            traces.drop_run(crew.run.id)  # a run without chains is no run
+
+
+def _add_counts(summary: IngestSummary, counted: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+    """Add what a worker counted."""
+    for name, value in counted.items():
+        if isinstance(value, Mapping):
+            getattr(summary, name).update(value)
+        elif value is not None:
+            setattr(summary, name, (getattr(summary, name) or 0) + value)
+    for stage, busy in seconds.items():
+        summary.seconds[stage] = summary.seconds.get(stage, 0.0) + busy
 
 
 def scorer_from(settings: Settings, **changes: Any) -> Scorer:
@@ -387,6 +513,7 @@ def _new_only(chains: Iterable[Chain], wanted: set[str]) -> Iterator[Chain]:
 def _count(summary: IngestSummary, item: Segmented) -> None:
     summary.steps += len(item.steps)
     summary.languages[item.chain.language] += 1
+    summary.many_steps += len(item.steps) > ALL_EDGES_STEPS
     for step in item.steps:
         summary.roles[step.role.value] += 1
         summary.explicit_steps += step.explicit
@@ -396,14 +523,14 @@ def measure_and_write(
     items: Iterable[Segmented],
     scorer: Scorer,
     traces: TraceStore,
-    graph: GraphStore,
+    graph: GraphStore | None,
     options: IngestOptions,
     summary: IngestSummary,
     progress: Progress,
     report: ReadReport,
 ) -> None:
-    """Measure chains and write them shard by shard, into the graph too; count into ``summary``. Chains that cannot be measured
-    are bad records of ``report``.
+    """Measure chains and write them shard by shard, into the graph too where one is given; count into ``summary``. Chains that
+    cannot be measured are bad records of ``report``.
 
     What was measured is written, whatever ends the work; a StoreError says what is kept.
     """
@@ -425,7 +552,7 @@ def measure_and_write(
                         break
                     commit.add(portion)
                     for trace in portion:
-                        _count_measured(summary, trace)
+                        count_measured(summary, trace)
                         maps.add(trace)
                         progress.advance(len(trace.chain.text), tokens=trace.n_tokens + trace.n_context)
     except StoreError as error:
@@ -447,7 +574,7 @@ def add_measures(
     chains: Collection[str],
     scorer: Scorer,
     traces: TraceStore,
-    graph: GraphStore,
+    graph: GraphStore | None,
     options: IngestOptions,
     summary: IngestSummary,
     progress: Progress,
@@ -499,8 +626,9 @@ def add_measures(
                 traces.rewrite(name, list(held.values()))
             summary.added += len(changed)
             _judge(summary, maps)
-        batch = graph_batch(traces.with_corrections(changed), runs, per_layer=options.per_layer)
-        graph.write([held_by(batch, traces.identity())])
+        if graph is not None:
+            batch = graph_batch(traces.with_corrections(changed), runs, per_layer=options.per_layer)
+            graph.write([held_by(batch, traces.identity())])
 
 
 def _lacking(traces: TraceStore, run: str, chains: Collection[str], options: IngestOptions) -> dict[str, int]:
@@ -518,11 +646,15 @@ def _refusing(summary: IngestSummary, report: ReadReport) -> Refuse:
     """Counts a chain that cannot be measured as a bad record."""
 
     def refuse(item: Segmented, reason: str) -> None:
-        summary.refused += 1
-        line = int(item.chain.source_id) if item.chain.source_id.isdigit() else 0
-        report.bad_record(item.chain.source, line, reason)
+        _refuse(item.chain, reason, summary, report)
 
     return refuse
+
+
+def _refuse(chain: Chain, reason: str, summary: IngestSummary, report: ReadReport) -> None:
+    summary.refused += 1
+    line = int(chain.source_id) if chain.source_id.isdigit() else 0
+    report.bad_record(chain.source, line, reason)
 
 
 def _counting_control_tokens(
@@ -534,7 +666,8 @@ def _counting_control_tokens(
         yield item
 
 
-def _count_measured(summary: IngestSummary, trace: Trace) -> None:
+def count_measured(summary: IngestSummary, trace: Trace) -> None:
+    """Count a trace that was measured now."""
     _count(summary, Segmented(trace.chain, trace.steps))
     known = trace.surprisal[~np.isnan(trace.surprisal)]
     summary.nll += float(known.sum(dtype=np.float64))

@@ -158,8 +158,8 @@ def _check_measures(stores: Sequence[TraceStore], runs: Mapping[str, Mapping[str
                 raise StoreError(
                     f"run {run} holds other measures in {store.home} ({_said(found)}) than in {first.home} "
                     f"({_said(expected[run])}). Nothing was merged. Ingest the same input again with the options of the other "
-                    "(--premises, --token-attention, --peaks, --states, --top-k): only what is missing is measured. Or join "
-                    "them as they are: --mixed"
+                    "(--premises, --token-attention, --peaks, --states, --top-k, --gradients): only what is missing is "
+                    "measured. Or join them as they are: --mixed"
                 )
 
 
@@ -181,6 +181,7 @@ def measures_of(store: TraceStore) -> dict[str, Measures]:
     """By run the measures on request that its chains hold; one entry for every combination that occurs."""
     found: dict[str, set[tuple[str, ...]]] = {}
     columns = ["run", "token_ids", "token_attends_step", "peak_token", "nll_given_all", "state_layers", "top_id"]
+    columns += ["gradient_target"]
     for table in store.tables(columns, rows=2_000):
         size = {name: pc.list_value_length(table[name]) for name in columns[1:]}
         length = np.maximum(size["token_ids"].to_numpy(), 1)
@@ -196,15 +197,17 @@ def measures_of(store: TraceStore) -> dict[str, Measures]:
             size["nll_given_all"].is_valid().to_pylist(),
             each("top_id").tolist(),
             [tuple(row or ()) for row in layers],
+            size["gradient_target"].is_valid().to_pylist(),
             strict=True,
         )
-        for run, attends, peaks, premises, top, states in set(rows):
+        for run, attends, peaks, premises, top, states, gradients in set(rows):
             said = (
                 *(("token attention",) if attends else ()),
                 *((f"peaks {peaks}",) if peaks else ()),
                 *(("premises",) if premises else ()),
                 *((f"top {top}",) if top else ()),
                 *((f"states {','.join(map(str, states))}",) if states else ()),
+                *(("gradients",) if gradients else ()),
             )
             found.setdefault(run, set()).add(said)
     return {run: frozenset(said) for run, said in found.items()}

@@ -103,6 +103,12 @@ class Child:
         """End the child. Another question would start a new one."""
         self._kill()
 
+    def kill(self) -> None:
+        """Kill the process from another thread than the one that waits for its answer: that one gets a GoneError."""
+        process = self._process
+        if process is not None and self._owner == os.getpid():
+            process.kill()
+
     @property
     def alive(self) -> bool:
         """Whether the process that answered last is still there."""

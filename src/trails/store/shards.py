@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from math import prod
@@ -217,7 +218,8 @@ def read_keys(path: Path, file: pq.ParquetFile) -> tuple[list[str], list[str]]:
     """Chain and run of every row. Raises StoreError where they are not those that were written."""
     try:
         table = file.read(["chain", "run"])
-        chains, runs = table["chain"].to_pylist(), table["run"].to_pylist()
+        # one text for each run, not one for each row: the keys of a home are kept
+        chains, runs = table["chain"].to_pylist(), [sys.intern(run) for run in table["run"].to_pylist()]
         noted = (file.schema_arrow.metadata or {}).get(KEYS_NOTE)
         if noted is not None and noted != keys_hash(chains, runs):
             raise damaged_shard(path, "its chains are not those that were written")

@@ -422,6 +422,16 @@ class TraceStore:
             found.update(chain for chain, run in zip(chains, runs, strict=True) if run == run_id)
         return found
 
+    def n_tokens(self) -> int:
+        """Tokens of all traces, from the footers of the shards; a token that two runs measured counts twice."""
+        found = 0
+        for path in self._shards():
+            metadata = open_shard(path).metadata
+            columns = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+            place = next(i for i, name in enumerate(columns) if name.split(".")[0] == "token_ids")
+            found += sum(metadata.row_group(g).column(place).num_values for g in range(metadata.num_row_groups))
+        return found
+
     def keys(self) -> set[tuple[str, str]]:
         """(chain, run) of every trace."""
         found: set[tuple[str, str]] = set()
@@ -449,9 +459,12 @@ class TraceStore:
         self, columns: Sequence[str] | None, run: str | None, chains: Collection[str] | None, rows: int
     ) -> Iterator[tuple[Path, pa.Table]]:
         names = list(SHARD_SCHEMA.names if columns is None else columns)
+        names_wanted = None if chains is None else set(chains)
         wanted = None if chains is None else np.unique(np.array([number_of(chain) for chain in chains], np.uint64))
         seen: dict[str, _Seen] = {}
         for path in self._shards():
+            if names_wanted is not None and names_wanted.isdisjoint(self._keys(path)[0]):
+                continue  # a shard of none of these chains is neither read nor compared with its name
             file = self._file(path)
             stored = [name for name in names if name in file.schema_arrow.names]
             try:

@@ -1,0 +1,217 @@
+"""What a worker does: it opens the model once, then makes a shard of every block of chains that it is handed.
+
+Questions and answers are plain values, so that the same function answers in a process of this machine
+(:class:`trails.platform.child.Child`) and in an actor of a cluster. A worker knows no graph and holds no lock: a shard is named
+by its bytes, so that two workers cannot write different things under one name. What it counted goes back to who asked.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from trails.config import load_settings
+from trails.errors import StoreError, TrailsError
+from trails.measure.base import MeasureOptions, Scorer, Segmented
+from trails.pipeline.blocks import SHARD_SECONDS, blocks, measured, shard_tokens_of, timed
+from trails.pipeline.measuring import CountsControlTokens, IngestSummary, count_measured, scorer_from, segmented
+from trails.schema import Chain, Trace
+from trails.segment import segmenter_hash
+from trails.store.traces import TraceStore, put_shard, shard_of
+
+COUNTED = (
+    *(
+        "steps",
+        "chain_tokens",
+        "sequence_tokens",
+        "nll",
+        "surprisals",
+        "explicit_steps",
+        "languages",
+        "roles",
+        "measured",
+    ),
+    *("control_tokens", "many_steps"),
+)
+"""Fields of :class:`IngestSummary` that a worker counts."""
+
+_CHAIN = tuple(field.name for field in fields(Chain))
+
+
+@dataclass(slots=True)
+class _Open:
+    """The worker's instrument, and where its shards go: into a folder that it sees, a file system of pyarrow, or back."""
+
+    scorer: Scorer
+    home: Path | None
+    through: str
+
+
+_opened: _Open | None = None
+
+
+def plain(chain: Chain) -> tuple[Any, ...]:
+    """A chain as plain values."""
+    return tuple(dict(value) if isinstance(value := getattr(chain, name), Mapping) else value for name in _CHAIN)
+
+
+def chain_of(values: Sequence[Any]) -> Chain:
+    """The chain that :func:`plain` was given."""
+    return Chain(**dict(zip(_CHAIN, values, strict=True)))
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to ``{"open": …}`` or ``{"block": …}``; ``{"failed": (class, message)}`` for what was raised meanwhile."""
+    try:
+        return _open(**request["open"]) if "open" in request else _block(**request["block"])
+    except TrailsError as error:
+        return {"failed": (type(error).__name__, str(error))}
+    except Exception as error:
+        return {"failed": (type(error).__name__, f"{type(error).__name__}: {error}"[:4000])}
+
+
+class Actor:
+    """:func:`answer` as a method, for clusters that run classes."""
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """See :func:`answer`."""
+        return answer(request)
+
+
+def _open(
+    *,
+    settings: Mapping[str, Any],
+    instrument: Mapping[str, Any],
+    index: int,
+    home: str,
+    home_id: str,
+    through: str,
+    watch: bool,
+) -> dict[str, Any]:
+    global _opened
+    if watch:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    known = load_settings(**settings)
+    if known.model != "uniform":
+        known = known.model_copy(update={"device": _device(known.device, index)})
+    scorer = scorer_from(known, **instrument)
+    _opened = _Open(scorer, Path(home) if not through and _sees(home, home_id) else None, through)
+    return {
+        "run": asdict(scorer.run),
+        "tokens": shard_tokens_of(scorer),
+        "segmenter": segmenter_hash(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: nobody would read what it still finds."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(0)
+
+
+def _device(device: str, index: int) -> str:
+    """Without a named device, workers are dealt to the GPUs of their machine in turn."""
+    if device != "auto":
+        return device
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"cuda:{index % count}" if count else "auto"
+
+
+def _sees(home: str, home_id: str) -> bool:
+    """Whether the folder of this name is the home that is being filled, not another one of the same name on another machine."""
+    try:
+        with TraceStore(Path(home)) as store:
+            return store.identity().id == home_id
+    except StoreError:
+        return False
+
+
+def _block(*, chains: Sequence[Sequence[Any]], options: Mapping[str, Any], keep_source_steps: bool) -> dict[str, Any]:
+    """Measure chains for about :data:`SHARD_SECONDS`, and put what is measured into one shard. ``left`` are the places of the
+    chains that the time did not suffice for, ``refused`` those that cannot be measured, with the reason.
+    """
+    assert _opened is not None
+    scorer, wanted = _opened.scorer, MeasureOptions(**{**options, "states": tuple(options["states"])})
+    summary = IngestSummary()
+    places: dict[str, int] = {}
+    refused: list[tuple[int, str]] = []
+
+    def refuse(item: Segmented, reason: str) -> None:
+        refused.append((places[item.chain.id], reason))
+
+    began = time.monotonic()
+    with timed(summary.seconds, "segmenting"):
+        items = [segmented(chain_of(values), keep_source_steps=keep_source_steps) for values in chains]
+    places.update((item.chain.id, place) for place, item in enumerate(items))
+    if isinstance(scorer, CountsControlTokens):
+        summary.control_tokens = 0
+    with timed(summary.seconds, "tokenising"):
+        whole = [item for block in blocks(items, scorer, 2**62, refuse) for item in block]
+    found: list[Trace] = []
+    left: list[int] = []
+    with timed(summary.seconds, "measuring"):
+        for portion in measured(whole, scorer, wanted, refuse):
+            found += portion
+            if time.monotonic() - began >= SHARD_SECONDS:
+                break
+    done = {trace.chain.id for trace in found}
+    gone = {place for place, _ in refused}
+    left = [place for item in items if item.chain.id not in done and (place := places[item.chain.id]) not in gone]
+    for item in items:
+        if isinstance(scorer, CountsControlTokens) and places[item.chain.id] not in left:
+            summary.control_tokens = (summary.control_tokens or 0) + scorer.control_tokens_named(item)
+    for trace in found:
+        count_measured(summary, trace)
+    with timed(summary.seconds, "shards"):
+        name, data = shard_of(found)
+        data = _put(name, data) if name else data
+    return {
+        "name": name,
+        "data": bytes(data),
+        "chains": sorted(done),
+        "left": left,
+        "refused": refused,
+        "counted": {
+            field: dict(value) if isinstance(value := getattr(summary, field), dict) else value for field in COUNTED
+        },
+        "notes": dict(scorer.run.notes),
+        "seconds": dict(summary.seconds),
+    }
+
+
+def _put(name: str, data: memoryview) -> memoryview:
+    """Put a shard where the home's keeper finds it; returns what has to go back by the answer itself."""
+    assert _opened is not None
+    if _opened.through:
+        put_through(_opened.through, name, data)
+        return memoryview(b"")
+    if _opened.home is not None:
+        put_shard(_opened.home, name, data)
+        return memoryview(b"")
+    return data
+
+
+def put_through(uri: str, name: str, data: memoryview) -> None:
+    """Write a shard into a file system of pyarrow; it appears under its name when it is whole. Raises StoreError."""
+    from pyarrow import fs
+
+    try:
+        system, folder = fs.FileSystem.from_uri(uri)
+        system.create_dir(folder, recursive=True)
+        unfinished = f"{folder}/{name}.{os.getpid()}.tmp"
+        with system.open_output_stream(unfinished) as file:
+            file.write(data)
+        system.move(unfinished, f"{folder}/{name}.parquet")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"shard {name} cannot be written to {uri}: {error}") from error
