@@ -3,7 +3,7 @@
 // $chain: string = "ce254d5f805b7567c" | the chain's id
 // $before: string = "r0000000000000000" | a run's id
 // $after: string = "r0000000000000001" | another run's id
-// $limit: integer := 25 | transitions at most
+// $limit: integer := 8 | transitions at most
 // returns token: node
 // returns was: relationship, NEXT of the run before
 // returns now: relationship, NEXT of the run after

@@ -2,7 +2,7 @@
 // The seams that look most like a missing step, each with the step before it and the two after it. Needs: trails gaps.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
 // $home: string := "" | a home's id; empty = whoever wrote last
-// $limit: integer := 8 | gaps at most
+// $limit: integer := 4 | gaps at most
 // returns gap: node
 // returns before: relationship, BEFORE
 // returns step: node, the step after the seam

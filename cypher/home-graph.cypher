@@ -1,6 +1,6 @@
 // Who holds what
 // Homes, some of the chains that each holds, the runs that measured them and the sources that they came from.
-// $limit: integer := 30 | chains at most, with their runs
+// $limit: integer := 12 | chains at most, with their runs
 // returns home: node
 // returns holds: relationship, HOLDS
 // returns chain: node

@@ -2,7 +2,7 @@
 // Pairs of steps of different chains that are nearest in whitened hidden space, by their excess over the control. Needs: trails overlaps --kind near.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
 // $home: string := "" | a home's id; empty = whoever wrote last
-// $limit: integer := 20 | pairs at most
+// $limit: integer := 8 | pairs at most
 // returns step: node
 // returns similar: relationship, SIMILAR
 // returns other: node

@@ -25,6 +25,9 @@ from trails.experiments.runner import read_results
 from trails.schema import NODES, RELATIONSHIPS, SHARD_SCHEMA, TRANSITION, TRANSITION_ARRAYS, Property
 from trails.store.queries import named_queries
 
+sys.path.insert(0, str(Path(__file__).parent))
+from schema_notes import SHOWN, WRITTEN, examples, queries_for, when_null, written_by
+
 DOCS = Path(__file__).parents[1] / "docs"
 NOTE = "<!-- Written by scripts/generate_docs.py. Change the source and run it again. -->\n"
 
@@ -35,22 +38,26 @@ def schema_page() -> str:
         "# Schema\n",
         NOTE,
         "\nEvery label, relationship type, property and shard column, as `src/trails/schema.py` declares them. How to read",
-        "the graph is told in [graph.md](graph.md).\n",
+        "the graph is told in [graph.md](graph.md). A property without *null when* is never null. *Query* names one or two",
+        "[named queries](queries.md) that read the property; `trails cypher` reads all. `trails rebuild` writes again what",
+        "`trails ingest` wrote. Examples are from the packaged sample, where it has any; long texts and lists are cut.\n",
         "\n## Nodes\n",
     ]
     for node in NODES:
-        parts += [f"\n### `(:{node.label})`\n", f"\n{sentence(node.meaning)}\n", *table(node.properties)]
+        parts += [f"\n### `(:{node.label})`\n", f"\n{sentence(node.meaning)}", *expected(node.label)]
+        parts += [*table(node.properties, node.label), *example(node.label)]
     parts.append("\n## Relationships\n")
     for relationship in RELATIONSHIPS:
         per = " One per run between the same two nodes." if "run" in relationship.key else ""
         arrow = f"(:{relationship.start})-[:{relationship.type}]->(:{relationship.end})"
-        parts += [f"\n### `{arrow}`\n", f"\n{sentence(relationship.meaning)}{per}\n"]
+        parts += [f"\n### `{arrow}`\n", f"\n{sentence(relationship.meaning)}{per}", *expected(relationship.name)]
         if relationship.properties == TRANSITION:
             parts.append("\nProperties: those of [a measured transition](#a-measured-transition).\n")
         elif relationship.properties:
-            parts += table(relationship.properties)
-    parts += ["\n## A measured transition\n", "\nThe properties of `NEXT` and `BEGINS`.\n", *table(TRANSITION)]
-    parts += ["\nWith `--per-layer` also:\n", *table(TRANSITION_ARRAYS)]
+            parts += table(relationship.properties, relationship.name)
+        parts += example(relationship.name)
+    parts += ["\n## A measured transition\n", "\nThe properties of `NEXT` and `BEGINS`.\n", *table(TRANSITION, "NEXT")]
+    parts += ["\nWith `--per-layer` also:\n", *table(TRANSITION_ARRAYS, "NEXT")]
     parts += [
         "\n## Shards\n",
         "\nOne row per chain and run. Matrices are stored row by row in one list; their width follows from `n_layers`. The",
@@ -184,14 +191,29 @@ def sentence(text: str) -> str:
     return text[0].upper() + text[1:].rstrip(".") + "."
 
 
-def table(properties: Iterable[Property]) -> list[str]:
-    """Rows of a property table."""
-    rows = ["\n| property | type | meaning | unit |\n|---|---|---|---|\n"]
+def table(properties: Iterable[Property], of: str) -> list[str]:
+    """Rows of the property table of a label or relationship."""
+    rows = ["\n| property | type | meaning | unit | null when | written by | query |\n|---|---|---|---|---|---|---|\n"]
     for p in properties:
         index = " (indexed)" if p.indexed and p.name != "id" else ""
         meaning = p.meaning.replace("|", "\\|")
-        rows.append(f"| `{p.name}` | {p.type}{index} | {meaning} | {p.unit} |\n")
+        queries = ", ".join(f"[{name}](queries.md#{name})" for name in queries_for(of, p.name)[:SHOWN])
+        rest = f"{when_null(of, p.name)} | `{written_by(of, p.name)}` | {queries}"
+        rows.append(f"| `{p.name}` | {p.type}{index} | {meaning} | {p.unit} | {rest} |\n")
     return rows
+
+
+def expected(of: str) -> list[str]:
+    """What writes a label or relationship, how many to expect, and the queries that read it."""
+    queries = ", ".join(f"[{name}](queries.md#{name})" for name in queries_for(of))
+    read = f"Read by {queries}." if queries else "No named query reads it."
+    return [f"Written by `{written_by(of)}`: {WRITTEN[of][1]}.", f"{read}\n"]
+
+
+def example(of: str) -> list[str]:
+    """One row, as JSON."""
+    row = examples().get(of)
+    return [] if row is None else [f"\n```json\n{json.dumps(row, ensure_ascii=False)}\n```\n"]
 
 
 def arrow_type(text: str) -> str:

@@ -90,7 +90,7 @@ def test_favourites_style_and_pictures_in_the_real_browser(tmp_path: Path) -> No
         tmp_path,
     )
     assert sorted(seen["favourites"]) == sorted(favourite(query) for query in queries.values())
-    assert json.loads(seen["style"])["node.Step"]["caption"] == "{index} {role}"
+    assert json.loads(seen["style"])["node.Step"]["caption"] == "{index} {role} {text}"
     n_steps = len(traces[4].steps)
     assert f"Step ({n_steps})" in seen["frames"]["chain"]
     assert f"NEXT_STEP ({n_steps - 1})" in seen["frames"]["chain"]

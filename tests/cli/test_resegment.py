@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trails.pipeline import segmented
 from trails.schema import Role, Step, Trace
 from trails.segment import segmenter_hash
 from trails.segment.align import assign_tokens
+from trails.store.base import GraphBatch
+from trails.store.embedded import EmbeddedStore
+from trails.store.rows import table_of
+from trails.store.scope import owned
 from trails.store.traces import TraceStore
 
 TEXTS = [
@@ -112,3 +117,40 @@ def test_a_second_time_changes_nothing(home: Any, tmp_path: Path) -> None:
     assert "2 measured chains keep their steps" in " ".join(home("rebuild", "--segment").err.split())
     with TraceStore(tmp_path / "home") as store:
         assert (store.digest(), store.shard_names()) == (digest, names)
+
+
+def test_results_about_steps_that_change_go_and_the_others_stay(home: Any, tmp_path: Path) -> None:
+    found = traces(tmp_path)
+    changed, same = (
+        next(t.chain.id for t in found.values() if t.chain.text.startswith(word)) for word in ("If", "Tom")
+    )
+    (run,) = {trace.run for trace in found.values()}
+    with TraceStore(tmp_path / "home", write=True) as store:
+        (name,) = store.shard_names()
+        now = [replace(t, steps=segmented(t.chain).steps) if t.chain.id == same else t for t in store.shard(name)]
+        store.rewrite(name, now)
+    home("rebuild", "--fresh")
+    pairs = {"start": [f"{same}:1", f"{changed}:0"], "end": [f"{same}:0", f"{changed}:0"], "run": [run, run]}
+    with TraceStore(tmp_path / "home") as store:
+        me = store.identity().id
+    rows = GraphBatch(
+        {
+            "Effect": table_of("Effect", {"id": ["e"], "run": [run], "share": [0.5]}),
+            "Disagreement": table_of("Disagreement", {"id": ["d", "x"], "chain": [changed, same]}),
+            "Response": table_of("Response", {"id": ["r", "q"], "chain": [changed, same], "run": [run, run]}),
+        },
+        {"DEPENDS_ON": table_of("DEPENDS_ON", {**pairs, "nats": [0.5, 1.5]})},
+    )
+    near = table_of("SIMILAR", {**pairs, "scope": ["s", "s"], "home": [me, me], "layer": [1, 1]})
+    with EmbeddedStore(tmp_path / "home") as graph:
+        graph.write([owned(rows, me), GraphBatch({}, {"SIMILAR": near})])
+        graph.save()
+    said = " ".join(home("rebuild", "--segment").err.split())
+    assert "counted steps are gone: Effect, Disagreement, Response, DEPENDS_ON, SIMILAR" in said
+    with EmbeddedStore(tmp_path / "home") as graph:
+        counts = graph.counts()
+        assert "Effect" not in counts
+        for label, left in (("Disagreement", "x"), ("Response", "q")):
+            assert graph.run(f"MATCH (n:{label}) RETURN n.id").rows == ((f"{left}@{me[:9]}",),)
+        for kind in ("DEPENDS_ON", "SIMILAR"):
+            assert graph.run(f"MATCH (a:Step)-[:{kind}]->(:Step) RETURN a.chain").rows == ((same,),)

@@ -33,36 +33,40 @@ DASHBOARD = "trails-neodash.json"
 BROWSER_PORT = 7474
 NODE_COLOURS = {
     "Home": ("#8a6d3b", "{name}", 70),
-    "Chain": ("#4c566a", "{source} {source_id}", 70),
+    "Chain": ("#4c566a", "{source} {source_id}", 110),
     "Family": ("#7a5c99", "{name}", 60),
-    "Step": ("#2f7ed8", "{index} {role}", 60),
-    "Token": ("#8bbc21", "{piece}", 50),
-    "Run": ("#a0a0a0", "{model}", 50),
-    "Source": ("#c0c0c0", "{name}", 50),
-    "State": ("#f28f43", "{text}", 60),
-    "Overlap": ("#910000", "{text}", 65),
-    "Gap": ("#d62728", "gap {rank}", 60),
-    "Variant": ("#17becf", "{kind}", 55),
+    "Step": ("#2f7ed8", "{index} {role} {text}", 100),
+    "Token": ("#5f8c12", "{piece}", 60),
+    "Run": ("#707070", "{model}", 80),
+    "Source": ("#8a8a8a", "{name}", 70),
+    "State": ("#c2601a", "{text}", 80),
+    "Overlap": ("#910000", "{text}", 90),
+    "Gap": ("#d62728", "gap before step {step}", 70),
+    "Variant": ("#0e8a98", "{kind} {detail}", 90),
     "TrailsStore": ("#e0e0e0", "trails", 30),
 }
 RELATIONSHIP_STYLES = {
-    "NEXT": ("#8bbc21", 3, "{surprisal}"),
-    "BEGINS": ("#8bbc21", 3, "{surprisal}"),
+    "NEXT": ("#5f8c12", 3, "{surprisal}"),
+    "BEGINS": ("#5f8c12", 3, "{surprisal}"),
     "NEXT_STEP": ("#2f7ed8", 4, ""),
     "LEADS_TO": ("#9ec4ee", 1, ""),
-    "ATTENDS_TO": ("#f2b84b", 2, "{mean}"),
+    "ATTENDS_TO": ("#f2b84b", 3, ""),
     "HAS_STEP": ("#c8ccd4", 1, ""),
     "HOLDS": ("#8a6d3b", 1, ""),
     "MEASURED": ("#a0a0a0", 1, ""),
     "FROM": ("#c0c0c0", 1, ""),
     "IN_FAMILY": ("#7a5c99", 2, ""),
     "BEFORE": ("#d62728", 3, ""),
-    "TRAIL": ("#f28f43", 3, "{count}"),
+    "TRAIL": ("#c2601a", 3, "{count}"),
     "IN": ("#910000", 2, ""),
-    "AT": ("#f28f43", 2, ""),
+    "AT": ("#c2601a", 2, ""),
     "SIMILAR": ("#9467bd", 2, "{cosine}"),
-    "VARIANT_OF": ("#17becf", 2, "{logit_drift}"),
+    "VARIANT_OF": ("#0e8a98", 2, "{logit_drift}"),
 }
+FONT = 12
+"""Size of captions. The Browser shrinks a picture until it fits its frame, so what is readable depends on how many nodes
+there are: about twenty at this size.
+"""
 ROLE_COLOURS = {
     Role.IF: "#1f5fa8",
     Role.WHEN: "#4a90c2",
@@ -109,8 +113,8 @@ def values_of(traces: TraceStore) -> dict[str, Any]:
     sizes: dict[str, int] = {}
     for table in traces.tables(["chain", "steps"], run, rows=10_000):
         sizes |= {row["chain"]: len(row["steps"]) for row in table.to_pylist()}
-    # long enough to show something, short enough to see it at once
-    order = sorted(sizes, key=lambda chain: (sizes[chain] > 40, -sizes[chain], chain))
+    # long enough to show something, short enough to read it at once
+    order = sorted(sizes, key=lambda chain: (sizes[chain] > 12, -sizes[chain], chain))
     chain, second = order[0], order[min(1, len(order) - 1)]
     found = {"run": run, "home": traces.identity().id, "chain": chain, "first": chain, "second": second}
     found["step"] = f"{chain}:{min(1, sizes[chain] - 1)}"
@@ -152,12 +156,13 @@ def style_sheet() -> str:
     for label, (colour, caption, size) in NODE_COLOURS.items():
         parts.append(
             f"node.{label} {{\n  diameter: {size}px;\n  color: {colour};\n  border-color: {colour};\n  border-width: 2px;\n"
-            f'  text-color-internal: #ffffff;\n  font-size: 10px;\n  caption: "{caption}";\n}}'
+            f'  text-color-internal: #ffffff;\n  font-size: {FONT}px;\n  caption: "{caption}";\n}}'
         )
     # later rules win: a step that has its role as a label takes the role's colour; a rule without a caption shows an id
     parts += [
-        f"node.Role{role.capitalize()} {{\n  diameter: 60px;\n  color: {colour};\n  border-color: {colour};\n"
-        f'  text-color-internal: #ffffff;\n  caption: "{{index}} {{role}}";\n}}'
+        f"node.Role{role.capitalize()} {{\n  diameter: {NODE_COLOURS['Step'][2]}px;\n  color: {colour};\n"
+        f"  border-color: {colour};\n  text-color-internal: #ffffff;\n  font-size: {FONT}px;\n"
+        f'  caption: "{NODE_COLOURS["Step"][1]}";\n}}'
         for role, colour in ROLE_COLOURS.items()
     ]
     parts.append(
@@ -167,7 +172,7 @@ def style_sheet() -> str:
     for kind, (colour, width, caption) in RELATIONSHIP_STYLES.items():
         parts.append(
             f"relationship.{kind} {{\n  color: {colour};\n  border-color: {colour};\n  shaft-width: {width}px;\n"
-            f"  font-size: 8px;\n  padding: 3px;\n  text-color-external: #000000;\n  text-color-internal: #ffffff;\n"
+            f"  font-size: {FONT}px;\n  padding: 3px;\n  text-color-external: #000000;\n  text-color-internal: #ffffff;\n"
             f'  caption: "{caption}";\n}}'
         )
     return "\n".join(parts) + "\n"
@@ -198,9 +203,10 @@ def guide(queries: Mapping[str, NamedQuery], values: Mapping[str, Any] | None = 
             f"relationships:</p>{runnable(SETTINGS)}"
             "<p><b>The Browser connects in write mode.</b> A statement with CREATE, SET or DELETE changes the graph; "
             "<code>trails rebuild --repair --store neo4j</code> writes again what differs from the shards.</p>"
-            "<p>Blue nodes are steps, captioned with their place and role; a blue arrow leads to the next step, a yellow one "
-            "to an earlier step that it looks at. Green nodes are tokens; the number on a green arrow is the surprisal of the "
-            "token that it leads to, in nats. Orange nodes are states: the same last tokens in different chains.</p>",
+            "<p>Blue nodes are steps, captioned with their place, role and first words; a blue arrow leads to the next step, a "
+            "yellow one to an earlier step that it looks at. Green nodes are tokens; the number on a green arrow is the "
+            "surprisal of the token that it leads to, in nats. Orange nodes are states: the same last tokens in different "
+            "chains.</p>",
         )
     ]
     for name, query in pictures.items():
