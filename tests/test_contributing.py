@@ -97,12 +97,10 @@ def test_there_is_a_recipe_for_every_kind_of_thing() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
-    [
-        pytest.param(recipe, id=recipe.title, marks=[pytest.mark.slow] if recipe.title == "An experiment" else [])
-        for recipe in recipes()
-    ],
+    [pytest.param(recipe, id=recipe.title) for recipe in recipes()],
 )
 def test_a_recipe_does_what_it_says(recipe: Recipe, tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
