@@ -106,7 +106,7 @@ def test_a_file_that_is_left_out_whole_is_not_imported(tmp_path: Path) -> None:
         assert ("RuntimeError: imported" in done.stdout) is imported, (options, done.stdout)
 
 
-def tests_of(path: Path) -> list[bool]:
+def in_the_fast_set(path: Path) -> list[bool]:
     """Of every test function of a file, whether the fast set has it."""
     text = path.read_text(encoding="utf-8")
     whole = not file_marks(path) & LEFT_OUT
@@ -123,7 +123,7 @@ def test_the_fast_set_touches_every_package() -> None:
         folder = {"sample": "segment", "evaluate": "train", "pipeline": "cli", "variants": "export"}.get(
             package, package
         )
-        fast = [kept for path in sorted((ROOT / "tests" / folder).rglob("test_*.py")) for kept in tests_of(path)]
+        fast = [kept for path in sorted((ROOT / "tests" / folder).rglob("test_*.py")) for kept in in_the_fast_set(path)]
         assert sum(fast) >= 10, f"{package}: the fast set has {sum(fast)} of {len(fast)} tests in tests/{folder}"
 
 
