@@ -17,9 +17,10 @@ from test_truth import PLAIN, largest_difference, many
 from transformers.masking_utils import sliding_window_causal_mask_function
 
 from trails.errors import ModelError
-from trails.measure import kernels
+from trails.measure import hopper, kernels
 from trails.measure.attention import Layout, Recorder, blocked_attention, recording, trails_mask
 from trails.measure.base import MeasureOptions
+from trails.measure.huggingface import differences
 from trails.measure.metrics import attention_shift, logit_statistics
 from trails.measure.passes import passes_of
 from trails.measure.replay import agree
@@ -58,14 +59,18 @@ assert gap(pair, (unit[row, pairs[..., 0]] - unit[row, pairs[..., 1]]).square().
 x, target = torch.randn(12, 5000) * 3, torch.randint(0, 5000, (12,))
 target[3] = -1
 truth = M.logit_statistics(lambda h: h, x, target, tile=100, block=5)
-first = K.logit_rows(x[:7], target[:7], None)
-second = K.logit_rows(x[7:], target[7:], first[4])
-for i, name in enumerate(("surprisal", "entropy", "rank", "shift")):
-    assert gap(torch.cat((first[i], second[i])).float(), getattr(truth, name).float()) < 1e-5, name
-assert gap(torch.cat((first[5], second[5])), x.logsumexp(1)) < 1e-5
+K._failed = False
 through = M.logit_statistics(lambda h: h, x, target, tile=7, block=5, top=3)
+assert not K._failed
+for name in ("surprisal", "entropy", "rank", "shift"):
+    assert gap(getattr(through, name).float(), getattr(truth, name).float()) < 1e-5, name
 plain = x.log_softmax(1).topk(3)
 assert torch.equal(through.top, plain.indices) and gap(through.top_log_p, plain.values) < 1e-5
+# few items, fewer than are asked for, equal ones, and some that cannot be
+x = torch.tensor([[1.0, 3, 2], [2, 2, 2], [-torch.inf, 0, -torch.inf]])
+few = M.logit_statistics(lambda h: h, x, torch.tensor([1, 0, 1]), tile=3, block=3, top=4)
+assert few.top.tolist() == [[1, 2, 0, -1], [0, 1, 2, -1], [1, 0, 2, -1]]
+assert few.top_log_p[:, 3].isnan().all() and gap(few.top_log_p[2, :3], torch.tensor([0, -torch.inf, -torch.inf])) == 0
 print("exact")
 """
 
@@ -125,6 +130,119 @@ def test_the_attention_kernel_on_the_gpu(B: int, H: int, G: int, T: int, D: int,
     assert largest_gap(entropy, truth.entropy) < 1e-3
     assert largest_gap(shift, attention_shift(truth.masses)) < 4e-3
     assert largest_gap(sink, truth.masses[..., 0]) < 4e-3
+
+
+needs_hopper = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
+    reason="needs a CUDA device of compute capability 9.0",
+)
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize(
+    ("B", "H", "G", "T", "D", "step"), [(2, 4, 2, 1024, 128, 40), (1, 6, 2, 1152, 64, 10), (2, 2, 2, 2048, 64, 500)]
+)
+def test_one_pass_of_attention_against_float64(
+    B: int, H: int, G: int, T: int, D: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps shorter than a block of keys and longer than several, padding behind one of the sequences."""
+    torch.manual_seed(2)
+    q, k, v = (torch.randn(B, T, n, D, device="cuda").bfloat16().transpose(1, 2) for n in (H, G, G))
+    bins = (torch.arange(T, device="cuda") // step + 2).repeat(B, 1)
+    bins[:, :30], bins[:, 0] = 1, 0
+    bins[-1, T - 200 :] = -1
+    count = int(bins.max()) + 1
+    assert hopper.fits(bins.cpu().numpy())
+    monkeypatch.setattr(hopper, "SHORTEST", 1024)
+    monkeypatch.setattr(hopper, "WIDTHS", (64, 128))
+    assert hopper.usable(q, k, v)
+    keep = (bins.unsqueeze(1) == torch.arange(2, count, device="cuda")[None, :, None]).float()
+    layout = Layout(bins, keep, torch.zeros(B, 0, 2, dtype=torch.int64, device="cuda"), narrow=True)
+    one_hot, _, spans = layout.for_kernel(torch.bfloat16)
+    scale = D**-0.5
+    output, masses, steps, (shift, previous, sink, entropy) = hopper.attention(
+        q, k, v, scale, *layout.for_one_pass(), spans, one_hot.shape[-1]
+    )
+    scores = q.double() @ k.double().repeat_interleave(H // G, 1).transpose(-1, -2) * scale
+    scores.masked_fill_(torch.ones(T, T, dtype=torch.bool, device="cuda").triu(1), -torch.inf)
+    weights = scores.softmax(-1)
+    mean = weights.mean(1)
+    truth = mean @ (bins.unsqueeze(-1) == torch.arange(count, device="cuda")).double()
+    real = slice(0, T - 200)
+    assert largest_gap(output, (weights @ v.double().repeat_interleave(H // G, 1)).transpose(1, 2)) < 2e-2
+    assert largest_gap(masses[:, real, :count], truth[:, real]) < 1.8e-3
+    assert largest_gap(steps, keep.double() @ truth) < 1.8e-3 * step
+    assert largest_gap(entropy, torch.special.entr(weights).sum(-1).mean(1)) < 1e-5
+    assert largest_gap(previous[:, 1:], mean.diagonal(offset=-1, dim1=1, dim2=2)) < 1e-5
+    assert previous[:, 0].isnan().all()
+    assert largest_gap(sink[:, real], truth[:, real, 0]) < 1.8e-3
+    assert largest_gap(shift[:, real], attention_shift(truth)[:, real]) < 1.8e-3
+
+
+@pytest.mark.gpu
+@needs_hopper
+def test_a_model_measured_in_one_pass_gives_the_numbers_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama (grouped-query)", head_dim=64, max_position_embeddings=8192).to("cuda", torch.bfloat16)
+    steps = tuple(f"{n} " for n in range(100, 160))
+    text = "".join(step * 8 for step in steps)
+    long = item(text, "", tuple(step for step in steps[1:]), source_id="long")
+    calls: list[int] = []
+    one_pass = hopper.attention
+    monkeypatch.setattr(hopper, "SHORTEST", 1024)
+    monkeypatch.setattr(hopper, "WIDTHS", (64, 128))
+
+    def counted(*args: Any) -> Any:
+        calls.append(1)
+        return one_pass(*args)
+
+    monkeypatch.setattr(hopper, "attention", counted)
+    expected = scorer_of(model).measure([long], MeasureOptions(batch_tokens=10_000))
+    assert calls
+    monkeypatch.setattr(hopper, "fits", lambda bins: False)
+    calls.clear()
+    found = scorer_of(model).measure([long], MeasureOptions(batch_tokens=10_000))
+    assert not calls
+    assert max(differences(expected, found).values()) < 0.2
+
+
+def test_bins_of_blocks_of_keys() -> None:
+    bins = torch.tensor([[0, *([1] * 100), *([2] * 27), *([2] * 64), *([3] * 64)]])
+    first, one_hot = hopper.block_bins(bins)
+    assert first.tolist() == [[0, 2]]
+    assert one_hot.shape == (1, 256, 16)
+    assert one_hot.sum() == 256
+    assert one_hot[0, 0, 0] == one_hot[0, 127, 2] == one_hot[0, 128, 0] == one_hot[0, 255, 1] == 1
+    padded = torch.cat((bins, torch.full((1, 128), -1)), 1)
+    first, one_hot = hopper.block_bins(padded)
+    assert first.tolist() == [[0, 2, 0]]
+    assert one_hot[:, 256:].sum() == 0
+    assert hopper.fits(padded.numpy())
+    assert not hopper.fits(padded[:, :300].numpy())  # no whole blocks
+    many_bins = torch.arange(256)[None] // 8
+    assert hopper.fits(many_bins.numpy())
+    assert not hopper.fits((torch.arange(256)[None] // 7).numpy())
+
+
+def test_one_pass_that_differs_from_two_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def made_up(gap: float) -> Any:
+        return lambda query, *_: tuple(torch.zeros(3, device=query.device) + gap for _ in range(4))
+
+    monkeypatch.setattr(hopper, "_trusted", {})
+    monkeypatch.setattr(kernels, "attention", made_up(0.0))
+    monkeypatch.setattr(hopper, "attention", made_up(0.0))
+    assert hopper._check(torch.device("cpu"))
+    monkeypatch.setattr(hopper, "attention", made_up(0.01))
+    assert not hopper._check(torch.device("cpu"))
+    assert caplog.messages == [
+        "attention is measured in two passes: the one-pass kernel cannot be used: its masses of width 64 differ by 0.01 from "
+        "those of two passes"
+    ]
+    monkeypatch.setattr(hopper, "attention", made_up(float("nan")))
+    assert not hopper._check(torch.device("cpu"))
+    assert hopper._trusted == {0: False}
 
 
 @pytest.mark.gpu

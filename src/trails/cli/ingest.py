@@ -125,6 +125,13 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
     show_default=True,
     help="How attention is computed: the fused path, or the model's own layer by layer (slow reference).",
 )
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile the model's layers: on a GPU when it pays, from the first chain, or never.",
+)
 @device_option
 @click.option(
     "--bos",
@@ -250,6 +257,7 @@ def command(
     trust_remote_code: bool,
     dtype: str | None,
     attention: str,
+    compile: Literal["auto", "on", "off"],
     device: str | None,
     bos: str,
     template: str,
@@ -340,7 +348,7 @@ def command(
         raise UsageError("--workers and --models were both given. Ingest with one model after another: --model NAME.")
 
     def scorer(own: Settings) -> Scorer:
-        return scorer_from(own, **instrument)
+        return scorer_from(own, compile=compile, **instrument)  # no part of the run's identity
 
     def known(own: Settings) -> str:
         return "" if dry_run else remembered(own.model, {"dtype": own.dtype, **instrument})

@@ -24,6 +24,7 @@ def open_scorer(
     window: Literal["refuse", "stride"] = "refuse",
     think: bool = False,
     control_tokens: Literal["token", "text", "refuse"] = "token",
+    compile: Literal["auto", "on", "off"] = "auto",
     adapter: str | Path | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -37,8 +38,10 @@ def open_scorer(
     puts the conversation into the model's chat template; ``think`` opens a thought where the template does not.
     ``control_tokens`` says what the name of a control token in a text of the source is: the ``token``, ``text``, or a reason
     to ``refuse`` the chain. ``window``: what to do with a chain longer than the model's limit, ``refuse`` or ``stride``
-    (overlapping windows). ``adapter`` is a PEFT LoRA folder. Remote code needs both ``trust_remote_code`` and a ``revision``:
-    the commit, or for a local folder the hash of its code. Raises ModelError with the reason and what to type.
+    (overlapping windows). ``compile``: ``auto`` compiles the model's layers on a GPU once so much was measured that it pays,
+    ``on`` from the first chain, ``off`` never; the last digits differ. ``adapter`` is a PEFT LoRA folder. Remote code needs
+    both ``trust_remote_code`` and a ``revision``: the commit, or for a local folder the hash of its code. Raises ModelError
+    with the reason and what to type.
     """
     if model == "uniform":
         from trails.measure.uniform import UniformScorer
@@ -66,6 +69,7 @@ def open_scorer(
         window=window,
         think=think,
         control_tokens=control_tokens,
+        compile=compile,
         adapter=adapter,
         trust_remote_code=trust_remote_code,
         revision=revision,

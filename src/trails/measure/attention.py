@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from trails.errors import ModelError
-from trails.measure import kernels
+from trails.measure import hopper, kernels
 from trails.measure.metrics import attention_shift, hidden_shift, unit_rows
 
 NAME = "trails"
@@ -33,14 +33,17 @@ class Layout:
 
     ``bins`` (B, T): bin of each position as a key: 0 = first token of the sequence, 1 = rest of the context, s + 2 = step s;
     padding has -1. ``keep`` (B, S, T): weight 1 where a position counts as a query of step s.
-    ``pairs`` (B, P, 2): random pairs of positions for the anisotropy baseline.
+    ``pairs`` (B, P, 2): random pairs of positions for the anisotropy baseline. ``narrow``: few bins in every block of keys, see
+    :func:`trails.measure.hopper.fits`.
     """
 
     bins: Tensor
     keep: Tensor
     pairs: Tensor
+    narrow: bool = False
     _plain: Tensor | None = None
     _kernel: tuple[Tensor, Tensor, Tensor] | None = None
+    _one_pass: tuple[Tensor, Tensor] | None = None
 
     @property
     def count(self) -> int:
@@ -72,6 +75,12 @@ class Layout:
             spans = torch.stack((first, first + kept.sum(-1)), -1).int().contiguous()
             self._kernel = (self._one_hot(width, dtype), kernels.chunk_edges(self.bins, width), spans)
         return self._kernel
+
+    def for_one_pass(self) -> tuple[Tensor, Tensor]:
+        """For the kernel of one pass: first bins of the blocks of keys, and one-hot bins from there on."""
+        if self._one_pass is None:
+            self._one_pass = hopper.block_bins(self.bins)
+        return self._one_pass
 
 
 @dataclass(slots=True)
@@ -460,24 +469,56 @@ def trails_attention(
             "Use a causal language model."
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    recorder = _active
-    if recorder is None and softcap is None:
+    if torch.compiler.is_compiling():
+        output: Tensor = torch.ops.trails.observed_attention(query, key, value, attention_mask, scale, softcap)
+        return output, None
+    if _active is None and softcap is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scale, is_causal=is_causal
         )
         return output, None
-    if recorder is not None and attention_mask is None and softcap is None and not recorder.peaks:
+    return _observed_attention(query, key, value, attention_mask, scale, softcap), None
+
+
+def _observed_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    """Output (B, T, H, e); the active recorder, if any, takes the layer's reductions."""
+    recorder = _active
+    if recorder is None and softcap is None:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=mask is None, scale=scale, enable_gqa=True
+        )
+        return out.transpose(1, 2).contiguous()
+    if recorder is not None and mask is None and softcap is None and not recorder.peaks:
         fused = None
         if isinstance(recorder.layout, Layout):  # the kernel's masses are those on all bins
             fused = _fused_attention(query, key, value, scale, recorder, recorder.layout)
         if fused is not None:
-            return fused, None
-    out, layer = blocked_attention(query, key, value, attention_mask, scale, softcap, recorder)
+            return fused
+    out, layer = blocked_attention(query, key, value, mask, scale, softcap, recorder)
     if recorder is not None and layer is not None:
         recorder.attention(layer)
-    return out.transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2).contiguous()
+
+
+# The operator that a compiled layer calls. That it reports to the recorder is hidden from the compiler, and may be: its output
+# is used, once, so that it is neither left out nor called twice, and a layer waits for the layer before.
+_library = library.Library("trails", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "observed_attention(Tensor query, Tensor key, Tensor value, Tensor? mask, float scale, float? softcap) -> Tensor"
+)
+_library.impl("observed_attention", _observed_attention, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+
+
+@library.register_fake("trails::observed_attention", lib=_library)  # type: ignore[untyped-decorator]
+def _observed_attention_shape(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    B, H, T, _ = query.shape
+    return query.new_empty(B, T, H, value.shape[-1])
 
 
 def _fused_attention(
@@ -486,11 +527,22 @@ def _fused_attention(
     """The CUDA kernel's output (B, T, H, e), its reductions given to the recorder; None where it does not apply."""
     if not kernels.usable(query) or not kernels.attention_fits(query, key, value):
         return None
-    try:
-        out, masses, steps, rows = kernels.attention(query, key, value, scale, *layout.for_kernel(query.dtype))
-    except Exception as error:  # Triton's errors have no common base
-        kernels.failed(error)
-        return None
+    found = None
+    one_hot, edges, spans = layout.for_kernel(query.dtype)
+    if layout.narrow and hopper.usable(query, key, value):
+        try:
+            found = hopper.attention(query, key, value, scale, *layout.for_one_pass(), spans, one_hot.shape[-1])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # Gluon's errors have no common base
+            hopper.failed(error, query.device)
+    if found is None:
+        try:
+            found = kernels.attention(query, key, value, scale, one_hot, edges, spans)
+        except Exception as error:  # Triton's errors have no common base
+            kernels.failed(error)
+            return None
+    out, masses, steps, rows = found
     shift, previous, sink, entropy = rows.unbind()
     recorder.attention(LayerAttention(masses[..., : layout.count], previous, entropy, shift, sink, steps))
     return out

@@ -15,6 +15,7 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -23,9 +24,11 @@ import torch
 from torch import Tensor
 
 from trails.errors import ModelError, UnmeasurableError
+from trails.measure import hopper
 from trails.measure.attention import Recorder
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.collector import LAYER_MEASURES, Collector, Flight, Partial, kept_top, mean_of_defined
+from trails.measure.compiled import COMPILE_AFTER, Compile, CompiledLayers
 from trails.measure.context import Bos, ContextPolicy, Contexts, Template
 from trails.measure.gradient import gradient_arrays
 from trails.measure.inspection import inspect
@@ -51,8 +54,9 @@ class HuggingFaceScorer:
     """Measures chains with a causal language model of the transformers library.
 
     ``module`` is the torch module (or a PEFT model around it), ``tokenizer`` the transformers tokenizer. :attr:`model` is the
-    forward path, :attr:`contexts` builds what stands before a chain. Raises ModelError for a model whose attention cannot be
-    observed exactly.
+    forward path, :attr:`contexts` builds what stands before a chain. ``compile``: whether the layers are compiled when chains
+    are measured, see :func:`trails.measure.open_scorer`. Raises ModelError for a model whose attention cannot be observed
+    exactly.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class HuggingFaceScorer:
         window: Literal["refuse", "stride"] = "refuse",
         think: bool = False,
         control_tokens: ControlTokens = "token",
+        compile: Compile = "auto",
     ) -> None:
         self.model = Model(module.eval(), tokenizer, name=name, attention=attention)
         self.run = Run(
@@ -95,6 +100,15 @@ class HuggingFaceScorer:
         self._graphs = Graphs()
         self._left_out: dict[torch.Size, tuple[bool, ...]] = {}
         inspect(self.model)
+        self.compile: Compile = compile
+        self._layers = CompiledLayers(self.model.layers)
+        self._compiling = self._paused = self._floor_due = False
+        self._work = 0.0  # operations of the layers so far
+        if compile == "on" and not self.model.fused:
+            raise ModelError(
+                f"--compile on was asked for, but the attention of {name} is not reduced while it runs "
+                f"({'--attention eager' if attention == 'eager' else self.model.architecture}). Use --compile auto."
+            )
         device = self.model.device
         self.run = replace(
             self.run,
@@ -142,9 +156,11 @@ class HuggingFaceScorer:
                 raise ModelError(
                     f"layer {layer} was asked for, {self.run.model} has states 0 (embeddings) to {self.run.n_layers}."
                 )
-        if self.model.dtype != torch.float32 and len(items) > 1 and "noise_floor" not in self.run.notes:
-            floor = self.noise_floor(items)
-            self.run = replace(self.run, notes={**self.run.notes, "noise_floor": floor})
+        self._floor_due |= self._compile_now()
+        if self.model.dtype != torch.float32 and len(items) > 1:
+            if self._floor_due or "noise_floor" not in self.run.notes:
+                self.run = replace(self.run, notes={**self.run.notes, "noise_floor": self.noise_floor(items)})
+            self._floor_due = False
         sequences = [self.sequence(item) for item in items]
         different = {id(sequence): sequence for sequence in sequences}.values()  # a chain may be named twice
         passes = [part for sequence in different for part in passes_of(sequence, self.run)]
@@ -180,12 +196,28 @@ class HuggingFaceScorer:
             trace = replace(trace, top_pieces=self.model.text.pieces(items))
         return trace
 
+    def _compile_now(self) -> bool:
+        """Compile the layers from now on, if it is time to. True when it begins with this call: its numbers round otherwise."""
+        if self._compiling or self.compile == "off" or not self.model.fused:
+            return False
+        usual = self.model.device.type == "cuda" and self.model.dtype != torch.float32
+        if self.compile == "auto" and not (usual and self._work >= COMPILE_AFTER):
+            return False
+        self._compiling, self.model.fast_linear = True, False
+        self._graphs = Graphs()  # those of the plain path are not replayed any more
+        return True
+
+    @property
+    def _compiled(self) -> bool:
+        """Whether the next pass runs compiled layers: an intervention inside of a layer would not be seen by them."""
+        return self._compiling and not self._paused and self._layers.usable and not self.model.changes
+
     def noise_floor(self, items: Sequence[Segmented], count: int = 8) -> dict[str, dict[str, float] | str]:
         """How far numbers move for no reason of the text, on up to ``count`` short chains of ``items``.
 
         ``batch``: one chain at a time against all together. ``float32``: this dtype against a float32 copy of the weights,
-        where the copy fits into half of the free memory. Per measure the largest absolute difference; for surprisal also
-        the mean.
+        where the copy fits into half of the free memory. ``compiled``, where the layers are compiled: compiled against plain
+        layers. Per measure the largest absolute difference; for surprisal also the mean.
         """
         limit = self.run.max_tokens or 10**9
         sample = [i for i in sorted(items, key=self.count_tokens) if self.count_tokens(i) <= limit][:count]
@@ -199,6 +231,12 @@ class HuggingFaceScorer:
             together = self.measure(sample, replace(plain, batch_tokens=tokens))
             result: dict[str, dict[str, float] | str] = {"batch": differences(alone, together)}
             result["float32"] = self._against_float32(sample, alone)
+            if self._compiled:
+                self._paused = True
+                try:
+                    result["compiled"] = differences(alone, self.measure(sample, plain))
+                finally:
+                    self._paused = False
         finally:
             self.run = run
         return result
@@ -295,14 +333,18 @@ class HuggingFaceScorer:
     def _launch(self, batch: list[Pass], options: MeasureOptions) -> Flight:
         """Run a batch and send its reductions to the host; on a GPU nothing is waited for."""
         length, steps = self._shape(batch)
+        self._work += 2.0 * self.model.layer_parameters * length * len(batch)
         near = batch[0].sequence.near
-        words = self.model.tensor(pack(batch, length))
+        packed = pack(batch, length)
+        words = self.model.tensor(packed)
+        narrow = not near and hopper.fits(packed[:, length : 2 * length])
 
         def observe(words: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return self._observe(words, length, steps, near, options)
+            return self._observe(words, length, steps, near, narrow, options)
 
         if not near and self._launches_dominate(len(batch) * length):
-            key = (len(batch), length, steps, replace(options, batch_tokens=0, top_k=0))  # what is recorded
+            # what is recorded
+            key = (len(batch), length, steps, replace(options, batch_tokens=0, top_k=0), self._compiled, narrow)
             hidden, found = self._graphs.run(key, words, observe)
         else:
             hidden, found = observe(words)
@@ -317,10 +359,16 @@ class HuggingFaceScorer:
         return flight
 
     def _observe(
-        self, words: Tensor, length: int, steps: int, near: int, options: MeasureOptions
+        self, words: Tensor, length: int, steps: int, near: int, narrow: bool, options: MeasureOptions
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Last hidden states (B, T, d) of a batch and its reductions (see :class:`Flight`)."""
-        layout, ids = unpacked(words, length, steps, near)
+        once = partial(self._pass, words, length, steps, near, narrow, options)
+        return self._layers.run(once) if self._compiled else once()
+
+    def _pass(
+        self, words: Tensor, length: int, steps: int, near: int, narrow: bool, options: MeasureOptions
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        layout, ids = unpacked(words, length, steps, near, narrow)
         recorded = words.is_cuda and torch.cuda.is_current_stream_capturing()
         recorder = Recorder(
             layout,
@@ -364,6 +412,9 @@ class HuggingFaceScorer:
         if self._launches_dominate(len(batch) * length):  # shapes that come again
             length = min(-(-length // 64) * 64, self.run.max_tokens or 2**31)
             steps = -(-steps // 8) * 8
+        elif length >= hopper.SHORTEST and hopper.meant_for(self.model.device, self.model.dtype):
+            # whole blocks of keys: what one pass gains is more than what the padding costs
+            length = min(-(-length // hopper.BLOCK) * hopper.BLOCK, self.run.max_tokens or 2**31)
         return length, steps
 
     def statistics(self, batch: list[Pass], ids: Tensor, hidden: Tensor, top: int = 0) -> list[LogitStatistics]:

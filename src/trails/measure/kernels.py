@@ -6,7 +6,8 @@
   that adds up, for every query, the weight on each bin of keys, on the previous token, and the row's entropy. The heads of
   one key head are summed before anything is written.
 - :func:`hidden_shift`: 1 - cosine of consecutive rows and of random pairs, reading each row once or twice, in float32.
-- :func:`logit_rows`: surprisal, entropy, rank and total variation of a tile of logits, read twice, written never.
+- :func:`logit_rows`: surprisal, entropy, rank, total variation and most likely items of a tile of logits, read twice, written
+  never.
 
 ``TRAILS_KERNELS=off`` switches them off. Where Triton is missing or fails, :func:`usable` is False and the plain path runs; the
 numbers are the same up to the dtype's rounding (tests on the GPU).
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -242,10 +244,10 @@ if triton is not None:
         tl.store(SHIFT + b * T + row, tl.where(row > 0, shift, float("nan")), mask=row < T)
 
     @triton.jit
-    def _logits(X, TARGET, SURPRISAL, ENTROPY, RANK, SUM, x_row, V, LANES: tl.constexpr):
+    def _logits(X, TARGET, SURPRISAL, ENTROPY, RANK, SUM, MOST, x_row, V, BLOCKS, LANES: tl.constexpr):
         """One row in LANES lanes of 8 neighbouring items; a lane keeps its own maximum and sums until the end.
 
-        Within, logits and logarithms are in units of log 2.
+        Within, logits and logarithms are in units of log 2. MOST holds the largest logit of every 128 items.
         """
         row = tl.program_id(0)
         at = X + row.to(tl.int64) * x_row
@@ -260,6 +262,9 @@ if triton is not None:
         for v in range(0, V, LANES * 8):
             x = tl.load(at + v + items, mask=v + items < V, other=-float("inf")).to(tl.float32)
             higher += tl.sum((x > value).to(tl.int32), 1)
+            block = v // 128 + tl.arange(0, LANES // 16)
+            most = tl.max(tl.reshape(tl.max(x, 1), [LANES // 16, 16]), 1)
+            tl.store(MOST + row.to(tl.int64) * BLOCKS + block, most, mask=block < BLOCKS)
             x = tl.maximum(x, -1e30) * 1.4426950408889634
             top = tl.maximum(m, tl.max(x, 1))
             s = x - top[:, None]
@@ -279,8 +284,38 @@ if triton is not None:
         tl.store(RANK + row, tl.where(known, tl.sum(higher, 0), -1))
 
     @triton.jit
+    def _top(
+        X, MOST, SUM, ITEMS, LOG_P, x_row, V, BLOCKS, width, K, WB: tl.constexpr, WK: tl.constexpr
+    ):  # fmt: skip
+        """The K largest logits of a row, the largest first, of equal ones the first: they lie in the K blocks of 128 items with
+        the largest maxima. WB and WK are BLOCKS and K rounded up to powers of two.
+        """
+        row = tl.program_id(0).to(tl.int64)
+        at = tl.arange(0, WB)
+        most = tl.load(MOST + row * BLOCKS + at, mask=at < BLOCKS, other=-float("inf"))
+        places = tl.arange(0, WK)
+        chosen = tl.full([WK], -1, tl.int32)
+        free = at < BLOCKS
+        for k in range(0, K):
+            best = tl.max(tl.where(free, most, -float("inf")), 0)
+            block = tl.min(tl.where(free & (most == best), at, WB), 0)
+            chosen = tl.where(places == k, block, chosen)
+            free = free & (at != block)
+        items = chosen[:, None] * 128 + tl.arange(0, 128)[None, :]
+        there = (chosen[:, None] >= 0) & (chosen[:, None] < BLOCKS) & (items < V)
+        x = tl.load(X + row * x_row + items, mask=there, other=-float("inf")).to(tl.float32)
+        total = tl.load(SUM + row)
+        left = there
+        for k in range(0, K):
+            best = tl.max(tl.max(tl.where(left, x, -float("inf")), 1), 0)
+            item = tl.min(tl.min(tl.where(left & (x == best), items, V), 1), 0)
+            left = left & (items != item)
+            tl.store(ITEMS + row * width + k, item)
+            tl.store(LOG_P + row * width + k, tl.minimum(best - total, 0.0))
+
+    @triton.jit
     def _variation(X, BEFORE, SUM, BEFORE_SUM, PART, x_row, N, V, R: tl.constexpr, BV: tl.constexpr):
-        """Sum of |difference| of the distributions of row - 1 and row over BV items, for R rows one after the other.
+        """Half the sum of |difference| of the distributions of row - 1 and row over BV items, for R rows one after the other.
 
         Row 0 is compared with BEFORE (the last row of the tile before).
         """
@@ -300,7 +335,7 @@ if triton is not None:
             x = tl.load(at + (last - row) * x_row, mask=there, other=-float("inf")).to(tl.float32)
             then = tl.load(SUM + last)
             now = tl.exp2(x * 1.4426950408889634 - then * 1.4426950408889634)
-            tl.store(PART + tl.program_id(1) * N + last, tl.sum(tl.abs(now - before), 0), mask=row + r < N)
+            tl.store(PART + tl.program_id(1) * N + last, tl.sum(tl.abs(now - before), 0) * 0.5, mask=row + r < N)
             before = now
 
 
@@ -354,8 +389,6 @@ def attention(
     programs = H // per
     mass = torch.empty(B, programs, T, W, dtype=torch.float32, device=query.device)
     sums = torch.empty(2, B, programs, T, dtype=torch.float32, device=query.device)
-    means = torch.empty(B, T, W, dtype=torch.float32, device=query.device)
-    rows = torch.empty(4, B, T, dtype=torch.float32, device=query.device)
     BM, BN, warps, stages = _CONFIG[D]
     _masses[(triton.cdiv(T, BM), B * programs)](
         query, key, lse, one_hot, edges, mass, sums,
@@ -363,6 +396,16 @@ def attention(
         scale * 1.4426950408889634, H, T, W, chunks, programs, share // per, B * programs * T,
         D=D, BM=BM, BN=BN, KB=W // chunks, G=per, num_warps=warps, num_stages=stages,
     )  # fmt: skip
+    return out.transpose(1, 2).contiguous(), *over_rows(mass, sums, spans, H)
+
+
+def over_rows(mass: Tensor, sums: Tensor, spans: Tensor, H: int) -> tuple[Tensor, Tensor, Tensor]:
+    """From sums over some of the heads to head means: ``mass`` (B, P, T, W) and ``sums`` (2, B, P, T), entropy and previous
+    mass, together over ``H`` heads, become masses (B, T, W), their sums over the steps (B, S, S+2) and the rows (4, B, T).
+    """
+    B, programs, T, W = mass.shape
+    means = torch.empty(B, T, W, dtype=torch.float32, device=mass.device)
+    rows = torch.empty(4, B, T, dtype=torch.float32, device=mass.device)
     if W & (W - 1) == 0 and W <= 256:
         tile = max(1, 1024 // W)
         _head_means[(triton.cdiv(T, tile), B)](
@@ -376,14 +419,14 @@ def attention(
         rows[0, :, 1:] = (means[:, 1:] - means[:, :-1]).abs_().sum(-1).mul_(0.5)
         rows[:2, :, 0].fill_(torch.nan)
     S = spans.shape[1]
-    steps = torch.empty(B, S, S + 2, dtype=torch.float32, device=query.device)
+    steps = torch.empty(B, S, S + 2, dtype=torch.float32, device=mass.device)
     if W & (W - 1) == 0:
         _step_sums[(S, B)](means, spans, steps, T, S, S + 2, WIDTH=W, BT=max(1, 2048 // W), num_warps=4)
     else:
-        position = torch.arange(T, device=query.device)
+        position = torch.arange(T, device=mass.device)
         keep = (position >= spans[..., :1]) & (position < spans[..., 1:])
         torch.bmm(keep.float(), means[..., : S + 2], out=steps)
-    return out.transpose(1, 2).contiguous(), means, steps, rows
+    return means, steps, rows
 
 
 _CONFIG = {64: (64, 64, 4, 3), 128: (64, 64, 4, 2)}
@@ -427,29 +470,51 @@ def hidden_shift(state: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     return shift, pair
 
 
+@dataclass(slots=True)
+class LogitRows:
+    """Where :func:`logit_rows` puts the statistics of n rows: ``surprisal``, ``entropy``, ``shift`` (n,) float32,
+    ``rank`` (n,) int64, and the most likely items, ``top`` (n, k) int64 and ``top_log_p`` float32, k may be 0.
+    """
+
+    surprisal: Tensor
+    entropy: Tensor
+    rank: Tensor
+    shift: Tensor
+    top: Tensor
+    top_log_p: Tensor
+
+    def __getitem__(self, span: slice) -> LogitRows:
+        """Some of the rows."""
+        return LogitRows(*(getattr(self, name)[span] for name in self.__slots__))
+
+
 def logit_rows(
-    logits: Tensor, targets: Tensor, before: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
-    """Surprisal, entropy, rank, shift, each (n,), of a tile of logits (n, V), what the next tile needs of its last row, and
-    the logsumexp of every row (n,).
+    logits: Tensor, targets: Tensor, before: tuple[Tensor, Tensor] | None, into: LogitRows
+) -> tuple[Tensor, Tensor]:
+    """Statistics of a tile of logits (n, V), put ``into`` place; gives what the next tile needs of its last row.
 
     ``before`` is what the tile before gave, or None: the first row's shift is then NaN.
     """
     n, V = logits.shape
-
-    def floats() -> Tensor:
-        return torch.empty(n, dtype=torch.float32, device=logits.device)
-
-    surprisal, entropy, total = floats(), floats(), floats()
-    rank = torch.empty(n, dtype=torch.int32, device=logits.device)
-    _logits[(n,)](logits, targets, surprisal, entropy, rank, total, logits.stride(0), V, LANES=256, num_warps=4)
+    blocks, k = triton.cdiv(V, 128), min(into.top.shape[1], V)
+    total = torch.empty(n, dtype=torch.float32, device=logits.device)
+    most = torch.empty(n, blocks, dtype=torch.float32, device=logits.device)
+    _logits[(n,)](
+        logits, targets, into.surprisal, into.entropy, into.rank, total, most, logits.stride(0), V, blocks,
+        LANES=256, num_warps=4,
+    )  # fmt: skip
+    if k:
+        _top[(n,)](
+            logits, most, total, into.top, into.top_log_p, logits.stride(0), V, blocks, into.top.stride(0), k,
+            WB=triton.next_power_of_2(blocks), WK=triton.next_power_of_2(k), num_warps=4,
+        )  # fmt: skip
     last, last_sum = before if before is not None else (logits[0], total[:1])
     rows, items = 8, 2048
     part = torch.empty(triton.cdiv(V, items), n, dtype=torch.float32, device=logits.device)
     _variation[(triton.cdiv(n, rows), len(part))](
         logits, last, total, last_sum, part, logits.stride(0), n, V, R=rows, BV=items, num_warps=4
     )
-    shift = part.sum(0).mul_(0.5)
+    torch.sum(part, 0, out=into.shift)
     if before is None:
-        shift[:1].fill_(torch.nan)
-    return surprisal, entropy, rank, shift, (logits[-1].clone(), total[-1:].clone()), total
+        into.shift[:1].fill_(torch.nan)
+    return logits[-1].clone(), total[-1:].clone()

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trails.errors import MissingPackageError, ModelError
+from trails.measure.compiled import Compile
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.packaged import MODEL_ID, cache_folder, packaged_model, quiet
 from trails.measure.remembered import COMMIT, remember, remember_folder
@@ -37,6 +38,7 @@ def load_scorer(
     window: Literal["refuse", "stride"],
     think: bool,
     control_tokens: ControlTokens,
+    compile: Compile,
     adapter: str | Path | None,
     trust_remote_code: bool,
     revision: str | None,
@@ -97,6 +99,7 @@ def load_scorer(
         adapter=adapter_hash,
         think=think,
         control_tokens=control_tokens,
+        compile=compile,
         attention=attention,
         bos=bos,
         template=template,

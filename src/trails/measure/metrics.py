@@ -116,6 +116,7 @@ def logit_statistics(
     index = targets.clamp_min(0).unsqueeze(1)
     last: Tensor | None = None  # distribution of the row before the block
     before: tuple[Tensor, Tensor] | None = None  # the same for the kernel
+    places = kernels.LogitRows(surprisal, entropy, rank, shift, items, log_p)
     tile = (
         -(-count // -(-count // tile)) if count else tile
     )  # tiles of even size: a small last one would cost a full read of the head
@@ -124,10 +125,7 @@ def logit_statistics(
         if kernels.usable(logits):
             try:
                 span = slice(begin, begin + tile)
-                surprisal[span], entropy[span], rank[span], shift[span], before, total = kernels.logit_rows(
-                    logits, targets[span], before
-                )
-                keep_top(span, logits, total)
+                before = kernels.logit_rows(logits, targets[span], before, places[span])
                 del logits  # before the next tile's are made
                 continue
             except Exception as error:  # Triton's errors have no common base

@@ -79,6 +79,8 @@ class Model:
         self._configs = _attention_configs(inner)
         self.changes = 0
         """Interventions in force: a pass that is replayed from a CUDA graph would not see them."""
+        self.fast_linear = True
+        """Whether linear layers on a CPU go through oneDNN; PyTorch's compiler has its own."""
         self.layer_parameters = sum(parameter.numel() for parameter in self.layers.parameters())
 
     @property
@@ -146,7 +148,8 @@ class Model:
     def measuring(self) -> Iterator[None]:
         """No gradients, no dropout, this model's device and attention implementation while inside."""
         training = self.module.training
-        fast = self.device.type == "cpu" and self.attention == "sdpa"  # eager stays as PyTorch has it
+        # eager stays as PyTorch has it
+        fast = self.device.type == "cpu" and self.attention == "sdpa" and self.fast_linear
         linear = fast_linear(self.module) if fast else nullcontext()
         wanted = on_the_fly.NAME if self.fused else "eager"
         with self.on_device(), self.attending(wanted), torch.inference_mode(), linear:

@@ -142,13 +142,16 @@ def pack(batch: Sequence[Pass], length: int) -> Longs:
     return packed
 
 
-def unpacked(words: Tensor, length: int, steps: int, near: int = 0) -> tuple[Layout | NearLayout, Tensor]:
+def unpacked(
+    words: Tensor, length: int, steps: int, near: int = 0, narrow: bool = False
+) -> tuple[Layout | NearLayout, Tensor]:
     """Layout and ids (B, T) of a packed batch: ids, bins as keys, steps as queries, then the pairs, in each row. ``near``: the
-    steps of a :class:`~trails.measure.attention.NearLayout`; 0 = all are kept.
+    steps of a :class:`~trails.measure.attention.NearLayout`; 0 = all are kept. ``narrow``: of a
+    :class:`~trails.measure.attention.Layout`.
     """
     ids, bins, queries = words[:, : 3 * length].view(-1, 3, length).unbind(1)
     pairs = words[:, 3 * length :].reshape(-1, BASELINE_PAIRS, 2).contiguous()
     if near:
         return NearLayout(bins, queries, pairs, steps, near), ids
     keep = (queries.unsqueeze(1) == torch.arange(steps, device=words.device)[:, None]).float()
-    return Layout(bins, keep, pairs), ids
+    return Layout(bins, keep, pairs, narrow), ids

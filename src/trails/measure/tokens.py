@@ -111,6 +111,7 @@ class TextTokenizer:
             for token in description.get("added_tokens") or ()
             if token["special"]
         }
+        self._shown: dict[int, str] = {}  # what an item is shown as; making it takes longer than measuring it on a GPU
         names = sorted(filter(None, self._control.values()), key=len, reverse=True)  # of two that fit, the longer one
         self._named = re.compile("|".join(map(re.escape, names))) if names else None
 
@@ -154,12 +155,12 @@ class TextTokenizer:
         """The texts of vocabulary items as they are shown; ``<0xD0>`` for a byte of a split character, ``<49160>`` for an item
         of the model that the tokenizer does not have.
         """
-        names = self.tokenizer.convert_ids_to_tokens(list(ids)) if len(ids) else []
-        return tuple(
-            self._control.get(item)
-            or (f"<{item}>" if name is None else self.token_bytes(name).decode("utf-8", "trails.show"))
-            for item, name in zip(ids, names, strict=True)
-        )
+        if new := [item for item in ids if item not in self._shown]:
+            for item, name in zip(new, self.tokenizer.convert_ids_to_tokens(new), strict=True):
+                self._shown[item] = self._control.get(item) or (
+                    f"<{item}>" if name is None else self.token_bytes(name).decode("utf-8", "trails.show")
+                )
+        return tuple(map(self._shown.__getitem__, ids))
 
     def encode(self, text: str, what: str, *, control_tokens: ControlTokens = "token") -> Encoded:
         """Tokens of ``text`` with exact spans.
