@@ -1,14 +1,16 @@
 """Every GPU figure of the measuring path in one go: cost against a bare forward, kernels on and off, noise floor. The kernels'
 correctness is tested: python -m pytest -m gpu tests/measure.
 
-    python -m benchmarks.gpu [--minutes 9] [--only correctness,kernels,135M,1B,8B,ingest,real,profile] [--tokenizer FOLDER]
+    python -m benchmarks.gpu [--minutes 9] [--repeats 5] [--only correctness,kernels,135M,1B,8B,ingest,real,profile]
 
 One CUDA GPU, bfloat16, random weights of Llama shape (speed does not depend on what was learnt). Baselines in the same
-run: the trunk alone; trunk + log-likelihood of every token, plain and with the log-likelihood compiled, in the tiles that
-measuring uses; for the smaller shapes also the whole forward pass with log-likelihood compiled for this one batch shape and
-replayed from a CUDA graph. Times are medians of the wall clock around a synchronised call, variants interleaved. ``all
-measures`` is everything that ends in a Trace, transfers included. ``ingest``: `trails ingest` of text against measuring
-alone. ``real``: the noise floor of the packaged model.
+run, each with the log-likelihood of every token compiled, in the tiles that measuring uses, and attention causal by flag: the
+trunk eager; every layer compiled for this one batch shape (``for layer in model.layers: layer.compile()``); for the smaller
+shapes the whole forward pass compiled for this one shape and replayed from a CUDA graph. Times are medians of the wall clock
+around a synchronised call of several batches in a row, variants interleaved, clock and power read while they run. ``all
+measures`` is everything that ends in a Trace, transfers included, with the layers compiled as a long ingest has them. The cost
+table splits both columns by kernel. ``ingest``: `trails ingest` of text against measuring alone. ``real``: the noise floor of
+the packaged model.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Part, sequence_of
+from benchmarks.measure import sequence_of
 from trails.measure import MeasureOptions, kernels
-from trails.measure.attention import Layout, Recorder
+from trails.measure.attention import Layout
 from trails.measure.huggingface import HuggingFaceScorer
+from trails.measure.metrics import logit_statistics
 from trails.measure.packaged import packaged_model
 from trails.measure.passes import Pass, pack, unpacked
 
@@ -38,13 +44,22 @@ SHAPES: dict[str, dict[str, int]] = {
     "1B": {"d": 2048, "layers": 16, "heads": 32, "kv": 8, "ffn": 8192, "vocab": 128256},
     "8B": {"d": 4096, "layers": 32, "heads": 32, "kv": 8, "ffn": 14336, "vocab": 128256},
 }
-CASES = {  # batch, length, tokens per step, goal (of the best bare log-likelihood)
-    "135M": [(32, 256, 24, 1.15), (8, 2048, 40, 1.15)],
-    "1B": [(8, 2048, 40, 1.00)],
-    "8B": [(8, 2048, 40, 1.05), (2, 8192, 40, 1.08), (8, 2048, 24, 1.05)],
+
+
+@dataclass(frozen=True)
+class Goal:
+    """All measures as a multiple of the layer-compiled log-likelihood (or of its CUDA graph): before, and the goal."""
+
+    before: str
+    cost: float
+    of_graph: bool = False
+
+
+CASES = {  # batch, length, tokens per step
+    "135M": [(32, 256, 24, Goal("1.8", 1.25, of_graph=True)), (8, 2048, 40, Goal("2.4", 1.25))],
+    "1B": [(8, 2048, 40, Goal("1.40", 1.10))],
+    "8B": [(8, 2048, 40, Goal("1.23", 1.03)), (2, 8192, 40, Goal("1.33", 1.08))],
 }
-EAGER = {"135M": 1, "1B": 0, "8B": 0}
-"""The case that is also run with the model's own eager attention and ``output_attentions``."""
 
 
 def tokenizer() -> Any:
@@ -106,29 +121,134 @@ def log_likelihood(head: Any, rows: Tensor, targets: Tensor) -> Tensor:
     return torch.log_softmax(head(rows).float(), -1).gather(1, targets[:, None])[:, 0]
 
 
-def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: int, goal: float, eager: bool) -> None:
+@contextmanager
+def bare(scorer: HuggingFaceScorer) -> Iterator[None]:
+    """Attention and mask as PyTorch has them: causal by flag, so that no compiler falls into a written-out mask."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register("bare", sdpa_attention_forward)
+    AttentionMaskInterface.register("bare", lambda **_: None)
+    with scorer.model.attending("bare"):
+        yield
+
+
+@contextmanager
+def layer_compiled(layers: Sequence[Any]) -> Iterator[None]:
+    """``for layer in model.layers: layer.compile()``, undone at the end; kept, so that the next use compiles nothing."""
+    for layer in layers:
+        if getattr(layer, "_kept", None) is None:
+            layer.compile(dynamic=False, fullgraph=True)
+            object.__setattr__(layer, "_kept", layer._compiled_call_impl)
+        layer._compiled_call_impl = layer._kept
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
+
+
+@dataclass
+class Times:
+    """Repeats of one variant: seconds, clock in MHz and power in watts while it ran, largest memory in GiB."""
+
+    seconds: list[float]
+    clock: list[float]
+    power: list[float]
+    peak: float = 0.0
+
+    @property
+    def median(self) -> float:
+        """Median of the seconds."""
+        return statistics.median(self.seconds)
+
+
+def measured(function: Callable[[], Any], times: Times, share: int) -> None:
+    """One more repeat of ``share`` batches; clock and power are read while the GPU still works."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    with suppress(Exception):  # NVML may be missing
+        times.clock.append(float(torch.cuda.clock_rate()))
+        times.power.append(torch.cuda.power_draw() / 1000)
+    torch.cuda.synchronize()
+    times.seconds.append((time.perf_counter() - start) / share)
+
+
+KINDS = {
+    "products": ("gemm", "nvjet", "cutlass", "xmma", "cublas"),
+    "attention": ("cudnn", "flash", "fmha", "sdpa"),
+    "attention measures": ("_masses", "_head_means", "_step_sums", "_one_pass", "_rescale"),
+    "hidden shifts": ("_hidden",),
+    "logit statistics": ("_logits", "_variation", "_top"),
+    "transfers": ("memcpy",),
+}
+"""Parts of the device time and what the names of their kernels hold; what fits none is elementwise."""
+
+
+def kind_of(kernel: str) -> str:
+    """The part of the device time that a kernel belongs to."""
+    name = kernel.lower()
+    if name.startswith("triton_"):
+        return "elementwise"  # what the compiler made
+    return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "elementwise")
+
+
+def device_times(function: Callable[[], Any], share: int) -> dict[str, float]:
+    """Milliseconds of the device by part for one of ``share`` batches, from a profile."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    torch.cuda.synchronize()
+    with profiler(activities=[ProfilerActivity.CUDA]) as found:
+        function()
+        torch.cuda.synchronize()
+    parts: dict[str, float] = dict.fromkeys((*KINDS, "elementwise"), 0.0)
+    for event in found.key_averages():
+        parts[kind_of(event.key)] += event.self_device_time_total / 1e3 / share
+    return parts
+
+
+def cost_table(columns: dict[str, tuple[Callable[[], Any], int, float]]) -> None:
+    """Where the time of each column goes: device milliseconds by part and what the clock says beyond them (idle), so that
+    every column adds up to its time, and the difference of two columns to the difference of their times.
+    """
+    parts = {}
+    for name, (function, share, seconds) in columns.items():
+        parts[name] = device_times(function, share)
+        parts[name]["idle or overlapping"] = seconds * 1e3 - sum(parts[name].values())
+    print("  device ms of one batch" + "".join(f"{name:>26s}" for name in columns))
+    for part in next(iter(parts.values())):
+        print(f"  {part:22s}" + "".join(f"{found[part]:26.2f}" for found in parts.values()))
+    print(f"  {'sum = wall clock':22s}" + "".join(f"{sum(found.values()):26.2f}" for found in parts.values()))
+
+
+def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: int, goal: Goal, repeats: int) -> None:
     """One row group of the table."""
     passes = passes_of(shape, batch, length, step)
     words = scorer.model.tensor(pack(passes, length))
-    layout, ids = unpacked(words, length, max(len(p.sequence.row.step_tokens) for p in passes))
-    compiled = torch.compile(log_likelihood, dynamic=False)
+    _, ids = unpacked(words, length, max(len(p.sequence.row.step_tokens) for p in passes))
+    compiled_likelihood = torch.compile(log_likelihood, dynamic=False)
     most, _ = scorer.model.tile()
     rows = -(-batch * length // -(-batch * length // most))  # tiles of even size, as in measuring
     head, decoder = scorer.model.module.get_output_embeddings(), scorer.model.module.get_decoder()
     in_row = 2 if shape == "8B" else 4
     in_a_row = [passes, *(passes_of(shape, batch, length, step) for _ in range(in_row - 1))]
 
-    def trunk(recorder: Recorder | None = None) -> Tensor:
-        with torch.inference_mode():
-            return scorer.model.hidden(ids, recorder)
+    def likelihood(function: Callable[..., Tensor], times: int = 1) -> None:
+        with torch.inference_mode(), bare(scorer):
+            for _ in range(times):
+                hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+                targets = ids.roll(-1, 1).flatten()
+                for begin in range(0, len(hidden), rows):
+                    function(head, hidden[begin : begin + rows], targets[begin : begin + rows])
 
-    def likelihood(function: Callable[..., Tensor]) -> None:
-        with torch.inference_mode():
-            hidden, targets = trunk().flatten(0, 1), ids.roll(-1, 1).flatten()
-            for begin in range(0, len(hidden), rows):
-                function(head, hidden[begin : begin + rows], targets[begin : begin + rows])
+    def by_layers(times: int = 1) -> None:
+        with layer_compiled(scorer.model.layers):
+            likelihood(compiled_likelihood, times)
 
-    def one_graph() -> Callable[[], Tensor]:
+    def one_graph() -> Callable[[], Any]:
         """Trunk and log-likelihood as one compiled function of fixed shape, replayed from a CUDA graph."""
 
         def forward(ids: Tensor) -> Tensor:
@@ -139,77 +259,85 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
 
         function = torch.compile(forward, mode="reduce-overhead", dynamic=False)
 
-        def run() -> Tensor:
-            with torch.no_grad():
-                return function(ids)
+        def run() -> None:
+            with torch.no_grad(), bare(scorer):
+                for _ in range(in_row):
+                    function(ids)
 
         return run
 
-    def part(*want: str, stats: bool = False) -> None:
-        recorder = Part(layout)
-        recorder.want = frozenset(want)
-        if "attention" in want:
-            with scorer.model.measuring():
-                hidden = trunk(recorder)
-        else:
-            hidden = trunk(recorder if want else None)
-        if stats:
-            with torch.inference_mode():
-                scorer.statistics(passes, ids, hidden)
-
-    def everything(options: MeasureOptions = MeasureOptions(), batches: int = 1) -> None:  # noqa: B008
+    def everything(compiling: bool, batches: int, options: MeasureOptions = MeasureOptions()) -> None:  # noqa: B008
+        scorer._compiling = compiling
         for _ in scorer.measure_batches(in_a_row[:batches], options):
             pass
 
-    def output_attentions() -> None:
-        with scorer.model.attending("eager"), torch.inference_mode():
-            scorer.model.module(input_ids=ids, use_cache=False, output_attentions=True, output_hidden_states=True)
-
+    # every baseline, too, runs several batches in a row
     functions: dict[str, Callable[[], Any]] = {
-        "bare trunk": trunk,
-        "log-likelihood, plain": lambda: likelihood(log_likelihood),
-        "log-likelihood, compiled": lambda: likelihood(compiled),
-        **({} if shape == "8B" else {"log-likelihood, all compiled": one_graph()}),
-        "trunk + attention measures": lambda: part("attention"),
-        "trunk + hidden shifts": lambda: part("hidden"),
-        "trunk + logit statistics": lambda: part(stats=True),
-        "forward + reductions on the GPU": lambda: part("attention", "hidden", stats=True),
-        "all measures": everything,
-        f"all measures, {in_row} batches in a row (each)": lambda: everything(batches=in_row),
-        "all + token attention": lambda: everything(MeasureOptions(token_attention=True)),
+        "LL, eager": lambda: likelihood(compiled_likelihood, in_row),
+        "LL, layers compiled": lambda: by_layers(in_row),
     }
-    if eager:
-        functions["eager, output_attentions"] = output_attentions
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    peak: dict[str, float] = {}
+    if shape != "8B":  # a graph of its kernels gains nothing there, and compiling it whole takes minutes
+        functions["LL, all compiled, CUDA graph"] = one_graph()
+    functions |= {
+        "all measures, plain layers": lambda: everything(False, in_row),
+        "all measures": lambda: everything(True, in_row),
+        "all measures, a batch alone": lambda: everything(True, 1),
+        "all + token attention": lambda: everything(True, in_row, MeasureOptions(token_attention=True)),
+    }
+    alone = ("all measures, a batch alone",)
+    found: dict[str, Times] = {}
     for name, function in list(functions.items()):
+        began, times = time.perf_counter(), Times([], [], [])
         try:
             for _ in range(1 if shape == "8B" else 3):  # graphs are recorded at the second call, trusted at the third
                 function()
             torch.cuda.reset_peak_memory_stats()
             function()
             torch.cuda.synchronize()
-            peak[name] = torch.cuda.max_memory_allocated() / 2**30
-        except torch.OutOfMemoryError:
-            print(f"  {name}: out of memory")
+        except Exception as error:  # a baseline that cannot run is left out, not the whole table
+            print(f"  {name}: {(str(error).splitlines() or [type(error).__name__])[0][:200]}", flush=True)
             del functions[name]
+        else:
+            times.peak = torch.cuda.max_memory_allocated() / 2**30
+            found[name] = times
+            print(f"  {name}: warm after {time.perf_counter() - began:.1f} s", flush=True)
         torch.cuda.empty_cache()
-    for _ in range(3 if shape == "8B" else 5):
+    for _ in range(repeats):
         for name, function in functions.items():
-            if name != "eager, output_attentions" or len(seconds[name]) < 2:
-                seconds[name].append(timed(function) / (in_row if name.endswith("(each)") else 1))
-    middle = {name: statistics.median(values) for name, values in seconds.items() if values}
-    best = min(middle["log-likelihood, plain"], middle["log-likelihood, compiled"])
+            measured(function, found[name], 1 if name in alone else in_row)
+    baselines = [name for name in found if name.startswith("LL")]
+    best = min(baselines, key=lambda name: found[name].median)
+    by = found.get("LL, layers compiled", found[best])
+    graph = found.get("LL, all compiled, CUDA graph")
     tokens = batch * length
-    print(f"\n{shape}, {batch} x {length}, steps of {step} tokens, bfloat16; goal for all measures {goal:.2f}")
-    print(f"{'':40s}{'ms':>9s}{'tok/s':>10s}{'x best LL':>11s}{'x compiled':>11s}{'peak GiB':>10s}{'spread':>8s}")
-    for name, value in middle.items():
-        spread = (max(seconds[name]) - min(seconds[name])) / value
-        whole = value / middle.get("log-likelihood, all compiled", np.nan)
-        ratios = f"{value / best:11.3f}{whole:11.3f}{peak[name]:10.2f}{spread:8.1%}"
-        print(f"{name:40s}{value * 1e3:9.2f}{tokens / value:10.0f}{ratios}")
-    bare = min(peak["log-likelihood, plain"], peak["log-likelihood, compiled"])
-    print(f"memory of all measures: {peak['all measures'] / bare:.3f} x the leaner log-likelihood run")
+    print(
+        f"\n{shape}, {batch} x {length}, steps of {step} tokens, bfloat16, {in_row} batches in a row, {repeats} repeats"
+    )
+    print(
+        f"{'':30s}{'ms':>9s}{'tok/s':>10s}{'x layers':>10s}{'x graph':>10s}{'GiB':>8s}{'spread':>8s}{'MHz':>7s}{'W':>6s}"
+    )
+    for name, times in found.items():
+        value = times.median
+        ratios = f"{value / by.median:10.3f}{value / graph.median if graph else np.nan:10.3f}{times.peak:8.2f}"
+        spread = (max(times.seconds) - min(times.seconds)) / value
+        state = "".join(
+            f"{statistics.median(values) if values else np.nan:{width}.0f}"
+            for values, width in ((times.clock, 7), (times.power, 6))
+        )
+        print(f"{name:30s}{value * 1e3:9.2f}{tokens / value:10.0f}{ratios}{spread:8.1%}{state}")
+    if "all measures" in found:
+        ours = found["all measures"]
+        against = graph if goal.of_graph and graph else by
+        print(
+            f"all measures {ours.median / against.median:.3f} of the {'graph' if goal.of_graph else 'layer-compiled'} "
+            f"log-likelihood: before about {goal.before}, goal {goal.cost:.2f}; of the best of all ({best}) "
+            f"{ours.median / found[best].median:.3f}; memory {ours.peak / by.peak:.3f}, goal 1.05"
+        )
+        columns: dict[str, tuple[Callable[[], Any], int, float]] = {
+            "LL, layers compiled": (lambda: by_layers(in_row), in_row, by.median),
+            "all measures": (lambda: everything(True, in_row), in_row, ours.median),
+        }
+        cost_table({name: column for name, column in columns.items() if name in found})
 
 
 def whole_path() -> None:
@@ -226,6 +354,7 @@ def whole_path() -> None:
     kernels._failed = True
     without = scorer.measure(items, MeasureOptions(batch_tokens=1))
     kernels._failed = False
+    scorer._compiling = True
     print("\n135M shape, random weights, bfloat16: largest difference per measure")
     print("  kernels on / off      ", {k: f"{v:.1e}" for k, v in differences(with_kernels, without).items()})
     for name, floor in scorer.noise_floor(items).items():
@@ -265,8 +394,12 @@ def kernel_times() -> None:
     print("logits of 1,024 positions, 128,256 items, ms: a copy of them, compiled log-likelihood, all statistics")
     x = torch.randn(1024, 128_256, device="cuda").mul_(2).bfloat16()
     targets = torch.randint(0, 128_256, (1024,), device="cuda")
+
+    def all_statistics() -> Any:
+        return logit_statistics(lambda rows: rows, x, targets, tile=1024, block=256, top=5)
+
     compiled = torch.compile(lambda x, t: torch.log_softmax(x.float(), -1).gather(1, t[:, None])[:, 0])
-    times = (run(x.clone), run(lambda: compiled(x, targets)), run(lambda: kernels.logit_rows(x, targets, None)))
+    times = (run(x.clone), run(lambda: compiled(x, targets)), run(all_statistics))
     print("  " + ", ".join(f"{ms:.3f}" for ms in times))
 
 
@@ -285,6 +418,7 @@ def ingest(folder: Path, shape: str = "1B") -> None:
         scorer_of(shape).model.module, AutoTokenizer.from_pretrained(folder), name=shape, revision="random"
     )
     scorer.run.notes["noise_floor"] = {}  # type: ignore[index]
+    scorer._compiling = True  # as a long ingest has it
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "chains.jsonl"
         found = [*read([sample.path()])]
@@ -360,6 +494,7 @@ def main() -> None:
     import transformers
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--only", default="correctness,kernels,135M,1B,8B,ingest,real,profile")
     parser.add_argument(
@@ -367,7 +502,14 @@ def main() -> None:
     )
     args = parser.parse_args()
     only, start = args.only.split(","), time.monotonic()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, transformers {transformers.__version__}")
+    import triton
+
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Triton {triton.__version__}"
+    driver = subprocess.run(
+        ["nvidia-smi", "--query-gpu=driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    print(f"{torch.cuda.get_device_name()} (driver, power limit, largest clock: {driver.stdout.strip()}), {versions}")
 
     def left() -> bool:
         return time.monotonic() - start < args.minutes * 60
@@ -379,9 +521,9 @@ def main() -> None:
     for shape, cases in CASES.items():
         if shape in only and left():
             scorer = scorer_of(shape)
-            for index, (batch, length, step, goal) in enumerate(cases):
+            for batch, length, step, goal in cases:
                 if left():
-                    case(scorer, shape, batch, length, step, goal, eager=index == EAGER[shape])
+                    case(scorer, shape, batch, length, step, goal, args.repeats)
             del scorer
             torch._dynamo.reset()
             torch.cuda.empty_cache()

@@ -146,7 +146,10 @@ needs_hopper = pytest.mark.skipif(
 def test_one_pass_of_attention_against_float64(
     B: int, H: int, G: int, T: int, D: int, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps shorter than a block of keys and longer than several, padding behind one of the sequences."""
+    """Steps shorter than a block of keys and longer than several, padding behind one of the sequences.
+
+    A mass is rounded to bfloat16 twice, as a weight and in its block: by 0.004 of it at most, less in the mean of many heads.
+    """
     torch.manual_seed(2)
     q, k, v = (torch.randn(B, T, n, D, device="cuda").bfloat16().transpose(1, 2) for n in (H, G, G))
     bins = (torch.arange(T, device="cuda") // step + 2).repeat(B, 1)
@@ -171,13 +174,13 @@ def test_one_pass_of_attention_against_float64(
     truth = mean @ (bins.unsqueeze(-1) == torch.arange(count, device="cuda")).double()
     real = slice(0, T - 200)
     assert largest_gap(output, (weights @ v.double().repeat_interleave(H // G, 1)).transpose(1, 2)) < 2e-2
-    assert largest_gap(masses[:, real, :count], truth[:, real]) < 1.8e-3
-    assert largest_gap(steps, keep.double() @ truth) < 1.8e-3 * step
+    assert largest_gap(masses[:, real, :count], truth[:, real]) < 4e-3
+    assert largest_gap(steps, keep.double() @ truth) < 4e-3 * step
     assert largest_gap(entropy, torch.special.entr(weights).sum(-1).mean(1)) < 1e-5
     assert largest_gap(previous[:, 1:], mean.diagonal(offset=-1, dim1=1, dim2=2)) < 1e-5
     assert previous[:, 0].isnan().all()
-    assert largest_gap(sink[:, real], truth[:, real, 0]) < 1.8e-3
-    assert largest_gap(shift[:, real], attention_shift(truth)[:, real]) < 1.8e-3
+    assert largest_gap(sink[:, real], truth[:, real, 0]) < 4e-3
+    assert largest_gap(shift[:, real], attention_shift(truth)[:, real]) < 4e-3
 
 
 @pytest.mark.gpu

@@ -366,7 +366,7 @@ def command(
             options,
             make_scorer=lambda: scorer(settings),
             known_run=known(settings),
-            pool=_pool(workers, ray, through, patience, instrument),
+            pool=_pool(workers, ray, through, patience, instrument | {"compile": compile}),
             progress=progress,
         )
     if as_json:
