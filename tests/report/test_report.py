@@ -236,10 +236,16 @@ def test_the_record_and_the_numbers_read_back(tmp_path: Path) -> None:
         kind, at, size = chain["arrays"]["surprisal"]
         assert kind == "f"
         assert numbers[at : at + 4 * size] == trace.surprisal.astype("<f4").tobytes()
-        kind, at, size = chain["arrays"]["hidden_shift"]
-        low = np.frombuffer(numbers[at : at + size], np.uint8).astype(int)
-        high = np.frombuffer(numbers[at + size : at + 2 * size], np.uint8).astype(int)
-        np.testing.assert_allclose((low + 256 * high) / 1000, trace.hidden_shift.ravel(), atol=0.0005001)
+        for name in ("attention_shift", "hidden_shift"):
+            kind, at, size, *width = chain["arrays"][name]
+            low = np.frombuffer(numbers[at : at + size], np.uint8).astype(int)
+            high = np.frombuffer(numbers[at + size : at + 2 * size], np.uint8).astype(int)
+            whole = low + 256 * high
+            assert (kind, width) == (("d", [RUN.n_layers + 1]) if name == "hidden_shift" else ("t", []))
+            if kind == "d":
+                signed = np.where(whole & 1, -(whole + 1) // 2, whole // 2).reshape(-1, *width)
+                whole = np.cumsum(signed, axis=1).ravel() % 65_536
+            np.testing.assert_allclose(whole / 1000, trace.array(name).ravel(), atol=0.0005001)
         units = trace.chain.text.encode("utf-16-le")
         parts = [units[2 * s["start"] : 2 * s["end"]].decode("utf-16-le") for s in chain["steps"]]
         assert parts == [trace.chain.text[s.start : s.end] for s in trace.steps]
@@ -308,6 +314,18 @@ def test_the_name_of_a_run_is_escaped_in_the_fallback(tmp_path: Path) -> None:
     traces = [replace(t, run=run.id) for t in corpus(1, RUN)]
     write_report(tmp_path / "r.html", traces, run)
     assert "<script>alert" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_differences_along_a_row_keep_what_is_undefined_and_the_largest() -> None:
+    rows = np.array([[np.nan, 0.5, 0.25, 65.534], [0.0, np.nan, np.nan, 2.0], [65.534, 0.0, 99.0, 0.001]])
+    blob = html.Blob()
+    kind, at, size, width = blob.along(rows)
+    assert (kind, at, size, width) == ("d", 0, 12, 4)
+    data = np.frombuffer(b"".join(blob._parts), np.uint8).astype(int)
+    whole = data[:size] + 256 * data[size:]
+    signed = np.where(whole & 1, -(whole + 1) // 2, whole // 2).reshape(-1, width)
+    back = np.cumsum(signed, axis=1) % 65_536
+    np.testing.assert_array_equal(np.where(back == 65_535, np.nan, back / 1000), np.minimum(rows, 65.534))
 
 
 def test_every_control_and_every_note_has_its_russian(tmp_path: Path) -> None:

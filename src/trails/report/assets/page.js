@@ -47,11 +47,16 @@ async function inflate() {
   D = JSON.parse(new TextDecoder().decode(whole.subarray(4, 4 + head)));
   bytes = whole.slice(4 + head);
 }
-// an array reference is [kind, byte offset, length]; f: float32, i: int32, t: thousandths, low bytes before high bytes
-function array([kind, at, n]) {
-  if (kind !== "t") return new (kind === "f" ? Float32Array : Int32Array)(bytes.slice(at, at + 4 * n).buffer);
+// an array reference is [kind, byte offset, length]; f: float32, i: int32, t: thousandths, low bytes before high bytes; d: the
+// same as zigzag differences along rows of L
+function array([kind, at, n, L]) {
+  if (kind === "f" || kind === "i") return new (kind === "f" ? Float32Array : Int32Array)(bytes.slice(at, at + 4 * n).buffer);
   const out = new Float32Array(n);
-  for (let i = 0; i < n; i++) { const v = bytes[at + i] | (bytes[at + n + i] << 8); out[i] = v === 65535 ? NaN : v / 1000; }
+  for (let i = 0, before = 0; i < n; i++) {
+    let v = bytes[at + i] | (bytes[at + n + i] << 8);
+    if (kind === "d") before = v = ((i % L ? before : 0) + ((v >>> 1) ^ -(v & 1))) & 65535;
+    out[i] = v === 65535 ? NaN : v / 1000;
+  }
   return out;
 }
 
