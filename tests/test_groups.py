@@ -118,6 +118,7 @@ def in_the_fast_set(path: Path) -> list[bool]:
     return found
 
 
+@pytest.mark.slow
 def test_the_fast_set_touches_every_package() -> None:
     for package in sorted(path.parent.name for path in (ROOT / "src" / "trails").glob("*/__init__.py")):
         folder = {"sample": "segment", "evaluate": "train", "pipeline": "cli", "variants": "export"}.get(

@@ -225,6 +225,7 @@ def test_a_variant_stays_on_the_side_of_its_parent() -> None:
     assert sum(map(any, sides)) > 4
 
 
+@pytest.mark.slow
 def test_a_group_takes_as_much_of_the_share_as_it_has_rows() -> None:
     rows = [list(range(20 * i, 20 * i + 20)) for i in range(9)]
     rows += [rows[0], rows[0]]  # three rows that belong together, and eight alone
