@@ -22,6 +22,10 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) > len(PAGES)
+    start, listed = ((tmp_path / "site" / name).read_text("utf-8") for name in ("index.html", "all-pages.html"))
+    assert 'id="try-it"' in start, "the README is the start"
+    assert "Four kinds of pages" in listed
+    assert 'href="all-pages.html"' in start
     for page in pages:
         text = page.read_text(encoding="utf-8")
         loaded = re.findall(r"<(?:script|img|iframe|source)[^>]+src=[\"']?(https?:[^\"' >]+)", text)
