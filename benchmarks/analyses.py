@@ -38,6 +38,7 @@ from trails.analyses.sequences import (
 from trails.analyses.statistics import auc, bootstrap, within_group_auc
 from trails.analyses.whitening import fit_whitening
 from trails.measure import open_scorer
+from trails.measure.anchors import dependence
 from trails.measure.base import MeasureOptions, Segmented
 from trails.pipeline import segmented
 from trails.readers import read
@@ -461,11 +462,14 @@ def section_prontoqa(data: Path, args: argparse.Namespace) -> None:
 
 
 def section_premises(data: Path, args: argparse.Namespace) -> None:
-    """EntailmentBank: does leaving out a step cost the steps that its tree draws on it more than others?"""
+    """EntailmentBank: do leaving out a step, hiding it from attention, and attention itself tell the steps that its tree draws
+    on it from others?"""
     scorer, traces = measured(data, "entailment bank", args, least=4, count=min(args.chains, 60))
     useful: list[float] = []
     shared: list[float] = []
     distance: list[float] = []
+    hidden: list[float] = []
+    mass: list[float] = []
     gold: list[bool] = []
     groups: list[int] = []
     for number, trace in enumerate(traces):
@@ -474,13 +478,17 @@ def section_premises(data: Path, args: argparse.Namespace) -> None:
         shorter = scorer.measure([gaps.without_step(item, j) for j in range(len(trace.steps))], MeasureOptions())
         matrix = gaps.premise_matrix(trace, shorter)
         words = [set(content_words(trace.chain.text[s.start : s.end])) for s in trace.steps]
+        needs = dependence(scorer, trace, scorer.sequence(item)).nats
         for i in range(len(trace.steps)):
+            seen = np.nanmean(trace.step_masses(i)[2:], axis=1)
             for j in range(i):
-                if i not in {edge[1] for edge in edges} or not math.isfinite(matrix[i, j]):
+                if i not in {edge[1] for edge in edges} or not math.isfinite(matrix[i, j] + needs[i, j]):
                     continue
                 useful.append(float(matrix[i, j]))
                 shared.append(len(words[i] & words[j]) / max(len(words[i] | words[j]), 1))
                 distance.append(float(j - i))
+                hidden.append(float(needs[i, j]))
+                mass.append(float(seen[j]))
                 gold.append((j, i) in edges)
                 groups.append(number)
     truth = np.array(gold, np.bool_)
@@ -489,7 +497,13 @@ def section_premises(data: Path, args: argparse.Namespace) -> None:
         print("  the trees give no gold edge that could be told from others")
         return
     of = np.array(groups)
-    for name, values in (("premise usefulness", useful), ("lexical overlap", shared), ("nearness", distance)):
+    for name, values in (
+        ("hidden from attention", hidden),
+        ("premise usefulness", useful),
+        ("attention mass", mass),
+        ("lexical overlap", shared),
+        ("nearness", distance),
+    ):
         column = np.array(values)
 
         def statistic(rows: Any, column: Any = column) -> float:

@@ -1,22 +1,30 @@
 """What suppressing attention and probing cost, against the bare passes that they need.
 
-python -m benchmarks.response [--spans 8] [--probes 3]
+python -m benchmarks.response [--spans 8] [--probes 3] [--chains 40]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from trails.config import load_settings
 from trails.measure import open_scorer
 from trails.measure.anchors import dependence
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.respond import BATCH_TOKENS, _batches, react
+from trails.pipeline import IngestOptions
+from trails.pipeline.consilium import ingest_many
+from trails.pipeline.measuring import segmented
+from trails.readers import read
 from trails.schema import Chain, Step
 
 STEPS = 12
@@ -92,17 +100,42 @@ def respond(scorer: HuggingFaceScorer, spans: int, probes: int) -> None:
           f"(goal 1.2); {tokens / one:,.0f} tokens/s")  # fmt: skip
 
 
+def consilium(scorer: HuggingFaceScorer, chains: int) -> None:
+    """CPU seconds of an ingest with two members, shards and graph written, against those of measuring alone."""
+    items = [chain(i, 6 + i % 7) for i in range(chains)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "chains.jsonl"
+        rows = [{"id": item.chain.source_id, "text": f"{item.chain.source_id} {item.chain.text}"} for item in items]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings = load_settings(home=Path(folder) / "home", store="embedded")
+        own = [segmented(one) for one in read([file])]
+        begin = time.process_time()
+        for _ in range(2):
+            scorer.measure(own, MeasureOptions())
+        alone = time.process_time() - begin
+        other = open_scorer(device="cpu", bos="always" if scorer.run.bos != "always" else "never")
+        members = {"one": scorer, "two": other}
+        begin = time.process_time()
+        done = ingest_many([file], settings, IngestOptions(), list(members), lambda of: members[of.model])
+        spent = time.process_time() - begin
+    tokens = sum(one.summary.chain_tokens for one in done if one.summary)
+    print(f"consilium, 2 members x {chains} chains, {tokens:,} tokens: {alone / spent:.2f} of the members' own rate by CPU "
+          f"seconds (goal 0.95); {tokens / spent:,.0f} tokens a CPU second")  # fmt: skip
+
+
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spans", type=int, default=8)
     parser.add_argument("--probes", type=int, default=3)
+    parser.add_argument("--chains", type=int, default=40)
     options = parser.parse_args()
     scorer = open_scorer(device="cpu")
     assert isinstance(scorer, HuggingFaceScorer)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {scorer.run.model}")
     anchors(scorer)
     respond(scorer, options.spans, options.probes)
+    consilium(scorer, options.chains)
 
 
 if __name__ == "__main__":

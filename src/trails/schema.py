@@ -1077,8 +1077,8 @@ NODES: tuple[Node, ...] = (
         " sources, _shuffled = its own tokens in random order",
         (
             _ID,
-            _p("span", "string", "id of the step or chain; t and 16 hex digits for a text"),
-            _p("kind", "string", "step, chain or text"),
+            _p("span", "string", "id of the step or chain; t and 16 hex digits for a text, a and 16 for a training"),
+            _p("kind", "string", "step, chain, text, or adapter: a training on it, with nothing before the probes"),
             _p("chain", "string", "id of its chain; absent for a text", indexed=True),
             _p("text", "string", "the span"),
             _p("n_tokens", "integer", "its length", "tokens"),

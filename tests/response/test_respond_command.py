@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from scipy.stats import binomtest
 
 from trails.analyses.respond import Span, responses, share_interval
+from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.respond import Reaction
 from trails.pipeline import Home
 
@@ -129,3 +131,40 @@ def test_probes_that_share_text_with_a_span_are_left_out(trails: Trails) -> None
 def test_bad_input_stores_nothing(trails: Trails, spans: str, probes: str, says: str) -> None:
     assert says in trails("respond", spans, "--probes", probes, code=2).error
     assert trails("query", "response-map", "--json").json() == []
+
+
+@pytest.mark.train
+def test_a_training_is_a_row_beside_two_other_trainings(trails: Trails, tmp_path: Path) -> None:
+    def train(name: str, source: str, *more: str) -> Path:
+        rows = tmp_path / f"{source}.parquet"
+        if not rows.exists():
+            trails("export", "--subgraph", f"source:{source}", "--format", "trails", "-o", rows)
+        trails("train", rows, "-o", tmp_path / name, "--steps", 4, "--batch", 2, *more)
+        return tmp_path / name
+
+    folders = [train("own", "toys"), train("other", "fillers"), train("mixed", "toys", "--shuffle-steps")]
+    words = ("respond", "source:toys", "--probes", "source:probes")
+    given = ("--adapter", folders[0], "--adapter-control", folders[1], "--adapter-shuffled", folders[2])
+    found = trails(*words, *given, "--json").json()
+    (row,) = found["responses"]
+    assert (row["kind"], row["layer"], row["attention"]) == ("adapter", None, None)
+    assert found["noise"] == {"drift": 0.0, "logit_shift": 0.0, "nll": 0.0}, (
+        "on a CPU the same model gives the same bits"
+    )
+    with Home() as home:
+        run = home.run().id
+        for folder, key in zip(folders, ("nll_change", "nll_change_control", "nll_change_shuffled"), strict=True):
+            scorer = home.trained_model(folder)
+            for pair in found["reactions"]:
+                trace = home.trace(pair["probe"], run)
+                (again,) = scorer.measure([Segmented(trace.chain, trace.steps)], MeasureOptions())
+                apart = float(np.nanmean(again.surprisal.astype(float) - trace.surprisal.astype(float)))
+                assert pair[key] == pytest.approx(apart, abs=2e-4)
+        stored = home.cypher("MATCH (r:Response {kind: 'adapter'})-[:ON]->(:Chain) RETURN r.sentence, r.layer").rows
+    assert len(stored) == 6
+    assert stored[0][1] is None
+    assert stored[0][0].startswith("“a training on source:toys” → embedding drift")
+    assert "Give all three" in trails(*words, "--adapter", folders[0], code=2).error
+    assert trails(
+        *words, "--adapter", tmp_path, "--adapter-control", tmp_path, "--adapter-shuffled", tmp_path, code=4
+    ).error

@@ -24,6 +24,7 @@ from trails.stellator.language import (
     Quantile,
     Select,
     Setting,
+    Subgraph,
     Text,
     ZoneName,
 )
@@ -78,12 +79,12 @@ expressions = st.recursive(
     ),
     max_leaves=6,
 )
-angles = st.builds(Angle, st.just("pi"), sizes, positive) | st.builds(
-    Angle, st.sampled_from(("degrees", "radians")), sizes | sizes.map(lambda size: -size), st.just(1.0)
+claims = st.builds(Angle, st.just("pi"), st.floats(0, 1), st.floats(1, 1e6)) | st.builds(
+    Angle, st.just("degrees"), st.floats(-180, 180)
 )
 tolerances = st.builds(Angle, st.sampled_from(("pi", "degrees", "radians")), positive, st.just(1.0))
 roles = st.builds(Text, st.sampled_from([str(role) for role in Role]), st.just(False))
-quoted = st.builds(Text, texts)
+quoted = st.builds(Text, texts) | st.builds(Text, texts, st.just(True), st.booleans())
 selects = st.one_of(
     st.builds(Select, st.just("TOKEN"), st.lists(quoted, min_size=1, max_size=3).map(tuple), st.booleans()),
     st.builds(Select, st.just("STEP"), st.lists(quoted | roles, min_size=1, max_size=3).map(tuple), st.booleans()),
@@ -108,12 +109,14 @@ settings = st.one_of(
     st.builds(Setting, st.just("layers"), st.sampled_from(("3", "3-7", "1,4-9"))),
     st.builds(Setting, st.just("mask"), st.sampled_from(("surprisal<1", "role:BUT", "random:0.4"))),
     st.builds(Setting, st.just("variants"), texts),
+    st.builds(Setting, st.just("variants_each"), st.integers(1, 10**5).map(str)),
 )
 contents = st.one_of(
     selects,
     drifts,
     st.builds(Anchor, texts),
-    st.builds(Phase, angles, st.none() | tolerances, st.none() | st.integers(1, 99)),
+    st.builds(Subgraph, texts),
+    st.builds(Phase, claims, st.none() | tolerances, st.none() | st.integers(1, 99)),
     st.builds(Dampen, sizes),
     settings,
 )
@@ -123,7 +126,7 @@ def _key(line: Line) -> object:
     content = line.content
     if isinstance(content, Setting):
         return content.name
-    return type(content) if isinstance(content, Anchor | Phase | Dampen) else content
+    return type(content) if isinstance(content, Anchor | Phase | Dampen | Subgraph) else content
 
 
 lines = st.builds(Line, contents, befores, comments)

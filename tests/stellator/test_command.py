@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from trails.cli import cli
-from trails.errors import InputError, UsageError
+from trails.errors import InputError, TrailsError, UsageError
 
 CHAINS = [
     {
@@ -100,6 +101,96 @@ def test_check_refuses_what_means_nothing(tmp_path: Path, zone: str, words: str)
     with pytest.raises(InputError) as raised:
         run("stellator", "check", str(file), "--home", str(tmp_path))
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[ZONE: all]\nSTEP → BUT\n\n[ZONE: attention_entropy > q90]", "4:8: attention_entropy was asked for, and run"),
+        ("# one\n[ZONE: unstable & mine]", "2:19: there is no zone 'mine'"),
+        ("[ZONE: far]", "1:8: in zone 'far' of {zones}: attention_shift was asked for, and run"),
+        ("[ZONE: wrong]", "1:8: in zone 'wrong' of {zones}: 'entropi' is nothing that is measured"),
+        ("[ZONE: deep]", "1:8: in zone 'wrong' of {zones}: 'entropi'"),
+        ("[ZONE: missing]", "there is no zone 'nowhere' (named in zone 'missing' of {zones})"),
+        ("[ZONE: round]", "1:8: zones of {zones} name each other in a circle"),
+        ("[ZONE: all]\nSTEP → BUT\nCHAIN → nowhere", "3:1: chain 'nowhere' was asked for, no chain fits"),
+        ("[ZONE: all]\nNOT CHAIN → nowhere", "2:1: chain 'nowhere' was asked for"),
+        (
+            '[ZONE: all]\nSELECT → "roles:BAT"',
+            "2:1: selection 'roles:BAT': role 'BAT' does not exist. Did you mean BUT?",
+        ),
+        ("[ZONE: effect = collapse]", "1:8: effect 'collapse' does not exist. There are: logit-collapse"),
+    ],
+)
+def test_every_refusal_names_the_line_of_the_block(home: Path, tmp_path: Path, text: str, words: str) -> None:
+    file, declared = tmp_path / "b.stellator", tmp_path / "zones.toml"
+    file.write_text(text, encoding="utf-8")
+    declared.write_text(
+        '[far]\nexpression = "attention_shift > q90"\n[wrong]\nexpression = "rank > 1 & entropi > 2"\n'
+        '[deep]\nexpression = "wrong | smooth"\n[missing]\nexpression = "nowhere"\n'
+        '[round]\nexpression = "NOT round"\n',
+        "utf-8",
+    )
+    with pytest.raises(TrailsError) as raised:
+        run("stellator", "compile", str(file), "--home", str(home), "--zones", str(declared))
+    told = str(raised.value)
+    assert re.match(rf"{re.escape(str(file))}:\d+:\d+: ", told), told
+    assert words.format(zones=declared) in told
+
+
+def test_masked_texts_stand_for_all_that_differ_in_numbers_and_names(tmp_path: Path) -> None:
+    source = tmp_path / "chains.jsonl"
+    rows = [
+        "Tom has 3 apples. Then he eats 1.",
+        "Anna has 12 apples. Then she eats 1.",
+        "The dog has 4 apples. Then it eats.",
+        "Tom has 3 pears.",
+    ]
+    source.write_text("\n".join(json.dumps({"id": str(n), "chain": row}) for n, row in enumerate(rows)), "utf-8")
+    home = str(tmp_path / "home")
+    run("ingest", str(source), "--model", "uniform", "--home", home)
+    file = tmp_path / "m.stellator"
+
+    def parameters(text: str) -> dict[str, object]:
+        file.write_text(f"[ZONE: all]\n{text}", encoding="utf-8")
+        (found,) = json.loads(run("stellator", "compile", str(file), "--home", home, "--json").output)
+        parameters: dict[str, object] = found["parameters"]
+        return parameters
+
+    assert parameters('TOKEN → masked "Tom has 7 apples"')["token"] == ["Anna has 12 apples", "Tom has 3 apples"]
+    assert parameters('TOKEN → masked "has 7 apples", "pears"')["token"] == [
+        "has 12 apples", "has 3 apples", "has 4 apples", "pears"
+    ]  # fmt: skip
+    assert parameters('STEP → masked "eats 5"')["step_text"] == ["eats 1"]
+    assert parameters('NOT CHAIN → masked "Tom has 9 pears"')["chain_text"] == ["Tom has 3 pears"]
+    assert parameters('TOKEN → "Tom has 7 apples"')["token"] == ["Tom has 7 apples"]
+    report = json.loads(run("stellator", "run", str(file), "--home", home, "--json").output)
+    assert report["block 1"]["n_selected"] == 0
+    file.write_text('[ZONE: all]\nCHAIN → masked "Tom has 7 apples"', encoding="utf-8")
+    report = json.loads(run("stellator", "run", str(file), "--home", home, "--json").output)
+    assert report["block 1"]["n_selected"] == 2
+
+
+def test_a_selection_of_export_is_a_line(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "s.stellator"
+
+    def selected(text: str) -> dict[str, object]:
+        file.write_text(f"[ZONE: all]\n{text}", encoding="utf-8")
+        report: dict[str, dict[str, object]] = json.loads(
+            run("stellator", "run", str(file), "--home", str(home), "--json").output
+        )
+        return report["block 1"]
+
+    turns = selected("STEP → BUT")["selected"]
+    assert selected('SELECT → "roles:BUT"')["selected"] == turns
+    assert selected('SELECT → "roles:НО"')["selected"] == turns, "roles have their Russian names in selections, too"
+    both = selected('SELECT → "roles:BUT>THEREFORE"\nSTEP → BUT')
+    assert both["selected"] == turns
+    whole = selected('SELECT → "all"')
+    assert (whole["kind"], whole["n_selected"]) == ("chain", 2)
+    tokens = selected('SELECT → "MATCH (t:Token) WHERE t.position < 2 RETURN t"')
+    assert (tokens["kind"], tokens["n_selected"]) == ("token", 4)
+    assert selected('SELECT → "chain:one"\nTOKEN → "Но"')["n_selected"] == 0
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from tests.stellator.strategies import programs
 
 from trails.errors import InputError
 from trails.stellator import example, read_file
+from trails.stellator.compiling import compile_block
 from trails.stellator.language import (
     Anchor,
     Angle,
@@ -27,6 +31,7 @@ from trails.stellator.language import (
 )
 from trails.stellator.parsing import MAX_DEPTH, parse
 from trails.stellator.words import WORDS
+from trails.stellator.zones import zones
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MISSION = """[ZONE:unstable]
@@ -130,6 +135,10 @@ def test_the_written_example_is_canonical(russian: bool) -> None:
         ("[ZONE:a]\nDRIFT → logit shift on layer 3", "2:30", "no layer"),
         ("[ZONE:a]\nPHASE → π on layers 3,4", "2:21", "one layer"),
         ("[ZONE:a]\nPHASE → π/0", "2:11", "does not exist"),
+        ("[ZONE:a]\nPHASE → 3π/2", "2:1", "270 were claimed"),
+        ('[ZONE:a]\nSELECT → "all"\nSELECT → "chain:a"', "3:1", "line 2 of this block"),
+        ("[ZONE:a]\nVARIANTS → 0", "2:12", "a whole number"),
+        ("[ZONE:a]\nVARIANTS → 1.5", "2:12", "a whole number"),
         ("[ZONE:a]\nORDER → rhythm 1", "2:1", "N from 2 to 64"),
         ('[ZONE:a]\nMASK → "surprise<1"', "2:8", "surprisal<X"),
         ("[ZONE:a]\nOBJECTIVE → lm\nOBJECTIVE → dft", "3:1", "line 2 of this block"),
@@ -162,6 +171,65 @@ def test_any_text_is_read_or_refused_with_its_place(text: str) -> None:
         assert placed, error  # noqa: PT017  # either branch is right
     else:
         assert parse(printed(program)) == program
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions, of Python and of C, are called."""
+    count = 0
+
+    def see(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(see)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def check(text: str) -> None:
+    known = zones()
+    for name, block in parse(text).named():
+        compile_block(name, block, known=known, run="r", quantile=lambda _, percent: percent)
+
+
+@pytest.mark.parametrize(
+    "grown",
+    [
+        lambda n: "".join(f'[ZONE: entropy > {k}]\nTOKEN → "a{k}"\n' for k in range(n)),
+        lambda n: "[ZONE: " + " | ".join(f"entropy > {k}" for k in range(n)) + "]",
+        lambda n: "[ZONE: all]\nTOKEN → " + ", ".join(f'"t{k}"' for k in range(n)),
+        lambda n: "[ZONE: all]\n" + "".join(f'TOKEN → "t{k}"  # note\n# own {k}\n' for k in range(n)),
+        lambda n: "[ZONE: all]\n" + "# a comment\n" * n,
+    ],
+    ids=["blocks", "conditions", "targets", "lines", "comments"],
+)
+def test_twice_the_text_takes_twice_the_work(grown: Callable[[int], str]) -> None:
+    check(grown(10))  # what is made once
+    one, two = (calls_of(lambda n=n: check(grown(n))) for n in (200, 400))
+    assert two < 2.1 * one
+    tracemalloc.start()
+    peaks = []
+    for n in (200, 400):
+        tracemalloc.reset_peak()
+        check(grown(n))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert peaks[1] < 2.5 * peaks[0]
+
+
+def test_a_file_that_nobody_wrote_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "large.stellator"
+    with file.open("wb") as handle:
+        handle.truncate(6_000_000)
+
+    def refused() -> None:
+        with pytest.raises(InputError, match=r"large\.stellator: larger than 2,000,000 bytes\. Split it"):
+            read_file(file)
+
+    assert calls_of(refused) < 1000
 
 
 def test_a_name_of_a_block_or_its_number() -> None:

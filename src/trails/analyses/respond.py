@@ -26,7 +26,8 @@ CONTROLS = ("another source", "shuffled tokens")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A text that is put before probes. ``id`` is that of a step (``c…:3``) or a chain, or ``t`` + 16 hex digits of a text that
+    """A text that is put before probes, or that a model was trained on (``kind`` ``adapter``: ``id`` is ``a`` + 16 hex digits,
+    ``text`` says what it is). ``id`` is that of a step (``c…:3``) or a chain, or ``t`` + 16 hex digits of a text that
     is neither; ``chain`` is empty for such a text. ``control_chains`` are those that its length-matched controls are taken
     from.
     """
@@ -127,6 +128,16 @@ def sentence(row: Mapping[str, Any]) -> str:
     if row["attention"] <= row["attention_control"]:
         looked = f"attention in no layer above that on length-matched spans (layer {row['layer']}: {masses})"
     word = "consistent" if row["consistent"] else "not consistent"
+    if row["kind"] == "adapter":
+        return (
+            f"“{text}” → embedding drift {row['drift']:+.3f} in layer {row['drift_layer']} (against the training on other "
+            "text) → "
+            f"logit shift {row['logit_shift']:.1f} % ({row['logit_shift_control']:.1f} %) → "
+            f"{row['nll_change']:+.3f} nats a token ({row['nll_change_control']:+.3f}) → "
+            f"reaction on {row['n_probes']} unseen samples = {word} ({row['share']:.0%} on one side of the training on other "
+            f"text, 95 % {row['share_low']:.0%} to {row['share_high']:.0%}; of that on shuffled steps "
+            f"{row['share_shuffled']:.0%})"
+        )
     return (
         f"“{text}” → {looked} → embedding drift {row['drift']:+.3f} in layer {row['drift_layer']} (against those spans) → "
         f"logit shift {row['logit_shift']:.1f} % ({row['logit_shift_control']:.1f} %) → "
@@ -191,7 +202,11 @@ def responses(
         _score(NLL, "nats per token, negative = likelier", nll),
         _score("logit shift", "% total variation", 100 * shift),
         _score("hidden drift", "1 - cosine, mean over layers", drift[..., 1:].mean(-1)),
-        _score("attention on the span", "0..1, mean over layers", attention.mean(-1)),
+        *(
+            [_score("attention on the span", "0..1, mean over layers", attention.mean(-1))]
+            if np.isfinite(attention).all()
+            else []
+        ),
     )
     return Responses(
         run,
@@ -217,15 +232,16 @@ def _by_span(values: Doubles, count: int) -> Doubles:
 def _row(attention: Doubles, drift: Doubles, shift: Doubles, nll: Doubles) -> dict[str, Any]:
     """One span: ``attention`` (P, 3, L), ``drift`` (P, 3, L+1), ``shift`` and ``nll`` (P, 3), of span, control, shuffled."""
     masses, drifts, shifts, changes = attention.mean(0), drift.mean(0), 100 * shift.mean(0), nll.mean(0)
-    layer = int((masses[0] - masses[1]).argmax())
+    looked = bool(np.isfinite(masses).all())  # of a training nothing stands before the probe
+    layer = int((masses[0] - masses[1]).argmax()) if looked else 0
     beyond = drifts[0] - drifts[1]
     drift_layer = int(np.abs(beyond).argmax())
     found: dict[str, Any] = {
         "n_probes": len(nll),
-        "layer": layer + 1,
-        "attention": masses[0, layer],
-        "attention_control": masses[1, layer],
-        "attention_shuffled": masses[2, layer],
+        "layer": layer + 1 if looked else None,
+        "attention": masses[0, layer] if looked else None,
+        "attention_control": masses[1, layer] if looked else None,
+        "attention_shuffled": masses[2, layer] if looked else None,
         "drift_layer": drift_layer,
         "drift": beyond[drift_layer],
         "drift_shuffled": (drifts[2] - drifts[1])[drift_layer],

@@ -51,6 +51,7 @@ STAGES: dict[str, dict[str, str]] = {
     },
     "Build and train": {
         "stellator": "Blocks: a field of the graph, its training, what is to be measured.",
+        "stellate": "A thought in five steps, from its chain to the texts that walk its path.",
         "variants": "Microvariants of a chain, measured and gated.",
         "select": "Choose chains within a budget of tokens, beside random choices.",
         "export": "Write a subgraph as LoRA training data.",

@@ -71,6 +71,13 @@ if TYPE_CHECKING:
     help="What `trails variants` stored: its id (v…) or file.",
 )
 @click.option(
+    "--variants-each",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="With --variants: so many of every chain at most, the first that are stored (0: all).",
+)
+@click.option(
     "--refuse",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="File with ids of variants to leave out, one a line.",
@@ -98,6 +105,7 @@ def command(
     answer: bool,
     think_tags: str,
     variants: Path | None,
+    variants_each: int,
     refuse: Path | None,
     split: float,
     seed: int,
@@ -143,6 +151,7 @@ def command(
         layers=parse_layers(layers) if layers else (),
         split=split,
         variants=variants,
+        variants_each=variants_each,
         refuse=refuse,
         seed=seed,
         lossy=lossy,

@@ -29,6 +29,21 @@ from trails.cli.scores import (
     show_default=True,
     help="Spans of as many tokens of other sources that every span is compared with.",
 )
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Instead of putting SPANS before the probes: an adapter that was trained on them.",
+)
+@click.option(
+    "--adapter-control",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --adapter: one trained on as much text of another source.",
+)
+@click.option(
+    "--adapter-shuffled",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --adapter: one trained on the same rows with --shuffle-steps.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the controls.")
 @instrument_options
 @written_options
@@ -36,6 +51,9 @@ def command(
     spans: str,
     probes: str,
     controls: int,
+    adapter: Path | None,
+    adapter_control: Path | None,
+    adapter_shuffled: Path | None,
     seed: int,
     limit: int,
     details: bool,
@@ -56,6 +74,7 @@ def command(
     \b
     trails respond c1f0:3 --probes source:strategyqa
     trails respond 'roles:BUT' --probes source:gsm8k
+    trails respond source:mine --probes source:gsm8k --adapter a --adapter-control b --adapter-shuffled c
     trails respond "Not every rain makes the grass wet." --probes all
     """
     from trails.pipeline import Home
@@ -68,6 +87,9 @@ def command(
             text_or_file(spans),
             probes=probes,
             controls=controls,
+            adapter=adapter,
+            adapter_control=adapter_control,
+            adapter_shuffled=adapter_shuffled,
             seed=seed,
             run=run,
             write=not no_graph,

@@ -30,8 +30,8 @@ import pyarrow.compute as pc
 from trails.errors import UsageError
 from trails.export.files import one_array
 from trails.export.record import IGNORED, Batch, Ragged
+from trails.export.words import role_named
 from trails.platform.arrays import Floats
-from trails.schema import Role
 
 MASKS = ("none", "surprisal<X", "entropy<X", "role:ROLE", "random:SHARE")
 WEIGHTS = ("uniform", "surprisal", "entropy", "both", "excess:RUN")
@@ -54,10 +54,10 @@ def parse_mask(text: str) -> Masking:
     if text == "none":
         return Masking(text)
     if text.startswith("role:"):
-        roles = frozenset(part.strip().upper() for part in text[5:].split(",") if part.strip())
-        unknown = sorted(roles - set(Role.__members__))
-        if unknown or not roles:
-            raise UsageError(f"mask {text!r}: role {', '.join(unknown) or 'missing'}. Roles: {', '.join(Role)}.")
+        try:
+            roles = frozenset(role_named(part) for part in text[5:].split(","))
+        except UsageError as error:
+            raise UsageError(f"mask {text!r}: {error}") from None
         return Masking(text, roles=roles)
     if text.startswith("random:"):
         try:

@@ -17,7 +17,8 @@ class ExportOptions:
     ``layers`` are the layers that a LoRA is to change, 1 … L as everywhere (the record's column ``layers_to_transform`` counts
     from 0, as PEFT does), empty for all. ``split`` is the share to hold out.
     ``run`` names the run whose numbers count (an id or its beginning; by default the only one without an adapter).
-    ``variants`` is the id (``v…``) of what ``trails variants`` stored in the home, or its file. ``answer`` ends the text of a
+    ``variants`` is the id (``v…``) of what ``trails variants`` stored in the home, or its file, and ``variants_each`` how many
+    of every chain are taken, the first of the file (0: all). ``answer`` ends the text of a
     chain with its final answer, ``think_tags`` puts ``<think>`` and ``</think>`` around it (or the two marks given,
     with a comma between); both for formats of texts and whole chains only. ``refuse`` is a file with
     ids of variants to leave out, one a line.
@@ -30,6 +31,7 @@ class ExportOptions:
     layers: tuple[int, ...] = ()
     split: float = 0.0
     variants: Path | None = None
+    variants_each: int = 0
     seed: int = 0
     lossy: bool = False
     overwrite: bool = False

@@ -90,6 +90,11 @@ def prepare(
         options = replace(options, variants=stored_variants(traces, str(options.variants)))
     if options.refuse and not options.variants:
         raise UsageError("--refuse leaves out variants, and none were asked for. Add --variants, or leave it out.")
+    if options.variants_each and not options.variants:
+        raise UsageError(
+            "--variants-each says how many variants of a chain are taken, and none were asked for. Add --variants v…, or the "
+            'line VARIANTS → "v…" of a block.'
+        )
     writer = writer_named(format)
     mask = parse_mask(options.mask)
     reference_run = parse_weights(options.weights)
@@ -158,7 +163,7 @@ def _records(prepared: Prepared) -> Iterator[Batch]:
     if options.variants:
         refused = read_refusals(options.refuse, options.variants) if options.refuse else set()
         whole = replace(selection, parts=None)  # variants have ids of their own: their parent is what was selected
-        for table in variant_tables(options.variants, run):
+        for table in variant_tables(options.variants, run, options.variants_each):
             # the plain variant is the chain itself, which is there already
             kinds = [dict(item).get("variant") for item in table["metadata"].to_pylist()]
             names = table["chain"].to_pylist()

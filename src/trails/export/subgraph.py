@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from trails.errors import QueryError, UsageError, WritingQueryError
-from trails.schema import Role, stable_hash
+from trails.export.words import role_named
+from trails.schema import stable_hash
 from trails.store.base import GraphStore
 from trails.store.resolve import Names, measured_runs, named_parameters
 from trails.store.traces import TraceStore
@@ -394,12 +395,11 @@ def _gaps(text: str, match: re.Match[str], store: GraphStore, traces: TraceStore
 def _roles(text: str, store: GraphStore) -> Selection:
     kind, _, rest = text.partition(":")
     held = "roles" if kind == "roles" else "roles_implicit"
-    pattern = rest.replace(" ", "").upper()
-    names = re.split(r">>?", pattern)
-    far = [link == ">>" for link in re.findall(r">>?", pattern)]
-    for name in names:
-        if name not in Role.__members__:
-            raise UsageError(f"selection {text!r}: role {name!r} does not exist. Roles: {', '.join(Role)}.")
+    far = [link == ">>" for link in re.findall(r">>?", rest)]
+    try:
+        names = [role_named(name) for name in re.split(r">>?", rest)]
+    except UsageError as error:
+        raise UsageError(f"selection {text!r}: {error}") from None
     statement = (
         "MATCH (c:Chain) WHERE " + " AND ".join(f"c.{held} CONTAINS $r{i}" for i in range(len(set(names))))
     ) + f" RETURN c.id AS chain, c.{held} AS roles ORDER BY chain"

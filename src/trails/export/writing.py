@@ -103,6 +103,7 @@ def _options(options: ExportOptions) -> dict[str, str]:
         "layers": layers_text(options.layers) or "all",
         "split": str(options.split),
         "variants": options.variants.name if options.variants else "none",
+        **({"variants of a chain": str(options.variants_each)} if options.variants_each else {}),
         "seed": str(options.seed),
         **({"think tags": options.think_tags} if options.think_tags else {}),
         **({"answer": "at the end"} if options.answer else {}),

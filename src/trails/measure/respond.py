@@ -130,6 +130,46 @@ def react(model: Model, probe: Row, texts: Sequence[Ints], max_tokens: int = 0) 
     return found
 
 
+def trained(before: Model, probe: Row, after: Sequence[Model], max_tokens: int = 0) -> Reaction:
+    """What trainings did to a probe: a row per model ``after``, compared with the model ``before`` on the probe alone. Nothing
+    stands before the probe, so ``attention`` is NaN. To be called inside ``measuring()`` of every model.
+
+    Raises UnmeasurableError for a probe of fewer than two tokens, or that does not fit into one window.
+    """
+    context, n = probe.context, len(probe.tokens)
+    head = list(context.prefix)
+    alone = np.asarray([*head, *context.question, *context.infix, *probe.tokens.ids.tolist()], np.int64)
+    if max_tokens and len(alone) > max_tokens:
+        raise UnmeasurableError(
+            f"chain {probe.chain} has {len(alone)} tokens with its context, and the window of {before.name} is {max_tokens}. "
+            "Choose shorter probes."
+        )
+    if n < 2:
+        raise UnmeasurableError(f"chain {probe.chain} has {n} tokens, a probe needs two. Leave it out.")
+    own = slice(len(alone) - n, len(alone))
+
+    def run(model: Model) -> tuple[list[Tensor], Tensor]:
+        states = _States(_layout(model, [alone], [0], len(head), n), span=own)
+        hidden = model.hidden(model.tensor(alone)[None], states)[0]
+        return states.units, hidden[own.start - 1 : own.stop - 1] if own.start else hidden[own.start : own.stop - 1]
+
+    units, first = run(before)
+    targets = before.tensor(np.ascontiguousarray(alone[own.stop - len(first) :]))[:, None]
+    base = _Predictions(before, first, targets)
+    found = Reaction(
+        np.full((len(after), before.n_layers), np.nan),
+        np.full((len(after), before.n_layers + 1), np.nan),
+        np.full(len(after), np.nan),
+        np.full(len(after), np.nan),
+    )
+    for line, model in enumerate(after):
+        other, hidden = run(model)
+        drift = [(a - b).square().sum(-1).mean(-1) * 0.5 for a, b in zip(other, units, strict=True)]
+        found.drift[line] = torch.stack(drift).double().cpu().numpy()
+        found.shift[line], found.nll[line] = base.against(hidden, model)
+    return found
+
+
 class _Predictions:
     """The predictive distributions of the probe alone, and what another run's differ by."""
 
@@ -143,19 +183,19 @@ class _Predictions:
     def _starts(self) -> range:
         return range(0, len(self._hidden), self._tile)
 
-    def _made(self, hidden: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    def _made(self, hidden: Tensor, start: int, model: Model | None = None) -> tuple[Tensor, Tensor]:
         """Probabilities (rows, V) and NLL (rows,) of the tile that begins at ``start``."""
         span = slice(start, start + self._tile)
-        log_p = torch.log_softmax(self._model.logits(hidden[span]).float(), -1)
+        log_p = torch.log_softmax((model or self._model).logits(hidden[span]).float(), -1)
         nll = -log_p.gather(1, self._targets[span])[:, 0]
         return log_p.exp_(), nll
 
-    def against(self, hidden: Tensor) -> tuple[float, float]:
-        """Mean total variation and mean change of NLL of the same rows of another run."""
+    def against(self, hidden: Tensor, model: Model | None = None) -> tuple[float, float]:
+        """Mean total variation and mean change of NLL of the same rows of another run, of another model where one is given."""
         shift = change = 0.0
         for number, start in enumerate(self._starts):
             p, nll = self._made(self._hidden, start) if self._kept is None else self._kept[number]
-            q, other = self._made(hidden, start)
+            q, other = self._made(hidden, start, model)
             shift += float(q.sub_(p).abs_().sum(dtype=torch.float64)) / 2
             change += float((other - nll).sum(dtype=torch.float64))
         return min(shift / len(self._hidden), 1.0), change / len(self._hidden)

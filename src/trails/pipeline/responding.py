@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
 import numpy as np
 
 from trails.analyses.respond import Responses, Span, responses
@@ -9,11 +13,12 @@ from trails.errors import UnmeasurableError, UsageError
 from trails.export.split import GRAM, grams
 from trails.export.subgraph import is_selection
 from trails.measure.base import Segmented
-from trails.measure.respond import Reaction, react
+from trails.measure.respond import Reaction, react, trained
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.arrays import Ints
 from trails.schema import Trace, stable_hash, step_key
+from trails.train.check import check_adapter, check_base
 
 SEPARATOR = "\n\n"
 """What stands between a span and the probe's question."""
@@ -25,6 +30,9 @@ def respond(
     *,
     probes: str,
     controls: int = 3,
+    adapter: Path | None = None,
+    adapter_control: Path | None = None,
+    adapter_shuffled: Path | None = None,
     seed: int = 0,
     run: str | None = None,
     write: bool = True,
@@ -34,11 +42,23 @@ def respond(
 
     ``spans`` is a selection (its steps, or its whole chains), a chain, a step (``CHAIN:STEP``), or a text. ``probes`` is a
     selection of whole chains, ``controls`` the number of length-matched spans of every span. A probe that shares a 13-gram
-    of tokens with a span, or is its chain, is left out. Raises UsageError where fewer than two probes are left, and where
+    of tokens with a span, or is its chain, is left out.
+
+    With ``adapter`` nothing is put before a probe: it is what a model trained on the spans does to it, beside one trained on as
+    much other text (``adapter_control``) and one trained on the same rows with their steps shuffled (``adapter_shuffled``);
+    both are needed. Raises UsageError where fewer than two probes are left, and where
     nothing is there to take length-matched controls from.
     """
     progress = progress or Silent()
     known = home.run(run)
+    given = (adapter, adapter_control, adapter_shuffled)
+    if any(given) and not all(given):
+        raise UsageError(
+            "what a training did to probes is compared with two others: --adapter-control FOLDER, trained on as much text of "
+            "another source, and --adapter-shuffled FOLDER (trails train EXPORT --shuffle-steps). Give all three."
+        )
+    for folder in filter(None, given):
+        check_base(check_adapter(folder), known)
     wanted = home.chosen(probes, known.id)
     found = _spans(home, spans, known.id)
     if any(not len(ids) for _, ids in found):  # a text of its own: its tokens are those of the run's tokenizer
@@ -63,6 +83,13 @@ def respond(
             f"{len(kept)} of {len(wanted)} probes of {probes!r} share no {GRAM} tokens in a row with a span and are not its "
             "chain; two are needed, and an interval of twenty says more. Choose other probes with --probes."
         )
+    if adapter and adapter_control and adapter_shuffled:
+        folders = (adapter, adapter_control, adapter_shuffled)
+        result = _trained(home, known.id, kept, folders, spans, probes, notes, progress)
+        batch = result.batch() if write else None
+        if batch is not None:
+            home.put(batch)
+        return result
     scorer = home.language_model(known.id)
     text = scorer.model.text
     beside, where = _with_controls(home, found, known.id, {trace.chain.id for trace in kept}, controls, seed)
@@ -93,6 +120,45 @@ def respond(
     if batch is not None:
         home.put(batch)
     return result
+
+
+def _trained(
+    home: OpenHome,
+    run: str,
+    kept: Sequence[Trace],
+    folders: tuple[Path, Path, Path],
+    spans: str,
+    probes: str,
+    notes: Sequence[str],
+    progress: Progress,
+) -> Responses:
+    """The map of one training: memory holds the model four times."""
+    scorer = home.language_model(run)
+    after = [home.trained_model(folder, run) for folder in folders]
+    reactions: dict[str, Reaction] = {}
+    too_long = []
+    progress.begin("probing", len(kept))
+    with ExitStack() as measuring:
+        for model in (scorer.model, *(one.model for one in after)):
+            measuring.enter_context(model.measuring())
+        for trace in kept:
+            row = scorer.contexts.row(Segmented(trace.chain, trace.steps))
+            try:
+                models = [scorer.model, *(one.model for one in after)]
+                reactions[trace.chain.id] = trained(scorer.model, row, models, scorer.run.max_tokens)
+            except UnmeasurableError as error:
+                too_long.append(f"left out: {error}")
+            progress.advance(1, tokens=5 * len(row.ids))
+    if len(reactions) < 2:
+        raise UsageError(
+            f"{len(reactions)} probes could be measured, two are needed. {too_long[0] if too_long else ''}"
+        )
+    name = after[0].run.adapter
+    span = Span("a" + stable_hash(name), "adapter", "", f"a training on {spans}", 0, ())
+    said = (
+        f"the adapter {folders[0].name} against {folders[1].name} (other text) and {folders[2].name} (shuffled steps)",
+    )
+    return responses([span], reactions, run, probes=probes, notes=(*notes, *said, *too_long))
 
 
 def _spans(home: OpenHome, spans: str, run: str) -> list[tuple[Span, Ints]]:

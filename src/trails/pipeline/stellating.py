@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from trails.export import ExportOptions, parse_layers
 from trails.export.subgraph import MAX_ROWS, TIMEOUT_S, Part, Selection, merge_spans, select_statement
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
-from trails.schema import Trace
+from trails.schema import Trace, step_key
 from trails.stellator import compile_program, read_file
-from trails.stellator.compiling import Compiled, Distribution, compile_block
+from trails.stellator.compiling import Compiled, Distribution, Lookups, Places, compile_block, masked_texts
 from trails.stellator.language import ZoneName
 from trails.stellator.verdicts import Bridging, Instruments, Selected, judge, verdicts
 from trails.stellator.zones import Zone, zones
@@ -40,9 +40,33 @@ def compiled(home: OpenHome, file: Path, *, more_zones: Path | None = None, run:
         of,
         traces=lambda: home.traces(of.id),
         known=zones_of(home, more_zones),
-        chain=lambda text: home.names.chain(text, of.id),
+        lookups=_lookups(home, of.id),
         file=str(file),
     )
+
+
+def _lookups(home: OpenHome, run: str) -> Lookups:
+    """What a block asks the home while it is compiled."""
+    texts: list[str] = []
+
+    def masked(text: str) -> list[str]:
+        if not texts:
+            for table in home.shards.tables(["text"], run):
+                texts.extend(table["text"].to_pylist())
+        return masked_texts(texts, text)
+
+    def subgraph(text: str) -> Places:
+        found = home.select(text)
+        if found.parts is None:
+            return Places(tuple(sorted(home.shards.done(run))))
+        parts = [found.parts[chain] for chain in sorted(found.parts)]
+        return Places(
+            tuple(part.chain for part in parts if part.whole),
+            tuple(step_key(part.chain, step) for part in parts for step in part.steps),
+            tuple(f"{part.chain}:{t}" for part in parts for first, stop in part.tokens for t in range(first, stop)),
+        )
+
+    return Lookups(lambda text: home.names.chain(text, run), masked, subgraph)
 
 
 def selected(home: OpenHome, one: Compiled, run: str, *, more_zones: Path | None = None) -> Selected:
@@ -51,7 +75,7 @@ def selected(home: OpenHome, one: Compiled, run: str, *, more_zones: Path | None
     def ids(statement: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         result = home.graph.run(statement, parameters, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS, trusted=True)
         if result.truncated:
-            raise QueryError(f"block {one.name!r} selects more than {MAX_ROWS:,} places. Narrow its zone.")
+            raise QueryError(f"{one.place}: block {one.name!r} selects more than {MAX_ROWS:,} places. Narrow its zone.")
         return tuple(str(row[0]) for row in result.rows)
 
     def block(**changes: Any) -> Compiled:
@@ -61,7 +85,8 @@ def selected(home: OpenHome, one: Compiled, run: str, *, more_zones: Path | None
             known=known,
             run=run,
             quantile=quantile,
-            chain=lambda text: home.names.chain(text, run),
+            lookups=_lookups(home, run),
+            file=one.place.rsplit(":", 2)[0],
         )
 
     known = zones_of(home, more_zones)
@@ -153,20 +178,23 @@ def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: 
     gives what it selects. Raises UsageError where two blocks, or a block and an option, say different things.
     """
     of = home.run(options.run)
-    said: dict[str, str] = {}
+    said: dict[str, tuple[str, str]] = {}
     parts: dict[str, Part] = {}
     statements = []
     for one in compiled(home, file, more_zones=more_zones, run=of.id):
         for name, value in one.annotations.options.items():
-            if said.setdefault(name, value) != value:
-                raise UsageError(f"{file}: two blocks give {name}: {said[name]!r} and {value!r}. An export has one.")
-        found = select_statement(f"block {one.name!r} of {file.name}", one.statement, one.parameters, home.graph)
+            first, place = said.setdefault(name, (value, one.place))
+            if first != value:
+                raise UsageError(
+                    f"{one.place}: two blocks give {name}: {first!r} ({place}) and {value!r}. An export has one."
+                )
+        found = select_statement(f"block {one.name!r} of {one.place}", one.statement, one.parameters, home.graph)
         statements.append(one.statement)
         for chain, part in (found.parts or {}).items():
             mine = part if one.annotations.dampen is None else _damped(home, of.id, part, one.annotations.dampen)
             parts[chain] = _united(parts[chain], mine) if chain in parts else mine
     selection = Selection(f"stellator:{file.name}", parts, "\n\n".join(statements))
-    return Export(selection, _with(options, said, file), said.get("objective", ""))
+    return Export(selection, _with(options, said), said["objective"][0] if "objective" in said else "")
 
 
 def _damped(home: OpenHome, run: str, part: Part, factor: float) -> Part:
@@ -185,15 +213,18 @@ def _united(one: Part, two: Part) -> Part:
     return Part(one.chain, tuple(sorted({*one.steps, *two.steps})), merge_spans([*one.tokens, *two.tokens]))
 
 
-def _with(options: ExportOptions, said: Mapping[str, str], file: Path) -> ExportOptions:
+def _with(options: ExportOptions, said: Mapping[str, tuple[str, str]]) -> ExportOptions:
     changes: dict[str, Any] = {}
-    for name, value in said.items():
+    for name, (value, place) in said.items():
         if name == "objective":
             continue
-        read: Any = parse_layers(value) if name == "layers" else Path(value) if name == "variants" else value
+        readers: Mapping[str, Callable[[str], Any]] = {"layers": parse_layers, "variants": Path, "variants_each": int}
+        read = readers.get(name, str)(value)
         given = getattr(options, name)
         if given != getattr(_DEFAULTS, name) and given != read:
-            raise UsageError(f"{file} says {name} {value}, the option says otherwise. Leave out one of them.")
+            raise UsageError(
+                f"{place}: the block says {name} {value}, the option says otherwise. Leave out one of them."
+            )
         changes[name] = read
     return replace(options, **changes)
 

@@ -16,20 +16,20 @@ from pathlib import Path
 
 from trails.errors import InputError
 from trails.schema import Run, Trace
-from trails.stellator.compiling import Compiled, Distribution, compile_block
+from trails.stellator.compiling import Compiled, Distribution, Lookups, compile_block
 from trails.stellator.language import Program
 from trails.stellator.parsing import parse
 from trails.stellator.zones import Zone, zones
 
-MAX_BYTES = 20_000_000
-"""A larger file is refused: it is no text that somebody wrote."""
+MAX_BYTES = 2_000_000
+"""A larger file is refused: some 40,000 lines take four seconds and 500 MB to read, and nobody wrote more."""
 
 
 def read_file(file: Path) -> Program:
     """The blocks of a file. Raises InputError for a file that is missing, too large or no text, and for a wrong line."""
     try:
         if file.stat().st_size > MAX_BYTES:
-            raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes, so this is no stellator file.")
+            raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes. Split it into several files.")
         text = file.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
@@ -56,13 +56,13 @@ def compile_program(
     *,
     traces: Callable[[], Iterable[Trace]],
     known: Mapping[str, Zone],
-    chain: Callable[[str], str] = lambda text: text,
+    lookups: Lookups | None = None,
     file: str = "stellator",
 ) -> list[Compiled]:
     """Every block over one run. ``traces`` gives the traces of the run, for its percentiles."""
     quantile = Distribution(traces, run)
     return [
-        compile_block(name, block, known=known, run=run.id, quantile=quantile, chain=chain, file=file)
+        compile_block(name, block, known=known, run=run.id, quantile=quantile, lookups=lookups, file=file)
         for name, block in program.named()
     ]
 

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from trails.errors import InputError
+from trails.analyses.effects import registry
+from trails.analyses.sequences import NUMBER, name_words
+from trails.errors import InputError, QueryError, UsageError
 from trails.platform.arrays import Doubles
 from trails.schema import TRANSITION, TRANSITION_MEASURES, Role, Run, Trace
 from trails.stellator.language import (
@@ -33,9 +36,11 @@ from trails.stellator.language import (
     Not,
     Number,
     Phase,
+    Place,
     Quantile,
     Select,
     Setting,
+    Subgraph,
     Text,
     ZoneName,
     content_text,
@@ -44,10 +49,12 @@ from trails.stellator.language import (
 from trails.stellator.zones import Zone, resolved
 from trails.store.rows import transition_values
 
+_Answer = TypeVar("_Answer")
+
 MEASURES = {prop.name: prop for prop in TRANSITION if prop.name != "run"}
 """Properties of a transition that a zone can compare."""
 
-FIELDS = ("role", "language", "source", "family", "overlap", "gap")
+FIELDS = ("role", "language", "source", "family", "overlap", "effect", "gap")
 """What else a zone can name."""
 
 OVERLAPS = ("exact", "masked", "near", "skeleton")
@@ -85,6 +92,8 @@ class Compiled:
     statement: str
     parameters: Mapping[str, Any]
     annotations: Annotations
+    place: str = "stellator:1:1"
+    """``FILE:LINE:COLUMN`` of the block."""
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
@@ -125,7 +134,7 @@ class Distribution:
         values = self.values(name)
         if not len(values):
             raise InputError(
-                f"a zone of the block asks for {name}, and run {self._run.id} ({self._run.model}) has no value of it: a scorer "
+                f"{name} was asked for, and run {self._run.id} ({self._run.model}) has no value of it: a scorer "
                 "without a model measures none. Choose another run with --run, or measure with a model: trails ingest FILE "
                 "--model MODEL --home OTHER"
             )
@@ -137,6 +146,32 @@ def measure_of(name: str) -> str:
     return max((m.name for m in TRANSITION_MEASURES if name.startswith(m.name)), key=len)
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Ids that a selection holds: chains, steps ``CHAIN:STEP``, and tokens ``CHAIN:POSITION``."""
+
+    chains: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """The finest of them."""
+        return "TOKEN" if self.tokens else "STEP" if self.steps else "CHAIN"
+
+
+@dataclass(frozen=True, slots=True)
+class Lookups:
+    """What a home answers while a block is compiled; by default everything is left as it is written, so that a file can be
+    checked without one. ``chain`` turns what names a chain into its id, ``masked`` a text into those of the run's texts that
+    are the same but for numbers and names, ``subgraph`` a selection into its places.
+    """
+
+    chain: Callable[[str], str] = lambda text: text
+    masked: Callable[[str], list[str]] = lambda text: [text]
+    subgraph: Callable[[str], Places] = lambda text: Places()
+
+
 def compile_block(
     name: str,
     block: Block,
@@ -144,25 +179,30 @@ def compile_block(
     known: Mapping[str, Zone],
     run: str,
     quantile: Quantiles,
-    chain: Callable[[str], str] = lambda text: text,
+    lookups: Lookups | None = None,
     file: str = "stellator",
 ) -> Compiled:
-    """The block as a statement over one run. ``chain`` turns what names a chain into its id.
+    """The block as a statement over one run.
 
-    Raises InputError ``FILE:LINE:COLUMN`` for a field, unit, role or kind of overlap that does not exist.
+    Raises InputError ``FILE:LINE:COLUMN`` for a field, unit, role, kind of overlap or effect that does not exist, and what the
+    lookups raise, with the same place before it.
     """
-    statement = _Statement(quantile, file, run)
+    statement = _Statement(quantile, file, run, lookups or Lookups())
     zone = resolved(block, known, file)
     where = [] if zone is None else [statement.expression(zone)]
-    lines = [line.content for line in block.lines if isinstance(line.content, Select)]
-    chosen = {kind: [line for line in lines if line.kind == kind and not line.negated] for kind in _KINDS}
-    kind: Kind = next((kind for kind in _KINDS if chosen[kind]), "TOKEN")
+    lines = [(line.content, line.place) for line in block.lines if isinstance(line.content, Select)]
+    chosen = {
+        kind: [(line, place) for line, place in lines if line.kind == kind and not line.negated] for kind in _KINDS
+    }
+    subgraph = [(line.content, line.place) for line in block.lines if isinstance(line.content, Subgraph)]
+    held = statement.at(subgraph[0][1], statement.lookups.subgraph, subgraph[0][0].selection) if subgraph else Places()
+    kind: Kind = next((kind for kind in _KINDS if chosen[kind]), held.kind if subgraph else "TOKEN")
     match, places = ["MATCH (c:Chain)"], []
     if chosen["CHAIN"]:
-        places.append(statement.chains(_targets(chosen["CHAIN"]), chain))
-    steps = statement.steps(_targets(chosen["STEP"])) if chosen["STEP"] else ""
+        places.append(statement.chains(chosen["CHAIN"]))
+    steps = statement.steps(chosen["STEP"]) if chosen["STEP"] else ""
     if chosen["TOKEN"]:
-        texts = statement.parameter("token", list(dict.fromkeys(text.text for text in _targets(chosen["TOKEN"]))))
+        texts = statement.parameter("token", statement.texts_of(chosen["TOKEN"]))
         places.append(f"any(x IN {texts} WHERE c.text CONTAINS x)")
     if places:
         match.append(f"WHERE {' AND '.join(places)}")
@@ -183,14 +223,17 @@ def compile_block(
         if steps:
             match.append(f"WHERE {steps}")
         match.append("MATCH ()-[r:NEXT|BEGINS]->(t:Token {chain: s.chain, step: s.index})")
-    for line in lines:
+    if subgraph:
+        where.insert(0, statement.held(held))
+    for line, place in lines:
         if line.negated:
-            where.append(f"NOT {statement.excluded(line, chain)}")
+            where.append(f"NOT {statement.excluded(line, place)}")
     where.insert(0, f"r.run = {statement.parameter('run', run)}")
     match.append(f"WHERE {' AND '.join(where)}")
     letter = {"TOKEN": "t", "STEP": "s", "CHAIN": "c"}[kind]
     match.append(f"RETURN DISTINCT {letter}.id AS id ORDER BY id")
-    return Compiled(name, block, kind, "\n".join(match), statement.parameters, annotations_of(block))
+    header = f"{file}:{block.place.line}:{block.place.column}"
+    return Compiled(name, block, kind, "\n".join(match), statement.parameters, annotations_of(block), header)
 
 
 _KINDS: tuple[Kind, ...] = ("TOKEN", "STEP", "CHAIN")
@@ -202,8 +245,39 @@ def _covers(first: str, stop: str) -> str:
     return f"t.start < {stop} AND (t.`end` > {first} OR (t.`end` = t.start AND t.start >= {first}))"
 
 
-def _targets(lines: Iterable[Select]) -> list[Text]:
-    return [text for line in lines for text in line.of]
+_Placed = Sequence[tuple[Select, Place]]
+"""Selecting lines, each with its place."""
+
+
+def masked_texts(texts: Iterable[str], wanted: str) -> list[str]:
+    """What of the texts is the same as ``wanted`` but for numbers and names, each once, sorted.
+
+    Numbers are as written (:data:`~trails.analyses.sequences.NUMBER`), names are words that these texts never write in lower
+    case (:func:`~trails.analyses.sequences.name_words`); nothing else varies.
+    """
+    every = list(texts)
+    names = name_words([*every, wanted])
+    parts: list[str] = []
+    at = 0
+    for found in re.finditer(rf"(?P<number>{NUMBER.pattern})|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)?)", wanted):
+        if found["number"] is None and found["word"] not in names:
+            continue
+        parts.append(re.escape(wanted[at : found.start()]))
+        parts.append(
+            rf"(?<![\d])(?:{NUMBER.pattern})(?![\d])"
+            if found["number"]
+            else r"(?<!\w)([^\W\d_]+(?:['’][^\W\d_]+)?)(?!\w)"
+        )
+        at = found.end()
+    pattern = re.compile("".join([*parts, re.escape(wanted[at:])]))
+    return sorted(
+        {
+            match.group()
+            for text in every
+            for match in pattern.finditer(text)
+            if all(word in names for word in match.groups())
+        }
+    )
 
 
 def annotations_of(block: Block) -> Annotations:
@@ -227,22 +301,33 @@ def annotations_of(block: Block) -> Annotations:
 class _Statement:
     """Parameters of a statement, and conditions that name them."""
 
-    def __init__(self, quantile: Quantiles, file: str, run: str) -> None:
+    def __init__(self, quantile: Quantiles, file: str, run: str, lookups: Lookups) -> None:
         self.parameters: dict[str, Any] = {}
+        self.lookups = lookups
         self._quantile, self._file, self._run = quantile, file, run
+        self._named: dict[tuple[str, str], str] = {}
+        self._last: dict[str, int] = {}
 
     def parameter(self, name: str, value: Any) -> str:
         """A parameter that holds the value, by its name in the statement; one that holds it already is used again."""
-        number, found = 1, name
-        while found in self.parameters and self.parameters[found] != value:
-            number += 1
-            found = f"{name}{number}"
-        self.parameters[found] = value
-        return f"${found}"
+        key = (name, repr(value))
+        if key not in self._named:
+            number = self._last[name] = self._last.get(name, 0) + 1
+            self._named[key] = name if number == 1 else f"{name}{number}"
+            self.parameters[self._named[key]] = value
+        return f"${self._named[key]}"
+
+    def at(self, place: Place, ask: Callable[..., _Answer], *given: Any) -> _Answer:
+        """What ``ask`` says; what it refuses is refused with the place."""
+        try:
+            return ask(*given)
+        except (InputError, QueryError, UsageError) as error:
+            raise type(error)(f"{self._file}:{place.line}:{place.column}: {error}") from None
 
     def wrong(self, condition: Condition, message: str) -> InputError:
         place = condition.place
-        return InputError(f"{self._file}:{place.line}:{place.column}: {message}")
+        origin = f"in {condition.origin}: " if condition.origin else ""
+        return InputError(f"{self._file}:{place.line}:{place.column}: {origin}{message}")
 
     def expression(self, of: Expression) -> str:
         """A condition on ``c``, ``s``, ``t`` and ``r``."""
@@ -279,6 +364,9 @@ class _Statement:
             return f"{no}s.role IN {found}"
         if of.name == "family":
             return f"{no}EXISTS {{ MATCH (c)-[:IN_FAMILY]->(f:Family) WHERE f.id IN {found} OR f.name IN {found} }}"
+        if of.name == "effect":
+            run = self.parameter("run", self._run)
+            return f"{no}EXISTS {{ MATCH (e:Effect)-[i:SEEN_IN]->(s) WHERE i.run = {run} AND e.name IN {found} }}"
         if of.name == "overlap":
             run = self.parameter("run", self._run)
             return (
@@ -293,7 +381,7 @@ class _Statement:
         if of.compare not in ("=", "!=") or not all(isinstance(value, Text) for value in of.values):
             raise self.wrong(of, f"{of.name} is a name: write {of.name} = NAME, or several with commas.")
         found = [value.text for value in of.values if isinstance(value, Text)]
-        choices = {"role": tuple(Role), "overlap": OVERLAPS}.get(of.name)
+        choices = {"role": tuple(Role), "overlap": OVERLAPS, "effect": tuple(registry())}.get(of.name)
         for text in found if choices else ():
             if text not in choices:  # type: ignore[operator]
                 raise self.wrong(of, f"{of.name} {text!r} does not exist. There are: {', '.join(choices or ())}.")
@@ -309,7 +397,10 @@ class _Statement:
         if isinstance(value, Quantile):
             if of.name == "gap":
                 raise self.wrong(of, "gap is a score from 0 to 1 already: write gap > 0.9.")
-            return self.parameter(of.name, self._quantile(of.name, value.percent))
+            try:
+                return self.parameter(of.name, self._quantile(of.name, value.percent))
+            except InputError as error:
+                raise self.wrong(of, str(error)) from None
         return self.parameter(of.name, self.in_unit(of, value))
 
     def in_unit(self, of: Condition, value: Number) -> float:
@@ -326,33 +417,56 @@ class _Statement:
             of, f"{of.name} is measured in {own or 'whole numbers'}, {value.unit} was given. It takes {fits}."
         )
 
-    def chains(self, targets: Iterable[Text], chain: Callable[[str], str]) -> str:
+    def texts_of(self, lines: _Placed) -> list[str]:
+        """The quoted texts of lines, each once, masked ones as all that they stand for."""
+        found: list[str] = []
+        for line, place in lines:
+            for text in line.of:
+                if text.quoted:
+                    found += self.at(place, self.lookups.masked, text.text) if text.masked else [text.text]
+        return list(dict.fromkeys(found))
+
+    def chains(self, lines: _Placed) -> str:
         """Chains with one of the texts, or of one of the names."""
-        every = list(targets)
         parts = []
-        if ids := [chain(text.text) for text in every if not text.quoted]:
+        if ids := [
+            self.at(p, self.lookups.chain, text.text) for line, p in lines for text in line.of if not text.quoted
+        ]:
             parts.append(f"c.id IN {self.parameter('chain', ids)}")
-        if texts := [text.text for text in every if text.quoted]:
-            parts.append(f"any(x IN {self.parameter('chain_text', texts)} WHERE c.text CONTAINS x)")
+        if any(text.quoted for line, _ in lines for text in line.of):
+            texts = self.parameter("chain_text", self.texts_of(lines))
+            parts.append(f"any(x IN {texts} WHERE c.text CONTAINS x)")
         return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
 
-    def steps(self, targets: Iterable[Text]) -> str:
+    def steps(self, lines: _Placed) -> str:
         """Steps with one of the texts, or of one of the roles."""
-        every = list(targets)
         parts = []
-        if roles := [text.text for text in every if not text.quoted]:
+        if roles := [text.text for line, _ in lines for text in line.of if not text.quoted]:
             parts.append(f"s.role IN {self.parameter('step_role', roles)}")
-        if texts := [text.text for text in every if text.quoted]:
-            parts.append(f"any(x IN {self.parameter('step_text', texts)} WHERE s.text CONTAINS x)")
+        if any(text.quoted for line, _ in lines for text in line.of):
+            texts = self.parameter("step_text", self.texts_of(lines))
+            parts.append(f"any(x IN {texts} WHERE s.text CONTAINS x)")
         return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
 
-    def excluded(self, line: Select, chain: Callable[[str], str]) -> str:
+    def held(self, places: Places) -> str:
+        """What lies in one of the places."""
+        parts = []
+        for name, values, key in (
+            ("chain", places.chains, "c.id"),
+            ("step", places.steps, "s.id"),
+            ("token", places.tokens, "t.chain + ':' + toString(t.position)"),
+        ):
+            if values or (name == "chain" and not (places.steps or places.tokens)):
+                parts.append(f"{key} IN {self.parameter(f'select_{name}', list(values))}")
+        return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
+
+    def excluded(self, line: Select, place: Place) -> str:
         """A condition that holds at what a line with NOT names."""
         if line.kind == "CHAIN":
-            return self.chains(line.of, chain)
+            return self.chains([(line, place)])
         if line.kind == "STEP":
-            return self.steps(line.of)
-        texts = self.parameter("not_token", [text.text for text in line.of])
+            return self.steps([(line, place)])
+        texts = self.parameter("not_token", self.texts_of([(line, place)]))
         first = _FIRST.replace("parts", "split(c.text, x)")
         return (
             f"any(x IN {texts} WHERE any(n IN range(0, size(split(c.text, x)) - 2) WHERE "

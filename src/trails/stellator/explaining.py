@@ -14,6 +14,7 @@ from trails.stellator.language import (
     Phase,
     Select,
     Setting,
+    Subgraph,
     content_text,
     expression_text,
     number_text,
@@ -37,6 +38,7 @@ _SETTINGS = {
     "layers": "training: the adapter changes layers {} only (export --layers)",
     "objective": "training: the loss is {} (train --objective)",
     "variants": "training: the stored variants {} of the selected chains are rows, too (export --variants)",
+    "variants_each": "training: of every chain {} of its stored variants at most (export --variants-each)",
     "order": "training: rows come in the order {} (export --order)",
     "mask": "training: of the selected tokens those with {} give loss (export --mask)",
 }
@@ -68,7 +70,13 @@ def sentence(content: Content) -> str:
     """One line in a sentence, without the point."""
     match content:
         case Select(kind, of, negated):
-            texts = [quoted(text.text) for text in of if text.quoted]
+            texts = [
+                f"{quoted(text.text)} (or of a text that is the same but for numbers and names)"
+                if text.masked
+                else quoted(text.text)
+                for text in of
+                if text.quoted
+            ]
             words = [text.text for text in of if not text.quoted]
             named = " or ".join([*texts, *words])
             what = {
@@ -77,6 +85,8 @@ def sentence(content: Content) -> str:
                 "CHAIN": f"chains that hold or are {named}",
             }[kind]
             return f"leaves out {what}" if negated else f"selects {what}"
+        case Subgraph(selection):
+            return f"keeps to what the selection {quoted(selection)} holds in this home (export --subgraph)"
         case Drift(measure, activates, layers, negated):
             where = f" at layer {layers_text(layers)}" if layers else ""
             side = "above" if activates else "below"

@@ -51,10 +51,12 @@ class Quantile:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text: quoted, or a bare word (a role, a kind of overlap, an id)."""
+    """A text: quoted, or a bare word (a role, a kind of overlap, an id). ``masked``: any text that is the same but for numbers
+    and names."""
 
     text: str
     quoted: bool = True
+    masked: bool = False
 
 
 Value = Number | Quantile | Text
@@ -62,12 +64,14 @@ Value = Number | Quantile | Text
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A field compared with a value, or with any of several (``=`` and ``!=`` only)."""
+    """A field compared with a value, or with any of several (``=`` and ``!=`` only). ``origin`` names the zone that declares
+    it, empty where it stands in the block itself."""
 
     name: str
     compare: Comparison
     values: tuple[Value, ...]
     place: Place = _place
+    origin: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,13 @@ class Select:
 
 
 @dataclass(frozen=True, slots=True)
+class Subgraph:
+    """What a selection of ``trails export --subgraph`` holds."""
+
+    selection: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """An assertion: at the selected tokens a measure lies above (``activates``) or below (``calms``) what it is elsewhere.
 
@@ -165,11 +176,11 @@ class Dampen:
 class Setting:
     """An option of export or training, spelled as there: ``name`` is weights, layers, objective, variants, order or mask."""
 
-    name: Literal["weights", "layers", "objective", "variants", "order", "mask"]
+    name: Literal["weights", "layers", "objective", "variants", "variants_each", "order", "mask"]
     value: str
 
 
-Content = Select | Drift | Anchor | Phase | Dampen | Setting
+Content = Select | Subgraph | Drift | Anchor | Phase | Dampen | Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +243,7 @@ SETTING_WORDS = {
     "layers": "LAYERS",
     "objective": "OBJECTIVE",
     "variants": "VARIANTS",
+    "variants_each": "VARIANTS",
     "order": "ORDER",
     "mask": "MASK",
 }
@@ -268,8 +280,10 @@ def content_text(content: Content, say: Language = "en") -> str:
     """One line without its comment."""
     match content:
         case Select(kind, of, negated):
-            targets = ", ".join(_text(item) for item in of)
+            targets = ", ".join(_target(item, say) for item in of)
             return f"{_not(negated, say)}{word(kind, say)} → {targets}"
+        case Subgraph(selection):
+            return f"{word('SELECT', say)} → {quoted(selection)}"
         case Drift(measure, activates, layers, negated):
             where = f" {word('ON_LAYER', say)} {layers_text(layers)}" if layers else ""
             verb = word("ACTIVATES" if activates else "CALMS", say)
@@ -288,7 +302,7 @@ def content_text(content: Content, say: Language = "en") -> str:
 
 def _setting(name: str, value: str, say: Language) -> str:
     head, colon, rest = value.partition(":")
-    if name == "layers":
+    if name in ("layers", "variants_each"):
         return value
     if name == "order" and head == "rhythm":
         return f"{word('RHYTHM', say)} {rest}" if colon else word("RHYTHM", say)
@@ -337,6 +351,10 @@ def number_text(value: float) -> str:
 
 def _text(item: Text) -> str:
     return quoted(item.text) if item.quoted else item.text
+
+
+def _target(item: Text, say: Language) -> str:
+    return f"{word('MASKED', say)} {_text(item)}" if item.masked else _text(item)
 
 
 def value_text(value: Value) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from trails.errors import InputError, UsageError
 from trails.export.choose import parse_mask
 from trails.export.options import layers_text, parse_layers
 from trails.export.order import parse_order
-from trails.schema import Role
+from trails.export.words import ROLES, role_named
 from trails.stellator.language import (
     MEASURE_WORDS,
     Anchor,
@@ -40,11 +41,12 @@ from trails.stellator.language import (
     Quantile,
     Select,
     Setting,
+    Subgraph,
     Text,
     Value,
     ZoneName,
 )
-from trails.stellator.words import FIELDS, ROLES, WORDS, pattern
+from trails.stellator.words import FIELDS, WORDS, pattern
 
 MAX_DEPTH = 40
 """How deep expressions may be nested."""
@@ -209,7 +211,13 @@ class _Builder(Transformer[Token, Any]):
     def text(self, text: Token) -> Value:
         return Text(_unquoted(text))
 
+    def masked(self, _: Token, text: Token) -> Value:
+        return Text(_unquoted(text), masked=True)
+
     # ------------------------------------------------------------------------------------------------------- lines
+
+    def subgraph(self, key: Token, text: Token) -> tuple[Token, Any]:
+        return key, Subgraph(_unquoted(text))
 
     def select(self, *parts: Any) -> tuple[Token, Any]:
         first = parts[0]
@@ -248,6 +256,12 @@ class _Builder(Transformer[Token, Any]):
                 if len(layers) != 1:
                     raise _WrongError(part, f"PHASE is measured at one layer, {layers_text(layers)} were given.")
                 layer = layers[0]
+        if abs(angle.radians) > math.pi * (1 + 1e-9):
+            raise _WrongError(
+                key,
+                "an angle between two vectors lies between 0 and 180 degrees, "
+                f"{math.degrees(abs(angle.radians)):.4g} were claimed.",
+            )
         if tolerance is not None and tolerance.radians <= 0:
             raise _WrongError(key, "the tolerance after ± must be above 0. Write for example ± π/12.")
         return key, Phase(angle, tolerance, layer)
@@ -272,6 +286,12 @@ class _Builder(Transformer[Token, Any]):
 
     def variants(self, key: Token, value: Token) -> tuple[Token, Any]:
         return key, Setting("variants", _unquoted(value) if value.type == "STRING" else str(value))
+
+    def variants_each(self, key: Token, value: Token) -> tuple[Token, Any]:
+        number = _float(value)
+        if number != int(number) or not 1 <= number < 1e6:
+            raise _WrongError(value, f"VARIANTS takes a whole number of variants a chain, from 1; {value} was given.")
+        return key, Setting("variants_each", str(int(number)))
 
     def order(self, key: Token, value: Token) -> tuple[Token, Any]:
         name = _member("ORDER_NAME", value)
@@ -347,14 +367,10 @@ def _value(field: str, value: Value) -> Value:
 def _role(key: Token, target: Text) -> Text:
     if target.quoted:
         return target
-    name = ROLES.get(target.text.upper(), target.text.upper())
-    if name not in Role.__members__:
-        near = difflib.get_close_matches(name, Role.__members__, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise _WrongError(
-            key,
-            f"role {target.text} does not exist.{hint} Roles: {', '.join(Role)}. A text stands in quotation marks.",
-        )
+    try:
+        name = role_named(target.text)
+    except UsageError as error:
+        raise _WrongError(key, f"{error} A text stands in quotation marks.") from None
     return Text(name, False)
 
 
@@ -457,7 +473,7 @@ def _first_spellings(expected: Iterable[str]) -> list[str]:
     return found
 
 
-_ONCE = (Anchor, Phase, Dampen)
+_ONCE = (Anchor, Phase, Dampen, Subgraph)
 
 
 def _check_once(blocks: Sequence[Block], name: str) -> None:

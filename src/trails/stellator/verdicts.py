@@ -18,13 +18,12 @@ from trails.analyses.report import Report, ReportTable, percent
 from trails.analyses.score import Control, Score
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.analyses.whitening import Whitening
-from trails.errors import InputError
 from trails.export.options import layers_text
 from trails.platform.arrays import Bools, Doubles
 from trails.schema import MEASURE, Run, Trace, step_key
 from trails.stellator.compiling import Compiled
 from trails.stellator.explaining import DEFAULT_TOLERANCE
-from trails.stellator.language import Anchor, Content, Drift, Phase, Select, content_text
+from trails.stellator.language import Anchor, Content, Drift, Phase, Select, Subgraph, content_text
 
 Verdict = Literal["pass", "fail", "not decidable", "training"]
 
@@ -186,6 +185,8 @@ def _judge(
     match content:
         case Select(negated=negated):
             return _selection(said, selected, negated=negated)
+        case Subgraph():
+            return _selection(said, selected, negated=False)
         case Drift():
             return _drift(said, content, places, instruments)
         case Anchor(text):
@@ -470,10 +471,6 @@ def _phase(said: str, content: Phase, places: _Places, instruments: Instruments)
     null = np.array([rng.choice(rest, len(mine)).mean() for _ in range(DRAWS)])
     low, high = spread(null) or (math.nan, math.nan)
     claim = math.degrees(abs(content.angle.radians))
-    if claim > 180:
-        raise InputError(
-            f"{said}: an angle between two vectors lies between 0 and 180 degrees, {claim:.4g} was claimed."
-        )
     wide = math.degrees(content.tolerance.radians) if content.tolerance else DEFAULT_TOLERANCE
     score = Score(
         "turn between successive differences",

@@ -17,6 +17,7 @@ KEYWORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "TOKEN": (("TOKEN",), ("ТОКЕН",)),
     "STEP": (("STEP",), ("ШАГ",)),
     "CHAIN": (("CHAIN",), ("ЦЕПОЧКА",)),
+    "SELECT": (("SELECT",), ("ВЫБРАТЬ",)),
     "DRIFT": (("DRIFT",), ("ДРЕЙФ",)),
     "ANCHOR": (("ANCHOR",), ("ЯКОРЬ",)),
     "PHASE": (("PHASE",), ("ФАЗА",)),
@@ -32,6 +33,7 @@ KEYWORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 INSIDE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "NOT": (("NOT",), ("НЕ",)),
+    "MASKED": (("masked",), ("с маской",)),
     "AND": (("AND",), ("И",)),
     "OR": (("OR",), ("ИЛИ",)),
     "ACTIVATES": (("activates", "raises"), ("вызывает", "повышает")),
@@ -73,6 +75,7 @@ FIELDS: dict[str, str] = {
     "семейство": "family",
     "разрыв": "gap",
     "пересечение": "overlap",
+    "эффект": "effect",
     "неожиданность": "surprisal",
     "энтропия": "entropy",
     "ранг": "rank",
@@ -81,20 +84,6 @@ FIELDS: dict[str, str] = {
     "энтропия_внимания": "attention_entropy",
     "сдвиг_состояния": "hidden_shift",
 }
-
-ROLES: dict[str, str] = {
-    "ЕСЛИ": "IF",
-    "ТОГДА": "THEN",
-    "НО": "BUT",
-    "ОДНАКО": "HOWEVER",
-    "ПОТОМУ": "BECAUSE",
-    "ПОЭТОМУ": "THEREFORE",
-    "ВЫВОД": "THEREFORE",
-    "КОГДА": "WHEN",
-    "ВОПРОС": "QUESTION",
-    "ОТВЕТ": "ANSWER",
-}
-"""Russian names of roles."""
 
 
 def pattern(terminal: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
 from trails.errors import InputError
-from trails.stellator.language import Block, Condition, Expression, Joined, Not, ZoneName
+from trails.stellator.language import Block, Condition, Expression, Joined, Not, Place, ZoneName
 from trails.stellator.parsing import parse
 
 FILE = "zones.toml"
@@ -74,33 +74,52 @@ def resolved(block: Block, known: Mapping[str, Zone], name: str = "stellator") -
     """The expression of a block's zone without names; None for every token. Raises InputError for a name that no file declares,
     and for zones that name each other in a circle.
     """
-    return _without_names(block.zone, known, name, ())
+    return _without_names(block.zone, known, name, (), None)
+
+
+def _told(expression: Expression, place: Place, origin: str) -> Expression:
+    """The expression of a named zone as it stands in a block: refused at the name's place, with the zone that declares it."""
+    match expression:
+        case Condition():
+            return replace(expression, place=place, origin=expression.origin or origin)
+        case Not(of):
+            return Not(_told(of, place, origin))
+        case Joined(sign, of):
+            return Joined(sign, tuple(_told(one, place, origin) for one in of))
+        case ZoneName():
+            return expression
 
 
 def _without_names(
-    expression: Expression, known: Mapping[str, Zone], name: str, inside: tuple[str, ...]
+    expression: Expression, known: Mapping[str, Zone], name: str, inside: tuple[str, ...], outer: Place | None
 ) -> Expression | None:
+    """``inside`` are the zones that are being put in place of their names, ``outer`` is where the first of them is named."""
     match expression:
-        case ZoneName(zone, place):
+        case ZoneName(zone, own):
+            place = outer or own
             if zone in ALL:
                 return None
             if zone not in known:
                 near = difflib.get_close_matches(zone, known, 1)
                 hint = f" Did you mean {near[0]}?" if near else ""
+                named = f" (named in zone {inside[-1]!r} of {known[inside[-1]].file})" if inside else ""
                 raise InputError(
-                    f"{name}:{place.line}:{place.column}: there is no zone {zone!r}.{hint} Zones: {', '.join(known)}. "
+                    f"{name}:{place.line}:{place.column}: there is no zone {zone!r}{named}.{hint} Zones: {', '.join(known)}. "
                     "A file zones.toml in the home folder declares more."
                 )
             if known[zone].name in inside:
                 raise InputError(
-                    f"{known[zone].file}: zones name each other in a circle: {' → '.join((*inside, zone))}."
+                    f"{name}:{place.line}:{place.column}: zones of {known[zone].file} name each other in a circle: "
+                    f"{' → '.join((*inside, zone))}."
                 )
-            return _without_names(known[zone].expression, known, known[zone].file, (*inside, known[zone].name))
+            declared = known[zone]
+            meant = _without_names(declared.expression, known, name, (*inside, declared.name), place)
+            return None if meant is None else _told(meant, place, f"zone {declared.name!r} of {declared.file}")
         case Not(of):
-            found = _without_names(of, known, name, inside)
+            found = _without_names(of, known, name, inside, outer)
             return Not(found if found is not None else ZoneName("all"))
         case Joined(sign, of):
-            parts = [_without_names(one, known, name, inside) for one in of]
+            parts = [_without_names(one, known, name, inside, outer) for one in of]
             if sign == "|" and any(part is None for part in parts):
                 return None
             kept = tuple(part for part in parts if part is not None)

@@ -1,6 +1,6 @@
 """Reading stellator files: how long 10,000 lines take, and whether any of 20,000 random inputs crashes or hangs.
 
-python benchmarks/bench_stellator.py [--inputs 20000]
+python -m benchmarks.stellator [--inputs 20000]
 
 Prints seconds of CPU for 10,000 lines (the best of three; the goal is at most 1), and of the random inputs how many were
 read, how many were refused with their place, and the slowest. Anything else than these two ends it is an error.

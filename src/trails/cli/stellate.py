@@ -1,0 +1,87 @@
+"""trails stellate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.cli.common import (
+    BarProgress,
+    device_option,
+    home_option,
+    json_option,
+    print_json,
+    run_model_option,
+    store_option,
+)
+from trails.cli.scores import print_report, run_option, settings_for, text_or_file, texts_of
+
+
+@click.command("stellate", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("text")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the five artefacts.",
+)
+@click.option("--others", help="File of texts to be held against the path (default: 40 chains of the home).")
+@click.option(
+    "--train",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="STEPS",
+    help="Also train an adapter for so many steps on what the block exports, and measure again.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of everything that is drawn.")
+@run_option
+@run_model_option
+@device_option
+@home_option
+@store_option
+@json_option
+def command(
+    text: str,
+    output: Path,
+    others: str | None,
+    train: int,
+    seed: int,
+    run: str | None,
+    model: str | None,
+    device: str | None,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """A thought in five steps: chain, distillation, a block, the reaction to it, and whether other texts walk its path.
+
+    TEXT is the text itself, a file, or - for standard input. Every step is a file of the folder; the same line again goes on
+    where it stopped. Edit block.stellator and run the line again: what follows from it is made anew.
+
+    \b
+    trails stellate thought.txt -o thought
+    trails stellate thought.txt -o thought --train 20 --others essays.jsonl
+    """
+    from trails.errors import UsageError
+    from trails.pipeline import Home
+    from trails.pipeline.stellate import stellate
+
+    given = None
+    if others is not None:
+        given = texts_of(others) or [(others, text_or_file(others))]
+        if not any(body.strip() for _, body in given):
+            raise UsageError(f"{others} holds no text to be held against the path.")
+    with (
+        BarProgress(quiet=as_json) as progress,
+        Home(**settings_for(home, store, model=model, device=device)) as opened,
+    ):
+        report = stellate(
+            opened, text_or_file(text), output, others=given, train=train, seed=seed, run=run, progress=progress
+        ).report()
+    if as_json:
+        print_json(report.record())
+        return
+    print_report(report, limit=None, home=home)
