@@ -434,23 +434,29 @@ def section_gaps(data: Path, args: argparse.Namespace) -> None:
 
 
 def section_fresh(data: Path, args: argparse.Namespace) -> None:
-    """Removed-step AUC on GSM8K chains that no score was developed or looked at with: those with the largest hashes, once."""
-    scorer = open_scorer(device=args.device)
+    """Removed-step AUC on GSM8K chains that no score was developed or looked at with: those with the largest hashes, once.
+
+    Without a model; with it where ``--device`` is given.
+    """
+    from trails.measure.uniform import UniformScorer
+
     items = [segmented(chain) for chain in read([data / FILES["gsm8k"]])]
     items.sort(key=lambda item: content_key("calibration", item.chain.id, 0))
     fresh = [item for item in items if len(item.steps) >= 4][-args.chains :]
     known = {item.chain.id for item in fresh}
+    more = [item for item in items if item.chain.id not in known]
+    scorer = open_scorer(device=args.device) if args.device else None
+    measure = scorer or UniformScorer()
     traces: list[Trace] = []
     for a in range(0, len(fresh), 10):
-        traces += scorer.measure(fresh[a : a + 10], MeasureOptions())
-    more = [item for item in items if item.chain.id not in known]
+        traces += measure.measure(fresh[a : a + 10], MeasureOptions())
     for further in ([], more):
         found = gaps.calibrate(traces, scorer, more=further, block=10)
         print(
             f"gsm8k, fresh: {found.n_chains} chains, one step removed of each; weights without a model from "
             f"{len(further)} more"
         )
-        tell(found.scores, found.withheld)
+        tell(found.scores, [item for item in found.withheld if scorer or item.name not in gaps.MODEL])
 
 
 def section_prontoqa(data: Path, args: argparse.Namespace) -> None:
@@ -600,7 +606,7 @@ def main() -> None:
         "--state-chains", type=int, default=2_200, help="chains whose real step states section near starts from"
     )
     parser.add_argument("--hnsw", type=int, default=0, help="sets up to this size are also searched with usearch")
-    parser.add_argument("--device", default="auto", help="where the model of section fresh runs")
+    parser.add_argument("--device", default="", help="where the model of section fresh runs (default: without a model)")
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/.cache"))
     args = parser.parse_args()
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}")
