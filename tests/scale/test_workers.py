@@ -29,6 +29,8 @@ from trails.store.traces import TraceStore
 
 PATIENCE_S = 30.0
 
+pytestmark = pytest.mark.slow  # most start two fresh processes, some several times
+
 
 @pytest.fixture
 def chains(tmp_path: Path) -> Path:
@@ -149,7 +151,6 @@ def test_a_killed_worker_is_replaced(tmp_path: Path, chains: Path, disturbed: Ca
     same(tmp_path, chains, tmp_path / "home")
 
 
-@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path, chains: Path, disturbed: Callable[..., None]) -> None:
     disturbed(signal=signal.SIGSTOP)
     said = Said()
@@ -255,7 +256,6 @@ def _children_of(parent: int) -> set[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers through /proc")
-@pytest.mark.slow
 def test_the_head_killed_leaves_no_worker_and_loses_no_shard(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     text = "If it rains then the grass is wet. But the grass is dry. Therefore it did not rain. " * 60
@@ -393,7 +393,6 @@ def test_the_command_refuses_options_that_belong_to_workers(trails: Any, chains_
     assert trails("verify", "--json").json()["differences"] == []
 
 
-@pytest.mark.slow
 def test_the_lines_of_the_page_work_to_the_letter(trails: Any, chains_file: Path, tmp_path: Path) -> None:
     """Those with --ray are run by test_ray.py where ray is installed."""
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
