@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.docs.blocks import ROOT
 from trails.config import load_settings
 from trails.errors import MissingPackageError, StoreError
 from trails.pipeline import IngestOptions, Silent, ingest, verify
-from trails.pipeline.executors import RayWorkers
+from trails.pipeline.executors import RayWorkers, _reach
 from trails.pipeline.many import Pool
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -102,6 +103,19 @@ def test_a_cluster_that_is_not_there_is_said(tmp_path: Path, chains: Path) -> No
     with pytest.raises(StoreError, match="no Ray cluster answers at 127.0.0.1:1"):
         measured(chains, tmp_path / "home", Pool(2, ray="127.0.0.1:1"))
     assert not (tmp_path / "home").exists()
+
+
+def test_an_address_where_nothing_listens_is_told_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            with pytest.raises(OSError):
+                _reach(address)  # bound, and nobody listens
+        taken.listen()
+        _reach(f"127.0.0.1:{port}")
+    _reach("auto")
+    _reach("local")
 
 
 @pytest.mark.skipif(HAS_RAY, reason="ray is installed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -92,6 +93,7 @@ class RayWorkers:
             ) from None
         self.size, self._ray = size, ray
         try:
+            _reach(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except Exception as error:  # ray has no common class of what it raises here
             raise StoreError(
@@ -118,3 +120,10 @@ class RayWorkers:
         for actor in self._actors:
             self._ray.kill(actor, no_restart=True)
         self._ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nothing listens at ``HOST:PORT``: Ray itself asks again for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
