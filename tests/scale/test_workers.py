@@ -23,7 +23,7 @@ from trails.config import load_settings
 from trails.errors import ModelError, StoreError
 from trails.pipeline import IngestOptions, Silent, executors, ingest, verify
 from trails.pipeline.many import Crew, Pool, take_through
-from trails.pipeline.worker import answer, chain_of, plain
+from trails.pipeline.worker import answer, chain_of, plain, values
 from trails.readers import ReadOptions, read
 from trails.store.traces import TraceStore
 
@@ -84,6 +84,46 @@ def same(tmp_path: Path, chains: Path, home: Path) -> None:
 def test_a_chain_as_plain_values_comes_back(chains: Path) -> None:
     for chain in read([chains]):
         assert chain_of(pickle.loads(pickle.dumps(plain(chain)))) == chain
+
+
+def test_what_a_scorer_notes_crosses_to_another_process() -> None:
+    class Version(str):
+        __slots__ = ()
+
+    noted = {
+        "torch": Version("2.11.0+cu130"),
+        "ids": [1, 2],
+        "layers": (Version("a"), True, None),
+        "floor": {"nats": 0.5},
+    }
+    found = values(noted)
+    assert found == noted
+    assert (type(found["torch"]), type(found["layers"][0])) == (str, str)
+    assert (type(found["layers"]), found["layers"][1]) == (tuple, True)
+
+
+@pytest.mark.train
+def test_two_workers_measure_with_a_model(tmp_path: Path, chains: Path, tiny_folder: Path) -> None:
+    found = {}
+    for name, pool in (("two", Pool(2)), ("alone", None)):
+        settings = load_settings(home=tmp_path / name, store="embedded", model=str(tiny_folder), device="cpu")
+        found[name] = ingest([chains], settings, IngestOptions(shard_tokens=1500), pool=pool, progress=Said())
+    assert (found["two"].measured, found["two"].run) == (60, found["alone"].run)
+    assert found["two"].nll == pytest.approx(found["alone"].nll, rel=1e-5)
+    content, _, graph = digests(tmp_path / "two")
+    assert (content, graph != "") == (digests(tmp_path / "alone")[0], True)
+
+
+def test_a_worker_that_cannot_answer_says_why(tmp_path: Path, chains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mute(executors.LocalWorkers):
+        def ask(self, worker: int, request: Mapping[str, Any]) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(pickle.UnpicklingError("library.Version is no plain value"))
+            return future
+
+    monkeypatch.setattr("trails.pipeline.many.LocalWorkers", Mute)
+    with pytest.raises(ModelError, match=r"3 times .*library\.Version is no plain value"):
+        measured(chains, tmp_path / "home", Pool(2))
 
 
 @pytest.mark.parametrize("graph", ["during", "after", "none"])
@@ -197,7 +237,7 @@ def test_chains_that_kill_every_worker_end_the_run_with_their_names(
     disturbed(times=1_000)
     with pytest.raises(ModelError) as told:
         measured(chains, tmp_path / "home", Pool(2))
-    assert "3 workers ended over" in str(told.value)
+    assert "3 workers were gone over" in str(told.value)
     assert "chains measured now are kept in" in str(told.value)
     disturbed(times=0)
     measured(chains, tmp_path / "home", Pool(2))

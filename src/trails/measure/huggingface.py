@@ -115,7 +115,7 @@ class HuggingFaceScorer:
             notes={
                 "device": str(device),
                 "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),
                 "transformers": _version("transformers"),
                 "architecture": self.model.architecture,
                 "attention_observed": self.model.observed,

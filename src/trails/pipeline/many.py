@@ -92,6 +92,7 @@ class _Slot:
     ready: bool = False
     starts: int = 0
     given_up: bool = False
+    why: str = ""
 
 
 class Crew:
@@ -164,7 +165,11 @@ class Crew:
                 self._start(slot)
                 return
             self._give_up(
-                slot, ModelError(f"it ended {slot.starts} times before it was ready: out of memory, or killed")
+                slot,
+                ModelError(
+                    f"{slot.starts} times it was gone before it was ready; the last time it {slot.why}. Look at the machine's "
+                    "memory, or measure in one process (without --workers)"
+                ),
             )
             return
         if "failed" in answer:
@@ -264,6 +269,7 @@ class Crew:
         doing = (
             f" over the block from chain {slot.block.chains[0].id} on" if slot.block else " while it opened the model"
         )
+        slot.why = why
         self._progress.note(f"worker {slot.number + 1} {why}{doing}; another takes its place")
         self._workers.replace(slot.number)
 
@@ -276,8 +282,8 @@ class Crew:
             if block.deaths >= DEATHS:
                 many = f"{len(block.chains):,} chains from {first} on" if len(block.chains) > 1 else f"chain {first}"
                 raise ModelError(
-                    f"{block.deaths} workers ended over {many}: out of memory, killed, or hung. Try fewer workers, or measure "
-                    "it in one process (without --workers)"
+                    f"{block.deaths} workers were gone over {many}; the last one {slot.why}. Try "
+                    "fewer workers, or measure it in one process (without --workers)"
                 )
             half = (len(block.chains) + 1) // 2
             self._again.extend(

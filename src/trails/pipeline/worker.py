@@ -61,9 +61,21 @@ def plain(chain: Chain) -> tuple[Any, ...]:
     return tuple(dict(value) if isinstance(value := getattr(chain, name), Mapping) else value for name in _CHAIN)
 
 
-def chain_of(values: Sequence[Any]) -> Chain:
+def chain_of(given: Sequence[Any]) -> Chain:
     """The chain that :func:`plain` was given."""
-    return Chain(**dict(zip(_CHAIN, values, strict=True)))
+    return Chain(**dict(zip(_CHAIN, given, strict=True)))
+
+
+def values(found: Any) -> Any:
+    """What a scorer notes, without classes of its own: a version may be a subclass of a text, which no other process takes."""
+    if isinstance(found, Mapping):
+        return {str(name): values(value) for name, value in found.items()}
+    if isinstance(found, (list, tuple)):
+        return type(found)(map(values, found))
+    for kind in (bool, int, float, str):
+        if isinstance(found, kind):
+            return kind(found)
+    return found
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +115,7 @@ def _open(
     scorer = scorer_from(known, **instrument)
     _opened = _Open(scorer, Path(home) if not through and _sees(home, home_id) else None, through)
     return {
-        "run": asdict(scorer.run),
+        "run": values(asdict(scorer.run)),
         "tokens": shard_tokens_of(scorer),
         "segmenter": segmenter_hash(),
         "host": socket.gethostname(),
@@ -152,7 +164,7 @@ def _block(*, chains: Sequence[Sequence[Any]], options: Mapping[str, Any], keep_
 
     began = time.monotonic()
     with timed(summary.seconds, "segmenting"):
-        items = [segmented(chain_of(values), keep_source_steps=keep_source_steps) for values in chains]
+        items = [segmented(chain_of(given), keep_source_steps=keep_source_steps) for given in chains]
     places.update((item.chain.id, place) for place, item in enumerate(items))
     if isinstance(scorer, CountsControlTokens):
         summary.control_tokens = 0
@@ -185,7 +197,7 @@ def _block(*, chains: Sequence[Sequence[Any]], options: Mapping[str, Any], keep_
         "counted": {
             field: dict(value) if isinstance(value := getattr(summary, field), dict) else value for field in COUNTED
         },
-        "notes": dict(scorer.run.notes),
+        "notes": values(scorer.run.notes),
         "seconds": dict(summary.seconds),
     }
 
