@@ -157,6 +157,7 @@ def test_one_pass_of_attention_against_float64(
     bins[-1, T - 200 :] = -1
     count = int(bins.max()) + 1
     assert hopper.fits(bins.cpu().numpy())
+    monkeypatch.setenv("TRAILS_KERNELS", "one-pass")
     monkeypatch.setattr(hopper, "SHORTEST", 1024)
     monkeypatch.setattr(hopper, "WIDTHS", (64, 128))
     assert hopper.usable(q, k, v)
@@ -192,6 +193,7 @@ def test_a_model_measured_in_one_pass_gives_the_numbers_of_two(monkeypatch: pyte
     long = item(text, "", tuple(step for step in steps[1:]), source_id="long")
     calls: list[int] = []
     one_pass = hopper.attention
+    monkeypatch.setenv("TRAILS_KERNELS", "one-pass")
     monkeypatch.setattr(hopper, "SHORTEST", 1024)
     monkeypatch.setattr(hopper, "WIDTHS", (64, 128))
 
@@ -207,6 +209,17 @@ def test_a_model_measured_in_one_pass_gives_the_numbers_of_two(monkeypatch: pyte
     found = scorer_of(model).measure([long], MeasureOptions(batch_tokens=10_000))
     assert not calls
     assert max(differences(expected, found).values()) < 0.2
+
+
+def test_the_one_pass_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hopper, "gluon", object())
+    monkeypatch.setattr(hopper, "_trusted", {})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    found = []
+    for wanted in ("on", "one-pass"):
+        monkeypatch.setenv("TRAILS_KERNELS", wanted)
+        found.append(hopper.meant_for(torch.device("cuda", 0), torch.bfloat16))
+    assert found == [False, True]
 
 
 def test_bins_of_blocks_of_keys() -> None:
