@@ -83,3 +83,11 @@ def test_sign_flips_are_uniform_where_nothing_is_there() -> None:
     assert 0.4 < values.mean() < 0.6
     assert (values < 0.05).mean() == pytest.approx(0.05, abs=0.04)
     assert sign_flip(np.ones(20)) == pytest.approx(1 / 10_001, rel=2)
+
+
+def test_a_report_without_families_is_printed_as_an_empty_table() -> None:
+    report = patterns([]).report()
+    (table,) = report.tables
+    headings, rows = table.view()
+    assert (headings[0], rows) == ("layer", [])
+    assert "no pattern is judged" in report.verdict

@@ -48,7 +48,7 @@ def trails(
             status = int(stop.code or 0)
         captured = capfd.readouterr()
         outcome = Outcome(status, captured.out, captured.err)
-        assert "Traceback" not in outcome.err
+        assert "Traceback" not in outcome.err, (arguments, outcome.err)
         if code is not None:
             assert outcome.code == code, outcome
         return outcome

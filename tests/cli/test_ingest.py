@@ -372,7 +372,7 @@ def test_the_examples_of_the_help_run(trails, chains_file: Path, tmp_path: Path)
         example for example in examples if "--models" in example
     ]  # a model of a hub; tests/response runs members
     examples = [example for example in examples if example not in several]
-    assert (len(examples), len(several)) == (3, 1)
+    assert (len(examples), len(several)) == (4, 1)
     for number, example in enumerate(examples):
         environment["TRAILS_HOME"] = str(tmp_path / f"home{number}")
         done = subprocess.run(example, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)

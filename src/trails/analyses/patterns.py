@@ -31,6 +31,8 @@ PAIRS = 28
 """Pairs of one family at most: eight versions."""
 PERMUTATIONS = 10_000
 BAG, CHANCE = "bag of words", "chance"
+MEANS = ("within", "between", "p", "words_within", "words_between")
+"""Columns of the table beside the layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def patterns(traces: Iterable[Trace], *, seed: int = 0) -> Patterns:
             families.setdefault(one.family, []).append(number)
     pairs = _matched(kept, families, seed)
     groups = sorted({kept[a].family for a, _, _ in pairs})
-    nothing = pa.table({"layer": pa.array([], pa.int64())})
+    nothing = pa.schema([("layer", pa.int64()), *((name, pa.float64()) for name in MEANS)]).empty_table()
     steps = sum(len(one.states) for one in kept)
     if len(groups) < LEAST or steps < MIN_VECTORS:
         reason = (

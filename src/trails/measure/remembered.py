@@ -45,9 +45,13 @@ def folder_of(model: str, revision: str | None = None) -> Path | None:
 
 def _snapshot(model: str, revision: str | None) -> Path | None:
     from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
-    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
+    try:
+        cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
+    except HFValidationError:
+        return None  # no name that the hub gives, as a folder that is not there: opening it says so
     if not cached.is_dir():
         return None  # it was never opened here, so nothing is remembered of it
     commit = revision if revision and COMMIT.fullmatch(revision) else None
