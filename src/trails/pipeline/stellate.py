@@ -83,8 +83,7 @@ class Loop(Finding):
             self.said[-1],
             {"folder": str(self.folder)},
             (ReportTable("steps", self.table, "the five steps"),),
-            notes=(*self.said[:-1], done),
-            commands=(("edit the block, then run the same line again", f"$EDITOR {self.folder / FILES[2]}"),),
+            notes=(*self.said[:-1], done, f"to go on: edit {self.folder / FILES[2]} and run the same line again"),
         )
 
 
