@@ -22,7 +22,7 @@ from trails.stellator.parsing import parse
 from trails.stellator.zones import Zone, zones
 
 MAX_BYTES = 2_000_000
-"""A larger file is refused: some 40,000 lines take four seconds and 500 MB to read, and nobody wrote more."""
+"""A larger file is refused: some 40,000 lines are more than anybody writes, and memory grows with them."""
 
 
 def read_file(file: Path) -> Program:
