@@ -44,7 +44,9 @@ REVIEWED = {
     # labels, types and property names of the schema's declarations
     "loading.py": {"there"},
     "results.py": {"of", "node", "columns", "where"},
-    "removing.py": {"label", "relationship", "declared", "own"},
+    "removing.py": {"label", "relationship", "declared", "own", "match"},
+    # labels of a dashboard's choices, written in the module
+    "dashboard.py": {"label"},
     # the names of roles
     "browser.py": {"_LABELS"},
     # results of the builders above and loop variables over the schema
@@ -58,7 +60,7 @@ REVIEWED = {
     # EXPLAIN before the user's own statement
     "store.py": {"query"},
     # labels of a constant
-    "home.py": {"label"},
+    "opened.py": {"label"},
     # declarations of the schema, labels checked against it, and lists of such
     "embedded.py": {"declared", "label", "ends", "values", "same", "key", "name", "i", "enumerate", "pattern"},
     # a label of two, an operator that a pattern matched, numbers of parameters
