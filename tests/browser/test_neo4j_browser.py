@@ -49,7 +49,7 @@ def drive(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     path = folder / "plan.json"
     path.write_text(json.dumps(plan | {"chromium": chromium, "library": str(playwright())}))
     script = Path(__file__).with_name("browser.mjs")
-    done = subprocess.run(["node", str(script), str(path)], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(["node", str(script), str(path)], capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen

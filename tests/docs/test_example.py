@@ -24,7 +24,7 @@ def test_the_example_runs(trails: Any, chains_file: Path, tmp_path: Path) -> Non
         [sys.executable, str(EXAMPLE), str(tmp_path / "home"), str(out)],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=1200,
         check=False,
         env={**os.environ, "PYTHONPATH": str(EXAMPLE.parents[1] / "src")},
     )

@@ -85,7 +85,7 @@ def test_kernels_compute_what_the_plain_functions_compute() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1200,
     )
     assert done.stdout.strip() == "exact", done.stderr[-2000:]
 

@@ -36,7 +36,7 @@ def look(file: Path, script: str = "report.mjs", **plan: Any) -> dict[str, Any]:
     path = file.with_suffix(".plan.json")
     path.write_text(json.dumps({"file": str(file), "chromium": chromium, "library": str(playwright()), **plan}))
     file_of = Path(__file__).with_name(script)
-    done = subprocess.run(["node", str(file_of), str(path)], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(["node", str(file_of), str(path)], capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen
