@@ -587,3 +587,15 @@ def test_mutants_are_read_or_refused() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stdout
     assert "0 failed" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "file.arrow", "stream.arrow"])
+def test_two_columns_of_one_name_are_refused_in_every_table(tmp_path: Path, name: str) -> None:
+    table = pa.table([["Is it?"], ["If one, then two."], ["If two, then one."]], names=["question", "chain", "chain"])
+    if name.endswith("parquet"):
+        pq.write_table(table, tmp_path / name)
+    else:
+        kind = pa.ipc.new_file if name == "file.arrow" else pa.ipc.new_stream
+        with kind(str(tmp_path / name), table.schema) as writer:
+            writer.write_table(table)
+    assert "two columns are named 'chain'" in message(tmp_path / name)

@@ -213,6 +213,11 @@ def _print(report: ExportReport, as_json: bool, objective: str = "") -> None:
         )
         for split_name, path in report.files.items():
             echo(f"{split_name}: {path}")
+        if "held_out" in report.files:
+            echo(
+                f"held out: {counts.held_out} of {counts.rows} rows ({counts.held_out / max(1, counts.rows):.1%}); rows of a "
+                "family and near copies stay on one side, so the share can differ from --split"
+            )
         echo(f"card: {report.card}")
         if counts.unlabelled:
             echo(f"{counts.unlabelled} rows were left out: no token of them carries a label")

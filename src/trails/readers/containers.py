@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -433,6 +433,15 @@ def _value_bytes(column: pa.Array) -> Any:
     return np.full(len(column), 8, np.int64)
 
 
+def _check_names(place: str, names: Sequence[str]) -> None:
+    """Raises FileError where two columns have one name: a row would hold the last of them only."""
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise FileError(
+            f"{place}: two columns are named {twice[0]!r}; which one holds what cannot be told. Rename one."
+        )
+
+
 def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
     if file.container == "parquet":
         yield from _parquet_batches(file)
@@ -443,7 +452,9 @@ def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
             reader = pa.ipc.open_file(source)
             batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
         else:
-            batches = iter(pa.ipc.open_stream(source))
+            reader = pa.ipc.open_stream(source)
+            batches = iter(reader)
+        _check_names(file.shown, reader.schema.names)
         for batch in batches:
             # an offset that points outside crashes the process when it is used, so everything is checked first
             batch.validate(full=True)
@@ -506,6 +517,7 @@ def compressed_lengths(metadata: memoryview, body: memoryview, dictionary: bool)
 def _parquet_batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(file.path) as plain:
         meta = plain.metadata
+        _check_names(file.shown, plain.schema_arrow.names)
         texts = [
             plain.schema.column(index).path
             for index in range(len(plain.schema))
@@ -546,11 +558,7 @@ def _delimited(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]
         header = next(rows, None)
         if header is None:
             return
-        twice = sorted({name for name in header if name and header.count(name) > 1})
-        if twice:
-            raise FileError(
-                f"{file.shown}:1: two columns are named {twice[0]!r}; which one holds what cannot be told. Rename one."
-            )
+        _check_names(f"{file.shown}:1", header)
         names = [name or f"column {number}" for number, name in enumerate(header, 1)]
         for row in rows:
             if not row:
