@@ -123,10 +123,6 @@ def sentence(row: Mapping[str, Any]) -> str:
     """A row of the map in one line, every number with its unit and its control."""
     text = " ".join(str(row["text"]).split())
     text = text if len(text) <= 60 else f"{text[:57].rstrip()}…"
-    masses = f"{row['attention']:.3f}, length-matched spans {row['attention_control']:.3f}"
-    looked = f"attention in layer {row['layer']} ({masses})"
-    if row["attention"] <= row["attention_control"]:
-        looked = f"attention in no layer above that on length-matched spans (layer {row['layer']}: {masses})"
     word = "consistent" if row["consistent"] else "not consistent"
     if row["kind"] == "adapter":
         return (
@@ -138,6 +134,10 @@ def sentence(row: Mapping[str, Any]) -> str:
             f"text, 95 % {row['share_low']:.0%} to {row['share_high']:.0%}; of that on shuffled steps "
             f"{row['share_shuffled']:.0%})"
         )
+    masses = f"{row['attention']:.3f}, length-matched spans {row['attention_control']:.3f}"
+    looked = f"attention in layer {row['layer']} ({masses})"
+    if row["attention"] <= row["attention_control"]:
+        looked = f"attention in no layer above that on length-matched spans (layer {row['layer']}: {masses})"
     return (
         f"“{text}” → {looked} → embedding drift {row['drift']:+.3f} in layer {row['drift_layer']} (against those spans) → "
         f"logit shift {row['logit_shift']:.1f} % ({row['logit_shift_control']:.1f} %) → "

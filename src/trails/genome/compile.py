@@ -164,7 +164,7 @@ def gap_items(course: Course) -> list[Mapping[str, object]]:
 def gap_lines(gap: Withheld) -> list[str]:
     """What a gap took out, and what its audit is worth, in words."""
     gone, cut = sum(steps == 0 for steps in gap.cut.values()), sum(steps > 0 for steps in gap.cut.values())
-    found = ", ".join(f"{name} {number:,}" for name, number in gap.leaks.items()) or "none"
+    found = ", ".join(f"{name} {number:,}" for name, number in sorted(gap.leaks.items())) or "none"
     lines = [
         f"between {gap.between[0]} and {gap.between[1]}, withheld {gap.withhold}: {len(gap.pieces):,} steps of"
         f" {gap.selected:,} chains;"

@@ -158,9 +158,9 @@ class HuggingFaceScorer:
                 )
         self._floor_due |= self._compile_now()
         if self.model.dtype != torch.float32 and len(items) > 1:
-            if self._floor_due or "noise_floor" not in self.run.notes:
+            due, self._floor_due = self._floor_due, False  # the floor is measured with this method, too
+            if due or "noise_floor" not in self.run.notes:
                 self.run = replace(self.run, notes={**self.run.notes, "noise_floor": self.noise_floor(items)})
-            self._floor_due = False
         sequences = [self.sequence(item) for item in items]
         different = {id(sequence): sequence for sequence in sequences}.values()  # a chain may be named twice
         passes = [part for sequence in different for part in passes_of(sequence, self.run)]
