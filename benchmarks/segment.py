@@ -6,6 +6,9 @@ followed by a blank. Input: the packaged sample, repeated. CPU time of one proce
 ``--gold``: precision and recall of every role with the labelled borders given, and F1 of the borders, on the labelled steps of
 ``tests/segment/gold.jsonl``, with intervals that resample excerpts; by source; Cohen's kappa of the two labellings; ``--wrong``
 lists every case.
+
+``--data FOLDER``: of every data set that is there the share of steps without a role, with and without implicit roles, what kind
+of steps those are, and the commonest pairs of directly following roles: the edges of its directly-follows graph.
 """
 
 from __future__ import annotations
@@ -17,17 +20,17 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from trails.analyses.roles import Labelled, RoleAgreement, score_roles
 from trails.analyses.statistics import Interval
-from trails.readers import read, write_chains
+from trails.readers import ReadOptions, read, write_chains
 from trails.sample import path
 from trails.schema import Chain, Role
-from trails.segment import segment
+from trails.segment import described, segment
 
 GOAL_MB_PER_S = 1.5
 BASELINE = re.compile(r"(?<=[.!?])\s+")
@@ -136,15 +139,84 @@ def print_gold(*, wrong: bool) -> None:
             print(f"| {case.language} | {names[case.chain]} | {case.kind} | {case.labelled} | {case.found} | {text} |")
 
 
+DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {  # name: (file or folder, fields that no reader knows)
+    "GSM8K": ("gsm8k/train.jsonl", {}),
+    "FOLIO": ("folio/folio-train.jsonl", {}),
+    "MATH": ("math500/math_300.jsonl", {}),
+    "Qwen": ("llm_math_chains/qwen2.5-32b_math_l5.jsonl", {}),
+    "Marco-o1": ("marco_o1_long/cot_demo.jsonl", {}),
+    "Stacks": ("stacks_proofs", {}),
+    "Spinoza": ("pd_argument_prose/spinoza_ethics_en.md", {}),
+    "Russian answers": ("ru_llm_answers/answers.jsonl", {}),
+    "BBH": ("bbh_cot/model_chains.jsonl", {}),
+    "ToT, game of 24": ("tot_game24/bfs_logs.jsonl", {}),
+    "MGSM, Russian and English": ("mgsm_ru/cot_exemplars.jsonl", {}),
+    "RuSuperGLUE, RCB": ("ru_superglue_pairs/rcb.jsonl", {"chain": "premise", "question": "hypothesis"}),
+    "RuSuperGLUE, LiDiRus": ("ru_superglue_pairs/lidirus.jsonl", {"chain": "sent1", "question": "sent2"}),
+}
+MOST_CHAINS = 1_500
+LIKELY = 0.6
+_FORM = re.compile(r"\s*(?:[-*•–—]\s|\(?\d{1,3}[.)]\s|#{1,6}\s|\*\*[^*\n]+\*\*:?\s*$|\|)")
+
+
+def kind_of(text: str) -> str:
+    """What a step without a role is: a heading or list item, a few words, a line of symbols, or a clause."""
+    if _FORM.match(text):
+        return "heading or list item"
+    words = re.findall(r"[^\W\d_]{2,}", text)
+    if len(words) < 4:
+        return "symbols or less than four words"
+    return "clause"
+
+
+def print_data(folder: Path) -> None:
+    """Print the table of ``--data``."""
+    print(
+        "| data set | chains | steps | NONE | NONE, implicit counted | of these: heading or list item | few words | clause |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    edges = []
+    for name, (file, fields) in DATA_SETS.items():
+        if not (folder / file).exists():
+            continue
+        steps = none = chains = 0
+        left: Counter[str] = Counter()
+        pairs: Counter[tuple[str, str]] = Counter()
+        for chain in read([folder / file], options=ReadOptions(fields=fields, limit=MOST_CHAINS)):
+            chains += 1
+            found = described(chain, segment(chain))
+            steps += len(found)
+            none += sum(step.role is Role.NONE for step in found)
+            for step in found:
+                if step.role is Role.NONE and not (step.implicit_role and step.implicit_p >= LIKELY):
+                    left[kind_of(chain.text[step.start : step.end])] += 1
+            pairs.update((a.role.value, b.role.value) for a, b in pairwise(found))
+        rest = sum(left.values())
+        shares = " | ".join(
+            f"{left[kind] / max(rest, 1):.2f}"
+            for kind in ("heading or list item", "symbols or less than four words", "clause")
+        )
+        print(f"| {name} | {chains:,} | {steps:,} | {none / steps:.2f} | {rest / steps:.2f} | {shares} |")
+        total = sum(pairs.values())
+        told = [f"{a}>{b} {n / total:.0%}" for (a, b), n in pairs.most_common() if n >= 0.01 * total]
+        edges.append(f"| {name} | {total:,} | {'; '.join(told[:8])} |")
+    print("\n| data set | pairs | the commonest pairs of directly following roles |\n|---|---|---|")
+    print("\n".join(edges))
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=10)
     parser.add_argument("--gold", action="store_true", help="roles and borders against labelled steps instead of speed")
+    parser.add_argument("--data", type=Path, help="roles of the data sets in this folder instead of speed")
     parser.add_argument("--wrong", action="store_true", help="with --gold: list every case")
     options = parser.parse_args()
     if options.gold:
         print_gold(wrong=options.wrong)
+        return
+    if options.data:
+        print_data(options.data)
         return
     copies = options.copies
     sample = list(read([path()]))

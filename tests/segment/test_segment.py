@@ -370,6 +370,18 @@ def test_a_wrong_lexicon_is_named(body: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("letter", ["İ", "ẞ", "ﬁ"])
+def test_letters_whose_lower_case_is_longer_move_no_border(letter: str) -> None:
+    text = f"{letter * 3} is a sign. IF it RAINS, we stay. BUT we go, BECAUSE it is late."
+    assert pieces(text, "en") == [
+        f"{letter * 3} is a sign. ",
+        "IF it RAINS, ",
+        "we stay. ",
+        "BUT we go, ",
+        "BECAUSE it is late.",
+    ]
+
+
 def test_the_hash_is_stable_hex() -> None:
     assert segmenter_hash() == segmenter_hash()
     assert len(segmenter_hash()) == 16
@@ -506,6 +518,37 @@ def test_the_part_that_no_rule_was_fitted_to() -> None:
             "We stay at home especially if it rains hard.",
             "",
             [("We stay at home ", "THEN"), ("especially if it rains hard.", "IF")],
+        ),
+        # and so it does at the head of a sentence, where the main clause follows
+        (
+            "Especially if it rains hard, we stay at home.",
+            "",
+            [("Especially if it rains hard, ", "IF"), ("we stay at home.", "THEN")],
+        ),
+        (
+            "Perhaps because it rained, the street is wet.",
+            "",
+            [("Perhaps because it rained, ", "BECAUSE"), ("the street is wet.", "THEREFORE")],
+        ),
+        (
+            "Особенно если идёт дождь, мы сидим дома.",
+            "ru",
+            [("Особенно если идёт дождь, ", "IF"), ("мы сидим дома.", "THEN")],
+        ),
+        # a word of focus before anything else is no connective
+        ("Especially then the street is wet.", "", [("Especially then the street is wet.", "NONE")]),
+        ("Just the street is wet, then.", "", [("Just the street is wet, then.", "NONE")]),
+        # two words behind a formula, which one word of the pair does not begin alone
+        (
+            "The set equals $X$ and hence it is open in the space.",
+            "",
+            [("The set equals $X$ ", "NONE"), ("and hence it is open in the space.", "THEREFORE")],
+        ),
+        # a condition whose "then" begins the next line
+        (
+            "If the number is even,\nthen its square is even.",
+            "",
+            [("If the number is even,\n", "IF"), ("then its square is even.", "THEN")],
         ),
     ],
 )

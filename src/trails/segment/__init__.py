@@ -7,6 +7,7 @@ of the text. Blanks between two steps belong to the earlier one. Connectives com
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ __all__ = [
 _RUSSIAN = frozenset("абвгдеёжзийклмнопрстуфхцчшщъыьэюя")
 LANGUAGE_SAMPLE = 20_000
 MIN_LETTERS = 3
+_THREE_LETTERS = re.compile(rf"(?:[A-Za-z][^A-Za-z]*+){{{MIN_LETTERS}}}")
 
 
 def detect_language(text: str) -> str:
@@ -42,8 +44,11 @@ def detect_language(text: str) -> str:
     unless one in fifty is beyond a–z. French without accents counts as English: a language is meant only as the choice of a
     lexicon. Fewer than three letters, or another script, is ``und``. Looks at the first 20,000 characters.
     """
+    sample = text[:LANGUAGE_SAMPLE]
+    if sample.isascii():  # nothing to weigh: Latin letters or too few
+        return "en" if _THREE_LETTERS.search(sample) else "und"
     cyrillic = latin = foreign_cyrillic = foreign_latin = other = 0
-    for character, count in Counter(text[:LANGUAGE_SAMPLE]).items():
+    for character, count in Counter(sample).items():
         if not character.isalpha():
             continue
         code = ord(character)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -122,6 +122,20 @@ def _alternatives(words: list[str]) -> str:
     return "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in ordered)
 
 
+def _tree(words: Sequence[str]) -> str:
+    """As :func:`_alternatives`, with what words begin with in common written once: a word that is none is left at its first
+    letter. Longer words come first.
+    """
+    heads: dict[str, list[str]] = {}
+    for word in words:
+        if word:
+            heads.setdefault(word[0], []).append(word[1:])
+    parts = [(r"\s+" if head == " " else re.escape(head)) + _tree(rest) for head, rest in sorted(heads.items())]
+    if len(parts) == 1 and "" not in words:
+        return parts[0]
+    return f"(?:{'|'.join(parts)})" + ("?" if "" in words else "") if parts else ""
+
+
 def _prefix(labels: list[str], interjections: list[str]) -> re.Pattern[str]:
     label = rf"(?:(?:{_alternatives(labels)})\.?(?:\s+\w{{1,7}})?\s*[.:]\s*(?:--|[—–-])?\s*\**\s*)?" if labels else ""
     spoken = rf"(?:(?:{_alternatives(interjections)})(?:,|\.\.\.|…|\s--?|\s[—–])\s*)*" if interjections else ""
@@ -148,12 +162,13 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
     spaced = sorted({cue.cue for found in cues.values() for cue in found if "space" in cue.places})
     inside = sorted({cue.cue for found in cues.values() for cue in found if "inside" in cue.places})
     # every branch begins with a mark, a formula or a blank, so that the search skips from one to the next
+    # (written for text in lower case)
     soft = rf"(?P<mark>[,;:—–]|--|-(?<=\s-)(?=\s))\s*(?P<word>[^\W\d_]+|[\d{FILL}])"
     after_formula = sorted({cue.cue for found in cues.values() for cue in found if "formula" in cue.places})
     if after_formula:
         soft += rf"|(?P<formula>{FILL}[\x02]*)\s+(?P<next>{_alternatives(after_formula)})(?!\w)"
     if spaced:
-        soft += rf"|\s(?P<spaced>{_alternatives(spaced)})(?!\w)"
+        soft += rf"|\s(?P<spaced>{_tree(spaced)})(?!\w)"
     conditions = {c.cue for found in cues.values() for c in found if c.role is Role.IF and c.opens and " " not in c.cue}
     reasons = {c.cue for found in cues.values() for c in found if c.role is Role.BECAUSE and c.opens}
     return Lexicon(
@@ -167,8 +182,8 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
         auxiliaries=frozenset(table.get("auxiliaries", ())),
         adjective_endings=frozenset(table.get("adjective_endings", ())),
         prefix=_prefix(table.get("labels", []), table.get("interjections", [])),
-        soft=re.compile(soft, re.IGNORECASE),
-        inside=re.compile(rf"(?<=[\s,])(?:{_alternatives(inside)})(?!\w)", re.IGNORECASE) if inside else None,
+        soft=re.compile(soft),
+        inside=re.compile(rf"[\s,](?:{_tree(inside)})(?!\w)") if inside else None,
         conditions=frozenset(conditions),
         reasons=frozenset(reasons),
         pronouns=frozenset(table.get("pronouns", ())),

@@ -15,8 +15,11 @@ from trails.segment.lexicon import LETTERS, Cue, Lexicon
 from trails.segment.mask import FILL, mask
 
 # a sentence end: full stops and their kind, closing marks (also the mask's own), then a blank
-# (the look-behind lets a match begin only where a run begins, which keeps a long run of full stops linear)
-_HARD = re.compile(r"(?<![.!?…。！？])[.!?…。！？]++[\x02\"'»”’)\]}*_]*+(?=\s)|[。！？]|\n")
+# (the set comes first, so that the search skips from mark to mark; the look-behind lets a match begin only where a run begins,
+# which keeps a long run of full stops linear)
+_HARD = re.compile(
+    r"[.!?…。！？\n](?:(?<=\n)|(?<![.!?…。！？].)[.!?…。！？]*+[\x02\"'»”’)\]}*_]*+(?=\s)|(?<=[。！？]))", re.DOTALL
+)
 _LAST_WORD = re.compile(r"[^\s(\[\"«“*_]+$")
 _LIST_MARK = re.compile(
     r"(?:[-*+•–—]\s|\(?\d{1,3}[.)]\s|\(?[a-zA-Zа-яА-Я]\)\s|[ivxIVX]+\.\s|#{1,6}\s|>|\||```|~~~|\\item\b)"
@@ -35,6 +38,8 @@ _COMMAS = re.compile(rf",\s+(?=[\w{FILL}])")
 _EQUATION = re.compile(r"[a-zA-Z][\w']?\s*[=<>≤≥+*/^(-]")
 _ROMAN = re.compile(r"[ivxlcIVXLC]+$")
 _CLOSING = " \t\r\n\"'»”’)]}*_\x02"
+
+_SENTENCE_ENDS = frozenset(("", *".!?…。！？"))
 
 MIN_LEFT_WORDS = 2
 MIN_RIGHT_WORDS = 2
@@ -61,6 +66,24 @@ _STRONG = frozenset(
     {Role.BUT, Role.HOWEVER, Role.IF, Role.UNLESS, Role.BECAUSE, Role.WHEN, Role.OR, Role.ANSWER, Role.EXAMPLE}
 )
 """A question that begins with one of these keeps the role of its connective."""
+
+
+class _Masked(str):
+    """The masked text; ``low`` is the same in lower case, of the same length, with blanks for line breaks: cues are looked
+    for in it, which costs half of what patterns do that pass over case.
+    """
+
+    low: str
+
+    @classmethod
+    def of(cls, text: str) -> _Masked:
+        """``text`` masked."""
+        made = cls(mask(text))
+        low = made.lower()
+        if len(low) != len(made):  # İ becomes two characters
+            low = "".join(c.lower() if len(c.lower()) == 1 else c for c in made)
+        made.low = low.replace("\n", " ")
+        return made
 
 
 @dataclass(slots=True)
@@ -241,25 +264,39 @@ def _fits(cue: Cue, masked: str, start: int, end: int, lexicon: Lexicon) -> bool
 
 
 def _match(
-    masked: str, start: int, places: Sequence[str], lexicon: Lexicon, *, condition: bool = False, premise: bool = False
+    masked: _Masked,
+    start: int,
+    places: Sequence[str],
+    lexicon: Lexicon,
+    *,
+    condition: bool = False,
+    premise: Found | None = None,
 ) -> tuple[Cue, Role, str, int] | None:
-    """The longest cue at ``start`` that counts at one of ``places``, with its role, sense and end."""
-    first = LETTERS.match(masked, start)
+    """The longest cue at ``start`` that counts at one of ``places``, with its role, sense and end.
+
+    ``condition``: a condition is open; ``premise``: the step before.
+    """
+    low = masked.low
+    first = LETTERS.match(low, start)
     if first is None:
         return None
-    for cue in lexicon.cues.get(first.group().lower(), ()):
+    for cue in lexicon.cues.get(first.group(), ()):
+        if not low.startswith(cue.cue, start):
+            continue
         end = start + len(cue.cue)
-        if masked[start:end].lower().replace("\n", " ") != cue.cue or (
-            masked[end - 1].isalnum() and masked[end : end + 1].isalnum()
-        ):
+        if low[end - 1].isalnum() and low[end : end + 1].isalnum():
             continue
-        place = next((place for place in places if place in cue.places), None)
-        if place is None or not _fits(cue, masked, start, end, lexicon):
+        for place in places:
+            if place in cue.places:
+                break
+        else:
             continue
-        if place.endswith(",") and not _COMMA.match(masked, end):
+        if not _fits(cue, masked, start, end, lexicon) or (place.endswith(",") and not _COMMA.match(low, end)):
             continue
         role, sense = cue.role, cue.sense
-        if (cue.needs == "condition" and not condition) or (cue.needs == "premise" and not premise):
+        if (cue.needs == "condition" and not condition) or (
+            cue.needs == "premise" and (premise is None or not _is_premise(masked, premise, lexicon))
+        ):
             if cue.otherwise is None:
                 continue
             role, sense = cue.otherwise
@@ -283,7 +320,7 @@ def find_steps(
     """
     if not text:
         return []
-    masked = mask(text)
+    masked = _Masked.of(text)
     given = frozenset(borders or ())
     if keep_borders and borders is not None:
         sentences = list(borders)
@@ -292,7 +329,7 @@ def find_steps(
     else:
         sentences = sorted({*borders, *hard_borders(text, masked, lexicon)})
     steps: list[Found] = []
-    premise = False
+    premise: Found | None = None
     for number, start in enumerate(sentences):
         end = sentences[number + 1] if number + 1 < len(sentences) else len(text)
         if start not in given and steps and not any(character.isalnum() for character in text[start:end]):
@@ -302,7 +339,7 @@ def find_steps(
         _questions(text, fresh, end)
         if previous is not None and previous.role is Role.NONE and keep_borders:
             _condition_behind(masked, previous, fresh[0], end)
-        premise = _is_premise(masked, fresh[-1], lexicon)
+        premise = fresh[-1]
         steps += fresh
     if borders is None and len(steps) > 1 and not any(character.isalnum() for character in text[: steps[1].start]):
         del steps[0]
@@ -326,7 +363,7 @@ def _condition_behind(masked: str, before: Found, step: Found, end: int) -> None
         before.role, before.sense = MAIN_CLAUSE[step.role]
 
 
-def _opened(masked: str, cue: Cue, role: Role, stop: int, end: int, lexicon: Lexicon) -> _Open:
+def _opened(masked: _Masked, cue: Cue, role: Role, stop: int, end: int, lexicon: Lexicon) -> _Open:
     """What a cue leaves open: the main clause of the subordinate clause that it begins."""
     if not cue.opens:
         return _Open()
@@ -339,15 +376,15 @@ def _opened(masked: str, cue: Cue, role: Role, stop: int, end: int, lexicon: Lex
 
 
 def _head(
-    masked: str, start: int, content: int, end: int, lexicon: Lexicon, premise: bool, previous: Found | None
+    masked: _Masked, start: int, content: int, end: int, lexicon: Lexicon, premise: Found | None, previous: Found | None
 ) -> tuple[Found, int, _Open]:
     """A sentence's first step, where its words begin behind the connective, and what it leaves open.
 
     ``previous`` is the step before where the source set the border: it may lie inside a sentence, and then the cues of a
     clause count too.
     """
-    before = masked[max(0, start - 24) : start].rstrip(_CLOSING)[-1:]
-    inside = previous is not None and before not in ("", ".", "!", "?", "…", *"。！？")
+    before = masked[max(0, start - 24) : start].rstrip(_CLOSING)[-1:] if previous is not None else ""
+    inside = previous is not None and before not in _SENTENCE_ENDS
     condition = inside and previous is not None and previous.opens
     got = None
     if inside:
@@ -358,6 +395,10 @@ def _head(
         return Found(start, main[0], "", main[1], False), content, _Open()
     if got is None:
         got = _match(masked, content, ("start", "start,"), lexicon, condition=condition, premise=premise)
+    at = content
+    if got is None and (at := _behind_focus(masked, content, lexicon)) > content:  # "Especially if A,"
+        got = _match(masked, at, ("start",), lexicon)
+        got = got if got is not None and got[0].opens else None
     if got is None:
         return Found(start, opens=condition, main=previous.main if condition and previous else None), content, _Open()
     cue, role, sense, stop = got
@@ -368,15 +409,15 @@ def _head(
         if following is not None and following[0].opens:
             open_ = _opened(masked, following[0], following[1], following[3], end, lexicon)
     opens = open_.then or (condition and role not in (Role.THEN, Role.THEREFORE))
-    return Found(start, role, masked[content:stop], sense, True, opens, open_.main), stop, open_
+    return Found(start, role, masked[at:stop], sense, True, opens, open_.main), stop, open_
 
 
 def _sentence(
-    masked: str,
+    masked: _Masked,
     start: int,
     end: int,
     lexicon: Lexicon,
-    premise: bool,
+    premise: Found | None,
     previous: Found | None = None,
     *,
     whole: bool = False,
@@ -400,16 +441,18 @@ def _sentence(
         if first.role is Role.NONE:
             _medial(masked, first, min(end, start + INSIDE_CHARS), lexicon)
         return steps
-    for soft in lexicon.soft.finditer(masked, content, end):
-        mark, word = soft.group("mark", "word")
-        if soft.re.groupindex.get("formula") and soft.group("formula"):
-            mark, word = FILL, soft.group("next")
-            at = soft.start("next")
+    formulas = "formula" in lexicon.soft.groupindex
+    for soft in lexicon.soft.finditer(masked.low, content, end):
+        mark = soft["mark"]
+        if mark is not None:
+            at = soft.start("word")
+            if at != open_.at and soft["word"] not in lexicon.cues:
+                continue  # most commas: no cue begins with this word
+        elif formulas and soft["formula"]:
+            mark, at = FILL, soft.start("next")
         else:
-            at = soft.start("word") if mark else soft.start("spaced")
+            at = soft.start("spaced")
         main_clause = at == open_.at and mark is not None
-        if mark is not None and not main_clause and word.lower() not in lexicon.cues:
-            continue  # most commas: no cue begins with this word
         if at < last or _words(masked, at, end) <= MIN_RIGHT_WORDS - main_clause:
             continue
         left = _words(masked, last, at)
@@ -463,9 +506,9 @@ def _sentence(
     return steps
 
 
-def _late_condition(masked: str, step: Found, content: int, end: int, lexicon: Lexicon) -> None:
+def _late_condition(masked: _Masked, step: Found, content: int, end: int, lexicon: Lexicon) -> None:
     """Role of a step with given borders whose condition stands behind a few words: "In this case, if A"."""
-    for soft in lexicon.soft.finditer(masked, content, min(end, content + INSIDE_CHARS)):
+    for soft in lexicon.soft.finditer(masked.low, content, min(end, content + INSIDE_CHARS)):
         at = soft.start("word") if soft.group("mark") else soft.start("spaced") if soft.group("spaced") else -1
         if at < 0 or _words(masked, content, at) > MAX_LEAD_WORDS:
             continue
@@ -481,6 +524,14 @@ def _with_focus(masked: str, at: int, last: int, lexicon: Lexicon) -> int:
     """``at``, or where the word before it begins that belongs to the cue ("especially if")."""
     found = _LAST_WORD.search(masked[last:at].rstrip(" "))
     return last + found.start() if found and found.group().lower() in lexicon.focus else at
+
+
+def _behind_focus(masked: _Masked, at: int, lexicon: Lexicon) -> int:
+    """``at``, or where the next word begins if the one there belongs to the cue behind it ("Especially if A, B")."""
+    word = LETTERS.match(masked.low, at)
+    if word is None or word.group() not in lexicon.focus or masked.low[word.end() : word.end() + 1] != " ":
+        return at
+    return _next_visible(masked, word.end())
 
 
 def _joins_adjectives(masked: str, comma: int, stop: int, lexicon: Lexicon) -> bool:
@@ -515,7 +566,7 @@ def _begins_clause(masked: str, at: int, lexicon: Lexicon) -> bool:
     return _subject_at(masked, at, len(masked), lexicon)
 
 
-def _main_clause(masked: str, start: int, end: int, lexicon: Lexicon) -> int:
+def _main_clause(masked: _Masked, start: int, end: int, lexicon: Lexicon) -> int:
     """Where the main clause begins whose subordinate clause has its words from ``start`` on, or -1.
 
     It stands behind a comma: the first one before a subject; else the only one, or in a language whose clauses nest between
@@ -523,7 +574,7 @@ def _main_clause(masked: str, start: int, end: int, lexicon: Lexicon) -> int:
     a connective of its own.
     """
     stop = min(end, start + MAIN_CLAUSE_CHARS)
-    if any(mark in masked[start:stop].lower() for mark in lexicon.then_marks):
+    if any(masked.low.find(mark, start, stop) >= 0 for mark in lexicon.then_marks):
         return -1
     others = []
     for comma in _COMMAS.finditer(masked, start, stop):
@@ -544,23 +595,26 @@ def _main_clause(masked: str, start: int, end: int, lexicon: Lexicon) -> int:
     return -1
 
 
-def _medial(masked: str, step: Found, stop: int, lexicon: Lexicon) -> None:
+def _medial(masked: _Masked, step: Found, stop: int, lexicon: Lexicon) -> None:
     """Role from a connective inside the step's beginning, where there is none at its start."""
     if lexicon.inside is None:
         return
-    found = lexicon.inside.search(masked, step.start + 1, stop)
+    found = lexicon.inside.search(masked.low, step.start, stop)
     if found is None:
         return
-    got = _match(masked, found.start(), ("inside",), lexicon)
+    got = _match(masked, found.start() + 1, ("inside",), lexicon)
     if got is not None:
         _, step.role, step.sense, end = got
-        step.connective, step.explicit = masked[found.start() : end], True
+        step.connective, step.explicit = masked[found.start() + 1 : end], True
 
 
 def _questions(text: str, steps: list[Found], end: int) -> None:
     """A sentence that ends with a question mark: its last step is a question unless a strong connective says more."""
     last = steps[-1]
-    tail = text[max(last.start, end - 12) : end].rstrip(_CLOSING)
+    tail = text[max(last.start, end - 12) : end]
+    if "?" not in tail and "？" not in tail:
+        return
+    tail = tail.rstrip(_CLOSING)
     strong = last.role in _STRONG and not (last.role is Role.WHEN and "," not in text[last.start : end])
     if tail.endswith(("?", "？")) and not strong:
         last.role, last.connective, last.sense, last.explicit = Role.QUESTION, "", "", False
