@@ -2,10 +2,13 @@
 
 python -m benchmarks.genome compile --rows 100000 --books 1000 [--folder FOLDER]
 python -m benchmarks.genome fuzz --inputs 5000
+python -m benchmarks.genome detector [--model MODEL]
 
 ``compile`` makes a home of short chains (not timed, kept in the folder), writes a genome over it with ``trails genome init``,
 checks it and compiles it to Parquet, each in a process of its own: seconds, peak memory and rows per second.
 ``fuzz`` reads damaged genomes and prints the slowest one, how many were refused, and the peak memory.
+``detector`` runs the detector of resolutions on the labelled answers of ``tests/genome/resolutions.jsonl``: rules, rules with
+the model's likelihood, the likelihood alone, and the control, any answer that turns.
 """
 
 from __future__ import annotations
@@ -134,6 +137,52 @@ def compile_(rows: int, books: int, folder: Path) -> None:
     print(f"{rows:,} rows of {books:,} books: {rate:,.0f} rows/s; a million at this rate: {1e6 / rate:,.0f} s")
 
 
+def detector(model: str) -> None:
+    """Precision, recall and F1 of every way to tell a resolution, with intervals that resample answers."""
+    from tests.genome.test_scenes import ITEMS, SCENES
+
+    from trails.analyses.statistics import bootstrap
+    from trails.genome.scenes import MARGIN, detect, f1
+    from trails.measure import open_scorer
+    from trails.measure.connectives import mean_behind
+
+    scorer = open_scorer(model, device="cpu")
+    module, tokenizer = scorer.model.module, scorer.model.tokenizer
+
+    def likelihood(before: str, text: str) -> float:
+        return mean_behind(module, tokenizer, before, text)
+
+    truth = [item["resolved"] for item in ITEMS]
+    found = []
+    for item in ITEMS:
+        scene = SCENES[item["scene"]]
+        others = [other.resolution_expected for other in SCENES if other is not scene]
+        found.append(
+            (detect(item["answer"], scene), detect(item["answer"], scene, likelihood=likelihood, controls=others))
+        )
+    ways = {
+        "rules": [rules.resolved for rules, _ in found],
+        "rules or likelihood": [both.resolved for _, both in found],
+        f"likelihood alone, above {MARGIN} nats": [both.margin > MARGIN for _, both in found],
+        "control: any answer that turns": [rules.turn for rules, _ in found],
+    }
+    print(f"{scorer.run.model}, {len(ITEMS)} answers, {sum(truth)} resolved\n")
+    print("| way | precision | recall | F1 | 95 % |\n|---|---|---|---|---|")
+    for name, said in ways.items():
+        pairs = np.array([truth, said]).T.astype(float)
+        span = bootstrap(pairs, lambda rows: f1(rows[:, 0].astype(bool).tolist(), rows[:, 1].astype(bool).tolist())[2])
+        low, high = span or (float("nan"), float("nan"))
+        precision, recall, score = f1(truth, said)
+        print(f"| {name} | {precision:.2f} | {recall:.2f} | {score:.2f} | {low:.2f} to {high:.2f} |")
+    margins = [both.margin for _, both in found]
+    yes = [m for m, right in zip(margins, truth, strict=True) if right]
+    no = [m for m, right in zip(margins, truth, strict=True) if not right]
+    above = np.mean([(a > b) + 0.5 * (a == b) for a in yes for b in no])
+    print(
+        f"\nAUC of the likelihood's margin {above:.2f} (chance .50); mean {np.mean(yes):+.2f} resolved, {np.mean(no):+.2f} not"
+    )
+
+
 def fuzz(inputs: int) -> None:
     """Read damaged genomes; prints the slowest, and the peak memory."""
     from tests.genome.test_source import GOOD, mutated
@@ -172,8 +221,12 @@ def main() -> None:
     one.add_argument("--books", type=int, default=1_000)
     one.add_argument("--folder", type=Path)
     parts.add_parser("fuzz").add_argument("--inputs", type=int, default=5_000)
+    parts.add_parser("detector").add_argument("--model", default="")
     asked = parser.parse_args()
     os.environ["TRAILS_STORE"] = "embedded"
+    if asked.part == "detector":
+        detector(asked.model)
+        return
     if asked.part == "fuzz":
         fuzz(asked.inputs)
         return

@@ -622,6 +622,25 @@ def disagreements(graph: Graph, limit: int) -> list[Row]:
     return sorted(rows, key=lambda row: (-row[4], row[0], row[1], row[3]))[:limit]
 
 
+def tensions(graph: Graph, run: str, limit: int) -> list[Row]:
+    steps = {(n["chain"], n["index"]): n["text"] for _, n in graph.nodes(data=True) if "index" in n and "role" in n}
+    rows = [
+        (s["id"], s["chain"], s["role"], steps[s["chain"], s["index"] - 1], s["text"], m["mean_surprisal"], m["run"])
+        for s, m, _ in edges(graph, "MEASURED_STEP")
+        if of_run(m, run) and m.get("mean_surprisal") is not None and s["role"] in ("BUT", "HOWEVER") and s["index"] > 0
+    ]
+    return sorted(rows, key=lambda row: (-row[5], row[0], row[6]))[:limit]
+
+
+def tensions_parted(graph: Graph, limit: int) -> list[Row]:
+    groups = defaultdict(list)
+    for d, _, s in edges(graph, "AT", start="Disagreement"):
+        if s["role"] in ("BUT", "HOWEVER"):
+            groups[s["id"], s["chain"], s["role"], s["text"]].append(d["statistic"])
+    rows = [(*of, max(found), len(found)) for of, found in groups.items()]
+    return sorted(rows, key=lambda row: (-row[4], row[0]))[:limit]
+
+
 def effects_seen(graph: Graph, effect: str, run: str, limit: int) -> list[Row]:
     rows = [
         (e["name"], s["id"], s["text"], r["value"], e["share"], e["by_chance"], r["run"])
@@ -936,6 +955,8 @@ ANSWERS: dict[str, Callable[..., list[Row]]] = {
         chains_by_text,
         directly_follows,
         surprisal_by_role,
+        tensions,
+        tensions_parted,
         useful_premises,
         token_neighbourhood,
         drift_by_layer,

@@ -52,6 +52,7 @@ ingest {sample} --limit 3
 experiment
 diff {run} {run}
 recall all --adapter nowhere
+repairs all --adapter nowhere
 train nowhere.jsonl -o adapter
 intervene {a}
 """

@@ -15,7 +15,7 @@ from trails.errors import TrailsError
 from trails.readers import read
 from trails.sample import canonical_path
 
-SUB = ("init", "check", "show", "plan", "export", "scenes", "mutate", "cross", "search")
+SUB = ("init", "check", "show", "plan", "export", "scenes", "mutate", "cross", "search", "initiation")
 
 
 @pytest.fixture(scope="module")

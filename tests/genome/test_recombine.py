@@ -160,7 +160,7 @@ def test_the_objective_trains_and_leaves_the_model_as_it_was(tmp_path: Path, mon
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     module = LlamaForCausalLM(LlamaConfig(vocab_size=300, max_position_embeddings=2048, pad_token_id=0, **shape)).eval()
     model = SimpleNamespace(module=module, tokenizer=None)
-    monkeypatch.setattr(bench, "open_scorer", lambda *_, **__: SimpleNamespace(model=model, run=toy))
+    monkeypatch.setattr(bench, "open_scorer", lambda *_, **__: SimpleNamespace(model=model, run=toy, contexts=None))
     chains = [c for c in read([canonical_path()]) if c.language == "en"][:70]
     with TraceStore(tmp_path / "home", write=True) as store:
         store.put_run(toy)

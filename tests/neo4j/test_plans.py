@@ -45,6 +45,8 @@ WHOLE = {
     "states-branching": "State",
     "steps-nobody-needs": "Step",
     "surprisal-by-role": "Run",
+    "tensions": "Run",
+    "tensions-parted": "Disagreement",
 }
 """Queries about the whole corpus, and the label that they may read from end to end. Never Token."""
 

@@ -75,3 +75,30 @@ def test_a_file_that_exists_is_kept_unless_asked(home: Any, tmp_path: Path) -> N
     assert (tmp_path / "r.html").read_text(encoding="utf-8") == "mine"
     home("report", "-o", "r.html", "--overwrite")
     assert contents(tmp_path / "r.html")[0]["title"] == "trails: all chains"
+
+
+GENOME = """\
+genome: 1
+name: two
+stages:
+  - {name: first, sections: [{name: a, books: [{select: "all", take: 3, order: source}]}]}
+  - {name: second, sections: [{name: b, books: [{select: "all", skip: 3, take: 1, order: source}]}]}
+"""
+
+
+def test_a_course_is_seen_in_the_report(home: Any, tmp_path: Path) -> None:
+    (tmp_path / "course.genome.yaml").write_text(GENOME, encoding="utf-8")
+    said = home("report", "--course", "course.genome.yaml", "-o", "course.html", "--json").json()
+    record, _ = contents(tmp_path / "course.html")
+    plan = [line.split() for line in home("genome", "plan", "course.genome.yaml").out.splitlines()]
+    names = {line[1] for line in plan}
+    assert len(plan) == 4
+    assert {chain["id"] for chain in record["chains"]} == names
+    assert said["chains"] == len(names)
+    page = (tmp_path / "course.html").read_text(encoding="utf-8")
+    assert f"two: 4 rows of {len(names)} chains in 2 stages" in page
+    assert page.index("the course, row by row") > page.index("two: 4 rows")
+    for line in plan:
+        assert line[1] in page
+    assert "Leave selections" in home("report", "all", "--course", "course.genome.yaml", code=2).err
+    assert "broken" not in home("report", "--course", "none.yaml", code=2).err

@@ -78,7 +78,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
         ({"learning_rate": 0.0}, "a learning rate of 0 trains nothing"),
         ({"learning_rate": float("nan")}, "a learning rate of nan"),
         ({"lm_share": -1.0, "objective": "attention"}, "an lm share of -1"),
-        ({"lm_share": 0.5}, "--lm-share goes with the objective attention"),
+        ({"lm_share": 0.5}, "--lm-share goes with the objectives attention and loop"),
         ({"targets": "q_proj,"}, "targets 'q_proj,' name no module"),
     ],
 )

@@ -300,8 +300,8 @@ HOMELESS = ("experiment",)
 GROUPS = {
     "effects": ("scan",),
     "pvq": ("search", "write"),
-    "genome": ("check", "show", "plan", "export", "search"),
-    "roles": ("export", "import", "score"),
+    "genome": ("check", "show", "plan", "export", "search", "initiation"),
+    "roles": ("connectives", "export", "import", "score"),
     "stellator": ("check", "compile", "explain", "run"),
 }
 """Commands with parts, and the parts that take ``--home``."""

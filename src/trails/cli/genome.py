@@ -451,3 +451,80 @@ def search(
         f"the best of {budget} mutations {verdict} the best of {budget} random orders: {best['search']:+.4f} and "
         f"{best['random']:+.4f}; the genome itself {best['parent']:+.4f}. One seed, no interval: repeat with other seeds."
     )
+
+
+@command.command("initiation", context_settings=_HELP)
+@file_argument
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="JSON Lines of trainings."
+)
+@click.option("--filler", required=True, help="Selection of other reasoning text that fills what a cell leaves out.")
+@click.option(
+    "--held-out", required=True, help="Selection whose chains the gain is measured on; nothing trained may hold them."
+)
+@click.option(
+    "--unrelated",
+    required=True,
+    help="Selection whose chains the damage is measured on; nothing trained may hold them.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Seeds; each trains four cells."
+)
+@click.option(
+    "--steps", type=click.IntRange(min=0), default=0, show_default=True, help="Optimiser steps (0: one pass)."
+)
+@click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of an optimiser step.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=24, show_default=True, help="Chains of each selection, at most."
+)
+@run_option
+@model_option
+@device_option
+@home_option
+@store_option
+@json_option
+def initiation(
+    file: Path,
+    output: Path,
+    filler: str,
+    held_out: str,
+    unrelated: str,
+    seeds: int,
+    steps: int,
+    batch: int,
+    rows: int,
+    run: str | None,
+    model: str | None,
+    device: str | None,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Is a stage worth more after the stages that its initiation names? A 2 x 2 design, judged by its interaction.
+
+    Four trainings a seed: with and without those stages, with and without the stage; what is left out is filled with other
+    text of as many tokens. An interrupted design continues where it stopped.
+
+    \b
+    trails genome initiation course.genome.yaml -o cells.jsonl --filler source:gsm8k/train \\
+        --held-out meta:version=lines --unrelated source:aqua/dev
+    """
+    from trails.cli.scores import print_report
+    from trails.pipeline.initiating import run_initiation
+    from trails.pipeline.recombining import Objective
+
+    found = run_initiation(
+        settings_from(home=home, store=store, model=model, device=device),
+        file,
+        output,
+        Objective(held_out, unrelated, steps=steps, batch=batch, rows=rows),
+        filler,
+        seeds=seeds,
+        run=run,
+        on_stage=(lambda _: None) if as_json else err.print,
+    )
+    report = found.report()
+    if as_json:
+        print_json(report.record(None))
+        return
+    print_report(report, limit=None, home=home)

@@ -18,6 +18,10 @@ from trails.cli.common import echo, err, home_option, json_option, print_json, s
 )  # fmt: skip
 @click.option("--run", help="Run whose numbers are shown (default: the only one).")
 @click.option("--compare", metavar="RUN", help="Show every token's change to this run, for example after a training.")
+@click.option(
+    "--course", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="The page of a course (trails genome) in place of the corpus: its tree, and its chains in their order.",
+)  # fmt: skip
 @click.option("--map/--no-map", "with_map", default=True, show_default=True, help="Include the map of the chains.")
 @click.option("--overwrite", is_flag=True, help="Replace an output file that exists.")
 @click.option("--open", "opens", is_flag=True, help="Open the file in the browser.")
@@ -29,6 +33,7 @@ def command(
     output: Path,
     run: str | None,
     compare: str | None,
+    course: Path | None,
     with_map: bool,
     overwrite: bool,
     opens: bool,
@@ -45,13 +50,22 @@ def command(
     trails report -o report.html --open
     trails report c1f0 roles:IF>THEN>BUT -o chains.html
     trails report --run r12 --compare r34 -o before-after.html
+    trails report --course course.genome.yaml -o course.html
     """
+    from trails.errors import UsageError
     from trails.pipeline import Home
-    from trails.pipeline.reporting import report
+    from trails.pipeline.reporting import course_page, report
 
     settings = settings_from(home=home, store=store)
+    if course is not None and (selections or compare):
+        raise UsageError("the page of a course has chains of its own. Leave selections and --compare out.")
     with Home(home, **settings.model_dump(include={"store"})) as opened:
-        written = report(opened, selections, output, run=run, compare=compare, with_map=with_map, overwrite=overwrite)
+        if course is not None:
+            written = course_page(opened, course, output, run=run, overwrite=overwrite)
+        else:
+            written = report(
+                opened, selections, output, run=run, compare=compare, with_map=with_map, overwrite=overwrite
+            )
     if as_json:
         print_json(
             {

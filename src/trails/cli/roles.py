@@ -7,8 +7,18 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option
-from trails.cli.scores import details_option, print_report
+from trails.cli.common import (
+    BarProgress,
+    device_option,
+    echo,
+    home_option,
+    json_option,
+    print_json,
+    run_model_option,
+    settings_from,
+    store_option,
+)
+from trails.cli.scores import details_option, print_report, run_option, settings_for
 from trails.errors import UsageError
 from trails.platform.text import json_text
 
@@ -116,3 +126,48 @@ def score_command(details: bool, home: Path | None, as_json: bool) -> None:
         print_json(report.record(None))
         return
     print_report(report, limit=None, details=details, home=home)
+
+
+@command.command("connectives")
+@click.argument("chains", default="all")
+@click.option("--language", type=click.Choice(["en", "ru"]), default="en", show_default=True, help="Chains to look at.")
+@click.option(
+    "--sample", type=click.IntRange(min=1), default=60, show_default=True, help="Chains to draw from the selection."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw and of the two halves.")
+@run_option
+@run_model_option
+@device_option
+@home_option
+@json_option
+def connectives_command(
+    chains: str,
+    language: str,
+    sample: int,
+    seed: int,
+    run: str | None,
+    model: str | None,
+    device: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Do the model's scores of connectives tell the role of a step, beyond what is known without a model?
+
+    Of every step with a connective (so, because, but, then) it is deleted, and the model says how likely the step is behind
+    each of them. Held against the classifier of implicit roles alone, and against scores of other steps. CHAINS is a
+    selection.
+
+    \b
+    trails roles connectives
+    trails roles connectives source:gsm8k/train --sample 100
+    """
+    from trails.pipeline import Home
+    from trails.pipeline.connecting import connectives
+
+    with Home(**settings_for(home, None, model=model, device=device)) as opened, BarProgress(quiet=as_json) as bar:
+        found = connectives(opened, chains, language=language, sample=sample, seed=seed, run=run, progress=bar)
+    report = found.report()
+    if as_json:
+        print_json(report.record(None))
+        return
+    print_report(report, limit=None, home=home)

@@ -20,6 +20,7 @@ from trails.cli.common import (
     settings_from,
 )
 from trails.config import Settings
+from trails.errors import UsageError
 from trails.train.options import TrainOptions, layers_option
 
 
@@ -55,10 +56,11 @@ from trails.train.options import TrainOptions, layers_option
 )
 @click.option(
     "--objective",
-    type=click.Choice(["lm", "dft", "attention"]),
+    type=click.Choice(["lm", "dft", "attention", "loop"]),
     default="lm",
     show_default=True,
-    help="Loss to train on. lm: cross entropy; dft: dynamic fine-tuning; attention: match stored attention maps.",
+    help="Loss to train on. lm: cross entropy; dft: dynamic fine-tuning; attention: match stored attention maps; loop: repair "
+    "an attempt that the model writes itself.",
 )
 @click.option("--teacher", help="Run whose stored attention maps are learnt (--objective attention).")
 @click.option(
@@ -66,8 +68,41 @@ from trails.train.options import TrainOptions, layers_option
     type=float,
     default=0.0,
     show_default=True,
-    help="Share of the cross entropy in the loss (--objective attention).",
+    help="Share of the cross entropy in the loss (--objective attention, loop).",
 )
+@click.option(
+    "--attempts",
+    type=click.Choice(["own", "base"]),
+    default="own",
+    show_default=True,
+    help="Whose attempts are repaired (--objective loop): the model's own as it is then, or, the control, the base model's.",
+)
+@click.option(
+    "--attempt-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Tokens of an attempt, at most (--objective loop).",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Temperature at which attempts are drawn; 0: the likeliest token each time (--objective loop).",
+)
+@click.option(
+    "--journal",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    default=0.0,
+    help="Write transitions at or above this quantile of loss or entropy to OUTPUT/journal.jsonl, e.g. 0.95 (0: none).",
+)
+@click.option(
+    "--replay",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Journal of an earlier training whose transitions are fed again behind the rows.",
+)
+@click.option("--replay-at-random", is_flag=True, help="Control: feed as many other transitions as the journal holds.")
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(min=0),
@@ -108,6 +143,12 @@ def command(
     objective: str,
     teacher: str | None,
     lm_share: float,
+    attempts: str,
+    attempt_tokens: int,
+    temperature: float,
+    journal: float,
+    replay: Path | None,
+    replay_at_random: bool,
     checkpoint_every: int,
     max_tokens: int,
     by_role: bool,
@@ -131,6 +172,9 @@ def command(
     trails train rows.parquet -o adapter --steps 25 --layers 11-20
     trails diff --adapter adapter --export rows.parquet
     trails train course/train.jsonl --roles -o adapters
+    trails train rows.parquet -o first --journal 0.95
+    trails train rows.parquet -o second --replay first/journal.jsonl
+    trails train rows.parquet -o repaired --objective loop --attempt-tokens 48
     """
     options = TrainOptions(
         steps=steps,
@@ -143,12 +187,18 @@ def command(
         targets=targets,
         objective=objective,  # type: ignore[arg-type]
         lm_share=lm_share,
+        attempts=attempts,  # type: ignore[arg-type]
+        attempt_tokens=attempt_tokens,
+        temperature=temperature,
+        journal=journal,
         checkpoint_every=checkpoint_every,
         max_tokens=max_tokens,
         seed=seed,
         shuffle_steps=shuffle_steps,
     )
     if by_role:
+        if replay is not None:
+            raise UsageError("adapters by role are trained on their own rows. Leave --replay out.")
         _by_role(
             settings_from(home=home, model=model, device=device), export, output, options, force, overwrite, as_json
         )
@@ -164,6 +214,8 @@ def command(
             teacher=teacher or "",
             force=force,
             overwrite=overwrite,
+            replay=replay,
+            replay_at_random=replay_at_random,
             on_stage=bar.note if not as_json else lambda _: None,
             on_step=_Steps(bar, quiet=as_json),
         )
@@ -189,6 +241,10 @@ def command(
     first, last = report.losses[0], report.losses[-1]
     echo(f"{report.steps} steps over {report.rows} rows, {report.trainable:,} trainable parameters")
     echo(f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]} (not a measure of success)")
+    if journal:
+        echo(
+            f"journal: {report.adapter / 'journal.jsonl'}; feed it again: trails train {export} --replay FILE -o FOLDER"
+        )
     echo(f"adapter: {report.adapter}\nwhat it did: trails diff --adapter {report.adapter} --export {export}")
 
 

@@ -3,8 +3,8 @@
     DIR/train.jsonl           every row, in order (and train.ROLE.jsonl, the rows of one role, disjoint)
     DIR/train.README.md       the card: stages, gaps, scenes, and the settings of the trainer that keep the order
     DIR/course.jsonl          one line a row: order, id of the chain, stage, section, book, scene, role, rehearsal, tokens
-    DIR/scenes.jsonl          the evaluation items of the scenes
-    DIR/gaps.jsonl            the evaluation items of the gaps: what was withheld, and what stood before it
+    DIR/scenes.jsonl          the evaluation items of the scenes, if there are any
+    DIR/gaps.jsonl            the evaluation items of the gaps, if there are any: what was withheld, and what stood before it
     DIR/genome.yaml           the genome
 
 The same genome over the same home with the same seed gives the same bytes.
@@ -111,8 +111,11 @@ def export_course(course: Course, format: str, to: Path, *, parquet: bool = Fals
     )
     try:
         write_file(_course_tables(course), _COURSE, written["course"])
-        write_atomic(written["scenes"], _lines(items(course.scenes, course.shelf)))
-        write_atomic(written["gaps"], _lines(gap_items(course)))
+        for name, found in (("scenes", items(course.scenes, course.shelf)), ("gaps", gap_items(course))):
+            if found:
+                write_atomic(written[name], _lines(found))
+            else:  # an empty file would look like a course whose items were lost; one of another course must not stay
+                written.pop(name).unlink(missing_ok=True)
         write_atomic(written["genome"], course.document.text)
     except OSError as error:
         raise StoreError(f"{to} cannot be written: {error.strerror or error}") from error

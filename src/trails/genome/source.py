@@ -198,7 +198,7 @@ def _build(document: Document, keys: Mapping[str, str]) -> None:
         path = document.shown(open_[-1].path) if open_ else "the file"
         return _error(file, event.start_mark.line + 1, event.start_mark.column + 1, message, hint, path)
 
-    for event in YAML(typ="rt", pure=True).parse(document.text):
+    for event in YAML(typ="safe", pure=True).parse(document.text):
         if isinstance(event, DocumentStartEvent):
             documents += 1
             if documents > 1:

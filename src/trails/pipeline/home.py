@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from trails.analyses.statemap import StateMap
     from trails.evaluate.difference import Difference
     from trails.evaluate.recall import Recall
+    from trails.evaluate.repairs import Repairs
     from trails.export.graph import GraphFiles, GraphFormat
     from trails.measure.intervene import Operation
     from trails.report.html import Written
@@ -595,3 +596,29 @@ class Home(OpenHome):
         return recall_of(
             items, self._model_of(known), adapter, shuffled=shuffled, exported=export, max_tokens=max_tokens
         )
+
+    def repairs(
+        self,
+        selection: str,
+        adapter: Path,
+        *,
+        export: Path | None = None,
+        tokens: int = 128,
+        most: int = 200,
+        run: str | None = None,
+    ) -> Repairs:
+        """Two attempts at the questions of a selection, of the untrained model and of the adapter; see
+        :mod:`trails.evaluate.repairs`. Chains of ``export``, the file that was trained on, are left out.
+        """
+        from trails.evaluate.groups import check_export
+        from trails.train.check import check_adapter, check_base
+
+        known = self.run(run)
+        check_base(check_adapter(adapter), known)
+        if export is not None:
+            check_export(export, [adapter])
+        from trails.evaluate.repairs import repairs_of
+
+        traces = self._traces.traces(known.id, self.select(selection).chains)
+        items = [Segmented(trace.chain, trace.steps) for trace in traces]
+        return repairs_of(items, self._model_of(known), adapter, exported=export, tokens=tokens, most=most)

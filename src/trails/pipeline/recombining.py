@@ -78,22 +78,32 @@ class Measured:
 
     def __call__(self, values: Values) -> float:
         """The objective of a genome. Raises UsageError where its course holds what it is measured on."""
-        from trails.experiments.corpus import disjoint
-        from trails.train import TrainOptions
         from trails.train.data import load_rows
 
         genome, document = parse_genome(text_of(values), f"{genome_id(values)}.genome.yaml")
         course = compile_course(genome, document, self.shelf, folder=self.folder, seed=self.objective.seed)
         trained_on = {self.shelf.id(row) for row in np.unique(course.chain).tolist()}
-        for name, (ids, _) in self.sides.items():
-            if shared := sorted(ids & trained_on):
-                raise UsageError(
-                    f"{len(shared)} chains of the {name} selection are in the course of {genome.name} (first {shared[0]}). "
-                    "Select chains that no book holds."
-                )
+        self._apart(trained_on, f"the course of {genome.name}")
         with tempfile.TemporaryDirectory(prefix="trails-course-") as folder:
             done = export_course(course, "trails", Path(folder) / "course", parquet=True)
             rows = load_rows(done.report.files["train"])
+        return self.trained(rows, trained_on)
+
+    def _apart(self, trained_on: set[str], where: str) -> None:
+        """Raises UsageError where what is measured on is trained on."""
+        for name, (ids, _) in self.sides.items():
+            if shared := sorted(ids & trained_on):
+                raise UsageError(
+                    f"{len(shared)} chains of the {name} selection are in {where} (first {shared[0]}). "
+                    "Select chains that no book holds."
+                )
+
+    def trained(self, rows: list[Any], trained_on: set[str]) -> float:
+        """The objective of rows in their order, whose chains are ``trained_on``."""
+        from trails.experiments.corpus import disjoint
+        from trails.train import TrainOptions
+
+        self._apart(trained_on, "what is trained on")
         taken = [row["input_ids"] for row in rows]
         scored = {
             name: [side[i] for i in disjoint([r["input_ids"] for r in side], taken)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain as joined
 from pathlib import Path
 from typing import Any
 
-from trails.analyses.report import Report
+import numpy as np
+
+from trails.analyses.report import Report, ReportTable
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import StateMap, build
 from trails.errors import UsageError
@@ -31,6 +34,8 @@ RETURN o.id AS id, o.kind AS kind, o.text AS text, o.n_tokens AS n_tokens, o.n_c
 ORDER BY id, chain, first
 """
 MAX_ROWS = 200_000
+PLAN_ROWS = 200
+"""Rows of a course that its page lists."""
 
 
 def report(
@@ -87,6 +92,26 @@ def analysis_page(
     notes = [f"{left:,} of {len(named):,} chains that are named are not held with their tokens."] if left else []
     traces = [held[chain] for chain in named if chain in held]
     return write_analysis(to, report, of, traces, subtitle=f"{of.model} · {of.id}", left_out=notes, overwrite=overwrite)
+
+
+def course_page(
+    home: OpenHome, file: Path, to: Path, *, run: str | None = None, seed: int = 0, overwrite: bool = False
+) -> Written:
+    """Write the page of a course: its tree, gaps, scenes and roles, its first rows in order, and their chains token by token.
+
+    Raises GenomeError with every fault of the genome in ``file``, and UsageError as :func:`write_analysis` does.
+    """
+    from trails.genome.compile import plan_table
+    from trails.genome.show import course_report
+    from trails.pipeline.courses import open_course
+
+    of = home.run(run)
+    with open_course(home.settings, file, run=of.id, seed=seed) as course:
+        made = course_report(course)
+        rows = plan_table(course, np.arange(min(len(course), PLAN_ROWS)))
+    title = "the course, row by row" if len(rows) == made.facts["n_rows"] else f"the first {len(rows):,} rows"
+    shown = replace(made, tables=(*made.tables, ReportTable("plan", rows, title)))
+    return analysis_page(home, shown, to, run=of.id, overwrite=overwrite)
 
 
 def _chains(home: OpenHome, selections: Sequence[str], run: Run) -> list[str] | None:

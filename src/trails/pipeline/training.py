@@ -32,13 +32,17 @@ def train_export(
     on_stage: Callable[[str], None] = lambda _: None,
     on_step: Callable[[int, int, float], None] = lambda *_: None,
     keep: Collection[str] | None = None,
+    replay: Path | None = None,
+    replay_at_random: bool = False,
 ) -> TrainReport:
     """Train an adapter on an export, as ``trails train`` does; what can be checked is checked before the model is loaded.
 
     Without a model in the settings that of the export's run is taken, where the home knows the run. ``teacher`` names the run
     whose attention maps are learnt. ``on_step`` is told step, number of steps and loss; ``keep`` names the chains whose rows
-    are trained (None: all). Raises UsageError for an export of other weights (unless ``force``), for wrong options and for a
-    folder that holds something else.
+    are trained (None: all); ``replay`` is a journal that is fed again, with ``replay_at_random`` as many other transitions.
+
+    Raises UsageError for an export of other weights (unless ``force``), for wrong options and for a folder that holds
+    something else.
     """
     check_options(options)
     head = export_head(export)
@@ -54,6 +58,10 @@ def train_export(
     if name == "uniform":
         raise UsageError("the uniform scorer cannot be trained. Give a model with --model.")
     teachers = _teachers(settings, teacher) if teacher else None
+    if replay is not None and not replay.is_file():
+        raise UsageError(f"{replay} does not exist. A training writes it: trails train EXPORT --journal 0.95 -o FOLDER")
+    if replay_at_random and replay is None:
+        raise UsageError("--replay-at-random is the control of a replay. Name the journal: --replay FILE.")
 
     from trails.train import train
 
@@ -71,6 +79,8 @@ def train_export(
         overwrite=overwrite,
         on_step=on_step,
         keep=keep,
+        replay=replay,
+        replay_at_random=replay_at_random,
     )
 
 

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 def load_rows(path: Path) -> list[Row]:
     """Training rows of a canonical export in the order written; rows without a label are left out. ``layers`` of a row count
-    from 0, as its column ``layers_to_transform`` does.
+    from 0, as its column ``layers_to_transform`` does; ``order`` is the place in the file.
 
     Raises UsageError for another file, or one in which no token carries a label.
     """
@@ -34,16 +34,20 @@ def load_rows(path: Path) -> list[Row]:
         layers = lists(table["layers_to_transform"])
         spans, places = table["step_spans"].to_pylist(), table["token_ids_in_graph"].to_pylist()
         chains, parents = table["chain"].to_pylist(), table["parent"].to_pylist()
+        order = table["order"].to_pylist()
         models, tokenizers = table["model_sha"].to_pylist(), table["tokenizer_sha"].to_pylist()
         for index in range(len(table)):
             if any(label != IGNORED for label in labels[index][1:]):
                 rows.append(
                     {
+                        "order": order[index],
                         "input_ids": ids[index],
                         "labels": labels[index],
                         "loss_weights": weights[index],
                         "step_spans": spans[index],
                         "offset": places[index]["offset"],
+                        "first": places[index]["first"],
+                        "prefix": places[index]["prefix"],
                         "chain": parents[index] or chains[index],
                         "layers": layers[index],
                         "model_sha": models[index],
@@ -56,6 +60,7 @@ def load_rows(path: Path) -> list[Row]:
 
 
 _FED = ("input_ids", "labels", "loss_weights", "step_spans", "offset", "chain")
+_PLACE = (("first", 0), ("prefix", ""))
 
 
 def dataset(rows: Sequence[Row], max_tokens: int = 0) -> Any:
@@ -63,7 +68,9 @@ def dataset(rows: Sequence[Row], max_tokens: int = 0) -> Any:
     from datasets import Dataset
 
     whole = [cut(row, max_tokens) for row in rows] if max_tokens else rows
-    return Dataset.from_list([{name: row[name] for name in _FED} for row in whole])
+    return Dataset.from_list(
+        [{name: row[name] for name in _FED} | {name: row.get(name, other) for name, other in _PLACE} for row in whole]
+    )
 
 
 def cut(row: Row, max_tokens: int) -> Row:
@@ -77,13 +84,15 @@ def cut(row: Row, max_tokens: int) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Pads on the right: ids with ``pad``, labels with -100, weights with 0. Adds the attention bins where asked.
+    """Pads on the right: ids with ``pad``, labels with -100, weights with 0. Adds the attention bins where asked, and with
+    ``places`` where every row's tokens are in the graph.
 
     ``chain`` and ``step_spans`` stay lists: they find the stored map of a row.
     """
 
     pad: int = 0
     bins: bool = False
+    places: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """One batch: tensors (B, T) and lists of length B."""
@@ -101,6 +110,11 @@ class Collator:
                 [[1] * len(row["input_ids"]) + [0] * (length - len(row["input_ids"])) for row in rows]
             ),
         }
+        if self.places:
+            batch["places"] = [
+                {"chain": row["chain"], "prefix": row.get("prefix", ""), "at": row.get("first", 0) - row["offset"]}
+                for row in rows
+            ]
         if self.bins:
             keys = [key_bins(len(row["input_ids"]), row["offset"], row["step_spans"]) for row in rows]
             batch["bins"] = torch.tensor([[*row, *[-1] * (length - len(row))] for row in keys])

@@ -13,8 +13,10 @@ import torch
 
 from trails.export.record import IGNORED
 from trails.train.adapter import chosen_layers, with_adapter
+from trails.train.attempts import Attempts
 from trails.train.attention import TeacherMap
 from trails.train.data import Collator, Row, cut
+from trails.train.journal import Journal
 from trails.train.loss import batch_loss
 from trails.train.options import TrainOptions
 
@@ -34,11 +36,14 @@ def fit(
     teachers: Mapping[str, TeacherMap] | None = None,
     on_step: Callable[[int, float, Any], None] | None = None,
     full: bool = False,
+    attempts: Attempts | None = None,
+    journal: Journal | None = None,
 ) -> Any:
     """Train ``options.steps`` steps (see :class:`trails.train.TrainOptions`) and return the PEFT model in eval mode.
 
     ``on_step`` is called after every step with its number, its loss and the model. ``full`` trains all weights of the model
-    instead of an adapter. The learning rate is constant. ``model`` is changed.
+    instead of an adapter. The learning rate is constant. ``model`` is changed. ``attempts`` and ``journal`` as for
+    :func:`trails.train.loss.batch_loss`.
     """
     layers = chosen_layers(rows, options, model)
     trained = model if full else with_adapter(model, options, layers)
@@ -49,17 +54,26 @@ def fit(
     parameters = [p for p in trained.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=0.0, fused=True)
     device = next(model.parameters()).device
-    collate = Collator(0, bins=options.objective == "attention")
+    collate = Collator(0, bins=options.objective == "attention", places=journal is not None)
     feed = batches([cut(row, options.max_tokens) if options.max_tokens else row for row in rows], options.batch)
     trained.train()
     for step in range(1, options.steps + 1):
         whole = [collate(next(feed)) for _ in range(options.accumulate)]
         count = max(sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in whole), 1)
         total = 0.0
-        for batch in whole:
+        for number, batch in enumerate(whole):
             tensors = {name: value.to(device) for name, value in batch.items() if torch.is_tensor(value)}
             loss, _ = batch_loss(
-                trained, base, {**batch, **tensors}, options, count=count, layers=layers, teachers=teachers
+                trained,
+                base,
+                {**batch, **tensors},
+                options,
+                count=count,
+                layers=layers,
+                teachers=teachers,
+                attempts=attempts,
+                at=(step, number),
+                journal=journal,
             )
             torch.autograd.backward(loss)
             total += float(loss.detach())

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trails.export.record import IGNORED
+from trails.train.attempts import Attempts, with_attempts
 from trails.train.attention import TeacherMap, attention_loss, tapped
+from trails.train.journal import Journal
 from trails.train.options import Objective, TrainOptions
 
 
@@ -38,8 +41,8 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
 def token_loss(nll: Tensor, weights: Tensor, objective: Objective) -> Tensor:
     """Weighted loss of each token (N,).
 
-    ``lm``: w · nll. ``dft``: w · p · nll with p = exp(-nll) as a constant (dynamic fine-tuning, arXiv 2508.05629), which
-    turns the gradient of -ln p into that of -p.
+    ``lm`` and ``loop``: w · nll. ``dft``: w · p · nll with p = exp(-nll) as a constant (dynamic fine-tuning, arXiv
+    2508.05629), which turns the gradient of -ln p into that of -p.
     """
     if objective == "dft":
         return weights * torch.exp(-nll.detach()) * nll
@@ -73,13 +76,25 @@ def batch_loss(
     count: int | Tensor | None = None,
     layers: Sequence[int] = (),
     teachers: Mapping[str, TeacherMap] | None = None,
+    attempts: Attempts | None = None,
+    at: tuple[int, int] = (0, 0),
+    journal: Journal | None = None,
 ) -> tuple[Tensor, Any]:
     """Loss of a batch of :class:`trails.train.data.Collator`, and what the model gave.
 
     Sum of weight · loss over labelled tokens, over their number in the accumulated batch (``count``; None: in this batch);
     for the attention objective the mean divergence from the stored maps over ``layers``, over the number of accumulated
     batches, plus ``lm_share`` of the former. ``base`` is the model whose head is fed: ``model`` without its adapter.
+
+    For the objective loop the rows get their attempts first (``attempts`` says how, ``at`` are the step and the number of the
+    forward pass in it), and ``lm_share`` adds that share of the loss of the rows without them. ``journal`` takes the
+    transitions of the pass.
     """
+    plain = batch
+    if options.objective == "loop":
+        if attempts is None:
+            raise ValueError("the objective 'loop' needs to know how attempts are written")
+        batch = with_attempts(model, batch, options, attempts, at)
     predicts, targets, weights = shifted(batch["labels"], batch["loss_weights"])
     mapped = options.objective == "attention"
     with ExitStack() as stack:
@@ -92,6 +107,12 @@ def batch_loss(
         loss = attention_loss(masses, batch["spans"], maps, layers) / options.accumulate
     share = options.lm_share if mapped else 1.0
     if share:
-        of = token_loss(token_nll(outputs.logits[0], targets), weights, "lm" if mapped else options.objective)
+        nll = token_nll(outputs.logits[0], targets)
+        if journal is not None:
+            journal.note(at[0], batch, predicts, nll, outputs.logits[0])
+        of = token_loss(nll, weights, "lm" if mapped else options.objective)
         loss = loss + share * of.sum() / (max(len(targets), 1) if count is None else count)
+    if options.objective == "loop" and options.lm_share:
+        alone, _ = batch_loss(model, base, plain, replace(options, objective="lm", lm_share=0.0), count=count)
+        loss = loss + options.lm_share * alone
     return loss, outputs

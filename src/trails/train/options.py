@@ -11,8 +11,8 @@ from typing import Literal
 from trails.errors import UsageError
 from trails.export import parse_layers
 
-Objective = Literal["lm", "dft", "attention"]
-OBJECTIVES: tuple[Objective, ...] = ("lm", "dft", "attention")
+Objective = Literal["lm", "dft", "attention", "loop"]
+OBJECTIVES: tuple[Objective, ...] = ("lm", "dft", "attention", "loop")
 
 TARGETS: dict[str, tuple[str, ...] | str] = {
     "all": "all-linear",
@@ -28,9 +28,13 @@ class TrainOptions:
 
     ``layers`` are the only layers with an adapter, 1 … L (None: those the export names, empty: all). ``targets`` is a name of
     :data:`TARGETS` or module names joined by commas; None means ``all``, and ``channels`` for the attention objective.
-    ``lm_share`` adds that share of the language-model loss to the attention objective. ``max_tokens`` cuts longer rows; 0
-    refuses rows longer than the model's window. ``shuffle_steps`` trains on the same tokens with the steps of every chain in
-    another order (the control for recall). ``checkpoint_every`` steps (0 = only at the end).
+    ``lm_share`` adds that share of the language-model loss to the objectives attention and loop. ``max_tokens`` cuts longer
+    rows; 0 refuses rows longer than the model's window. ``shuffle_steps`` trains on the same tokens with the steps of every
+    chain in another order (the control for recall). ``checkpoint_every`` steps (0 = only at the end).
+
+    For the objective loop (:mod:`trails.train.attempts`): ``attempts`` are the model's ``own`` or those of the ``base`` model
+    without its adapter (the control), of at most ``attempt_tokens`` tokens, drawn at ``temperature`` (0: the likeliest).
+    ``journal`` writes the transitions at or above this quantile of loss or of entropy (:mod:`trails.train.journal`; 0: none).
     """
 
     steps: int = 0
@@ -51,6 +55,10 @@ class TrainOptions:
     max_tokens: int = 0
     seed: int = 0
     shuffle_steps: bool = False
+    attempts: Literal["own", "base"] = "own"
+    attempt_tokens: int = 64
+    temperature: float = 1.0
+    journal: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +95,26 @@ def check_options(options: TrainOptions) -> None:
         raise UsageError(f"a learning rate of {options.learning_rate:g} trains nothing. Write for example 1e-3.")
     if not 0 <= options.lm_share < math.inf:
         raise UsageError(f"an lm share of {options.lm_share:g} does not exist. Write 0 or more, for example 0.1.")
-    if options.lm_share and options.objective != "attention":
-        raise UsageError("--lm-share goes with the objective attention. Add --objective attention, or leave it out.")
+    if options.lm_share and options.objective not in ("attention", "loop"):
+        raise UsageError(
+            "--lm-share goes with the objectives attention and loop. Add --objective attention, or leave it out."
+        )
+    if options.objective != "loop" and (options.attempts, options.attempt_tokens, options.temperature) != (
+        "own",
+        64,
+        1.0,
+    ):
+        raise UsageError("attempts belong to the objective loop. Add --objective loop, or leave the options out.")
+    if options.attempts not in ("own", "base"):
+        raise UsageError(f"attempts {options.attempts!r} do not exist. Write own, or base for the control.")
+    if options.attempt_tokens < 1 or not 0 <= options.temperature < math.inf:
+        raise UsageError("an attempt has one token or more, and a temperature of 0 or more.")
+    if not 0 <= options.journal < 1:
+        raise UsageError(f"a journal above the quantile {options.journal:g} holds nothing. Write for example 0.95.")
+    if options.journal and options.objective == "attention":
+        raise UsageError(
+            "a journal needs the loss of every token, and the objective attention has none. Leave one out."
+        )
     if options.targets is not None and not all(part.strip() for part in options.targets.split(",")):
         raise UsageError(
             f"targets {options.targets!r} name no module. Write {', '.join(TARGETS)}, or names with commas."

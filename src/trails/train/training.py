@@ -8,7 +8,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from trails.measure.packaged import quiet
 from trails.platform.files import contents, sha256, write_atomic
 from trails.schema import Run, stable_hash
 from trails.train.adapter import chosen_layers, forget_gguf, with_adapter
+from trails.train.attempts import Attempts
 from trails.train.attention import TeacherMap
 from trails.train.check import check_model, export_head, read_json
 from trails.train.data import Collator, Row, dataset, load_rows, shuffled_steps
+from trails.train.journal import Journal, read_journal, replayed
 from trails.train.loss import batch_loss
 from trails.train.options import TrainOptions, TrainReport, check_options
 
@@ -40,13 +42,16 @@ def train(
     on_step: Callable[[int, int, float], None] | None = None,
     callbacks: Sequence[Any] = (),
     keep: Collection[str] | None = None,
+    replay: Path | None = None,
+    replay_at_random: bool = False,
 ) -> TrainReport:
     """Train an adapter for ``model`` (a causal language model with its ``tokenizer``; ``run`` names it) on an export.
 
     Continues by itself where an interrupted training with the same export, model and options stopped; with options that
     differ it raises UsageError unless ``overwrite``, and for an export of other weights unless ``force``. ``teachers`` are
     stored maps by chain, for the attention objective. ``on_step`` is told step, number of steps and loss. ``model`` is
-    changed: it carries the adapter afterwards. ``keep`` names the chains whose rows are trained; None for all.
+    changed: it carries the adapter afterwards. ``keep`` names the chains whose rows are trained; None for all. ``replay`` is a
+    journal whose transitions are fed again behind the rows, or with ``replay_at_random`` as many others, the control.
     """
     options = options or TrainOptions()
     head = export_head(export)
@@ -59,6 +64,10 @@ def train(
     identity = {"export": head.digest, "model": run.model, "revision": run.revision, "adapter": run.adapter}
     if keep is not None:
         identity["rows"] = f"of {len(keep)} chains, {stable_hash(*sorted(keep))}"
+    if replay is not None:
+        again = replayed(rows, read_journal(replay), at_random=replay_at_random, seed=options.seed)
+        identity["replay"] = f"{len(again)} rows {'at random ' if replay_at_random else ''}for {sha256(replay)}"
+        rows = [*rows, *again]
     return train_rows(
         rows,
         output,
@@ -97,13 +106,21 @@ def train_rows(
         raise UsageError("the objective 'attention' needs stored maps. Give the run that holds them: --teacher RUN.")
     layers = chosen_layers(rows, options, model)
     longest = max(len(row["input_ids"]) for row in rows)
+    attempts = Attempts.of(tokenizer) if options.objective == "loop" else None
+    if window and attempts is not None:
+        room = window - min(longest, options.max_tokens or longest) - attempts.most(options)
+        if room < 0:
+            raise ModelError(
+                f"a row with its attempt may have {window - room} tokens, the model's window is {window}. Write shorter"
+                " attempts with --attempt-tokens, or cut rows with --max-tokens"
+            )
     if window and not options.max_tokens and longest > window:
         raise ModelError(
             f"a row has {longest} tokens, the model's window is {window}. Cut rows with --max-tokens {window},"
             " or select parts of the chains."
         )
     steps = options.steps or -(-len(rows) // (options.batch * options.accumulate))
-    settings = asdict(options) | {"steps": steps, "layers": list(layers)}
+    settings = _said(options) | {"steps": steps, "layers": list(layers)}
     fingerprint = hashlib.sha256(
         json.dumps([dict(identity), settings, _teacher_digest(teachers)], sort_keys=True).encode()
     ).hexdigest()
@@ -147,6 +164,8 @@ def train_rows(
             options=options,
             layers=layers,
             teachers=teachers or {},
+            attempts=attempts,
+            journal=Journal(output / JOURNAL, options.journal) if options.journal else None,
             callbacks=[*callbacks, *([_step_callback(on_step)] if on_step else [])],
         )
         trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -172,6 +191,19 @@ def train_rows(
     _write(output / "train.json", record)
     write_atomic(output / "README.md", _card(record))
     return _report(output, record)
+
+
+JOURNAL = "journal.jsonl"
+"""The journal of a training, beside its adapter."""
+
+_LATER = ("attempts", "attempt_tokens", "temperature", "journal")
+"""Options that came later: a training that does not use them is the one that earlier versions wrote."""
+
+
+def _said(options: TrainOptions) -> dict[str, Any]:
+    """The options as values; those of :data:`_LATER` only where they are not at their default."""
+    defaults = {field.name: field.default for field in fields(options)}
+    return {n: value for n, value in asdict(options).items() if n not in _LATER or value != defaults[n]}
 
 
 def _step_callback(on_step: Callable[[int, int, float], None]) -> Any:
@@ -209,10 +241,14 @@ def _trainer_class() -> Any:
             layers: Sequence[int],
             teachers: Mapping[str, TeacherMap],
             callbacks: list[Any],
+            attempts: Attempts | None = None,
+            journal: Journal | None = None,
         ) -> None:
             self.trails_options, self.trails_layers, self.trails_teachers = options, tuple(layers), teachers
+            self.trails_attempts, self.trails_journal = attempts, journal
+            self.trails_at = (-1, 0)
             pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-            collator = Collator(pad, bins=options.objective == "attention")
+            collator = Collator(pad, bins=options.objective == "attention", places=journal is not None)
             super().__init__(
                 model,
                 arguments,
@@ -229,6 +265,8 @@ def _trainer_class() -> Any:
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             """As :func:`trails.train.loss.batch_loss`."""
+            step = int(self.state.global_step) + 1
+            self.trails_at = (step, self.trails_at[1] + 1 if self.trails_at[0] == step else 0)
             loss, outputs = batch_loss(
                 model,
                 self.accelerator.unwrap_model(model).get_base_model(),
@@ -237,6 +275,9 @@ def _trainer_class() -> Any:
                 count=num_items_in_batch,
                 layers=self.trails_layers,
                 teachers=self.trails_teachers,
+                attempts=self.trails_attempts,
+                at=self.trails_at,
+                journal=self.trails_journal,
             )
             return (loss, outputs) if return_outputs else loss
 

@@ -1,0 +1,67 @@
+"""``trails repairs``: does a model repair its own attempts, and what does it spoil?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trails.analyses.report import Report
+from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
+from trails.cli.scores import html_option, print_report, run_option, settings_for
+
+
+@click.command("repairs", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("selection")
+@click.option(
+    "--adapter",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of the trained adapter.",
+)
+@click.option(
+    "--export",
+    "exported",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Export that was trained on: its chains are left out.",
+)
+@click.option(
+    "--tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens of an attempt, at most."
+)
+@click.option("--most", type=click.IntRange(min=1), default=200, show_default=True, help="Chains to attempt, at most.")
+@run_option
+@run_model_option
+@device_option
+@home_option
+@json_option
+@html_option
+def command(
+    selection: str,
+    adapter: Path,
+    exported: Path | None,
+    tokens: int,
+    most: int,
+    run: str | None,
+    model: str | None,
+    device: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> Report:
+    """Two attempts at the chains of a SELECTION that have a question and an answer, the second behind the first.
+
+    Counts wrong to right and right to wrong, and how far the second is from the first, for the untrained model and the adapter.
+
+    \b
+    trails train rows.parquet -o adapter --objective loop
+    trails repairs all --adapter adapter --export rows.parquet
+    """
+    from trails.pipeline import Home
+
+    with Home(**settings_for(home, None, model=model, device=device)) as opened:
+        found = opened.repairs(selection, adapter, export=exported, tokens=tokens, most=most, run=run)
+    report = found.report()
+    if as_json:
+        print_json(report.record())
+        return report
+    print_report(report, limit=None)
+    return report

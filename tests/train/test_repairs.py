@@ -1,0 +1,89 @@
+"""Two attempts: what counts as right, how far they are apart, and what is concluded from the counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from trails.evaluate.repairs import Repaired, Repairs, distance, is_right, repaired
+from trails.train.attempts import Attempts
+
+pytestmark = pytest.mark.train
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        ("3 + 4 = 7, so he has 7.", "7", True),
+        ("He has 7. No: 8", "7", False),
+        ("that makes 1,000 in all.", "1000", True),
+        ("5.0", "#### 5", True),
+        ("2,5 кг", "2.5", True),
+        ("10", "1", False),
+        ("so the answer is Yes.", "yes", True),
+        ("yes, or no", "yes", False),
+        ("", "7", False),
+    ],
+)
+def test_an_attempt_is_right_by_its_last_number_or_words(text: str, answer: str, right: bool) -> None:
+    assert is_right(text, answer) is right
+
+
+def test_distance_is_that_of_levenshtein() -> None:
+    rng = np.random.default_rng(0)
+
+    def slow(a: list[int], b: list[int]) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        return min(slow(a[1:], b) + 1, slow(a, b[1:]) + 1, slow(a[1:], b[1:]) + (a[0] != b[0]))
+
+    for _ in range(60):
+        a, b = (rng.integers(0, 3, rng.integers(0, 6)).tolist() for _ in range(2))
+        assert distance(a, b) == pytest.approx(slow(a, b) / max(len(a), len(b), 1))
+
+
+def of(kinds: str) -> tuple[Repaired, ...]:
+    """``r`` repaired, ``s`` spoilt, ``k`` kept right, ``w`` wrong twice."""
+    found = {"r": (False, True), "s": (True, False), "k": (True, True), "w": (False, False)}
+    return tuple(Repaired(f"c{i}", *found[kind], 0.5) for i, kind in enumerate(kinds))
+
+
+def test_repairs_count_against_spoils_and_against_the_untrained_model() -> None:
+    report = Repairs({"untrained": of("w" * 30), "trained": of("r" * 15 + "s" * 3 + "w" * 12)}, 4).report()
+    assert report.verdict.endswith("more than the untrained model")
+    (score,) = report.scores
+    assert score.value == pytest.approx(12 / 30)
+    assert score.controls[0].value == 0
+    row = report.tables[0].data.to_pylist()[1]
+    assert (row["wrong_to_right"], row["right_to_wrong"], row["first_right"], row["second_right"]) == (15, 3, 3, 15)
+    spoils = Repairs({"untrained": of("w" * 30), "trained": of("rs" * 15)}, None).report()
+    assert spoils.verdict.endswith("not shown to differ")
+    assert "not checked" in spoils.notes[0]
+    few = Repairs({"untrained": of("w" * 5), "trained": of("r" * 5)}, 0).report()
+    assert few.scores == ()
+    assert "5 chains with an answer" in few.verdict
+
+
+def test_the_second_attempt_stands_behind_the_first_and_the_mark(tiny, tokenizer) -> None:
+    model, how = tiny().double(), Attempts.of(tokenizer)
+    context = [4, 9, 11, 30]
+
+    def greedy(ids: list[int]) -> list[int]:
+        ids = list(ids)
+        for _ in range(5):
+            with torch.no_grad():
+                best = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+            if best in how.end:
+                break
+            ids.append(best)
+        return ids
+
+    first = greedy(context)[len(context) :]
+    behind = [*context, *first, *how.mark]
+    second = greedy(behind)[len(behind) :]
+    words = tokenizer.decode(second).split()
+    (one,) = repaired(model, tokenizer, [("c", context, words[-1])], 5)
+    assert one.second
+    assert one.first == (tokenizer.decode(first).split()[-1] == words[-1])
+    assert one.distance == pytest.approx(distance(first, second))
