@@ -181,7 +181,7 @@ def test_a_selection_is_written_and_looked_up_in(states: Path, tmp_path: Path, t
     done = run(
         states, "intervene", trace.chain.id, "--layer", "1", "--vector", str(one), "--strength", "0", *model, "--json"
     )
-    assert json.loads(done.output)["scores"][0]["value"] == 0
+    assert json.loads(done.stdout)["scores"][0]["value"] == 0
 
 
 @pytest.mark.model
