@@ -2,7 +2,7 @@
 
 One graph serves all layers of a kind and all shapes: batch and length are symbols in it. Attention is one opaque operator
 inside (:func:`trails.measure.attention.trails_attention`), and what observes a layer stays outside of it, so that a recorder
-sees the same states. Rounding differs from the plain path, which remains the reference: whatever was compiled anew is run
+sees the same states. Rounding differs from the plain path, which remains the reference: whatever was newly compiled is run
 beside it and used only where both agree.
 """
 

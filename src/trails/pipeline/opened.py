@@ -166,7 +166,7 @@ class OpenHome:
         return self._language_model(found, known)
 
     def own_model(self, run: str | None = None) -> HuggingFaceScorer:
-        """As :meth:`language_model`, opened anew for who asks, who may change it: the one that the home keeps is not."""
+        """As :meth:`language_model`, opened for the caller alone, who may change it."""
         return self._model_of(self.run(run))
 
     def trained_model(self, adapter: Path, run: str | None = None) -> HuggingFaceScorer:
