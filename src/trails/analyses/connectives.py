@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import bootstrap, spread
+from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.platform.arrays import Doubles, Longs
 
 LEAST_STEPS = 60
@@ -125,11 +125,23 @@ def judge(steps: Sequence[Connected], language: str, roles: Sequence[str], *, se
         "gain of the model's scores",
         _macro(whole) - _macro(without),
         "macro F1",
-        (Control("scores of other steps of the same likely role", float(np.mean(shuffled)), spread(shuffled)),),
+        (
+            Control(
+                "scores of other steps of the same likely role",
+                float(np.mean(shuffled)),
+                spread(shuffled),
+                how_drawn("permutations within a likely role, draw i from the generator of [seed, i]", SHUFFLES, seed),
+            ),
+        ),
         bootstrap(both, lambda rows: _macro(rows[:, 0]) - _macro(rows[:, 1])),
+        how=how_resampled(),
     )
-    without_control = Control("place, neighbours and words alone", _macro(without), bootstrap(without, _macro))
-    commonest = Control(f"every step {roles[int(np.argmax(counts))]}", _macro(common), bootstrap(common, _macro))
+    without_control = Control(
+        "place, neighbours and words alone", _macro(without), bootstrap(without, _macro), how_resampled()
+    )
+    commonest = Control(
+        f"every step {roles[int(np.argmax(counts))]}", _macro(common), bootstrap(common, _macro), how_resampled()
+    )
     return Connectives(
         found.language,
         found.roles,
@@ -143,6 +155,7 @@ def judge(steps: Sequence[Connected], language: str, roles: Sequence[str], *, se
                 "macro F1",
                 (without_control, commonest),
                 bootstrap(whole, _macro),
+                how=how_resampled(),
             ),
             Score(
                 "the model's scores alone",
@@ -150,6 +163,7 @@ def judge(steps: Sequence[Connected], language: str, roles: Sequence[str], *, se
                 "macro F1",
                 (commonest, without_control),
                 bootstrap(alone, _macro),
+                how=how_resampled(),
             ),
         ),
         (),

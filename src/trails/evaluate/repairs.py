@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import Interval, bootstrap
+from trails.analyses.statistics import Interval, bootstrap, how_resampled
 from trails.errors import UsageError
 from trails.evaluate.groups import check_export, exported_chains
 from trails.measure.base import Segmented
@@ -125,7 +125,16 @@ class Repairs(Finding):
             verdict = f"repairs are counted, not judged: {withheld[0].reason}"
         else:
             value, span = _net(trained)
-            scores = (Score(GAIN, value, "share of chains", (Control("untrained", *_net(untrained)),), span),)
+            scores = (
+                Score(
+                    GAIN,
+                    value,
+                    "share of chains",
+                    (Control("untrained", *_net(untrained), how_resampled()),),
+                    span,
+                    how=how_resampled(),
+                ),
+            )
             paired = [_sign(a) - _sign(b) for a, b in zip(trained, untrained, strict=True)]
             low, high = bootstrap(paired) or (float("nan"), float("nan"))
             shown = (

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import bootstrap, spread
+from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 
 Cell = Literal["both", "stages", "dialogues", "neither"]
 CELLS: tuple[Cell, ...] = ("both", "stages", "dialogues", "neither")
@@ -89,9 +89,17 @@ def judge(values: Mapping[int, Mapping[Cell, float]], *, seed: int = 0) -> Initi
         "interaction",
         float(np.mean(found)),
         "nats per token",
-        (Control("cells that change places within a seed", float(drawn.mean()), spread(drawn)),),
+        (
+            Control(
+                "cells that change places within a seed",
+                float(drawn.mean()),
+                spread(drawn),
+                how_drawn("random orders of the four cells, one a seed", DRAWS, seed),
+            ),
+        ),
         bootstrap(found),
         note="interval over seeds",
+        how=how_resampled("seeds of training"),
     )
     return Initiation(whole, (score,), ())
 
