@@ -599,3 +599,57 @@ def test_two_columns_of_one_name_are_refused_in_every_table(tmp_path: Path, name
         with kind(str(tmp_path / name), table.schema) as writer:
             writer.write_table(table)
     assert "two columns are named 'chain'" in message(tmp_path / name)
+
+
+TWICE = '{"question": "Is it?", "chain": "If one, then two.", "chain": "If two, then one."}'
+GOOD = '{"question": "Is it?", "chain": "If three, then four."}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("a.jsonl", f"{GOOD}\n{TWICE}\n", 2),
+        ("array.json", f"[{TWICE},\n{GOOD}]", 1),
+        ("objects.json", f"{GOOD}\n{TWICE}\n{GOOD}", 2),
+        ("nested.jsonl", GOOD.replace("}", ', "more": {"a": 1, "b": 2, "a": 3}}') + f"\n{GOOD}\n", 1),
+    ],
+)
+def test_a_key_twice_in_one_object_is_a_bad_record(tmp_path: Path, name: str, text: str, line: int) -> None:
+    path = put(tmp_path / name, text)
+    report = ReadReport()
+    chains = list(read([path], options=ReadOptions(bad_tolerance=1), report=report))
+    assert {chain.text for chain in chains} == {"If three, then four."}
+    (entry,) = report.entries
+    assert (entry.line, "two values have the key" in entry.message) == (line, True)
+    assert f"{path}:{line}: two values have the key" in message(path)
+
+
+def test_an_empty_input_among_others_is_one_bad_file(tmp_path: Path) -> None:
+    good, empty = put(tmp_path / "a.jsonl", GOOD), put(tmp_path / "b.jsonl", "")
+    bad = put(tmp_path / "c.jsonl", "{broken\n" + GOOD)
+    report = ReadReport()
+    assert len(list(read([good, bad, empty], options=ReadOptions(bad_tolerance=2), report=report))) == 2
+    assert [(entry.file, entry.message) for entry in report.entries][1:] == [(str(empty), "no chains in it.")]
+    with pytest.raises(InputError, match="no chains in it"):
+        list(read([good, empty]))
+
+
+def test_inputs_behind_the_limit_are_named(tmp_path: Path) -> None:
+    paths = [put(tmp_path / f"{name}.jsonl", f"{GOOD}\n{GOOD}") for name in "abcdef"]
+    for limit, unread in ((1, 5), (2, 5), (3, 4), (12, 0)):
+        report = ReadReport()
+        assert len(list(read(paths, options=ReadOptions(limit=limit), report=report))) == min(limit, 12)
+        notes = [note for note in report.notes if "--limit" in note]
+        assert len(notes) == (unread > 0)
+        if unread:
+            assert notes[0].startswith(f"--limit {limit} was reached, so {unread} of the inputs named were not read: ")
+            assert str(paths[-unread]) in notes[0]
+
+
+def test_a_member_that_leads_out_of_its_archive_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("../../out.jsonl", GOOD)
+        archive.writestr("in.jsonl", GOOD)
+    report = ReadReport()
+    assert len(list(read([tmp_path / "z.zip"], report=report))) == 1
+    assert any("'../../out.jsonl' was not read" in note for note in report.notes)

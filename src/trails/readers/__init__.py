@@ -132,14 +132,16 @@ def _chains(
     inputs: list[tuple[str, list[Path]]], name: str | None, options: ReadOptions, report: ReadReport
 ) -> Iterator[Chain]:
     shas: dict[str, str] = {}
-    for shown, found in inputs:
+    for number, (shown, found) in enumerate(inputs):
         if options.limit is not None and report.chains >= options.limit:
+            _note_unread([name for name, _ in inputs[number:]], options.limit, report)
             return
         with tempfile.TemporaryDirectory(prefix="trails-") as scratch:
-            before = report.chains
+            before = report.chains, report.bad
             for file in _open(shown, found, options, Path(scratch), report):
                 for chain in _of_file(file, name, options, report):
                     if options.limit is not None and report.chains >= options.limit:
+                        _note_unread([name for name, _ in inputs[number + 1 :]], options.limit, report)
                         return
                     if shas.setdefault(chain.source, chain.source_sha256) != chain.source_sha256:
                         report.note(
@@ -147,8 +149,16 @@ def _chains(
                         )
                     report.chains += 1
                     yield chain
-            if report.chains == before and not report.bad:
-                raise InputError(f"{shown}: no chains in it.")
+            if (report.chains, report.bad) == before:
+                if len(inputs) == 1:
+                    raise InputError(f"{shown}: no chains in it.")
+                report.bad_file(FileError(f"{shown}: no chains in it."), shown)
+
+
+def _note_unread(names: Sequence[str], limit: int, report: ReadReport) -> None:
+    if names:
+        shown = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+        report.note(f"--limit {limit} was reached, so {len(names)} of the inputs named were not read: {shown}.")
 
 
 def _of_file(file: SourceFile, name: str | None, options: ReadOptions, report: ReadReport) -> Iterator[Chain]:
@@ -273,7 +283,7 @@ def _members(file: SourceFile, scratch: Path, report: ReadReport) -> Iterator[So
             yield file
             return
         found = 0
-        for member in members(file.path, file.shown, scratch, SUFFIXES):
+        for member in members(file.path, file.shown, scratch, SUFFIXES, report.note):
             found += 1
             whole = member.name == "samples.json"
             yield replace(

@@ -154,12 +154,39 @@ def _wide_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, str
             raise FileError(f"{file.shown}:{number}: not {file.text_encoding.upper()} ({error}).") from None
 
 
+class _Decoder:
+    """Decodes JSON. ``twice`` says what stands twice in one object of the value decoded last; empty where nothing does: such an
+    object has no one meaning (RFC 8259, section 4), and :mod:`json` would keep the last value.
+    """
+
+    def __init__(self) -> None:
+        self.twice = ""
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            key = next(name for name in names if names.count(name) > 1)
+            self.twice = f"two values have the key {key!r} in one object; which one is meant cannot be told."
+        return found
+
+    def decode(self, text: str) -> Any:
+        self.twice = ""
+        return self._decoder.decode(text)
+
+    def raw_decode(self, text: str, position: int) -> tuple[Any, int]:
+        self.twice = ""
+        return self._decoder.raw_decode(text, position)
+
+
 def _json_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
+    decoder = _Decoder()
     for number, line in lines(file, report):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = decoder.decode(line)
         except json.JSONDecodeError as error:
             report.bad_record(file.shown, number, f"broken JSON: {error.msg} at column {error.colno}.")
         except RecursionError:
@@ -167,6 +194,9 @@ def _json_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any
         except ValueError as error:
             report.bad_record(file.shown, number, f"broken JSON: {error}.")
         else:
+            if decoder.twice:
+                report.bad_record(file.shown, number, decoder.twice)
+                continue
             yield number, record
 
 
@@ -181,7 +211,7 @@ def _json_document(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, 
                 start += piece
             start = start.removeprefix("\ufeff")
             if start.lstrip().startswith("["):
-                yield from _array(file, text, start)
+                yield from _array(file, text, start, report)
             else:
                 yield from _objects(file, text, start, report)
         except UnicodeDecodeError as error:
@@ -193,9 +223,9 @@ def _json_document(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, 
             raise FileError(f"{file.shown}: not {file.text_encoding.upper()} ({error}).") from None
 
 
-def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tuple[int, Any]]:
+def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str, report: ReadReport) -> Iterator[tuple[int, Any]]:
     """Elements of a JSON array, decoded one at a time from a sliding buffer."""
-    decoder = json.JSONDecoder()
+    decoder = _Decoder()
     line, column = 1, 0  # of ``counted``, up to which line breaks were counted
     counted = 0
     position = buffer.index("[") + 1
@@ -220,7 +250,10 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str) -> Iterator[tu
             try:
                 value, end = decoder.raw_decode(buffer, position)
                 if end < len(buffer) or ended:
-                    yield line, value
+                    if decoder.twice:
+                        report.bad_record(file.shown, line, decoder.twice)
+                    else:
+                        yield line, value
                     position, grow = end, CHUNK
                     continue
             except RecursionError:
@@ -260,7 +293,7 @@ def _objects(file: SourceFile, text: io.TextIOWrapper, start: str, report: ReadR
         raise FileError(
             f"{file.shown}: one JSON object of more than {MAX_OBJECT_BYTES:,} characters. Make it JSON Lines."
         )
-    decoder = json.JSONDecoder()
+    decoder = _Decoder()
     position, line, counted = 0, 1, 0
     first: Any = None
     number = 0
@@ -278,6 +311,9 @@ def _objects(file: SourceFile, text: io.TextIOWrapper, start: str, report: ReadR
             raise FileError(f"{file.shown}:{line}: {_DEEP}") from None
         except ValueError as error:
             raise FileError(f"{file.shown}:{line}: broken JSON: {error}.") from None
+        if decoder.twice:
+            report.bad_record(file.shown, line, decoder.twice)
+            continue
         number += 1
         if number == 1:
             first = line, value

@@ -14,7 +14,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -190,13 +190,19 @@ class Member:
     path: Path
 
 
-def members(path: Path, shown: str, scratch: Path, suffixes: tuple[str, ...]) -> Iterator[Member]:
+def members(
+    path: Path, shown: str, scratch: Path, suffixes: tuple[str, ...], note: Callable[[str], None]
+) -> Iterator[Member]:
     """Data files of a zip archive, one at a time in the order of their names; the samples of an evaluation log are one file.
+    ``note`` is told of data that is left out because its name leads out of the archive.
 
     Raises FileError for a damaged archive, one with too many members, or one that expands too far.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if ".." in info.filename.split("/") and info.filename.rpartition(".")[2].lower() in suffixes:
+                    note(f"{shown}: member {info.filename!r} was not read: its name leads out of the archive.")
             infos = sorted(
                 (info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)),
                 key=lambda info: info.filename,
