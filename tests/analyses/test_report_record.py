@@ -52,6 +52,9 @@ def test_the_record_holds_everything_and_rows_up_to_a_limit() -> None:
     assert found["withheld"] == [{"name": "retrieval", "reason": "no states"}]
     assert [row["id"] for row in found["overlaps"]] == ["o1", "o2"]
     assert len(found["states"]) == 2
+    assert found["cut"] == {"overlaps": 3, "states": 3}
+    assert "cut" not in told().record(3)
+    assert "cut" not in told().record()
     assert found["minimax"]["verdict"] == "claims 1 nat"
     assert found["fewest"] is None
     assert found["notes"] == ["one source"]

@@ -21,7 +21,7 @@ from trails.platform.markup import HTML_ROWS, escaped, html_table
 from trails.platform.packages import package
 from trails.store.base import GraphBatch
 
-_RESERVED = ("analysis", "verdict", "scores", "withheld", "notes", "commands")
+_RESERVED = ("analysis", "verdict", "scores", "withheld", "cut", "notes", "commands")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,10 @@ class Report:
             raise ValueError(f"the report of {self.analysis!r} uses a name twice: {', '.join(twice)}")
 
     def record(self, limit: int | None = None) -> dict[str, Any]:
-        """Everything as plain values, for JSON; at most ``limit`` rows of every table."""
+        """Everything as plain values, for JSON; at most ``limit`` rows of every table. ``cut`` has, for every table of which
+        that leaves some out, how many rows there are; it is not there where nothing is left out.
+        """
+        cut = {} if limit is None else {t.name: len(t.data) for t in self.tables if len(t.data) > limit}
         return {
             "analysis": self.analysis,
             "verdict": self.verdict,
@@ -91,6 +94,7 @@ class Report:
             "withheld": [withheld_record(item) for item in self.withheld],
             **{table.name: table.data.slice(0, limit).to_pylist() for table in self.tables},
             **{name: part.record(limit) if part is not None else None for name, part in self.parts.items()},
+            **({"cut": cut} if cut else {}),
             "notes": list(self.notes),
             "commands": [{"does": does, "run": line} for does, line in self.commands],
         }

@@ -30,7 +30,8 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
     settings = settings_from(home=home, store=store)
     found = stores.status(settings)
     if as_json:
-        print_json(stores.as_json(found) | {"project": {name: str(value) for name, value in settings.project.items()}})
+        project = {name: str(value) for name, value in settings.project.items()}
+        print_json(stores.as_json(found) | {"next": with_home(found.advice), "project": project})
         return
     if settings.project:
         listed = ", ".join(f"{name} = {value}" for name, value in sorted(settings.project.items()))
