@@ -124,6 +124,27 @@ def test_values_are_read_as_meant() -> None:
     assert genome.stages[0].sections[0].books[0].take == 40
 
 
+def test_a_folded_text_holds_spaces_where_it_was_folded() -> None:
+    """A reader that keeps the layout of a file marks the folds with control characters; they are no part of the text."""
+    genome, _ = parse_genome(
+        """
+genome: 1
+name: folded
+stages:
+  - name: school
+    sections: [{name: a, books: [{select: "meta:a=b"}]}]
+    scenes:
+      - conflict_scene: {level: "l", trigger: "t", resolution_expected: "r"}
+        text: >-
+          One line
+          and one more,
+
+          and a paragraph.
+"""
+    )
+    assert genome.stages[0].scenes[0].text == "One line and one more,\nand a paragraph."
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
