@@ -1150,6 +1150,15 @@ def test_zip_archives(tmp_path: Path) -> None:
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\n", "a Git LFS pointer"),
         ("a.jsonl", b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "an HTML page, not data"),
         ("a.csv", b"\n <html><head></head></html>", "an HTML page, not data"),
+        ("a.txt", b"<!doctype html><p>Sign in", "an HTML page, not text"),
+        (
+            "a.md",
+            b"<!-- saved -->\r\n<!-- twice -->\n<html lang=en><body>Sign in</body></html>",
+            "an HTML page, not text",
+        ),
+        ("a.text", b"\xef\xbb\xbf \n<HTML><HEAD><TITLE>502</TITLE></HEAD>", "measure it with its tags: --reader text"),
+        ("a.markdown", b"<html>" + b"<p>x" * 10_000 + b"</p></html>", "an HTML page, not text"),
+        ("a.txt", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
         ("a.json", b"<?xml version='1.0'?><a/>", "an XML document"),
         ("a.parquet", b"nothing of the kind", "a damaged table: a Parquet file begins with PAR1"),
         ("a.jsonl", b"SQLite format 3\x00" + b"\0" * 99, "an SQLite database"),
@@ -1170,6 +1179,45 @@ def test_what_is_no_data_is_named_and_the_rest_is_read(tmp_path: Path, name: str
     chains = list(read([tmp_path], options=ReadOptions(bad_tolerance=1), report=report))
     assert [chain.text for chain in chains] == ["If it rains then it is wet."]
     assert [entry.file for entry in report.entries] == [str(tmp_path / name)]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "page", "a.html"])
+def test_a_page_under_the_name_of_a_text_is_read_with_its_tags_when_asked(tmp_path: Path, name: str) -> None:
+    page = "<!DOCTYPE html>\n<html><body>If it rains then it is wet.</body></html>"
+    (tmp_path / name).write_text(page)
+    with pytest.raises(InputError, match="an HTML page, not text.*--reader text"):
+        list(read([tmp_path / name]))
+    assert [chain.text for chain in read([tmp_path / name], reader="text")] == [page]
+
+
+@pytest.mark.parametrize(
+    "start", ["<html> is the outer element, <body> is in it.", "<thought>It rains.</thought>", "<htmlx></htmlx>"]
+)
+def test_a_text_that_speaks_of_html_stays_text(tmp_path: Path, start: str) -> None:
+    (tmp_path / "a.txt").write_text(start)
+    assert [chain.text for chain in read([tmp_path / "a.txt"])] == [start]
+
+
+@pytest.mark.parametrize(
+    ("data", "texts"),
+    [
+        ('{"question": "a", "reasoning": "If a."}\n\n{"question": "b", "reasoning": "So b."}\n', ["If a.", "So b."]),
+        ('[{"question": "a", "reasoning": "If a then b."}]', ["If a then b."]),
+        ('{\n "question": "a",\n "reasoning": "If a then b."\n}\n', ["If a then b."]),
+        ('{"a": 1} is a set of one pair.\n\nSo it has one key.', ['{"a": 1} is a set of one pair.', "So it has one key."]),
+        ("[1, 2] is a list.", ["[1, 2] is a list."]),
+    ],
+)  # fmt: skip
+def test_records_under_the_name_of_a_text_are_records(tmp_path: Path, data: str, texts: list[str]) -> None:
+    (tmp_path / "a.txt").write_text(data)
+    assert [chain.text for chain in read([tmp_path / "a.txt"])] == texts
+    assert "".join(chain.text for chain in read([tmp_path / "a.txt"], reader="text")).startswith(data[:12].strip())
+
+
+def test_a_long_file_of_records_under_the_name_of_a_text(tmp_path: Path) -> None:
+    rows = [json.dumps({"question": f"q{n}", "reasoning": f"If {n} then {n + 1}."}) for n in range(3_000)]
+    (tmp_path / "a.txt").write_text("\n".join(rows))
+    assert len(list(read([tmp_path / "a.txt"]))) == 3_000
 
 
 def test_a_member_compressed_with_zstandard(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Protocol, runtime_checkable
 
 from trails.errors import InputError, UsageError
-from trails.readers.streams import COMPRESSED_SUFFIXES, FileError, not_data, open_bytes
+from trails.readers.streams import COMPRESSED_SUFFIXES, TEXT_SUFFIXES, FileError, not_data, open_bytes
 from trails.schema import Chain, canonical_json, stable_hash
 
 FIELD_NAMES = ("question", "chain", "answer", "id", "language")
@@ -283,9 +283,9 @@ class SourceFile:
             )
         if last in ("arrow", "csv", "tsv"):
             return last
-        if last in ("txt", "text", "md", "markdown"):
-            return "text"
         start = self.start
+        if last in TEXT_SUFFIXES:
+            return _records_under_a_text_name(start, whole=len(head) < HEAD_BYTES)
         line, _, more = start.partition("\n")
         if last in ("jsonl", "ndjson"):
             return "json" if _spread_over_lines(line, more) else "jsonl"
@@ -297,6 +297,18 @@ class SourceFile:
             # a first line longer than the head is one record a line; a short one is a pretty-printed object
             return "jsonl" if not more and len(head) == HEAD_BYTES and last != "json" else "json"
         return "jsonl" if last == "json" else "text"
+
+
+def _records_under_a_text_name(start: str, *, whole: bool) -> str:
+    """``jsonl`` or ``json`` where a file with the name of a text holds JSON objects and nothing else, else ``text``. ``start``
+    is the beginning of the file, or with ``whole`` all of it.
+    """
+    if not start.startswith(("{", "[")):
+        return "text"
+    rows = [row for row in (start if whole else start.rpartition("\n")[0]).splitlines() if row.strip()]
+    if rows and all(row.lstrip().startswith("{") and _is_json(row) for row in rows):
+        return "jsonl"
+    return "json" if whole and re.match(r"\[?\s*\{", start) and _is_json(start) else "text"
 
 
 def _is_json(text: str) -> bool:

@@ -55,8 +55,10 @@ _FOREIGN = (
 )
 _LFS = b"version https://git-lfs.github.com/spec/"
 _ANNEX = re.compile(rb"^(\.\./)*(\.git|/)annex/objects/")
-_HTML = re.compile(rb"\s*(<!--.{0,2000}?-->\s*)?<(!doctype\s+html|html\b|head\b|body\b)", re.IGNORECASE | re.DOTALL)
-_XML = re.compile(rb"\s*<\?xml\b", re.IGNORECASE)
+_HTML = re.compile(rb"\s*(<!--.{0,2000}?-->\s*)*<(!doctype\s+html|html\b|head\b|body\b)", re.IGNORECASE | re.DOTALL)
+_TAG, _CLOSING_TAG = re.compile(rb"<[a-z][^<>]*>", re.IGNORECASE), re.compile(rb"</[a-z][a-z0-9]*\s*>", re.IGNORECASE)
+_XML = re.compile(rb"\s*<\?xml\s+version\b", re.IGNORECASE)
+TEXT_SUFFIXES = ("txt", "text", "md", "markdown")
 
 
 class FileError(InputError):
@@ -74,11 +76,15 @@ def not_data(head: bytes, suffix: str) -> str:
             return what
     if head[257:262] == b"ustar":
         return "a tar archive. Unpack it first."
-    if suffix not in ("txt", "text", "md", "markdown", ""):
-        if _HTML.match(head):
-            return "an HTML page, not data: a login or error page is often saved under a data name. Download the file again."
-        if _XML.match(head):
-            return "an XML document, which no reader knows. Convert it to JSON Lines."
+    as_text = suffix in (*TEXT_SUFFIXES, "html", "htm", "xml", "")
+    way_on = "Extract its text first, or measure it with its tags: --reader text."
+    found = _HTML.match(head)
+    # a text may begin with the word <html>; a page closes what it opens
+    if found and not (as_text and not (_TAG if found[2].startswith(b"!") else _CLOSING_TAG).search(head, found.end())):
+        what = f"an HTML page, not {'text' if as_text else 'data'}: a login or error page is often saved under another name."
+        return f"{what} {way_on if as_text else 'Download the file again.'}"
+    if _XML.match(head):
+        return f"an XML document, which no reader knows. {way_on if as_text else 'Convert it to JSON Lines.'}"
     return ""
 
 
