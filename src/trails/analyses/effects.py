@@ -8,7 +8,8 @@ of the control that would be flagged stands beside the share that is. The quanti
   that of the whole chain; ``surplus`` is surprisal minus entropy. Control: as many tokens of the same chain, drawn at random.
 - ``family``: ``apart``, the total variation between the step's attention over its earlier steps (sink and question left out,
   scaled to 1) and that of the same step of other versions of its family, mean over layers and versions. Control: chains of
-other families. - ``training``: hidden shift above its baseline (mean over tokens and layers) ``before`` and after a
+  other families.
+- ``training``: hidden shift above its baseline (mean over tokens and layers) ``before`` and after a
   training, and the ``fall``. Control: the two runs exchanged.
 """
 
@@ -26,7 +27,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable, percent
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import bootstrap, how_resampled
+from trails.analyses.statistics import bootstrap, generator, how_resampled
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles
 from trails.schema import Trace, family_key, stable_hash, step_key
@@ -39,6 +40,9 @@ MIN_TOKENS = 3
 """Tokens that a step must have to be looked at."""
 STEP_DRAWS = 5
 """Random sets of tokens in the control of a step."""
+
+Row = tuple[float, float, float]
+"""Mean entropy, mean surprisal and spread of ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +116,8 @@ class Quantities:
 
 
 def step_quantities(traces: Iterable[Trace], seed: int = 0, draws: int = STEP_DRAWS) -> Quantities:
-    """See the module, ``step``."""
-    rng = np.random.default_rng(seed)
-    steps: list[tuple[str, int]] = []
-    own: list[list[float]] = []
-    control: list[list[float]] = []
+    """See the module, ``step``. Steps stand in the order of the chains' ids."""
+    found: dict[str, tuple[list[int], list[Row], list[Row]]] = {}
     for trace in traces:
         logs = np.log1p(np.where(trace.rank >= 0, trace.rank, np.nan).astype(np.float64))
         table = np.stack((trace.entropy.astype(np.float64), trace.surprisal.astype(np.float64), logs), 1)
@@ -126,21 +127,31 @@ def step_quantities(traces: Iterable[Trace], seed: int = 0, draws: int = STEP_DR
         spans = [(index, a, b) for index, a, b in spans if b - a >= MIN_TOKENS]
         if len(spans) < 2:
             continue
+        rng = generator(seed, "effects: tokens of a step", trace.chain.id)
         whole = _reduced(table)
+        places, own, control = found.setdefault(trace.chain.id, ([], [], []))
         for index, a, b in spans:
-            steps.append((trace.chain.id, index))
-            own.append([x - y for x, y in zip(_reduced(table[a:b]), whole, strict=True)])
-            for _ in range(draws):
-                picked = table[rng.choice(len(table), b - a, replace=False)]
-                control.append([x - y for x, y in zip(_reduced(picked), whole, strict=True)])
-    return Quantities(steps, _named(own), _named(control))
+            places.append(index)
+            own.append(_above(table[a:b], whole))
+            control += [_above(table[rng.choice(len(table), b - a, replace=False)], whole) for _ in range(draws)]
+    ordered = [(chain, *found[chain]) for chain in sorted(found)]
+    return Quantities(
+        [(chain, place) for chain, places, _, _ in ordered for place in places],
+        _named([row for _, _, own, _ in ordered for row in own]),
+        _named([row for _, _, _, control in ordered for row in control]),
+    )
 
 
-def _reduced(table: Doubles) -> tuple[float, float, float]:
+def _reduced(table: Doubles) -> Row:
     return float(table[:, 0].mean()), float(table[:, 1].mean()), float(table[:, 2].std())
 
 
-def _named(rows: Sequence[Sequence[float]]) -> dict[str, Doubles]:
+def _above(table: Doubles, whole: Row) -> Row:
+    entropy, surprisal, spread = _reduced(table)
+    return entropy - whole[0], surprisal - whole[1], spread - whole[2]
+
+
+def _named(rows: Sequence[Row]) -> dict[str, Doubles]:
     table = np.asarray(rows, np.float64).reshape(-1, 3)
     return {
         "entropy": table[:, 0],
@@ -151,8 +162,9 @@ def _named(rows: Sequence[Sequence[float]]) -> dict[str, Doubles]:
 
 
 def family_quantities(traces: Iterable[Trace], seed: int = 0) -> Quantities:
-    """See the module, ``family``. Versions are compared step by step, so only those with as many steps."""
-    rng = np.random.default_rng(seed)
+    """See the module, ``family``. Versions are compared step by step, so only those with as many steps. Steps stand in the
+    order of the families, and in a family in that of the chains' ids.
+    """
     profiles: dict[str, list[tuple[str, list[Doubles]]]] = {}
     for trace in traces:
         if trace.chain.family and trace.n_layers and trace.step_keys is None:
@@ -161,6 +173,8 @@ def family_quantities(traces: Iterable[Trace], seed: int = 0) -> Quantities:
     own: list[float] = []
     control: list[float] = []
     families = sorted(profiles)
+    for versions in profiles.values():
+        versions.sort(key=lambda version: version[0])
     for family in families:
         others = [entry for other in families if other != family for entry in profiles[other]]
         for chain, mine in profiles[family]:
@@ -168,6 +182,7 @@ def family_quantities(traces: Iterable[Trace], seed: int = 0) -> Quantities:
             strange = [p for _, p in others if len(p) == len(mine)]
             if not alike or not strange:
                 continue
+            rng = generator(seed, "effects: chains of other families", chain)
             picked = [strange[int(i)] for i in rng.integers(0, len(strange), len(alike))]
             for step in range(2, len(mine)):  # step 1 has one earlier step: its profile is 1
                 near, far = ([_apart(mine[step], p[step]) for p in of] for of in (alike, picked))
@@ -193,18 +208,19 @@ def _apart(one: Doubles, other: Doubles) -> float:
 
 
 def training_quantities(before: Iterable[Trace], after: Mapping[str, Trace]) -> Quantities:
-    """See the module, ``training``. ``after`` holds the traces of the second run by chain."""
-    steps: list[tuple[str, int]] = []
-    drifts: list[Doubles] = []
+    """See the module, ``training``. ``after`` holds the traces of the second run by chain. Steps stand in the order of the
+    chains' ids.
+    """
+    found: dict[str, tuple[list[int], Doubles]] = {}
     for trace in before:
         other = after.get(trace.chain.id)
         if other is None or other.hidden_shift.shape != trace.hidden_shift.shape:
             continue
         both = np.array([_drifts(one) for one in (trace, other)])  # (2, S)
         places = np.flatnonzero(np.isfinite(both).all(0))
-        steps += [(trace.chain.id, int(place)) for place in places]
-        drifts.append(both[:, places])
-    one, two = np.concatenate(drifts, 1) if drifts else np.zeros((2, 0))
+        found[trace.chain.id] = (places.tolist(), both[:, places])
+    steps = [(chain, place) for chain in sorted(found) for place in found[chain][0]]
+    one, two = np.concatenate([found[chain][1] for chain in sorted(found)], 1) if found else np.zeros((2, 0))
     return Quantities(steps, {"before": one, "fall": one - two}, {"before": two, "fall": two - one})
 
 
@@ -268,8 +284,8 @@ NEEDS = {
 """What the quantities need."""
 
 DRAWN = {
-    "step": f"random sets of tokens, {STEP_DRAWS} a step, seed 0",
-    "family": "steps beside as many random chains of other families as it has versions, seed 0",
+    "step": f"random sets of tokens, {STEP_DRAWS} a step, seed 0 and the id of the chain",
+    "family": "steps beside as many random chains of other families as it has versions, seed 0 and the id of the chain",
     "training": "steps with the runs exchanged, nothing drawn",
 }
 """What the control of the quantities is made of."""

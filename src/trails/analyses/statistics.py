@@ -2,7 +2,8 @@
 
 Every score that an analysis reports is a :class:`Score`; it cannot be built without a control. Where the corpus is too small
 for a control, the analysis reports a :class:`Withheld` with the reason and no number. Seeds are fixed: the same input
-gives the same intervals.
+gives the same intervals. The order of the chains is no part of the input: what is drawn for a chain comes from a
+:func:`generator` of its own, and what is drawn among chains is drawn from them in the order of their ids.
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from trails.platform.arrays import Doubles, Longs
+from trails.schema import stable_hash
 
 Interval = tuple[float, float]
 
 LEVEL = 0.95
 """Coverage of every interval."""
+
+
+def generator(seed: int, *parts: str) -> np.random.Generator:
+    """A random generator of a seed and of what it draws for, such as a purpose and the id of a chain. What it draws does not
+    depend on what was drawn before, so that chains may come in any order."""
+    return np.random.default_rng(int(stable_hash(str(seed), *parts), 16) % 2**63)
 
 
 def finite(values: npt.ArrayLike) -> Doubles:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from trails.analyses.statistics import auc, cross_validated
+from trails.analyses.statistics import auc, cross_validated, generator
 from trails.errors import UsageError
 from trails.evaluate.probe import Probe
 from trails.experiments.base import Arm, Claim, Correction, Criterion, Emit, Experiment, Metrics, Prepared, Scale
 from trails.experiments.bench import Bench
-from trails.experiments.corpus import Corpus, generator
+from trails.experiments.corpus import Corpus
 from trails.measure.base import Segmented
 from trails.schema import Role
 from trails.train.data import Row

@@ -26,11 +26,11 @@ from trails.analyses.capture import (
 from trails.analyses.neighbours import hashed_words, nearest_exact
 from trails.analyses.sequences import SymbolCorpus as Tokens
 from trails.analyses.sequences import content_words, mixed, text_corpus, window_keys
-from trails.analyses.statistics import auc
+from trails.analyses.statistics import auc, generator
 from trails.errors import UsageError
 from trails.experiments.base import Arm, Claim, Correction, Criterion, Emit, Experiment, Metrics, Prepared, Scale
 from trails.experiments.bench import Bench
-from trails.experiments.corpus import Corpus, generator
+from trails.experiments.corpus import Corpus
 from trails.measure.base import Segmented
 from trails.platform.arrays import Doubles, Ints, Keys, Longs
 from trails.train.data import Row

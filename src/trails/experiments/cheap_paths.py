@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trails.analyses.statistics import generator
 from trails.experiments.base import (
     Arm,
     Claim,
@@ -21,7 +22,7 @@ from trails.experiments.base import (
     Scale,
 )
 from trails.experiments.bench import Bench
-from trails.experiments.corpus import Corpus, disjoint, generator
+from trails.experiments.corpus import Corpus, disjoint
 from trails.train.data import Row
 
 TRAIN = 128

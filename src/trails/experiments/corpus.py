@@ -11,8 +11,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from trails.errors import UsageError
 from trails.experiments.scale import DEVELOPMENT
 from trails.export.split import GRAM, grams
@@ -144,8 +142,3 @@ def disjoint(rows: Sequence[Sequence[int]], taken: Sequence[Sequence[int]], n: i
     for row in taken:
         known |= grams(row, n)
     return [index for index, row in enumerate(rows) if not (grams(row, n) & known)]
-
-
-def generator(seed: int, *parts: str) -> np.random.Generator:
-    """A random generator for one seed and purpose: the same for every arm of a seed, whatever ran before."""
-    return np.random.default_rng(int(stable_hash(str(seed), *parts), 16) % 2**63)

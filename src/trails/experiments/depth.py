@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trails.analyses.statistics import generator
 from trails.experiments.base import (
     Arm,
     Claim,
@@ -19,7 +20,7 @@ from trails.experiments.base import (
     at_equal_gain,
 )
 from trails.experiments.bench import Bench
-from trails.experiments.corpus import Corpus, generator
+from trails.experiments.corpus import Corpus
 from trails.train.data import Row
 from trails.train.many import Adapters
 

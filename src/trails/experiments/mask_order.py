@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from trails.analyses.statistics import generator
 from trails.errors import UsageError
 from trails.experiments.base import Arm, Claim, Correction, Criterion, Emit, Experiment, Metrics, Prepared, Scale
 from trails.experiments.bench import Bench, mean
-from trails.experiments.corpus import Corpus, generator
+from trails.experiments.corpus import Corpus
 from trails.export.order import arrange
 from trails.train.data import Row
 

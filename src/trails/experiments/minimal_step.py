@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trails.analyses.statistics import generator
 from trails.errors import UsageError
 from trails.evaluate.probe import Probe
 from trails.experiments.base import (
@@ -24,7 +25,7 @@ from trails.experiments.base import (
     at_equal_gain,
 )
 from trails.experiments.bench import Bench, Sets
-from trails.experiments.corpus import Corpus, generator
+from trails.experiments.corpus import Corpus
 from trails.experiments.scale import DEVELOPMENT
 from trails.export.split import grams
 from trails.measure.base import Segmented

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trails.analyses.statistics import generator
 from trails.errors import UsageError
 from trails.evaluate.probe import Probe
 from trails.experiments.base import Arm, Claim, Criterion, Emit, Experiment, Metrics, Prepared, Scale
 from trails.experiments.bench import Bench, mean
-from trails.experiments.corpus import Corpus, disjoint, generator
+from trails.experiments.corpus import Corpus, disjoint
 from trails.measure.base import Segmented
 from trails.train.data import Row
 

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trails.analyses.statistics import generator
 from trails.errors import UsageError
 from trails.experiments.base import Arm, Claim, Correction, Criterion, Emit, Experiment, Kind, Metrics, Prepared, Scale
 from trails.experiments.bench import Bench
-from trails.experiments.corpus import Corpus, generator
+from trails.experiments.corpus import Corpus
 
 TEXTS = 20
 LEAST = 180

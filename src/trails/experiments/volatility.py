@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trails.analyses.statistics import generator
 from trails.experiments.base import (
     Arm,
     Claim,
@@ -21,7 +22,7 @@ from trails.experiments.base import (
     at_equal_gain,
 )
 from trails.experiments.bench import Bench
-from trails.experiments.corpus import Corpus, generator
+from trails.experiments.corpus import Corpus
 from trails.train.data import Row
 from trails.train.many import Adapters
 
