@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     help="Order of the rows: shuffled, rising or falling surprisal, rhythm:N, source.",
 )
 @click.option("--stratify/--no-stratify", default=True, help="Keep families in proportion in an order by surprisal.")
-@click.option("--layers", default="", help="Layers that a LoRA is to change, 1 … L, e.g. 11-20 (default: all).")
+@click.option("--layers", default="", help="Layers that a LoRA changes, 1 … L, e.g. 11-20 (default: all).")
 @click.option("--answer", is_flag=True, help="End a chain's text with its final answer (formats of texts).")
 @click.option(
     "--think-tags",

@@ -203,7 +203,7 @@ def plan(file: Path, run: str | None, seed: int, home: Path | None, store: str |
 @click.option(
     "--parquet", is_flag=True, help="Write rows as Parquet in place of JSON Lines (smaller, faster to train from)."
 )
-@click.option("--layers", help="Layers that a LoRA shall change, 1 … L, e.g. 11-20 (default: all).")
+@click.option("--layers", help="Layers that a LoRA changes, 1 … L, e.g. 11-20 (default: all).")
 @click.option("--weights", default="uniform", show_default=True, help="Loss weights, as in trails export.")
 @click.option("--lossy", is_flag=True, help="Write even where the format loses a mask or a conversation.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")

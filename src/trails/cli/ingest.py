@@ -210,7 +210,7 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
     "--workers",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Measure in N processes of this machine, dealt to its GPUs in turn; with --ray in N actors of the cluster.",
+    help="Measure in N processes of this machine, assigned to its GPUs in turn; with --ray in N actors of the cluster.",
 )
 @click.option(
     "--ray",

@@ -59,7 +59,7 @@ def command(
     """A thought in five steps: chain, distillation, a block, the reaction to it, and whether other texts walk its path.
 
     TEXT is the text itself, a file, or - for standard input. Every step is a file of the folder; the same line again goes on
-    where it stopped. Edit block.stellator and run the line again: what follows from it is made anew.
+    where it stopped. Edit block.stellator and run the line again: what follows from it is made again.
 
     \b
     trails stellate thought.txt -o thought

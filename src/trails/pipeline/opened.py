@@ -170,7 +170,7 @@ class OpenHome:
         return self._model_of(self.run(run))
 
     def trained_model(self, adapter: Path, run: str | None = None) -> HuggingFaceScorer:
-        """The model of a run with an adapter, opened anew."""
+        """The model of a run with an adapter, opened once more."""
         known = self.run(run)
         return self._language_model(self._like(known, adapter), known)
 

@@ -11,7 +11,8 @@ step   file              phase            what it holds
 =====  ================  ===============  =======================================================================
 
 The phases are labels, nothing is computed from them. ``loop.json`` has the hash of every file and of what it was made from. A
-file whose inputs are what they were is not made again; a block that somebody edited is kept and what follows is made anew.
+file whose inputs are what they were is not made again; a block that somebody edited is kept, and what follows from it is made
+again.
 """
 
 from __future__ import annotations
@@ -168,7 +169,9 @@ def _record(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text("utf-8"))
         return {name: dict(found[name]) for name in FILES if name in found}
     except (ValueError, TypeError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Delete it, and the loop is made anew.") from None
+        raise InputError(
+            f"{path} cannot be read ({error}). Delete it, and run the command again: the loop is made once more."
+        ) from None
 
 
 def _read(folder: Path, number: int) -> Any:

@@ -131,7 +131,7 @@ def _end_with(parent: int) -> None:
 
 
 def _device(device: str, index: int) -> str:
-    """Without a named device, workers are dealt to the GPUs of their machine in turn."""
+    """Without a named device, workers are assigned to the GPUs of their machine in turn."""
     if device != "auto":
         return device
     import torch

@@ -1,6 +1,6 @@
 """The lock of a writer: one process at a time, and who comes second is told the number of the first.
 
-The system lets go of the lock when its holder dies, so a lock file that lies there means nothing.
+The system releases the lock when its holder dies, so a lock file alone means nothing.
 """
 
 from __future__ import annotations

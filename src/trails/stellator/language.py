@@ -150,7 +150,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The place that the trail shall lead to."""
+    """The place that the trail is to lead to."""
 
     text: str
 

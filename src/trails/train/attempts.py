@@ -1,7 +1,7 @@
 """The loop loss: the model's own attempt, then its repair.
 
 For a row with context x and labelled text y the model first writes an attempt a ~ p(· | x), with the weights that it has at
-that moment, so it is written anew whenever the row comes round (on policy). Then the loss is
+that moment, so it is written again whenever the row comes round (on policy). Then the loss is
 
     - Σ w_t · ln p(y_t | x, a, MARK, y_<t) / N
 
