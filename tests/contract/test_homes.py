@@ -13,11 +13,11 @@ from trails.pipeline.judging import judge
 from trails.pipeline.loading import alone_of, foreign_losses, load_missing
 from trails.pipeline.progress import Silent
 from trails.pipeline.removing import _plan, _remove_from_graph
-from trails.pipeline.results import clear_results, keep_results, results_of, write_results
+from trails.pipeline.results import clear_results, keep_results, restore_results, results_of, write_results
 from trails.schema import Run, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.rows import table_of
-from trails.store.scope import Scope
+from trails.store.scope import Scope, owned
 from trails.store.traces import TraceStore
 
 RUNS = (make_run("one"), make_run("two"), make_run("three", tokenizer="0badcafe" * 8))
@@ -137,6 +137,49 @@ def test_a_chain_that_somebody_took_hold_of_meanwhile_stays(open_store: Open, tm
         assert judge(b, graph).differences() == []
         graph.delete(alone[:1])
         assert judge(b, graph).chains() == set(alone[:1])
+    for home in (a, b):
+        home.close()
+
+
+def answers(home: TraceStore, run: str) -> GraphBatch:
+    """Answers about the chains of a run as a home writes them: they carry its mark and no scope."""
+    chains = sorted(home.done(run))
+    steps = [f"{chain}:0" for chain in chains]
+    of = {"id": [f"x{chain}" for chain in chains], "chain": chains, "run": [run] * len(chains)}
+    nodes = {
+        "Disagreement": table_of("Disagreement", {name: of[name] for name in ("id", "chain")}),
+        "Effect": table_of("Effect", {name: of[name] for name in ("id", "run")}),
+        "Response": table_of("Response", of),
+    }
+    ends = {"start": of["id"], "end": steps}
+    relationships = {
+        "DISAGREEMENT_AT": table_of("DISAGREEMENT_AT", ends),
+        "SEEN_IN": table_of("SEEN_IN", {**ends, "run": of["run"]}),
+        "OF": table_of("OF", {"start": of["id"], "end": chains}),
+        "OF_STEP": table_of("OF_STEP", ends),
+        "ON": table_of("ON", {"start": of["id"], "end": chains}),
+    }
+    return owned(GraphBatch(nodes, relationships), home.identity().id)
+
+
+def test_a_fresh_start_brings_no_answer_of_another_home_back(open_store: Open, tmp_path: Path) -> None:
+    """What a home sets aside while it makes its part again is its own: the other may change its answers meanwhile."""
+    traces = corpus(3, RUNS[0])
+    a, b = (home_of(tmp_path / name, traces, RUNS[:1]) for name in "ab")
+    with open_store() as graph:
+        graph.ensure_schema()
+        for home in (a, b):
+            load_missing(home, graph)
+            graph.write([answers(home, RUNS[0].id)])
+        kept = results_of(graph, a.identity().id)
+        assert {len(table) for table in kept.values()} == {3}
+        assert len(kept) == 8
+        graph.run("MATCH (n:Disagreement|Effect|Response) DETACH DELETE n", write=True)
+        restore_results(kept, graph, Silent(), a)
+        assert rows(graph, b) == {}
+        assert rows(graph, a) == {
+            name: sorted(tuple(map(str, row.values())) for row in table.to_pylist()) for name, table in kept.items()
+        }
     for home in (a, b):
         home.close()
 

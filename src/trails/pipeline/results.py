@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from trails.pipeline.progress import Progress
 from trails.platform.files import replacing
-from trails.schema import NODES, RELATIONSHIP, RELATIONSHIPS, fitting_runs
+from trails.schema import NODE, NODES, RELATIONSHIP, RELATIONSHIPS, fitting_runs
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.digest import TRACE_TABLES
 from trails.store.rows import own_rows, table_schema
-from trails.store.scope import Scope, has_rows, now
+from trails.store.scope import OWNED, Scope, has_rows, now, owner_mark
 from trails.store.traces import TraceStore
 
 RESULT_NODES = tuple(node for node in NODES if node.label not in TRACE_TABLES and node.label not in ("Variant", "Home"))
@@ -43,29 +43,42 @@ def write_results(graph: GraphStore, batch: GraphBatch, scope: Scope) -> bool:
 
 
 def results_of(graph: GraphStore, home: str = "") -> dict[str, pa.Table]:
-    """The results of analyses that a graph holds, by label and relationship; with ``home`` only those of this home."""
+    """The results of analyses that a graph holds, by label and relationship; with ``home`` only those of this home, and answers
+    (:data:`~trails.store.scope.OWNED`) that do not say whose they are.
+    """
     tables = {}
     counts = graph.counts()
     for node in RESULT_NODES:
         if counts.get(node.label):
             columns = ", ".join(f"n.`{p.name}` AS `{p.name}`" for p in node.properties)
-            where = " WHERE n.home = $home" if home and node.scoped else ""
-            match = f"MATCH (n:{node.label}){where} RETURN {columns}"
+            match = f"MATCH (n:{node.label}){_of_home(home, n=node.label)} RETURN {columns}"
             tables[node.label] = _read(graph, node.label, match, home)
     for of in RESULT_RELATIONSHIPS:
         if counts.get(of.name):
             columns = ", ".join(
                 ["a.id AS start", "b.id AS end", *(f"r.`{p.name}` AS `{p.name}`" for p in of.properties)]
             )
-            owner = "a" if of.start in _SCOPED else "b" if of.end in _SCOPED else "r" if of.scoped else ""
-            where = f" WHERE {owner}.home = $home" if home and owner else ""
+            where = _of_home(home, a=of.start, b=of.end, r=of.name)
             match = f"MATCH (a:{of.start})-[r:{of.type}]->(b:{of.end}){where} RETURN {columns}"
             tables[of.name] = _read(graph, of.name, match, home)
     return {name: table for name, table in tables.items() if len(table)}
 
 
+def _of_home(home: str, **parts: str) -> str:
+    """The condition that a row is this home's; ``parts`` are the variables of a match with what they are. Empty where every
+    home's rows are asked for, and where nothing in a row says whose it is.
+    """
+    for variable, name in parts.items() if home else ():
+        declared = RELATIONSHIP[name] if name in RELATIONSHIP else NODE[name]
+        if declared.scoped:
+            return f" WHERE {variable}.home = $home"
+        if name in OWNED:
+            return f" WHERE ({variable}.id ENDS WITH $mark OR NOT {variable}.id CONTAINS '@')"
+    return ""
+
+
 def _read(graph: GraphStore, name: str, statement: str, home: str) -> pa.Table:
-    given = {"home": home} if "$home" in statement else {}
+    given = {name: value for name, value in (("home", home), ("mark", owner_mark(home))) if f"${name}" in statement}
     found = graph.run(statement, given, timeout_s=86_400.0, max_rows=2**31 - 2, trusted=True)
     schema = table_schema(name)
     columns = own_rows(name, [[row[i] for row in found.rows] for i in range(len(schema))])
