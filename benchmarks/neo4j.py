@@ -3,8 +3,12 @@
     python -m benchmarks.neo4j                 everything, on the LTS server, with a million tokens
     python -m benchmarks.neo4j --tokens 50000  smaller
     python -m benchmarks.neo4j bulk            only this part: import, and the named queries on both engines
-    python -m benchmarks.neo4j questions       the fourteen questions of benchmarks/questions.py, without and with more indexes
-    python -m benchmarks.neo4j indexes         what these indexes cost a load
+    python -m benchmarks.neo4j store --folder F       a store that the two below need, kept in a folder
+    python -m benchmarks.neo4j questions --folder F   the fourteen questions of benchmarks/questions.py, and the indexes on
+                                                      request: hits and milliseconds, without and with them
+    python -m benchmarks.neo4j indexes --folder F     what each of these indexes costs a load
+
+The last three go on where they stopped: each figure is kept in the folder as soon as it is measured.
 
 The traces are made up (words, random numbers, 30 layers) so that no model is needed; their shape is that of GSM8K answers:
 about 165 tokens in 6 steps. Client and server share the machine. Prints a table with the goal beside each figure.
@@ -13,10 +17,13 @@ about 165 tokens in 6 steps. Client and server share the machine. Prints a table
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
+import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,12 +39,15 @@ import numpy as np
 
 from benchmarks.embedded import latencies
 from benchmarks.questions import QUESTIONS
+from trails.errors import QueryError
 from trails.schema import RELATIONSHIP, Chain, Role, Run, Step, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.bulk import bulk_from_home, write_bulk
 from trails.store.embedded import EmbeddedStore
 from trails.store.neo4j import Neo4jStore
-from trails.store.rows import graph_batch
+from trails.store.neo4j.statements import MORE_INDEXES
+from trails.store.rows import graph_batch, table_of
+from trails.store.scope import Scope
 from trails.store.traces import TraceStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,13 +121,15 @@ def batches(n_tokens: int, seed: int = 0, size: int = 500) -> list[GraphBatch]:
 
 
 @contextmanager
-def server(version: str = "LTS", heap: str = "3g", name: str = "") -> Iterator[dict[str, Any]]:
+def server(
+    version: str = "LTS", heap: str = "3g", name: str = "", environment: dict[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
     """A server of its own for the benchmark; ends with it."""
     command = [str(SCRIPT), "run", "--version", version, "--no-auth", "--port", "0", "--heap", heap, "--until-eof"]
     command += ["--pagecache", "2g"]
     if name:
         command += ["--name", name]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -347,27 +359,124 @@ def ask(engine: str, store: GraphStore, few: list[Trace], show: Callable[..., No
     show(f"{engine}: the slowest medians", ", ".join(f"{name} {ms:.0f}" for ms, name in middle[:6]), "")
 
 
-@contextmanager
-def imported(n_tokens: int) -> Iterator[tuple[dict[str, Any], list[Trace]]]:
-    """A server with made-up traces, brought there by the importer; and a few of the traces."""
-    name = f"benchmark-questions-{os.getpid()}"
-    with tempfile.TemporaryDirectory() as temporary:
-        home, folder = Path(temporary) / "home", Path(temporary) / "files"
-        few = shards_of(n_tokens, home)
-        command = bulk_from_home(home, folder).command((str(SCRIPT), "admin", "--name", name, "--heap", "2g", "--"))
-        try:
-            subprocess.run(shlex.split(command), check=True, capture_output=True)
-            with server(name=name) as found:
-                yield found, few
-        finally:
-            subprocess.run([str(SCRIPT), "remove", "--name", name], check=True)
+class Kept:
+    """A folder that keeps a store of made-up traces and what was measured on it, so that one command need not do all.
+
+    ``measured.json`` holds every figure under a key, and what is there is not measured again. The server's data lie in
+    ``neo4j``, beside a link to the jars that ``scripts/neo4j`` fetches.
+    """
+
+    def __init__(self, folder: Path, n_tokens: int) -> None:
+        self.folder, self.n_tokens = folder, n_tokens
+        self._file = folder / "measured.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.measured: dict[str, Any] = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {}
+        if self.once("tokens", lambda: n_tokens) != n_tokens:
+            raise SystemExit(
+                f"{folder} holds {self.measured['tokens']:,} tokens, not {n_tokens:,}. Name another folder"
+            )
+        cache = folder / "neo4j"
+        cache.mkdir(exist_ok=True)
+        jars = subprocess.run([str(SCRIPT), "fetch"], check=True, capture_output=True, text=True).stdout.strip()
+        link = cache / Path(jars).parent.name
+        if not link.exists():
+            link.symlink_to(Path(jars).parent)
+        self.environment = os.environ | {"TRAILS_NEO4J_CACHE": str(cache)}
+
+    def once(self, key: str, work: Callable[[], Any]) -> Any:
+        """The figure of a key: as measured before, else measured now and kept."""
+        if key not in self.measured:
+            self.measured[key] = work()
+            beside = self._file.with_suffix(".tmp")
+            beside.write_text(json.dumps(self.measured, indent=1, ensure_ascii=False), "utf-8")
+            beside.replace(self._file)
+        return self.measured[key]
+
+    @contextmanager
+    def server(self) -> Iterator[dict[str, Any]]:
+        """The server on the kept store. It must have been built."""
+        if "built" not in self.measured:
+            raise SystemExit(
+                f"{self.folder} holds no store yet. Run: python -m benchmarks.neo4j store --folder {self.folder}"
+            )
+        with server(name="store", environment=self.environment) as found:
+            yield found
 
 
-def plan_of(store: Neo4jStore, statement: str, parameters: dict[str, Any]) -> tuple[int, list[str]]:
-    """Database hits of a read, and the scans in its plan."""
-    rows = store.run(f"PROFILE {statement}", parameters).dicts()
-    scans = [f"{row['operator']} {row['details']}" for row in rows if "Scan" in row["operator"].partition("@")[0]]
-    return sum(row["db_hits"] or 0 for row in rows), scans
+MAP = Scope("h0", "map", RUN.id, {"k": 4}, date="2026-01-01T00:00:00.000Z")
+
+
+def states(n: int, seed: int = 0) -> GraphBatch:
+    """``n`` states of a made-up map, each with a text of four words."""
+    rng = np.random.default_rng(seed)
+    texts = ["".join(WORDS[i] for i in row) for row in rng.integers(0, len(WORDS), (n, 4))]
+    return GraphBatch({"State": table_of("State", {"id": [f"s{seed}-{i}" for i in range(n)], "text": texts})}, {})
+
+
+def store(kept: Kept, show: Callable[..., None]) -> None:
+    """Build what the questions are asked of: shards, files, an import, and a map with a state for every ten tokens."""
+    home, files = kept.folder / "home", kept.folder / "files"
+
+    def seconds(key: str, *gone: Path, work: Callable[[], Any]) -> None:
+        def timed_once() -> float:
+            for path in gone:  # what an interrupted try left
+                shutil.rmtree(path, ignore_errors=True)
+            began = time.perf_counter()
+            work()
+            return time.perf_counter() - began
+
+        show(key, f"{kept.once(key, timed_once):.1f} s", "")
+
+    def import_files() -> None:
+        made = bulk_from_home(home, files)
+        command = made.command((str(SCRIPT), "admin", "--name", "store", "--heap", "2g", "--"))
+        subprocess.run(shlex.split(command), check=True, capture_output=True, env=kept.environment)
+
+    def fill() -> None:
+        with server(name="store", environment=kept.environment) as found, Neo4jStore(found["bolt"]) as graph:
+            graph.ensure_schema()
+            graph.write([MAP.put(states(kept.n_tokens // 10))])
+            kept.measured["transitions"] = graph.counts()["NEXT"]
+
+    seconds("shards", home, work=lambda: shards_of(kept.n_tokens, home))
+    seconds("files and import", files, kept.folder / "neo4j" / "instances", work=import_files)
+    seconds("built", work=fill)
+    shutil.rmtree(files, ignore_errors=True)
+
+
+def asked(graph: Neo4jStore, statement: str, given: list[dict[str, Any]], limit_s: float) -> dict[str, Any]:
+    """Database hits and scans of a read with its first parameters, and milliseconds with each but the first three, which
+    plan. Where one call is not answered within ``limit_s`` seconds, that is the answer.
+    """
+    try:
+        rows = graph.run(f"PROFILE {statement}", given[0], timeout_s=limit_s).dicts()
+        times = []
+        for number, values in enumerate(given):
+            began = time.perf_counter()
+            found = graph.run(statement, values, timeout_s=limit_s, max_rows=100_000)
+            if number >= 3:
+                times.append((time.perf_counter() - began) * 1e3)
+    except QueryError as error:
+        return {"failed": f"no answer within {limit_s:g} s ({error})"}
+    plan = [f"{row['operator'].strip()} {row['details']}" for row in rows]  # indented by its depth
+    scans = [line for line in plan if "Scan" in line.partition("@")[0].partition(" ")[0]]
+    hits = sum(row["db_hits"] or 0 for row in rows)
+    return {
+        "hits": hits,
+        "scans": scans,
+        "ms": statistics.median(times),
+        "slowest": max(times),
+        "rows": len(found.rows),
+    }
+
+
+def words_of(found: dict[str, Any]) -> str:
+    """One answer of :func:`asked` as two cells: hits; median and slowest; scans."""
+    if "failed" in found:
+        return f"– | {found['failed']}"
+    read = ", ".join(sorted({scan.split(" ")[0] for scan in found["scans"]})) or "no scan"
+    token = " **of Token**" if any(":Token" in scan for scan in found["scans"]) else ""
+    return f"{found['hits']:,} | {found['ms']:.0f} ({found['slowest']:.0f}), {read}{token}"
 
 
 def asked_of(traces: list[Trace], number: int) -> dict[str, Any]:
@@ -386,70 +495,129 @@ def asked_of(traces: list[Trace], number: int) -> dict[str, Any]:
     }
 
 
-def questions(n_tokens: int, show: Callable[..., None]) -> None:
-    """Every question with 20 sets of parameters: database hits and milliseconds, before and after ``rebuild --indexes``."""
-    with imported(n_tokens) as (found, few), Neo4jStore(found["bolt"]) as store:
-        store.ensure_schema()
-        transitions = store.counts()["NEXT"]
-        measured: dict[str, list[str]] = {name: [] for name in QUESTIONS}
-        for indexed in (False, True):
-            if indexed:
+CALLS = 23
+"""Sets of parameters for a statement; the first three calls plan."""
+INDEXED: dict[str, str] = {
+    "trails_range_Chain_source_id": "MATCH (c:Chain {source_id: $record}) RETURN c.id",
+    "trails_range_Token_chain_step": "MATCH (t:Token {chain: $chain, step: 1}) RETURN t.piece",
+    "trails_text_Step_text": "MATCH (s:Step) WHERE s.text CONTAINS $text RETURN s.id",
+    "trails_fulltext_Step_text": (
+        "CALL db.index.fulltext.queryNodes('trails_fulltext_Step_text', '\"' + $text + '\"') YIELD node RETURN node.id"
+    ),
+    "trails_range_State_text": "MATCH (s:State {text: $state}) RETURN s.id",
+    "trails_range_NEXT_run_surprisal": "MATCH ()-[r:NEXT {run: $run}]->() WHERE r.surprisal > $least RETURN r.surprisal",
+}
+"""What each index on request is for."""
+MADE_BY = {re.search(r"INDEX `?(\w+)", statement)[1]: statement for statement in MORE_INDEXES}  # type: ignore[index]
+
+
+def administer(graph: Neo4jStore, *statements: str) -> None:
+    """Statements about the schema, then a wait until every index answers."""
+    for statement in (*statements, "CALL db.awaitIndexes(3600)", "CALL db.clearQueryCaches()"):
+        graph.run(statement, write=True, timeout_s=3700.0)
+
+
+def questions(kept: Kept, show: Callable[..., None], limit_s: float) -> None:
+    """Every question with 20 sets of parameters, before and after the indexes of ``rebuild --indexes``; and for every index
+    what it is for, before and after, and how long it takes to make.
+    """
+    few = list(itertools.islice(traces(kept.n_tokens), 500))
+    texts = states(kept.n_tokens // 10).nodes["State"]["text"].to_pylist()
+    sets = [asked_of(few, i) | {"state": texts[i]} for i in range(CALLS)]
+
+    def of(statement: str) -> list[dict[str, Any]]:
+        return [{key: value for key, value in one.items() if re.search(rf"\${key}\b", statement)} for one in sets]
+
+    with kept.server() as found, Neo4jStore(found["bolt"]) as graph:
+        for name, statement in QUESTIONS.items():
+            if f"without: {name}" not in kept.measured:
+                administer(graph, *(f"DROP INDEX {index} IF EXISTS" for index in MADE_BY))
+            without = kept.once(f"without: {name}", lambda s=statement: asked(graph, s, of(s), limit_s))
+            show(f"without indexes: {name}", words_of(without), "300 ms")
+        for index, statement in INDEXED.items():
+            if f"before: {index}" not in kept.measured:
+                administer(graph, f"DROP INDEX {index} IF EXISTS")
+            before = (
+                {"failed": "nothing answers without it"}
+                if "fulltext" in index
+                else kept.once(f"before: {index}", lambda s=statement: asked(graph, s, of(s), limit_s))
+            )
+
+            def made(index: str = index) -> float:
+                administer(graph, f"DROP INDEX {index} IF EXISTS")
                 began = time.perf_counter()
-                store.create_indexes()
-                show("making the indexes", f"{time.perf_counter() - began:.1f} s", "")
-                store.run("CALL db.clearQueryCaches()", write=True)
-            for name, statement in QUESTIONS.items():
-                given = [
-                    {key: value for key, value in asked_of(few, i).items() if f"${key}" in statement} for i in range(23)
-                ]
-                hits, scans = plan_of(store, statement, given[0])
-                times = []
-                for number, values in enumerate(given):
-                    began = time.perf_counter()
-                    store.run(statement, values)
-                    if number >= 3:  # the first calls plan
-                        times.append((time.perf_counter() - began) * 1e3)
-                read = ", ".join(sorted({scan.split(" ")[0] for scan in scans})) or "no scan"
-                token = " **of Token**" if any(":Token" in scan for scan in scans) else ""
-                measured[name].append(f"{hits:,} | {statistics.median(times):.0f} ({max(times):.0f}) | {read}{token}")
-        print(f"\n{transitions:,} transitions; hits, ms median (slowest of 20), scans: without | with the indexes\n")
-        for name, (before, after) in measured.items():
-            print(f"| {name} | {before} | {after} |", flush=True)
+                administer(graph, MADE_BY[index])
+                return time.perf_counter() - began
+
+            took = kept.once(f"making: {index}", made)
+            administer(graph, MADE_BY[index])
+            after = kept.once(f"after: {index}", lambda s=statement: asked(graph, s, of(s), limit_s))
+            show(f"{index}, made in {took:.1f} s: before", words_of(before), "")
+            show(f"{index}: after", words_of(after), "300 ms")
+        for name, statement in QUESTIONS.items():
+            with_them = kept.once(f"with: {name}", lambda s=statement: asked(graph, s, of(s), limit_s))
+            show(f"with indexes: {name}", words_of(with_them), "300 ms")
 
 
-def indexes(n_tokens: int, show: Callable[..., None]) -> None:
-    """CPU per token of a load without and with the indexes on request, each in turn on a server of its own, warm."""
-    piece = max(1, n_tokens // 20)
-    costs: dict[bool, list[float]] = {False: [], True: []}
-    with server() as plain, server() as more:
-        for found, indexed in ((plain, False), (more, True)):
-            with Neo4jStore(found["bolt"]) as store:
-                store.ensure_schema()
-                if indexed:
-                    store.create_indexes()
-        for seed in range(9):
-            rows = batches(piece, seed)
-            for found, indexed in ((plain, False), (more, True)):
-                _, cpu = timed(lambda at=found["bolt"], of=rows: our_load(at, of), found["pid"])
-                costs[indexed].append(cpu / n_tokens_of(rows) * 1e6)
-    warm = {indexed: statistics.median(values[3:]) for indexed, values in costs.items()}
-    for indexed, values in costs.items():
-        show(
-            f"CPU per token of successive pieces, {'with' if indexed else 'without'} them",
-            f"{[round(v) for v in values]} us",
-            "",
-        )
-    show("load with the indexes against without, CPU", f"{warm[True] / warm[False]:.2f}x", "1.05x, else an option")
+PAIRS = 6
+"""Pieces that are loaded with an index, and as many without, in turn."""
 
 
-PARTS = {"load": load, "bulk": bulk, "questions": questions, "indexes": indexes}
+def indexes(kept: Kept, show: Callable[..., None], piece: int) -> None:
+    """What every index on request, and all of them together, cost a load: CPU of client and server for pieces of ``piece``
+    tokens that are loaded in turn with and without it into one growing graph. Making it and dropping it is not counted.
+    """
+    seeds = iter(range(1000, 100_000))
+    with server(environment=kept.environment) as found, Neo4jStore(found["bolt"]) as graph:
+        graph.ensure_schema()
+        administer(graph, *(f"DROP INDEX {index} IF EXISTS" for index in MADE_BY))
+
+        def one(of_states: bool) -> float:
+            seed = next(seeds)
+            rows = [MAP.put(states(piece // 2, seed))] if of_states else batches(piece, seed)
+            n = sum(len(batch.nodes["State" if of_states else "Token"]) for batch in rows)
+            return timed(lambda: graph.write(rows), found["pid"])[1] / n * 1e6
+
+        wanted = {index: [index] for index in MADE_BY} | {"all of them": list(MADE_BY)}
+        if any(f"cost: {name}" not in kept.measured for name in wanted):
+            for _ in range(8):  # the server's compiler warms up
+                one(False)
+            one(True)
+
+        def pairs(names: list[str], of_states: bool) -> list[list[float]]:
+            costs: dict[bool, list[float]] = {False: [], True: []}
+            for number in range(PAIRS):
+                # without, with; with, without: what grows with the graph falls on both alike
+                for indexed in (False, True) if number % 2 == 0 else (True, False):
+                    administer(graph, *(MADE_BY[i] if indexed else f"DROP INDEX {i} IF EXISTS" for i in names))
+                    costs[indexed].append(one(of_states))
+            administer(graph, *(f"DROP INDEX {i} IF EXISTS" for i in names))
+            return [costs[False], costs[True]]
+
+        for name, names in wanted.items():
+            of_states = name == "trails_range_State_text"
+            plain, more = kept.once(f"cost: {name}", lambda n=names, s=of_states: pairs(n, s))
+            ratios = sorted(b / a for a, b in zip(plain, more, strict=True))
+            show(
+                f"load with {name} against without, CPU per {'state' if of_states else 'token'} "
+                f"({statistics.median(plain):.0f} and {statistics.median(more):.0f} us)",
+                f"{statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f} over {PAIRS} pairs)",
+                "1.05x, else an option",
+            )
+
+
+PARTS = {"load": load, "bulk": bulk}
+KEPT = ("store", "questions", "indexes")
 
 
 def main() -> None:
     """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, *KEPT, []], default=[])
     parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="keep the store and the figures of store, questions, indexes here")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds that one call of a question may take")
+    parser.add_argument("--piece", type=int, default=15_000, help="tokens that indexes loads at a time")
     options = parser.parse_args()
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     print(f"{machine}, {options.tokens:,} tokens, Python {platform.python_version()}")
@@ -458,8 +626,19 @@ def main() -> None:
     def show(what: str, measured: str, goal: str) -> None:
         print(f"| {what} | {measured} | {goal} |", flush=True)
 
-    for part in options.parts or PARTS:
-        PARTS[part](options.tokens, show)
+    parts = options.parts or [*PARTS, *KEPT]
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = Kept((options.folder or Path(temporary)).resolve(), options.tokens) if {*KEPT} & {*parts} else None
+        for part in parts:
+            if part in PARTS:
+                PARTS[part](options.tokens, show)
+            elif kept is not None:
+                if part != "indexes" and (part == "store" or options.folder is None):
+                    store(kept, show)
+                if part == "questions":
+                    questions(kept, show, options.limit)
+                if part == "indexes":
+                    indexes(kept, show, options.piece)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 
