@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -56,6 +56,11 @@ class Role(StrEnum):
 
 def stable_hash(*parts: str, length: int = 16) -> str:
     """First ``length`` hex digits of SHA-256 over the parts, each preceded by its length so that no two lists collide."""
+    return stable_hash_of(parts, length)
+
+
+def stable_hash_of(parts: Iterable[str], length: int = 16) -> str:
+    """:func:`stable_hash` of parts that are made one by one and need not be held."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")

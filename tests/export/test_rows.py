@@ -103,6 +103,34 @@ def test_ids_and_parts_take_no_answer_and_missing_ones_are_counted(make_home, tm
 
 
 @pytest.mark.slow
+def test_a_selection_is_looked_through_as_often_whatever_the_number_of_batches(
+    make_home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export that went through all parts with every batch took hours for a million chains."""
+    home = make_home(12, shards=6)
+
+    class Counted(dict[str, Part]):
+        through = 0
+
+        def values(self):
+            self.through += 1
+            return super().values()
+
+        def __iter__(self):
+            self.through += 1
+            return super().__iter__()
+
+    seen = []
+    for rows in (1, 100):
+        monkeypatch.setattr("trails.export.preparing.BATCH_ROWS", rows)
+        parts = Counted({chain.id: Part(chain.id) for chain in home.chains})
+        report = export(home, tmp_path / f"{rows}.jsonl", Selection("s", parts))
+        seen.append((report.digest, parts.through))
+    assert seen[0] == seen[1]
+    assert seen[0][1] > 0
+
+
+@pytest.mark.slow
 def test_a_part_carries_weight_tag_and_stage(make_home, tmp_path: Path) -> None:
     home = make_home(8)
     ids = [chain.id for chain in home.chains]

@@ -31,12 +31,13 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from trails.errors import QueryError, UsageError, WritingQueryError
 from trails.export.words import role_named
-from trails.schema import stable_hash
+from trails.schema import stable_hash, stable_hash_of
 from trails.store.base import GraphStore
 from trails.store.resolve import Names, measured_runs, named_parameters
 from trails.store.traces import TraceStore
@@ -109,11 +110,12 @@ class Part:
         return not self.steps and not self.tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Selection:
     """A selection and what it stands for. ``parts`` is None for ``all`` (nothing is listed, so memory stays flat).
 
-    ``statement`` and ``parameters`` are the Cypher that answered it, empty where none was needed.
+    ``statement`` and ``parameters`` are the Cypher that answered it, empty where none was needed. What all parts are looked
+    through for is found once: an export asks for it with every batch of rows.
     """
 
     text: str
@@ -131,12 +133,12 @@ class Selection:
         """The part of a row: that of its chain, or of the chain it is a variant of."""
         return self.part(parent or chain) or Part(parent or chain)
 
-    @property
+    @cached_property
     def weighted(self) -> bool:
         """Whether a part, or a span of one, has a weight of its own."""
         return self.parts is not None and any(part.weight != 1 or part.damped for part in self.parts.values())
 
-    @property
+    @cached_property
     def staged(self) -> bool:
         """Whether a part has a stage or a tag."""
         return self.parts is not None and any(part.stage or part.tag for part in self.parts.values())
@@ -146,12 +148,12 @@ class Selection:
         """Ids of the chains in it, sorted; None for ``all``."""
         return None if self.parts is None else sorted(self.parts)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """16 hex digits over what is selected (not over how it was asked)."""
         if self.parts is None:
             return stable_hash("all")
-        return stable_hash(*(repr(self.parts[chain]) for chain in sorted(self.parts)))
+        return stable_hash_of(repr(self.parts[chain]) for chain in sorted(self.parts))
 
 
 class _Found:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,27 @@ class Parts(Mapping[str, Part]):
     def __iter__(self) -> Iterator[str]:
         return (self._course.shelf.id(row) for row in self._rows.tolist())
 
+    def values(self) -> ValuesView[Part]:
+        """The parts, without looking every chain up."""
+        return _Values(self)
+
     def __getitem__(self, chain: str) -> Part:
         number = np.uint64(int(chain[1:], 16))
         at = int(np.searchsorted(self._numbers, number, sorter=self._order))
         if at == len(self._order) or self._numbers[self._order[at]] != number:
             raise KeyError(chain)
         return self._course.parts.get(int(self._rows[self._order[at]])) or Part(chain)
+
+    def own(self) -> Iterator[Part]:
+        """The parts, chain by chain."""
+        return map(self._course.part, self._rows.tolist())
+
+
+class _Values(ValuesView[Part]):
+    _mapping: Parts
+
+    def __iter__(self) -> Iterator[Part]:
+        return self._mapping.own()
 
 
 @dataclass(frozen=True, slots=True)
