@@ -1,5 +1,5 @@
 // Where a chain changed
-// The transitions of a chain whose surprisal changed most from one run to another, each measured twice, so that it shows what a training changed.
+// The transitions of a chain whose surprisal changed most from one run to another, each measured twice, so that it shows what a training changed. Needs: a second run of the same chains, as trails diff RUN --adapter FOLDER makes it.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
 // $before: string = "r0000000000000000" | a run's id
 // $after: string = "r0000000000000001" | another run's id

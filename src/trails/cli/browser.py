@@ -43,7 +43,8 @@ def command(
 ) -> None:
     """Address of Neo4j Browser, and what makes it show trails well.
 
-    Favourites and guide hold the latest run of the home and some of its chains; without a home, those of the packaged sample.
+    Favourites and guide hold a run of the home (the latest that is not one of a training or an intervention) and some of its
+    chains; without a home, those of the packaged sample.
 
     \b
     trails browser --save browser-files     favourites, style sheet, guide, dashboard

@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from trails.errors import StoreError
-from trails.schema import Role, fitting_runs
+from trails.schema import Role, Run
 from trails.store.dashboard import dashboard
 from trails.store.queries import NamedQuery, Parameter, named_queries
 from trails.store.resolve import measured_runs
@@ -99,29 +102,52 @@ SETTINGS = ":config autoComplete: false"
 
 
 def values_of(traces: TraceStore) -> dict[str, Any]:
-    """Values for the parameters of the named queries from a home: its latest run, the run before, a long chain, the home.
-    Empty for a home without chains.
+    """Values for the parameters of the named queries from a home: a run, a chain of it, another run of the same chains, the
+    home. Empty for a home without chains.
+
+    The run is the latest that is no change of another (by an adapter or an intervention), since analyses and variants are of
+    such a run unless one was named; the other one is the latest with the same tokens, one with an adapter first. The chain is
+    one that has variants, where there are any, long enough to show something and short enough to read it at once.
     """
-    measured = set(measured_runs(traces))
-    latest = sorted(
-        (run for run in traces.runs() if run in measured),
-        key=lambda run: ((traces.home / "runs" / f"{run}.json").stat().st_mtime_ns, run),
+    measured = measured_runs(traces)
+    by_age = sorted(
+        measured, key=lambda run: ((traces.home / "runs" / f"{run}.json").stat().st_mtime_ns, run), reverse=True
     )
-    if not latest:
+    if not by_age:
         return {}
-    run = latest[-1]
+    run = next((name for name in by_age if not _is_change(measured[name])), by_age[0])
+    others = [name for name in by_age if name != run and measured[name].tokenizer == measured[run].tokenizer]
+    other = next((name for name in others if measured[name].adapter), others[0] if others else None)
+    again = traces.done(other) if other else set()
+    varied = _varied(traces, run)
     sizes: dict[str, int] = {}
     for table in traces.tables(["chain", "steps"], run, rows=10_000):
         sizes |= {row["chain"]: len(row["steps"]) for row in table.to_pylist()}
-    # long enough to show something, short enough to read it at once
-    order = sorted(sizes, key=lambda chain: (sizes[chain] > 12, -sizes[chain], chain))
+    order = sorted(
+        sizes, key=lambda chain: (chain not in varied, chain not in again, sizes[chain] > 12, -sizes[chain], chain)
+    )
     chain, second = order[0], order[min(1, len(order) - 1)]
     found = {"run": run, "home": traces.identity().id, "chain": chain, "first": chain, "second": second}
     found["step"] = f"{chain}:{min(1, sizes[chain] - 1)}"
-    if len(latest) > 1:
-        plain = [fitting.id for fitting in fitting_runs(traces.runs()) if fitting.id in measured]
-        found["before"] = plain[0] if len(plain) == 1 and plain[0] != run else latest[-2]
-        found["after"] = run
+    if other:
+        earlier = not _is_change(measured[other]) and by_age.index(other) > by_age.index(run)
+        found["before"], found["after"] = (other, run) if earlier else (run, other)
+    return found
+
+
+def _is_change(run: Run) -> bool:
+    return bool(run.adapter or run.intervention)
+
+
+def _varied(traces: TraceStore, run: str) -> set[str]:
+    """Chains with variants that a run measured and the home keeps. A damaged file counts for nothing: what loads it says so."""
+    found: set[str] = set()
+    for path in sorted((traces.home / "variants").glob("v*.parquet")):
+        try:
+            rows = pq.read_table(path, columns=["run", "metadata"]).to_pylist()
+        except (OSError, pa.ArrowException):
+            continue
+        found |= {dict(row["metadata"]).get("parent", "") for row in rows if row["run"] == run}
     return found
 
 
