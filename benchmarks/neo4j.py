@@ -444,39 +444,41 @@ def store(kept: Kept, show: Callable[..., None]) -> None:
     shutil.rmtree(files, ignore_errors=True)
 
 
-def asked(graph: Neo4jStore, statement: str, given: list[dict[str, Any]], limit_s: float) -> dict[str, Any]:
-    """Database hits and scans of a read with its first parameters, and milliseconds with each but the first three, which
-    plan. Where one call is not answered within ``limit_s`` seconds, that is the answer.
+def asked(graph: Neo4jStore, pid: int, statement: str, given: list[dict[str, Any]], limit_s: float) -> dict[str, Any]:
+    """Database hits and scans of a read with its first parameters; milliseconds on the clock, and of CPU of client and server,
+    with each but the first three, which plan; the machine's load. Where one call is not answered within ``limit_s`` seconds,
+    that is the answer.
     """
     try:
         rows = graph.run(f"PROFILE {statement}", given[0], timeout_s=limit_s).dicts()
         times = []
         for number, values in enumerate(given):
+            if number == 3:
+                cpu = time.process_time() + spent(pid)
             began = time.perf_counter()
             found = graph.run(statement, values, timeout_s=limit_s, max_rows=100_000)
             if number >= 3:
                 times.append((time.perf_counter() - began) * 1e3)
+        cpu = (time.process_time() + spent(pid) - cpu) / len(times) * 1e3
     except QueryError as error:
         return {"failed": f"no answer within {limit_s:g} s ({error})"}
     plan = [f"{row['operator'].strip()} {row['details']}" for row in rows]  # indented by its depth
     scans = [line for line in plan if "Scan" in line.partition("@")[0].partition(" ")[0]]
     hits = sum(row["db_hits"] or 0 for row in rows)
-    return {
-        "hits": hits,
-        "scans": scans,
-        "ms": statistics.median(times),
-        "slowest": max(times),
-        "rows": len(found.rows),
-    }
+    clock = {"ms": statistics.median(times), "slowest": max(times), "cpu_ms": cpu, "load": os.getloadavg()[0]}
+    return clock | {"hits": hits, "scans": scans, "rows": len(found.rows)}
 
 
 def words_of(found: dict[str, Any]) -> str:
-    """One answer of :func:`asked` as two cells: hits; median and slowest; scans."""
+    """One answer of :func:`asked` as cells: hits; median and slowest call, CPU of a call, load; scans."""
     if "failed" in found:
-        return f"– | {found['failed']}"
+        return f"– | {found['failed']} | –"
     read = ", ".join(sorted({scan.split(" ")[0] for scan in found["scans"]})) or "no scan"
     token = " **of Token**" if any(":Token" in scan for scan in found["scans"]) else ""
-    return f"{found['hits']:,} | {found['ms']:.0f} ({found['slowest']:.0f}), {read}{token}"
+    return (
+        f"{found['hits']:,} hits | {found['ms']:.0f} ({found['slowest']:.0f}) ms, {found['cpu_ms']:.0f} ms of CPU, "
+        f"load {found['load']:.0f} | {read}{token}"
+    )
 
 
 def asked_of(traces: list[Trace], number: int) -> dict[str, Any]:
@@ -529,10 +531,14 @@ def questions(kept: Kept, show: Callable[..., None], limit_s: float) -> None:
         return [{key: value for key, value in one.items() if re.search(rf"\${key}\b", statement)} for one in sets]
 
     with kept.server() as found, Neo4jStore(found["bolt"]) as graph:
+
+        def ask_it(statement: str) -> dict[str, Any]:
+            return asked(graph, found["pid"], statement, of(statement), limit_s)
+
         for name, statement in QUESTIONS.items():
             if f"without: {name}" not in kept.measured:
                 administer(graph, *(f"DROP INDEX {index} IF EXISTS" for index in MADE_BY))
-            without = kept.once(f"without: {name}", lambda s=statement: asked(graph, s, of(s), limit_s))
+            without = kept.once(f"without: {name}", lambda s=statement: ask_it(s))
             show(f"without indexes: {name}", words_of(without), "300 ms")
         for index, statement in INDEXED.items():
             if f"before: {index}" not in kept.measured:
@@ -540,7 +546,7 @@ def questions(kept: Kept, show: Callable[..., None], limit_s: float) -> None:
             before = (
                 {"failed": "nothing answers without it"}
                 if "fulltext" in index
-                else kept.once(f"before: {index}", lambda s=statement: asked(graph, s, of(s), limit_s))
+                else kept.once(f"before: {index}", lambda s=statement: ask_it(s))
             )
 
             def made(index: str = index) -> float:
@@ -551,11 +557,11 @@ def questions(kept: Kept, show: Callable[..., None], limit_s: float) -> None:
 
             took = kept.once(f"making: {index}", made)
             administer(graph, MADE_BY[index])
-            after = kept.once(f"after: {index}", lambda s=statement: asked(graph, s, of(s), limit_s))
+            after = kept.once(f"after: {index}", lambda s=statement: ask_it(s))
             show(f"{index}, made in {took:.1f} s: before", words_of(before), "")
             show(f"{index}: after", words_of(after), "300 ms")
         for name, statement in QUESTIONS.items():
-            with_them = kept.once(f"with: {name}", lambda s=statement: asked(graph, s, of(s), limit_s))
+            with_them = kept.once(f"with: {name}", lambda s=statement: ask_it(s))
             show(f"with indexes: {name}", words_of(with_them), "300 ms")
 
 
