@@ -12,7 +12,9 @@ are left out). Then every mutant of the sample runs in a child process of its ow
 quickest first. It is killed when one of them fails or takes too long; a line that no test reaches counts as survived.
 
 Prints the share killed with its 95 % Wilson interval (over all mutants of the room, of which the sample is drawn at random),
-and every survivor with its place. A survivor may be equivalent to the code as it is: a person has to say so.
+how many of them only by their time, and every survivor with its place. A survivor may be equivalent to the code as it is: a
+person has to say so. On a shared machine ``--load 4`` waits before a mutant while the load is above 4, and ``--minutes 20``
+begins no further mutant after that time: those that were run are a random sample as well, since the order is drawn.
 """
 
 from __future__ import annotations
@@ -299,8 +301,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tests", nargs="+", help="folders or files of tests (default: tests/ROOM)")
     parser.add_argument("--marks", default=LEFT_OUT, help=f"which tests, as pytest -m takes it (default: {LEFT_OUT})")
     parser.add_argument("--least", type=float, default=0.0, help="exit 1 when a smaller share is killed")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no mutant after this time (default: none)"
+    )
+    parser.add_argument("--load", type=float, default=math.inf, help="wait while the machine's load is above this")
     parser.add_argument("--list", action="store_true", help="count the mutants of every file, and run none")
     given = parser.parse_args(arguments)
+    end = time.monotonic() + 60 * given.minutes
     place = SOURCE / "trails" / given.room
     files = [place] if place.is_file() else sorted(place.rglob("*.py"))
     if not files:
@@ -333,7 +340,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds: dict[str, float] = learnt["seconds"]
     drawn = random.Random(given.seed).sample(every, min(given.sample, len(every)))
     survivors: list[tuple[Mutant, str]] = []
+    done = by_time = 0
     for number, mutant in enumerate(drawn, 1):
+        while os.getloadavg()[0] > given.load and time.monotonic() < end:
+            time.sleep(5)
+        if time.monotonic() >= end:
+            break
+        done += 1
         found = reached.get((str(mutant.path), mutant.line), set())
         chosen = sorted((seconds if "" in found else found) or [], key=lambda name: seconds.get(name, 0.0))
         if not chosen:
@@ -345,14 +358,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _in_child(lambda m=mutant, c=chosen: _against(m, c), limit)  # type: ignore[misc]
         if code == 0:
             survivors.append((mutant, f"{len(chosen)} tests pass"))
-        print(f"{number}/{len(drawn)}  {'survived' if code == 0 else 'killed'}  {mutant}", file=sys.stderr, flush=True)
-    killed = len(drawn) - len(survivors)
-    low, high = wilson(killed, len(drawn))
+        by_time += code is None
+        said = "survived" if code == 0 else f"killed in {limit:.0f} s" if code is None else "killed"
+        print(f"{number}/{len(drawn)}  {said}  {mutant}", file=sys.stderr, flush=True)
+    killed = done - len(survivors)
+    low, high = wilson(killed, done)
     for mutant, why in sorted(survivors, key=lambda pair: (str(pair[0].path), pair[0].line)):
         print(f"survived ({why}): {mutant}")
-    share = killed / len(drawn) if drawn else 0.0
+    share = killed / done if done else 0.0
     print(
-        f"{given.room}: {killed} of {len(drawn)} mutants killed, {share:.1%} ({low:.1%} to {high:.1%}), "
+        f"{given.room}: {killed} of {done} mutants killed ({by_time} by time), {share:.1%} ({low:.1%} to {high:.1%}), "
         f"drawn from {len(every)} with seed {given.seed}"
     )
     return 0 if share >= given.least else 1
