@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from trails.cli.common import home_option, json_option, print_json, store_option
-from trails.cli.scores import details_option, graph_option, limit_option, print_report, settings_for
+from trails.cli.common import home_option, json_option, store_option
+from trails.cli.scores import details_option, graph_option, limit_option, settings_for, tell
 
 
 @click.command("agreement", context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +59,4 @@ def command(
     named = [name.strip() for name in runs.split(",") if name.strip()]
     with Home(**settings_for(home, store)) as opened:
         report = opened.agreement(named, write=not no_graph, **given).report()
-    if as_json:
-        print_json(report.record(limit))
-        return
-    print_report(report, limit=limit, details=details, home=home)
+    tell(report, as_json=as_json, limit=limit, details=details, home=home)

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import home_option, json_option, print_json
-from trails.cli.scores import details_option, html_option, print_report, run_option, settings_for
+from trails.cli.scores import html_option, report_options, settings_for, tell
 
 
 @click.command("basin", context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,10 +25,7 @@ from trails.cli.scores import details_option, html_option, print_report, run_opt
     help="A run of the same chains after a training (trails diff --adapter): likely tokens of the trained model, too.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the disturbances.")
-@details_option
-@run_option
-@home_option
-@json_option
+@report_options
 @html_option
 def command(
     chains: str,
@@ -57,8 +53,4 @@ def command(
 
     with Home(**settings_for(home, None)) as opened:
         report = opened.basin(chains, k=k, after=after, seed=seed, run=run).report()
-    if as_json:
-        print_json(report.record())
-        return report
-    print_report(report, limit=None, details=details, home=home)
-    return report
+    return tell(report, as_json=as_json, details=details, home=home)

@@ -13,12 +13,11 @@ from trails.cli.common import (
     device_option,
     home_option,
     json_option,
-    print_json,
     settings_from,
     store_option,
 )
 from trails.cli.ingest import tell_members
-from trails.cli.scores import details_option, limit_option, print_report, settings_for
+from trails.cli.scores import details_option, limit_option, settings_for, tell
 
 if TYPE_CHECKING:
     from trails.config import Settings
@@ -80,8 +79,5 @@ def command(
     if len(runs) > 1:
         with Home(**settings_for(home, store)) as opened:
             report = opened.agreement(runs).report()
-        if as_json:
-            print_json(report.record(limit))
-        else:
-            print_report(report, limit=limit, details=details, home=home)
+        tell(report, as_json=as_json, limit=limit, details=details, home=home)
     tell_members(found, as_json=as_json, quiet=as_json)

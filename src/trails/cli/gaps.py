@@ -12,11 +12,10 @@ from trails.cli.common import (
     err,
     home_option,
     json_option,
-    print_json,
     run_model_option,
     store_option,
 )
-from trails.cli.scores import details_option, graph_option, html_option, print_report, run_option, settings_for
+from trails.cli.scores import details_option, graph_option, html_option, run_option, settings_for, tell
 
 
 @click.command("gaps", context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,11 +75,6 @@ def command(
         calibrated = NOTE in opened.run(instrument.id).notes
         if chain:
             found = found.of(opened.trace(chain, instrument.id).chain.id)
-    report = found.report()
-    if as_json:
-        print_json(report.record(top))
-        return report
-    if not calibrated:
+    if not calibrated and not as_json:
         err.print("Ranked without a model. What the model adds is measured by: trails gaps --calibrate")
-    print_report(report, limit=top, details=details, home=home)
-    return report
+    return tell(found.report(), as_json=as_json, limit=top, details=details, home=home)

@@ -19,12 +19,29 @@ from trails.cli.common import (
     print_json,
     print_rows,
     settings_from,
+    stacked,
     store_option,
 )
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 run_option = click.option("--run", help="Run whose chains and numbers count (default: the only one).")
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every order that is drawn.")
+course_options = stacked(run_option, seed_option, home_option, store_option, json_option)
+"""Options of a command that compiles a course."""
+trainer_options = stacked(run_option, model_option, device_option, home_option, store_option, json_option)
+"""Options of a command that trains on courses."""
+training_options = stacked(
+    click.option(
+        "--steps", type=click.IntRange(min=0), default=0, show_default=True, help="Optimiser steps (0: one pass)."
+    ),
+    click.option(
+        "--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of an optimiser step."
+    ),
+    click.option(
+        "--rows", type=click.IntRange(min=1), default=24, show_default=True, help="Chains of each selection, at most."
+    ),
+)
+"""How much is trained, and on how many chains it is judged."""
 file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
@@ -81,11 +98,7 @@ def init(file: Path, from_home: Path | None, books: int, stages: int, overwrite:
 @command.command("check", context_settings=_HELP)
 @file_argument
 @click.option("--alone", is_flag=True, help="Check the file only; do not look for its books in a home.")
-@run_option
-@seed_option
-@home_option
-@store_option
-@json_option
+@course_options
 def check(
     file: Path, alone: bool, run: str | None, seed: int, home: Path | None, store: str | None, as_json: bool
 ) -> None:
@@ -125,11 +138,7 @@ def check(
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the course as one offline HTML file."
 )
-@run_option
-@seed_option
-@home_option
-@store_option
-@json_option
+@course_options
 def show(
     file: Path, html: Path | None, run: str | None, seed: int, home: Path | None, store: str | None, as_json: bool
 ) -> None:
@@ -169,11 +178,7 @@ def show(
 
 @command.command("plan", context_settings=_HELP)
 @file_argument
-@run_option
-@seed_option
-@home_option
-@store_option
-@json_option
+@course_options
 def plan(file: Path, run: str | None, seed: int, home: Path | None, store: str | None, as_json: bool) -> None:
     """Every row of the course of FILE in its order, without writing anything.
 
@@ -207,11 +212,7 @@ def plan(file: Path, run: str | None, seed: int, home: Path | None, store: str |
 @click.option("--weights", default="uniform", show_default=True, help="Loss weights, as in trails export.")
 @click.option("--lossy", is_flag=True, help="Write even where the format loses a mask or a conversation.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-@run_option
-@seed_option
-@home_option
-@store_option
-@json_option
+@course_options
 def export(
     file: Path,
     format_: str,
@@ -383,20 +384,9 @@ def cross(file: Path, other: Path, folder: Path, seed: int, as_json: bool) -> No
     "--unrelated", required=True, help="Selection whose chains the damage is measured on; no book may hold them."
 )
 @click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="Trainings of each arm.")
-@click.option(
-    "--steps", type=click.IntRange(min=0), default=0, show_default=True, help="Optimiser steps (0: one pass)."
-)
-@click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of an optimiser step.")
-@click.option(
-    "--rows", type=click.IntRange(min=1), default=24, show_default=True, help="Chains of each selection, at most."
-)
+@training_options
 @seed_option
-@run_option
-@model_option
-@device_option
-@home_option
-@store_option
-@json_option
+@trainer_options
 def search(
     file: Path,
     folder: Path,
@@ -470,19 +460,8 @@ def search(
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Seeds; each trains four cells."
 )
-@click.option(
-    "--steps", type=click.IntRange(min=0), default=0, show_default=True, help="Optimiser steps (0: one pass)."
-)
-@click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of an optimiser step.")
-@click.option(
-    "--rows", type=click.IntRange(min=1), default=24, show_default=True, help="Chains of each selection, at most."
-)
-@run_option
-@model_option
-@device_option
-@home_option
-@store_option
-@json_option
+@training_options
+@trainer_options
 def initiation(
     file: Path,
     output: Path,
@@ -509,7 +488,7 @@ def initiation(
     trails genome initiation course.genome.yaml -o cells.jsonl --filler source:gsm8k/train \\
         --held-out meta:version=lines --unrelated source:aqua/dev
     """
-    from trails.cli.scores import print_report
+    from trails.cli.scores import tell
     from trails.pipeline.initiating import run_initiation
     from trails.pipeline.recombining import Objective
 
@@ -523,8 +502,4 @@ def initiation(
         run=run,
         on_stage=(lambda _: None) if as_json else err.print,
     )
-    report = found.report()
-    if as_json:
-        print_json(report.record(None))
-        return
-    print_report(report, limit=None, home=home)
+    tell(found.report(), as_json=as_json, home=home)

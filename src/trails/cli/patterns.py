@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
-from trails.cli.scores import details_option, html_option, print_report, run_option, settings_for
+from trails.cli.scores import html_option, instrument_options, report_options, settings_for, tell
 
 
 @click.command("patterns", context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,12 +24,8 @@ from trails.cli.scores import details_option, html_option, print_report, run_opt
     help="With --variants: so many of every chain, the first that are stored.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the pairs and of the permutation.")
-@details_option
-@run_option
-@run_model_option
-@device_option
-@home_option
-@json_option
+@instrument_options
+@report_options
 @html_option
 def command(
     variants: str | None,
@@ -57,8 +52,4 @@ def command(
 
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
         report = opened.patterns(variants=variants, each=each, seed=seed, run=run).report()
-    if as_json:
-        print_json(report.record())
-        return report
-    print_report(report, limit=None, details=details, home=home)
-    return report
+    return tell(report, as_json=as_json, details=details, home=home)

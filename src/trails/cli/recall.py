@@ -7,28 +7,17 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import device_option, home_option, json_option, print_json, run_model_option
-from trails.cli.scores import html_option, print_report, run_option, settings_for
+from trails.cli.common import home_option, json_option
+from trails.cli.scores import html_option, instrument_options, run_option, settings_for, tell, trained_options
 
 
 @click.command("recall", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("selection")
-@click.option(
-    "--adapter",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder of the trained adapter.",
-)
+@trained_options
 @click.option(
     "--shuffled",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Control: an adapter of `trails train --shuffle-steps` on the same export.",
-)
-@click.option(
-    "--export",
-    "exported",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Export that was trained on: its chains are left out.",
 )
 @click.option(
     "--max-tokens",
@@ -38,8 +27,7 @@ from trails.cli.scores import html_option, print_report, run_option, settings_fo
     help="Leave out chains of more than so many tokens.",
 )
 @run_option
-@run_model_option
-@device_option
+@instrument_options
 @home_option
 @json_option
 @html_option
@@ -66,9 +54,4 @@ def command(
 
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
         found = opened.recall(selection, adapter, shuffled=shuffled, export=exported, max_tokens=max_tokens, run=run)
-    report = found.report()
-    if as_json:
-        print_json(report.record())
-        return report
-    print_report(report, limit=None)
-    return report
+    return tell(found.report(), as_json=as_json, home=home)

@@ -9,16 +9,14 @@ import click
 
 from trails.cli.common import (
     BarProgress,
-    device_option,
     echo,
     home_option,
     json_option,
     print_json,
-    run_model_option,
     settings_from,
     store_option,
 )
-from trails.cli.scores import details_option, print_report, run_option, settings_for
+from trails.cli.scores import details_option, instrument_options, run_option, settings_for, tell
 from trails.errors import UsageError
 from trails.platform.text import json_text
 
@@ -122,10 +120,7 @@ def score_command(details: bool, home: Path | None, as_json: bool) -> None:
     from trails.pipeline.roles import score_home
 
     report = score_home(settings_from(home=home)).report()
-    if as_json:
-        print_json(report.record(None))
-        return
-    print_report(report, limit=None, details=details, home=home)
+    tell(report, as_json=as_json, details=details, home=home)
 
 
 @command.command("connectives")
@@ -136,8 +131,7 @@ def score_command(details: bool, home: Path | None, as_json: bool) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw and of the two halves.")
 @run_option
-@run_model_option
-@device_option
+@instrument_options
 @home_option
 @json_option
 def connectives_command(
@@ -166,8 +160,4 @@ def connectives_command(
 
     with Home(**settings_for(home, None, model=model, device=device)) as opened, BarProgress(quiet=as_json) as bar:
         found = connectives(opened, chains, language=language, sample=sample, seed=seed, run=run, progress=bar)
-    report = found.report()
-    if as_json:
-        print_json(report.record(None))
-        return
-    print_report(report, limit=None, home=home)
+    tell(found.report(), as_json=as_json, home=home)

@@ -42,6 +42,21 @@ limit_option = click.option(
 details_option = click.option("--details", is_flag=True, help="Also print the other scores, and the diagnostic tables.")
 instrument_options = stacked(run_model_option, device_option)
 """Options of a command that measures with the model of a run."""
+trained_options = stacked(
+    click.option(
+        "--adapter",
+        required=True,
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        help="Folder of the trained adapter.",
+    ),
+    click.option(
+        "--export",
+        "exported",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="Export that was trained on: its chains are left out.",
+    ),
+)
+"""Options of a command that judges an adapter on chains that it was not trained on."""
 report_options = stacked(details_option, run_option, home_option, json_option)
 """Options of a command that prints a report and writes nothing."""
 written_options = stacked(

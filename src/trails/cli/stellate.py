@@ -8,14 +8,11 @@ import click
 
 from trails.cli.common import (
     BarProgress,
-    device_option,
     home_option,
     json_option,
-    print_json,
-    run_model_option,
     store_option,
 )
-from trails.cli.scores import print_report, run_option, settings_for, text_or_file, texts_of
+from trails.cli.scores import instrument_options, run_option, settings_for, tell, text_or_file, texts_of
 
 
 @click.command("stellate", context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,8 +35,7 @@ from trails.cli.scores import print_report, run_option, settings_for, text_or_fi
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of everything that is drawn.")
 @run_option
-@run_model_option
-@device_option
+@instrument_options
 @home_option
 @store_option
 @json_option
@@ -81,7 +77,4 @@ def command(
         report = stellate(
             opened, text_or_file(text), output, others=given, train=train, seed=seed, run=run, progress=progress
         ).report()
-    if as_json:
-        print_json(report.record())
-        return
-    print_report(report, limit=None, home=home)
+    tell(report, as_json=as_json, home=home)

@@ -10,17 +10,15 @@ from pathlib import Path
 import click
 
 from trails.cli.common import (
-    device_option,
     echo,
     home_option,
     json_option,
     print_field,
     print_json,
-    run_model_option,
     stacked,
     store_option,
 )
-from trails.cli.scores import details_option, print_report, run_option, settings_for
+from trails.cli.scores import details_option, instrument_options, run_option, settings_for, tell
 from trails.errors import UsageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -188,8 +186,7 @@ def compile_(
     help="Bridges that are re-scored for an ANCHOR.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the random places.")
-@run_model_option
-@device_option
+@instrument_options
 @details_option
 @run_option
 @home_option
@@ -220,7 +217,4 @@ def run_(
 
     with Home(**settings_for(home, store, model=model, device=device)) as opened:
         report = judged(opened, file, more_zones=zones, run=run, model=not no_model, pairs=pairs, seed=seed)
-    if as_json:
-        print_json(report.record())
-        return
-    print_report(report, limit=None, details=details, home=home)
+    tell(report, as_json=as_json, details=details, home=home)

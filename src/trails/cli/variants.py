@@ -14,7 +14,6 @@ import numpy as np
 from rich.text import Text
 
 from trails.cli.common import (
-    device_option,
     echo,
     err,
     home_option,
@@ -22,9 +21,8 @@ from trails.cli.common import (
     out,
     print_json,
     print_rows,
-    run_model_option,
 )
-from trails.cli.scores import html_option, run_option, settings_for
+from trails.cli.scores import html_option, instrument_options, run_option, settings_for
 
 if TYPE_CHECKING:
     from trails.analyses.report import Report
@@ -79,8 +77,7 @@ if TYPE_CHECKING:
     help="Print the variants of a stored run (v…), or a chain's own versions, with edits marked.",
 )
 @run_option
-@run_model_option
-@device_option
+@instrument_options
 @home_option
 @json_option
 @html_option

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.errors import UsageError
+from trails.measure.base import Segmented
 from trails.platform.files import sha256
 from trails.train.check import read_json
 
@@ -60,6 +61,27 @@ def groups_of(sources: Mapping[str, str], exported: Path | None, unrelated: Coll
 
 def _named(source: str, name: str) -> bool:
     return source == name or source.endswith(f"/{name}")
+
+
+def not_trained_on(
+    items: Sequence[Segmented], exported: Path | None, adapters: Sequence[Path]
+) -> tuple[list[Segmented], int | None]:
+    """Chains that are not in the export that the adapters were trained on, and how many were left out: all of them and None
+    without an export. Raises UsageError when the record of an adapter names another export.
+    """
+    if exported is None:
+        return list(items), None
+    check_export(exported, adapters)
+    trained = exported_chains(exported)
+    left = [item for item in items if item.chain.id not in trained]
+    return left, len(items) - len(left)
+
+
+def said_left_out(trained_on: int | None) -> str:
+    """What a report notes about chains that were trained on; None: no export was given to look into."""
+    if trained_on is None:
+        return "not checked: whether these chains were trained on. Give the export: --export FILE"
+    return f"{trained_on:,} chains of the selection were trained on and left out"
 
 
 def check_export(exported: Path, adapters: Sequence[Path]) -> None:

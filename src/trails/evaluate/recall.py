@@ -24,7 +24,7 @@ from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import Interval, how_resampled
 from trails.errors import UsageError
 from trails.evaluate.diff import INTERVAL_DRAWS, interval
-from trails.evaluate.groups import check_export, exported_chains
+from trails.evaluate.groups import not_trained_on, said_left_out
 from trails.evaluate.probe import continuations
 from trails.measure.base import Segmented
 from trails.measure.context import Contexts
@@ -170,10 +170,6 @@ class Recall(Finding):
         ]
         by_name = {row.name: row for row in self.rows}
         scores, withheld = self._gain(by_name.get(SHUFFLED), by_name[TRAINED])
-        if self.trained_on is None:
-            notes = ("not checked: whether these chains were trained on. Give the export: --export FILE",)
-        else:
-            notes = (f"{self.trained_on:,} chains of the selection were trained on and left out",)
         return Report(
             "recall",
             verdict(self.rows),
@@ -195,7 +191,7 @@ class Recall(Finding):
             ),
             scores=scores,
             withheld=withheld,
-            notes=notes,
+            notes=(said_left_out(self.trained_on),),
         )
 
     def _gain(self, shuffled: RecallRow | None, trained: RecallRow) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
@@ -241,13 +237,10 @@ def recall_of(
     export than the one in the adapter's record. Raises UsageError when no chain is left, ModelError for an adapter that was
     trained on another model.
     """
-    for folder in filter(None, (adapter, shuffled)):
+    adapters = [folder for folder in (adapter, shuffled) if folder is not None]
+    for folder in adapters:
         check_base(check_adapter(folder), scorer.run)
-    left = list(items)
-    if exported is not None:
-        check_export(exported, [adapter, *([shuffled] if shuffled else [])])
-        trained = exported_chains(exported)
-        left = [item for item in items if item.chain.id not in trained]
+    left, trained_on = not_trained_on(items, exported, adapters)
     rows = [row for item in left if (row := conclusion_row(scorer.contexts, item, max_tokens)) is not None]
     if not rows:
         raise UsageError(
@@ -260,4 +253,4 @@ def recall_of(
     if shuffled is not None:
         model = put_adapter(model, shuffled, SHUFFLED)
         results[SHUFFLED] = recall(model, rows)
-    return Recall(tuple(summary(results)), len(items) - len(left) if exported is not None else None)
+    return Recall(tuple(summary(results)), trained_on)

@@ -21,7 +21,7 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import Interval, bootstrap, how_resampled
 from trails.errors import UsageError
-from trails.evaluate.groups import check_export, exported_chains
+from trails.evaluate.groups import not_trained_on, said_left_out
 from trails.measure.base import Segmented
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.train import check_adapter, put_adapter
@@ -144,16 +144,10 @@ class Repairs(Finding):
                 f"second attempts of the trained model gain {value:+.3f} (untrained {_net(untrained)[0]:+.3f}; difference "
                 f"{np.mean(paired):+.3f}, {low:+.3f} to {high:+.3f}): {shown}"
             )
-        left = self.trained_on
-        notes = (
-            "not checked: whether these chains were trained on. Give the export: --export FILE"
-            if left is None
-            else f"{left:,} chains of the selection were trained on and left out",
-        )
         return Report(
             "repairs",
             verdict,
-            facts={"left_out_as_trained_on": left},
+            facts={"left_out_as_trained_on": self.trained_on},
             tables=(
                 ReportTable(
                     "rows",
@@ -172,7 +166,7 @@ class Repairs(Finding):
             ),
             scores=scores,
             withheld=withheld,
-            notes=notes,
+            notes=(said_left_out(self.trained_on),),
         )
 
 
@@ -203,11 +197,7 @@ def repairs_of(
     With ``exported`` the chains of the export are left out. Raises UsageError where no chain is left.
     """
     check_base(check_adapter(adapter), scorer.run)
-    left = list(items)
-    if exported is not None:
-        check_export(exported, [adapter])
-        trained = exported_chains(exported)
-        left = [item for item in items if item.chain.id not in trained]
+    left, trained_on = not_trained_on(items, exported, [adapter])
     asked = []
     for item in left:
         if not (item.chain.question and item.chain.answer):
@@ -226,4 +216,4 @@ def repairs_of(
     found = {UNTRAINED: tuple(repaired(scorer.model.module, tokenizer, asked, tokens))}
     model = put_adapter(scorer.model.module, adapter, TRAINED)
     found[TRAINED] = tuple(repaired(model, tokenizer, asked, tokens))
-    return Repairs(found, len(items) - len(left) if exported is not None else None)
+    return Repairs(found, trained_on)
