@@ -28,17 +28,22 @@ def smollm2() -> Any:
 _LEAVES_OUT = re.compile(r"not \w+( and not \w+)*")
 
 
-def file_marks(path: Path) -> set[str]:
-    """Names of the marks that a test file gives to all of its tests (``pytestmark``), read without importing it."""
-    text = path.read_text(encoding="utf-8")
-    if "pytestmark" not in text:
-        return set()
-    of_all = [
-        node.value
-        for node in ast.parse(text).body
+def marks_of_tests(path: Path) -> list[set[str]]:
+    """Names of the marks of every test function of a file, its own and those of the file (``pytestmark``), read without
+    importing it. Marks of single parameters are not among them, nor those of a class: such a test counts as unmarked."""
+    body = ast.parse(path.read_text(encoding="utf-8"))
+    of_all = {
+        found
+        for node in body.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+        for found in re.findall(r"pytest\.mark\.(\w+)", ast.unparse(node.value))
+    }
+    return [
+        of_all
+        | {found for one in node.decorator_list for found in re.findall(r"^pytest\.mark\.(\w+)", ast.unparse(one))}
+        for node in ast.walk(body)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test")
     ]
-    return {found for value in of_all for found in re.findall(r"pytest\.mark\.(\w+)", ast.unparse(value))}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -47,9 +52,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     expression = " ".join(str(config.option.markexpr or "").split())
     if collection_path.suffix != ".py" or not _LEAVES_OUT.fullmatch(expression):
         return None
+    left_out = set(re.findall(r"not (\w+)", expression))
+    tests = marks_of_tests(collection_path)
+    if not tests or not all(marks & left_out for marks in tests):
+        return None
     asked = {Path(argument.split("::")[0]).resolve() for argument in config.args}
-    left_out = set(re.findall(r"not (\w+)", expression)) & file_marks(collection_path)
-    return True if left_out and collection_path not in asked else None
+    return True if collection_path not in asked else None
 
 
 @pytest.hookimpl(trylast=True)

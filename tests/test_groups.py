@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import file_marks
+from tests.conftest import marks_of_tests
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = {"neo4j", "browser", "model", "train", "gpu", "slow"}
@@ -75,29 +74,38 @@ def test_a_test_of_a_server_without_a_group_is_refused(tmp_path: Path) -> None:
     assert "test_one.py::test_it uses a server: mark it with xdist_group, neo4j-lts or neo4j-current" in done.stderr
 
 
-def marked(text: str, tmp_path: Path) -> set[str]:
+def marked(text: str, tmp_path: Path) -> list[set[str]]:
     path = tmp_path / "test_marked.py"
     path.write_text(text, encoding="utf-8")
-    return file_marks(path)
+    return marks_of_tests(path)
 
 
-def test_the_marks_of_a_whole_file_are_read_without_importing_it(tmp_path: Path) -> None:
-    assert marked("raise ImportError\npytestmark = pytest.mark.train\n", tmp_path) == {"train"}
+def test_the_marks_of_tests_are_read_without_importing_their_file(tmp_path: Path) -> None:
+    test = "def test_it(): pass\n"
+    assert marked(f"raise ImportError\npytestmark = pytest.mark.train\n{test}", tmp_path) == [{"train"}]
     both = 'pytestmark = [\n    pytest.mark.neo4j,\n    pytest.mark.xdist_group("neo4j-lts"),\n]\n'
-    assert marked(both, tmp_path) == {"neo4j", "xdist_group"}
-    assert marked("@pytest.mark.slow\ndef test_it(): pass\n", tmp_path) == set()
-    assert marked('NAME = "pytestmark"\n', tmp_path) == set()
+    assert marked(f"{both}@pytest.mark.slow\n{test}", tmp_path) == [{"neo4j", "xdist_group", "slow"}]
+    assert marked(f"@pytest.mark.slow\n{test}{test}", tmp_path) == [{"slow"}, set()]
+    assert marked(f'NAME = "pytestmark"\n{test}', tmp_path) == [set()]
+    one_case = '@pytest.mark.parametrize("x", [1, pytest.param(2, marks=pytest.mark.slow)])\n'
+    assert marked(f"{one_case}{test}", tmp_path) == [{"parametrize"}]  # the other case is in
+    in_class = f"@pytest.mark.slow\nclass TestIt:\n    {test}"
+    assert marked(in_class, tmp_path) == [set()]
 
 
 @pytest.mark.slow
 def test_a_file_that_is_left_out_whole_is_not_imported(tmp_path: Path) -> None:
     hook = "from tests.conftest import pytest_ignore_collect\n"
-    left_out = 'import pytest\npytestmark = pytest.mark.neo4j\nraise RuntimeError("imported")\n'
+    left_out = (
+        "import pytest\npytestmark = pytest.mark.neo4j\n"
+        'raise RuntimeError("imported")\n@pytest.mark.other\ndef test_it(): pass\n'
+    )
     (tmp_path / "test_two.py").write_text("def test_it(): pass\n", encoding="utf-8")
     for options, imported in (
         (("-m", "not neo4j"), False),
         (("-m", "not neo4j and  not other"), False),
-        (("-m", "not other"), True),
+        (("-m", "not other"), False),
+        (("-m", "not model"), True),
         (("-m", "neo4j"), True),
         (("-m", "not neo4j or other"), True),  # another form is left to pytest
         (("-m", "not neo4j", "test_one.py"), True),
@@ -108,14 +116,20 @@ def test_a_file_that_is_left_out_whole_is_not_imported(tmp_path: Path) -> None:
 
 def in_the_fast_set(path: Path) -> list[bool]:
     """Of every test function of a file, whether the fast set has it."""
-    text = path.read_text(encoding="utf-8")
-    whole = not file_marks(path) & LEFT_OUT
-    found = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            given = {name for one in node.decorator_list for name in re.findall(r"\.mark\.(\w+)", ast.unparse(one))}
-            found.append(whole and not given & LEFT_OUT)
-    return found
+    return [not marks & LEFT_OUT for marks in marks_of_tests(path)]
+
+
+@pytest.mark.slow
+def test_passing_over_files_loses_no_test() -> None:
+    expression = " and ".join(f"not {name}" for name in sorted(LEFT_OUT))
+    names = []
+    for form in (expression, f"({expression})"):  # with parentheses every file is imported, and pytest alone chooses
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-m", form]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        names.append({line for line in done.stdout.splitlines() if "::" in line})
+    assert len(names[0]) > 1000
+    assert names[0] == names[1]
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ def test_every_query_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     assert shipped == here
 
 
+@pytest.mark.slow
 def test_data_files_are_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     package = ROOT / "src" / "trails"
@@ -45,6 +46,7 @@ def test_data_files_are_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     assert any("licen" in name.lower() and "sample" in name for name in names), "the sample carries its licences"
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith("licenses/LICENSE"))
     assert "Apache License" in wheel.read(name).decode()

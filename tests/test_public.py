@@ -25,3 +25,17 @@ def test_import_is_light() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.slow
+def test_analyses_and_stores_are_imported_without_torch_or_scipy() -> None:
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "for room in ('readers', 'segment', 'store', 'analyses', 'report'):\n"
+        "    found = importlib.import_module(f'trails.{room}')\n"
+        "    for module in pkgutil.walk_packages(found.__path__, f'trails.{room}.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "print([m for m in ('torch', 'transformers', 'scipy', 'networkx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -60,6 +60,7 @@ def test_where_nothing_of_a_text_is_left_any_map_holds_as_much(make: Any, random
     assert rows[1.0]["others"] > 0.2
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_zone_and_another_seed_another(make: Any, random_texts: Any) -> None:
     traces = corpus(make, random_texts)
     name = [traces[3].chain.id]
@@ -99,6 +100,7 @@ def holding(trace: Any, ids: Any) -> Any:
     return replace(trace, top_id=ids, top_log_probability=np.zeros(ids.shape, np.float32), top_pieces=pieces)
 
 
+@pytest.mark.slow
 def test_likely_tokens_come_from_the_run_and_from_the_run_after_a_training(make: Any, random_texts: Any) -> None:
     traces = [holding(t, np.full((t.n_tokens, 1), 29_999)) for t in corpus(make, random_texts)]
     chosen = [trace.chain.id for trace in traces[:30]]
@@ -152,6 +154,7 @@ def test_what_has_no_zone_is_refused(make: Any, random_texts: Any) -> None:
         basin.basin(iter([*traces, short]), [short.chain.id])
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_chain_a_family_and_a_selection(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [

@@ -36,6 +36,7 @@ def test_scores_that_tell_the_role_are_shown_to_add() -> None:
     assert "more than scores of other steps do" in found.report().verdict
 
 
+@pytest.mark.slow
 def test_scores_that_say_nothing_are_not() -> None:
     for seed in range(4):
         found = judge(drawn(240, told=0.0, seed=seed), "en", ROLES)

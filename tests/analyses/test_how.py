@@ -32,6 +32,7 @@ def _calls() -> list[tuple[str, ast.Call]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_control_and_no_interval_of_a_score_is_made_without_saying_how() -> None:
     silent, seen = [], Counter()
     for place, call in _calls():

@@ -119,6 +119,7 @@ def test_a_second_time_changes_nothing(home: Any, tmp_path: Path) -> None:
         assert (store.digest(), store.shard_names()) == (digest, names)
 
 
+@pytest.mark.slow
 def test_results_about_steps_that_change_go_and_the_others_stay(home: Any, tmp_path: Path) -> None:
     found = traces(tmp_path)
     changed, same = (

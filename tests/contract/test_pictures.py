@@ -173,6 +173,7 @@ def boxes(page: dict[str, Any]) -> list[tuple[int, int]]:
     ]
 
 
+@pytest.mark.slow
 def test_every_card_of_the_dashboard_answers(graph: GraphStore, sample: TraceStore) -> None:
     """NeoDash itself is not here: its file has the declared shape, and each of its queries runs with its parameters."""
     made = json.loads(dashboard(named_queries(), values_of(sample)))

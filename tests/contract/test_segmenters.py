@@ -46,6 +46,7 @@ def spans(trace: Trace) -> list[tuple[int, int]]:
     return [(step.start, step.end) for step in trace.steps]
 
 
+@pytest.mark.slow
 def test_steps_of_two_segmenters_are_never_mixed(open_store: Open, tmp_path: Path) -> None:
     newer = [make_trace(SHARED, run, n_steps=2) for run in (ONE, TWO)]
     a = home_of(tmp_path / "a", WHOLE[2:5], (ONE,))
@@ -100,6 +101,7 @@ def runs(model: str) -> dict[str, object]:
     return {run.id: run}
 
 
+@pytest.mark.slow
 def test_a_lost_step_is_no_other_segmenter(open_store: Open, tmp_path: Path) -> None:
     a = home_of(tmp_path / "a", WHOLE[4:5], (ONE,))
     b = home_of(tmp_path / "b", [corpus(6, TWO)[4]], (TWO,))
@@ -117,6 +119,7 @@ def test_a_lost_step_is_no_other_segmenter(open_store: Open, tmp_path: Path) -> 
         home.close()
 
 
+@pytest.mark.slow
 def test_a_corrected_role_reaches_steps_that_are_there(open_store: Open, tmp_path: Path) -> None:
     home = home_of(tmp_path / "a", WHOLE[4:5], (ONE,))
     with open_store() as graph:

@@ -215,6 +215,7 @@ def clustered(draw: np.random.Generator, chains: int, mean: float) -> tuple[list
     return values, [str(chain) for chain, size in enumerate(sizes) for _ in range(int(size))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chains", [30, 120])
 def test_intervals_over_texts_cover_as_often_as_they_say_where_chains_hang_together(chains: int) -> None:
     draw = np.random.default_rng(chains)

@@ -43,6 +43,7 @@ def written(properties: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["gexf", "graphml"])
 def test_networkx_reads_back_every_node_and_relationship(format: Any, tmp_path: Path) -> None:
     path = tmp_path / f"g.{format}"

@@ -74,6 +74,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trails.Home]:
         yield home
 
 
+@pytest.mark.slow
 def test_the_walk_of_the_mission_finds_every_canonical_family_in_both_languages(families: trails.Home) -> None:
     chains = {trace.chain.id: trace.chain for trace in families.traces()}
     found = families.select(WALK)

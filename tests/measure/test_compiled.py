@@ -79,6 +79,7 @@ def test_lengths_and_numbers_of_chains_need_no_graph_of_their_own() -> None:
     assert compiled.graphs() == before
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_is_measured_plainly(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_what_cannot_be_compiled_is_measured_plainly(
         assert largest_difference(a, b) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_compiler_that_computes_something_else_is_not_used(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_check_that_ran_out_of_memory_is_made_again() -> None:
     assert result.tolist() == [4, 4]
 
 
+@pytest.mark.slow
 def test_an_intervention_takes_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """What replaces the output of an attention or an MLP sits inside of a layer, where a compiled one would not see it."""
     scorer = compiled_scorer(tiny("llama (grouped-query)"))

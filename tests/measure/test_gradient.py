@@ -211,6 +211,7 @@ def test_memory_of_gradients_does_not_grow_with_what_is_inside_a_layer() -> None
     assert held[1] - held[0] == 2 * len(ids) * scorer.run.d_model, "a layer more keeps its input and nothing else"
 
 
+@pytest.mark.slow
 def test_a_kept_map_is_that_of_the_command() -> None:
     scorer = scorer_of(tiny("gpt2"))
     (plain,) = scorer.measure([item()], MeasureOptions())

@@ -38,6 +38,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_gradients_are_added_to_what_was_measured_before(source: Path, tmp_path: Path) -> None:
     scorer: Any = scorer_of(tiny("gpt2", n_positions=256))
     settings = load_settings(home=tmp_path / "home")
@@ -92,6 +93,7 @@ def test_gradients_are_added_to_what_was_measured_before(source: Path, tmp_path:
     assert "gradient_effect" not in second["controls"]
 
 
+@pytest.mark.slow
 def test_gradients_measured_at_once_are_those_added_later(source: Path, tmp_path: Path) -> None:
     scorer: Any = scorer_of(tiny("gpt2", n_positions=256))
     kept = []

@@ -77,6 +77,7 @@ def test_tokens_are_the_text(name: str, text: str) -> None:
         assert as_bytes(tokens) == text.encode()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(TEXTS)
 def test_bytes_are_the_text(text: str) -> None:

@@ -328,6 +328,7 @@ def test_differences_along_a_row_keep_what_is_undefined_and_the_largest() -> Non
     np.testing.assert_array_equal(np.where(back == 65_535, np.nan, back / 1000), np.minimum(rows, 65.534))
 
 
+@pytest.mark.slow
 def test_every_control_and_every_note_has_its_russian(tmp_path: Path) -> None:
     """What Python says on a page is known to the table of words, with its numbers as #."""
     words = json.loads((Path(html.__file__).parent / "assets" / "words.json").read_text(encoding="utf-8"))

@@ -100,6 +100,7 @@ def pixels(data: bytes) -> tuple[int, int, bytes]:
     return width, height, b"".join(lines)
 
 
+@pytest.mark.slow
 def test_a_bitmap_shows_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("resvg_py", reason="the package resvg-py is not installed")
     trace = make_trace(1, RUN)

@@ -41,6 +41,7 @@ def same(one: pvq.Vectors, two: pvq.Vectors) -> bool:
     return alike and all(a.dtype == b.dtype == np.float32 and a.tobytes() == b.tobytes() for a, b in pairs)
 
 
+@pytest.mark.slow
 @given(arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 4)), elements=floats), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_every_float32_reads_back_to_the_bit(tmp_path_factory: Any, vectors: np.ndarray, white: bool) -> None:

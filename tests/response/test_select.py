@@ -143,6 +143,7 @@ def test_reaction_orders_by_what_respond_stored(trails: Trails) -> None:
     assert [row["chain"] for row in found["chosen"]] == [row["chain"] for row in order]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -158,6 +159,7 @@ def test_bad_input_is_named(trails: Trails, arguments: Any, says: str) -> None:
         home.select("selected:x0000000000000000")
 
 
+@pytest.mark.slow
 def test_learnability_takes_what_a_training_lowered_most(trails: Trails, tmp_path: Path, toy_model: Path) -> None:
     """The second run stands for the model after a probe training: another random model with the same tokenizer."""
     other = saved_model(tmp_path / "other", seed=5)

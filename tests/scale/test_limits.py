@@ -61,6 +61,7 @@ def test_shards_of_none_of_the_wanted_chains_are_not_read(tmp_path: Path, monkey
         assert len(read) == 6
 
 
+@pytest.mark.slow
 def test_a_chain_of_1800_steps_is_measured_and_its_bound_is_said(trails: Any, tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     steps = "\n".join(f"So {i} follows from {i - 1}." for i in range(1_800))

@@ -46,6 +46,7 @@ def digest(home: Path) -> Any:
         return store.digest()
 
 
+@pytest.mark.slow
 def test_three_parts_that_overlap_are_what_one_ingest_gives(
     trails: Callable[..., Any], tmp_path: Path, chains_file: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_three_parts_that_overlap_are_what_one_ingest_gives(
     assert "0 measured chains came; 6 were here" in again.err
 
 
+@pytest.mark.slow
 def test_into_a_home_that_holds_chains(tmp_path: Path) -> None:
     home_of(tmp_path / "whole", some(0, 4))
     home_of(tmp_path / "part", some(2, 9))
@@ -185,6 +187,7 @@ def _merge_and_die(parts: list[Path], whole: Path, after: int) -> None:
     merge(parts, load_settings(home=whole, store="embedded"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_a_killed_merge_goes_on(tmp_path: Path, after: int) -> None:
     parts = [home_of(tmp_path / "a", some(0, 6), per_shard=2), home_of(tmp_path / "b", some(5, 10), per_shard=2)]

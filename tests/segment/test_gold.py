@@ -49,6 +49,7 @@ def test_explicit_roles_and_borders_reach_their_goals(found: RoleAgreement) -> N
         assert score.beyond()
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_a_plain_count(found: RoleAgreement) -> None:
     right = labelled_n = got = 0
     for item in labelled(gold_rows()):

@@ -171,6 +171,7 @@ def test_masked_texts_stand_for_all_that_differ_in_numbers_and_names(tmp_path: P
     assert report["block 1"]["n_selected"] == 2
 
 
+@pytest.mark.slow
 def test_a_selection_of_export_is_a_line(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "s.stellator"
 

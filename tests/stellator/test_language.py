@@ -195,6 +195,7 @@ def check(text: str) -> None:
         compile_block(name, block, known=known, run="r", quantile=lambda _, percent: percent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "grown",
     [

@@ -17,9 +17,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from scipy.stats import rankdata
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
@@ -113,11 +111,19 @@ def aligned(members: Sequence[Member], by: By) -> tuple[Units, int]:
     return Units(parts[0], chain_of, start, end, step, tuple(shared)), alone
 
 
+def _ranks(values: Doubles) -> Doubles:
+    """Ranks down every column, from 1; equal values share their mean rank."""
+    from scipy.stats import rankdata
+
+    ranks: Doubles = rankdata(values, axis=0)
+    return ranks
+
+
 def kendalls_w(values: Doubles) -> float:
     """Kendall's coefficient of concordance of M raters over U units, (U, M), corrected for ties: 1 / M is expected of
     independent raters and 1 of the same order. NaN where a rater gives one value to everything.
     """
-    ranks = rankdata(values, axis=0)
+    ranks = _ranks(values)
     units, raters = values.shape
     counts = [np.unique(column, return_counts=True)[1].astype(np.float64) for column in ranks.T]
     ties = sum(float((count**3 - count).sum()) for count in counts)
@@ -147,7 +153,7 @@ def krippendorffs_alpha(values: Doubles) -> float:
 
 def pairwise_spearman(values: Doubles) -> Doubles:
     """Rank correlation of every pair of columns, in the order of ``combinations``."""
-    ranks = rankdata(values, axis=0)
+    ranks = _ranks(values)
     ranks -= ranks.mean(0)
     length = np.sqrt((ranks**2).sum(0))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -157,8 +163,8 @@ def pairwise_spearman(values: Doubles) -> Doubles:
 
 def left_out(values: Doubles) -> Doubles:
     """Of every member the rank correlation with the mean rank that the others give, (M,)."""
-    ranks = rankdata(values, axis=0)
-    rest = rankdata(ranks.sum(1, keepdims=True) - ranks, axis=0)
+    ranks = _ranks(values)
+    rest = _ranks(ranks.sum(1, keepdims=True) - ranks)
     ranks, rest = ranks - ranks.mean(0), rest - rest.mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Doubles = (ranks * rest).sum(0) / np.sqrt((ranks**2).sum(0) * (rest**2).sum(0))
@@ -383,7 +389,7 @@ def intervals(own: Doubles, again: Doubles, chains: int) -> Doubles:
 
 def _parted(values: Doubles) -> Doubles:
     """Standard deviation over the members of the ranks, 0 to 1, that they give a unit."""
-    ranks = (rankdata(values, axis=0) - 1) / max(len(values) - 1, 1)
+    ranks = (_ranks(values) - 1) / max(len(values) - 1, 1)
     found: Doubles = ranks.std(1)
     return found
 
@@ -400,7 +406,7 @@ def _spans(units: Units, names: Sequence[str], texts: Mapping[str, str], null: f
     median of shifted ones), the farthest first.
     """
     parted = _parted(units.values)
-    ranks: npt.NDArray[np.float64] = rankdata(units.values, axis=0)
+    ranks = _ranks(units.values)
     rows = []
     for at in np.argsort(-parted, kind="stable")[:top].tolist():
         if parted[at] < null:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from scipy.optimize import minimize
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
@@ -176,6 +175,8 @@ def _with_one(rows: Doubles) -> Doubles:
 
 def _fit(rows: Doubles, y: Longs, k: int) -> Doubles:
     """Multinomial logistic regression with a ridge on all but the constant; weights (features + 1, k)."""
+    from scipy.optimize import minimize
+
     x = _with_one(rows)
     onehot = np.eye(k)[y]
 
