@@ -24,7 +24,7 @@ def command(
 ) -> Report:
     """Hidden-state drift of a chain by layer and position, and the layer where it sets in.
 
-    CHAIN is an id, a unique beginning of one, or SOURCE:RECORD.
+    CHAIN is named in any way that trails chains shows: an id, the beginning of one, SOURCE:RECORD, #12.
 
     \b
     trails drift c1f0

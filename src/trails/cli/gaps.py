@@ -19,7 +19,7 @@ from trails.cli.scores import details_option, graph_option, html_option, run_opt
 
 
 @click.command("gaps", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--chain", help="Only this chain: its id, a unique beginning, or SOURCE:RECORD.")
+@click.option("--chain", help="Only this chain: its id, the beginning of it, SOURCE:RECORD, or #12 of trails chains.")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Print at most this many seams.")
 @click.option(
     "--calibrate", is_flag=True, help="Measure what the scores are worth: remove a step of each chain (slow)."

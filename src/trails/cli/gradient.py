@@ -64,7 +64,7 @@ def command(
 ) -> Report:
     """What every token of a chain contributes to a target: gradient × input, beside what replacing tokens really does.
 
-    CHAIN is an id, a unique beginning of one, or SOURCE:RECORD.
+    CHAIN is named in any way that trails chains shows: an id, the beginning of one, SOURCE:RECORD, #12.
 
     \b
     trails gradient c1f0

@@ -62,7 +62,8 @@ def command(
 ) -> None:
     """One chain in the terminal: its steps with roles, every token coloured, the strongest step-to-step attention.
 
-    CHAIN is an id, a unique beginning of one, or SOURCE:RECORD. Two chains are also shown side by side.
+    CHAIN is named in any way that trails chains shows: an id, the beginning of one, SOURCE:RECORD, #12.
+    Two chains are also shown side by side.
 
     \b
     trails show c1f0

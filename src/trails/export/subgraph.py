@@ -4,6 +4,7 @@ A selection is text. Each form is one entry of :data:`FORMS`:
 
 ==============================  ======================================================================================
 ``all``                         every chain that was measured
+a chain's name                  the whole chain, named in any way that :mod:`trails.store.resolve` knows
 ``chain:ID`` (``chain:A,B``)    whole chains
 ``source:NAME``                 whole chains of a source
 ``family:ID``                   whole chains of a family, by its id or name
@@ -37,7 +38,7 @@ from typing import Any
 
 from trails.errors import QueryError, UsageError, WritingQueryError
 from trails.export.words import role_named
-from trails.schema import stable_hash, stable_hash_of
+from trails.schema import stable_hash, stable_hash_of, step_key
 from trails.store.base import GraphStore
 from trails.store.resolve import Names, measured_runs, named_parameters
 from trails.store.traces import TraceStore
@@ -189,7 +190,7 @@ def merge_spans(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]
 
 
 def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Selection:
-    """Resolve a selection. ``store`` may be None for ``all`` and ``chain:``, which need no graph.
+    """Resolve a selection. ``store`` may be None where :func:`needs_graph` is false.
 
     Raises UsageError for a form, a name or an id that does not exist, QueryError for a statement that is wrong, writes,
     or returns no chain, step or token, and for a selection that holds nothing.
@@ -197,13 +198,15 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
     text = selection.strip()
     if text == "all":
         return Selection(text, None)
+    if not is_selection(text):
+        return _one_chain(text, traces)
     for form, found in _FROM_SHARDS.items():
         if text.startswith(form):
             return found(text, traces)
     if store is None:
         raise UsageError(f"selection {text!r} asks the graph, and no graph is open. Run: trails rebuild")
     if text.startswith("between:"):
-        return _between(text, store)
+        return _between(text, store, traces)
     if text.startswith("overlap:"):
         return _overlap(text, store, traces)
     if text.startswith("effect:"):
@@ -219,20 +222,20 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
         if not file.is_file():
             raise UsageError(f"selection {text!r}: there is no such file.")
         return _statement(text, file.read_text(encoding="utf-8"), {}, store)
-    if _STATEMENT.match(text):
-        return _statement(text, text, {}, store)
-    raise UsageError(f"selection {text!r} is not known. Write one of: {', '.join(FORMS)}.")
+    return _statement(text, text, {}, store)
 
 
 def is_selection(text: str) -> bool:
     """Whether a text has the form of a selection; the name of a chain has not."""
     text = text.strip()
-    forms = (*_FROM_SHARDS, "between:", "overlap:", "effect:", "roles:")
+    forms = (*_FROM_SHARDS, "between:", "overlap:", "effect:", "roles:", "implicit-roles:")
     return bool(
         text == "all"
         or text.startswith(forms)
         or text.endswith(".cypher")
-        or any(form.match(text) for form in (_GAPS, _QUERY, _STATEMENT))
+        or _GAPS.fullmatch(text)
+        or _QUERY.fullmatch(text)
+        or _STATEMENT.match(text)
     )
 
 
@@ -242,9 +245,23 @@ def select_statement(text: str, statement: str, parameters: Mapping[str, Any], s
 
 
 def needs_graph(selection: str) -> bool:
-    """Whether resolving the selection asks the graph; ``all`` and ``chain:`` do not."""
+    """Whether resolving the selection asks the graph; ``all``, ``chain:`` and the name of a chain do not."""
     text = selection.strip()
-    return text != "all" and not text.startswith(tuple(_FROM_SHARDS))
+    return is_selection(text) and text != "all" and not text.startswith(tuple(_FROM_SHARDS))
+
+
+def _one_chain(text: str, traces: TraceStore) -> Selection:
+    """The chain that a text without the form of a selection names. The result says its id: a number (#2) can mean another
+    chain tomorrow.
+    """
+    try:
+        chain = Names(traces).chain(text)
+        return _whole(f"chain:{chain}", [chain])
+    except UsageError as error:
+        known = ", ".join(FORMS)
+        raise UsageError(
+            f"selection {text!r} is not known. Write one of: {known}, or what names a chain: {error}"
+        ) from None
 
 
 def _ids(text: str) -> list[str]:
@@ -318,12 +335,14 @@ _FROM_SHARDS: Mapping[str, Callable[[str, TraceStore], Selection]] = {
 """Selections of whole chains, which need no graph."""
 
 
-def _between(text: str, store: GraphStore) -> Selection:
+def _between(text: str, store: GraphStore, traces: TraceStore) -> Selection:
     ends = _ids(text)
     if len(ends) != 2:
         raise UsageError(
             f"selection {text!r} needs two ends, found {len(ends)}. Write between:STEP,STEP or TOKEN,TOKEN."
         )
+    names = Names(traces)
+    ends = [end if _TOKEN.fullmatch(end) or ":" not in end else step_key(*names.step(end)) for end in ends]
     kinds = [_STEP.fullmatch(end) or _TOKEN.fullmatch(end) for end in ends]
     for end, kind in zip(ends, kinds, strict=True):
         if kind is None:

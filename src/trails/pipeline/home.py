@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -411,7 +410,7 @@ class Home(OpenHome):
         run: str | None = None,
         each: Callable[[VariantReport], None] = lambda _: None,
     ) -> tuple[Sequence[VariantReport], VariantRun]:
-        """Microvariants of a chain (its id or the beginning of it) or of every chain of a selection, and the run in which
+        """Microvariants of a chain, named in any way, or of every chain of a selection, and the run in which
         they are stored: in the home's folder ``variants`` and with the drift map in the graph, or in the Parquet file ``to``
         only. ``each`` is told every report as it is made. An interrupt stores what was finished and says so. Raises
         UsageError for a selection without a measured chain.
@@ -424,8 +423,7 @@ class Home(OpenHome):
         if to:
             check_variant_file(Path(to))
         instrument = self.run(run)
-        one = re.fullmatch(r"c[0-9a-f]{3,16}", selection)
-        text = f"chain:{self.trace(selection, instrument.id).chain.id}" if one else selection
+        text = selection if is_selection(selection) else f"chain:{self.names.chain(selection, instrument.id)}"
         chosen = self.select(text).chains  # a selection that finds nothing says so before a model is loaded
         scorer = self.language_model(instrument.id)
         from trails.variants.measuring import make_variants  # imports torch

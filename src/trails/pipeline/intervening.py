@@ -27,7 +27,7 @@ from trails.pipeline.again import measure_again
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress
 from trails.platform.arrays import Floats
-from trails.schema import Trace
+from trails.schema import Trace, step_key
 
 
 def intervene(
@@ -57,6 +57,8 @@ def intervene(
     wanted = home.chosen(chains, known.id)
     if vector is not None and origin:
         raise UsageError("two vectors were given, by --vector and --from. Give one.")
+    if origin not in ("", "random"):
+        origin = step_key(*home.names.step(origin, known.id))  # a number (#2) can mean another chain tomorrow
     given = None if vector is None else read_vector(vector)
     trial = Intervention(layer, operation, component, at, strength, vector_sha256="-" if vector or origin else "")
     before = list(home.shards.traces(known.id, wanted))
@@ -84,7 +86,7 @@ def intervene(
 
 
 def _of_step(home: OpenHome, scorer: HuggingFaceScorer, origin: str, layer: int, component: Site, run: str) -> Floats:
-    chain, step = home.names.step(origin)
+    chain, step = home.names.step(origin, run)
     (trace,) = home.shards.traces(run, [chain])
     if step >= len(trace.steps):
         raise UsageError(f"step {step} of chain {chain} was asked for, it has steps 0 to {len(trace.steps) - 1}.")

@@ -14,7 +14,7 @@ from trails.analyses.report import Report, ReportTable
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import StateMap, build
 from trails.errors import UsageError
-from trails.export.subgraph import GAPS_ADVICE
+from trails.export.subgraph import GAPS_ADVICE, is_selection
 from trails.pipeline.opened import OpenHome
 from trails.report.analysis import MAX_LINKED, named_chains, write_analysis
 from trails.report.html import MAX_CHAINS, Found, Written, write_report
@@ -55,7 +55,8 @@ def report(
     """
     first = home.run(run)
     second = home.run(compare) if compare else None
-    chains = _chains(home, selections, first)
+    selections = [text if is_selection(text) else home.names.chain(text, first.id) for text in selections]
+    chains = _chains(home, selections)
     notes: list[str] = []
     found = _found(home, first, notes)
     after = _after(home, chains, second) if second is not None else None
@@ -114,19 +115,19 @@ def course_page(
     return analysis_page(home, shown, to, run=of.id, overwrite=overwrite)
 
 
-def _chains(home: OpenHome, selections: Sequence[str], run: Run) -> list[str] | None:
-    """Ids of the selected chains; None for all."""
+def _chains(home: OpenHome, selections: Sequence[str]) -> list[str] | None:
+    """Ids of the chains of selections and ids; None for all."""
     if not selections:
         return None
     ids: set[str] = set()
     for text in selections:
-        if ":" in text or ">" in text or " " in text or text.endswith(".cypher") or text == "all":
+        if is_selection(text):
             selected = home.select(text).chains
             if selected is None:
                 return None
             ids.update(selected)
         else:
-            ids.add(home.trace(text, run.id).chain.id)
+            ids.add(text)
     if not ids:
         raise UsageError(f"{', '.join(selections)} selects no chain. Chains are listed by: trails chains")
     return sorted(ids)

@@ -14,6 +14,7 @@ What is not there, or could be several, is a UsageError that says what there is.
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,9 +68,19 @@ class Names:
             raise UsageError(
                 f"chain {text!r} was asked for, {len(fitting)} chains fit{of}: {shown}. Write more of the id."
             )
-        near = difflib.get_close_matches(text, [f"{row[0]}:{row[1]}" for row in self.rows], 2)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = self._hint(text.strip())
         raise UsageError(f"chain {text!r} was asked for, no chain fits{of}.{hint} All chains: trails chains")
+
+    def _hint(self, text: str) -> str:
+        """What else has the name ``text``, with the line that lists its chains; else what is written much like it."""
+        if text in {name for row in self.rows for name in (row[0], _last(row[0]))}:
+            return f" It is a source. Its chains: trails chains --source {shlex.quote(text)}"
+        if text and family_key(text) in {row[3] for row in self.rows}:
+            return f" It is a family. Its chains: trails chains --family {shlex.quote(text)}"
+        if text in set().union(*self._runs_of.values()):
+            return f" It is a run. Its chains: trails chains --run {text}"
+        near = difflib.get_close_matches(text, [f"{row[0]}:{row[1]}" for row in self.rows], 2)
+        return f" Did you mean {' or '.join(near)}?" if near else ""
 
     def _fitting(self, text: str, run: str | None) -> list[str]:
         rows = [row for row in self.rows if run is None or run in self._runs_of[row[2]]]
@@ -94,14 +105,14 @@ class Names:
         """Ids of several chains, each once."""
         return list(dict.fromkeys(self.chain(text) for text in texts))
 
-    def step(self, text: str) -> tuple[str, int]:
-        """Chain and index of a step ``CHAIN:STEP``. The index is not compared with the chain's steps."""
+    def step(self, text: str, run: str | None = None) -> tuple[str, int]:
+        """Chain and index of a step ``CHAIN:STEP``; chain as in :meth:`chain`. Nobody looks whether it has the step."""
         chain, _, index = text.rpartition(":")
         if not chain or not index.isdigit():
             raise UsageError(
                 f"{text!r} is no step. Write CHAIN:STEP, for example {self.rows[0][2] if self.rows else 'c…'}:3"
             )
-        return self.chain(chain), int(index)
+        return self.chain(chain, run), int(index)
 
     def place(self, text: str) -> str:
         """``CHAIN`` or ``CHAIN:STEP`` with the chain's whole id, for a chain or a step named in any way."""
