@@ -90,6 +90,11 @@ def test_another_topics_map_does_not_hold_it(make: Any, random_texts: Any) -> No
     foreign = next(c for c in caught.controls if c.name.startswith("map of the other sources"))
     assert foreign.value == 0
     assert found.withheld == ()
+    for score in found.scores[:2]:
+        chance, rest = score.note.removeprefix("chance is ").split("; no chance: ")
+        names = [control.name.split(" (")[0] for control in score.controls]
+        assert [name for name in names if f'"{name}"' in chance] == list(capture.NULLS)
+        assert [name for name in names if f'"{name}" (' in rest] == names[3:]
 
 
 def test_connectives_alone_carry_nothing_once_masked(make: Any) -> None:

@@ -84,12 +84,16 @@ def test_capture(found: capture.Capture, says: str) -> None:
 
 
 def test_what_the_corpus_holds_is_not_chance() -> None:
-    """Another source and what is left without connectives may reach as high as the text itself; chance does not."""
+    """Another source and what is left without connectives may reach as high as the text itself; chance does not, and the
+    sentence says both."""
     found = held(
         0.84, *NULLS, Control("map of the other sources (3 of 9 tokens)", 0.5), Control("connectives masked", 0.07)
     )
     assert found.is_caught is True
-    assert found.report().verdict == "caught: yes, 84 % of tokens, chance at most 6.0 %, on the trail of c1"
+    report = found.report()
+    said = "caught: yes, 84 % of tokens, chance at most 6.0 %, on the trail of c1; the other sources hold 50 % of it"
+    assert report.verdict == said
+    assert report.record()["chance_controls"] == list(capture.NULLS)
     small = capture.Capture("r", 20, 3, 4, 6, "", None, None, (), (), (Withheld("caught", "3 chains are too few"),))
     assert small.is_caught is None
     assert small.report().verdict == "caught: open, 3 chains are too few"

@@ -50,6 +50,7 @@ AROUND = 8
 """Tokens shown on both sides of a match."""
 NULLS = ("own tokens shuffled", "same connectives, random content", "map resampled, bigrams kept")
 """Controls that say what chance catches; the others say what the rest of the corpus and the connectives hold."""
+OTHER_SOURCES, MASKED = "map of the other sources", "connectives masked"
 COMMON = 500
 """Windows in more chains than this carry no vote."""
 
@@ -300,6 +301,7 @@ class Capture(Finding):
                 "k": self.k,
                 "min_match": self.min_match,
                 "caught": self.is_caught,
+                "chance_controls": list(NULLS),
                 "trail": self.trail,
                 "entry": match_record(self.entry),
                 "exit": match_record(self.exit),
@@ -323,10 +325,12 @@ class Capture(Finding):
             return f"caught: no, {percent(score.value)} of tokens, not beyond chance (at most {percent(chance)})"
         on = f", on the trail of {self.trail}" if self.trail else ""
         said = f"caught: yes, {percent(score.value)} of tokens, chance at most {percent(chance)}{on}"
-        other = next((c for c in score.controls if c.name.startswith("map of the other sources")), None)
+        other = next((c for c in score.controls if c.name.startswith(OTHER_SOURCES)), None)
         if other is not None and other.value >= score.value:
             said += "; the other sources hold as much of it"
-        masked = next((c for c in score.controls if c.name == "connectives masked"), None)
+        elif other is not None and other.value > chance:
+            said += f"; the other sources hold {percent(other.value)} of it"
+        masked = next((c for c in score.controls if c.name == MASKED), None)
         if masked is not None and masked.value <= chance:
             said += "; without its connectives nothing beyond chance is left"
         return said
@@ -578,7 +582,7 @@ def _scores(
         withheld.append(Withheld("another topic's map", reason))
     else:
         held = other.corpus
-        name = f"map of the other sources ({held.n_tokens} of {corpus.n_tokens} tokens)"
+        name = f"{OTHER_SOURCES} ({held.n_tokens} of {corpus.n_tokens} tokens)"
         found = caught(match_lengths(held.tokens, held.offsets, *single)[0], single[1], min_match)
         fit = window_fitness(other.known, *single, k)
         controls["caught"].append(Control(name, float(found[0]), how=counted))
@@ -590,16 +594,31 @@ def _scores(
     masked = float(covered(len(left), begins, left[begins].astype(np.int64)).sum() / len(one.tokens))
     windows = window_keys(*pieces, k + 1)[0]
     kept = float(np.isin(windows, known).sum() / max(len(one.tokens) - k, 1))
-    controls["caught"].append(Control("connectives masked", masked, how=counted))
-    controls["fitness"].append(Control("connectives masked", kept, how=counted))
+    controls["caught"].append(Control(MASKED, masked, how=counted))
+    controls["fitness"].append(Control(MASKED, kept, how=counted))
     fitting = float(window_fitness(known, *single, k)[0])
     controls["votes"].append(Control("second-best chain", float(second[0]), how=counted))
     own = float(caught(lengths, single[1], min_match)[0])
     return [
-        Score("caught", own, "share of tokens", tuple(controls["caught"])),
-        Score("fitness", fitting, "share of transitions", tuple(controls["fitness"])),
+        Score("caught", own, "share of tokens", tuple(controls["caught"]), note=_which_is_chance(controls["caught"])),
+        Score(
+            "fitness",
+            fitting,
+            "share of transitions",
+            tuple(controls["fitness"]),
+            note=_which_is_chance(controls["fitness"]),
+        ),
         Score("votes for the trail", float(share[0]), "share of possible votes", tuple(controls["votes"])),
     ], withheld
+
+
+def _which_is_chance(controls: Sequence[Control]) -> str:
+    """Which controls "chance at most" counts, and what the others say; a text can be caught beyond chance though they reach
+    higher."""
+    says = {OTHER_SOURCES: "what chains of other sources hold of the text", MASKED: "what is left without connectives"}
+    chance = ", ".join(f'"{control.name}"' for control in controls if control.name in NULLS)
+    rest = [f'"{name}" ({meaning})' for name, meaning in says.items() if any(c.name.startswith(name) for c in controls)]
+    return f"chance is {chance}; no chance: {' and '.join(rest)}"
 
 
 # --------------------------------------------------------------------------------------------------------------------
