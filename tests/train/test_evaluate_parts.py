@@ -74,17 +74,13 @@ def test_an_export_names_its_chains(tmp_path: Path) -> None:
 def test_chains_of_the_export_are_left_out_and_counted(tmp_path: Path) -> None:
     items = [Segmented(Chain("made", str(number), "", f"Text {number}."), ()) for number in range(4)]
     export = lines(tmp_path / "rows.jsonl", items[1].chain.id, items[3].chain.id, "c0")
-    left, count = not_trained_on(items, export, [])
+    left, count = not_trained_on(items, export)
     assert (left, count) == ([items[0], items[2]], 2), "the export's chains that nobody selected are not counted"
     assert said_left_out(count) == "2 chains of the selection were trained on and left out"
-    left, count = not_trained_on(items, None, [])
+    left, count = not_trained_on(items, None)
     assert (left, count) == (items, None)
     assert said_left_out(count).startswith("not checked: whether these chains were trained on")
     assert said_left_out(0).startswith("0 chains")
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "train.json").write_text(json.dumps({"identity": {"export": "0" * 64}}), encoding="utf-8")
-    with pytest.raises(UsageError, match="was trained on another export"):
-        not_trained_on(items, export, [tmp_path / "adapter"])
 
 
 def test_an_adapter_belongs_to_its_export(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from trails.errors import UsageError
 from trails.measure.base import Segmented
 from trails.platform.files import sha256
-from trails.train.check import read_json
+from trails.schema import Run
+from trails.train.check import check_adapter, check_base, read_json
 
 
 def exported_chains(path: Path) -> set[str]:
@@ -63,15 +64,22 @@ def _named(source: str, name: str) -> bool:
     return source == name or source.endswith(f"/{name}")
 
 
-def not_trained_on(
-    items: Sequence[Segmented], exported: Path | None, adapters: Sequence[Path]
-) -> tuple[list[Segmented], int | None]:
-    """Chains that are not in the export that the adapters were trained on, and how many were left out: all of them and None
-    without an export. Raises UsageError when the record of an adapter names another export.
+def check_trained(adapters: Sequence[Path], run: Run, exported: Path | None) -> None:
+    """Raises ModelError for an adapter that is damaged or was trained on other weights than those of ``run``, and UsageError
+    when its record names another export than ``exported``. Needs no model.
+    """
+    for folder in adapters:
+        check_base(check_adapter(folder), run)
+    if exported is not None:
+        check_export(exported, adapters)
+
+
+def not_trained_on(items: Sequence[Segmented], exported: Path | None) -> tuple[list[Segmented], int | None]:
+    """Chains that are not in the export that was trained on, and how many were left out: all of them and None without an
+    export.
     """
     if exported is None:
         return list(items), None
-    check_export(exported, adapters)
     trained = exported_chains(exported)
     left = [item for item in items if item.chain.id not in trained]
     return left, len(items) - len(left)

@@ -24,13 +24,12 @@ from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import Interval, how_resampled
 from trails.errors import UsageError
 from trails.evaluate.diff import INTERVAL_DRAWS, interval
-from trails.evaluate.groups import not_trained_on, said_left_out
+from trails.evaluate.groups import check_trained, not_trained_on, said_left_out
 from trails.evaluate.probe import continuations
 from trails.measure.base import Segmented
 from trails.measure.context import Contexts
 from trails.measure.huggingface import HuggingFaceScorer
-from trails.train import check_adapter, put_adapter
-from trails.train.check import check_base
+from trails.train import put_adapter
 from trails.train.data import Collator, Row
 from trails.train.loss import labelled_logits, shifted, token_nll
 
@@ -237,10 +236,8 @@ def recall_of(
     export than the one in the adapter's record. Raises UsageError when no chain is left, ModelError for an adapter that was
     trained on another model.
     """
-    adapters = [folder for folder in (adapter, shuffled) if folder is not None]
-    for folder in adapters:
-        check_base(check_adapter(folder), scorer.run)
-    left, trained_on = not_trained_on(items, exported, adapters)
+    check_trained([folder for folder in (adapter, shuffled) if folder is not None], scorer.run, exported)
+    left, trained_on = not_trained_on(items, exported)
     rows = [row for item in left if (row := conclusion_row(scorer.contexts, item, max_tokens)) is not None]
     if not rows:
         raise UsageError(

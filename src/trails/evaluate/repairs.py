@@ -21,12 +21,11 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import Interval, bootstrap, how_resampled
 from trails.errors import UsageError
-from trails.evaluate.groups import not_trained_on, said_left_out
+from trails.evaluate.groups import check_trained, not_trained_on, said_left_out
 from trails.measure.base import Segmented
 from trails.measure.huggingface import HuggingFaceScorer
-from trails.train import check_adapter, put_adapter
+from trails.train import put_adapter
 from trails.train.attempts import Attempts, written
-from trails.train.check import check_base
 
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"\w+")
@@ -196,8 +195,8 @@ def repairs_of(
 
     With ``exported`` the chains of the export are left out. Raises UsageError where no chain is left.
     """
-    check_base(check_adapter(adapter), scorer.run)
-    left, trained_on = not_trained_on(items, exported, [adapter])
+    check_trained([adapter], scorer.run, exported)
+    left, trained_on = not_trained_on(items, exported)
     asked = []
     for item in left:
         if not (item.chain.question and item.chain.answer):

@@ -214,8 +214,13 @@ class Commit:
 
     def kept(self) -> str:
         """What is on the disk of what was measured here, as a sentence."""
-        lost = f"; {self.lost:,} measured chains were not written" if self.lost else ""
-        return f"{self.chains:,} chains measured now are kept in {self.shards:,} whole shards{lost}"
+        return said_kept(self.chains, self.shards, self.lost)
+
+
+def said_kept(chains: int, shards: int, lost: int = 0) -> str:
+    """How many measured chains are on the disk in how many shards, and how many were not written."""
+    more = f"; {lost:,} measured chains were not written" if lost else ""
+    return f"{chains:,} chains measured now are kept in {shards:,} whole shards{more}"
 
 
 class Behind:

@@ -521,8 +521,7 @@ class Home(OpenHome):
         :func:`trails.evaluate.diff.compare`. Raises UsageError unless exactly one of ``after`` and ``adapter`` is given,
         and for an ``export`` that the adapter was not trained on.
         """
-        from trails.evaluate.groups import check_export, groups_of
-        from trails.train.check import check_adapter, check_base
+        from trails.evaluate.groups import check_trained, groups_of
 
         if (adapter is None) == (after is None):
             raise UsageError("give two runs, or one run (or none, if there is only one) and --adapter FOLDER.")
@@ -530,9 +529,7 @@ class Home(OpenHome):
         if after is not None:
             self.run(after)  # a wrong name is told before torch is imported
         if adapter is not None:
-            check_base(check_adapter(adapter), first)
-            if export is not None:
-                check_export(export, [adapter])
+            check_trained([adapter], first, export)
         sources: dict[str, str] = {}
         for table in self._traces.tables(["chain", "source"], first.id):
             sources |= dict(zip(table["chain"].to_pylist(), table["source"].to_pylist(), strict=True))
@@ -578,15 +575,10 @@ class Home(OpenHome):
         """Prefix to conclusion on the chains of a selection, against the untrained model and the adapter ``shuffled``; see
         :mod:`trails.evaluate.recall`. Chains of ``export``, the file that was trained on, are left out.
         """
-        from trails.evaluate.groups import check_export
-        from trails.train.check import check_adapter, check_base
+        from trails.evaluate.groups import check_trained
 
         known = self.run(run)
-        adapters = [adapter, *([shuffled] if shuffled else [])]
-        for folder in adapters:
-            check_base(check_adapter(folder), known)
-        if export is not None:
-            check_export(export, adapters)
+        check_trained([adapter, *([shuffled] if shuffled else [])], known, export)
         from trails.evaluate.recall import recall_of
 
         traces = self._traces.traces(known.id, self.select(selection).chains)
@@ -608,13 +600,10 @@ class Home(OpenHome):
         """Two attempts at the questions of a selection, of the untrained model and of the adapter; see
         :mod:`trails.evaluate.repairs`. Chains of ``export``, the file that was trained on, are left out.
         """
-        from trails.evaluate.groups import check_export
-        from trails.train.check import check_adapter, check_base
+        from trails.evaluate.groups import check_trained
 
         known = self.run(run)
-        check_base(check_adapter(adapter), known)
-        if export is not None:
-            check_export(export, [adapter])
+        check_trained([adapter], known, export)
         from trails.evaluate.repairs import repairs_of
 
         traces = self._traces.traces(known.id, self.select(selection).chains)

@@ -35,6 +35,7 @@ from trails.pipeline.blocks import (
     blocks,
     lacking,
     measured,
+    said_kept,
     shard_tokens_of,
     timed,
     with_added,
@@ -412,7 +413,7 @@ def _measure_into(
                     graph.save()
                 rest = len(todo) - summary.kept - summary.refused
                 raise KeyboardInterrupt(
-                    f"interrupted: {summary.kept:,} chains measured now are kept in {summary.shards:,} whole shards of "
+                    f"interrupted: {said_kept(summary.kept, summary.shards)} of "
                     f"{settings.home}; {rest:,} are left. The same command again measures only those"
                 ) from None
         if run.id in traces.runs():
@@ -476,8 +477,7 @@ def _measure_with(
                     _refuse(chain, reason, summary, report)
                 progress.advance(portion.characters, tokens=portion.counted["sequence_tokens"])
     except (StoreError, ModelError) as error:
-        kept = f"{summary.kept:,} chains measured now are kept in {summary.shards:,} whole shards"
-        raise type(error)(f"{error}. In {traces.home} {kept}") from error
+        raise type(error)(f"{error}. In {traces.home} {said_kept(summary.kept, summary.shards)}") from error
     finally:
         _judge(summary, maps)
         if run_is_new and not summary.kept and not traces.done(crew.run.id):
