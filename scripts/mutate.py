@@ -8,13 +8,15 @@ Run:  python scripts/mutate.py analyses --sample 100           a room of src/tra
 
 A mutant changes one place of the code: a comparison, an operator, a constant, a condition, min for max, a value that is not
 returned. The tests of the room are run once to learn which lines each of them reaches (tests of a model, a server or a GPU
-are left out). Then every mutant of the sample runs in a child process of its own, against the tests that reach its line, the
-quickest first. It is killed when one of them fails or takes too long; a line that no test reaches counts as survived.
+are left out), and once more as every mutant is run, without a fault: all of them must pass. Then every mutant of the sample
+runs in a child process of its own, against the tests that reach its line, the quickest first. It is killed when one of them
+fails or takes too long; a line that no test reaches counts as survived.
 
 Prints the share killed with its 95 % Wilson interval (over all mutants of the room, of which the sample is drawn at random),
 how many of them only by their time, and every survivor with its place. A survivor may be equivalent to the code as it is: a
 person has to say so. On a shared machine ``--load 4`` waits before a mutant while the load is above 4, and ``--minutes 20``
-begins no further mutant after that time: those that were run are a random sample as well, since the order is drawn.
+begins no further mutant after that time: those that were run are a random sample as well, since the order is drawn. With
+``--state FILE`` the same line again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import hashlib
 import importlib
 import importlib.abc
 import importlib.util
@@ -75,6 +78,11 @@ class Mutant:
         """Dotted name of the file."""
         parts = self.path.relative_to(SOURCE).with_suffix("").parts
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    @property
+    def key(self) -> str:
+        """Names it among all mutants of the room."""
+        return f"{self.path.relative_to(ROOT)} {self.node} {self.change}"
 
     def tree(self) -> ast.Module:
         """The module's tree with the fault in it."""
@@ -274,6 +282,31 @@ def wilson(killed: int, total: int, z: float = 1.96) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
 
 
+def _digest(folder: Path) -> str:
+    """SHA-256 over the Python files below a folder."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        found.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+def _state(path: Path | None, of: list[Any]) -> dict[str, Any]:
+    """What an earlier run of the same mutants against the same tests left; of another one nothing is taken."""
+    if path is not None and path.is_file():
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if state["of"] == of:
+            return state
+        print(f"{path} is of other code, tests or options: begun anew", file=sys.stderr)
+    return {"of": of, "ran": {}}
+
+
+def _keep(path: Path | None, state: dict[str, Any]) -> None:
+    if path is not None:
+        whole = path.with_name(path.name + ".part")
+        whole.write_text(json.dumps(state), encoding="utf-8")
+        whole.replace(path)
+
+
 def _prepare() -> None:
     """Third-party modules that every child needs, imported once; nothing of trails."""
     for name in (
@@ -283,6 +316,7 @@ def _prepare() -> None:
         "pyarrow.parquet",
         "scipy.stats",
         "torch",
+        "transformers.modeling_utils",
         "hypothesis",
         "pytest",
         "pydantic",
@@ -304,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="begin no mutant after this time (default: none)"
     )
+    parser.add_argument("--state", type=Path, help="file of what was learnt and run: the same line again goes on")
     parser.add_argument("--load", type=float, default=math.inf, help="wait while the machine's load is above this")
     parser.add_argument("--list", action="store_true", help="count the mutants of every file, and run none")
     given = parser.parse_args(arguments)
@@ -324,27 +359,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, str(SOURCE))
     sys.path.insert(0, str(ROOT))
     _prepare()
-    kept = Path(os.environ.get("TMPDIR", "/tmp")) / f"trails-mutate-{os.getpid()}.json"
-    try:
-        _in_child(lambda: _learn(files, tests, given.marks, kept) or 0, 3600)  # type: ignore[func-returns-value]
-        if not kept.exists():
-            print(f"the tests in {' '.join(tests)} could not be run: pytest {' '.join(tests)}", file=sys.stderr)
-            return 2
-        learnt = json.loads(kept.read_text(encoding="utf-8"))
-    finally:
-        kept.unlink(missing_ok=True)
+    state = _state(given.state, [given.room, given.seed, given.marks, *tests, _digest(SOURCE), _digest(ROOT / "tests")])
+    if "learnt" not in state:
+        kept = Path(os.environ.get("TMPDIR", "/tmp")) / f"trails-mutate-{os.getpid()}.json"
+        try:
+            _in_child(lambda: _learn(files, tests, given.marks, kept) or 0, 3600)  # type: ignore[func-returns-value]
+            if not kept.exists():
+                print(f"the tests in {' '.join(tests)} could not be run: pytest {' '.join(tests)}", file=sys.stderr)
+                return 2
+            state["learnt"] = json.loads(kept.read_text(encoding="utf-8"))
+        finally:
+            kept.unlink(missing_ok=True)
+    learnt, ran = state["learnt"], state["ran"]
+    _keep(given.state, state)
     if learnt["failed"]:
         print("these tests fail without a fault; a mutation score would say nothing:", *learnt["failed"], sep="\n  ")
         return 2
     reached = {(name, line): set(found) for name, line, found in learnt["lines"]}
     seconds: dict[str, float] = learnt["seconds"]
+    if "control" not in state:
+        # the same way without a fault: where a test fails in it, a mutant that is "killed" says nothing
+        quickest_first = sorted(seconds, key=lambda name: seconds[name])
+        state["control"] = _in_child(lambda: _against(None, quickest_first), 60 + 2 * sum(seconds.values()))
+        _keep(given.state, state)
+    if state["control"] != 0:
+        print("the tests fail without a fault when each mutant's way is gone without one", file=sys.stderr)
+        return 2
     drawn = random.Random(given.seed).sample(every, min(given.sample, len(every)))
     survivors: list[tuple[Mutant, str]] = []
     done = by_time = 0
     for number, mutant in enumerate(drawn, 1):
-        while os.getloadavg()[0] > given.load and time.monotonic() < end:
+        while mutant.key not in ran and os.getloadavg()[0] > given.load and time.monotonic() < end:
             time.sleep(5)
-        if time.monotonic() >= end:
+        if mutant.key not in ran and time.monotonic() >= end:
             break
         done += 1
         found = reached.get((str(mutant.path), mutant.line), set())
@@ -355,7 +402,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         # they were timed under a tracer, so without one they are quicker
         limit = 30 + 2 * sum(seconds.get(name, 0.0) for name in chosen)
-        code = _in_child(lambda m=mutant, c=chosen: _against(m, c), limit)  # type: ignore[misc]
+        if mutant.key not in ran:
+            ran[mutant.key] = _in_child(lambda m=mutant, c=chosen: _against(m, c), limit)  # type: ignore[misc]
+            _keep(given.state, state)
+        code = ran[mutant.key]
         if code == 0:
             survivors.append((mutant, f"{len(chosen)} tests pass"))
         by_time += code is None
@@ -373,11 +423,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if share >= given.least else 1
 
 
-def _against(mutant: Mutant, tests: Sequence[str]) -> int:
-    """Run tests with a fault planted; 0 when all of them pass."""
+def _against(mutant: Mutant | None, tests: Sequence[str]) -> int:
+    """Run tests with a fault planted, or without one; 0 when all of them pass."""
     import pytest
 
-    sys.meta_path.insert(0, _Planted(mutant))
+    if mutant is not None:
+        sys.meta_path.insert(0, _Planted(mutant))
     return int(pytest.main([*tests, *QUIET]))
 
 
