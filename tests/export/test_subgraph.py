@@ -168,6 +168,11 @@ WRONG = [
         UsageError,
         "selection 'everything' is not known. Write one of: all, chain:ID, source:NAME, family:ID, meta:correct=true, ",
     ),
+    (
+        "role:IF>BUT",
+        UsageError,
+        "selection 'role:IF>BUT' is not known. Did you mean roles:IF>THEN>BUT>THEREFORE? Write one of: all, chain:ID, ",
+    ),
     ("missing.cypher", UsageError, "selection 'missing.cypher': there is no such file."),
     ("roles:IF>MAYBE", UsageError, "role 'MAYBE' does not exist. Roles: IF, THEN, BUT,"),
     ("roles:UNLESS>IF", QueryError, "holds nothing: no chain has these roles in this order."),

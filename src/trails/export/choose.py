@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from trails.errors import UsageError
 from trails.export.files import one_array
 from trails.export.record import IGNORED, Batch, Ragged
-from trails.export.words import role_named
+from trails.export.words import MASK_WORDS, WEIGHT_WORDS, english, not_known, role_named
 from trails.platform.arrays import Floats
 
 MASKS = ("none", "surprisal<X", "entropy<X", "role:ROLE", "random:SHARE")
@@ -41,7 +41,7 @@ _COMPARE = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater
 
 @dataclass(frozen=True, slots=True)
 class Masking:
-    """A parsed mask. ``conditions`` are (measure, comparison, threshold in nats)."""
+    """A parsed mask. ``text`` is the mask in English, ``conditions`` are (measure, comparison, threshold in nats)."""
 
     text: str
     conditions: tuple[tuple[str, str, float], ...] = ()
@@ -50,15 +50,16 @@ class Masking:
 
 
 def parse_mask(text: str) -> Masking:
-    """Read a mask. Raises UsageError naming what can be written."""
+    """Read a mask, with its words in English or Russian. Raises UsageError naming what can be written."""
+    text = "&".join(english(part, MASK_WORDS) for part in text.split("&"))
     if text == "none":
         return Masking(text)
     if text.startswith("role:"):
         try:
-            roles = frozenset(role_named(part) for part in text[5:].split(","))
+            roles = [role_named(part) for part in text[5:].split(",")]
         except UsageError as error:
             raise UsageError(f"mask {text!r}: {error}") from None
-        return Masking(text, roles=roles)
+        return Masking(f"role:{','.join(roles)}", roles=frozenset(roles))
     if text.startswith("random:"):
         try:
             share = float(text[7:])
@@ -73,16 +74,17 @@ def parse_mask(text: str) -> Masking:
             return Masking(text, tuple((m[1], m[2], float(m[3])) for m in conditions if m))
     except ValueError:
         pass
-    raise UsageError(f"mask {text!r} is not known. Write one of: {', '.join(MASKS)}.")
+    raise not_known("mask", text, MASKS)
 
 
 def parse_weights(text: str) -> str:
-    """Check the name of a weighting; return the reference run of ``excess:RUN``, else an empty string."""
+    """Check the name of a weighting, English or Russian; return the reference run of ``excess:RUN``, else an empty string."""
+    text = english(text, WEIGHT_WORDS)
     if text in ("uniform", "surprisal", "entropy", "both"):
         return ""
     if text.startswith("excess:") and text[7:]:
         return text[7:]
-    raise UsageError(f"weights {text!r} are not known. Write one of: {', '.join(WEIGHTS)}.")
+    raise not_known("weights", text, WEIGHTS, many=True)
 
 
 def apply_mask(batch: Batch, mask: Masking, seed: int) -> Batch:

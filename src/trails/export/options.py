@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trails.errors import UsageError
 from trails.export.card import Counts
+from trails.export.choose import parse_mask
+from trails.export.words import ORDER_WORDS, WEIGHT_WORDS, english
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,13 @@ class ExportOptions:
     answer: bool = False
     think_tags: str = ""
     refuse: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Mask, weights and order are kept in English, in whichever language they were given."""
+        with suppress(UsageError):  # what is wrong is refused where it is used, with everything else
+            object.__setattr__(self, "mask", parse_mask(self.mask).text)
+        object.__setattr__(self, "weights", english(self.weights, WEIGHT_WORDS))
+        object.__setattr__(self, "order", english(self.order, ORDER_WORDS))
 
 
 @dataclass(frozen=True, slots=True)

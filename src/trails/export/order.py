@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from trails.errors import UsageError
+from trails.export.words import ORDER_WORDS, english, not_known
 
 ORDERS = ("shuffled", "rising", "falling", "rhythm:N", "source")
 
@@ -26,7 +26,8 @@ Int64 = npt.NDArray[np.int64]
 
 
 def parse_order(text: str) -> tuple[str, int]:
-    """Name and number of repeats. Raises UsageError naming what can be written."""
+    """Name and number of repeats, from an English or Russian text. Raises UsageError naming what can be written."""
+    text = english(text, ORDER_WORDS)
     if text in ("shuffled", "rising", "falling", "source"):
         return text, 1
     name, _, number = text.partition(":")
@@ -35,7 +36,7 @@ def parse_order(text: str) -> tuple[str, int]:
             return name, 3
         if number.isdigit() and 2 <= int(number) <= 64:
             return name, int(number)
-    raise UsageError(f"order {text!r} is not known. Write one of: {', '.join(ORDERS)} (N from 2 to 64).")
+    raise not_known("order", text, ORDERS, " (N from 2 to 64).")
 
 
 def arrange(

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from trails.errors import QueryError, UsageError, WritingQueryError
-from trails.export.words import role_named
+from trails.export.words import not_known, role_named
 from trails.schema import stable_hash, stable_hash_of, step_key
 from trails.store.base import GraphStore
 from trails.store.resolve import Names, measured_runs, named_parameters
@@ -258,10 +258,7 @@ def _one_chain(text: str, traces: TraceStore) -> Selection:
         chain = Names(traces).chain(text)
         return _whole(f"chain:{chain}", [chain])
     except UsageError as error:
-        known = ", ".join(FORMS)
-        raise UsageError(
-            f"selection {text!r} is not known. Write one of: {known}, or what names a chain: {error}"
-        ) from None
+        raise not_known("selection", text, FORMS, f", or what names a chain: {error}") from None
 
 
 def _ids(text: str) -> list[str]:

@@ -127,6 +127,9 @@ def choose_device(device: str) -> torch.device:
 
 
 def _is_path(model: str) -> bool:
+    # no name is the packaged model; as a path it would be the current folder
+    if not model:
+        return False
     return Path(model).expanduser().exists() or model.startswith((".", "/", "~")) or model.count("/") > 1
 
 
@@ -295,7 +298,7 @@ def _check_base(folder: Path, name: str, revision: str, aliases: Collection[str]
     identity = record.get("identity") or {}
     if identity.get("revision"):
         base, digest = str(identity.get("model", "")), str(identity["revision"])
-        if (base, digest) != (name, revision):
+        if digest != revision:  # a folder may have been renamed, its weights are what was trained
             raise ModelError(
                 f"the adapter {folder} was trained on {base} ({digest[:12]}), the model is {name} ({revision[:12]}): its "
                 "numbers would be those of neither. Give the model that it was trained on with --model."

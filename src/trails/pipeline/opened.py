@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -158,6 +159,9 @@ class OpenHome:
                 f"{found.run.model} (weights {found.run.revision[:12]}). Give the model of that run with --model, or choose "
                 "another run with --run."
             )
+        if found.run.model != known.model:
+            # the same weights under another name, as a folder that was renamed: what is measured now is of the same run
+            found.run = replace(found.run, model=known.model)
         return found
 
     def _model_of(self, known: Run) -> HuggingFaceScorer:

@@ -8,7 +8,15 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from trails.export.words import MEASURES, ORDER_WORDS, WEIGHT_WORDS
+
 Language = Literal["en", "ru"]
+
+
+def _option(name: str, words: dict[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A word of the options of export, as they spell it."""
+    return (name,), (words[name],)
+
 
 KEYWORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # terminal: English spellings, Russian spellings
@@ -49,19 +57,19 @@ INSIDE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "PI": (("π", "pi"), ("π", "пи")),
     "DEGREES": (("°", "degrees", "deg"), ("°", "градусов", "градуса")),
     "RADIANS": (("rad", "radians"), ("рад",)),
-    "UNIFORM": (("uniform",), ("ровный",)),
-    "SURPRISAL": (("surprisal",), ("неожиданность",)),
-    "ENTROPY": (("entropy",), ("энтропия",)),
-    "BOTH": (("both",), ("оба",)),
-    "EXCESS": (("excess",), ("избыток",)),
+    "UNIFORM": _option("uniform", WEIGHT_WORDS),
+    "SURPRISAL": _option("surprisal", WEIGHT_WORDS),
+    "ENTROPY": _option("entropy", WEIGHT_WORDS),
+    "BOTH": _option("both", WEIGHT_WORDS),
+    "EXCESS": _option("excess", WEIGHT_WORDS),
     "LM": (("lm",), ("lm",)),
     "DFT": (("dft",), ("dft",)),
     "ATTENTION": (("attention",), ("внимание",)),
-    "SHUFFLED": (("shuffled",), ("вперемешку",)),
-    "RISING": (("rising",), ("по возрастанию",)),
-    "FALLING": (("falling",), ("по убыванию",)),
-    "AS_SOURCE": (("source",), ("источник",)),
-    "RHYTHM": (("rhythm",), ("ритм",)),
+    "SHUFFLED": _option("shuffled", ORDER_WORDS),
+    "RISING": _option("rising", ORDER_WORDS),
+    "FALLING": _option("falling", ORDER_WORDS),
+    "AS_SOURCE": _option("source", ORDER_WORDS),
+    "RHYTHM": _option("rhythm", ORDER_WORDS),
 }
 """Words inside a line."""
 
@@ -76,8 +84,7 @@ FIELDS: dict[str, str] = {
     "разрыв": "gap",
     "пересечение": "overlap",
     "эффект": "effect",
-    "неожиданность": "surprisal",
-    "энтропия": "entropy",
+    **{russian: name for name, russian in MEASURES.items()},
     "ранг": "rank",
     "сдвиг_логитов": "logit_shift",
     "сдвиг_внимания": "attention_shift",
