@@ -64,3 +64,18 @@ def test_shell_completion_knows_the_commands() -> None:
 
     completions = ShellComplete(cli, {}, "trails", "_TRAILS_COMPLETE").get_completions([], "re")
     assert {item.value for item in completions} >= {"rebuild", "recall"}
+
+
+@pytest.mark.slow
+def test_equal_values_are_no_ranking(trails, chains_file: Path) -> None:
+    """To a uniform guess nothing is more surprising than anything else."""
+    trails("ingest", chains_file)
+    assert "most-surprising" not in trails("status").out
+    for cut in ((), ("--json",), ("--limit", "5")):
+        found = trails("query", "most-surprising", *cut)
+        assert "have the same surprisal (5.545): none of them comes first" in found.err
+    chain = trails("chains", "--json").json()[0]["chain"]
+    assert "have the same" in trails("query", "most-surprising-in-chain", "-p", f"chain={chain}").err
+    assert "have the same" not in trails("query", "chain-steps", "-p", f"chain={chain}").err
+    chosen = trails("select", "--budget", "80", "--by", "perplexity", "--json").json()
+    assert any("the choice among them is random (seed 0)" in note for note in chosen["notes"])

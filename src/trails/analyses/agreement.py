@@ -243,7 +243,13 @@ class Agreement(Finding):
             ReportTable(
                 "left_out", self.left, "every member left out: rank correlation with the mean rank of the others"
             ),
-            ReportTable("disagreements", self.spans, "where the members part most", parted),
+            ReportTable(
+                "disagreements",
+                self.spans,
+                "where the members part most",
+                parted,
+                ranked=("spread of ranks", self.spans["statistic"].to_pylist()),
+            ),
         )
         return Report("agreement", verdict, facts, tables, self.scores, self.withheld, self.notes)
 

@@ -13,6 +13,7 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spearman, spread, within_group_ranks
 from trails.platform.arrays import Doubles, Longs
+from trails.platform.ties import same
 from trails.schema import Trace, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -58,7 +59,13 @@ class Anchors(Finding):
                     f"{one.strictest(SHUFFLED).reach:.2f}), {near} nearness ({one.strictest(NEARNESS).value:.2f})"
                 )
         columns = ("chain", "later", "earlier", "roles", "nats", "kl", "mass", "random_nats", "sink_nats", "text")
-        shown = ReportTable("pairs", self.pairs, "step > earlier step, the largest loss first", {n: n for n in columns})
+        shown = ReportTable(
+            "pairs",
+            self.pairs,
+            "step > earlier step, the largest loss first",
+            {n: n for n in columns},
+            ranked=("loss in nats", [row["nats"] for row in rows]),
+        )
         facts = {
             "run": self.run,
             "layers": self.layers,
@@ -81,6 +88,10 @@ class Anchors(Finding):
             best = max(ends, key=lambda r: r["nats"])
             if best["nats"] <= 0:
                 return f"step {best['later']} needs no earlier step: none that is hidden makes it less likely"
+            alike = sum(same(r["nats"], best["nats"]) for r in ends)
+            if alike > 1:
+                each = f"without any of them {best['nats']:.3g} nats a token are lost"
+                return f"step {best['later']} needs {alike} earlier steps alike, none of them most: {each}"
             which = f"step {best['later']} needs step {best['earlier']} most"
             return f"{which}: without it {best['nats']:.3g} nats a token are lost"
         means = [max(r["nats"] for r in ends if r["chain"] == chain) for chain in last]

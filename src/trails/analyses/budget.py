@@ -18,6 +18,7 @@ from trails.analyses.sequences import window_keys
 from trails.analyses.statistics import how_drawn, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Floats, Longs
+from trails.platform.ties import leading, same
 from trails.schema import Trace, stable_hash
 
 By = Literal["random", "perplexity", "length", "diversity", "overlap", "gaps", "reaction", "learnability"]
@@ -112,6 +113,16 @@ def lazy_greedy(
     return found
 
 
+_VALUES: Mapping[str, Callable[[Pool], Doubles]] = {
+    "perplexity": lambda pool: pool.surprisal,
+    "length": lambda pool: pool.tokens.astype(np.float64),
+    "gaps": lambda pool: -pool.value,
+    "reaction": lambda pool: pool.value,
+    "learnability": lambda pool: pool.value,
+}
+"""The value that puts chains in order, the smallest first; ties are broken at random."""
+
+
 def choose(pool: Pool, by: By, budget: int, *, seed: int = 0, reverse: bool = False) -> list[int]:
     """The chains of a pool that fit into a budget, by one of :data:`WAYS`.
 
@@ -150,16 +161,25 @@ def choose(pool: Pool, by: By, budget: int, *, seed: int = 0, reverse: bool = Fa
             budget,
             reverse=reverse,
         )
-    value = {
-        "perplexity": pool.surprisal,
-        "length": pool.tokens.astype(np.float64),
-        "gaps": -pool.value,
-        "reaction": pool.value,
-        "learnability": pool.value,
-    }[by]
+    value = _VALUES[by](pool)
     able = shuffled[np.isfinite(value[shuffled])]
     signed = -value[able] if reverse else value[able]
     return taken(able[np.argsort(signed, kind="stable")], pool.tokens, budget)
+
+
+def _tied(pool: Pool, by: By, places: Sequence[int], seed: int) -> str:
+    """Whether the values that a choice went by left the choice to chance, as a sentence; empty where they did not."""
+    if by not in _VALUES or not len(places):
+        return ""
+    value = _VALUES[by](pool)
+    able = np.flatnonzero(np.isfinite(value))
+    left = np.setdiff1d(able, places)
+    same_as = [float(value[i]) for i in left if any(same(float(value[i]), float(value[j])) for j in places)]
+    if len(able) > 1 and leading(value[able].tolist()) == len(able):
+        return f"all {len(able):,} chains are alike by {by}, so the choice among them is random (seed {seed})"
+    if same_as:
+        return f"{len(same_as):,} chains that were left out are alike by {by} with chosen ones; chance decided (seed {seed})"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +230,8 @@ def chosen(pool: Pool, by: By, budget: int, run: str, *, seed: int = 0, reverse:
         notes.append(
             f"the budget holds the whole pool of {int(pool.tokens.sum()):,} tokens: every way chooses the same chains"
         )
+    elif tied := _tied(pool, by, places, seed):
+        notes.append(tied)
     table = pa.table(
         {
             "chain": [pool.chains[i] for i in places],

@@ -185,7 +185,9 @@ class Gradient(Finding):
                 "effect": self.effect[self.replaced].astype(np.float64),
             }
         )
-        tables = [ReportTable("tokens", pa.table(columns), "tokens by the size of gradient × input, nats")]
+        title = "tokens by the size of gradient × input, nats"
+        ranked = ("size", np.abs(self.effect[order]).tolist())
+        tables = [ReportTable("tokens", pa.table(columns), title, ranked=ranked)]
         if len(real):
             tables.append(
                 ReportTable("replaced", real, "real change of the target's log-likelihood, nats", detail=True)

@@ -57,7 +57,8 @@ class Intervened(Finding):
             commands.append(
                 ("by layer", f"trails drift {self.chains[0]} --run {self.other} --against {self.run}"),
             )
-        table = ReportTable("tokens", self.tokens, "tokens that changed most", columns=_HEADINGS)
+        ranked = ("size of the change", [abs(change) for change in self.tokens["change"].to_pylist()])
+        table = ReportTable("tokens", self.tokens, "tokens that changed most", columns=_HEADINGS, ranked=ranked)
         if not np.isfinite(self.sizes).any():
             reason = "no token stands after the changed place. Change an earlier one"
             return Report("intervention", f"{what}: {reason}", facts, withheld=(Withheld(SIZE, reason),))

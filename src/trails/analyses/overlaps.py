@@ -174,7 +174,8 @@ class Overlaps(Finding):
             headings = {"start": "step", "end": "near step", "cosine": "cosine", "excess": "excess over control"}
             headings["explained"] = "masked exact finds it too"
             title = f"{len(self.similar)} near pairs of steps, layer {self.layer}"
-            tables.append(ReportTable("similar", self.similar, title, headings))
+            ranked = ("cosine", self.similar["cosine"].to_pylist())
+            tables.append(ReportTable("similar", self.similar, title, headings, ranked=ranked))
         facts = {"kind": self.kind, "min_length": self.min_length, "n_chains": self.n_chains, "run": self.run}
         facts |= {"n_symbols": self.n_symbols, "n_overlaps": len(ids), "n_steps": self.n_steps}
         facts |= {"n_implicit": self.n_implicit}

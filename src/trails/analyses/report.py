@@ -19,6 +19,7 @@ from trails.errors import UsageError
 from trails.platform.arrays import Floats
 from trails.platform.markup import HTML_ROWS, escaped, html_table
 from trails.platform.packages import package
+from trails.platform.ties import tie
 from trails.store.base import GraphBatch
 
 _RESERVED = ("analysis", "verdict", "scores", "withheld", "cut", "notes", "commands")
@@ -28,7 +29,8 @@ _RESERVED = ("analysis", "verdict", "scores", "withheld", "cut", "notes", "comma
 class ReportTable:
     """Rows of a report. ``data`` is complete; ``columns`` names those that a person is shown, with their headings, in order
     (none: all of them). ``detail`` marks diagnostics, which the terminal prints on request only. ``shown`` (R,) says which rows
-    a person is shown, None for all.
+    a person is shown, None for all. ``ranked`` is what the rows are ordered by, its name and its values (R,), for a table that
+    says that the first row is the most of something.
     """
 
     name: str
@@ -37,6 +39,15 @@ class ReportTable:
     columns: Mapping[str, str] = field(default_factory=dict)
     detail: bool = False
     shown: Sequence[bool] | None = None
+    ranked: tuple[str, Sequence[float]] | None = None
+
+    def tie(self, limit: int | None = None) -> str:
+        """Where the order of the first ``limit`` rows says nothing, as a sentence (:func:`trails.platform.ties.tie`)."""
+        if self.ranked is None:
+            return ""
+        name, values = self.ranked
+        kept = values if self.shown is None else [v for v, shown in zip(values, self.shown, strict=True) if shown]
+        return tie([float(value) for value in kept], limit, name)
 
     def view(self, limit: int | None = None) -> tuple[list[str], list[list[Any]]]:
         """Headings, and the rows that a person is shown."""
@@ -95,9 +106,13 @@ class Report:
             **{table.name: table.data.slice(0, limit).to_pylist() for table in self.tables},
             **{name: part.record(limit) if part is not None else None for name, part in self.parts.items()},
             **({"cut": cut} if cut else {}),
-            "notes": list(self.notes),
+            "notes": [*self.notes, *self.ties(limit)],
             "commands": [{"does": does, "run": line} for does, line in self.commands],
         }
+
+    def ties(self, limit: int | None = None) -> list[str]:
+        """Where the order of the first ``limit`` rows of a table says nothing, a sentence for each."""
+        return [f"{table.name}: {said}" for table in self.tables if (said := table.tie(limit))]
 
     def distinct_parts(self) -> list[tuple[list[str], Report]]:
         """The parts that there are, each once, with all names that it goes by."""
@@ -144,6 +159,8 @@ class Report:
                 title += f" ({len(shown)} of {table.n_shown} rows)"
             body = html_table(headings, shown, title)
             parts.append(f"<details><summary>{escaped(title)}</summary>{body}</details>" if table.detail else body)
+            if said := table.tie(rows):
+                parts.append(f"<p>{escaped(table.name)}: {escaped(said)}</p>")
         for names, part in self.distinct_parts():
             parts.append(f"<h4>{escaped(', '.join(names))}</h4>{part.html(rows)}")
         parts += [f'<p class="note">{escaped(note)}</p>' for note in self.notes]

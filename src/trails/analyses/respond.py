@@ -82,7 +82,16 @@ class Responses(Finding):
             "sentences": self.sentences(),
         }
         tables = (
-            ReportTable("responses", self.table, "spans, the largest change of NLL against its control first", columns),
+            ReportTable(
+                "responses",
+                self.table,
+                "spans, the largest change of NLL against its control first",
+                columns,
+                ranked=(
+                    "change against its control",
+                    [abs(row["nll_change"] - row["nll_change_control"]) for row in rows],
+                ),
+            ),
             ReportTable("reactions", self.reactions, "every span and probe", detail=True),
         )
         return Report("respond", verdict, facts, tables, self.scores, notes=self.notes, evidence=(NLL,))

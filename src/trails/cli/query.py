@@ -93,5 +93,7 @@ def command(
     print_rows(columns, shown_rows, style=style, title=query.title)
     if not result.rows:
         err.print(f"what it lists: {query.description}")
-    elif bound.get("limit") == len(result.rows):
+    if said := query.tie(result, bound):
+        err.print(said)
+    if result.rows and bound.get("limit") == len(result.rows):
         err.print(f"the first {len(result.rows):,} rows; more with --limit")

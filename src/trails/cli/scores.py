@@ -138,6 +138,8 @@ def print_report(
         headings, rows = table.view(limit)
         if rows:
             print_rows(headings, [[_shown_cell(value) for value in row] for row in rows], title=table.title)
+            if said := table.tie(limit):
+                echo(f"{table.name}: {said}")
     named = [score for score in report.scores if details or not report.evidence or score.name in report.evidence]
     print_scores(named, report.withheld, report.notes)
     for names, part in report.distinct_parts():

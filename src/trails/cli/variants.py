@@ -185,6 +185,7 @@ def command(
 def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:
     """Print the variants stored under an id, the most volatile first, or the source's own versions of a chain."""
     from trails.pipeline import Home
+    from trails.platform.ties import tie
 
     if not re.fullmatch(r"v[0-9a-f]{16}", name):
         with Home(**settings) as opened:
@@ -208,6 +209,8 @@ def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:
             f"{one.id}  {one.kind}  volatility {one.volatility:.4f} nats, {one.edits} edits, {one.distance} from {one.chain}"
         )
         echo(f"    {one.text}".replace("\n", "⏎"))
+    if said := tie([one.volatility for one in found], None, "volatility"):
+        echo(said)
     echo(f"leave some out: write their ids to a file, one a line, then trails export … --variants {name} --refuse FILE")
 
 

@@ -67,9 +67,11 @@ class Tools:
         """Run a named query, as listed by the tool schema, with its parameters."""
         with self._home() as home:
             runs = home.runs()
-            given = named_parameters(parameters or {}, home.names, runs)
-            found = named_query(name).execute(home.graph, given, runs=runs, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS)
-        return _rows(found)
+            query = named_query(name)
+            bound = query.bind(named_parameters(parameters or {}, home.names, runs), runs)
+            found = query.execute(home.graph, bound, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS)
+            said = query.tie(found, bound)
+        return _rows(found) | ({"note": said} if said else {})
 
     def cypher(self, statement: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run a read-only Cypher statement on the graph. What writes is refused. Give the statement a LIMIT."""

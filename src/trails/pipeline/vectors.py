@@ -20,6 +20,7 @@ from trails.pipeline.measuring import segmented
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
 from trails.platform.arrays import Doubles, Floats
+from trails.platform.ties import leading
 from trails.schema import Chain, Trace, step_key
 
 DRAWS = 200
@@ -127,12 +128,21 @@ class Looked(Finding):
         """The nearest entry, and whether it is nearer than to random vectors."""
         best = self.table.to_pylist()[0]
         word = "nearer than" if self.score.beyond() else "no nearer than"
-        verdict = f"{best['id']} is nearest to {self.asked}: cosine {best['cosine']:.3f}, {word} to a random vector"
+        alike = leading(self.table["cosine"].to_pylist())
+        which = f"{best['id']} is nearest" if alike == 1 else f"{alike} entries are nearest alike"
+        verdict = f"{which} to {self.asked}: cosine {best['cosine']:.3f}, {word} to a random vector"
         return Report(
             "pvq",
             verdict,
             {"asked": self.asked},
-            (ReportTable("nearest", self.table, "entries, the nearest first"),),
+            (
+                ReportTable(
+                    "nearest",
+                    self.table,
+                    "entries, the nearest first",
+                    ranked=("cosine", self.table["cosine"].to_pylist()),
+                ),
+            ),
             (self.score,),
             notes=self.notes,
         )

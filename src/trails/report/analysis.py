@@ -117,7 +117,7 @@ def _told(report: Report, notes: list[str]) -> dict[str, Any]:
             *(f"how: {line}" for line in method_lines(report.scores)),
         ],
         "withheld": [[reason, ", ".join(names)] for reason, names in by_reason.items()],
-        "notes": report.notes,
+        "notes": [*report.notes, *report.ties(MAX_ROWS)],
         "commands": report.commands,
         "parts": [[", ".join(names), _told(part, notes)] for names, part in report.distinct_parts()],
     }

@@ -21,6 +21,7 @@ from trails.errors import UsageError
 from trails.measure.targets import kept_target
 from trails.platform.arrays import Floats
 from trails.platform.text import visible
+from trails.platform.ties import tie
 from trails.report.table import Prose, Rows
 from trails.schema import IMPLICIT_LEAST, MEASURE, TRANSITION_MEASURES, Role, Run, Trace
 
@@ -82,7 +83,11 @@ def token_values(trace: Trace, measure: str, layer: int | None = None) -> Floats
     return values[:, layer - first]
 
 
-def step_links(trace: Trace, limit: int = 5) -> list[StepLink]:
+LINKS = 5
+"""Links between steps that are shown."""
+
+
+def step_links(trace: Trace, limit: int = LINKS) -> list[StepLink]:
     """The pairs of steps with the most attention relative to an even spread, strongest first (by mass / even)."""
     links: list[StepLink] = []
     if not trace.n_layers:
@@ -342,6 +347,8 @@ def render_chain(
         columns = ["later", "earlier", "mass", "even spread", "ratio", "strongest layer"]
         pairs = [[k.later, k.earlier, k.mass, k.even, round(k.mass / k.even, 2), k.layer] for k in links]
         parts.append(Rows(columns, pairs, title))
+        if said := tie([k.mass / k.even for k in links], None, "ratio", more=len(links) == LINKS):
+            parts.append(Prose(Text(said, style="dim")))
     return Group(*parts)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from trails.errors import QueryError, UsageError
+from trails.platform.ties import tie
 from trails.schema import Run, fitting_runs
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphStore, Result
 
@@ -36,6 +37,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "strings": (list,),
 }
 _PARAMETER = re.compile(r"\$(\w+): (\w+) (:?=) (.+?)(?: \| (.*))?$")
+_RANKING = re.compile(r"(?:(abs|coalesce)\((\w+)[^)]*\)|(\w+))( DESC)?\s*(?:,|\n|$)")
 _RETURNS = re.compile(r"returns (\w+): (\w+)(?:, (.*))?$")
 
 
@@ -121,6 +123,32 @@ class NamedQuery:
         found = store.run(self.statement, bound, timeout_s=timeout_s, max_rows=max_rows, trusted=True)
         # an engine may not name the columns of no rows
         return found if found.rows else Result(tuple(column.name for column in self.columns), ())
+
+    @property
+    def ranked_by(self) -> tuple[str, str, bool]:
+        """The column that puts the rows in order, its type, and whether its size counts without its sign: a measure
+        (``float``) in either direction, a count (``integer``) where the largest comes first. The column is empty where the
+        order is that of names, places or runs.
+        """
+        key = _RANKING.match(self.statement.rpartition("ORDER BY ")[2])
+        name = (key[2] or key[3]) if key else ""
+        kind = next((column.type for column in self.columns if column.name == name), "")
+        if key is None or not (kind == "float" or (kind == "integer" and key[4])):
+            return "", "", False
+        return name, kind, key[1] == "abs"
+
+    def tie(self, result: Result, bound: Mapping[str, Any]) -> str:
+        """Where the order of the rows says nothing, as a sentence (:func:`trails.platform.ties.tie`). ``bound`` are the
+        parameters that the statement got: where as many rows came as its limit allows, there may be more.
+        """
+        name, kind, by_size = self.ranked_by
+        cut = result.truncated or bound.get("limit") == len(result.rows)
+        if name not in result.columns or (kind == "integer" and not cut):
+            return ""
+        at = result.columns.index(name)
+        values = [row[at] for row in result.rows if isinstance(row[at], int | float)]
+        values = [abs(value) for value in values] if by_size else values
+        return tie(values, None, name, more=cut) if len(values) == len(result.rows) else ""
 
     def _usage(self) -> str:
         if not self.parameters:

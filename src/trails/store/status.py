@@ -51,6 +51,8 @@ def status(settings: Settings) -> Status:
         advice = "trails ingest PATH"
     elif missing:
         advice = "trails rebuild"
+    elif all(run.model == "uniform" for run in runs.values()):
+        advice = "trails query corpus"  # to a uniform guess nothing is more surprising than anything else
     else:
         advice = "trails query most-surprising"
     return Status(str(settings.home), runs, stats, address, counts, size, missing, problem, advice)

@@ -20,6 +20,7 @@ from trails.analyses.sequences import content_key, one_instrument
 from trails.analyses.statistics import ranks
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Longs
+from trails.platform.ties import leading
 from trails.schema import Trace, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -97,7 +98,15 @@ class Gaps(Finding):
                 "ranked_by": self.calibration.best,
                 "calibration": self.calibration.stored(),
             },
-            (ReportTable("seams", self.seams, f"{len(self.seams)} seams, most gap-like first", columns),),
+            (
+                ReportTable(
+                    "seams",
+                    self.seams,
+                    f"{len(self.seams)} seams, most gap-like first",
+                    columns,
+                    ranked=("score", self.seams["score"].to_pylist()),
+                ),
+            ),
             self.scores,
             self.withheld,
             self.notes,
@@ -108,11 +117,16 @@ class Gaps(Finding):
         worth = self.calibration.worth()
         if not len(self.seams):
             return worth
+        alike = leading(self.seams["score"].to_pylist())
+        if alike == len(self.seams) > 1:
+            return f"no seam is the most gap-like: all {alike} have the same score; {worth}"
         first = self.seams.slice(0, 1).to_pylist()[0]
         found = f"the seam before step {first['step']} of {first['chain']}"
         if first["ungrounded_values"]:
             values = first["ungrounded_values"]
             found += f", where {', '.join(values)} {'is' if len(values) == 1 else 'are'} not grounded"
+        if alike > 1:
+            found += f" (as gap-like as {alike - 1} more)"
         # what is worth nothing does not come first
         return f"most gap-like is {found}; {worth}" if worth.startswith("ranked") else f"{worth}; first comes {found}"
 
