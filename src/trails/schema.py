@@ -390,6 +390,8 @@ class Measure:
     puts the array on the transition where ``--per-layer`` asks for it. ``optional`` measures may be missing (null) in a row,
     and their column may be missing in a shard that an earlier version wrote: a new measure is optional. ``request`` names the
     option of :class:`trails.measure.MeasureOptions` that asks for it; without one it is taken of every chain where it exists.
+    ``of`` names the function of a trace (``module:function``) that gives a measure which follows from the others; it is empty
+    for what a scorer takes itself.
     """
 
     name: str
@@ -401,6 +403,7 @@ class Measure:
     by_layer: bool = False
     optional: bool = False
     request: Literal["", "token_attention", "peaks", "premises", "states", "n_top", "gradients"] = ""
+    of: str = ""
 
     @property
     def axes(self) -> tuple[str, ...]:

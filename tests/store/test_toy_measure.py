@@ -1,4 +1,4 @@
-"""A new measure is a line in MEASURES and a function: nothing else in the program knows its name."""
+"""A new measure is a line in MEASURES and a file with its function: nothing else in the program knows its name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ import pytest
 import trails
 
 LINE = (
-    '    Measure("toy", "float32", "n L+1", "0..9", "what the test made up", "thirds", by_layer=True, optional=True),\n'
+    '    Measure("toy", "float32", "n L+1", "0..9", "what the test made up", "thirds", by_layer=True, optional=True, '
+    'of="trails.measure.toy:toy"),\n'
 )
+FILE = """
+import numpy as np
+
+
+def toy(trace):
+    return np.arange(trace.n_tokens, dtype=np.float32)[:, None] % 7
+"""
 TAKEN = '    Measure("taken", "float32", "S L+1", "0..9", "what every trace holds"),\n'
 
 PROGRAM = """
@@ -24,7 +32,8 @@ from pathlib import Path
 
 import numpy as np
 from trails.config import load_settings
-from trails.measure.uniform import UniformScorer
+from trails.measure import open_scorer
+from trails.measure.toy import toy
 from trails.pipeline import ingest, rebuild, verify
 from trails.report.terminal import render_chain, token_values
 from trails.schema import SHARD_SCHEMA, properties_of
@@ -32,19 +41,9 @@ from trails.store import open_graph
 from trails.store.shards import row_digests
 from trails.store.traces import TraceStore
 
-
-def toy(trace):
-    return np.arange(trace.n_tokens, dtype=np.float32)[:, None] % 7
-
-
-class Scorer(UniformScorer):
-    def measure(self, items, options):
-        return [replace(t, more={**t.more, "toy": toy(t)}) for t in super().measure(items, options)]
-
-
 home, source = Path(sys.argv[1]), Path(sys.argv[2])
 settings = load_settings(home=home, store="embedded", model="uniform")
-ingest([source], settings, scorer=Scorer())
+ingest([source], settings, scorer=open_scorer("uniform"))
 assert "toy" in SHARD_SCHEMA.names
 with TraceStore(home) as shards:
     (run,) = shards.runs().values()
@@ -79,6 +78,7 @@ def test_a_measure_is_one_line(tmp_path: Path) -> None:
     marker = "MEASURES: tuple[Measure, ...] = (\n"
     assert before.count(marker) == 1
     schema.write_text(before.replace(marker, marker + LINE + TAKEN), encoding="utf-8")
+    (tmp_path / "trails" / "measure" / "toy.py").write_text(FILE, encoding="utf-8")
     chains = tmp_path / "one.jsonl"
     chains.write_text('{"question": "Is it wet?", "answer": "If it rains, then it is wet. So it is wet."}\n')
     done = subprocess.run(

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Protocol, runtime_checkable
 
-from trails.schema import Chain, Run, Step, Trace
+from trails.schema import MEASURES, Chain, Run, Step, Trace, with_arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,16 @@ class MeasureOptions:
     def n_top(self) -> int:
         """Most likely items that are kept for every token of a chain that is measured now."""
         return TOP_K if self.top_k is None else self.top_k
+
+
+def with_derived(trace: Trace) -> Trace:
+    """The trace with the measures that follow from its others (``Measure.of``). The last thing that a scorer does."""
+    found = {}
+    for measure in MEASURES:
+        module, _, function = measure.of.partition(":")
+        if module:
+            found[measure.name] = getattr(import_module(module), function)(trace)
+    return with_arrays(trace, found) if found else trace
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trails.measure.base import MeasureOptions
+from trails.measure.base import MeasureOptions, with_derived
 from trails.measure.metrics import LogitStatistics
 from trails.measure.passes import Pass, TokenSequence
 from trails.measure.premises import Premises
@@ -225,7 +225,7 @@ class Collector:
                 "nll_given_question": premises.given_question,
                 "nll_without_previous": premises.without_previous,
             }
-        return replace(trace, **changes) if changes else trace
+        return with_derived(replace(trace, **changes) if changes else trace)
 
 
 def _attends(

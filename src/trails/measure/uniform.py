@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trails.errors import ModelError, UnmeasurableError
-from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.base import MeasureOptions, Segmented, with_derived
 from trails.measure.tokens import byte_piece, check_unicode, encode_bytes
 from trails.schema import MEASURES, Measure, Run, Trace, stable_hash
 from trails.segment.align import assign_tokens
@@ -95,7 +95,7 @@ class UniformScorer:
             for m in taken
         }
         own = {name: values for name, values in arrays.items() if name in Trace.__dataclass_fields__}
-        return Trace(
+        trace = Trace(
             chain=chain,
             steps=tuple(item.steps),
             run=self.run.id,
@@ -107,6 +107,7 @@ class UniformScorer:
             more={name: values for name, values in arrays.items() if name not in own},
             **own,
         )
+        return with_derived(trace)
 
 
 def _filled(measure: Measure, axes: Mapping[str, int], value: npt.ArrayLike | None) -> npt.NDArray[Any]:
