@@ -10,9 +10,11 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from tests.docs.blocks import ROOT
 
 from trails.config import load_settings
 from trails.errors import ModelError, StoreError
+from trails.measure.base import MeasureOptions
 from trails.pipeline import IngestOptions, Silent, executors, ingest, verify
-from trails.pipeline.many import Crew, Pool, take_through
+from trails.pipeline.many import Crew, Pool, _Block, take_through
 from trails.pipeline.worker import answer, chain_of, plain, values
 from trails.readers import ReadOptions, read
 from trails.store.traces import TraceStore
@@ -166,7 +169,7 @@ class Disturbed(executors.LocalWorkers):
 
     def ask(self, worker: int, request: Mapping[str, Any]) -> Future[Any]:
         future = super().ask(worker, request)
-        if "block" in request and self.times > 0:
+        if request.get("blocks") and self.times > 0:
             type(self).times = self.times - 1
             process = self._children[worker]._process
             assert process is not None
@@ -208,7 +211,7 @@ def test_a_straggler_is_waited_for_and_the_others_go_on(
     class Slow(executors.LocalWorkers):
         def ask(self, worker: int, request: Mapping[str, Any]) -> Future[Any]:
             future = super().ask(worker, request)
-            if "block" in request:
+            if request.get("blocks"):
                 order.append(worker)
                 process = self._children[worker]._process
                 assert process is not None
@@ -252,8 +255,6 @@ def test_a_model_that_cannot_be_opened_is_told_as_in_one_process(tmp_path: Path,
 
 
 def test_what_a_worker_raises_ends_the_run_and_keeps_what_is_there(tmp_path: Path, chains: Path) -> None:
-    from trails.measure.base import MeasureOptions
-
     with pytest.raises(ModelError, match="the uniform scorer has no hidden states"):
         measured(chains, tmp_path / "home", Pool(1), measure=MeasureOptions(states=(1,)))
     assert not (tmp_path / "home").exists()
@@ -345,6 +346,11 @@ def test_shards_that_a_killed_head_left_between_are_taken(tmp_path: Path, chains
         take_through(f"file://{tmp_path}/between", store)
 
 
+def block_of(chains: list[Any]) -> dict[str, Any]:
+    """A block as a worker is handed it."""
+    return {"chains": chains, "options": asdict(MeasureOptions()), "keep_source_steps": False}
+
+
 def test_a_worker_that_does_not_see_the_home_sends_its_shards(tmp_path: Path, chains: Path) -> None:
     """As on another host: the same path there is another folder, or nothing."""
     opened = {"settings": {"model": "uniform"}, "instrument": {}, "index": 0, "through": "", "watch": False}
@@ -353,11 +359,7 @@ def test_a_worker_that_does_not_see_the_home_sends_its_shards(tmp_path: Path, ch
     for home in ("nowhere", "other"):
         answer({"open": {**opened, "home": str(tmp_path / home), "home_id": "h0000000000000000"}})
         rows = [plain(chain) for chain in read([chains])]
-        from dataclasses import asdict
-
-        from trails.measure.base import MeasureOptions
-
-        found = answer({"block": {"chains": rows, "options": asdict(MeasureOptions()), "keep_source_steps": False}})
+        found = answer({"blocks": [block_of(rows)]})
         assert found["left"] == []
         with TraceStore(tmp_path / f"home-{home}", write=True) as store:
             assert store.adopt(found["name"], found["data"])
@@ -365,18 +367,118 @@ def test_a_worker_that_does_not_see_the_home_sends_its_shards(tmp_path: Path, ch
         assert not list((tmp_path / "other" / "shards").iterdir())
 
 
+def test_a_block_is_prepared_and_another_written_while_one_is_measured(
+    tmp_path: Path, chains: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stage waits here for what another block does meanwhile: one after the other, they would wait in vain."""
+    from trails.pipeline import worker
+
+    rows = [plain(chain) for chain in read([chains])]
+    parts = [rows[:20], rows[20:40], rows[40:]]
+    prepared, measuring = ([threading.Event() for _ in parts] for _ in range(2))
+    number = {row[0] + row[1]: i for i, part in enumerate(parts) for row in part}
+    seen: list[tuple[str, bool]] = []
+
+    def of(chain: Any) -> int:
+        return number[chain.source + chain.source_id]
+
+    def split(chain: Any, **how: Any) -> Any:
+        prepared[of(chain)].set()
+        return segmented(chain, **how)
+
+    def measure(items: Any, *rest: Any) -> Any:
+        here = of(items[0].chain)
+        measuring[here].set()
+        if here < 2:
+            seen.append((f"{here + 1} is prepared while {here} is measured", prepared[here + 1].wait(PATIENCE_S)))
+        yield from measured_block(items, *rest)
+
+    def shard(traces: Any) -> Any:
+        here = of(traces[0].chain)
+        if here < 2:
+            seen.append((f"{here + 1} is measured while {here} is written", measuring[here + 1].wait(PATIENCE_S)))
+        return shard_of(traces)
+
+    segmented, measured_block, shard_of = worker.segmented, worker.measured, worker.shard_of
+    for name, other in (("segmented", split), ("measured", measure), ("shard_of", shard)):
+        monkeypatch.setattr(worker, name, other)
+    opened = {"settings": {"model": "uniform"}, "instrument": {}, "index": 0, "through": "", "watch": False}
+    answer({"open": {**opened, "home": str(tmp_path / "home"), "home_id": ""}})
+    found = [answer({"blocks": [block_of(part) for part in parts]}), answer({"blocks": []}), answer({"blocks": []})]
+    assert [sorted(one["chains"]) for one in found] == [sorted(chain_of(row).id for row in part) for part in parts]
+    assert len(seen) == 4
+    assert all(held for _, held in seen), seen
+
+
+def test_a_worker_has_up_to_three_blocks_and_every_worker_has_one_at_the_end(
+    tmp_path: Path, chains: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[tuple[int, int]] = []
+
+    class Counted(executors.LocalWorkers):
+        def ask(self, worker: int, request: Mapping[str, Any]) -> Future[Any]:
+            if "blocks" in request:
+                handed.append((worker, len(request["blocks"])))
+            return super().ask(worker, request)
+
+    monkeypatch.setattr("trails.pipeline.many.LocalWorkers", Counted)
+    found = measured(chains, tmp_path / "home", Pool(2))
+    held, most = [0, 0], 0
+    for worker, blocks in handed:
+        held[worker] += blocks
+        most = max(most, held[worker])
+        held[worker] -= 1  # one is answered for before the worker is asked again
+    assert most == 3
+    assert sum(blocks for _, blocks in handed) == found.shards
+    same(tmp_path, chains, tmp_path / "home")
+
+
+def test_blocks_are_dealt_so_that_no_worker_is_left_without_one(tmp_path: Path, chains: Path) -> None:
+    settings = load_settings(home=tmp_path / "home", model="uniform", device="cpu")
+    some = list(read([chains]))
+
+    def dealt(crew: Crew, n: int, *slots: int) -> list[int]:
+        blocks = iter([_Block([chain]) for chain in some[:n]])
+        given = [crew._given(crew._slots[slot], blocks) for slot in slots]
+        return [len(part) for part in given] + [crew._left(blocks, 99)]
+
+    with TraceStore(tmp_path / "home", write=True) as store:
+
+        def crew(answered: int = 9) -> Crew:
+            made = Crew(Pool(2), settings, store, Said())
+            for slot in made._slots:
+                slot.answered = answered
+            return made
+
+        assert dealt(crew(), 9, 0, 1) == [3, 3, 3]
+        assert dealt(crew(), 4, 0, 1) == [2, 1, 1]
+        assert dealt(crew(), 2, 0, 1) == [1, 1, 0]
+        assert dealt(crew(0), 9, 0, 1) == [1, 1, 7]  # the first ones singly: the other worker may not be ready yet
+        # over which of two blocks a worker was gone nobody knows: each is measured alone from then on
+        gone = crew()
+        gone._slots[0].blocks.extend([_Block(some[:2]), _Block(some[2:4])])
+        gone._start = lambda slot: None  # type: ignore[method-assign]
+        gone._died(gone._slots[0])
+        assert [(len(block.chains), block.alone, block.deaths) for block in gone._again] == [(2, True, 0), (2, True, 0)]
+        assert dealt(gone, 0, 0) == [1, 1]
+        gone._slots[0].blocks.extend([_Block(some[:2], alone=True)])
+        assert dealt(gone, 0, 0) == [0, 1]
+        gone._died(gone._slots[0])
+        assert [(len(block.chains), block.alone, block.deaths) for block in gone._again] == [
+            (2, True, 0),
+            (1, True, 1),
+            (1, True, 1),
+        ]
+
+
 def test_a_block_that_takes_too_long_gives_back_the_rest(
     tmp_path: Path, chains: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import asdict
-
-    from trails.measure.base import MeasureOptions
-
     monkeypatch.setattr("trails.pipeline.worker.SHARD_SECONDS", 0.0)
     opened = {"settings": {"model": "uniform"}, "instrument": {}, "index": 0, "through": "", "watch": False}
     answer({"open": {**opened, "home": str(tmp_path / "home"), "home_id": ""}})
     rows = [plain(chain) for chain in read([chains])]
-    found = answer({"block": {"chains": rows, "options": asdict(MeasureOptions()), "keep_source_steps": False}})
+    found = answer({"blocks": [block_of(rows)]})
     assert len(found["chains"]) == 1
     assert found["left"] == list(range(1, 60))
     assert found["counted"]["measured"] == 1

@@ -2,7 +2,8 @@
 
 The process that holds the :class:`Crew` reads the chains, holds the writer's lock, and alone says what is measured: workers
 only add shards (:mod:`trails.pipeline.worker`). Where it is killed, whole shards stay, and the next ingest measures the chains
-that no shard holds. Where a worker is killed, its block goes to another, in halves, so that a chain that kills is found alone.
+that no shard holds. Where a worker is killed, its blocks go to others, each alone and in halves, so that a chain that kills is
+found.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ open the model a worker has at least so long, whatever is asked for.
 
 DEATHS = 3
 """Deaths of workers over one block, or of one worker before it was ready, after which the ingest ends."""
+
+AHEAD = 3
+"""Blocks that a worker has at most: one that it prepares, one that it measures, one that it writes."""
 
 _BYTES_PER_TOKEN = 3
 """Bytes of text to a token, for cutting blocks without a tokenizer: rather short blocks than long ones."""
@@ -75,21 +79,23 @@ class Pool:
 
 @dataclass(slots=True)
 class _Block:
-    """Chains to measure, and how many workers died over them."""
+    """Chains to measure, and how many workers died over them. A worker that has an ``alone`` block has no other."""
 
     chains: list[Chain]
     deaths: int = 0
+    alone: bool = False
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One worker, and what it does since when (``time.monotonic``)."""
+    """One worker, and what it does since when (``time.monotonic``); ``answered`` counts the blocks since it started."""
 
     number: int
     future: Future[Any] | None = None
-    block: _Block | None = None
+    blocks: deque[_Block] = field(default_factory=deque)
     since: float = 0.0
     ready: bool = False
+    answered: int = 0
     starts: int = 0
     given_up: bool = False
     why: str = ""
@@ -108,6 +114,7 @@ class Crew:
         self._workers = pool.start(settings)
         self._slots = [_Slot(number) for number in range(pool.workers)]
         self._again: deque[_Block] = deque()
+        self._coming: deque[_Block] = deque()
         self._said = self._closed = False
         self._began = time.monotonic()
         self.run: Run
@@ -142,7 +149,7 @@ class Crew:
     def _start(self, slot: _Slot) -> None:
         settings = self._settings.model_dump(include={"model", "device", "dtype"})
         settings["model"] = _absolute(settings["model"])
-        slot.ready, slot.block, slot.starts = False, None, slot.starts + 1
+        slot.ready, slot.answered, slot.starts = False, 0, slot.starts + 1
         self._ask(
             slot,
             {
@@ -207,17 +214,12 @@ class Crew:
 
         Raises StoreError where a shard cannot be kept, ModelError where a block took :data:`DEATHS` workers with it.
         """
-        blocks = _blocks(chains, tokens)
-        wanted, more = asdict(options), True
+        blocks, wanted = _blocks(chains, tokens), asdict(options)
         while True:
             for slot in self._slots:
-                if slot.ready and slot.future is None:
-                    block = self._again.popleft() if self._again else next(blocks, None) if more else None
-                    if block is None:
-                        more = False
-                        break
-                    self._hand(slot, block, wanted, keep_source_steps)
-            if not more and not self._again and not any(slot.block for slot in self._slots):
+                if slot.ready and slot.future is None and ((given := self._given(slot, blocks)) or slot.blocks):
+                    self._hand(slot, given, wanted, keep_source_steps)
+            if not self._left(blocks, 1) and not any(slot.blocks for slot in self._slots):
                 return
             for slot, answer in self._finished():
                 if not slot.ready:
@@ -229,12 +231,35 @@ class Crew:
                 else:
                     yield self._taken(slot, answer)
 
-    def _hand(self, slot: _Slot, block: _Block, options: Mapping[str, Any], keep_source_steps: bool) -> None:
+    def _left(self, blocks: Iterator[_Block], most: int) -> int:
+        """How many blocks nobody has, counted up to ``most``: no more are read."""
+        while len(self._again) + len(self._coming) < most and (block := next(blocks, None)) is not None:
+            self._coming.append(block)
+        return min(len(self._again) + len(self._coming), most)
+
+    def _given(self, slot: _Slot, blocks: Iterator[_Block]) -> list[_Block]:
+        """What a worker gets that waits: a block if it has none, and up to :data:`AHEAD` while there are so many that every
+        worker can have another; the first ones of a worker are dealt singly.
+        """
+        given: list[_Block] = []
+        while True:
+            held = [*slot.blocks, *given]
+            if held and len(held) >= min(AHEAD, slot.answered + 1):
+                return given
+            kept = len(self._slots) if held else 0
+            if self._left(blocks, kept + 1) <= kept:
+                return given
+            waiting = self._again or self._coming
+            if held and (held[0].alone or waiting[0].alone):
+                return given
+            given.append(waiting.popleft())
+
+    def _hand(self, slot: _Slot, given: Sequence[_Block], options: Mapping[str, Any], keep_source_steps: bool) -> None:
         from trails.pipeline.worker import plain
 
-        slot.block = block
-        chains = [plain(chain) for chain in block.chains]
-        self._ask(slot, {"block": {"chains": chains, "options": options, "keep_source_steps": keep_source_steps}})
+        slot.blocks.extend(given)
+        more = {"options": options, "keep_source_steps": keep_source_steps}
+        self._ask(slot, {"blocks": [{"chains": [plain(chain) for chain in block.chains], **more} for block in given]})
 
     def _ask(self, slot: _Slot, request: Mapping[str, Any]) -> None:
         slot.since = time.monotonic()
@@ -266,39 +291,51 @@ class Crew:
             )
 
     def _replaced(self, slot: _Slot, why: str) -> None:
-        doing = (
-            f" over the block from chain {slot.block.chains[0].id} on" if slot.block else " while it opened the model"
-        )
+        doing = " while it opened the model"
+        if slot.blocks:
+            which = "the block" if len(slot.blocks) == 1 else f"{len(slot.blocks)} blocks, the first"
+            doing = f" over {which} from chain {slot.blocks[0].chains[0].id} on"
         slot.why = why
         self._progress.note(f"worker {slot.number + 1} {why}{doing}; another takes its place")
         self._workers.replace(slot.number)
 
     def _died(self, slot: _Slot) -> None:
-        """Take back the block of a worker that is gone, in halves, and start another."""
-        block, slot.block = slot.block, None
-        if block is not None:
-            block.deaths += 1
-            first = block.chains[0].id
-            if block.deaths >= DEATHS:
-                many = f"{len(block.chains):,} chains from {first} on" if len(block.chains) > 1 else f"chain {first}"
-                raise ModelError(
-                    f"{block.deaths} workers were gone over {many}; the last one {slot.why}. Try "
-                    "fewer workers, or measure it in one process (without --workers)"
-                )
-            half = (len(block.chains) + 1) // 2
-            self._again.extend(
-                _Block(part, block.deaths) for part in (block.chains[:half], block.chains[half:]) if part
-            )
+        """Take back the blocks of a worker that is gone, and start another. A single block comes back in halves; of several
+        nobody knows which it was, and each is measured alone.
+        """
+        blocks = list(slot.blocks)
+        slot.blocks.clear()
+        for block in blocks:
+            block.alone = True
+        if len(blocks) > 1:
+            self._again.extend(blocks)
+        elif blocks:
+            self._halved(blocks[0], slot.why)
         self._start(slot)
+
+    def _halved(self, block: _Block, why: str) -> None:
+        """Count a death over a block, and put its halves back."""
+        block.deaths += 1
+        first = block.chains[0].id
+        if block.deaths >= DEATHS:
+            many = f"{len(block.chains):,} chains from {first} on" if len(block.chains) > 1 else f"chain {first}"
+            raise ModelError(
+                f"{block.deaths} workers were gone over {many}; the last one {why}. Try "
+                "fewer workers, or measure it in one process (without --workers)"
+            )
+        half = (len(block.chains) + 1) // 2
+        self._again.extend(
+            _Block(part, block.deaths, alone=True) for part in (block.chains[:half], block.chains[half:]) if part
+        )
 
     def _taken(self, slot: _Slot, answer: Mapping[str, Any]) -> Portion:
         """Take over what a worker made; what it did not get to goes back."""
-        block, slot.block = slot.block, None
-        assert block is not None
+        block = slot.blocks.popleft()
+        slot.answered += 1
         if answer["name"]:
             self._keep(answer["name"], answer["data"])
         if answer["left"]:
-            self._again.appendleft(_Block([block.chains[place] for place in answer["left"]]))
+            self._again.appendleft(_Block([block.chains[place] for place in answer["left"]], alone=block.alone))
         done = set(answer["chains"])
         self.notes = {**self.notes, **answer["notes"]}
         return Portion(
