@@ -14,6 +14,7 @@ the model's likelihood, the likelihood alone, and the control, any answer that t
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import random
 import resource
@@ -24,16 +25,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from trails.schema import Trace
 
 GENOME = "course.genome.yaml"
 SHARD = 5_000
 
 
-def traces(rows: int, run: str, tokenizer: str, sources: int) -> Iterator[object]:
+def traces(rows: int, run: str, tokenizer: str, sources: int) -> Iterator[Trace]:
     """Short chains with hand-made numbers: two steps, twelve to forty tokens, ``sources`` sources of equal size."""
-    from trails.schema import Chain, Role, Step, Trace
+    from trails.schema import Chain, Role, Step
+    from trails.schema import Trace as Made
 
     rng = np.random.default_rng(0)
     layers = 1
@@ -48,7 +54,7 @@ def traces(rows: int, run: str, tokenizer: str, sources: int) -> Iterator[object
         steps = (Step(0, 0, int(ends[half - 1]), Role.IF), Step(1, int(ends[half - 1]), len(text), Role.BUT))
         nats = rng.gamma(2.0, 1.0, n).astype(np.float32)
         nats[0] = np.nan
-        yield Trace(
+        yield Made(
             chain=Chain(
                 f"source-{number % sources:04}", str(number // sources), "", text, language="en", licence="MIT"
             ),
@@ -79,21 +85,37 @@ def traces(rows: int, run: str, tokenizer: str, sources: int) -> Iterator[object
 
 
 def make_home(home: Path, rows: int, sources: int) -> None:
-    """A home of ``rows`` chains; one that is there is used again."""
-    from itertools import islice
+    """A home of ``rows`` chains; one that is there is used again. Texts and numbers repeat after :data:`SHARD` chains, sources
+    and records do not: no two chains are alike, and a million are made in a minute.
+    """
+    import pyarrow as pa
 
-    from trails.schema import Run
-    from trails.store.traces import TraceStore
+    from trails.schema import Chain, Run
+    from trails.store.shards import encode_table, to_table
+    from trails.store.traces import TraceStore, put_shard
 
     if (home / "done").is_file() and (home / "done").read_text() == f"{rows} {sources}":
         return
     shutil.rmtree(home, ignore_errors=True)
     run = Run("made", "rev-made", "feedc0de" * 8, n_layers=1, n_heads=1, d_model=8, vocab_size=49_152, max_tokens=512)
+    made: list[Trace] = list(traces(min(rows, SHARD), run.id, run.tokenizer, sources))
+    first = to_table(made)
     with TraceStore(home, write=True) as store:
         store.put_run(run)
-        made = traces(rows, run.id, run.tokenizer, sources)
-        while block := list(islice(made, SHARD)):
-            store.write(block)  # type: ignore[arg-type]
+        for start in range(0, rows, SHARD):
+            n = min(SHARD, rows - start)
+            names = [(f"source-{i % sources:04}", str(i // sources)) for i in range(start, start + n)]
+            ids = [Chain(*name, "", trace.chain.text).id for name, trace in zip(names, made, strict=False)]
+            table = first.slice(0, n)
+            for column, texts in (
+                ("chain", ids),
+                ("source", [s for s, _ in names]),
+                ("source_id", [r for _, r in names]),
+            ):
+                place = table.column_names.index(column)
+                table = table.set_column(place, table.schema.field(column), pa.array(texts, pa.string()))
+            data = encode_table(table, [trace.n_tokens for trace in made[:n]])
+            put_shard(home, hashlib.sha256(data).hexdigest()[:32], data)
     (home / "done").write_text(f"{rows} {sources}")
 
 
@@ -104,7 +126,12 @@ try:
     main()
 finally:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, file=sys.stderr)
+    peak = used.ru_maxrss
+    try:  # the other one begins with that of the process which started this one
+        peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    except OSError:
+        pass
+    print(used.ru_utime + used.ru_stime, peak / 1024, file=sys.stderr)
 """
 
 

@@ -61,6 +61,7 @@ STAGES: dict[str, dict[str, str]] = {
     "What a training did": {
         "diff": "Measure again and compare two runs, with the noise floor.",
         "recall": "Completion recall on unseen chains, with its controls.",
+        "routes": "Rows to the adapter of their role, beside one adapter and random routes.",
         "repairs": "Two attempts at a question: what the second repairs, and what it spoils.",
         "experiment": "Run a pre-registered experiment with its controls.",
     },

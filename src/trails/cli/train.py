@@ -277,6 +277,7 @@ def _by_role(
     shares = ", ".join(f"{role} {weight:.2f}" for role, weight in report.weights.items())
     echo(f"mixed: {report.mixed} ({shares})\nroutes: {output / 'routes.json'}")
     echo(f"what each did: trails diff --adapter {next(iter(report.roles.values())).adapter}")
+    echo(f"does routing by role pay: trails routes {output} ROWS-OF-OTHER-CHAINS --export {export}")
 
 
 class _Steps:

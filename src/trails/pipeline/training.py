@@ -17,6 +17,7 @@ from trails.train.check import check_output, export_head
 from trails.train.options import TrainOptions, TrainReport, check_options
 
 if TYPE_CHECKING:
+    from trails.evaluate.routes import Routed
     from trails.train.attention import TeacherMap
 
 
@@ -127,17 +128,10 @@ def train_roles(
     ``routes.json`` says which adapter belongs to which role. A run that was interrupted continues where it stopped. Raises
     UsageError where no file of a role lies beside the export.
     """
-    from trails.genome.model import ROLES
     from trails.train.adapter import mix_adapters
     from trails.train.data import load_rows
 
-    files = {role: export.with_name(f"{export.stem}.{role}{export.suffix}") for role in ROLES}
-    files = {role: path for role, path in files.items() if path.is_file()}
-    if not files:
-        raise UsageError(
-            f"beside {export} lies no file of a role ({export.stem}.learner{export.suffix}, …). A genome with roles writes"
-            " them: trails genome export FILE --format trails -o FOLDER"
-        )
+    files = role_files(export)
     if options.objective == "attention":
         raise UsageError("adapters by role are trained on the cross entropy. Leave --objective attention out.")
     reports: dict[str, TrainReport] = {}
@@ -161,6 +155,61 @@ def train_roles(
     routes = {"routes": {role: role for role in reports}, "one": ONE, "mixed": MIXED, "weights": weights}
     write_atomic(output / "routes.json", json.dumps(routes, indent=1, sort_keys=True) + "\n")
     return RoleReport(reports, one, output / MIXED, weights)
+
+
+def role_files(export: Path) -> dict[str, Path]:
+    """The files of the roles beside a course's rows, by role. Raises UsageError where there is none."""
+    from trails.genome.model import ROLES
+
+    files = {role: export.with_name(f"{export.stem}.{role}{export.suffix}") for role in ROLES}
+    files = {role: path for role, path in files.items() if path.is_file()}
+    if not files:
+        raise UsageError(
+            f"beside {export} lies no file of a role ({export.stem}.learner{export.suffix}, …). A genome with roles writes"
+            " them: trails genome export FILE --format trails -o FOLDER"
+        )
+    return files
+
+
+def route_rows(
+    settings: Settings,
+    adapters: Path,
+    export: Path,
+    *,
+    trained: Path | None = None,
+    force: bool = False,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> Routed:
+    """Send the rows of a course, by role, to the adapters of :func:`train_roles`; see :mod:`trails.evaluate.routes`.
+
+    Chains of ``trained``, the export that was trained on, are left out. Raises UsageError where nothing is left, for adapters
+    of another export than ``trained``, and for rows of other weights than the model's (unless ``force``).
+    """
+    from trails.evaluate.groups import check_export, exported_chains
+    from trails.evaluate.routes import folders_of, routes_of
+    from trails.train.check import check_base, check_model, read_json
+    from trails.train.data import load_rows
+
+    head, files, folders = export_head(export), role_files(export), folders_of(adapters)
+    if trained is not None:
+        check_export(trained, [folders.one])
+    known = exported_chains(trained) if trained is not None else set()
+    identity = (read_json(folders.one / "train.json") or {}).get("identity", {})
+    all_rows = {role: load_rows(path) for role, path in files.items()}
+    rows = {role: [row for row in of if row["chain"] not in known] for role, of in all_rows.items()}
+    gone = {row["chain"] for of in all_rows.values() for row in of} & known
+    on_stage(f"loading {settings.model or 'the model of the rows'}")
+    scorer = _scorer(settings, export)
+    check_model(head, scorer.run, force=force)
+    for folder in (*folders.roles.values(), folders.one):
+        check_base(folder, scorer.run)
+    return routes_of(
+        rows,
+        scorer.model.module,
+        folders,
+        left_out=len(gone) if trained is not None else None,
+        trained=identity.get("export") == head.digest,
+    )
 
 
 def _run_of(settings: Settings, name: str) -> Run | None:

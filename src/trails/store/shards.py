@@ -56,7 +56,11 @@ _REPEATED = ("source", "source_id", "source_sha256", "licence", "chain", "run", 
 
 def encode_shard(traces: Sequence[Trace]) -> memoryview:
     """Traces as the bytes of a Parquet file; the same traces in the same order give the same bytes."""
-    table = to_table(traces)
+    return encode_table(to_table(traces), [trace.n_tokens for trace in traces])
+
+
+def encode_table(table: pa.Table, n_tokens: Sequence[int]) -> memoryview:
+    """A table of SHARD_SCHEMA as :func:`encode_shard` writes it; ``n_tokens`` are those of every row."""
     sink = pa.BufferOutputStream()
     note = {KEYS_NOTE: keys_hash(table["chain"].to_pylist(), table["run"].to_pylist())}
     # Floats are noise in their low bytes: splitting the bytes lets zstd find the structure in the high ones.
@@ -74,9 +78,9 @@ def encode_shard(traces: Sequence[Trace]) -> memoryview:
     )
     with writer:
         start, held = 0, 0
-        for row, trace in enumerate(traces):
-            held += trace.n_tokens
-            if held >= ROW_GROUP_TOKENS or row == len(traces) - 1:
+        for row, tokens in enumerate(n_tokens):
+            held += tokens
+            if held >= ROW_GROUP_TOKENS or row == len(n_tokens) - 1:
                 writer.write_table(
                     table.slice(start, row + 1 - start).cast(writer.schema), row_group_size=row + 1 - start
                 )
