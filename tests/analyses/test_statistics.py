@@ -17,6 +17,7 @@ from trails.analyses.statistics import (
     bootstrap,
     centred,
     cross_validated,
+    generator,
     ranks,
     spearman,
     step_change,
@@ -228,3 +229,15 @@ def test_a_step_change_does_not_depend_on_the_unit() -> None:
 
 def test_a_flat_curve_has_no_step() -> None:
     assert step_change(np.full((3, 8), 0.7))[1] == 0.0
+
+
+def test_a_generator_is_that_of_its_seed_and_names_whatever_was_drawn_before() -> None:
+    generator(7, "feed", "c2").random(5)
+    assert generator(7, "feed", "c1").integers(0, 1000, 4).tolist() == [189, 847, 767, 973], (
+        "results of experiments rest on it"
+    )
+    assert (
+        generator(7, "fee", "dc1").random()
+        != generator(7, "feed", "c1").random()
+        != generator(8, "feed", "c1").random()
+    )

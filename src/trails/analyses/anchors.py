@@ -125,8 +125,9 @@ def anchored(
     seed: int = 0,
 ) -> Anchors:
     """Put measured dependences beside the attention of their traces. ``layers`` are those that were suppressed (None: all), and
-    the mass is their mean. ``left_out`` are reasons why chains were not measured.
+    the mass is their mean. ``left_out`` are reasons why chains were not measured. The order of ``found`` does not matter.
     """
+    found = sorted(found, key=lambda pair: pair[0].chain.id)
     rows: list[dict[str, Any]] = []
     for trace, one in found:
         texts = [trace.chain.text[s.start : s.end].strip() for s in trace.steps]

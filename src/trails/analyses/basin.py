@@ -116,13 +116,13 @@ def basin(
     chain is shorter than :data:`~trails.analyses.capture.MIN_QUERY` tokens.
     """
     kept: dict[str, Trace] = {}
-    words: dict[int, str] = {}
+    seen: dict[int, tuple[str, str]] = {}
     families: dict[str, str] = {}
     wanted = set(chosen)
 
     def watched() -> Iterable[Trace]:
         for trace in traces:
-            _remember(trace, words)
+            _remember(trace, seen)
             families[trace.chain.id] = trace.chain.family
             if trace.chain.id in wanted:
                 kept[trace.chain.id] = trace
@@ -141,7 +141,8 @@ def basin(
             f"every chain asked for has fewer than {MIN_QUERY} tokens, too few to be told from chance. Choose longer ones."
         )
     for trace in (after or {}).values():
-        _remember(trace, words)
+        _remember(trace, seen)
+    words = {token: piece for token, (_, piece) in seen.items()}
     ground = _Ground(corpus, k, seed, words, families)
     rows: list[dict[str, object]] = []
     scores: list[Score] = []
@@ -190,13 +191,17 @@ _SCHEMA = pa.schema(
 )
 
 
-def _remember(trace: Trace, words: dict[int, str]) -> None:
-    """The text of every token that occurs, and of every alternative."""
-    text = trace.chain.text
+def _remember(trace: Trace, seen: dict[int, tuple[str, str]]) -> None:
+    """The text of every token that occurs, and of every alternative, with the chain that it is from: part of a character has
+    other texts elsewhere, and that of the chain with the smallest id is kept.
+    """
+    text, name = trace.chain.text, trace.chain.id
+    own: dict[int, str] = {}
     for token, a, b in zip(trace.token_ids.tolist(), trace.token_start.tolist(), trace.token_end.tolist(), strict=True):
-        words.setdefault(token, text[a:b])
-    for token, piece in trace.top_texts().items():
-        words.setdefault(token, piece)
+        own.setdefault(token, text[a:b])
+    for token, piece in (trace.top_texts() | own).items():
+        if token not in seen or name < seen[token][0]:
+            seen[token] = name, piece
 
 
 def _alternatives(trace: Trace) -> tuple[Ints, Doubles] | None:

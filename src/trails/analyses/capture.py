@@ -649,14 +649,16 @@ def retrieve(
     if new.step_states is None or not new.state_layers:
         return (), (), (Withheld("retrieval in whitened space", nothing[0]),)
     chosen = layer if layer is not None else new.state_layers[len(new.state_layers) // 2]
-    names, vectors = [], []
+    kept: list[tuple[str, Floats]] = []
     for trace in traces:
         if trace.step_states is None or chosen not in trace.state_layers or trace.chain.id == new.chain.id:
             continue
         state = trace.step_states[:, trace.state_layers.index(chosen)]
         good = np.isfinite(state).all(axis=1)
-        names += [trace.chain.id] * int(good.sum())
-        vectors.append(np.array(state[good], np.float32))
+        kept.append((trace.chain.id, np.array(state[good], np.float32)))
+    kept.sort(key=lambda one: one[0])
+    names = [name for name, own in kept for _ in own]
+    vectors = [own for _, own in kept]
     stack = np.concatenate(vectors) if vectors else np.empty((0, 1), np.float32)
     if len(stack) < MIN_VECTORS:
         reason = (

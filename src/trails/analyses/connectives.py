@@ -74,8 +74,9 @@ class Connectives(Finding):
 def judge(steps: Sequence[Connected], language: str, roles: Sequence[str], *, seed: int = 0) -> Connectives:
     """Hold the model's scores against the classifier alone, on steps of which every chain is in one half only.
 
-    Withheld with fewer than 60 steps or 10 chains, or where only one role occurs.
+    Withheld with fewer than 60 steps or 10 chains, or where only one role occurs. Chains may come in any order.
     """
+    steps = sorted(steps, key=lambda step: step.chain)
     k = len(roles)
     counts = tuple(np.bincount([step.role for step in steps], minlength=k).tolist())
     names = sorted({step.chain for step in steps})

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable, percent
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import bootstrap, generator, how_resampled
+from trails.analyses.statistics import bootstrap, generator, how_resampled, of_each
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles
 from trails.schema import Trace, family_key, stable_hash, step_key
@@ -284,8 +284,8 @@ NEEDS = {
 """What the quantities need."""
 
 DRAWN = {
-    "step": f"random sets of tokens, {STEP_DRAWS} a step, seed 0 and the id of the chain",
-    "family": "steps beside as many random chains of other families as it has versions, seed 0 and the id of the chain",
+    "step": f"random sets of tokens, {STEP_DRAWS} a step, seed {of_each(0)}",
+    "family": f"steps beside as many random chains of other families as it has versions, seed {of_each(0)}",
     "training": "steps with the runs exchanged, nothing drawn",
 }
 """What the control of the quantities is made of."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import spearman
+from trails.analyses.statistics import generator, of_each, spearman
 from trails.errors import ModelError
 from trails.measure.base import Scorer, Segmented
 from trails.platform.arrays import Doubles, Floats, Longs
@@ -47,8 +47,8 @@ def _agreement(name: str, mine: Doubles, real: Doubles, draws: int) -> Score | N
     found = spearman(mine, real) if len(mine) >= FEWEST else math.nan
     if not math.isfinite(found):
         return None
-    generator = np.random.default_rng(0)
-    chance = [spearman(generator.permutation(mine), real) for _ in range(draws)]
+    rng = np.random.default_rng(0)
+    chance = [spearman(rng.permutation(mine), real) for _ in range(draws)]
     low, middle, high = (float(np.quantile(chance, q)) for q in (0.025, 0.5, 0.975))
     how = f"median and central 95 % of {draws} shuffles over the replaced tokens, seed 0"
     control = Control("the map shuffled", middle, (low, high), how)
@@ -65,12 +65,11 @@ def kept_agreement(trace: Trace) -> Score | None:
 
 class Agreements:
     """The mean over chains of the rank correlation of kept maps with the real changes, beside that of shuffled maps. A chain
-    is taken as it comes, and nothing of it is kept.
+    is taken as it comes, in any order, and nothing of it is kept.
     """
 
     def __init__(self, draws: int = 200) -> None:
         self._found, self._chance = 0.0, np.zeros(draws)
-        self._generator = np.random.default_rng(0)
         self.n_chains = self.without = 0
 
     def add(self, trace: Trace) -> None:
@@ -85,7 +84,8 @@ class Agreements:
             return
         self.n_chains += 1
         self._found += found
-        self._chance += [spearman(self._generator.permutation(mine), real) for _ in range(len(self._chance))]
+        draw = generator(0, "gradient: map shuffled", trace.chain.id)
+        self._chance += [spearman(draw.permutation(mine), real) for _ in range(len(self._chance))]
 
     def score(self) -> Score | None:
         """The mean and its control; None before a chain with a map was taken."""
@@ -93,7 +93,7 @@ class Agreements:
             return None
         low, middle, high = (float(np.quantile(self._chance / self.n_chains, q)) for q in (0.025, 0.5, 0.975))
         drawn = len(self._chance)
-        how = f"median and central 95 % of {drawn} means over chains, the replaced tokens of each shuffled, seed 0"
+        how = f"median and central 95 % of {drawn} means over chains, the replaced tokens of each shuffled, seed {of_each(0)}"
         control = Control("the maps shuffled", middle, (low, high), how)
         name = "rank correlation of gradient × input with what replacing tokens does, mean over chains"
         return Score(name, self._found / self.n_chains, "", (control,))

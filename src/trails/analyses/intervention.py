@@ -130,7 +130,11 @@ def intervened(
 ) -> Intervened:
     """What an intervention did. ``pairs`` are (as it is, changed, first changed token) of every chain; ``controls`` for every
     draw the changed trace and its first changed token of every chain, in the same order; ``how`` says how they were drawn.
+    Chains may come in any order.
     """
+    order = sorted(range(len(pairs)), key=lambda i: pairs[i][0].chain.id)
+    pairs = [pairs[i] for i in order]
+    controls = [[draw[i] for i in order] for draw in controls]
     own = np.array([effect_of(*pair) for pair in pairs], np.float64).reshape(len(pairs), 3)
     drawn = np.array(
         [[effect_of(pair[0], trace, first)[:2] for pair, (trace, first) in zip(pairs, draw, strict=True)] for draw in controls],

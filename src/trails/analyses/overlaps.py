@@ -624,15 +624,22 @@ def near(
     kept: list[Trace] = []
     vectors: list[Floats] = []
     chosen = layer
+    defaults: set[int] = set()
     for trace in one_instrument(traces):
         if trace.step_states is None or not trace.state_layers:
             raise UsageError(
                 f"near overlaps were asked for, and run {trace.run} holds no hidden states. They are added by: "
                 "trails ingest PATH --states 16,30"
             )
-        if chosen is None:
+        if layer is None:
             middle = trace.n_layers / 2
             chosen = min(trace.state_layers, key=lambda number: (abs(number - middle), number))
+            defaults.add(chosen)
+            if len(defaults) > 1:
+                raise UsageError(
+                    f"near overlaps were asked for, and not all chains of run {trace.run} hold states of the same layers "
+                    f"(of some layer {min(defaults)} is in the middle, of some layer {max(defaults)}). Choose one with --layer"
+                )
         if chosen not in trace.state_layers:
             stored = ", ".join(map(str, trace.state_layers))
             raise UsageError(f"layer {chosen} was asked for; run {trace.run} holds states of layers {stored}")

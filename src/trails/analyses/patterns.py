@@ -19,7 +19,7 @@ import pyarrow as pa
 from trails.analyses.neighbours import hashed_words
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.sequences import content_words, one_instrument
+from trails.analyses.sequences import content_words, one_instrument, usual_layers
 from trails.analyses.statistics import bootstrap, how_resampled
 from trails.analyses.whitening import MIN_VECTORS, fit_whitening
 from trails.platform.arrays import Doubles, Floats
@@ -73,13 +73,13 @@ class _Chain:
     steps: int
     tokens: int
     words: list[str]
+    layers: tuple[int, ...]
     states: Floats  # (S, layers, d)
 
 
 def patterns(traces: Iterable[Trace], *, seed: int = 0) -> Patterns:
     """Compare the versions of every family of two or more chains with stored states, at every stored layer."""
     kept: list[_Chain] = []
-    layers: tuple[int, ...] = ()
     run = ""
     for trace in one_instrument(traces):
         run = trace.run
@@ -88,15 +88,14 @@ def patterns(traces: Iterable[Trace], *, seed: int = 0) -> Patterns:
         good = np.isfinite(trace.step_states).all(axis=(1, 2))
         if not good.any():
             continue
-        layers = layers or trace.state_layers
-        if trace.state_layers != layers:
-            continue
         chain = trace.chain
         kept.append(
             _Chain(chain.id, chain.family, (chain.language, chain.source), len(trace.steps), trace.n_tokens,
-                   content_words(chain.text), np.asarray(trace.step_states[good], np.float32))
+                   content_words(chain.text), trace.state_layers,
+                   np.asarray(trace.step_states[good], np.float32))
         )  # fmt: skip
-    kept.sort(key=lambda one: one.name)
+    layers = usual_layers(one.layers for one in kept)
+    kept = sorted((one for one in kept if one.layers == layers), key=lambda one: one.name)
     families: dict[str, list[int]] = {}
     for number, one in enumerate(kept):
         if one.family:

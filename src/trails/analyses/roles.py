@@ -167,10 +167,10 @@ def score_roles(labelled: Iterable[Labelled], *, draws: int = 1000) -> RoleAgree
 
     Roles are found with the labelled borders given, borders without them (the source's own borders stay; offset 0 is no
     border). The control of the roles gives every step the commonest label, that of the borders splits at lines and sentences
-    only. Raises UsageError for no labelled chain.
+    only. Chains may come in any order. Raises UsageError for no labelled chain.
     """
     groups: dict[str, list[Labelled]] = {}
-    for item in labelled:
+    for item in sorted(labelled, key=lambda item: item.chain.id):
         groups.setdefault(item.language, []).append(item)
     if not groups:
         raise UsageError("no labelled chain was given: there is nothing to compare with")
@@ -183,7 +183,8 @@ def score_roles(labelled: Iterable[Labelled], *, draws: int = 1000) -> RoleAgree
         counts = np.zeros((len(items), len(order), 3))
         majority = np.zeros_like(counts)
         borders, plain = np.zeros((len(items), 3)), np.zeros((len(items), 3))
-        common = Counter(role for item in items for role in item.roles).most_common(1)[0][0]
+        given_roles = Counter(role for item in items for role in item.roles)
+        common = max(order, key=lambda role: given_roles[role])  # of two as common the first
         for number, item in enumerate(items):
             text = item.chain.text
             given = segment(replace(item.chain, boundaries=item.starts), keep_source_steps=True)

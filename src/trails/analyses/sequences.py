@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -135,6 +136,14 @@ def one_instrument(traces: Iterable[Trace]) -> Iterable[Trace]:
             raise UsageError(f"the traces come from two runs ({run} and {trace.run}): choose one with --run")
         run, tokenizer = trace.run, trace.tokenizer
         yield trace
+
+
+def usual_layers(stored: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """The layers whose states most chains of a run keep, from those of every chain; of several as common the first in order,
+    () where no chain keeps any.
+    """
+    counts = Counter(layers for layers in stored if layers)
+    return min(counts, key=lambda layers: (-counts[layers], layers), default=())
 
 
 def token_corpus(traces: Iterable[Trace]) -> SymbolCorpus:

@@ -30,6 +30,11 @@ def generator(seed: int, *parts: str) -> np.random.Generator:
     return np.random.default_rng(int(stable_hash(str(seed), *parts), 16) % 2**63)
 
 
+def of_each(seed: int, unit: str = "chain") -> str:
+    """The seed of a :func:`generator` of its own for every chain, in words."""
+    return f"{seed} and the id of the {unit}"
+
+
 def finite(values: npt.ArrayLike) -> Doubles:
     """The finite values as float64."""
     array = np.asarray(values, np.float64).ravel()

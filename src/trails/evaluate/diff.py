@@ -141,12 +141,14 @@ def compare(
                 f"runs {first.run} and {second.run} cut chain {first.chain.id} into other tokens. A diff needs one tokenizer."
             )
         run_a, run_b = first.run, second.run
-        if (noise := repeated.get(first.chain.id)) is not None:
-            floors.append(np.abs(noise.surprisal - first.surprisal))
-            layers.add_noise(first, noise)
         held.append((first, second, (groups or {}).get(first.chain.id, "held_out")))
     if not held:
         raise UsageError("the two runs share no chain. Measure the same chains with both: trails ingest, trails diff")
+    held.sort(key=lambda pair: pair[0].chain.id)
+    for first, _, _ in held:
+        if (noise := repeated.get(first.chain.id)) is not None:
+            floors.append(np.abs(noise.surprisal - first.surprisal))
+            layers.add_noise(first, noise)
     floor = float(np.nanmax(np.concatenate(floors))) if floors else math.nan
     floor_mean = float(np.nanmean(np.concatenate(floors))) if floors else math.nan
     threshold = floor if math.isfinite(floor) else 0.0
@@ -235,7 +237,7 @@ def _extremes(first: Trace, second: Trace, change: npt.NDArray[np.float32], grou
 
 def _alarms(groups: Mapping[str, _Group]) -> list[str]:
     found = []
-    for name, group in groups.items():
+    for name, group in sorted(groups.items()):
         before = float(np.mean(group.entropy_before))
         after = before + float(np.mean(group.entropy))
         if before > 0 and after < COLLAPSE_ENTROPY * before and name in ("unrelated", "unseen"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def difference(
     scorer = base() if noise or (adapter is not None and kl) else None
     if scorer is not None and noise:
         # together in batches, where the run measured them one by one
-        items = [Segmented(trace.chain, trace.steps) for trace in islice(before(), noise)]
+        items = [Segmented(trace.chain, trace.steps) for trace in nsmallest(noise, before(), key=_id)]
         again = scorer.measure(items, MeasureOptions(batch_tokens=4096))
     report = compare(before(), after, groups, again=again, top=top)
     rows: list[dict[str, Any]] = []
@@ -146,15 +147,22 @@ def difference(
 def _chosen(
     scorer: HuggingFaceScorer, traces: Iterable[Trace], groups: Mapping[str, str], count: int
 ) -> dict[str, list[Row]]:
-    """The first ``count`` chains of every group as the run measured them, in their context, cut to :data:`MAX_TOKENS`."""
-    chosen: dict[str, list[Row]] = {}
+    """The ``count`` chains with the smallest ids of every group as the run measured them, in their context, cut to
+    :data:`MAX_TOKENS`. Chains may come in any order.
+    """
+    chosen: dict[str, list[tuple[str, Row]]] = {}
     for trace in traces:
         rows = chosen.setdefault(groups.get(trace.chain.id, "held_out"), [])
-        if len(rows) < count:
+        if len(rows) < count or trace.chain.id < rows[-1][0]:
             row = scorer.contexts.row(Segmented(trace.chain, trace.steps), max_tokens=MAX_TOKENS)
             if row.labelled_from < row.length:
-                rows.append(row.record())
-    return {group: chosen[group] for group in sorted(chosen, key=GROUPS.index) if chosen[group]}
+                insort(rows, (trace.chain.id, row.record()), key=lambda one: one[0])
+                del rows[count:]
+    return {group: [row for _, row in chosen[group]] for group in sorted(chosen, key=GROUPS.index) if chosen[group]}
+
+
+def _id(trace: Trace) -> str:
+    return trace.chain.id
 
 
 def _by_checkpoint(

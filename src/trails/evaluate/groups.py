@@ -75,11 +75,12 @@ def check_trained(adapters: Sequence[Path], run: Run, exported: Path | None) -> 
 
 
 def not_trained_on(items: Sequence[Segmented], exported: Path | None) -> tuple[list[Segmented], int | None]:
-    """Chains that are not in the export that was trained on, and how many were left out: all of them and None without an
-    export.
+    """Chains that are not in the export that was trained on, in the order of their ids, and how many were left out: all of them
+    and None without an export.
     """
+    items = sorted(items, key=lambda item: item.chain.id)
     if exported is None:
-        return list(items), None
+        return items, None
     trained = exported_chains(exported)
     left = [item for item in items if item.chain.id not in trained]
     return left, len(items) - len(left)

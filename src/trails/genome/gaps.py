@@ -220,7 +220,7 @@ class Audit:
         for number, (piece, own) in enumerate(zip(pieces, self._words, strict=True)):
             pairs = {pair for pair in _pairs(own & self._entities) if pair not in piece.own}
             self._pairs |= pairs
-            self._total.append(sum(self._weight[word] for word in own))
+            self._total.append(sum(self._weight[word] for word in sorted(own)))
             if len(own) >= MIN_STEMS:
                 for word in own:
                     self._index.setdefault(word, []).append(number)
@@ -275,7 +275,7 @@ class Audit:
 
     def _near(self, own: frozenset[str]) -> bool:
         covered: dict[int, float] = {}
-        for word in own:
+        for word in sorted(own):  # a sum of floats, compared with a bound, does not hang on the order of a set
             for number in self._index.get(word, ()):
                 covered[number] = covered.get(number, 0.0) + self._weight[word]
         return any(value >= NEAR * self._total[number] > 0 for number, value in covered.items())

@@ -211,7 +211,7 @@ class Home(OpenHome):
         if not text.strip():
             raise UsageError("an empty text was given. Give a text, or the name of a file that holds one.")
         of = self.run(run).id
-        states = next((trace.state_layers for trace in self.traces(of)), ())
+        states = self.state_layers(of)
         item = segmented(Chain("captured", "0", "", text.strip()))
         (new,) = self.scorer(of).measure([item], MeasureOptions(states=states))
         found = capture(token_corpus(self.traces(of)), query_of(new), k=k, min_match=min_match)
@@ -296,7 +296,7 @@ class Home(OpenHome):
             return patterns(self.traces(of.id), seed=seed)
         from trails.export.variant_rows import stored_variants, variant_tables
 
-        states = next((trace.state_layers for trace in self.traces(of.id)), ())
+        states = self.state_layers(of.id)
         if not states:
             raise UsageError(
                 f"run {of.id} keeps no states to compare variants in. Measure them: trails ingest PATH --states 16 --home NEW"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trails.analyses.intervention import Intervened, intervened
-from trails.analyses.statistics import how_drawn
+from trails.analyses.statistics import generator, how_drawn, of_each
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
@@ -61,7 +61,7 @@ def intervene(
         origin = step_key(*home.names.step(origin, known.id))  # a number (#2) can mean another chain tomorrow
     given = None if vector is None else read_vector(vector)
     trial = Intervention(layer, operation, component, at, strength, vector_sha256="-" if vector or origin else "")
-    before = list(home.shards.traces(known.id, wanted))
+    before = sorted(home.shards.traces(known.id, wanted), key=lambda trace: trace.chain.id)
     places = [trial.tokens(trace.step_tokens, trace.n_tokens, trace.chain.id) for trace in before]
     scorer = home.language_model(known.id)
     items = [Segmented(trace.chain, trace.steps) for trace in before]
@@ -120,15 +120,15 @@ def _controls(
         return "random directions of the same length", how, drawn
     if any(place.stop - place.start >= trace.n_tokens - 1 for trace, place in zip(before, places, strict=True)):
         return "", "", []
-    rng = np.random.default_rng([seed, 1])
+    rngs = [generator(seed, "intervention: other places", trace.chain.id) for trace in before]
     drawn = []
     for _ in range(count):
         row = []
-        for item, trace, place in zip(items, before, places, strict=True):
+        for item, trace, place, rng in zip(items, before, places, rngs, strict=True):
             size = place.stop - place.start
             first = int(rng.integers(0, trace.n_tokens - size))  # the last token changes nothing that is measured
             there = replace(intervention, positions=f"{first}:{first + size}")
             row.append((IntervenedScorer(scorer, there).measure([item], plain)[0], first))
         drawn.append(row)
-    how = how_drawn("sets of places, each measured", count, f"[{seed}, 1]")
+    how = how_drawn("sets of places, each measured", count, of_each(seed))
     return "other places of the same length", how, drawn

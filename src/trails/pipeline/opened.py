@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -83,6 +83,15 @@ class OpenHome:
     def traces(self, run: str | None = None) -> Iterator[Trace]:
         """Every trace of a run (the only run by default), streamed from the shards."""
         return self._traces.traces(self.run(run).id)
+
+    def state_layers(self, run: str | None = None, chains: Collection[str] | None = None) -> tuple[int, ...]:
+        """Layers whose step states the chains of a run (all by default) keep, those of most of them where they differ; () where
+        none keeps any.
+        """
+        from trails.analyses.sequences import usual_layers
+
+        tables = self._traces.tables(["state_layers"], self.run(run).id, chains, rows=10_000)
+        return usual_layers(tuple(of or ()) for table in tables for of in table["state_layers"].to_pylist())
 
     def trace(self, chain: str, run: str | None = None) -> Trace:
         """One chain, named in any way that :mod:`trails.store.resolve` knows. Raises UsageError if not exactly one fits."""

@@ -192,6 +192,7 @@ def _spans(home: OpenHome, spans: str, run: str) -> list[tuple[Span, Ints]]:
                 found.append((Span(step_key(chain, step), "step", chain, own, len(ids), ()), ids))
         if not pieces[chain]:
             found.append((Span(chain, "chain", chain, trace.chain.text, trace.n_tokens, ()), trace.token_ids))
+    found.sort(key=lambda pair: (pair[0].chain, pair[0].id))
     if not found:
         raise UsageError(f"{spans!r} names no span that run {run} measured. Run: trails status")
     return found

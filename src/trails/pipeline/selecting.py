@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trails.analyses.budget import WAYS, By, Chosen, chosen, pool_of, record
+from trails.analyses.sequences import usual_layers
 from trails.errors import StoreError, UsageError
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
@@ -67,7 +68,7 @@ def select_within(
         value = _learnt(home, traces, after)
     states: dict[str, Floats] | None = None
     if by == "diversity":
-        kept = next((trace.state_layers for trace in traces if trace.state_layers), ())
+        kept = usual_layers(trace.state_layers for trace in traces)
         if not kept or (layer is not None and layer not in kept):
             there = ", ".join(map(str, kept)) or "none"
             raise UsageError(

@@ -253,7 +253,7 @@ def _measured(home: Home, thought: Mapping[str, Any], run: str, progress: Progre
     """The trace of the thought, which is measured into the home by the run's instrument where it is not there."""
     name = str(thought["chain"])
     if name not in home.shards.done(run):
-        states = next((trace.state_layers for trace in home.traces(run)), ())
+        states = home.state_layers(run)
         scorer = home.scorer(run)
         file = home.settings.home / "thoughts" / f"{name}.jsonl"
         chain = _chain(str(thought["text"]))

@@ -60,15 +60,12 @@ def write_vectors(
             chosen[home.names.chain(chain, of.id)] = (int(number),)
         else:
             chosen[home.names.chain(steps, of.id)] = ()
-    ids: list[str] = []
-    texts: list[str] = []
-    vectors: list[Floats] = []
+    by_chain: dict[str, list[tuple[str, str, Floats]]] = {}
     kept: set[int] = set()
+    if layer is None and (stored := home.state_layers(of.id, list(chosen))):
+        layer = stored[len(stored) // 2]
     for trace in home.shards.traces(of.id, list(chosen)):
         kept |= set(trace.state_layers)
-        layer = (
-            layer if layer is not None or not trace.state_layers else trace.state_layers[len(trace.state_layers) // 2]
-        )
         states = _states(trace, layer)
         if states is None:
             continue
@@ -78,10 +75,10 @@ def write_vectors(
                     f"step {step} of chain {trace.chain.id} was asked for, it has steps 0 to {len(trace.steps) - 1}."
                 )
             if np.isfinite(states[step]).all():
-                ids.append(step_key(trace.chain.id, step))
-                texts.append(trace.chain.text[trace.steps[step].start : trace.steps[step].end])
-                vectors.append(states[step])
-    if not vectors or layer is None:
+                text = trace.chain.text[trace.steps[step].start : trace.steps[step].end]
+                by_chain.setdefault(trace.chain.id, []).append((step_key(trace.chain.id, step), text, states[step]))
+    entries = [entry for chain in sorted(by_chain) for entry in by_chain[chain]]
+    if not entries or layer is None:
         has = f"states of layers {', '.join(map(str, sorted(kept)))}" if kept else "no states"
         raise UsageError(
             f"states of {steps!r}{f' at layer {layer}' if layer is not None else ''} were asked for, run {of.id} keeps {has} "
@@ -94,9 +91,8 @@ def write_vectors(
         except ValueError as error:
             raise UsageError(f"layer {layer} of run {of.id} cannot be whitened: {error}.") from None
         white = White(fitted.mean, fitted.components, fitted.n)
-    made = Vectors(
-        of.model, of.revision, of.tokenizer, of.id, layer, tuple(ids), tuple(texts), np.stack(vectors), white
-    )
+    ids, texts, vectors = zip(*entries, strict=True)
+    made = Vectors(of.model, of.revision, of.tokenizer, of.id, layer, ids, texts, np.stack(vectors), white)
     return made, write_pvq(made, to)
 
 

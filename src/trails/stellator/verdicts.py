@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from trails.analyses.report import Report, ReportTable, percent
 from trails.analyses.score import Control, Score
+from trails.analyses.sequences import usual_layers
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.analyses.whitening import Whitening
 from trails.export.options import layers_text
@@ -340,12 +341,12 @@ def _drift(said: str, content: Drift, places: _Places, instruments: Instruments)
 
 
 def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> Judged:
-    goals = [
+    goals = sorted(
         (trace.chain.id, step.index)
         for trace in instruments.traces()
         for step in trace.steps
         if text.casefold() in trace.chain.text[step.start : step.end].casefold()
-    ]
+    )
     if not goals:
         return Judged(said, "not decidable", f"no chain of this run holds {text!r}, so there is no place to be led to")
     if not places.masks:
@@ -373,7 +374,7 @@ def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> 
             if other != chain:
                 pairs.append((chain, first, -1 - goals.index((other, step))))
     chosen = [pairs[at] for at in rng.permutation(len(pairs))[: instruments.pairs]]
-    steps = [(trace.chain.id, step.index) for trace in instruments.traces() for step in trace.steps]
+    steps = sorted((trace.chain.id, step.index) for trace in instruments.traces() for step in trace.steps)
     real, control = [], []
     for chain, first, step in chosen:
         goal = (chain, step) if step >= 0 else goals[-1 - step]
@@ -433,7 +434,7 @@ def turning_angles(states: npt.ArrayLike) -> Doubles:
 
 
 def _phase(said: str, content: Phase, places: _Places, instruments: Instruments) -> Judged:
-    stored = next((trace.state_layers for trace in instruments.traces() if trace.step_states is not None), ())
+    stored = usual_layers(trace.state_layers for trace in instruments.traces() if trace.step_states is not None)
     layer = content.layer if content.layer is not None else stored[len(stored) // 2] if stored else None
     if layer is None or layer not in stored or instruments.whitening is None:
         asked = content.layer if content.layer is not None else 16
@@ -447,9 +448,7 @@ def _phase(said: str, content: Phase, places: _Places, instruments: Instruments)
         whitening = instruments.whitening(layer)
     except ValueError as error:
         return Judged(said, "not decidable", f"layer {layer} cannot be whitened: {error}")
-    mine: list[float] = []
-    per_chain: list[float] = []
-    rest: list[float] = []
+    found: dict[str, tuple[list[float], list[float]]] = {}
     for trace in instruments.traces():
         if trace.step_states is None or layer not in trace.state_layers:
             continue
@@ -457,10 +456,10 @@ def _phase(said: str, content: Phase, places: _Places, instruments: Instruments)
         angles = turning_angles((states - whitening.mean) @ whitening.components)
         chosen = set(places.steps(trace.chain.id)) if trace.chain.id in places.masks else set()
         own = [float(angles[s]) for s in sorted(chosen) if math.isfinite(angles[s])]
-        rest += [float(angle) for s, angle in enumerate(angles) if s not in chosen and math.isfinite(angle)]
-        if own:
-            mine += own
-            per_chain.append(float(np.mean(own)))
+        found[trace.chain.id] = own, [float(a) for s, a in enumerate(angles) if s not in chosen and math.isfinite(a)]
+    mine = [angle for chain in sorted(found) for angle in found[chain][0]]
+    rest = [angle for chain in sorted(found) for angle in found[chain][1]]
+    per_chain = [float(np.mean(found[chain][0])) for chain in sorted(found) if found[chain][0]]
     if len(mine) < LEAST or len(rest) < LEAST:
         return Judged(
             said,
