@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
+import threading
+import urllib.request
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from tests.contract.world import World, make_world
 from tests.neo4j.servers import shared
 from tests.store.factory import corpus, make_run
 
+from trails.store.base import GraphBatch
 from trails.store.browser import (
     DASHBOARD,
     FAVOURITES,
@@ -21,13 +30,20 @@ from trails.store.browser import (
     NODE_COLOURS,
     ROLE_COLOURS,
     ROLE_LABELS,
+    SETTINGS,
     STYLE,
     browser_address,
     favourite,
+    guide,
+    inlined,
+    is_picture,
     save_files,
+    serve,
+    values_of,
 )
 from trails.store.queries import named_queries
-from trails.store.rows import graph_batch
+from trails.store.rows import graph_batch, held_by, table_of
+from trails.store.traces import HomeIdentity, TraceStore
 
 PLAYWRIGHT = "playwright-core@1.56.1"
 
@@ -101,6 +117,110 @@ def test_favourites_style_and_pictures_in_the_real_browser(tmp_path: Path) -> No
     assert NODE_COLOURS["Step"][0] not in seen["fills"]["coloured"]
     assert (tmp_path / "chain.png").stat().st_size > 10_000
     server.empty()
+
+
+def answering(world: World) -> tuple[list[GraphBatch], dict[str, str]]:
+    """A graph in which every query of the library has an answer, and the values to ask it with: the world of the contract, with
+    a home, similar steps of two chains, and a conclusion that ignores its premises.
+    """
+    one, two = list(world.runs)
+    long = next(trace.chain.id for trace in world.traces if trace.chain.source_id == "long")
+    # corpus() gives the first and the seventh chain one text; the ninth has four steps
+    first, seventh, ninth = (world.traces[i].chain.id for i in (0, 6, 8))
+    ends = {"start": [f"{first}:0"], "end": [f"{long}:0"]}
+    near = {**ends, "run": [one], "layer": [2], "cosine": [0.9], "excess": [0.2], "scope": ["a-near"], "home": ["h1"]}
+    alone = {"start": [f"{ninth}:3"], "end": [f"{ninth}:0"], "run": [one], "nats": [0.01]}
+    more = {"SIMILAR": table_of("SIMILAR", near), "DEPENDS_ON": table_of("DEPENDS_ON", alone)}
+    batches = [held_by(world.batch(), HomeIdentity("h1", "mine")), world.analyses(), GraphBatch({}, more)]
+    values = {"chain": long, "step": f"{long}:1", "first": first, "second": seventh, "run": one, "home": "h1"}
+    return batches, values | {"before": one, "after": two, "piece": "ain", "text": "rain"}
+
+
+@contextmanager
+def served(page: str) -> Iterator[str]:
+    """The address of the guide, served as ``trails browser --serve`` serves it."""
+    with serve(page) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://localhost:{http.server_address[1]}/trails.html"
+        http.shutdown()
+
+
+@pytest.mark.neo4j
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.xdist_group("neo4j-lts")
+def test_every_statement_of_the_guide_answers_to_a_click(tmp_path: Path) -> None:
+    """``:play``, then slide for slide: a click brings the statement into the editor, it runs, and the Browser shows as many
+    nodes and relationships, or rows, as the server gives for it."""
+    server = shared("LTS")
+    server.empty()
+    batches, values = answering(make_world())
+    queries = named_queries()
+    expected: dict[str, str] = {}
+    with server.open() as store:
+        store.ensure_schema()
+        store.write(batches)
+        for name, query in queries.items():
+            found = store.run(inlined(query, values))
+            assert found.rows, name
+            if is_picture(query):
+                drawn = found.to_networkx()
+                assert 2 <= drawn.number_of_nodes() < 60, name
+                # its line "Displaying …" counts a relationship once a row, its overview once
+                shown = rf"\* \({drawn.number_of_nodes()}\).*\* \({drawn.number_of_edges()}\).*Displaying"
+            else:
+                shown = f"Started streaming {len(found.rows)} records"
+            expected[inlined(query, values)] = shown
+    port = int(server.browser.split(":")[2].split("/")[0])
+    address = browser_address(server.uri, "neo4j", port) + "&preselectAuthMethod=NO_AUTH"
+    with served(guide(queries, values)) as page:
+        plan = {"address": address, "files": [], "statements": [], "guide": page}
+        seen = drive(plan | {"failed": str(tmp_path / "failed.png")}, tmp_path)
+    assert seen["errors"] == []
+    settings, *clicked = seen["guide"]
+    assert settings["statement"] == SETTINGS
+    assert '"autoComplete": false' in settings["shown"]
+    assert [entry["statement"] for entry in clicked] == [
+        *(text for text, shown in expected.items() if shown.endswith("Displaying")),
+        *(text for text, shown in expected.items() if shown.startswith("Started")),
+    ]
+    for entry in clicked:
+        wanted = expected[entry["statement"]]
+        assert re.search(wanted, entry["shown"], re.DOTALL), (entry["statement"], entry["shown"][-300:])
+        # what ran is what was clicked
+        assert "".join(entry["statement"].split())[:200] in "".join(entry["shown"].split())
+        assert bool(entry["nodes"]) == wanted.endswith("Displaying")
+    server.empty()
+
+
+def test_the_command_serves_the_guide_of_the_home(tmp_path: Path) -> None:
+    """``trails browser --serve`` prints the line to type, and the page there is the guide with the home's values."""
+    run = make_run()
+    with TraceStore(tmp_path / "home", write=True) as home:
+        home.put_run(run)
+        home.write(corpus(6, run))
+        expected = guide(named_queries(), values_of(home))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("NEO4J_", "TRAILS_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trails", "browser", "--serve", "--port", "7474", "--home", str(tmp_path / "home")],
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        line = next(line for line in process.stdout if line.startswith(":play "))
+        address = line.split()[1]
+        assert urlsplit(address).hostname == "localhost"
+        with urllib.request.urlopen(address.replace("localhost", "127.0.0.1"), timeout=60) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert answer.read().decode() == expected
+    finally:
+        process.kill()
+        process.wait()
+    assert run.id in expected
 
 
 def test_files_hold_every_query_with_values_for_its_parameters(tmp_path: Path) -> None:
