@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import neo4j
 import numpy as np
@@ -45,11 +45,13 @@ from trails.store.base import GraphBatch, GraphStore
 from trails.store.bulk import bulk_from_home, write_bulk
 from trails.store.embedded import EmbeddedStore
 from trails.store.neo4j import Neo4jStore
+from trails.store.neo4j.errors import GoneError
 from trails.store.neo4j.statements import MORE_INDEXES
 from trails.store.rows import graph_batch, table_of
 from trails.store.scope import Scope
 from trails.store.traces import TraceStore
 
+Found = TypeVar("Found")
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "neo4j"
 LAYERS = 30
@@ -126,7 +128,7 @@ def server(
 ) -> Iterator[dict[str, Any]]:
     """A server of its own for the benchmark; ends with it."""
     command = [str(SCRIPT), "run", "--version", version, "--no-auth", "--port", "0", "--heap", heap, "--until-eof"]
-    command += ["--pagecache", "2g"]
+    command += ["--pagecache", "2g", "--wait", "600"]
     if name:
         command += ["--name", name]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -444,6 +446,16 @@ def store(kept: Kept, show: Callable[..., None]) -> None:
     shutil.rmtree(files, ignore_errors=True)
 
 
+def patiently(work: Callable[[], Found]) -> Found:
+    """The answer of ``work``, asked for again while a busy machine lets the connection die; each try is a whole one."""
+    for _ in range(30):
+        try:
+            return work()
+        except GoneError:
+            time.sleep(10.0)
+    return work()
+
+
 def asked(graph: Neo4jStore, pid: int, statement: str, given: list[dict[str, Any]], limit_s: float) -> dict[str, Any]:
     """Database hits and scans of a read with its first parameters; milliseconds on the clock, and of CPU of client and server,
     with each but the first three, which plan; the machine's load. Where one call is not answered within ``limit_s`` seconds,
@@ -516,7 +528,7 @@ MADE_BY = {re.search(r"INDEX `?(\w+)", statement)[1]: statement for statement in
 def administer(graph: Neo4jStore, *statements: str) -> None:
     """Statements about the schema, then a wait until every index answers."""
     for statement in (*statements, "CALL db.awaitIndexes(3600)", "CALL db.clearQueryCaches()"):
-        graph.run(statement, write=True, timeout_s=3700.0)
+        patiently(lambda s=statement: graph.run(s, write=True, timeout_s=3700.0))  # type: ignore[misc]
 
 
 def questions(kept: Kept, show: Callable[..., None], limit_s: float) -> None:
@@ -533,7 +545,7 @@ def questions(kept: Kept, show: Callable[..., None], limit_s: float) -> None:
     with kept.server() as found, Neo4jStore(found["bolt"]) as graph:
 
         def ask_it(statement: str) -> dict[str, Any]:
-            return asked(graph, found["pid"], statement, of(statement), limit_s)
+            return patiently(lambda: asked(graph, found["pid"], statement, of(statement), limit_s))
 
         for name, statement in QUESTIONS.items():
             if f"without: {name}" not in kept.measured:
@@ -575,14 +587,14 @@ def indexes(kept: Kept, show: Callable[..., None], piece: int) -> None:
     """
     seeds = iter(range(1000, 100_000))
     with server(environment=kept.environment) as found, Neo4jStore(found["bolt"]) as graph:
-        graph.ensure_schema()
+        patiently(graph.ensure_schema)
         administer(graph, *(f"DROP INDEX {index} IF EXISTS" for index in MADE_BY))
 
         def one(of_states: bool) -> float:
             seed = next(seeds)
             rows = [MAP.put(states(piece // 2, seed))] if of_states else batches(piece, seed)
             n = sum(len(batch.nodes["State" if of_states else "Token"]) for batch in rows)
-            return timed(lambda: graph.write(rows), found["pid"])[1] / n * 1e6
+            return patiently(lambda: timed(lambda: graph.write(rows), found["pid"]))[1] / n * 1e6
 
         wanted = {index: [index] for index in MADE_BY} | {"all of them": list(MADE_BY)}
         if any(f"cost: {name}" not in kept.measured for name in wanted):
