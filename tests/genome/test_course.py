@@ -135,6 +135,17 @@ def test_another_seed_is_another_order_of_what_is_drawn(shelf: Shelf, compiled, 
     assert np.array_equal(repeated[:10], repeated[10:20])
 
 
+def test_a_source_is_selected_by_its_name_or_its_whole_name(shelf: Shelf) -> None:
+    for name in shelf.sources:
+        for text in {name, name.rsplit("/", 1)[-1]}:
+            fitting = [i for i, known in enumerate(shelf.sources) if text in (known, known.rsplit("/", 1)[-1])]
+            rows, parts = shelf._select(f"source:{text}")
+            assert rows.tolist() == [row for row, source in enumerate(shelf.source.tolist()) if source in fitting]
+            assert len(rows)
+            assert not parts
+    assert len(shelf.sources) > 3
+
+
 def test_skip_and_take_cut_a_source_into_books(compiled) -> None:
     text = TWO.replace(
         '[{select: "meta:version=plain", take: 30, order: rising}]',

@@ -295,6 +295,45 @@ def test_selection_by_run_and_chain_and_columns(tmp_path: Path) -> None:
         assert sum(stats.roles.values()) == sum(len(t.steps) for t in corpus(6))
 
 
+def test_no_more_shards_are_opened_than_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = make_run("one"), make_run("two")
+    with TraceStore(tmp_path, write=True) as store:
+        for run in (one, two, make_run("three")):
+            store.put_run(run)
+        for trace in corpus(8, one):
+            store.write([trace])
+        last = corpus(1, two)
+        store.write(last)
+    opened: list[str] = []
+    found = module.open_shard
+
+    def open_shard(path: Path) -> pq.ParquetFile:
+        opened.append(path.name)
+        return found(path)
+
+    monkeypatch.setattr(module, "open_shard", open_shard)
+    with TraceStore(tmp_path) as store:
+        assert store.measured() == {run for _, run in store.keys()} == {one.id, two.id}  # noqa: SIM118  # no mapping
+    (tmp_path / "runs" / f"{make_run('three').id}.json").unlink()
+    with TraceStore(tmp_path) as store:
+        names = store.shard_names()
+        runs = [store.shard_keys(name)[0][1] for name in names]
+    opened.clear()
+    with TraceStore(tmp_path) as store:
+        assert store.measured() == {one.id, two.id}
+        assert len(opened) == max(runs.index(one.id), runs.index(two.id)) + 1  # a third run would have all of them read
+    opened.clear()
+    with TraceStore(tmp_path) as store:
+        # the rows of one chain: the keys of every shard, and once more the shards that hold it
+        wanted = corpus(8)[5].chain.id
+        rows = [row for table in store.tables(["chain"], None, [wanted]) for row in table.to_pylist()]
+        assert rows == [{"chain": wanted}]
+        assert len(opened) == len(names) + 1
+        opened.clear()
+        list(store.tables(["chain"], None, [wanted]))
+        assert len(opened) == 1
+
+
 def test_long_shards_are_read_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "ROW_GROUP_TOKENS", 40)
     with TraceStore(tmp_path, write=True) as store:

@@ -69,9 +69,8 @@ class Shelf:
         names = [list(of) for of in codes.values()]
         ranks = [np.argsort(np.argsort(np.array(of, np.str_))) if of else np.zeros(0, np.int64) for of in names]
         source = ranks[0][joined("source")]
-        records: list[str] = [record for part in parts for record in part["record"]]
         ids = joined("id")
-        order = _by_record(source, records, ids)
+        order = _by_record(source, joined("numeric"), pa.chunked_array([part["record"] for part in parts]), ids)
         self.ids: npt.NDArray[np.bytes_] = ids[order]
         self.numbers: npt.NDArray[np.uint64] = joined("number")[order]
         self.sources = sorted(names[0])
@@ -87,7 +86,6 @@ class Shelf:
         self.answered: npt.NDArray[np.bool_] = joined("answered")[order]
         self.reflects: npt.NDArray[np.bool_] = joined("reflects")[order]
         self.turn: npt.NDArray[np.float64] = joined("turn")[order]
-        self.records = [records[i] for i in order.tolist()]
         self._sorted = np.argsort(self.numbers, kind="stable")
 
     def __len__(self) -> int:
@@ -130,8 +128,11 @@ class Shelf:
         name = text.partition(":")[2].strip()
         if text.startswith("source:"):
             fitting = [i for i, known in enumerate(self.sources) if name in (known, known.rsplit("/", 1)[-1])]
-            if fitting:
-                return np.flatnonzero(np.isin(self.source, fitting)), {}
+            if (
+                fitting
+            ):  # chains are numbered by source: a thousand books of a million chains are not looked for one by one
+                ends = [np.searchsorted(self.source, fitting, side) for side in ("left", "right")]
+                return np.concatenate([np.arange(first, last) for first, last in zip(*ends, strict=True)]), {}
         if text.startswith("family:") and family_key(name) in self.families:
             return np.flatnonzero(self.family == self.families.index(family_key(name))), {}
         if needs_graph(text) and self._graph is None:
@@ -189,7 +190,8 @@ def _columns(table: pa.Table, codes: Mapping[str, dict[str, int]]) -> dict[str, 
     made: dict[str, Any] = {
         "id": np.array(table["chain"].to_pylist(), np.bytes_),
         "number": id_numbers(table["chain"]),
-        "record": table["source_id"].to_pylist(),
+        "record": one_array(table["source_id"]),
+        "numeric": np.array([_numeric(record) for record in table["source_id"].to_pylist()], np.int64),
         "context": table["n_context"].to_numpy().astype(np.int32),
         "length": surprisal.lengths.astype(np.int32),
         "surprisal": np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0),
@@ -221,12 +223,16 @@ def _turns(
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def _by_record(source: Int64, records: list[str], ids: npt.NDArray[np.bytes_]) -> Int64:
+def _numeric(record: str) -> int:
+    """A record that is a number as that number; any other name comes behind all of them."""
+    return int(record) if record.isdecimal() and len(record) < 18 else 10**18
+
+
+def _by_record(source: Int64, numeric: Int64, records: pa.ChunkedArray, ids: npt.NDArray[np.bytes_]) -> Int64:
     """Order by source, record (numbers as numbers, before other names) and id."""
-    numeric = np.array([int(r) if r.isdecimal() and len(r) < 18 else 10**18 for r in records], np.int64)
-    keys = {"source": pa.array(source), "number": pa.array(numeric), "record": pa.array(records, pa.string())}
-    table = pa.table(keys | {"id": pa.array(ids.tolist(), pa.binary())})
-    return np.asarray(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names]), np.int64)
+    keys = {"source": pa.array(source), "number": pa.array(numeric), "record": records, "id": pa.array(ids)}
+    order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys])
+    return np.asarray(order, np.int64)
 
 
 def first_lines(error: TrailsError) -> str:

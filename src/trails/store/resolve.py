@@ -173,7 +173,7 @@ def run_of(runs: Mapping[str, Run], text: str | None) -> Run:
 
 def measured_runs(traces: TraceStore) -> dict[str, Run]:
     """The runs that measured a chain of this home: one without chains is no run."""
-    measured = {run for _, run in traces.keys()}  # noqa: SIM118  # a method of its own, not a mapping's
+    measured = traces.measured()
     return {run_id: run for run_id, run in traces.runs().items() if run_id in measured}
 
 

@@ -93,6 +93,7 @@ class TraceStore:
         self._made: list[Path] = []
         self._compared: set[str] = set()
         self._known_keys: dict[str, tuple[list[str], list[str]]] = {}
+        self._known_numbers: dict[str, npt.NDArray[np.uint64]] = {}
         self._set_aside: frozenset[str] = frozenset()
         self._corrections: dict[str, Correction] | None = None
         try:
@@ -408,11 +409,30 @@ class TraceStore:
     def _keys(self, path: Path) -> tuple[list[str], list[str]]:
         """Chain and run of every row of a shard."""
         if path.name not in self._known_keys:
-            file = self._file(path, whole=False)
-            if KEYS_NOTE not in (file.schema_arrow.metadata or {}):  # an earlier version wrote it
-                file = self._file(path)
-            self._known_keys[path.name] = read_keys(path, file)
+            self._known_keys[path.name] = self._read_keys(path)
         return self._known_keys[path.name]
+
+    def _read_keys(self, path: Path) -> tuple[list[str], list[str]]:
+        file = self._file(path, whole=False)
+        if KEYS_NOTE not in (file.schema_arrow.metadata or {}):  # an earlier version wrote it
+            file = self._file(path)
+        return read_keys(path, file)
+
+    def _numbers(self, path: Path) -> npt.NDArray[np.uint64]:
+        """:func:`number_of` of the chain of every row of a shard: a tenth of the memory of its ids."""
+        if path.name not in self._known_numbers:
+            chains, _ = self._known_keys.get(path.name) or self._read_keys(path)
+            self._known_numbers[path.name] = _numbers_of(chains)
+        return self._known_numbers[path.name]
+
+    def measured(self) -> set[str]:
+        """Ids of the runs that measured a chain of this home; reads no more shards than it takes to have met every run."""
+        known, found = set(self.runs()), set[str]()
+        for path in self._shards():
+            if known <= found:
+                break
+            found.update(self._keys(path)[1])
+        return found
 
     def done(self, run_id: str) -> set[str]:
         """Ids of the chains that this run has measured; reads two small columns only."""
@@ -459,11 +479,11 @@ class TraceStore:
         self, columns: Sequence[str] | None, run: str | None, chains: Collection[str] | None, rows: int
     ) -> Iterator[tuple[Path, pa.Table]]:
         names = list(SHARD_SCHEMA.names if columns is None else columns)
-        names_wanted = None if chains is None else set(chains)
-        wanted = None if chains is None else np.unique(np.array([number_of(chain) for chain in chains], np.uint64))
+        wanted = None if chains is None else np.unique(_numbers_of(list(chains)))
+        del chains  # of a million chains the ids are a hundred megabytes, the numbers eight
         seen: dict[str, _Seen] = {}
         for path in self._shards():
-            if names_wanted is not None and names_wanted.isdisjoint(self._keys(path)[0]):
+            if wanted is not None and not _among(self._numbers(path), wanted).any():
                 continue  # a shard of none of these chains is neither read nor compared with its name
             file = self._file(path)
             stored = [name for name in names if name in file.schema_arrow.names]
@@ -700,7 +720,11 @@ def number_of(name: str) -> int:
 
 def id_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     """:func:`number_of` of every id."""
-    names = column.to_pylist()
+    return _numbers_of(column.to_pylist())
+
+
+def _numbers_of(names: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """:func:`number_of` of names, most of them at once."""
     joined = "".join([name[1:] for name in names])
     if len(joined) == 16 * len(names) and _DIGITS.fullmatch(joined) and all(len(name) == 17 for name in names):
         return np.frombuffer(bytes.fromhex(joined), ">u8").astype(np.uint64)
