@@ -109,6 +109,9 @@ def test_the_report_tells_the_gain_beside_that_of_the_shuffled_control(capsys: p
     (gain,) = report.scores
     assert (gain.value, gain.control) == (pytest.approx(1.025), pytest.approx(0.25))
     assert gain.beyond()
+    _, low, high = summary(results)[1].against["untrained"]
+    assert gain.interval == (-high, -low)
+    assert gain.interval[0] < gain.value < gain.interval[1]
     assert report.facts["left_out_as_trained_on"] == 3
     assert report.to_arrow("rows")["nll"].to_pylist() == pytest.approx([4.5, 3.475, 4.25])
     print_report(report)

@@ -65,6 +65,19 @@ def test_repairs_count_against_spoils_and_against_the_untrained_model() -> None:
     assert "5 chains with an answer" in few.verdict
 
 
+@pytest.mark.parametrize("chains", [19, 20])
+def test_below_twenty_chains_nothing_is_judged(chains: int) -> None:
+    report = Repairs({"untrained": of("r" * chains), "trained": of("w" * chains)}, 0).report()
+    if chains < 20:
+        assert not report.scores
+        assert report.withheld[0].reason == "19 chains with an answer; 20 are needed"
+    else:
+        assert report.verdict.endswith("less than it")
+        assert report.scores[0].value == 0
+        assert report.scores[0].control == 1
+        assert not report.scores[0].beyond()
+
+
 def test_the_second_attempt_stands_behind_the_first_and_the_mark(tiny, tokenizer) -> None:
     model, how = tiny().double(), Attempts.of(tokenizer)
     context = [4, 9, 11, 30]
