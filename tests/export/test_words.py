@@ -13,6 +13,8 @@ from trails.export.choose import MASKS, WEIGHTS, parse_mask, parse_weights
 from trails.export.order import ORDERS, parse_order
 from trails.export.subgraph import FORMS, is_selection
 from trails.export.words import MASK_WORDS, ORDER_WORDS, WEIGHT_WORDS
+from trails.genome.model import ORDERS as ORDERS_OF_BOOKS
+from trails.genome.model import Book
 from trails.stellator.parsing import parse
 
 
@@ -42,11 +44,18 @@ def test_an_option_and_its_line_take_the_same_words(kind: str, name: str, russia
     key, word = {"weights": ("ВЕС", "WEIGHT"), "order": ("ПОРЯДОК", "ORDER")}[kind]
     option = getattr(ExportOptions(**{kind: russian.upper() + tail}), kind)
     assert option == name + tail
+    assert getattr(ExportOptions(**{kind: russian.replace(" ", "_") + tail}), kind) == option
     (first,), (second,) = (
         [one.content.value for one in parse(text).blocks[0].lines]  # type: ignore[union-attr]
         for text in (f"[ЗОНА: all]\n{key} → {russian}{line}", f"[ZONE: all]\n{word} -> {name}{line}")
     )
     assert first == second == option
+
+
+@pytest.mark.parametrize("name", ORDERS_OF_BOOKS)
+def test_a_book_of_a_course_takes_the_words_of_an_order(name: str) -> None:
+    russian = ORDER_WORDS[name].replace(" ", "_")
+    assert Book.model_validate({"select": "all", "order": russian}).order == parse_order(russian)[0] == name
 
 
 def test_every_form_has_its_word() -> None:

@@ -95,6 +95,20 @@ def test_intervals_cover_planted_agreement_and_independence(rho: float) -> None:
     assert covered.min() >= 88  # 95 are expected of each pair of members; under 88 has a probability of 0.3 %
 
 
+def test_an_interval_ends_where_its_statistic_does() -> None:
+    few = consilium(1, 0.97, members=3, chains=4, spans=3)
+    turned = replace(few, values=few.values * [1, 1, -1])
+    for units in (few, turned):
+        own = statistics_of(units.values)
+        low, high = intervals(own, resampled(units, draws=60), 4).T
+        assert (low <= own).all()
+        assert (own <= high).all()
+        assert high.max() <= 1
+        assert low[0] >= 0
+        assert low[2:].min() >= -1
+    assert low[2:].min() == -1, "where nothing is cut the test says nothing"
+
+
 def test_a_member_left_out_is_compared_with_the_mean_rank_of_the_others() -> None:
     values = consilium(3, 0.5).values
     ranks = np.stack([rankdata(column) for column in values.T], axis=1)

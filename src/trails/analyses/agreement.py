@@ -384,13 +384,15 @@ def agreement(
 
 
 def intervals(own: Doubles, again: Doubles, chains: int) -> Doubles:
-    """95 % intervals (k, 2) of statistics (k,) from those of resampled chains (draws, k): Student's t with the bootstrap's
-    standard error, scaled for the few chains that were resampled. A percentile interval covers too little with tens of chains.
+    """95 % intervals (k, 2) of statistics (k,) in the order of :func:`statistics_of` from those of resampled chains (draws, k):
+    Student's t with the bootstrap's standard error, scaled for the few chains that were resampled, and cut where the
+    statistic ends (W at 0 and 1, α at 1, correlations at -1 and 1). Percentiles cover too little with tens of chains.
     """
     from scipy.stats import t
 
     half = t.ppf(0.975, max(chains - 1, 1)) * again.std(0, ddof=1) * np.sqrt(chains / max(chains - 1, 1))
-    return np.stack((own - half, own + half), 1)
+    least = np.array([0, -np.inf, *[-1] * (len(own) - 2)])
+    return np.stack((np.maximum(own - half, least), np.minimum(own + half, 1)), 1)
 
 
 def _parted(values: Doubles) -> Doubles:

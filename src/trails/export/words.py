@@ -38,17 +38,17 @@ ORDER_WORDS = {
     "source": "источник",
 }
 
-_HEAD = re.compile(r"\s*([^\W\d_]+(?:[ \t-]+[^\W\d_]+)*)")
+_HEAD = re.compile(r"\s*([^\W\d_]+(?:[ \t_-]+[^\W\d_]+)*)")
 
 
 def english(text: str, words: Mapping[str, str]) -> str:
     """``text`` with the word that it begins with as it stands in ``words`` (English to Russian), where that word is known in
-    either language and in any case; blanks around it go. Any other text comes back as it is.
+    either language and in any case, with _ for a blank or not; blanks around it go. Any other text comes back as it is.
     """
     found = _HEAD.match(text)
     if found is None or found[1] in words:
         return text
-    said = re.sub(r"[ \t]+", " ", found[1]).casefold()
+    said = re.sub(r"[ \t_]+", " ", found[1]).casefold()
     for name, russian in words.items():
         if said in (name, russian):
             return name + text[found.end() :].rstrip()

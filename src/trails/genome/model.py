@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from trails.export.words import ORDER_WORDS
 from trails.genome.source import Document, Fault, GenomeError, Surprise, parse_source, read_source
 
 ROLES = ("learner", "teacher", "critic", "rewriter")
@@ -62,9 +63,7 @@ RUSSIAN = {
 """Keys in Russian."""
 
 _RUSSIAN_VALUES = {
-    "вперемешку": "shuffled",
-    "по_возрастанию": "rising",
-    "по_убыванию": "falling",
+    **{russian.replace(" ", "_"): english for english, russian in ORDER_WORDS.items() if english in ORDERS},
     "как_в_источнике": "source",
     **{russian: english for russian, english in RUSSIAN.items() if english in ROLES},
 }
