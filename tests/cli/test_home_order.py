@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trails.analyses.budget import WAYS
 from trails.config import load_settings
+from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.uniform import UniformScorer
 from trails.pipeline import Home
 from trails.pipeline.measuring import IngestOptions, ingest
 from trails.sample import path as sample
+from trails.schema import Trace
 from trails.store.queries import named_queries
 
 Trails = Callable[..., Any]
@@ -22,6 +27,20 @@ Trails = Callable[..., Any]
 pytestmark = pytest.mark.slow
 
 STELLATOR = '[ZONE: all]\nSTEP → "BUT"\nANCHOR → "so"\n'
+
+
+class Uneven(UniformScorer):
+    """Gives tokens numbers that differ, from the chain's id alone: of even ones nothing that is drawn could be another."""
+
+    def measure(self, items: Sequence[Segmented], options: MeasureOptions) -> list[Trace]:
+        found = []
+        for trace in super().measure(items, options):
+            rng, n = np.random.default_rng(int(trace.chain.id[1:], 16)), trace.n_tokens
+            entropy = rng.gamma(4.0, 0.5, n).astype(np.float32)
+            surprisal = (entropy * rng.gamma(4.0, 0.25, n)).astype(np.float32)
+            rank = rng.geometric(0.05, n).astype(np.int32) - 1
+            found.append(replace(trace, entropy=entropy, surprisal=surprisal, rank=rank))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +52,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         folder = tmp_path_factory.mktemp(name)
         (folder / "chains.jsonl").write_text("".join(rows), encoding="utf-8")
         settings = load_settings(home=folder / "home", store="embedded", model="uniform", device="cpu")
-        ingest([folder / "chains.jsonl"], settings, IngestOptions(shard_tokens=tokens))
+        ingest([folder / "chains.jsonl"], settings, IngestOptions(shard_tokens=tokens), scorer=Uneven())
         made.append(folder / "home")
     few, many = (len(list((home / "shards").glob("*.parquet"))) for home in made)
     assert many > 10 * few
