@@ -111,7 +111,8 @@ def _told(report: Report, notes: list[str]) -> dict[str, Any]:
         },
         "tables": tables,
         "score_columns": SCORE_COLUMNS,
-        "scores": score_rows(report.scores),
+        # what the verdict rests on comes first
+        "scores": score_rows(sorted(report.scores, key=lambda score: score.name not in report.evidence)),
         "said": [
             *(f"{score.name}: {score.note}" for score in report.scores if score.note),
             *(f"how: {line}" for line in method_lines(report.scores)),

@@ -36,8 +36,8 @@ from trails.schema import Run, Trace
 MAX_BYTES = 50_000_000
 """A larger file is refused: browsers open it slowly and mail servers not at all."""
 
-MAP_MARK = "/* map.js, where there is a map */\n"
-"""Line of ``page.js`` at which the drawing of the map comes in."""
+PARTS_MARK = "/* PARTS */\n"
+"""Line of ``page.js`` at which the views come in that a page has, each a file of its own."""
 
 MAX_CHAINS = 1_000
 """Chains that a report draws; the rest is named as left out."""
@@ -191,8 +191,9 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
 def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: str, overwrite: bool) -> int:
     """Write the page of a record and give its size in bytes. ``fallback`` is HTML for readers without a script."""
     check_free(path, overwrite=overwrite)
-    words = json.loads((resources.files("trails.report") / "assets" / "words.json").read_text(encoding="utf-8"))
-    data = page(blob.text({**record, "words": words}), record["title"], fallback, with_map=record["map"] is not None)
+    words, said = (json.loads(_asset(name)) for name in ("words.json", "said.json"))
+    views = [name for name in ("corpus", "report", "map") if record.get(name) is not None]
+    data = page(blob.text({**record, "words": words, "said": said}), record["title"], fallback, views)
     if len(data) > MAX_BYTES:
         raise UsageError(
             f"the report of {len(record['chains']):,} chains has {len(data):,} bytes; the limit is {MAX_BYTES:,}. "
@@ -205,15 +206,23 @@ def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: s
     return len(data)
 
 
-def page(data: str, title: str, fallback: str, *, with_map: bool) -> bytes:
-    """The HTML file around ``data``, the text of a :class:`Blob`; the script that draws the map only where there is one."""
-    folder = resources.files("trails.report") / "assets"
-    script, drawing, style, template = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.js", "map.js", "page.css", "page.html")
-    )
-    before, _, after = script.partition(MAP_MARK)
-    script = before + (drawing if with_map else "") + after
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
+def script(views: Sequence[str]) -> str:
+    """The script of a page with these views (``corpus``, ``report``, ``map``) beside that of a chain: the files as they are
+    written, less indentation and the lines that are comments."""
+    before, _, after = _asset("page.js").partition(PARTS_MARK)
+    whole = before + "".join(_asset(f"{name}.js") for name in views) + after
+    lines = (line.strip() for line in whole.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//")) + "\n"
+
+
+def _asset(name: str) -> str:
+    return (resources.files("trails.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def page(data: str, title: str, fallback: str, views: Sequence[str]) -> bytes:
+    """The HTML file around ``data``, the text of a :class:`Blob`, with the script of its views."""
+    code, style, template = script(views), _asset("page.css"), _asset("page.html")
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (code, style)]
     policy = (
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; img-src data:; "
         "connect-src 'none'; base-uri 'none'; form-action 'none'"
@@ -224,7 +233,7 @@ def page(data: str, title: str, fallback: str, *, with_map: bool) -> bytes:
         "STYLE": style,
         "FALLBACK": fallback,
         "DATA": data,
-        "SCRIPT": script,
+        "SCRIPT": code,
     }
     # the template is cut once and joined by position: no part is searched for another part's mark
     out = []
@@ -235,7 +244,7 @@ def page(data: str, title: str, fallback: str, *, with_map: bool) -> bytes:
 
 def static_page(body: str, title: str) -> bytes:
     """An HTML file around ``body``, HTML whose texts are escaped: no script, and nothing is loaded from anywhere."""
-    style = (resources.files("trails.report") / "assets" / "page.css").read_text(encoding="utf-8")
+    style = _asset("page.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     head = (
@@ -495,10 +504,13 @@ def _map(woven: StateMap, blob: Blob, drawn: Sequence[str], notes: list[str]) ->
         if (at := number.get(name)) is not None
     }
     first = woven.scores[0] if woven.scores else None
+    held: dict[str, list[str]] = {}
+    for one in woven.withheld:
+        held.setdefault(one.reason, []).append(one.name)
     verdict = (
         f"{first.name} {first.value:.3f} {first.unit}, {first.controls[0].name} {first.controls[0].value:.3f}."
         if first
-        else " ".join(f"{held.name}: {held.reason}." for held in woven.withheld)
+        else "; ".join(f"{', '.join(names)}: {reason}" for reason, names in held.items()) + "."
     )
     return {
         "x": blob.floats(x[order]),

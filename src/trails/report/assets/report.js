@@ -1,0 +1,16 @@
+// The page of an analysis. A part of page.js.
+function findings(R) {
+  return h("section", h("p.verdict", said(R.verdict)),
+    R.scores[0] && h("div", h("h3", t`scores`), table(R.score_columns.map(head), R.scores, true)), R.said.map((s) => h("p.small", said(s))),
+    R.withheld.map(([reason, names]) => h("p.warn", t`noscore`, " ", said(names), ": ", said(reason))),
+    R.tables.map((T) => h(T.detail ? "details" : "div", h(T.detail ? "summary" : "h3", said(T.title)), table(T.columns.map(head), T.rows))),
+    R.parts.map(([name, part]) => [h("h2", said(name)), findings(part)]), R.notes.map((s) => small(said(s))),
+    R.commands.map(([does, line]) => h("p.small", said(does), ": ", h("code", shown(line)))));
+}
+const head = (name) => h("span", said(name));
+views.report = () => {
+  const facts = Object.entries(D.report.facts), box = findings(D.report);
+  if (facts[0]) box.append(h("details", h("summary", t`facts`), table(["", ""], facts.map(([k, v]) => [h("code", k), h("span", cell(v))]))));
+  if (D.chains[0]) box.append(h("h2", t`chains`), table(["id", t`text`, t`tokens`], D.chains.map((c) => [c.id, own(c.text.slice(0, 90)), c.pieces.length])));
+  show("wide", box, notes());
+};
