@@ -72,6 +72,9 @@ def test_a_wrong_use_is_one_message(home: Any, tmp_path: Path, arguments: list[s
 def test_a_file_that_exists_is_kept_unless_asked(home: Any, tmp_path: Path) -> None:
     (tmp_path / "r.html").write_text("mine", encoding="utf-8")
     assert "--overwrite" in home("report", "-o", "r.html", code=None).err
+    assert "--overwrite" in home("report", "c0000000000000000", "-o", "r.html", code=2).err, (
+        "before the chains are read"
+    )
     assert (tmp_path / "r.html").read_text(encoding="utf-8") == "mine"
     home("report", "-o", "r.html", "--overwrite")
     assert contents(tmp_path / "r.html")[0]["title"] == "trails: all chains"

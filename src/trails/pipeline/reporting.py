@@ -17,7 +17,7 @@ from trails.errors import UsageError
 from trails.export.subgraph import GAPS_ADVICE, is_selection
 from trails.pipeline.opened import OpenHome
 from trails.report.analysis import MAX_LINKED, named_chains, write_analysis
-from trails.report.html import MAX_CHAINS, Found, Written, write_report
+from trails.report.html import MAX_CHAINS, Found, Written, check_free, write_report
 from trails.schema import Run, Trace
 
 _GAPS = """
@@ -53,6 +53,7 @@ def report(
     ``compare`` is a second run of the same chains. Gaps and overlaps are those that ``trails gaps`` and ``trails overlaps``
     wrote into the graph; what is missing there is named in the report. Raises UsageError as :func:`write_report` does.
     """
+    check_free(to, overwrite=overwrite)  # before the work, not after it
     first = home.run(run)
     second = home.run(compare) if compare else None
     selections = [text if is_selection(text) else home.names.chain(text, first.id) for text in selections]
