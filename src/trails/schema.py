@@ -250,10 +250,10 @@ class Trace:
 
     Attention masses are head means. ``step_attention`` holds, for each query step ``s`` in order, the bins
     ``[first token of the sequence (sink), rest of the context (question), step 0, …, step s]`` (``s + 3`` bins, summing
-    to 1 in every layer), so its first axis has ``S * (S + 5) / 2`` rows. A chain of very many steps keeps only the strongest
-    earlier steps of each: then ``step_keys`` names the bin of every row (:data:`SINK`, :data:`QUESTION`, or a step, in this
-    order), and the mass on the others is what is missing to 1. :meth:`step_masses` unpacks one query step either way.
-    A step without a token of its own has NaN there.
+    to 1 in every layer), so its first axis has ``S * (S + 5) / 2`` rows. A chain of more than 1,024 steps keeps only the
+    nearest 64 steps of each, its own among them: then ``step_keys`` names the bin of every row (:data:`SINK`,
+    :data:`QUESTION`, or a step, in this order), and the mass on the others is what is missing to 1. :meth:`step_masses`
+    unpacks one query step either way. A step without a token of its own has NaN there.
     """
 
     chain: Chain

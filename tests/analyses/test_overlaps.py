@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,9 @@ def test_skeletons_count_variants_and_stand_beside_a_shuffle(make: Any) -> None:
     assert coverage.value > coverage.control + 0.2
     assert variants.value < variants.control
     assert found.n_implicit == found.n_steps - sum(bool(s.connective) for t in traces for s in t.steps)
+    assert found.record()["run"] == traces[0].run
+    two = [replace(trace, run="r0" if number else "r1") for number, trace in enumerate(traces)]
+    assert overlaps.skeleton(two, 4).record()["run"] is None  # the roles of chains, whichever run measured them
 
 
 def test_shuffled_roles_are_no_skeleton(make: Any) -> None:

@@ -120,6 +120,22 @@ def test_the_summary_of_an_ingest_lists_every_role() -> None:
     assert sum(int(count) for count in re.findall(r" [A-Z]+ (\d+)", line)) == roles.total()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "workers", "says"),
+    [
+        ({"reading": 1.04, "measuring": 4.0}, 0, "reading 1.0 s, measuring 4.0 s, the rest 2.0 s; 7.0 s in all"),
+        ({"measuring": 6.0, "graph": 3.0}, 0, "measuring 6.0 s, graph 3.0 s, some of them side by side; 7.0 s in all"),
+        ({"measuring": 6.0}, 3, "measuring 6.0 s; 7.0 s in all; 3 workers, whose seconds are added up"),
+    ],
+)
+def test_the_seconds_of_an_ingest_add_up_or_say_why_not(seconds: dict[str, float], workers: int, says: str) -> None:
+    summary = IngestSummary(
+        measured=1, sequence_tokens=70, vocab_size=256, workers=workers, seconds=seconds | {"total": 7.0}
+    )
+    (line,) = [line for line in summary_lines(summary) if line.startswith("speed")]
+    assert line == f"speed       10 tokens/s with context; {says}"
+
+
 def test_the_picture_of_variants_names_the_layer_that_moved_most() -> None:
     moved = {"paraphrase": [0.0, 0.1, 0.3]}
     assert drift_picture(moved, 0).plain.endswith("at most 0.3 in layer 2")  # states begin with the embeddings

@@ -27,9 +27,15 @@ def progress_of(steps: list[tuple[float, int, int]], total: int, capsys: pytest.
 
 
 def test_the_estimate_says_what_it_rests_on(capsys: pytest.CaptureFixture[str]) -> None:
-    # 4,000 of 160,000 characters hold 1,000 tokens and take 4 s: 40,000 tokens in all, 156 s to go
+    # behind the first piece 3,000 of 160,000 characters hold 750 tokens and take 3 s: 40,000 tokens in all, 156 s to go
     shown = progress_of([(1, 1_000, 250), (4, 3_000, 750), (8, 4_000, 1_000)], 160_000, capsys)
-    assert shown == ("about 40,000 tokens in all, about 3 min to go (the first 1,000 tokens took 4 s, 250 tokens/s)\n")
+    assert shown == ("about 40,000 tokens in all, about 3 min of measuring to go (750 tokens took 3 s, 250 tokens/s)\n")
+
+
+def test_what_comes_before_the_first_piece_is_not_taken_for_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    # half a minute of reading and segmenting, then 1,000 characters a second: 96 s for the rest, not 48 minutes
+    shown = progress_of([(30, 1_000, 250), (31, 1_000, 250), (34, 3_000, 750)], 101_000, capsys)
+    assert shown.startswith("about 25,000 tokens in all, about 2 min of measuring to go (1,000 tokens took 4 s")
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,22 @@ def test_missing_weights_are_an_error(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
+def test_files_of_weights_that_the_index_names_and_that_are_not_there_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    tiny("llama (grouped-query)").save_pretrained(folder, max_shard_size="40KB")
+    byte_tokenizer().save_pretrained(folder)
+    parts = sorted(file.name for file in folder.glob("model-*.safetensors"))
+    assert len(parts) > 3
+    assert open_scorer(str(folder), device="cpu").run.n_layers == 3
+    for name in parts[1:3]:
+        (folder / name).unlink()
+    assert refusal(folder) == (
+        f"{folder} lacks 2 of the {len(parts)} files of weights that model.safetensors.index.json names: {parts[1]}, "
+        f"{parts[2]}. Copy the folder again."
+    )
+
+
 def test_weights_that_nobody_takes_are_an_error(folder: Path) -> None:
     save_file(
         weights_of(folder) | {"model.layers.9.extra": torch.ones(2)}, folder / "model.safetensors", {"format": "pt"}

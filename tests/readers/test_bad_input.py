@@ -40,6 +40,26 @@ def put(path: Path, data: bytes | str) -> Path:
 # --- paths ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.jsonl", '{"text": "If a', ":1: broken JSON: Unterminated string starting at column 10."),
+        ("a.json", '[{"text": "If a', ":1: broken JSON: Unterminated string starting at column 11."),
+        ("a.json", '{"text": "If a', ":1: broken JSON: Unterminated string starting at column 10."),
+        ("a.jsonl", '{"text": "If a.", "n": ' + "9" * 5_000 + "}", "a whole number of more than 4,300 digits."),
+        ("a.json", '[{"text": "If a.", "n": ' + "9" * 5_000 + "}]", "a whole number of more than 4,300 digits."),
+        ("a.json", '{"text": "If a.", "n": ' + "9" * 5_000 + "}", "a whole number of more than 4,300 digits."),
+    ],
+)  # fmt: skip
+def test_what_json_says_is_told_in_words_of_the_file(tmp_path: Path, name: str, text: str, says: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as caught:
+        list(read([tmp_path / name]))
+    assert says in str(caught.value)
+    assert "sys." not in str(caught.value)
+    assert "at at" not in str(caught.value)
+
+
 def test_missing_file() -> None:
     assert (
         message("nope.jsonl") == "nope.jsonl: no such file or folder. Name a file, a folder, or - for standard input."

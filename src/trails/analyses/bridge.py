@@ -48,6 +48,7 @@ class StepGraph:
     begin: Longs  # (n+1,)
     target: Longs  # (E,)
     glued: npt.NDArray[np.bool_]  # (E,)
+    neighbours: int = 4  # similar steps that glue was looked for at, at most
 
     @property
     def n_nodes(self) -> int:
@@ -165,6 +166,7 @@ def step_graph(
         begin,
         heads[order],
         kinds[order],
+        neighbours,
     )
 
 
@@ -487,7 +489,8 @@ def find_bridge(
         if not path:
             notes.append(f"no path claims to keep every transition at or under {budget:g} nats")
     if minimax is None:
-        notes.append("no path leads from the start to the goal over measured and glued steps; raise --neighbours")
+        more = f"raise --neighbours, which is {graph.neighbours}"
+        notes.append(f"no path leads from the start to the goal over measured and glued steps; {more}")
     return Bridge(
         graph.run, graph.key(a), graph.key(b), graph.text(a), graph.text(b), minimax, verified, fewest, tuple(notes)
     )

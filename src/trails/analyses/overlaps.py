@@ -165,7 +165,7 @@ class Overlaps(Finding):
         columns |= {"text": "text", "chains": f"in (up to {CHAINS_SHOWN})"}
         title = f"{len(ids) - int(inside.sum())} {self.kind} overlaps"
         if inside.any():
-            title += f", and {int(inside.sum())} that lie inside longer ones everywhere"
+            title += f", and {int(inside.sum())} that occur only inside longer ones (--json has them)"
         tables = [ReportTable("overlaps", data, title, columns, shown=(~inside).tolist())]
         if self.variants is not None:
             headings = {"n_chains": "chains", "roles": "variant"}
@@ -176,7 +176,7 @@ class Overlaps(Finding):
             title = f"{len(self.similar)} near pairs of steps, layer {self.layer}"
             ranked = ("cosine", self.similar["cosine"].to_pylist())
             tables.append(ReportTable("similar", self.similar, title, headings, ranked=ranked))
-        facts = {"kind": self.kind, "min_length": self.min_length, "n_chains": self.n_chains, "run": self.run}
+        facts = {"kind": self.kind, "min_length": self.min_length, "n_chains": self.n_chains, "run": self.run or None}
         facts |= {"n_symbols": self.n_symbols, "n_overlaps": len(ids), "n_steps": self.n_steps}
         facts |= {"n_implicit": self.n_implicit}
         first = next((name for name, hidden in zip(ids, inside.tolist(), strict=True) if not hidden), None)
@@ -485,7 +485,7 @@ def skeleton(
         min_steps,
         corpus.n_chains,
         n_steps,
-        "",
+        corpus.run,
         overlaps,
         occurrences,
         tuple(scores),

@@ -190,12 +190,15 @@ ROLES = tuple(Role)
 
 def role_corpus(traces: Iterable[Trace], *, implicit: bool = False) -> tuple[SymbolCorpus, Bools]:
     """Roles of the steps as symbols (numbers into :data:`ROLES`), and for each whether its role is explicit. With ``implicit``
-    a step without a role has its implicit one (:meth:`~trails.schema.Step.role_with_implicit`).
+    a step without a role has its implicit one (:meth:`~trails.schema.Step.role_with_implicit`). Roles are those of the chains,
+    whichever run measured them: the corpus names a run where all traces are of one.
     """
+    runs: set[str] = set()
     parts: dict[str, _Part] = {}
     explicit: dict[str, list[bool]] = {}
     for trace in traces:
         name = trace.chain.id
+        runs.add(trace.run)
         found = [step.role_with_implicit() if implicit else step.role for step in trace.steps]
         tokens = np.array([ROLES.index(role) for role in found], np.int32)
         spans = np.array([(step.start, step.end) for step in trace.steps], np.int32).reshape(-1, 2)
@@ -203,7 +206,7 @@ def role_corpus(traces: Iterable[Trace], *, implicit: bool = False) -> tuple[Sym
         none = np.full(len(tokens), np.nan, np.float32)
         parts[name] = _Part(name, tokens, spans, chain.text, chain.question, chain.source, none)
         explicit[name] = [step.explicit for step in trace.steps]
-    corpus = _checked(parts, "roles", "")
+    corpus = _checked(parts, "roles", runs.pop() if len(runs) == 1 else "")
     return corpus, np.array([flag for name in corpus.chains for flag in explicit[name]], np.bool_)
 
 

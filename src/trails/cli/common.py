@@ -212,6 +212,7 @@ class BarProgress:
         self._task: TaskID | None = None
         self._tokens = self._done = self._total = 0
         self._began = 0.0
+        self._first: tuple[float, int, int] | None = None  # seconds, units and tokens when the first piece was done
         self._estimated = False
 
     def __enter__(self) -> BarProgress:
@@ -232,7 +233,7 @@ class BarProgress:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(task, total=total, speed="")
         self._tokens, self._done, self._total, self._estimated = 0, 0, total, False
-        self._began = self._clock()
+        self._began, self._first = self._clock(), None
 
     def advance(self, amount: int, *, tokens: int = 0, shown: str = "") -> None:
         """Move the bar; ``shown`` stands beside it in place of the speed."""
@@ -243,9 +244,18 @@ class BarProgress:
         seconds = self._clock() - self._began
         speed = shown or (f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens and seconds > 0 else "")
         self._bar.update(self._task, advance=amount, speed=speed)
-        if self._tokens and seconds >= _ESTIMATE_AFTER and not self._estimated and not self._quiet:
+        if not self._tokens or self._estimated or self._quiet:
+            return
+        if (
+            self._first is None
+        ):  # what comes before it (reading, segmenting the first block) is not repeated piece by piece
+            self._first = seconds, self._done, self._tokens
+        since, done, tokens = (
+            now - then for now, then in zip((seconds, self._done, self._tokens), self._first, strict=True)
+        )
+        if since >= _ESTIMATE_AFTER and done and tokens:
             self._estimated = True
-            if (line := _estimate(self._tokens, self._done, self._total, seconds)) is not None:
+            if (line := _estimate(int(tokens), int(done), self._total, self._total - self._done, since)) is not None:
                 err.print(line)
 
     def note(self, message: str) -> None:
@@ -253,17 +263,17 @@ class BarProgress:
         err.print(message)
 
 
-def _estimate(tokens: int, done: int, total: int, seconds: float) -> str | None:
-    """How long the rest takes at the speed so far; None where it is less than ten seconds. ``done`` of ``total`` units of
-    work hold ``tokens`` tokens and took ``seconds``.
+def _estimate(tokens: int, done: int, total: int, to_do: int, seconds: float) -> str | None:
+    """How long measuring the rest takes at the speed so far; None where it is less than ten seconds. ``done`` units of work
+    held ``tokens`` tokens and took ``seconds``; ``to_do`` of ``total`` are left.
     """
-    left = seconds * (total - done) / done if done else 0.0
+    left = seconds * to_do / done
     if left < 10:
         return None
     in_all = float(f"{tokens * total / done:.2g}")
     span = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
     rate = f"{tokens:,} tokens took {seconds:.0f} s, {tokens / seconds:,.0f} tokens/s"
-    return f"about {in_all:,.0f} tokens in all, about {span} to go (the first {rate})"
+    return f"about {in_all:,.0f} tokens in all, about {span} of measuring to go ({rate})"
 
 
 class LogLines(logging.Handler):

@@ -54,7 +54,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Order of the rows: shuffled, rising or falling surprisal, rhythm:N, source.",
 )
-@click.option("--stratify/--no-stratify", default=True, help="Keep families in proportion in an order by surprisal.")
+@click.option(
+    "--stratify/--no-stratify",
+    default=True,
+    help="Keep strata (the column family) in proportion in an order by surprisal.",
+)
 @click.option("--layers", default="", help="Layers that a LoRA changes, 1 … L, e.g. 11-20 (default: all).")
 @click.option("--answer", is_flag=True, help="End a chain's text with its final answer (formats of texts).")
 @click.option(
@@ -215,8 +219,8 @@ def _print(report: ExportReport, as_json: bool, objective: str = "") -> None:
             echo(f"{split_name}: {path}")
         if "held_out" in report.files:
             echo(
-                f"held out: {counts.held_out} of {counts.rows} rows ({counts.held_out / max(1, counts.rows):.1%}); rows of a "
-                "family and near copies stay on one side, so the share can differ from --split"
+                f"held out: {counts.held_out} of {counts.rows} rows ({counts.held_out / max(1, counts.rows):.1%}); versions "
+                "of one thing and near copies stay on one side, so the share can differ from --split"
             )
         echo(f"card: {report.card}")
         if counts.unlabelled:

@@ -74,7 +74,7 @@ def findings(mask: str, weights: str, order: str, stratified: bool, layers: Sequ
     if order in ("rising", "falling"):
         found += [verdict("rising order"), "Compare with `--order shuffled`."]
         if not stratified:
-            found.append("The order is not stratified by family: expect it to sort by source.")
+            found.append("The order is not stratified: expect it to sort by source.")
     if order.startswith("rhythm"):
         found += [verdict("rhythm"), "Compare with shuffled passes."]
     if weights != "uniform":
@@ -173,7 +173,8 @@ def card(
         f" {counts.mean_surprisal:.4f}."
         if run.vocab_size
         else "- The run does not say the size of its vocabulary.",
-        f"- Spread of families over the order: {counts.spread:.3f} (0 = in proportion everywhere, near 1 = one after another).",
+        f"- Spread of strata (column `family`) over the order: {counts.spread:.3f} (0 = in proportion everywhere, near 1 ="
+        " one after another).",
     ]
     if counts.held_out or counts.components:
         body += [

@@ -74,7 +74,8 @@ there to the last one. ``labels`` equal ``input_ids`` where the token gives loss
 ``step_spans`` count from the start of ``input_ids``. ``token_ids_in_graph``: the token at ``input_ids[offset + i]`` is the
 node ``prefix + str(first + i)``, for ``i < count``; what lies before ``offset`` is context without a node.
 ``layers_to_transform`` is empty for all layers. ``suffix`` says that exactly ``completion`` carries labels, so that prompt
-and completion lose nothing. ``parent`` and ``variant`` are empty unless the row is a microvariant of the chain ``parent``.
+and completion lose nothing. ``family`` is a stratum: what the record's metadata call so, else the source. ``parent`` and
+``variant`` are empty unless the row is a microvariant of the chain ``parent``.
 """
 
 HELD = pa.schema([*RECORD, ("messages", pa.string())])

@@ -24,6 +24,7 @@ from trails.measure.tokens import ControlTokens
 from trails.schema import stable_hash
 
 _PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_INDEX = "model.safetensors.index.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
 
 
@@ -152,6 +153,15 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, pinned: str |
                 "refused. Save the model with save_pretrained(..., safe_serialization=True) where you trust it."
             )
         raise ModelError(f"{folder} has no weights (*.safetensors). Save the model with save_pretrained.")
+    if "model.safetensors" not in files and (folder / _INDEX).is_file():
+        named = _object(folder / _INDEX).get("weight_map")
+        parts = {str(name) for name in named.values()} if isinstance(named, dict) else set()
+        missing = sorted(parts - files)
+        if missing:
+            raise ModelError(
+                f"{folder} lacks {len(missing)} of the {len(parts)} files of weights that {_INDEX} names: "
+                f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}. Copy the folder again."
+            )
     if not files & set(_TOKENIZER):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json). Save it there with tokenizer.save_pretrained.")
     config = _object(folder / "config.json")

@@ -191,7 +191,7 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
     if s.many_steps:
         yield (
             f"bounded     {s.many_steps:,} chains have more than {ALL_EDGES_STEPS} steps: the graph keeps the {STRONGEST} "
-            "strongest earlier steps of each; the shards all up to 1,024 steps, then the nearest 64"
+            "strongest earlier steps of each, of those in the shards; these hold all up to 1,024 steps, then the nearest 64"
         )
     if s.dry_run:
         yield "dry run     nothing was measured or written"
@@ -204,9 +204,7 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
             f"surprisal   {s.mean_surprisal:.3f} nats/token "
             f"(a uniform guess over {s.vocab_size:,} tokens: {math.log(s.vocab_size):.3f})"
         )
-        stages = ", ".join(f"{stage} {s.seconds[stage]:.1f} s" for stage in STAGES if stage in s.seconds)
-        by = f"; {s.workers} workers, whose seconds are added up" if s.workers else ""
-        yield f"speed       {s.tokens_per_second:,.0f} tokens/s with context; {stages}; {s.seconds['total']:.1f} s in all{by}"
+        yield f"speed       {s.tokens_per_second:,.0f} tokens/s with context; {_seconds_said(s)}"
     if s.control_tokens is not None:
         made = f"; {CONTROL_POLICY[s.control_policy]}" if s.control_tokens else ""
         yield (
@@ -331,6 +329,19 @@ def ingest(
     _count_bad(summary, report)
     summary.seconds["total"] = time.perf_counter() - began
     return summary
+
+
+def _seconds_said(summary: IngestSummary) -> str:
+    """The seconds of the stages and in all, and why the ones do not add up to the other."""
+    stages = {stage: round(summary.seconds[stage], 1) for stage in STAGES if stage in summary.seconds}
+    total = round(summary.seconds["total"], 1)
+    rest = round(total - sum(stages.values()), 1)
+    said = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items())
+    if summary.workers:
+        return f"{said}; {total:.1f} s in all; {summary.workers} workers, whose seconds are added up"
+    if rest < 0:
+        return f"{said}, some of them side by side; {total:.1f} s in all"
+    return f"{said}, the rest {rest:.1f} s; {total:.1f} s in all"
 
 
 def _measure_into(

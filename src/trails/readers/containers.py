@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ SAMPLE_CHARS = 16_000_000
 KEY_FIELD = "id"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 _DEEP = "broken JSON: nested too deep."
+_LONG_NUMBER = f"a whole number of more than {sys.get_int_max_str_digits():,} digits"
+"""What :mod:`json` refuses with a ValueError that is no JSONDecodeError."""
 
 
 def records(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
@@ -180,6 +183,11 @@ class _Decoder:
         return self._decoder.raw_decode(text, position)
 
 
+def _at(error: json.JSONDecodeError, column: int) -> str:
+    """What is wrong, and at which column; some messages of :mod:`json` end with "at" themselves."""
+    return f"{error.msg.removesuffix(' at')} at column {column}"
+
+
 def _json_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
     decoder = _Decoder()
     for number, line in lines(file, report):
@@ -188,11 +196,11 @@ def _json_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any
         try:
             record = decoder.decode(line)
         except json.JSONDecodeError as error:
-            report.bad_record(file.shown, number, f"broken JSON: {error.msg} at column {error.colno}.")
+            report.bad_record(file.shown, number, f"broken JSON: {_at(error, error.colno)}.")
         except RecursionError:
             report.bad_record(file.shown, number, _DEEP)
-        except ValueError as error:
-            report.bad_record(file.shown, number, f"broken JSON: {error}.")
+        except ValueError:
+            report.bad_record(file.shown, number, f"broken JSON: {_LONG_NUMBER}.")
         else:
             if decoder.twice:
                 report.bad_record(file.shown, number, decoder.twice)
@@ -259,7 +267,7 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str, report: ReadRe
             except RecursionError:
                 raise FileError(f"{file.shown}:{line}: {_DEEP}") from None
             except ValueError as error:
-                place, message = line, str(error)
+                place, message = line, _LONG_NUMBER
                 if isinstance(error, json.JSONDecodeError):
                     inner = buffer.count("\n", position, error.pos)
                     at = (
@@ -267,7 +275,7 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str, report: ReadRe
                         if inner
                         else error.pos - position + column + 1
                     )
-                    place, message = line + inner, f"{error.msg} at column {at}"
+                    place, message = line + inner, _at(error, at)
                 if ended:
                     raise FileError(
                         f"{file.shown}:{place}: broken JSON: {message}. "
@@ -306,11 +314,11 @@ def _objects(file: SourceFile, text: io.TextIOWrapper, start: str, report: ReadR
         try:
             value, position = decoder.raw_decode(whole, position)
         except json.JSONDecodeError as error:
-            raise FileError(f"{file.shown}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}.") from None
+            raise FileError(f"{file.shown}:{error.lineno}: broken JSON: {_at(error, error.colno)}.") from None
         except RecursionError:
             raise FileError(f"{file.shown}:{line}: {_DEEP}") from None
-        except ValueError as error:
-            raise FileError(f"{file.shown}:{line}: broken JSON: {error}.") from None
+        except ValueError:
+            raise FileError(f"{file.shown}:{line}: broken JSON: {_LONG_NUMBER}.") from None
         if decoder.twice:
             report.bad_record(file.shown, line, decoder.twice)
             continue

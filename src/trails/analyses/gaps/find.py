@@ -84,7 +84,7 @@ class Gaps(Finding):
 
     def report(self) -> Report:
         """The seams with both neighbours and what is not grounded, and what the ranking is worth."""
-        columns = {"chain": "chain", "step": "before step", "score": "score", "rank": "rank"}
+        columns = {"chain": "chain", "step": "before step", "score": "score", "rank": "place in its chain (0 = first)"}
         if self.seams["bridge_nats"].null_count < len(self.seams):
             columns["bridge_nats"] = "bridge (nats)"
         columns |= {"ungrounded_values": "not grounded", "before": "the step before", "after": "the step after"}
