@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from trails.analyses import overlaps, statemap
+from trails.analyses.gaps import calibrate
 from trails.analyses.report import Report, method_lines
 from trails.analyses.score import Control, Score, methods
 from trails.analyses.sequences import ROLES, role_corpus, token_corpus
@@ -204,9 +206,181 @@ def test_the_map_tells_how_many_were_drawn(corpus_of: Any, random_texts: Any) ->
         "walk is real": True,
     }
     assert all(control.how for score in scores for control in score.controls)
-    assert _drawn(scores[0].controls[0].how) == (5, 0)
+    assert _drawn(scores[0].controls[0].how.split("; ")[1]) == (5, 0)
     assert _drawn(scores[1].controls[0].how) == (3, 0)
 
 
 def test_a_report_without_scores_has_no_line() -> None:
     assert method_lines(Report("nothing", "no verdict").scores) == []
+
+
+def _key(*parts: object) -> int:
+    """As docs/analyses.md tells it, as a number."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = str(part).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return int(digest.hexdigest()[:16], 16)
+
+
+def test_fitness_of_the_map_and_its_control_can_be_made_again(corpus_of: Any, random_texts: Any) -> None:
+    k = 2
+    corpus = corpus_of(random_texts(140, 40, seed=4, vocabulary=6))
+    score = statemap.build(corpus, k).scores[0]
+    chains = [corpus.tokens[a:b].tolist() for a, b in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)]
+    assert list(corpus.chains) == sorted(corpus.chains)
+    out = [(_key("held out", name) >> 32) % 10 == 0 for name in corpus.chains]
+    assert 0 < sum(out) < len(out)
+
+    def ways(chain: list[int]) -> list[tuple[int, ...]]:
+        return [(min(t, k), *chain[max(t - k, 0) : t + 1]) for t in range(1, len(chain))]
+
+    known = {way for chain, left in zip(chains, out, strict=True) if not left for way in ways(chain)}
+    new = [chain for chain, left in zip(chains, out, strict=True) if left]
+
+    def hits(of: list[list[int]]) -> list[int]:
+        return [sum(way in known for way in ways(chain)) for chain in of]
+
+    sizes = [len(chain) - 1 for chain in new]
+    assert score.value == pytest.approx(sum(hits(new)) / sum(sizes))
+    held, words = score.how.split("; ")
+    control, shuffles = score.controls[0].how.split("; ")
+    assert held == control == "one chain in ten held out by a key of its id"
+    assert score.interval == pytest.approx(_again(hits(new), sizes, words))
+    draws, first = _drawn(shuffles)
+    null = []
+    for i in range(draws):
+        flat, owner = np.concatenate(new), np.repeat(np.arange(len(new)), [len(chain) for chain in new])
+        mixed = flat[np.lexsort((np.random.default_rng(first + i).random(len(flat)), owner))]
+        null.append(sum(hits(_cut(mixed, [len(chain) for chain in new]))) / sum(sizes))
+    assert score.controls[0].value == pytest.approx(np.mean(null))
+    assert score.controls[0].interval == pytest.approx(_central(null))
+    assert 0 < score.controls[0].value < 1
+
+
+def test_the_walks_of_the_map_can_be_made_again(corpus_of: Any, random_texts: Any) -> None:
+    size = 2
+    corpus = corpus_of(random_texts(60, 40, seed=4, vocabulary=2))
+    score = next(one for one in statemap.build(corpus, size).scores if one.name == "walk is real")
+    chains = [corpus.tokens[a:b].tolist() for a, b in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)]
+    at = [(number, t) for number, chain in enumerate(chains) for t in range(len(chain))]
+    for k, how, value, interval in (
+        (size, score.how, score.value, score.interval),
+        (1, score.controls[0].how, score.controls[0].value, score.controls[0].interval),
+    ):
+        said = re.match(
+            r"([\d,]+) of ([\d,]+) walks of (\d+) steps did not reach the end of a chain, seed (\d+); (.*)", how
+        )
+        assert said, how
+        kept, walks, steps, seed = (int(part.replace(",", "")) for part in said.groups()[:4])
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for place, (number, t) in enumerate(at):
+            alike.setdefault((min(t + 1, k), *chains[number][max(t + 1 - k, 0) : t + 1]), []).append(place)
+        starts = [place for place, (_, t) in enumerate(at) if t >= k - 1]
+        rng = np.random.default_rng(seed)
+        here = [starts[i] for i in rng.integers(0, len(starts), walks)]
+        path = [chains[at[place][0]][at[place][1] - k + 1 : at[place][1] + 1] for place in here]
+        ended = [False] * walks
+        for _ in range(steps):
+            for walk, u in enumerate(rng.random(walks).tolist()):
+                number, t = at[here[walk]]
+                twins = alike[(min(t + 1, k), *chains[number][max(t + 1 - k, 0) : t + 1])]
+                twin = twins[int(u * len(twins))]
+                last = at[twin][1] == len(chains[at[twin][0]]) - 1
+                ended[walk] |= last
+                here[walk] = twin if last else twin + 1
+                path[walk] = [*path[walk], chains[at[here[walk]][0]][at[here[walk]][1]]]
+        held = {tuple(chain[t : t + k + steps]) for chain in chains for t in range(len(chain) - k - steps + 1)}
+        real = np.array([float(tuple(one) in held) for one, left in zip(path, ended, strict=True) if not left])
+        assert len(real) == kept
+        assert value == pytest.approx(real.mean())
+        draws, first = _resampled(said[5])
+        pick = np.random.default_rng(first).integers(0, len(real), (draws, len(real)))
+        assert interval == pytest.approx(_central(real[pick].mean(axis=1)))
+        assert 0 < value < 1
+
+
+def _fitted(x: Any, true: list[int], ridge: float) -> Any:
+    """Weights of a conditional logit: ``x`` has the seams of each chain, ``true`` the number of the true one."""
+    w = np.zeros(x[0].shape[1])
+    for _ in range(100):
+        gradient, hessian = ridge * w, ridge * np.eye(len(w))
+        for rows, one in zip(x, true, strict=True):
+            p = np.exp(rows @ w - (rows @ w).max())
+            p = p / p.sum()
+            mean = p @ rows
+            gradient = gradient + mean - rows[one]
+            hessian = hessian + (rows * p[:, None]).T @ rows - np.outer(mean, mean)
+        step = np.linalg.solve(hessian, gradient)
+        w = w - step
+        if abs(step).max() < 1e-10:
+            break
+    return w
+
+
+def _auc(values: Any, one: int) -> float:
+    others = np.delete(values, one)
+    return float(((values[one] > others) + 0.5 * (values[one] == others)).mean())
+
+
+@pytest.mark.slow
+def test_the_position_control_of_gaps_can_be_made_again(make: Any) -> None:
+    rng = np.random.default_rng(11)
+    traces = []
+    for number in range(60):
+        texts = [
+            f"Then {int(rng.integers(2, 99))} more are {int(rng.integers(2, 99))}. "
+            for _ in range(int(rng.integers(3, 9)))
+        ]
+        traces.append(make(texts, name=f"n{number}", roles=[Role.THEN] * len(texts)))
+    found = calibrate(traces, limit=40)
+    control = next(score for score in found.scores if score.name == "no model").controls[0]
+    said = re.fullmatch(
+        r"an interior step of each of (\d+) chains of four steps or more removed, seed (\d+); conditional logit out of fold, "
+        r"mean of (\d+) divisions into (\d+) folds of chains, seeds (\d+) to (\d+); (.*)",
+        control.how,
+    )
+    assert said, control.how
+    count, seed, divisions, folds, first, end = map(int, said.groups()[:6])
+    assert (count, end - first + 1) == (40, divisions)
+    able = sorted(
+        (t for t in traces if len(t.steps) >= 4), key=lambda t: f"{_key('calibration', t.chain.id, seed):016x}"
+    )
+    true, place = [], []
+    for trace in able[:count]:
+        steps = len(trace.steps)
+        true.append(_key("removed step", trace.chain.id, seed) % (steps - 2))  # seam 1 + this, counted from 0 here
+        place.append(np.arange(1, steps - 1))
+    raw = [np.stack([p / p[-1], (p / p[-1]) ** 2, (p == 1).astype(float)], axis=1) for p in place]
+    middle = [rows - rows.mean(0) for rows in raw]
+    spread = np.concatenate(middle).std(0)
+    x = [rows / spread for rows in middle]
+
+    def parts(names: list[int], of: int) -> list[tuple[list[int], list[int]]]:
+        fold = np.random.default_rng(of).permutation(len(names)) % folds
+        return [
+            (
+                [n for n, f in zip(names, fold, strict=True) if f != i],
+                [n for n, f in zip(names, fold, strict=True) if f == i],
+            )
+            for i in range(folds)
+        ]
+
+    def out_of_fold(names: list[int], of: int, ridge: float | None) -> dict[int, float]:
+        result = {}
+        for train, test in parts(names, of):
+            penalty = ridge
+            if penalty is None:
+                worth = {r: np.mean(list(out_of_fold(train, of + 1, r).values())) for r in (100.0, 10.0, 1.0)}
+                penalty = max(worth, key=lambda r: worth[r])
+            w = _fitted([x[n] for n in train], [true[n] for n in train], penalty)
+            result |= {n: _auc(x[n] @ w, true[n]) for n in test}
+        return result
+
+    every = [out_of_fold(list(range(count)), first + i, None) for i in range(divisions)]
+    each = np.array([np.mean([one[n] for one in every]) for n in range(count)])
+    assert control.value == pytest.approx(each.mean())
+    draws, start = _resampled(said[7])
+    pick = np.random.default_rng(start).integers(0, count, (draws, count))
+    assert control.interval == pytest.approx(_central(each[pick].mean(axis=1)))
+    assert len(set(each.tolist())) > 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -357,3 +358,18 @@ def test_the_nearest_steps_of_a_long_chain_are_those_of_the_whole_map(monkeypatc
         np.testing.assert_allclose(masses[kept], whole.step_masses(step)[kept], atol=1e-6)
     for name in ("surprisal", "attention_shift", "attention_sink", "hidden_shift"):
         np.testing.assert_allclose(getattr(near, name), getattr(whole, name), atol=1e-6)
+
+
+def test_the_words_about_chains_of_many_steps_have_the_numbers_of_the_code() -> None:
+    from trails.pipeline.measuring import IngestSummary, summary_lines
+    from trails.schema import Trace
+    from trails.store.rows import STRONGEST
+
+    page = " ".join((Path(__file__).parents[2] / "docs" / "measuring.md").read_text(encoding="utf-8").split())
+    (said,) = [line for line in summary_lines(IngestSummary(many_steps=1)) if line.startswith("bounded")]
+    for words in (page, " ".join((Trace.__doc__ or "").split())):
+        assert f"more than {passes.MOST_STEPS:,} steps keeps" in words
+        assert f"the nearest {passes.NEAR_STEPS} steps" in words
+    assert f"up to {passes.MOST_STEPS:,} steps, then the nearest {passes.NEAR_STEPS}" in said
+    assert f"the {STRONGEST} strongest" in said
+    assert f"the {STRONGEST} strongest of these" in page

@@ -29,6 +29,7 @@ from trails.store.queries import named_queries, named_query
         ([3.0, 2.0, 2.0, 2.0, 1.0], 4, False, ""),
         ([3.0, 2.0, 2.0], None, False, ""),
         ([3.0, 2.0, 1.0], 2, True, ""),
+        ([5.5451774, 5.5451776], None, False, "all 2 rows have the same nats (5.545): none of them comes first"),
         ([2.0, 2.001], None, False, ""),
         ([2.0], None, True, ""),
         ([], None, True, ""),

@@ -8,6 +8,9 @@ import numpy.typing as npt
 from trails.analyses.statistics import fold_of, within_group_auc
 from trails.platform.arrays import Doubles, Longs
 
+FOLDS = 5
+"""Folds of every cross-validation here."""
+
 
 def fit_choice(features: Doubles, chosen: npt.NDArray[np.bool_], group: Longs, ridge: float = 1.0) -> Doubles:
     """Weights (k,) of a ridge-penalised conditional logit: in each group one row is chosen with probability softmax(x · w).
@@ -45,7 +48,7 @@ RIDGES = (1.0, 10.0, 100.0)
 
 
 def choose_ridge(
-    features: Doubles, chosen: npt.NDArray[np.bool_], group: Longs, *, folds: int = 5, seed: int = 0
+    features: Doubles, chosen: npt.NDArray[np.bool_], group: Longs, *, folds: int = FOLDS, seed: int = 0
 ) -> float:
     """The penalty of :data:`RIDGES` with the best held-out AUC inside these groups; the largest of equals."""
     fold = fold_of(group, folds, seed + 1)
@@ -83,7 +86,7 @@ def cross_validated_choice(
     chosen: npt.NDArray[np.bool_],
     group: Longs,
     *,
-    folds: int = 5,
+    folds: int = FOLDS,
     seed: int = 0,
     ridge: float | None = None,
     more: Rows | None = None,
@@ -134,7 +137,7 @@ def cross_validated_stack(
     chosen: npt.NDArray[np.bool_],
     group: Longs,
     *,
-    folds: int = 5,
+    folds: int = FOLDS,
     seed: int = 0,
     more: Rows | None = None,
 ) -> Doubles:

@@ -41,6 +41,8 @@ from trails.store.rows import table_of
 MIN_CHAINS = 20
 """Fewer chains than this leave nothing to hold out: the map is built, its scores are withheld."""
 
+HELD_OUT = "one chain in ten held out by a key of its id"
+"""How :func:`held_out` chooses, in words; docs/analyses.md says which key."""
 WALK_STEPS = 8
 WALKS = 2_000
 SHUFFLES = 5
@@ -438,6 +440,12 @@ def walk_is_real(
     return np.isin(walked, real)
 
 
+def _walked(kept: int, seed: int) -> str:
+    """How :func:`walk_is_real` was drawn and resampled, in words."""
+    walks = f"{kept:,} of {WALKS:,} walks of {WALK_STEPS} steps did not reach the end of a chain, seed {seed}"
+    return f"{walks}; {how_resampled('walks', seed=seed)}"
+
+
 def _scores(corpus: SymbolCorpus, k: int, seed: int) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
     out = held_out(corpus)
     if corpus.n_chains < MIN_CHAINS or not out.any() or out.all():
@@ -470,12 +478,12 @@ def _scores(corpus: SymbolCorpus, k: int, seed: int) -> tuple[tuple[Score, ...],
                     "held-out tokens shuffled",
                     float(np.mean(null)),
                     spread(null),
-                    how_drawn("shuffles within each held-out chain", SHUFFLES, seed, apart=True),
+                    f"{HELD_OUT}; " + how_drawn("shuffles within each held-out chain", SHUFFLES, seed, apart=True),
                 ),
             ),
             interval,
             f"{test.n_chains} chains held out",
-            how_resampled("held-out chains (sum over sum)", seed=seed),
+            f"{HELD_OUT}; {how_resampled('held-out chains (sum over sum)', seed=seed)}",
         ),
         Score(
             "branching perplexity",
@@ -504,12 +512,11 @@ def _scores(corpus: SymbolCorpus, k: int, seed: int) -> tuple[tuple[Score, ...],
                         "the same on the map of single tokens (k = 1)",
                         float(flat.mean()),
                         bootstrap(flat, seed=seed),
-                        f"{len(flat):,} of {WALKS:,} walks of the same length, seed {seed}; "
-                        + how_resampled("walks", seed=seed),
+                        _walked(len(flat), seed),
                     ),
                 ),
                 bootstrap(real, seed=seed),
-                how=f"{len(real):,} of {WALKS:,} walks, seed {seed}; " + how_resampled("walks", seed=seed),
+                how=_walked(len(real), seed),
             )
         )
     else:

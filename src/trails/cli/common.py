@@ -250,12 +250,10 @@ class BarProgress:
             self._first is None
         ):  # what comes before it (reading, segmenting the first block) is not repeated piece by piece
             self._first = seconds, self._done, self._tokens
-        since, done, tokens = (
-            now - then for now, then in zip((seconds, self._done, self._tokens), self._first, strict=True)
-        )
+        since, done, tokens = seconds - self._first[0], self._done - self._first[1], self._tokens - self._first[2]
         if since >= _ESTIMATE_AFTER and done and tokens:
             self._estimated = True
-            if (line := _estimate(int(tokens), int(done), self._total, self._total - self._done, since)) is not None:
+            if (line := _estimate(tokens, done, self._total, self._total - self._done, since)) is not None:
                 err.print(line)
 
     def note(self, message: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trails.analyses.choice import (
+    FOLDS,
     Rows,
     choose_ridge,
     cross_validated_choice,
@@ -335,7 +336,9 @@ def _calibration(
     text, text_chains = repeated(
         lambda s: cross_validated_choice(text_columns, table.true, table.chain, seed=s, more=more)
     )
-    fitted = f"out of fold by chain, mean of {DIVISIONS} divisions into folds (seeds {seed} to {seed + DIVISIONS - 1})"
+    removed = f"an interior step of each of {n_chains} chains of four steps or more removed, seed {seed}"
+    divided = f"mean of {DIVISIONS} divisions into {FOLDS} folds of chains, seeds {seed} to {seed + DIVISIONS - 1}"
+    fitted = f"{removed}; conditional logit out of fold, {divided}"
     again = how_resampled(seed=seed)
     baselines = (
         Control(POSITION, position, bootstrap(position_chains, seed=seed), f"{fitted}; {again}"),
@@ -355,7 +358,8 @@ def _calibration(
             continue
         usable.append(name)
         value, per_chain = judged(table.values[name])
-        scores.append(Score(name, value, unit, baselines, bootstrap(per_chain, seed=seed), how=again))
+        own = f"{removed}; {again}"
+        scores.append(Score(name, value, unit, baselines, bootstrap(per_chain, seed=seed), how=own))
     scores.append(
         Score("no model", text, unit, baselines[:1], bootstrap(text_chains, seed=seed), how=f"{fitted}; {again}")
     )
@@ -406,7 +410,7 @@ def _calibration(
                     (Control("length of the removed step", length, how="the same chains, nothing drawn"),),
                     bootstrap(pairs, lambda rows: spearman(rows[:, 0], rows[:, 1]), draws=200, seed=seed),
                     f"mean of the true size: {float(np.mean(nats)):.2f} nats",
-                    how_resampled(draws=200, seed=seed),
+                    f"{removed}; {how_resampled(draws=200, seed=seed)}",
                 )
             )
         worth = {"no model": text, "all": everything, "model": model}
