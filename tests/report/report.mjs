@@ -34,7 +34,7 @@ try {
   for (const id of plan.chains || []) {
     await page.goto(address + '#chain/' + id)
     await page.waitForFunction(want => document.body.dataset.ready === 'chain' && document.querySelector('main').innerText.includes(want), id)
-    const chain = { measures: {}, detail: {}, alternatives: {} }
+    const chain = { measures: {}, detail: {}, alternatives: {}, first: await page.inputValue('#measure') }
     for (const measure of plan.measures || ['surprisal']) {
       const has = await page.locator(`#measure option[value="${measure}"]`).count()
       if (!has) continue

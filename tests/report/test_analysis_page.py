@@ -55,6 +55,7 @@ def test_a_page_shows_the_report_and_runs_nothing_of_it(tmp_path: Path) -> None:
         assert [_visible(text), "0.2500", "0.000 to 1.000", _visible(text), _visible(text), "0.1250", ""] in cells
     assert [f"{held}:0", _visible(HOSTILE[0]), "1.0e-7"] in cells
     assert {href for text, href in seen["links"] if text == held} == {f"#chain/{held}"}
+    assert seen["chains"][held]["first"] == "gradient effect"
     painted = [float(value) for value, _ in seen["chains"][held]["measures"]["gradient effect"]]
     np.testing.assert_array_equal(np.float32(painted), report.maps[held]["gradient effect"])
     assert absent not in [text for text, _ in seen["links"]]

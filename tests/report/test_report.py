@@ -199,6 +199,7 @@ def test_two_runs_are_compared_token_by_token(tmp_path: Path) -> None:
     file = tmp_path / "r.html"
     write_report(file, [before], RUN, after={before.chain.id: after})
     shown = look(file, chains=[before.chain.id], measures=["change"])["chains"][before.chain.id]
+    assert shown["first"] == "change", "what was asked for is seen first"
     values = np.array([float(v[0]) for v in shown["measures"]["change"]], np.float32)
     np.testing.assert_array_equal(values, after.surprisal - before.surprisal)
     with pytest.raises(UsageError, match="other tokens in run"):

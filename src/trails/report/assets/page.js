@@ -4,7 +4,7 @@
 (() => {
 let D, bytes, lang = /^ru/i.test(navigator.language || "") ? 1 : 0;
 const { min, max, floor, abs, round, sqrt } = Math, set = Object.assign, on = (e, name, f) => e.addEventListener(name, f),
-  ui = { measure: "surprisal", layer: null, minus: false, least: 1, token: -1 },
+  ui = { layer: null, minus: false, least: 1, token: -1 },
   views = {}, $ = (id) => document.getElementById(id), main = $("main"), page = document.documentElement, theme = page.classList,
   t = (key) => D.words[key]?.[lang] ?? key;
 // an element: h("td.n", {title: "…"}, kid, …); kids are nodes, texts, lists of them, and what is missing
@@ -35,6 +35,8 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   link = (id, text) => h("a", { href: "#chain/" + id }, text || id),
   // control characters are shown, never sent
   shown = (s) => s.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => `‹U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}›`),
+  // a token alone: a line feed, a blank and nothing are seen
+  visible = (s) => s.replace(/\n/g, "⏎").replace(/^ +$/, "␣") || "∅",
   // what the chains say themselves
   own = (s) => h("bdi", shown(s)),
   // a long name without a blank may break behind > and / and behind its first 18 letters, and ids of chains that the page holds are links
@@ -139,7 +141,7 @@ views.chain = (id) => {
   if (!c) { show("", h("p.warn", id)); return; }
   show("", left, aside);
   const maps = c.maps || [], measures = [...SCALARS, ...LAYERED].filter((m) => c.a[m]).concat(maps, c.a.surprisal_after ? ["change"] : []);
-  if (!measures.includes(ui.measure)) ui.measure = maps[0] || "surprisal";
+  if (!measures.includes(ui.measure)) ui.measure = maps[0] || (c.a.surprisal_after ? "change" : "surprisal");
   const pick = h("select", { id: "measure" }, measures.map((m) => option(m, t(m), m === ui.measure))),
     layer = slider("layer", 0, D.run.n_layers, ui.layer || 0), which = h("span.small"),
     minus = h("input", { type: "checkbox", id: "minus", checked: ui.minus }), legend = h("span.legend"), note = small({ id: "note" }),
@@ -181,11 +183,11 @@ views.chain = (id) => {
     if (i < 0) { aside.append(small(t`hover`)); return; }
     const s = stepOf(c, i), number = (name, measure, x, d) => [h("dt", name), h("dd", { data: { measure } }, fmt(x, d))], top = c.a.top_id,
       all = measures.flatMap((m) => number(t(m), m, m === ui.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : null));
-    aside.append(h("p", h("code", own(c.pieces[i] || "∅")), h("span.dim small", `  ${i + 1} / ${c.n}${s >= 0 ? ` · ${t`step`} ${s} ${c.steps[s].role}` : ""}`)),
+    aside.append(h("p", h("code", own(visible(c.pieces[i]))), h("span.dim small", `  ${i + 1} / ${c.n}${s >= 0 ? ` · ${t`step`} ${s} ${c.steps[s].role}` : ""}`)),
       h("dl", all, c.a.surprisal_after && number(`${t`surprisal`} ${t`after`}`, "after", c.a.surprisal_after[i])));
     if (top) {
       const k = top.length / c.n, alt = h("div.alt");
-      for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(D.pieces[top[at]] || "#" + top[at]))), h("span.small", fmt(10 * c.a.top_share[at], 2) + " %"));
+      for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(visible(D.pieces[top[at]] ?? "#" + top[at])))), h("span.small", fmt(10 * c.a.top_share[at], 2) + " %"));
       aside.append(h("h3", t`alternatives`), alt);
     }
     const best = c.links.filter((l) => l[0] === s).sort((a, b) => b[2] / b[3] - a[2] / a[3])[0];
