@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.report.test_report import RUN, look
-from tests.store.factory import corpus
+from tests.store.factory import corpus, make_chain, make_trace
 
 from trails.analyses.drift import drift
-from trails.analyses.report import Report
+from trails.analyses.report import Report, method_lines
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import build
 from trails.evaluate.diff import GroupChange, verdict
+from trails.platform.ties import tie
 from trails.report import html
 from trails.report.analysis import write_analysis
 from trails.report.html import Found, script, write_report
@@ -125,6 +127,32 @@ def test_the_verdict_of_a_drift_is_in_the_table() -> None:
     assert judged[0].startswith("no onset")
     for said in judged:
         assert in_russian(said), said
+
+
+def test_how_the_map_was_drawn_and_ties_are_in_the_table() -> None:
+    rng = np.random.default_rng(2)
+    words = [tuple(f"w{n} " for n in row) for row in rng.integers(0, 3, (60, 40)).tolist()]
+    chains = [make_chain(f"n{number}", "".join(one)) for number, one in enumerate(words)]
+    traces = [make_trace(chain, RUN, n_steps=2, words=one) for chain, one in zip(chains, words, strict=True)]
+    lines = method_lines(build(token_corpus(traces)).scores)
+    assert len(lines) > 3
+    for line in lines:
+        assert in_russian(line.partition(": ")[2]), line
+    for name in (
+        "score",
+        "cosine",
+        "size",
+        "size of the change",
+        "loss in nats",
+        "spread of ranks",
+        "change against its control",
+    ):
+        for values in ([1.0, 1.0, 1.0], [2.0, 1.0, 1.0]):
+            assert in_russian(tie(values, 2, name)), name
+    removed = "an interior step of each of 300 chains of four steps or more removed, seed 0"
+    assert in_russian(
+        f"{removed}; conditional logit out of fold, mean of 3 divisions into 5 folds of chains, seeds 0 to 2"
+    )
 
 
 def test_a_text_that_is_not_in_the_table_is_not_held_for_russian() -> None:

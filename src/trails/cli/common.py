@@ -246,9 +246,8 @@ class BarProgress:
         self._bar.update(self._task, advance=amount, speed=speed)
         if not self._tokens or self._estimated or self._quiet:
             return
-        if (
-            self._first is None
-        ):  # what comes before it (reading, segmenting the first block) is not repeated piece by piece
+        if self._first is None:
+            # what comes before it (reading, segmenting the first block) is not repeated piece by piece
             self._first = seconds, self._done, self._tokens
         since, done, tokens = seconds - self._first[0], self._done - self._first[1], self._tokens - self._first[2]
         if since >= _ESTIMATE_AFTER and done and tokens:
