@@ -34,6 +34,8 @@ RETURN o.id AS id, o.kind AS kind, o.text AS text, o.n_tokens AS n_tokens, o.n_c
 ORDER BY id, chain, first
 """
 MAX_ROWS = 200_000
+NAMED = 3
+"""Selections that the head of a report names."""
 PLAN_ROWS = 200
 """Rows of a course that its page lists."""
 
@@ -66,7 +68,8 @@ def report(
         return home.shards.traces(first.id, chains)
 
     woven = _woven(home, first, chains, notes) if with_map else None
-    what = ", ".join(selections) or "all chains"
+    more = f" and {len(selections) - NAMED} more" if len(selections) > NAMED else ""
+    what = ", ".join(selections[:NAMED]) + more or "all chains"
     subtitle = f"{what} · {first.model}" + (f" · compared with {second.id}" if second is not None else "")
     return write_report(
         to,
