@@ -161,15 +161,15 @@ def test_what_was_measured_before_is_not_measured_again(tmp_path: Path, chains: 
 
 
 class Disturbed(executors.LocalWorkers):
-    """Local workers, of which one is disturbed as the first block is handed to it."""
+    """Local workers, of which one is disturbed as the first block, or the first ``least`` at once, are handed to it."""
 
     signal = signal.SIGKILL
     times = 1
-    every = False
+    least = 1
 
     def ask(self, worker: int, request: Mapping[str, Any]) -> Future[Any]:
         future = super().ask(worker, request)
-        if request.get("blocks") and self.times > 0:
+        if len(request.get("blocks", ())) >= self.least and self.times > 0:
             type(self).times = self.times - 1
             process = self._children[worker]._process
             assert process is not None
@@ -185,12 +185,15 @@ def disturbed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return put
 
 
-def test_a_killed_worker_is_replaced(tmp_path: Path, chains: Path, disturbed: Callable[..., None]) -> None:
-    disturbed(signal=signal.SIGKILL)
+@pytest.mark.parametrize(("blocks", "said_of"), [(1, "over the block from"), (2, "blocks, the first from chain")])
+def test_a_killed_worker_is_replaced(
+    tmp_path: Path, chains: Path, disturbed: Callable[..., None], blocks: int, said_of: str
+) -> None:
+    disturbed(signal=signal.SIGKILL, least=blocks)
     said = Said()
     found = measured(chains, tmp_path / "home", Pool(2), said)
     assert found.measured == 60
-    assert any("is gone" in note and "another takes its place" in note for note in said.notes)
+    assert any("is gone" in note and said_of in note and "another takes its place" in note for note in said.notes)
     same(tmp_path, chains, tmp_path / "home")
 
 
