@@ -512,7 +512,6 @@ def asked_of(traces: list[Trace], number: int) -> dict[str, Any]:
 CALLS = 23
 """Sets of parameters for a statement; the first three calls plan."""
 INDEXED: dict[str, str] = {
-    "trails_range_Chain_source_id": "MATCH (c:Chain {source_id: $record}) RETURN c.id",
     "trails_range_Token_chain_step": "MATCH (t:Token {chain: $chain, step: 1}) RETURN t.piece",
     "trails_text_Step_text": "MATCH (s:Step) WHERE s.text CONTAINS $text RETURN s.id",
     "trails_fulltext_Step_text": (

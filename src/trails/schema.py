@@ -892,7 +892,7 @@ NODES: tuple[Node, ...] = (
         (
             _ID,
             _p("source", "string", "name of the data set", indexed=True),
-            _p("source_id", "string", "record in the data set"),
+            _p("source_id", "string", "record in the data set", indexed=True),
             _p("question", "string", "what the chain answers; context, not part of the trail"),
             _p("text", "string", "the chain"),
             _p("answer", "string", "final answer, kept apart from the chain"),
@@ -1344,7 +1344,6 @@ class Index:
 
 
 MORE_INDEXES: tuple[Index, ...] = (
-    Index("range", "Chain", ("source_id",)),
     Index("range", "Token", ("chain", "step")),
     Index("text", "Step", ("text",)),
     Index("fulltext", "Step", ("text",)),

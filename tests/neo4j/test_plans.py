@@ -114,7 +114,6 @@ def test_indexes_on_request_save_hits(filled: Server) -> None:
     """What each index is for, by database hits before and after."""
     chain = corpus(1, RUN)[0].chain
     asked = {
-        f"MATCH (c:Chain {{source_id: '{chain.source_id}'}}) RETURN c.id": 10,
         f"MATCH (t:Token {{chain: '{chain.id}', step: 0}}) RETURN t.piece": 1.2,
         "MATCH (s:Step) WHERE s.text CONTAINS 'rains' RETURN s.id": 1.2,
         f"MATCH ()-[r:NEXT {{run: '{RUN.id}'}}]->() WHERE r.surprisal > 9.9 RETURN r.surprisal": 10,
@@ -138,6 +137,12 @@ def test_the_check_sees_a_scan(filled: Server) -> None:
     assert scans(filled, "MATCH (t:Token) WHERE t.position = 3 RETURN t", {})
     assert scans(filled, "MATCH (a)-[r:NEXT]->(b) RETURN r.surprisal", {})
     assert not scans(filled, "MATCH (t:Token {chain: 'c'}) RETURN t", {})
+
+
+def test_the_record_of_a_chain_is_found_by_an_index(filled: Server) -> None:
+    with filled.open() as store:
+        plan = store.run("EXPLAIN MATCH (c:Chain {source_id: 'a record'}) RETURN c.id").dicts()
+    assert any("NodeIndexSeek" in row["operator"] and "source_id" in row["details"] for row in plan), plan
 
 
 def test_roles_as_labels_change_nothing_but_colours(filled: Server) -> None:
