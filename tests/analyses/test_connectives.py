@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,37 @@ def test_what_the_classifier_says_already_is_no_gain() -> None:
     assert abs(found.scores[0].value) < 0.05
     assert found.scores[2].value > 0.6  # alone they tell a lot
     assert not found.scores[0].beyond()
+
+
+def test_the_classifier_as_it_ships_is_a_control() -> None:
+    """Nothing is better than one that knows every role; fitted weights beat one that takes each role for the next."""
+    rng = np.random.default_rng(5)
+    steps = []
+    for i in range(240):
+        role = int(rng.integers(3))
+        shares = np.full(3, 0.1)
+        shares[role] = 0.8
+        steps.append(Connected(f"c{i // 4}", role, shares, rng.normal(0, 1, (3, 2))))
+    found = judge(steps, "en", ROLES)
+    shipped = {c.name: c for c in found.scores[1].controls}["the classifier as it ships"]
+    assert shipped.value == 1.0
+    assert found.over_shipped is not None
+    assert found.over_shipped[1] <= 0
+    worse = [Connected(s.chain, s.role, s.known[[1, 2, 0]], s.scores) for s in steps]
+    moved = judge(worse, "en", ROLES)
+    shipped = {c.name: c for c in moved.scores[1].controls}["the classifier as it ships"]
+    assert shipped.value == 0.0
+    assert moved.over_shipped is not None
+    assert moved.over_shipped[0] > 0.9
+
+
+def test_the_verdict_names_the_classifier_that_is_not_beaten() -> None:
+    found = judge(drawn(240, told=3.0), "en", ROLES)
+    assert found.over_shipped is not None
+    assert found.over_shipped[0] > 0
+    level = replace(found, over_shipped=(-0.02, 0.04)).report().verdict
+    assert level.endswith("but not shown to be better than the classifier as it ships (-0.020 to +0.040)")
+    assert "classifier as it ships" not in found.report().verdict
 
 
 def test_few_steps_are_withheld_with_their_number() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,42 @@ def test_scores_are_the_log_likelihoods_of_the_text_written_out(model) -> None:
     assert (behind_connectives(*model, before, " ", ["so"]) == 0).all()
 
 
+def test_the_text_before_is_gone_through_once_for_all_connectives(model) -> None:
+    module, tokenizer = model
+    before, words = "Tom has 5 apples and he gets 3 more from a friend. ", "he has 8 in all."
+    seen = []
+    handle = module.register_forward_pre_hook(
+        lambda _, __, said: seen.append(said["input_ids"].shape), with_kwargs=True
+    )
+    found = behind_connectives(module, tokenizer, before, words, ["so", "because", "but"])
+    handle.remove()
+    (one, near), (three, rest) = seen
+    assert (one, three) == (1, 3)
+    longest = len(tokenizer(f"{before}Because {words}")["input_ids"])
+    assert near + rest == longest
+    assert near > 2 * rest / 3
+    # behind the shared text, and where nothing is shared
+    for r, said in enumerate(("so", "because", "but")):
+        assert found[r] == pytest.approx(behind_connectives(module, tokenizer, before, words, [said])[0], abs=1e-9)
+        body = said.capitalize() + " "
+        first = behind_connectives(module, tokenizer, "", words, [said, "also"])[0]
+        assert first[1] == pytest.approx(alone(module, tokenizer, body + words, len(body), len(body + words)), abs=1e-4)
+
+
+def test_a_model_that_keeps_more_than_keys_and_values_reads_the_rows_whole() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, state_size=4, num_hidden_layers=2)
+    module = MambaForCausalLM(config).eval()
+    found = behind_connectives(module, tokenizer, "Tom has 5. ", "he has 8.", ["so", "because"])
+    for r, said in enumerate(("So ", "Because ")):
+        lead = "Tom has 5. " + said
+        text = lead + "he has 8."
+        assert found[r, 1] == pytest.approx(alone(module, tokenizer, text, len(lead), len(text)), abs=1e-3)
+
+
 def test_the_mean_behind_a_text_is_that_of_its_own_tokens(model) -> None:
     before, text = "It rains.\n", "The street is wet."
     whole = alone(*model, before + text, len(before), len(before + text))
@@ -83,14 +120,14 @@ def test_steps_are_those_with_a_connective_which_is_deleted(model) -> None:
     )
     russian = Chain("s", "2", "", "Идёт дождь. Поэтому улица мокрая.", language="ru")
     items = [(c, segment(c)) for c in (chain, russian)]
-    roles, found = connected(items, "en", *model)
+    roles, found = connected(items, "en", partial(behind_connectives, *model))
     assert [roles[step.role] for step in found] == ["THEREFORE", "BUT"]
     assert {step.chain for step in found} == {chain.id}
     for step in found:
         assert step.known.sum() == pytest.approx(1)
         assert step.scores.shape == (len(roles), 2)
         assert (step.scores < 0).all()
-    roles, found = connected(items, "ru", *model)
+    roles, found = connected(items, "ru", partial(behind_connectives, *model))
     assert [roles[step.role] for step in found] == ["THEREFORE"]
 
 

@@ -59,21 +59,54 @@ def behind_connectives(module: Any, tokenizer: Any, before: str, words: str, con
     if not words.strip():
         return found
     rows = [tokenizer(text, return_offsets_mapping=True) for text in texts]
-    longest = max(len(row["input_ids"]) for row in rows)
-    device = next(module.parameters()).device
-    ids = torch.tensor([[*row["input_ids"], *[0] * (longest - len(row["input_ids"]))] for row in rows], device=device)
-    mask = torch.tensor(
-        [[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows], device=device
-    )
-    with torch.no_grad():
-        logits = module(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-    log_p = torch.log_softmax(logits[:, :-1], -1).gather(2, ids[:, 1:, None])[..., 0].double().cpu().numpy()
+    ids = [row["input_ids"] for row in rows]
+    # the tokens before the connective are the same in every row: one pass for all
+    shared = next((t for t, (_, end) in enumerate(rows[0]["offset_mapping"]) if end > starts[0][0]), 0)
+    while shared and any(len(row) <= shared or row[:shared] != ids[0][:shared] for row in ids):
+        shared -= 1
+    shared, log_p = _log_likelihoods(module, ids, shared)
     for r, (row, (first, second)) in enumerate(zip(rows, starts, strict=True)):
         for t, (start, end) in enumerate(row["offset_mapping"]):
             at = _visible(texts[r], start, end)
             if t and end > start and at >= first:
-                found[r, int(at >= second)] += log_p[r, t - 1]
+                found[r, int(at >= second)] += log_p[r, t - max(shared, 1)]
     return found
+
+
+def _log_likelihoods(module: Any, ids: Sequence[Sequence[int]], shared: int) -> tuple[int, Doubles]:
+    """Log-likelihoods of the tokens of each row behind the ``shared`` ones that all begin with, nats, shape (rows, longest
+    rest); the first token of a row has none. The rows are gone through whole, and the first number is 0, where the
+    model keeps anything but keys and values, or where nothing is shared.
+    """
+    device = next(module.parameters()).device
+    cache: Any = None
+    before = None
+    with torch.no_grad():
+        if shared:
+            near = module(input_ids=torch.tensor([ids[0][:shared]], device=device), use_cache=True, logits_to_keep=1)
+            cache = getattr(near, "past_key_values", None)
+            if _repeatable(cache):
+                before = near.logits.expand(len(ids), -1, -1)
+                cache.batch_repeat_interleave(len(ids))
+            else:
+                cache, shared = None, 0
+        longest = max(map(len, ids))
+        rest = torch.tensor([[*row[shared:], *[0] * (longest - len(row))] for row in ids], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=device)
+        kept = {} if cache is None else {"past_key_values": cache}
+        logits = module(input_ids=rest, attention_mask=mask, use_cache=cache is not None, **kept).logits
+        if before is not None:
+            logits, rest = torch.cat([before, logits], 1), torch.nn.functional.pad(rest, (1, 0))
+        found = torch.log_softmax(logits[:, :-1].float(), -1).gather(2, rest[:, 1:, None])[..., 0]
+    return shared, found.double().cpu().numpy()
+
+
+def _repeatable(cache: Any) -> bool:
+    """Whether a cache holds keys and values alone, which can be had once for many rows."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    layers = getattr(cache, "layers", ())
+    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def _visible(text: str, start: int, end: int) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from trails.analyses.connectives import Connected, Connectives, judge
 from trails.errors import UsageError
 from trails.measure.connectives import CONNECTIVES, behind_connectives
 from trails.pipeline.progress import Progress, Silent
+from trails.platform.arrays import Doubles
 from trails.schema import Chain, Role, Step
 from trails.segment import detect_language
 from trails.segment.implicit import classifiers, features
@@ -22,13 +24,13 @@ _SAME = {Role.HOWEVER: Role.BUT}
 def connected(
     items: Iterable[tuple[Chain, Sequence[Step]]],
     language: str,
-    module: Any,
-    tokenizer: Any,
+    score: Callable[[str, str, Sequence[str]], Doubles],
     progress: Progress | None = None,
 ) -> tuple[tuple[str, ...], list[Connected]]:
     """Roles that can be told, and every step of chains in ``language`` with a connective of one of them, which is deleted.
 
-    The first step of a chain is left out, and one that holds nothing but its connective.
+    ``score`` gives the log-likelihoods, shape (connectives, 2), of the text before a step, its words and the connectives. The
+    first step of a chain is left out, and one that holds nothing but its connective.
     """
     progress = progress or Silent()
     known = classifiers()[language]
@@ -52,9 +54,7 @@ def connected(
             shares = known.probabilities(features(chain.text, steps, language, {step.index: left})[[step.index]])[0][
                 picked
             ]
-            scores = behind_connectives(
-                module, tokenizer, chain.text[: step.start], left, [words[Role(name)] for name in roles]
-            )
+            scores = score(chain.text[: step.start], left, [words[Role(name)] for name in roles])
             found.append(Connected(chain.id, roles.index(role), shares / shares.sum(), scores))
     return roles, found
 
@@ -87,5 +87,6 @@ def connectives(
     progress = progress or Silent()
     progress.begin("scoring connectives", len(wanted))
     items = ((trace.chain, trace.steps) for trace in home.shards.traces(known.id, wanted))
-    roles, steps = connected(items, language, scorer.model.module, scorer.model.tokenizer, progress)
+    score = partial(behind_connectives, scorer.model.module, scorer.model.tokenizer)
+    roles, steps = connected(items, language, score, progress)
     return judge(steps, language, roles, seed=seed)
