@@ -8,7 +8,8 @@ followed by a blank. Input: the packaged sample, repeated. CPU time of one proce
 lists every case.
 
 ``--data FOLDER``: of every data set that is there the share of steps without a role, with and without implicit roles, what kind
-of steps those are, and the commonest pairs of directly following roles: the edges of its directly-follows graph.
+of steps those are, and its directly-follows graph: every role of at least 2 % of the steps with what follows it, as shares.
+``--rest NAME`` draws 50 steps of one of these sets that have no role and no likely implicit one.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +31,7 @@ from trails.analyses.roles import Labelled, RoleAgreement, score_roles
 from trails.analyses.statistics import Interval
 from trails.readers import ReadOptions, read, write_chains
 from trails.sample import path
-from trails.schema import Chain, Role
+from trails.schema import Chain, Role, Step
 from trails.segment import described, segment
 
 GOAL_MB_PER_S = 1.5
@@ -149,6 +151,18 @@ DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {  # name: (file or fol
     "Spinoza": ("pd_argument_prose/spinoza_ethics_en.md", {}),
     "Russian answers": ("ru_llm_answers/answers.jsonl", {}),
     "BBH": ("bbh_cot/model_chains.jsonl", {}),
+    "ProntoQA": ("prontoqa/prontoqa.json", {}),
+    "StrategyQA": ("strategyqa/train.jsonl", {}),
+    "AQuA": ("aqua/dev.json", {}),
+    "ReAct": ("react_trails/react_base.jsonl", {}),
+    "ProofWriter": ("proofwriter_rules/proofwriter_sample.json", {}),
+    "EntailmentBank": ("entailment_bank/dev_task1.jsonl", {}),
+    "Tolstoy": ("ru_argument_prose/tolstoy_voyna_i_mir_arguments.txt", {}),
+    "Dostoevsky": ("ru_argument_prose/dostoevsky_prestuplenie_dense.jsonl", {}),
+    "Turgenev": ("plain_text/turgenev_ottsy_i_deti_ru.txt", {}),
+    "Shakespeare": ("plain_text/shakespeare_en.txt", {}),
+    "Wikipedia, English": ("plain_text/wikipedia_en.txt", {}),
+    "Wikipedia, Russian sentences": ("plain_text/wikipedia_ru_sentences.txt", {}),
     "ToT, game of 24": ("tot_game24/bfs_logs.jsonl", {}),
     "MGSM, Russian and English": ("mgsm_ru/cot_exemplars.jsonl", {}),
     "RuSuperGLUE, RCB": ("ru_superglue_pairs/rcb.jsonl", {"chain": "premise", "question": "hypothesis"}),
@@ -169,39 +183,98 @@ def kind_of(text: str) -> str:
     return "clause"
 
 
+def _chains(folder: Path, name: str) -> Iterator[Chain]:
+    file, fields = DATA_SETS[name]
+    return read([folder / file], options=ReadOptions(fields=fields, limit=MOST_CHAINS))
+
+
+def _is_left(step: Step) -> bool:
+    """Whether a step has no role and no implicit one that counts."""
+    return step.role is Role.NONE and not (step.implicit_role and step.implicit_p >= LIKELY)
+
+
+LEAST_ROLE = 0.02
+LEAST_EDGE = 0.1
+
+
+def follows(chains: Iterable[Sequence[str]]) -> list[tuple[str, float, list[tuple[str, float]]]]:
+    """The directly-follows graph of sequences of roles: (role, its share of all, (next role, share of what follows the role)).
+
+    Commonest first; roles of less than 2 % and edges of less than 10 % are left out. A role that ends its chain is followed
+    by nothing.
+    """
+    roles: Counter[str] = Counter()
+    pairs: dict[str, Counter[str]] = {}
+    for chain in chains:
+        roles.update(chain)
+        for a, b in pairwise(chain):
+            pairs.setdefault(a, Counter())[b] += 1
+    total = sum(roles.values())
+    found = []
+    for role, n in sorted(roles.items(), key=lambda item: (-item[1], item[0])):
+        if n >= LEAST_ROLE * total:
+            after = pairs.get(role, Counter())
+            edges = sorted(((b, k / after.total()) for b, k in after.items()), key=lambda edge: (-edge[1], edge[0]))
+            found.append((role, n / total, [edge for edge in edges if edge[1] >= LEAST_EDGE]))
+    return found
+
+
 def print_data(folder: Path) -> None:
-    """Print the table of ``--data``."""
+    """Print the tables of ``--data``."""
     print(
-        "| data set | chains | steps | NONE | NONE, implicit counted | of these: heading or list item | few words | clause |"
+        "| data set | chains | steps | explicit | NONE | NONE, implicit counted | first of its chain | heading or list item "
+        "| few words | clause | roles, implicit counted |"
     )
-    print("|---|---|---|---|---|---|---|---|")
-    edges = []
-    for name, (file, fields) in DATA_SETS.items():
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    graphs, counts = [], []
+    for name, (file, _) in DATA_SETS.items():
         if not (folder / file).exists():
             continue
-        steps = none = chains = 0
+        none, steps, explicit = 0, 0, 0
         left: Counter[str] = Counter()
-        pairs: Counter[tuple[str, str]] = Counter()
-        for chain in read([folder / file], options=ReadOptions(fields=fields, limit=MOST_CHAINS)):
-            chains += 1
+        told: Counter[str] = Counter()
+        rows = []
+        for chain in _chains(folder, name):
             found = described(chain, segment(chain))
             steps += len(found)
             none += sum(step.role is Role.NONE for step in found)
+            explicit += sum(step.explicit for step in found)
             for step in found:
-                if step.role is Role.NONE and not (step.implicit_role and step.implicit_p >= LIKELY):
-                    left[kind_of(chain.text[step.start : step.end])] += 1
-            pairs.update((a.role.value, b.role.value) for a, b in pairwise(found))
-        rest = sum(left.values())
-        shares = " | ".join(
-            f"{left[kind] / max(rest, 1):.2f}"
-            for kind in ("heading or list item", "symbols or less than four words", "clause")
+                if _is_left(step):
+                    left["first" if step.index == 0 else kind_of(chain.text[step.start : step.end])] += 1
+                else:
+                    told[step.role.value if step.role is not Role.NONE else step.implicit_role] += 1
+            rows.append([step.role.value for step in found])
+        kinds = ("first", "heading or list item", "symbols or less than four words", "clause")
+        shares = " | ".join(f"{left[kind] / steps:.2f}" for kind in kinds)
+        common = ", ".join(f"{role} {n / steps:.0%}" for role, n in told.most_common(4))
+        print(
+            f"| {name} | {len(rows):,} | {steps:,} | {explicit / steps:.2f} | {none / steps:.2f} | "
+            f"{left.total() / steps:.2f} | {shares} | {common} |"
         )
-        print(f"| {name} | {chains:,} | {steps:,} | {none / steps:.2f} | {rest / steps:.2f} | {shares} |")
-        total = sum(pairs.values())
-        told = [f"{a}>{b} {n / total:.0%}" for (a, b), n in pairs.most_common() if n >= 0.01 * total]
-        edges.append(f"| {name} | {total:,} | {'; '.join(told[:8])} |")
-    print("\n| data set | pairs | the commonest pairs of directly following roles |\n|---|---|---|")
-    print("\n".join(edges))
+        of = Counter(role for row in rows for role in row)
+        counts.append(f"| {name} | " + " | ".join(f"{of[role.value]:,}" for role in Role) + " |")
+        for role, share, edges in follows(rows):
+            said = ", ".join(f"{after} {part:.0%}" for after, part in edges)
+            graphs.append(f"| {name} | {role} {share:.0%} | {said} |")
+    print("\n| data set | " + " | ".join(role.value for role in Role) + " |\n|---|" + "---|" * len(Role))
+    print("\n".join(counts))
+    print("\n| data set | role | followed by |\n|---|---|---|")
+    print("\n".join(graphs))
+
+
+def print_rest(folder: Path, name: str, n: int = 50) -> None:
+    """Print ``n`` steps of a data set without a role and without a likely implicit one, drawn with seed 0."""
+    rest = [
+        (step.index, step.implicit_role or "-", step.implicit_p, chain.text[step.start : step.end])
+        for chain in _chains(folder, name)
+        for step in described(chain, segment(chain))
+        if _is_left(step)
+    ]
+    print(f"{n} of {len(rest):,} steps of {name}\n\n| kind | likeliest, p | step |\n|---|---|---|")
+    for index, role, p, text in random.Random(0).sample(rest, min(n, len(rest))):
+        kind = "first of its chain" if index == 0 else kind_of(text)
+        print(f"| {kind} | {role} {p:.2f} | {' '.join(text.split())[:110].replace('|', '‖')} |")
 
 
 def main() -> None:
@@ -210,10 +283,14 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=10)
     parser.add_argument("--gold", action="store_true", help="roles and borders against labelled steps instead of speed")
     parser.add_argument("--data", type=Path, help="roles of the data sets in this folder instead of speed")
+    parser.add_argument("--rest", choices=DATA_SETS, help="with --data: draw steps without a role of this set")
     parser.add_argument("--wrong", action="store_true", help="with --gold: list every case")
     options = parser.parse_args()
     if options.gold:
         print_gold(wrong=options.wrong)
+        return
+    if options.data and options.rest:
+        print_rest(options.data, options.rest)
         return
     if options.data:
         print_data(options.data)

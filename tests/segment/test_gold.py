@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from benchmarks.segment import BORDER_GOAL, PRECISION_GOAL, RECALL_GOALS, gold_rows, kappa, labelled
+from benchmarks.segment import BORDER_GOAL, PRECISION_GOAL, RECALL_GOALS, follows, gold_rows, kappa, labelled
 
 from trails.analyses.roles import RoleAgreement, score_roles
 from trails.errors import UsageError
@@ -93,3 +93,24 @@ def test_few_chains_have_counts_and_no_score() -> None:
     assert found.scores == ()
     assert "3 labelled chains in en" in found.withheld[0].reason
     assert found.report().tables[0].data.num_rows > 1
+
+
+def test_what_is_added_or_comes_next_is_found_inside_a_step_as_well(found: RoleAgreement) -> None:
+    by_role = {(one.language, one.role): one for one in found.roles}
+    for language, role, least in (("en", "AND", 0.9), ("en", "NEXT", 0.9), ("ru", "AND", 0.9)):
+        one = by_role[language, role]
+        assert one.precision >= 0.87, one
+        assert one.recall >= least, one
+
+
+def test_the_graph_of_directly_following_roles_is_that_of_counting() -> None:
+    chains = [["IF", "THEN", "NONE", "NONE"], ["IF", "THEN", "IF", "NONE"], ["NONE"]]
+    assert follows(chains) == [
+        ("NONE", pytest.approx(4 / 9), [("NONE", 1.0)]),
+        ("IF", pytest.approx(3 / 9), [("THEN", pytest.approx(2 / 3)), ("NONE", pytest.approx(1 / 3))]),
+        ("THEN", pytest.approx(2 / 9), [("IF", 0.5), ("NONE", 0.5)]),
+    ]
+    # a role of less than 2 % is no node, an edge of less than 10 % is not drawn
+    rare = [["NONE"] * 60 + ["OR"] + ["NONE"] * 10]
+    assert follows(rare) == [("NONE", pytest.approx(70 / 71), [("NONE", pytest.approx(68 / 69))])]
+    assert follows([["ANSWER"]]) == [("ANSWER", 1.0, [])]

@@ -208,6 +208,20 @@ def test_steps(text: str, expected: list[str]) -> None:
         ("For example, two is even.", ["EXAMPLE"]),
         ("In other words, it is whole.", ["RESTATE"]),
         ("Moreover, it is odd. Alternatively, it is zero.", ["AND", "OR"]),
+        ("I should also think about errors.", ["AND"]),
+        ("This number is also even.", ["AND"]),
+        ("It is not only even but also prime.", ["NONE"]),
+        ("Nine, which also divides it, is odd.", ["NONE"]),
+        ("It is red and also blue.", ["NONE"]),
+        ("She then sold the rest.", ["NEXT"]),
+        ("The total is then ten.", ["NONE"]),
+        ("We then have ten of them.", ["NONE"]),
+        ("First find the total: 5 * 7 = 35", ["NEXT"]),
+        ("First we add the two numbers.", ["NEXT"]),
+        ("First hour: 13", ["NONE"]),
+        ("First that number is doubled.", ["NONE"]),
+        ("This suggests that n is odd.", ["THEREFORE"]),
+        ("This suggests a change of plan.", ["NONE"]),
         ("When it stops, count it.", ["WHEN"]),
         ("Если идёт дождь, то мы дома.", ["IF", "THEN"]),
         ("Если идёт дождь, тогда мы дома.", ["IF", "THEN"]),
@@ -222,6 +236,9 @@ def test_steps(text: str, expected: list[str]) -> None:
         ("Он, следовательно, был прав.", ["THEREFORE"]),
         ("Вывод: путь пройден. Например, вот так.", ["THEREFORE", "EXAMPLE"]),
         ("То есть их пять. Иначе нельзя.", ["RESTATE", "OR"]),
+        ("Fedora также использует GNOME.", ["AND"]),
+        ("Полиомиелит, также известный как паралич, заразен.", ["NONE"]),
+        ("Купите хлеб, соль, а также три яблока.", ["NONE"]),
         ("Когда он пришёл, все ушли.", ["WHEN"]),
         ("Сколько их всего?", ["QUESTION"]),
     ],
@@ -431,9 +448,10 @@ def test_when_asks_unless_a_clause_follows_it() -> None:
 
 
 # Measured on all of labelled.jsonl, less a margin of about one step in the role's support (see docs/segmenter.md)
+# AND: these labels call five steps with "also" in their middle NONE, the twice labelled ones of gold.jsonl call ten of them AND
 F1_AT_LEAST = {
     **{
-        "AND": 0.75,
+        "AND": 0.55,
         "ANSWER": 0.8,
         "BECAUSE": 0.91,
         "BUT": 0.93,

@@ -67,6 +67,7 @@ class Cue:
     otherwise: tuple[Role, str] | None = None
     not_before: tuple[str, ...] = ()
     not_after: frozenset[str] = frozenset()
+    after: frozenset[str] = frozenset()
     opens: bool = False
     between_clauses: bool = False
     subject: bool = False
@@ -226,6 +227,7 @@ def _cue(entry: Mapping[str, Any], asking: frozenset[str], where: str) -> Cue:
         otherwise=(other, senses[1]) if other is not None else None,
         not_before=tuple(entry.get("not_before", ())),
         not_after=asking if not_after == "asking" else frozenset(not_after),
+        after=frozenset(entry.get("after", ())),
         opens=bool(entry.get("opens", False)),
         between_clauses=bool(entry.get("between_clauses", False)),
         subject=bool(entry.get("before", "")),

@@ -256,11 +256,12 @@ def _fits(cue: Cue, masked: str, start: int, end: int, lexicon: Lexicon) -> bool
         for words in cue.not_before:
             if rest.startswith(words) and not rest[len(words) : len(words) + 1].isalnum():
                 return False
-    if not cue.not_after:
+    if not cue.not_after and not cue.after:
         return True
     before = _preceding_word(masked, start)
     # where every clause has its comma ("хочу, чтобы"), the word before the comma counts as well
-    return (before.rstrip(",") if lexicon.nested_commas else before) not in cue.not_after
+    before = before.rstrip(",") if lexicon.nested_commas else before
+    return before not in cue.not_after and (not cue.after or before in cue.after)
 
 
 def _match(
