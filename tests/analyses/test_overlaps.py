@@ -124,6 +124,7 @@ def test_skeletons_count_variants_and_stand_beside_a_shuffle(make: Any) -> None:
     coverage, variants = found.scores
     assert coverage.value > coverage.control + 0.2
     assert variants.value < variants.control
+    assert variants.note.startswith("fewer than the shuffle")
     assert found.n_implicit == found.n_steps - sum(bool(s.connective) for t in traces for s in t.steps)
     assert found.record()["run"] == traces[0].run
     two = [replace(trace, run="r0" if number else "r1") for number, trace in enumerate(traces)]
@@ -137,9 +138,10 @@ def test_shuffled_roles_are_no_skeleton(make: Any) -> None:
         make(["a. ", "b. ", "c. ", "d. "], name=str(n), roles=[some[i] for i in rng.integers(0, 6, 4)])
         for n in range(90)
     ]
-    score = overlaps.skeleton(traces, 3).scores[0]
+    score, variants = overlaps.skeleton(traces, 3).scores
     assert 0.2 < score.control < 0.9
     assert abs(score.value - score.control) < 0.08
+    assert variants.note == "as many as the shuffle: no common patterns are shown"
 
 
 def near_traces(make: Any, *, twins: int, width: int = 16, chains: int = 40) -> list[Any]:

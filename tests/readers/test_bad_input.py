@@ -72,6 +72,28 @@ def test_a_missing_file_is_told_before_the_first_chain(tmp_path: Path) -> None:
         read([good, tmp_path / "nope"])  # not even drawn
 
 
+@pytest.mark.parametrize("end", ["csv", "tsv"])
+def test_a_quote_that_is_never_closed_is_a_bad_record(tmp_path: Path, end: str) -> None:
+    mark = "," if end == "csv" else "\t"
+    whole = f'question{mark}text\nq1{mark}"If it rains,\nthen the street is wet."\n'
+    (tmp_path / f"a.{end}").write_text(
+        whole + f'q2{mark}"But it is dry.\nq3{mark}So it did not rain.\n', encoding="utf-8"
+    )
+    report = ReadReport()
+    found = list(read([tmp_path / f"a.{end}"], options=ReadOptions(bad_tolerance=1), report=report))
+    assert [chain.text for chain in found] == ["If it rains,\nthen the street is wet."]
+    assert "a quote opens in this row and is never closed; the 2 lines from here on" in str(report.entries[0])
+    assert report.entries[0].line == 4
+
+
+def test_a_pipe_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "If it rains, then the street is wet."}\n', encoding="utf-8")
+    os.mkfifo(tmp_path / "b.jsonl")
+    report = ReadReport()
+    assert len(list(read([tmp_path], options=ReadOptions(), report=report))) == 1
+    assert "passed over 1 files of other kinds (b.jsonl)" in " ".join(report.notes)
+
+
 def test_folder_without_chains(tmp_path: Path) -> None:
     kinds = ".jsonl, .ndjson, .json, .parquet, .arrow, .csv, .tsv, .txt, .text, .md, .markdown"
     kinds += ", also .gz, .zst, .xz, .bz2, .zip and .eval."

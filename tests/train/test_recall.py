@@ -94,6 +94,8 @@ def test_summary_is_paired_and_the_verdict_needs_every_control() -> None:
     assert verdict(worse).startswith(
         "the trained model recalls conclusions worse than the untrained one: 4.500 nats per token"
     )
+    few = summary({"untrained": base[:3], "trained": better[:3]})
+    assert "(difference -1.010, 3 chains are too few for an interval)" in verdict(few)
     alone = summary({"untrained": base, "trained": better})
     assert "; without a control trained on shuffled steps that may be wording alone: 3.475" in verdict(alone)
 

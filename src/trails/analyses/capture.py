@@ -642,10 +642,7 @@ def retrieve(
     layer (that of the run); without it one is fitted on these traces. Without stored states on either side the score is
     withheld.
     """
-    nothing = (
-        "no hidden states are stored on one side; measure the chains into another home: "
-        "trails ingest PATH --states 16 --home FOLDER",
-    )
+    nothing = ("no hidden states are stored on one side; add them, run: trails ingest PATH --states 16",)
     if new.step_states is None or not new.state_layers:
         return (), (), (Withheld("retrieval in whitened space", nothing[0]),)
     chosen = layer if layer is not None else new.state_layers[len(new.state_layers) // 2]

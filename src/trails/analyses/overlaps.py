@@ -42,7 +42,7 @@ from trails.analyses.sequences import (
     token_corpus,
     window_keys,
 )
-from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
+from trails.analyses.statistics import Interval, bootstrap, how_drawn, how_resampled, spread
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Floats, Ints, Longs
@@ -475,7 +475,7 @@ def skeleton(
                 float(len(counts)),
                 "distinct role sequences",
                 (Control(name, float(np.mean(distinct)), spread(distinct), how),),
-                note="fewer than the shuffle: chains keep to common patterns",
+                note=_of_variants(len(counts), spread(distinct)),
             )
         )
     n_steps, n_implicit = corpus.n_tokens, int((~explicit).sum())
@@ -495,6 +495,15 @@ def skeleton(
         n_implicit=n_implicit,
         notes=(note,),
     )
+
+
+def _of_variants(found: int, null: Interval | None) -> str:
+    """What a number of variants says beside the central 95 % of its shuffles."""
+    if null is not None and found < null[0]:
+        return "fewer than the shuffle: chains keep to common patterns"
+    if null is not None and found > null[1]:
+        return "more than the shuffle: chains keep to few common patterns"
+    return "as many as the shuffle: no common patterns are shown"
 
 
 def _n_variants(tokens: Ints, offsets: Longs) -> int:

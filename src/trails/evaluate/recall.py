@@ -131,8 +131,7 @@ def verdict(rows: Sequence[RecallRow]) -> str:
         if names
     ]
     differences = ", ".join(
-        f"{other.name} {other.nll:.3f} (difference {row.against[other.name][0]:+.3f}, "
-        f"95 % {row.against[other.name][1]:+.3f} to {row.against[other.name][2]:+.3f})"
+        f"{other.name} {other.nll:.3f} (difference {row.against[other.name][0]:+.3f}, {_interval(row, other)})"
         for other in others
     )
     wording = (
@@ -144,6 +143,13 @@ def verdict(rows: Sequence[RecallRow]) -> str:
         f"the trained model recalls conclusions {', '.join(said)}{wording}: {row.nll:.3f} nats per token over "
         f"{row.chains:,} chains, {differences}"
     )
+
+
+def _interval(row: RecallRow, other: RecallRow) -> str:
+    _, low, high = row.against[other.name]
+    if math.isfinite(low):
+        return f"95 % {low:+.3f} to {high:+.3f}"
+    return f"{row.chains:,} {'chain is' if row.chains == 1 else 'chains are'} too few for an interval"
 
 
 TRAINED, UNTRAINED, SHUFFLED = "trained", "untrained", "shuffled"

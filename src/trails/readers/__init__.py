@@ -210,6 +210,7 @@ def _find(shown: str, report: ReadReport) -> list[Path]:
             if name.startswith(".") or _NOT_DATA.fullmatch(name):
                 continue
             known = _uncompressed(name).rpartition(".")[2].lower() in (*SUFFIXES, "zip", "eval")
+            known = known and (Path(folder) / name).is_file()  # a pipe or a socket would be waited for
             (found if known else others).append(Path(folder) / name if known else name)  # type: ignore[arg-type]
     if not found:
         seen = f"found only {', '.join(others[:5])}" if others else "it is empty or holds only notes"

@@ -589,12 +589,14 @@ def _parquet_batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
 def _delimited(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
     """Rows of CSV or TSV with a header line; a quoted field may hold line breaks. The place is the row's last line."""
     place = 0
+    of_row: list[str] = []
 
     def source() -> Iterator[str]:
         nonlocal place
         for number, line in lines(file, report):
             place = number
-            yield line + "\n"
+            of_row.append(line + "\n")
+            yield of_row[-1]
 
     csv.field_size_limit(max(csv.field_size_limit(), file.max_record_bytes))
     rows = csv.reader(source(), delimiter=delimiter_of(file))
@@ -604,7 +606,17 @@ def _delimited(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]
             return
         _check_names(f"{file.shown}:1", header)
         names = [name or f"column {number}" for number, name in enumerate(header, 1)]
+        of_row.clear()
         for row in rows:
+            if len(of_row) > 1 and _never_closed(of_row, rows.dialect.delimiter):
+                report.bad_record(
+                    file.shown,
+                    place - len(of_row) + 1,
+                    f"a quote opens in this row and is never closed; the {len(of_row):,} lines from here on are one field.",
+                )
+                of_row.clear()
+                continue
+            of_row.clear()
             if not row:
                 continue
             if len(row) != len(header):
@@ -613,6 +625,15 @@ def _delimited(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]
             yield place, dict(zip(names, row, strict=True))
     except csv.Error as error:
         raise FileError(f"{file.shown}:{place}: broken table: {error}.") from None
+
+
+def _never_closed(of_row: Sequence[str], delimiter: str) -> bool:
+    """Whether the lines of one row end inside a quoted field, which the end of the file alone can bring about."""
+    try:
+        list(csv.reader(of_row, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
 
 
 def delimiter_of(file: SourceFile) -> str:

@@ -151,8 +151,7 @@ def find_gaps(traces: Iterable[Trace], calibration: Calibration | None = None) -
         notes.append(f"{short} of {len(corpus)} chains have one step and therefore no seam")
     if not any(trace.nll_given_all is not None for trace in corpus):
         notes.append(
-            "no premises were measured; context_gain and premise_usefulness need another home: "
-            "trails ingest PATH --premises --home FOLDER"
+            "no premises were measured; context_gain and premise_usefulness need them, run: trails ingest PATH --premises"
         )
     if calibration.auc("no model") > calibration.auc(calibration.best):
         notes.append(
