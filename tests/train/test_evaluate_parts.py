@@ -44,6 +44,8 @@ def test_groups_follow_the_export_and_the_sources(tmp_path: Path) -> None:
     (tmp_path / "train.held_out.jsonl").unlink()
     assert groups_of(sources, export, [])["c4"] == "unseen"
     assert set(groups_of(sources, None, ["far/texts"]).values()) == {"held_out", "unrelated"}
+    with pytest.raises(UsageError, match="'train' was asked for, and 1 chain of gsm8k/train is in .*train.jsonl, so"):
+        groups_of(sources, export, ["texts", "train"])
     with pytest.raises(UsageError, match="--unrelated 'text' fits no source of this run. Sources: far/texts, gsm8k"):
         groups_of(sources, None, ["far/texts", "text"])
     # a chain of the export that this run has not makes no family

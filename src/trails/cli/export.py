@@ -90,7 +90,11 @@ if TYPE_CHECKING:
     "--split", default=0.0, show_default=True, help="Share of the rows to hold out, without a shared 13-gram."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the shuffle, the split and a random mask.")
-@click.option("--run", "run_id", help="Run whose measured numbers are used (default: the only one).")
+@click.option(
+    "--run",
+    "run_id",
+    help="Run whose measured numbers are used (default: the only one without an adapter).",
+)
 @click.option("--lossy", is_flag=True, help="Write even if the format loses a mask, a weight or the order.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @home_option

@@ -24,7 +24,9 @@ from trails.cli.common import (
 )
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-run_option = click.option("--run", help="Run whose chains and numbers count (default: the only one).")
+run_option = click.option(
+    "--run", help="Run whose chains and numbers count (default: the only one without an adapter)."
+)
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every order that is drawn.")
 course_options = stacked(run_option, seed_option, home_option, store_option, json_option)
 """Options of a command that compiles a course."""

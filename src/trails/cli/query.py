@@ -47,7 +47,7 @@ def command(
     home: Path | None,
     store: str | None,
 ) -> None:
-    """Run a named query of the cypher/ library. The run is filled in when the home holds only one.
+    """Run a named query of the cypher/ library. The run is filled in when the home holds one without an adapter only.
 
     \b
     trails query --list

@@ -16,7 +16,7 @@ from trails.cli.common import echo, err, home_option, json_option, print_json, s
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html", show_default=True,
     help="HTML file to write.",
 )  # fmt: skip
-@click.option("--run", help="Run whose numbers are shown (default: the only one).")
+@click.option("--run", help="Run whose numbers are shown (default: the only one without an adapter).")
 @click.option("--compare", metavar="RUN", help="Show every token's change to this run, for example after a training.")
 @click.option(
     "--course", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",

@@ -30,7 +30,10 @@ from trails.cli.common import (
 )
 from trails.errors import InputError, UsageError
 
-run_option = click.option("--run", help="Run to analyse: its id or the beginning of it (default: the only one).")
+run_option = click.option(
+    "--run",
+    help="Run to analyse: its id or the beginning of it (default: the only one without an adapter).",
+)
 graph_option = click.option("--no-graph", is_flag=True, help="Print only; write nothing to the graph.")
 limit_option = click.option(
     "--limit",

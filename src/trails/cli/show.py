@@ -13,7 +13,10 @@ from trails.report.terminal import MEASURES, render_chain, render_comparison, tr
 
 @click.command("show", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("chains", metavar="CHAIN [CHAIN]", nargs=-1, required=True)
-@click.option("--run", help="Run whose numbers are shown: its id or the beginning of it (default: the only one).")
+@click.option(
+    "--run",
+    help="Run whose numbers are shown: its id or the beginning of it (default: the only one without an adapter).",
+)
 @click.option(
     "--measure",
     type=click.Choice(MEASURES),

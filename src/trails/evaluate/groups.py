@@ -34,7 +34,8 @@ def exported_chains(path: Path) -> set[str]:
 def groups_of(sources: Mapping[str, str], exported: Path | None, unrelated: Collection[str]) -> dict[str, str]:
     """Group of every chain, by its source: trained and held out by the export's files, unseen (another source than the
     trained ones), unrelated by name. Without an export every chain that is not unrelated is held out. Raises UsageError
-    for a name in ``unrelated`` that fits no source.
+    for a name in ``unrelated`` that fits no source, and for a source of which a chain was trained on: its other chains are
+    held out, and a loss on them is no damage to text of another kind.
     """
     for name in unrelated:
         if not any(_named(source, name) for source in sources.values()):
@@ -47,6 +48,15 @@ def groups_of(sources: Mapping[str, str], exported: Path | None, unrelated: Coll
         beside = exported.with_name(f"{exported.stem}.held_out{exported.suffix}")
         held = exported_chains(beside) if beside.is_file() else set()
     families = {sources[chain] for chain in trained if chain in sources}
+    for name in unrelated:
+        both = sorted(source for source in families if _named(source, name))
+        if both:
+            count = sum(sources.get(chain) in both for chain in trained)
+            raise UsageError(
+                f"--unrelated {name!r} was asked for, and {count} {'chain' if count == 1 else 'chains'} of {', '.join(both)} "
+                f"{'is' if count == 1 else 'are'} in {exported}, so this source was trained on. Name a source that was not, "
+                "or train without it, e.g. trails export --subgraph source:NAME"
+            )
     groups = {}
     for chain, source in sources.items():
         if chain in trained:
