@@ -10,7 +10,7 @@ from tests.contract.conftest import Open
 from tests.store.factory import corpus, make_run
 
 from trails.pipeline.judging import judge
-from trails.pipeline.loading import alone_of, foreign_losses, load_missing
+from trails.pipeline.loading import alone_of, foreign_losses, foreign_relationships, load_missing
 from trails.pipeline.progress import Silent
 from trails.pipeline.removing import _plan, _remove_from_graph
 from trails.pipeline.results import clear_results, keep_results, restore_results, results_of, write_results
@@ -85,6 +85,22 @@ def act_on(graph: GraphStore, me: TraceStore, act: str, run: str, analysis: str,
         assert rows(graph, me) == {}
         graph.delete(sorted(alone_of(me, graph)), home=me.identity().id)
         load_missing(me, graph, progress=Silent())
+
+
+def test_what_somebody_else_attached_is_seen(open_store: Open, tmp_path: Path) -> None:
+    """By its type, and by the node at its other end where the type is one of trails' own, too."""
+    home = home_of(tmp_path / "a", corpus(4, RUNS[0]), (RUNS[0],))
+    chains = sorted(home.done(RUNS[0].id))
+    with open_store() as graph:
+        graph.ensure_schema()
+        load_missing(home, graph, progress=Silent())
+        assert foreign_relationships(graph, chains) == []
+        for kind in ("ON", "REVIEWED", "REVIEWED"):
+            statement = f"MATCH (c:Chain {{id: $id}}) CREATE (:Note {{text: 'theirs'}})-[:{kind}]->(c)"
+            graph.run(statement, {"id": chains[0]}, write=True)
+        assert foreign_relationships(graph, chains) == ["1 ON relationship", "2 REVIEWED relationships"]
+        assert foreign_relationships(graph, chains[1:]) == []
+    home.close()
 
 
 @pytest.mark.slow

@@ -162,6 +162,21 @@ def test_removing_nothing_that_is_there_is_an_error(home: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_somebody_else_attached_goes_only_when_asked(home: Path) -> None:
+    with EmbeddedStore(home) as graph:
+        graph.run(f"MATCH (c:Chain {{id: '{CHAINS[0]}'}}) CREATE (:Note {{text: 'mine'}})-[:ON]->(c)", write=True)
+        graph.save()
+    before = digests(home)
+    refused = trails(home, "remove", "chain", CHAINS[0], CHAINS[1])
+    assert isinstance(refused.exception, UsageError)
+    assert "would go with them: 1 ON relationship. Nothing was removed." in str(refused.exception)
+    assert f"trails remove chain {' '.join(sorted(CHAINS[:2]))} --yes" in str(refused.exception)
+    assert digests(home) == before
+    assert trails(home, "remove", "chain", CHAINS[1]).exit_code == 0
+    assert trails(home, "remove", "chain", CHAINS[0], "--yes").exit_code == 0
+    assert {chain for chain, _ in digests(home)}.isdisjoint(CHAINS[:2])
+
+
 def test_chains_are_named_in_every_way(home: Path) -> None:
     rows = json.loads(trails(home, "chains", "--run", ONE.id, "--json").stdout)
     assert [row["number"] for row in rows] == [1, 2, 3, 4, 5, 6]

@@ -25,7 +25,7 @@ AGAIN = {
 @click.argument("kind", type=click.Choice(["chain", "source", "run", "family"]))
 @click.argument("names", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; change nothing.")
-@click.option("--yes", is_flag=True, help="Remove without asking first.")
+@click.option("--yes", is_flag=True, help="Remove without asking first, and with what others attached.")
 @home_option
 @store_option
 @json_option
@@ -52,7 +52,7 @@ def command(
             confirm(f"remove {len(found.pairs):,} measured chains of {settings.home}?")
         # a number (#2) names what was shown, whatever another process did meanwhile
         chains = sorted({chain for chain, _ in found.pairs})
-        found = remove(of, chains if of == "chain" else names, settings)
+        found = remove(of, chains if of == "chain" else names, settings, force=yes)
     if as_json:
         print_json(
             {

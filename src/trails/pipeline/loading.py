@@ -167,26 +167,35 @@ def alone_of(traces: TraceStore, graph: GraphStore) -> set[str]:
 
 
 _TYPES = sorted({r.type for r in RELATIONSHIPS})
-_ATTACHED = (
-    "MATCH (n:Chain)-[r]-() WHERE n.id IN $ids AND NOT type(r) IN $types RETURN type(r) AS type, count(r) AS n",
-    "MATCH (n:Step)-[r]-() WHERE n.chain IN $ids AND NOT type(r) IN $types RETURN type(r) AS type, count(r) AS n",
-    "MATCH (n:Token)-[r]-() WHERE n.chain IN $ids AND NOT type(r) IN $types RETURN type(r) AS type, count(r) AS n",
+_LABELS = sorted(node.label for node in NODES)
+_ATTACHED = tuple(
+    f"MATCH (n:{label})-[r]-(m) WHERE n.{key} IN $ids AND (NOT type(r) IN $types OR none(l IN labels(m) WHERE l IN $labels)) "
+    "RETURN type(r) AS type, count(r) AS n"
+    for label, key in (("Chain", "id"), ("Step", "chain"), ("Token", "chain"))
 )
 
 
-def foreign_losses(graph: GraphStore, chains: Collection[str]) -> list[str]:
-    """What somebody else wrote and would go with these chains, in words: relationships of types that trails does not write; in
-    the embedded graph, which is replaced as a whole, nodes of other labels, too.
+def foreign_relationships(graph: GraphStore, chains: Collection[str]) -> list[str]:
+    """Relationships that somebody else wrote and that go with these chains, in words: of a type that trails does not write, or
+    to a node that is none of trails' own.
     """
     found: dict[str, int] = {}
-    if isinstance(graph, Replaceable):
-        known = {node.label for node in NODES} | {r.name for r in RELATIONSHIPS}
-        found = {f"{label} nodes": count for label, count in graph.counts().items() if label not in known}
+    given = {"ids": sorted(chains), "types": _TYPES, "labels": _LABELS}
     for statement in _ATTACHED:
-        rows = graph.run(statement, {"ids": sorted(chains), "types": _TYPES}, timeout_s=86_400.0, trusted=True).rows
-        for kind, count in rows:
-            found[f"{kind} relationships"] = found.get(f"{kind} relationships", 0) + count
-    return [f"{count:,} {what}" for what, count in sorted(found.items())]
+        for kind, count in graph.run(statement, given, timeout_s=86_400.0, trusted=True).rows:
+            found[kind] = found.get(kind, 0) + count
+    return [f"{count:,} {kind} relationship{'' if count == 1 else 's'}" for kind, count in sorted(found.items())]
+
+
+def foreign_losses(graph: GraphStore, chains: Collection[str]) -> list[str]:
+    """What somebody else wrote and a fresh graph would not have, in words: :func:`foreign_relationships`; in the embedded
+    graph, which is replaced as a whole, nodes of other labels, too.
+    """
+    found = []
+    if isinstance(graph, Replaceable):
+        known = {*_LABELS, *(r.name for r in RELATIONSHIPS)}
+        found = [f"{count:,} {label} nodes" for label, count in sorted(graph.counts().items()) if label not in known]
+    return [*found, *foreign_relationships(graph, chains)]
 
 
 def _fill(traces: TraceStore, graph: GraphStore, *, per_layer: bool, progress: Progress) -> int:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from trails.config import Settings, load_settings
 from trails.errors import StoreError, UsageError
+from trails.pipeline.loading import alone_of, foreign_relationships
 from trails.pipeline.results import clear_results
 from trails.platform.files import replacing, write_atomic
 from trails.schema import RELATIONSHIPS, Run
@@ -50,8 +51,16 @@ class Removal:
     cleared: tuple[str, ...] = ()
 
 
-def remove(kind: Kind, names: Sequence[str], settings: Settings | None = None, *, dry_run: bool = False) -> Removal:
-    """Remove chains, all chains of sources or families, or runs. With ``dry_run`` nothing changes.
+def remove(
+    kind: Kind,
+    names: Sequence[str],
+    settings: Settings | None = None,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
+) -> Removal:
+    """Remove chains, all chains of sources or families, or runs. With ``dry_run`` nothing changes, and the graph is not
+    opened. Relationships of somebody else's that hang on what goes are a UsageError unless ``force`` is given.
 
     What another home holds, too, stays in a graph that both share. The locks of the home and of the graph are taken first. Then
     the shards are written: a kill leaves a graph that holds more than they do, which ``trails verify`` tells. Maps and overlaps
@@ -71,6 +80,11 @@ def remove(kind: Kind, names: Sequence[str], settings: Settings | None = None, *
         _until_saved(settings),
     ):
         plan = _plan(traces, kind, ids)
+        if not force and (losses := foreign_relationships(graph, alone_of(traces, graph) & set(plan.chains))):
+            raise UsageError(
+                f"what trails did not write hangs on these chains and would go with them: {', '.join(losses)}. Nothing was "
+                f"removed. Keep it elsewhere, then run: {again} --yes"
+            )
         for name in plan.shards:
             traces.rewrite(name, [t for t in traces.shard(name) if (t.chain.id, t.run) not in plan.pairs])
         for path in plan.derived:
