@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,25 @@ def test_what_somebody_else_attached_is_seen(open_store: Open, tmp_path: Path) -
         assert foreign_relationships(graph, chains) == ["1 ON relationship", "2 REVIEWED relationships"]
         assert foreign_relationships(graph, chains[1:]) == []
     home.close()
+
+
+def test_a_family_that_another_home_gave_is_no_difference(open_store: Open, tmp_path: Path) -> None:
+    plain = [replace(trace, chain=replace(trace.chain, family="")) for trace in corpus(4, RUNS[0])]
+    named = [replace(trace, chain=replace(trace.chain, family=f"family {i % 2}")) for i, trace in enumerate(plain)]
+    assert [trace.chain.id for trace in named] == [trace.chain.id for trace in plain]
+    homes = [home_of(tmp_path / "a", plain, (RUNS[0],)), home_of(tmp_path / "b", named, (RUNS[0],))]
+    with open_store() as graph:
+        graph.ensure_schema()
+        for home in homes:
+            load_missing(home, graph, progress=Silent())
+        for home in homes:
+            assert judge(home, graph).differences() == []
+        lost = "MATCH (:Chain {id: $id})-[r:IN_FAMILY]->() DELETE r"
+        graph.run(lost, {"id": plain[1].chain.id}, write=True)
+        assert judge(homes[0], graph).differences() == []
+        assert judge(homes[1], graph).differences() != [], "a family that this home gave is missed"
+    for home in homes:
+        home.close()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from trails.config import Settings, load_settings
 from trails.pipeline.loading import SHARD_CHAINS, graph_has_arrays, in_blocks, split_otherwise, steps_differ
 from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.results import restore_results, results_of
-from trails.schema import GRAPH_FORMAT, TRANSITION_ARRAYS
+from trails.schema import GRAPH_FORMAT, TRANSITION_ARRAYS, family_key
 from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.digest import GraphDigest, compare, differing_keys, graph_digest
@@ -129,7 +129,7 @@ def judge(traces: TraceStore, graph: GraphStore) -> Judged:
     elsewhere = {pair for found in others.values() for pair in found}
     shared = {run for _, run in elsewhere}
     there = graph.tables({chain for chain, _ in pairs | held} if others else None)
-    actual = _own_part(there, pairs, elsewhere) if others else there
+    actual = _own_part(there, pairs, elsewhere, _families(traces)) if others else there
     arrays = _pairs_with_arrays(actual)
 
     def batches() -> Iterator[GraphBatch]:
@@ -175,8 +175,25 @@ def _pairs_with_arrays(batch: GraphBatch) -> set[tuple[str, str]]:
     return set(zip(kept["start"].to_pylist(), kept["run"].to_pylist(), strict=True))
 
 
-def _own_part(batch: GraphBatch, pairs: set[tuple[str, str]], elsewhere: set[tuple[str, str]]) -> GraphBatch:
-    """What of the rows is this home's: nothing that only others measured, and of sources, runs and families those in use."""
+def _families(traces: TraceStore) -> set[tuple[str, str]]:
+    """(chain, family) of this home's chains."""
+    return {
+        (chain, family_key(family))
+        for table in traces.tables(["chain", "family"], rows=10_000)
+        for chain, family in zip(table["chain"].to_pylist(), table["family"].to_pylist(), strict=True)
+        if family
+    }
+
+
+def _own_part(
+    batch: GraphBatch,
+    pairs: set[tuple[str, str]],
+    elsewhere: set[tuple[str, str]],
+    families: set[tuple[str, str]],
+) -> GraphBatch:
+    """What of the rows is this home's: nothing that only others measured, no family that only others gave a chain that they
+    hold, too, and of sources, runs and families those in use.
+    """
     chains = {chain for chain, _ in pairs}
     foreign = {pair for pair in elsewhere - pairs if pair[0] in chains}
     run_table = batch.nodes.get("Run")
@@ -192,6 +209,12 @@ def _own_part(batch: GraphBatch, pairs: set[tuple[str, str]], elsewhere: set[tup
         chain = pc.list_element(pc.split_pattern(table["start"], ":", max_splits=1), 0)
         column, left_out = ("tokenizer", other_tokens) if name == "FIRST" else ("run", foreign)
         relationships[name] = _leave_out(table, chain, column, left_out) if column in table.column_names else table
+    if "IN_FAMILY" in relationships:
+        shared = {chain for chain, _ in elsewhere}
+        table = relationships["IN_FAMILY"]
+        ends = zip(table["start"].to_pylist(), table["end"].to_pylist(), strict=True)
+        own = [start not in shared or (start, end) in families for start, end in ends]
+        relationships["IN_FAMILY"] = table.filter(pa.array(own, pa.bool_()))
     used = {"Run": {run for _, run in pairs}}
     for label, name in (("Source", "FROM"), ("Family", "IN_FAMILY")):
         used[label] = set(relationships[name]["end"].to_pylist()) if name in relationships else set()

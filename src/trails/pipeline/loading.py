@@ -18,7 +18,7 @@ from trails.platform.memory import free_bytes
 from trails.schema import NODES, RELATIONSHIPS, TRANSITION_ARRAYS, Trace
 from trails.store import open_graph
 from trails.store.base import GraphStore
-from trails.store.rows import graph_batch, held_by, holding
+from trails.store.rows import families, graph_batch, held_by, holding
 from trails.store.shards import damaged_shard
 from trails.store.traces import TraceStore
 
@@ -65,6 +65,10 @@ def load_missing(
     claimed = (pairs & present) - graph.held().get(home.id, set())
     if claimed:
         graph.write([holding(sorted(claimed), home)])
+        named = {chain for chain, _ in claimed}
+        for table in traces.tables(["chain", "family"], chains=named, rows=10_000):
+            of = zip(table["chain"].to_pylist(), table["family"].to_pylist(), strict=True)
+            graph.write([families(of)])  # whoever loaded the chain may have given it none
     missing: dict[str, set[str]] = {}
     for chain, run in pairs - present:
         missing.setdefault(run, set()).add(chain)

@@ -130,6 +130,15 @@ def holding(pairs: Iterable[tuple[str, str]], home: HomeIdentity) -> GraphBatch:
     return GraphBatch({"Home": node}, {"HOLDS": table_of("HOLDS", rows)} if chains else {})
 
 
+def families(of: Iterable[tuple[str, str]]) -> GraphBatch:
+    """The families of (chain, family) pairs, a family as the data names it; a pair without one is left out."""
+    held = [(chain, family) for chain, family in of if family]
+    names = {family_key(family): family for _, family in held}
+    ends = {"start": [chain for chain, _ in held], "end": [family_key(family) for _, family in held]}
+    nodes = {"Family": table_of("Family", {"id": list(names), "name": list(names.values())})}
+    return GraphBatch(nodes, {"IN_FAMILY": table_of("IN_FAMILY", ends)}) if held else GraphBatch()
+
+
 def merge_batches(batches: Sequence[GraphBatch]) -> GraphBatch:
     """One batch with the rows of all; nodes with the same id and relationships with the same key count once (first wins)."""
     if len(batches) == 1:
