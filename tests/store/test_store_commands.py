@@ -63,7 +63,22 @@ def test_status_of_a_home_without_graph_says_rebuild(tmp_path: Path) -> None:
     assert "3 measured chains of the shards are not in the graph" in shown.stdout
     assert "next        trails rebuild" in shown.stdout
     (tmp_path / "graph.kgl").write_bytes(b"broken")
-    assert "cannot be read" in trails("status", home=tmp_path).stdout
+    broken = trails("status", home=tmp_path).stdout
+    assert "cannot be read" in broken
+    assert "next        trails rebuild" in broken
+
+
+def test_status_concludes_nothing_of_a_graph_that_it_cannot_see(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEO4J_URI", "bolt://127.0.0.1:9")
+    monkeypatch.setenv("NEO4J_PASSWORD", "wrong")
+    arguments = ["status", "--home", str(home), "--store", "neo4j"]
+    shown = CliRunner().invoke(cli, arguments).stdout
+    assert "127.0.0.1:9" in shown
+    assert "not in the graph" not in shown
+    assert "next        trails status" in shown
+    found = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)["graph"]
+    assert found["missing"] is None
+    assert found["problem"]
 
 
 def test_status_of_no_home(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from trails.store.traces import HomeStats, TraceStore
 @dataclass(frozen=True, slots=True)
 class Status:
     """Shards and graph side by side. ``graph_problem`` is set where the graph cannot be opened; ``missing`` counts the
-    (chain, run) pairs of the shards that the graph does not hold; ``advice`` is a command worth running next.
+    (chain, run) pairs of the shards that the graph does not hold, and is None where nobody could look; ``advice`` is a command
+    worth running next.
     """
 
     home: str
@@ -26,7 +27,7 @@ class Status:
     graph: str
     counts: Mapping[str, int]
     graph_bytes: int
-    missing: int
+    missing: int | None
     graph_problem: str
     advice: str
 
@@ -37,7 +38,7 @@ def status(settings: Settings) -> Status:
         runs, stats, keys = measured_runs(traces), traces.stats(), traces.keys()
     counts: Mapping[str, int] = {}
     address: str = settings.store_name
-    problem, missing = "", len(keys)
+    problem, missing = "", None
     try:
         with open_graph(settings) as graph:
             address = graph.address
@@ -49,8 +50,10 @@ def status(settings: Settings) -> Status:
     size = file.stat().st_size if settings.store_name == "embedded" and file.is_file() else 0
     if not keys:
         advice = "trails ingest PATH"
-    elif missing:
+    elif missing or (problem and settings.store_name == "embedded"):
         advice = "trails rebuild"
+    elif problem:
+        advice = "trails status"
     elif all(run.model == "uniform" for run in runs.values()):
         advice = "trails query corpus"  # to a uniform guess nothing is more surprising than anything else
     else:
