@@ -35,6 +35,15 @@ def test_dry_run_writes_nothing(trails, chains_file: Path, tmp_path: Path) -> No
     assert not (tmp_path / "home").exists()
 
 
+def test_bad_records_alone_are_an_error_however_many_are_tolerated(trails, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": ""}\n{"text": ""}\n', encoding="utf-8")
+    for dry in ((), ("--dry-run",)):
+        error = trails("ingest", tmp_path / "bad.jsonl", "--bad-tolerance", 9, *dry, code=3).err
+        error = " ".join(error.split())
+        assert "no chain was read: 2 bad records and no good one. The first:" in error
+        assert "bad.jsonl:1" in error
+
+
 @pytest.mark.slow
 def test_limit_and_standard_input(trails, chains_file: Path, tmp_path: Path) -> None:
     assert trails("ingest", chains_file, "--limit", "2", "--json").json()["measured"] == 2

@@ -86,6 +86,25 @@ def test_a_quote_that_is_never_closed_is_a_bad_record(tmp_path: Path, end: str) 
     assert report.entries[0].line == 4
 
 
+def test_files_without_chains_and_members_of_other_kinds_are_named(tmp_path: Path) -> None:
+    text = '{"text": "If it rains, then the street is wet."}\n'
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text("", encoding="utf-8")
+    report = ReadReport()
+    assert len(list(read([tmp_path], report=report))) == 1
+    assert any("no chains in 1 of its files" in note and "b.jsonl" in note for note in report.notes)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("a.jsonl", text)
+        archive.writestr("page.pdf", "%PDF")
+        archive.writestr("..\\..\\w.jsonl", text)
+    report = ReadReport()
+    assert len(list(read([tmp_path / "z.zip"], report=report))) == 1
+    told = " ".join(report.notes)
+    assert "passed over 1 members of other kinds (page.pdf)" in told
+    assert "w.jsonl' was not read: its name leads out of the archive" in told
+    assert message("").startswith("an input without a name was given")
+
+
 def test_a_pipe_in_a_folder_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "If it rains, then the street is wet."}\n', encoding="utf-8")
     os.mkfifo(tmp_path / "b.jsonl")

@@ -22,7 +22,7 @@ import numpy as np
 from trails.analyses.gradient import Agreements
 from trails.analyses.score import Score, score_record
 from trails.config import Settings, load_settings
-from trails.errors import ModelError, StoreError
+from trails.errors import InputError, ModelError, StoreError
 from trails.export import parse_layers as parse
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Scorer, Segmented
@@ -303,6 +303,12 @@ def ingest(
     _count_bad(summary, report)
     summary.notes = tuple(report.notes)
     summary.as_read = tuple(map(example_record, report.examples))
+    if report.bad and not pending:
+        first = report.entries[0]
+        at = f"{first.file}:{first.line}" if first.line else first.file
+        raise InputError(
+            f"no chain was read: {report.bad:,} bad records and no good one. The first: {at}: {first.message}"
+        )
     if options.dry_run:
         summary.seconds["total"] = time.perf_counter() - began
         return summary

@@ -138,7 +138,9 @@ def _chains(
             return
         with tempfile.TemporaryDirectory(prefix="trails-") as scratch:
             before = report.chains, report.bad
+            without: list[str] = []
             for file in _open(shown, found, options, Path(scratch), report):
+                at = report.chains, report.bad
                 for chain in _of_file(file, name, options, report):
                     if options.limit is not None and report.chains >= options.limit:
                         _note_unread([name for name, _ in inputs[number + 1 :]], options.limit, report)
@@ -149,6 +151,11 @@ def _chains(
                         )
                     report.chains += 1
                     yield chain
+                if (report.chains, report.bad) == at:
+                    without.append(file.shown)
+            if without and (report.chains, report.bad) != before:
+                named = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
+                report.note(f"{shown}: no chains in {len(without)} of its files ({named}).")
             if (report.chains, report.bad) == before:
                 if len(inputs) == 1:
                     raise InputError(f"{shown}: no chains in it.")
@@ -197,6 +204,8 @@ def _find(shown: str, report: ReadReport) -> list[Path]:
     """Data files of one input; empty for a stream that must be spooled. Raises InputError."""
     if shown == "-":
         return []
+    if not shown.strip():
+        raise InputError("an input without a name was given. Name a file, a folder (. for this one), or - for standard input.")
     path = Path(shown)
     if not path.exists():
         raise InputError(f"{shown}: no such file or folder. Name a file, a folder, or - for standard input.")

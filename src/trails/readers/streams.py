@@ -200,14 +200,14 @@ def members(
     path: Path, shown: str, scratch: Path, suffixes: tuple[str, ...], note: Callable[[str], None]
 ) -> Iterator[Member]:
     """Data files of a zip archive, one at a time in the order of their names; the samples of an evaluation log are one file.
-    ``note`` is told of data that is left out because its name leads out of the archive.
+    ``note`` is told of data that is left out because its name leads out of the archive, and of members of other kinds.
 
     Raises FileError for a damaged archive, one with too many members, or one that expands too far.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if ".." in info.filename.split("/") and info.filename.rpartition(".")[2].lower() in suffixes:
+                if ".." in re.split(r"[/\\]", info.filename) and info.filename.rpartition(".")[2].lower() in suffixes:
                     note(f"{shown}: member {info.filename!r} was not read: its name leads out of the archive.")
             infos = sorted(
                 (info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)),
@@ -230,10 +230,13 @@ def members(
                         out.write(b"\n")
                 yield Member("samples.json", target)
                 return
+            others = [info.filename for info in infos if not _is_data(info.filename, suffixes)]
+            if others:
+                named = ", ".join(others[:5])
+                note(f"{shown}: passed over {len(others)} members of other kinds ({named}).")
             for info in infos:
                 name = info.filename
-                plain = name[: -len(Path(name).suffix)] if Path(name).suffix in COMPRESSED_SUFFIXES else name
-                if plain.rpartition(".")[2].lower() not in suffixes:
+                if not _is_data(name, suffixes):
                     continue
                 target = scratch / "member"
                 with target.open("wb") as out:
@@ -251,6 +254,11 @@ def members(
         struct.error,
     ) as error:
         raise FileError(f"{shown}: the zip archive is damaged or locked ({_first_line(error)}).") from None
+
+
+def _is_data(name: str, suffixes: tuple[str, ...]) -> bool:
+    plain = name[: -len(Path(name).suffix)] if Path(name).suffix in COMPRESSED_SUFFIXES else name
+    return plain.rpartition(".")[2].lower() in suffixes
 
 
 def _hidden(name: str) -> bool:
