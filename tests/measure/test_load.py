@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from trails.errors import ModelError, StoreError, UsageError
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions
+from trails.measure.load import check_folder
 
 PLAIN = MeasureOptions()
 
@@ -175,7 +176,8 @@ def test_remote_code_needs_a_pinned_revision(revision: str | None) -> None:
 
 def test_broken_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x10" * 64)
-    assert refusal(folder).startswith(f"the model {folder} cannot be loaded: ")
+    file = folder / "model.safetensors"
+    assert refusal(folder).startswith(f"{file} is no whole file of weights: it has 64 bytes, and its beginning")
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -524,3 +526,30 @@ def test_an_adapter_of_whole_numbers_is_an_error(folder: Path, tmp_path: Path) -
         f"the weights of the adapter {target} are not of a floating-point type: {name} is I8 in "
         "adapter_model.safetensors. Save the adapter again, or use another one."
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "a pointer of Git LFS.* run: git lfs pull",
+        ),
+        (
+            b"<!DOCTYPE html><html></html>",
+            "it has 28 bytes, and its beginning is no header of safetensors. Copy it again",
+        ),
+        (b"", "it has 0 bytes, and its beginning is no header"),
+        ((2).to_bytes(8, "little") + b"{}x", "it has 11 bytes, and its header asks for 10"),
+        (
+            (53).to_bytes(8, "little") + b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}' + b"abc",
+            "header asks for 65",
+        ),
+    ],
+)
+def test_a_file_that_is_no_weights_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=rf"model.safetensors is .*{said}"):
+        check_folder(tmp_path)

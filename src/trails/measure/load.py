@@ -134,6 +134,31 @@ def _is_path(model: str) -> bool:
     return Path(model).expanduser().exists() or model.startswith((".", "/", "~")) or model.count("/") > 1
 
 
+def _check_weights(file: Path) -> None:
+    """Raise ModelError, with the name of the file, unless it is as long as its header says (the format of safetensors)."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        start = opened.read(64)
+        if start.startswith(b"version https://git-lfs"):
+            raise ModelError(f"{file} is a pointer of Git LFS and no weights. In its repository run: git lfs pull")
+        length = int.from_bytes(start[:8], "little")
+        wanted = None
+        if 8 < 8 + length <= size:
+            opened.seek(8)
+            try:
+                header = json.loads(opened.read(length))
+                wanted = (
+                    8
+                    + length
+                    + max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
+                )
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+                wanted = None
+    if wanted != size:
+        found = "its beginning is no header of safetensors" if wanted is None else f"its header asks for {wanted:,}"
+        raise ModelError(f"{file} is no whole file of weights: it has {size:,} bytes, and {found}. Copy it again.")
+
+
 def check_folder(folder: Path, *, trust_remote_code: bool = False, pinned: str | None = None) -> None:
     """Raise ModelError unless the folder holds a model that may be loaded: config, safetensors, tokenizer, and remote code only
     where it is trusted and ``pinned`` is its hash (see :func:`code_hash`).
@@ -162,6 +187,9 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, pinned: str |
                 f"{folder} lacks {len(missing)} of the {len(parts)} files of weights that {_INDEX} names: "
                 f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}. Copy the folder again."
             )
+    for name in sorted(files):
+        if name.endswith(".safetensors"):
+            _check_weights(folder / name)
     if not files & set(_TOKENIZER):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json). Save it there with tokenizer.save_pretrained.")
     config = _object(folder / "config.json")

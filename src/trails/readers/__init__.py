@@ -205,7 +205,9 @@ def _find(shown: str, report: ReadReport) -> list[Path]:
     if shown == "-":
         return []
     if not shown.strip():
-        raise InputError("an input without a name was given. Name a file, a folder (. for this one), or - for standard input.")
+        raise InputError(
+            "an input without a name was given. Name a file, a folder (. for this one), or - for standard input."
+        )
     path = Path(shown)
     if not path.exists():
         raise InputError(f"{shown}: no such file or folder. Name a file, a folder, or - for standard input.")
