@@ -42,8 +42,9 @@ REVIEWED = {
     # ids that are hashes of content, in a statement printed for the user to run
     "overlaps.py": {"chains", "overlap"},
     # labels, types and property names of the schema's declarations
-    "loading.py": {"there"},
-    "results.py": {"of", "node", "columns", "where"},
+    "loading.py": {"there", "label", "key"},
+    # and a clause that compares with the parameter $home, or nothing where no home is asked for
+    "results.py": {"of", "node", "columns", "where", "_of_home", "home"},
     "removing.py": {"label", "relationship", "declared", "own", "match"},
     # labels of a dashboard's choices, written in the module
     "dashboard.py": {"label"},
