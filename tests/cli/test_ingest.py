@@ -35,6 +35,14 @@ def test_dry_run_writes_nothing(trails, chains_file: Path, tmp_path: Path) -> No
     assert not (tmp_path / "home").exists()
 
 
+def test_options_of_a_model_are_refused_where_there_is_none(trails, chains_file: Path, tmp_path: Path) -> None:
+    error = trails("ingest", chains_file, "--bos", "always", "--window", "stride", code=2).err
+    said = " ".join(error.split())
+    assert "runs no model and sees no context, so --bos, --window would change nothing" in said
+    assert not (tmp_path / "home").exists()
+    assert trails("ingest", chains_file, "--dry-run", "--think", code=2).err
+
+
 def test_bad_records_alone_are_an_error_however_many_are_tolerated(trails, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": ""}\n{"text": ""}\n', encoding="utf-8")
     for dry in ((), ("--dry-run",)):

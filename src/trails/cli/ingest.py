@@ -359,6 +359,8 @@ def command(
             raise UsageError("--model and --models were both given. Name every member in --models.")
         _consilium(inputs, settings, options, members, scorer, known, as_json=as_json)
         return
+    if settings.model == "uniform":
+        _refuse_options_of_a_model()
     with BarProgress(quiet=as_json) as progress:
         summary = ingest(
             inputs,
@@ -374,6 +376,19 @@ def command(
         return
     for line in summary_lines(summary):
         err.print(line)
+
+
+def _refuse_options_of_a_model() -> None:
+    """Raises UsageError for options of this command line that the uniform scorer cannot follow."""
+    context = click.get_current_context()
+    names = ("bos", "template", "think", "control_tokens", "window", "attention", "revision", "trust_remote_code")
+    given = [name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if given:
+        said = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(
+            f"the uniform scorer runs no model and sees no context, so {said} would change nothing. Leave {said} out, or name "
+            "a model with --model."
+        )
 
 
 def _pool(
