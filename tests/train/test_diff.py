@@ -67,6 +67,8 @@ def test_the_transition_that_moved_is_named_and_the_others_stay_within_the_floor
     trained, held = report.groups
     assert (trained.group, trained.chains, trained.tokens) == ("trained", 2, 2 * N)
     assert trained.surprisal == pytest.approx((-2.0 + 1.5) / 2 / N, rel=1e-3)
+    assert trained.before == pytest.approx(np.mean([t.surprisal for t in before[:2]]), rel=1e-6)
+    assert trained.after - trained.before == pytest.approx(trained.surprisal, abs=1e-6)
     assert (trained.easier, trained.harder) == (1 / (2 * N), 1 / (2 * N))
     assert (held.group, held.easier, held.harder) == ("held_out", 0, 0)
     assert verdict(held, report.noise_mean) == "held_out: no change beyond the noise floor"
@@ -95,6 +97,14 @@ def test_the_layer_that_moved_is_told_from_the_others() -> None:
     assert [round(x.attention, 4) for x in layers[1:]] == [0, 0.125, 0]
     assert np.isnan(layers[0].attention)
     assert np.isnan(layers[0].hidden_noise)
+    shifts = zip(before, (0.01, 0.03), strict=False)
+    again = [
+        replace(t, hidden_shift=t.hidden_shift + np.float32(by), attention_shift=t.attention_shift - np.float32(2 * by))
+        for t, by in shifts
+    ]
+    noisy = compare(before, after, again=again).layers
+    assert [round(x.hidden_noise, 4) for x in noisy] == [0.02] * 4
+    assert [round(x.attention_noise, 4) for x in noisy[1:]] == [0.04] * 3
 
 
 def test_collapses_raise_an_alarm() -> None:
