@@ -296,7 +296,7 @@ def _state(path: Path | None, of: list[Any]) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if state["of"] == of:
             return state
-        print(f"{path} is of other code, tests or options: begun anew", file=sys.stderr)
+        print(f"{path} is of other code, tests or options: the sample starts again", file=sys.stderr)
     return {"of": of, "ran": {}}
 
 

@@ -553,3 +553,6 @@ def test_a_file_that_is_no_weights_is_named(tmp_path: Path, content: bytes, said
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=rf"model.safetensors is .*{said}"):
         check_folder(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "consolidated.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    check_folder(tmp_path)  # what nobody loads may be what it likes

@@ -1,7 +1,7 @@
 """The attraction zone of a trail: how far a text can be disturbed and still fall on its own trail.
 
 A text falls on the trail that wins the votes of its windows (:class:`~trails.analyses.capture.TrailIndex`). It is disturbed
-by a growing share of its tokens: drawn anew from the corpus (``random tokens``), replaced by what the model held likely
+by a growing share of its tokens: drawn again from the corpus (``random tokens``), replaced by what the model held likely
 there (``likely tokens``, from the stored alternatives), or left out (``deleted``). Versions of its family, and the same family
 in another language, are disturbed by their authors; each is taken out of the map before it is held against it.
 

@@ -1,8 +1,8 @@
 """Does it pay to send a row to the adapter of its role? Beside one adapter of as many parameters, and beside routes at random.
 
 A row counts with the mean surprisal of its labelled tokens, nats. Every row is scored once with every adapter of a folder that
-``trails train --roles`` wrote; the rest is choosing. Routed, a row takes the adapter of its own role. A random route deals the
-same roles out to the rows anew, so that every adapter has as many rows as before: where that does as well, the roles say
+``trails train --roles`` wrote; the rest is choosing. Routed, a row takes the adapter of its own role. A random route gives the
+same roles to the rows in random order, so that every adapter has as many rows as before: where that does as well, the roles say
 nothing, and the adapters are only several.
 """
 
@@ -92,7 +92,7 @@ class Routed(Finding):
         return float(each.mean()), bootstrap(each)
 
     def at_random(self, seed: int = 0) -> Doubles:
-        """Gains of :data:`DRAWS` random routes: the same roles, dealt out to the rows anew."""
+        """Gains of :data:`DRAWS` random routes: the same roles in random order."""
         rng = np.random.default_rng(seed)
         roles = np.array(self.roles)
         return np.array([self.gain_of(rng.permutation(roles).tolist()) for _ in range(DRAWS)])
@@ -165,7 +165,7 @@ class Routed(Finding):
                     RANDOM,
                     float(drawn.mean()),
                     spread(drawn),
-                    how_drawn("routes, the roles dealt out to the rows anew", DRAWS, 0),
+                    how_drawn("routes, the roles given to the rows at random", DRAWS, 0),
                 ),
                 Control("the weighted sum of the roles", *self.gain(self.nll[MIXED]), how_resampled()),
                 Control("the untrained model", *self.gain(self.nll[UNTRAINED]), how_resampled()),

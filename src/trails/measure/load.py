@@ -178,7 +178,8 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, pinned: str |
                 "refused. Save the model with save_pretrained(..., safe_serialization=True) where you trust it."
             )
         raise ModelError(f"{folder} has no weights (*.safetensors). Save the model with save_pretrained.")
-    if "model.safetensors" not in files and (folder / _INDEX).is_file():
+    loaded = {"model.safetensors"} & files
+    if not loaded and (folder / _INDEX).is_file():
         named = _object(folder / _INDEX).get("weight_map")
         parts = {str(name) for name in named.values()} if isinstance(named, dict) else set()
         missing = sorted(parts - files)
@@ -187,9 +188,9 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, pinned: str |
                 f"{folder} lacks {len(missing)} of the {len(parts)} files of weights that {_INDEX} names: "
                 f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}. Copy the folder again."
             )
-    for name in sorted(files):
-        if name.endswith(".safetensors"):
-            _check_weights(folder / name)
+        loaded = parts
+    for name in sorted(loaded):  # a folder may hold other weights beside them, as an adapter or another format
+        _check_weights(folder / name)
     if not files & set(_TOKENIZER):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json). Save it there with tokenizer.save_pretrained.")
     config = _object(folder / "config.json")
