@@ -1,7 +1,7 @@
 """Every GPU figure of the measuring path in one go: cost against a bare forward, kernels on and off, noise floor. The kernels'
 correctness is tested: python -m pytest -m gpu tests/measure.
 
-    python -m benchmarks.gpu [--minutes 9] [--repeats 5] [--only correctness,kernels,135M,1B,8B,ingest,real,profile]
+    python -m benchmarks.gpu [--minutes 9] [--repeats 5] [--only correctness,kernels,135M,1B,8B,ingest,real,profile,workers]
 
 One CUDA GPU, bfloat16, random weights of Llama shape (speed does not depend on what was learnt). Baselines in the same
 run, each with the log-likelihood of every token compiled, in the tiles that measuring uses, and attention causal by flag: the
@@ -10,7 +10,8 @@ shapes the whole forward pass compiled for this one shape and replayed from a CU
 around a synchronised call of several batches in a row, variants interleaved, clock and power read while they run. ``all
 measures`` is everything that ends in a Trace, transfers included, with the layers compiled as a long ingest has them. The cost
 table splits both columns by kernel. ``ingest``: `trails ingest` of text against measuring alone. ``real``: the noise floor of
-the packaged model.
+the packaged model. ``workers`` runs only when asked for: `trails ingest --workers N` for one worker and for as many as there
+are GPUs, each in processes of its own, after a short run that fills the caches of the compilers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -451,6 +453,65 @@ def ingest(folder: Path, shape: str = "1B") -> None:
     print("  busy, s: " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in summary.seconds.items()))
 
 
+def workers(chains: int, shape: str = "1B") -> None:
+    """`trails ingest --workers N` of the sample's text over and over, for one GPU and for all of them: seconds and their ratio.
+
+    Random weights of the shape and a tokenizer of bytes. *Total* is what the command reports, from reading to the last shard,
+    with the models' loading in it; *clock* adds the start of the interpreter.
+    """
+    from trails import sample
+    from trails.readers import read
+
+    gpus = torch.cuda.device_count()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        scorer_of(shape).model.module.save_pretrained(folder / "model")
+        tokenizer().save_pretrained(folder / "model")
+        torch.cuda.empty_cache()
+        found = [*read([sample.path()])]
+
+        def source(count: int) -> Path:
+            path = folder / f"{count}.jsonl"
+            with path.open("w", encoding="utf-8") as file:
+                for index in range(count):
+                    chain = found[index % len(found)]
+                    row = {"source_id": str(index), "question": f"{index}. {chain.question}", "text": chain.text}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            return path
+
+        def run(path: Path, count: int) -> tuple[float, dict[str, Any]]:
+            home = folder / f"{path.stem}-{count}"
+            command = [sys.executable, "-m", "trails", "ingest", str(path), "--model", str(folder / "model")]
+            command += ["--dtype", "bfloat16", "--device", "cuda", "--graph", "none", "--workers", str(count)]
+            command += ["--home", str(home), "--json"]
+            began = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+            return time.perf_counter() - began, json.loads(done.stdout)
+
+        run(source(64), gpus)
+        print(f"\n`trails ingest --workers N --graph none`, {shape}, bfloat16, {chains:,} chains")
+        path = source(chains)
+        rows = {}
+        for count in sorted({1, gpus}):
+            clock, told = run(path, count)
+            tokens, total = told["sequence_tokens"], told["seconds"]["total"]
+            loading = told["seconds"]["model"] / count
+            rows[count] = (total - loading, total, clock)
+            print(
+                f"  {count} workers: {tokens:,} tokens, total {total:.1f} s, of it {loading:.1f} s loading, "
+                f"clock {clock:.1f} s, {tokens / (total - loading):,.0f} tok/s after loading"
+            )
+            print("    busy, s: " + ", ".join(f"{k} {v:.1f}" for k, v in told["seconds"].items()), flush=True)
+        if gpus > 1:
+            after, total, clock = (one / many for one, many in zip(rows[1], rows[gpus], strict=True))
+            print(
+                f"  {gpus} GPUs: {after:.2f} times as fast as one after loading, {total:.2f} with it, "
+                f"{clock:.2f} by the clock; goal 1.9 for two"
+            )
+
+
 def real() -> None:
     """Noise floor of the packaged model in bfloat16 on the packaged sample."""
     from trails import sample
@@ -497,6 +558,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--only", default="correctness,kernels,135M,1B,8B,ingest,real,profile")
+    parser.add_argument("--chains", type=int, default=4000, help="chains of workers")
     parser.add_argument(
         "--tokenizer", type=Path, help="folder of a tokenizer for ingest (default: the packaged model's)"
     )
@@ -536,6 +598,8 @@ def main() -> None:
         profile("8B", 2, 8192)
         torch.cuda.empty_cache()
         profile("1B", 8, 2048)
+    if "workers" in only and left():
+        workers(args.chains)
     print(f"\n{time.monotonic() - start:.0f} s")
 
 
