@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,29 @@ def test_a_quote_that_is_never_closed_is_a_bad_record(tmp_path: Path, end: str) 
     assert report.entries[0].line == 4
 
 
+def test_text_behind_a_closing_quote_is_a_bad_record_and_the_next_row_is_read(tmp_path: Path) -> None:
+    path = put(
+        tmp_path / "a.csv",
+        'q,text\n1,"If a, "then b."\n2,"If a,\nthen" b.\n3,"He said ""if a"", so b."\n4,5" is short.\n5,"So" \n6,So\rb.\n'
+        '7,"b.\n',
+    )
+    report = ReadReport()
+    found = list(read([path], options=ReadOptions(bad_tolerance=9), report=report))
+    assert [chain.text for chain in found] == ['He said "if a", so b.', '5" is short.']
+    behind = "text stands behind a closing quote"
+    assert [(entry.line, entry.message[: len(behind)]) for entry in report.entries] == [
+        *((2, behind), (3, behind), (7, behind)),
+        (8, "a carriage return stands alone in "),
+        (9, "a quote opens in this row and is n"),
+    ]
+    assert "written twice" in message(path)
+
+
+def test_a_blank_before_a_quote_is_no_part_of_the_field(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.csv", 'q, text\n1, "If a, then b."\n2, "So, b."\n')
+    assert [chain.text for chain in read([path])] == ["If a, then b.", "So, b."]
+
+
 def test_files_without_chains_and_members_of_other_kinds_are_named(tmp_path: Path) -> None:
     text = '{"text": "If it rains, then the street is wet."}\n'
     (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
@@ -100,7 +125,7 @@ def test_files_without_chains_and_members_of_other_kinds_are_named(tmp_path: Pat
     report = ReadReport()
     assert len(list(read([tmp_path / "z.zip"], report=report))) == 1
     told = " ".join(report.notes)
-    assert "passed over 1 members of other kinds (page.pdf)" in told
+    assert "passed over 1 member: page.pdf (another kind)." in told
     assert "w.jsonl' was not read: its name leads out of the archive" in told
     assert message("").startswith("an input without a name was given")
 
@@ -110,17 +135,44 @@ def test_a_pipe_in_a_folder_is_passed_over(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "b.jsonl")
     report = ReadReport()
     assert len(list(read([tmp_path], options=ReadOptions(), report=report))) == 1
-    assert "passed over 1 files of other kinds (b.jsonl)" in " ".join(report.notes)
+    assert report.notes == [f"{tmp_path}: passed over 1 file: b.jsonl (no regular file)."]
 
 
 def test_folder_without_chains(tmp_path: Path) -> None:
     kinds = ".jsonl, .ndjson, .json, .parquet, .arrow, .csv, .tsv, .txt, .text, .md, .markdown"
     kinds += ", also .gz, .zst, .xz, .bz2, .zip and .eval."
-    assert message(tmp_path) == (
-        f"{tmp_path}: no chains in this folder (it is empty or holds only notes). Files read: {kinds}"
-    )
+    assert message(tmp_path) == (f"{tmp_path}: no chains in this folder (it is empty). Files read: {kinds}")
     put(tmp_path / "photo.png", b"\x89PNG")
-    assert message(tmp_path) == f"{tmp_path}: no chains in this folder (found only photo.png). Files read: {kinds}"
+    put(tmp_path / "README", "about it")
+    assert message(tmp_path) == (
+        f"{tmp_path}: no chains in this folder (passed over 2 files: README (about the data); photo.png (another kind)). "
+        f"Files read: {kinds}"
+    )
+
+
+def test_every_file_of_a_folder_or_an_archive_that_is_not_read_is_named(tmp_path: Path) -> None:
+    text = '{"text": "If it rains, then the street is wet."}\n'
+    folder = tmp_path / "data"
+    for name in ("a.jsonl", ".b.jsonl", "notes", "deep/.git/c.jsonl", "deep/README.md", "deep/d.pdf", *"uvwxyz"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        put(folder / name, text)
+    (folder / "link").symlink_to(tmp_path, target_is_directory=True)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and "link" not in file.parts:
+                archive.write(file, str(file.relative_to(folder)))
+    report = ReadReport()
+    assert len(list(read([folder], report=report))) == 1
+    assert report.notes == [
+        f"{folder}: passed over 12 files: link/ (a link to a folder); .b.jsonl, deep/.git/ (hidden); notes, u, v, w, x and 2 "
+        "more (no suffix); deep/README.md (about the data); deep/d.pdf (another kind)."
+    ]
+    report = ReadReport()
+    assert len(list(read([tmp_path / "z.zip"], report=report))) == 1
+    assert report.notes == [
+        f"{tmp_path / 'z.zip'}: passed over 11 members: .b.jsonl, deep/.git/c.jsonl (hidden); deep/README.md (about the data); "
+        "deep/d.pdf (another kind); notes, u, v, w, x and 2 more (no suffix)."
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.csv"])
@@ -145,6 +197,35 @@ def test_wrong_encoding(tmp_path: Path) -> None:
         f"with iconv. {HINT}"
     )
     assert [chain.text for chain in read([path], options=ReadOptions(encoding="cp1251"))] == ["one", "два"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        ("Si l’été est chaud, alors la forêt brûle.", "cp1252", "cp1252, or cp1250 for a language of Central Europe"),
+        ("Wenn es regnet, ist die Straße naß.", "latin-1", "cp1252, or cp1250 for a language of Central Europe"),
+        ("Jeśli pada, to jest ślisko, więc żółw śpi.", "cp1250", "cp1252, or cp1250 for a language of Central Europe"),
+        *[("Если идёт дождь, то улица мокрая.", name, name) for name in ("cp1251", "koi8-r", "cp866")],
+        ("ЕСЛИ ИДЁТ ДОЖДЬ, ТО УЛИЦА МОКРАЯ.", "cp1251", "cp1251"),
+        ("если", "koi8-r", "koi8-r"),
+        ("如果下雨，那么街道就会湿。但是今天很干。", "gb18030", "gb18030"),
+        ("もし雨が降れば、道は濡れる。", "shift_jis", "shift_jis"),
+        ("비가 오면 길이 젖는다.", "euc-kr", "euc-kr"),
+        ("".join(map(chr, range(128, 256))), "latin-1", "NAME"),
+    ],
+)
+def test_the_hint_names_the_encoding_that_reads_plausibly(tmp_path: Path, text: str, encoding: str, said: str) -> None:
+    path = put(tmp_path / "a.jsonl", json.dumps({"chain": text}, ensure_ascii=False).encode(encoding))
+    assert f"Name the encoding (--encoding {said}) or convert" in message(path)
+    array = put(tmp_path / "a.json", json.dumps([{"chain": text}], ensure_ascii=False).encode(encoding))
+    assert f"Name the encoding (--encoding {said}) or convert" in message(array)
+
+
+def test_a_damaged_place_in_utf_8_gets_no_other_encoding(tmp_path: Path) -> None:
+    russian = '{"chain": "Если идёт дождь, то улица мокрая."}\n'.encode()
+    path = put(tmp_path / "a.jsonl", russian + b'{"chain": "If \xff, then b."}\n')
+    assert "The rest is UTF-8, so this place is damaged: mend it, or leave the record out." in message(path)
+    assert "It is UTF-8: leave --encoding out." in message(put(tmp_path / "b.jsonl", russian), encoding="ascii")
 
 
 def test_wrong_encoding_in_an_array(tmp_path: Path) -> None:
@@ -312,6 +393,176 @@ def test_a_proof_that_names_a_missing_sentence(tmp_path: Path) -> None:
 def test_a_row_with_too_many_fields(tmp_path: Path) -> None:
     path = put(tmp_path / "a.csv", "chain,answer\none,1\ntwo,2,3\n")
     assert message(path) == f"{path}:3: 3 fields where the header has 2. {HINT}"
+
+
+WET = "If it rains, then the street is wet."
+RECORD = {"question": "Is it wet?", "text": WET}
+
+
+def noted(path: Path, **options: Any) -> tuple[list[str], list[str], list[BadEntry]]:
+    """Texts, notes and bad records of an input."""
+    report = ReadReport()
+    found = [chain.text for chain in read([path], options=ReadOptions(bad_tolerance=99, **options), report=report)]
+    return found, [note.replace(f"{path}: ", "") for note in report.notes], report.entries
+
+
+@pytest.mark.parametrize(
+    ("beside", "says"),
+    [
+        ({"error": "rate limit"}, "error = rate limit"),
+        ({"error": {"message": "rate limit"}}, 'error = {"message":"rate limit"}'),
+        ({"errors": ["a", "b"]}, "errors"),
+        ({"success": False, "n": 3}, "success = false"),
+        ({"status": "error", "message": "timeout"}, "status = error"),
+        ({"code": 503}, "code = 503"),
+    ],
+)
+def test_a_failed_answer_beside_a_list_of_records_is_a_bad_record(
+    tmp_path: Path, beside: dict[str, Any], says: str
+) -> None:
+    path = put(tmp_path / "a.json", json.dumps(beside | {"data": [RECORD]}))
+    assert message(path) == (
+        f"{path}:1: beside the list 'data' stands {says}: the answer of a server that failed, so records may be missing. {HINT}"
+    )
+    assert noted(path)[0] == [WET]
+
+
+def test_what_stands_beside_a_list_of_records_is_named(tmp_path: Path) -> None:
+    page = {"object": "list", "error": None, "errors": [], "code": 200, "has_more": True, "next": "", "data": [RECORD]}
+    texts, notes, bad = noted(put(tmp_path / "a.json", json.dumps(page)))
+    assert (texts, bad) == ([WET], [])
+    assert notes == [
+        "the records are those of the list 'data'; beside it, not read: object = list, error = null, errors, code = 200, "
+        "has_more = true, next.",
+        "this is a part of an answer (has_more = true); the rest is not in the file.",
+    ]
+    texts, notes, _ = noted(put(tmp_path / "b.json", json.dumps({"data": [RECORD], "has_more": False})))
+    assert notes == ["the records are those of the list 'data'; beside it, not read: has_more = false."]
+    two = {"data": [RECORD], "authors": [{"name": "A"}]}
+    assert noted(put(tmp_path / "c.json", json.dumps(two)))[:2] == (
+        [WET],
+        ["the records are those of the list 'data'; beside it, not read: authors."],
+    )
+
+
+def test_steps_beside_their_question_are_one_record(tmp_path: Path) -> None:
+    record = {"question": "Is it wet?", "steps": [{"text": WET}, {"text": "It rains."}], "answer": "yes"}
+    (chain,) = read([put(tmp_path / "a.json", json.dumps(record))])
+    assert (chain.question, chain.text, chain.answer) == ("Is it wet?", f"{WET}\nIt rains.", "yes")
+
+
+def test_columns_of_unequal_length_are_refused(tmp_path: Path) -> None:
+    columns = {"question": ["Is it wet?", "Is it dry?"], "chain": [WET]}
+    says = "columns of unequal length (question 2, chain 1); which values belong to one row cannot be told."
+    for beside in ({}, {"version": 1}):
+        path = put(tmp_path / "a.json", json.dumps(beside | columns))
+        assert message(path).startswith(f"{path}: {says} If it is one record, write it on one line of a file")
+    texts, notes, _ = noted(
+        put(tmp_path / "b.json", json.dumps({"v": 1} | columns | {"chain": [WET, "So it is dry."]}))
+    )
+    assert texts == [WET, "So it is dry."]
+    assert notes == ["the records are rows of its columns; beside them, not read: v = 1."]
+    talk = {"messages": [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": WET}], "tags": ["a b"]}
+    assert noted(put(tmp_path / "c.json", json.dumps(talk)))[0] == [WET]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt"])
+def test_records_of_json_under_another_name_are_read_and_told(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path / name, "".join(json.dumps(RECORD | {"n": n}) + "\n" for n in range(3)))
+    texts, notes, _ = noted(path)
+    assert texts == [WET] * 3
+    assert notes == [f"the name ends in .{name[2:]}, the content is JSON Lines and is read as that."]
+
+
+def test_what_a_file_looks_like_is_said_where_its_name_says_otherwise(tmp_path: Path) -> None:
+    line = json.dumps(RECORD)
+    for name in ("a.csv", "a.tsv"):
+        path = put(tmp_path / name, f"{line}\n{line[:-9]}\n")
+        assert message(path) == f"{path}:1: no table: the file looks like JSON Lines. Rename it to .jsonl."
+    path = put(tmp_path / "b.csv", f"[{line},\n")
+    assert message(path) == f"{path}:1: no table: the file looks like JSON. Rename it to .json."
+    for start, looks in [
+        ("question,text\n1,If.\n", "a table: rename it to .csv"),
+        ("question\ttext\n1\tIf.\n", "a table: rename it to .tsv"),
+        ("If it rains, it is wet.\n", "text: rename it to .txt"),
+    ]:
+        assert f"broken JSON: Expecting value at column 1. The file looks like {looks}. {HINT}" in message(
+            put(tmp_path / "c.jsonl", start)
+        )
+
+
+BLOB = base64.b64encode(bytes(range(200))).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        *[(word, "which programs write where there is no text.") for word in ("nan", "NULL", "None", " n/a", "[deleted]")],
+        *[(word, "without a letter or a digit.") for word in (".", "…", "???", "-> ->")],
+        *[(word, "tags of HTML without text.") for word in ("<div class='x'><br/></div>", "<p>&nbsp;</p>")],
+        *[
+            (word, "of encoded data (base64 or hexadecimal), no text.")
+            for word in (BLOB, "\n".join(textwrap.wrap(BLOB, 76)), f"data:image/png;base64,{BLOB}", "09af" + "3c7e5b1d" * 8)
+        ],
+        *[
+            (word, "what a server or a program says when it failed.")
+            for word in (
+                *("Internal Server Error", "HTTP 502 Bad Gateway", "429 Too Many Requests", "Error code: 429 - {'a': 1}"),
+                *("openai.RateLimitError: you exceeded it", "Request timed out.", "Connection error.", "[ERROR] no answer"),
+                *("Error: rate limit exceeded, try again", '{"error": {"message": "overloaded"}}'),
+                "Traceback (most recent call last):\n  File a",
+            )
+        ],
+    ],
+)  # fmt: skip
+def test_a_text_that_is_no_chain_is_a_bad_record(tmp_path: Path, text: str, says: str) -> None:
+    path = put(
+        tmp_path / "a.jsonl", "".join(json.dumps({"chain": chain}) + "\n" for chain in (WET, text, WET + " So."))
+    )
+    texts, _, bad = noted(path)
+    assert texts == [WET, f"{WET} So."]
+    assert [entry.line for entry in bad] == [2]
+    assert bad[0].message.endswith(says)
+    assert f"{path}:2: the chain is " in message(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<p>If a, then b.</p>", "with tags of HTML, which are measured as text"),
+        (
+            f"If the key is {BLOB}, then it is long.",
+            "with encoded data (base64 or hexadecimal), which is measured as text",
+        ),
+        (
+            "Error: the sign is wrong, so I start again.",
+            "beginning like what a server or a program says when it failed",
+        ),
+        (
+            "The request timed out, so the server is down.",
+            "beginning like what a server or a program says when it failed",
+        ),
+        *[
+            (plain, "")
+            for plain in (
+                *("x = 2", "42", "Not found in the list, therefore new.", "404 is not prime, because 404 = 4 * 101."),
+                *("If x <b and c> d, then e.", "The error is 5 percent.", "Donaudampfschifffahrtsgesellschaft" * 3),
+                *("Nothing is null.", "1" * 200, "A" * 200, "Standard Error: 0.3 for the mean."),
+            )
+        ],
+    ],
+)
+def test_what_is_doubtful_about_chains_is_counted_and_placed(tmp_path: Path, text: str, says: str) -> None:
+    path = put(tmp_path / "a.jsonl", "".join(json.dumps({"chain": chain}) + "\n" for chain in (WET, text, f"{text} ")))
+    texts, notes, bad = noted(path)
+    assert (len(texts), bad) == (3, [])
+    assert notes == ([f"2 chains {says}, the first in line 2."] if says else [])
+    assert noted(put(tmp_path / "b.txt", text))[1] == ([f"1 chain {says}, the first in line 1."] if says else [])
+
+
+def test_ornaments_in_running_text_are_passed_over_and_counted(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.txt", f"{WET}\n\n• • •\n\nSo it is wet.\n\n…\n")
+    assert noted(path) == ([WET, "So it is wet."], ["passed over 2 paragraphs without a letter or a digit."], [])
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------

@@ -1241,7 +1241,7 @@ def test_only_the_files_of_the_state_are_read(tmp_path: Path) -> None:
     shutil.copy(folder / "data-00000-of-00001.arrow", folder / "cache-1234.arrow")
     report = ReadReport()
     assert len(list(read([folder], report=report))) == 2
-    assert "passed over 1 files that state.json does not list (cache-1234.arrow)" in report.notes[0]
+    assert "passed over 1 file that state.json does not list (cache-1234.arrow)" in report.notes[0]
 
 
 def test_a_family_is_said_or_follows_from_the_question(tmp_path: Path) -> None:

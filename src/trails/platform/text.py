@@ -50,6 +50,20 @@ def one_line(text: str) -> str:
     return visible(text.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n"))
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 chain``, ``2 chains``, ``1,200 families``: a number with its noun. ``many`` is the plural where it is not made by
+    ``-s``, ``-es`` behind a hissing sound, or ``-ies`` for ``-y`` behind a consonant.
+    """
+    return f"{count:,} {one if count == 1 else many or plural(one)}"
+
+
+def plural(one: str) -> str:
+    """The regular plural of an English noun."""
+    if re.search(r"[^aeiou]y$", one):
+        return f"{one[:-1]}ies"
+    return f"{one}es" if re.search(r"(s|x|z|ch|sh)$", one) else f"{one}s"
+
+
 def beginning(text: str, width: int) -> str:
     """The first words of a text on one line, at most ``width`` characters; `` …`` says that there is more. It ends between
     words; a text without spaces ends between characters.

@@ -20,10 +20,29 @@ from pathlib import Path
 from typing import Any
 
 from trails.errors import InputError, UsageError
+from trails.platform.text import counted
 from trails.readers import datasets, logs, records, text
-from trails.readers.base import BadEntry, Example, Reader, ReadOptions, ReadReport, SourceFile, parse_fields
+from trails.readers.base import (
+    CONTAINER_NAMES,
+    BadEntry,
+    Example,
+    Reader,
+    ReadOptions,
+    ReadReport,
+    SourceFile,
+    parse_fields,
+)
+from trails.readers.doubtful import doubt
 from trails.readers.records import chain_record, write_chains
-from trails.readers.streams import COMPRESSED_SUFFIXES, ZIP_MAGIC, FileError, members
+from trails.readers.streams import (
+    COMPRESSED_SUFFIXES,
+    TEXT_SUFFIXES,
+    ZIP_MAGIC,
+    FileError,
+    members,
+    told_passed_over,
+    why_passed_over,
+)
 from trails.schema import Chain
 
 __all__ = [
@@ -76,10 +95,6 @@ SUFFIXES = ("jsonl", "ndjson", "json", "parquet", "arrow", "csv", "tsv", "txt", 
 MAX_IDS = 200_000
 """Records of a file whose ids are compared."""
 
-_NOT_DATA = re.compile(
-    r"(readme|licen[cs]e|copying|notice|changelog|citation)\b.*|dataset_infos?\.json|dataset_dict\.json|state\.json",
-    re.IGNORECASE,
-)
 _LICENCE_FILE = re.compile(r"(licen[cs]e|copying)\b.*", re.IGNORECASE)
 _LICENCE_LINE = re.compile(r"^licen[cs]e:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 _KNOWN_LICENCES = (
@@ -171,14 +186,22 @@ def _note_unread(names: Sequence[str], limit: int, report: ReadReport) -> None:
 def _of_file(file: SourceFile, name: str | None, options: ReadOptions, report: ReadReport) -> Iterator[Chain]:
     """Chains of one file; one that cannot be read, or not to its end, is one bad record, and the next file follows."""
     ids: dict[str, int] = {}
+    doubtful: dict[str, list[int]] = {}
     try:
         reader = READERS[name] if name else _recognise(file, options)
         report.files.append(file.shown)
+        if not name and file.suffix in (*TEXT_SUFFIXES, "csv", "tsv") and file.container in CONTAINER_NAMES:
+            report.note(
+                f"{file.shown}: the name ends in .{file.suffix}, the content is {CONTAINER_NAMES[file.container]} and is read "
+                "as that."
+            )
         first = True
         for chain in reader.read(file, options, report):
             if first:
                 report.example(file.shown, reader.name, chain)
             first = False
+            if what := doubt(chain.text):
+                doubtful.setdefault(what, []).append(chain.line)
             if len(ids) < MAX_IDS and ids.setdefault(chain.source_id, hash(chain.text)) != hash(chain.text):
                 report.note(
                     f"{file.shown}: different records have the id {chain.source_id[:40]!r}; they stay apart by their text."
@@ -188,6 +211,10 @@ def _of_file(file: SourceFile, name: str | None, options: ReadOptions, report: R
         report.bad_file(error, file.shown)
     except (RecursionError, MemoryError) as error:
         report.bad_file(FileError(f"{file.shown}: cannot be read ({type(error).__name__})."), file.shown)
+    finally:
+        for what, places in doubtful.items():
+            at = f", the first in line {places[0]}" if places[0] else ""
+            report.note(f"{file.shown}: {counted(len(places), 'chain')} {what}{at}.")
 
 
 def _recognise(file: SourceFile, options: ReadOptions) -> Reader:
@@ -214,32 +241,43 @@ def _find(shown: str, report: ReadReport) -> list[Path]:
     if not path.is_dir():
         return [path] if path.is_file() else []
     found: list[Path] = []
-    others: list[str] = []
-    for folder, folders, names in os.walk(path):
+    others: dict[str, list[str]] = {}
+
+    def locked(error: OSError) -> None:
+        report.bad_file(FileError(f"{error.filename}: cannot be opened ({error.strerror})."), str(error.filename))
+
+    for folder, folders, names in os.walk(path, onerror=locked):
+        inside = Path(folder).relative_to(path)
+        for name in sorted(folders):
+            why = (
+                "hidden" if name.startswith(".") else "a link to a folder" if (Path(folder) / name).is_symlink() else ""
+            )
+            if why:
+                others.setdefault(why, []).append(f"{inside / name}/")
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.startswith(".") or _NOT_DATA.fullmatch(name):
-                continue
-            known = _uncompressed(name).rpartition(".")[2].lower() in (*SUFFIXES, "zip", "eval")
-            known = known and (Path(folder) / name).is_file()  # a pipe or a socket would be waited for
-            (found if known else others).append(Path(folder) / name if known else name)  # type: ignore[arg-type]
+            why_not = why_passed_over(name, (*SUFFIXES, "zip", "eval"))
+            if why_not is None and not (Path(folder) / name).is_file():
+                why_not = "no regular file"  # a pipe or a socket would be waited for
+            if why_not is None:
+                found.append(Path(folder) / name)
+            else:
+                others.setdefault(why_not, []).append(str(inside / name))
+    told = told_passed_over(others, "file")
     if not found:
-        seen = f"found only {', '.join(others[:5])}" if others else "it is empty or holds only notes"
         raise InputError(
-            f"{shown}: no chains in this folder ({seen}). Files read: {', '.join('.' + s for s in SUFFIXES)}, "
+            f"{shown}: no chains in this folder ({told or 'it is empty'}). Files read: {', '.join('.' + s for s in SUFFIXES)}, "
             f"also {', '.join(COMPRESSED_SUFFIXES)}, .zip and .eval."
         )
-    if others:
-        report.note(f"{shown}: passed over {len(others)} files of other kinds ({', '.join(others[:5])}).")
+    if told:
+        report.note(f"{shown}: {told}.")
     unlisted = [file for file in found if not _is_listed(file)]
     if unlisted:
         shown_names = ", ".join(str(file.relative_to(path)) for file in unlisted[:3])
-        report.note(f"{shown}: passed over {len(unlisted)} files that state.json does not list ({shown_names}).")
+        report.note(
+            f"{shown}: passed over {counted(len(unlisted), 'file')} that state.json does not list ({shown_names})."
+        )
     return sorted(set(found) - set(unlisted), key=lambda file: file.relative_to(path).parts)
-
-
-def _uncompressed(name: str) -> str:
-    return next((name.removesuffix(end) for end in COMPRESSED_SUFFIXES if name.endswith(end)), name)
 
 
 @cache

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Protocol, runtime_checkable
 
 from trails.errors import InputError, UsageError
+from trails.readers.doubtful import no_chain
 from trails.readers.streams import COMPRESSED_SUFFIXES, TEXT_SUFFIXES, FileError, not_data, open_bytes
 from trails.schema import Chain, canonical_json, stable_hash
 
@@ -23,6 +24,8 @@ FIELD_NAMES = ("question", "chain", "answer", "id", "language")
 """What a user can map with ``--field NAME=FIELD``."""
 
 HEAD_BYTES = 65_536
+CONTAINER_NAMES = {"jsonl": "JSON Lines", "json": "JSON", "parquet": "a Parquet table", "arrow": "an Arrow table"}
+"""Containers that are recognised by content, as a person calls them."""
 KEPT_BAD_RECORDS = 100
 
 
@@ -281,11 +284,13 @@ class SourceFile:
                 f"{self.shown}: a damaged table: a Parquet file begins with PAR1, this one with {head[:4]!r}. "
                 "Download it again."
             )
-        if last in ("arrow", "csv", "tsv"):
+        if last == "arrow":
             return last
         start = self.start
-        if last in TEXT_SUFFIXES:
-            return _records_under_a_text_name(start, whole=len(head) < HEAD_BYTES)
+        if last in TEXT_SUFFIXES or last in ("csv", "tsv"):
+            return _records_under_another_name(start, whole=len(head) < HEAD_BYTES) or (
+                "text" if last in TEXT_SUFFIXES else last
+            )
         line, _, more = start.partition("\n")
         if last in ("jsonl", "ndjson"):
             return "json" if _spread_over_lines(line, more) else "jsonl"
@@ -299,16 +304,16 @@ class SourceFile:
         return "jsonl" if last == "json" else "text"
 
 
-def _records_under_a_text_name(start: str, *, whole: bool) -> str:
-    """``jsonl`` or ``json`` where a file with the name of a text holds JSON objects and nothing else, else ``text``. ``start``
-    is the beginning of the file, or with ``whole`` all of it.
+def _records_under_another_name(start: str, *, whole: bool) -> str:
+    """``jsonl`` or ``json`` where a file with the name of a text or a table holds JSON objects and nothing else, else an empty
+    string. ``start`` is the beginning of the file, or with ``whole`` all of it.
     """
     if not start.startswith(("{", "[")):
-        return "text"
-    rows = [row for row in (start if whole else start.rpartition("\n")[0]).splitlines() if row.strip()]
+        return ""
+    rows = [row for row in (start if whole else start.rpartition("\n")[0]).split("\n") if row.strip()]
     if rows and all(row.lstrip().startswith("{") and _is_json(row) for row in rows):
         return "jsonl"
-    return "json" if whole and re.match(r"\[?\s*\{", start) and _is_json(start) else "text"
+    return "json" if whole and re.match(r"\[?\s*\{", start) and _is_json(start) else ""
 
 
 def _is_json(text: str) -> bool:
@@ -393,9 +398,9 @@ def family_of(question: str, source: str, identity: str) -> str:
 
 
 def finish(draft: Draft, file: SourceFile, options: ReadOptions, source: str) -> Chain:
-    """The chain of a draft. Raises BadRecordError for an empty chain, a lone surrogate or boundaries outside the text."""
-    if not draft.text.strip():
-        raise BadRecordError("the chain is empty.")
+    """The chain of a draft. Raises BadRecordError for a text that is no chain (:func:`no_chain`) and for a lone surrogate."""
+    if problem := no_chain(draft.text):
+        raise BadRecordError(problem)
     for part in ("text", "question", "answer"):
         found = _SURROGATE.search(getattr(draft, part))
         if found:

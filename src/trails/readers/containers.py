@@ -14,7 +14,7 @@ import json
 import re
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.errors import InputError
-from trails.readers.base import ReadReport, SourceFile, strip_bom
+from trails.readers.base import ReadReport, SourceFile, as_text, strip_bom
+from trails.readers.encodings import encoding_hint
+from trails.readers.fields import CHAIN_FIELDS, QUESTION_FIELDS
 from trails.readers.streams import FREE_BYTES, MAX_RATIO, FileError
 
 CHUNK = 1 << 20
@@ -117,7 +119,7 @@ def lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, str]]:
                     file.shown,
                     number,
                     f"byte 0x{data[error.start]:02x} at position {error.start} is not {encoding.upper()}. "
-                    "Name the encoding (--encoding cp1251) or convert the file with iconv.",
+                    f"{encoding_hint(data[max(0, error.start - 1_000) :], file.head)}",
                 )
 
 
@@ -190,13 +192,16 @@ def _at(error: json.JSONDecodeError, column: int) -> str:
 
 def _json_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
     decoder = _Decoder()
+    begun = False
     for number, line in lines(file, report):
         if not line.strip():
             continue
+        first, begun = not begun, True
         try:
             record = decoder.decode(line)
         except json.JSONDecodeError as error:
-            report.bad_record(file.shown, number, f"broken JSON: {_at(error, error.colno)}.")
+            hint = _like_table_or_text(line) if first else ""
+            report.bad_record(file.shown, number, f"broken JSON: {_at(error, error.colno)}.{hint}")
         except RecursionError:
             report.bad_record(file.shown, number, _DEEP)
         except ValueError:
@@ -206,6 +211,15 @@ def _json_lines(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any
                 report.bad_record(file.shown, number, decoder.twice)
                 continue
             yield number, record
+
+
+def _like_table_or_text(line: str) -> str:
+    """A hint where the first line of a file with the name of JSON Lines begins as no JSON does; empty where it may be JSON."""
+    if line.lstrip().startswith(tuple('{["')):
+        return ""
+    names = re.fullmatch(r'"?[\w-]+"?(?:([,;\t])"?[\w-]+"?)+', line.strip())  # a header: names without blanks
+    kind, name = ("text", "txt") if names is None else ("a table", "tsv" if names[1] == "\t" else "csv")
+    return f" The file looks like {kind}: rename it to .{name}."
 
 
 def _json_document(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
@@ -225,7 +239,7 @@ def _json_document(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, 
         except UnicodeDecodeError as error:
             raise FileError(
                 f"{file.shown}: byte 0x{error.object[error.start]:02x} is not {file.text_encoding.upper()}. "
-                "Name the encoding (--encoding cp1251) or convert the file with iconv."
+                f"{encoding_hint(error.object[max(0, error.start - 1_000) :], file.head)}"
             ) from None
         except UnicodeError as error:
             raise FileError(f"{file.shown}: not {file.text_encoding.upper()} ({error}).") from None
@@ -335,7 +349,7 @@ def _objects(file: SourceFile, text: io.TextIOWrapper, start: str, report: ReadR
 
 def expanded(file: SourceFile, value: Mapping[str, Any], report: ReadReport) -> Iterator[tuple[int, Any]]:
     """Records of a lone object: those of its list of objects, its rows where it is a table by columns, the objects in it where
-    it maps ids to records, else the object itself.
+    it maps ids to records, else the object itself. What stands beside a list of records is told.
     """
     lists = {
         key: held
@@ -344,31 +358,26 @@ def expanded(file: SourceFile, value: Mapping[str, Any], report: ReadReport) -> 
     }
     talk = {key for key, held in lists.items() if any("role" in item or "from" in item for item in held)}
     if not talk and not any(key in value for key in ("messages", "conversations", "choices", "resourceSpans")):
-        if len(lists) == 1:
-            yield from enumerate(next(iter(lists.values())), 1)
+        likely = [key for key, held in lists.items() if len(lists) == 1 or any(_has_text(item) for item in held)]
+        if len(likely) == 1 and _is_one_record(value, likely[0]):
+            yield 1, value
             return
-        if len(lists) > 1:
-            likely = [key for key, held in lists.items() if any(_has_text(item) for item in held)]
-            if len(likely) == 1:
-                others = ", ".join(sorted(set(lists) - set(likely)))
-                report.note(f"{file.shown}: the records are those of the list {likely[0]!r}; passed over: {others}.")
-                yield from enumerate(lists[likely[0]], 1)
-                return
-            if likely and not _has_text({key: held for key, held in value.items() if key not in lists}):
-                raise FileError(
-                    f"{file.shown}: several lists of records in one object ({', '.join(likely)}). "
-                    "Put each into a file of its own."
-                )
-    columns = list(value.values())
-    if (
-        len(columns) > 1
-        and all(isinstance(column, list) and column for column in columns)
-        and len({len(column) for column in columns}) == 1
-        and any(_is_wordy(column[0]) for column in columns)
-        and any(str(key).lower() in _COLUMN_NAMES for key in value)
-    ):
-        for number, row in enumerate(zip(*columns, strict=True), 1):
-            yield number, dict(zip(value, row, strict=True))
+        if len(likely) == 1:
+            _tell_beside(file, value, likely[0], report)
+            yield from enumerate(lists[likely[0]], 1)
+            return
+        if likely and not _has_text({key: held for key, held in value.items() if key not in lists}):
+            raise FileError(
+                f"{file.shown}: several lists of records in one object ({', '.join(likely)}). "
+                "Put each into a file of its own."
+            )
+    if columns := _table_by_columns(file, value) if not talk else {}:
+        for number, row in enumerate(zip(*columns.values(), strict=True), 1):
+            yield number, dict(zip(columns, row, strict=True))
+        if len(columns) < len(value):
+            report.note(
+                f"{file.shown}: the records are rows of its columns; beside them, not read: {_listed(value, columns)}."
+            )
         return
     held = list(value.values())
     if (
@@ -384,7 +393,96 @@ def expanded(file: SourceFile, value: Mapping[str, Any], report: ReadReport) -> 
     yield 1, value
 
 
-_COLUMN_NAMES = ("question", "problem", "prompt", "instruction", "query", "input", "id", "messages", "conversations")
+def _is_one_record(value: Mapping[str, Any], of: str) -> bool:
+    """Whether a question stands beside a list that is named as a chain and whose items hold none: steps or alternatives."""
+
+    def asks(record: Mapping[str, Any]) -> bool:
+        return any(isinstance(held, str) and str(key).lower() in QUESTION_FIELDS for key, held in record.items())
+
+    return str(of).lower() in CHAIN_FIELDS and asks(value) and not any(asks(item) for item in value[of])
+
+
+def _table_by_columns(file: SourceFile, value: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The columns of a table that an object holds; empty where it is none. FileError where they differ in length."""
+    columns = {key: held for key, held in value.items() if isinstance(held, list) and held}
+    named = [held for key, held in columns.items() if str(key).lower() in _COLUMN_NAMES]
+    whole = len(columns) == len(value) and (bool(named) or any(str(key).lower() in _TALK_NAMES for key in columns))
+    if (
+        len(columns) < 2
+        or not any(_is_wordy(held[0]) for held in columns.values())
+        or not (whole or any(len(held) > 1 and not isinstance(held[0], Mapping) for held in named))
+    ):
+        return {}
+    sizes = {key: len(held) for key, held in columns.items()}
+    if len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{key} {size:,}" for key, size in sizes.items())
+        raise FileError(
+            f"{file.shown}: columns of unequal length ({shown}); which values belong to one row cannot be told. If it is one "
+            "record, write it on one line of a file that ends in .jsonl."
+        )
+    return columns
+
+
+_FAILED = ("error", "errors", "exception", "failed", "failure")
+_ALRIGHT = (None, False, "", 0)
+_MORE = frozenset(
+    (
+        *("has_more", "hasmore", "has_next", "hasnext", "next", "next_page", "nextpage", "next_url", "next_token"),
+        *("nexttoken", "next_page_token", "nextpagetoken", "next_cursor", "nextcursor", "cursor", "after"),
+        *("truncated", "is_truncated", "istruncated", "incomplete", "incomplete_results", "partial"),
+    )
+)
+
+
+def _tell_beside(file: SourceFile, value: Mapping[str, Any], of: str, report: ReadReport) -> None:
+    """What stands beside the list of records in an object: a failed answer is a bad record, the rest is noted."""
+    others = {key: held for key, held in value.items() if key != of}
+    if not others:
+        return
+    failed = {key: held for key, held in others.items() if _says_failed(str(key).lower(), held)}
+    if failed:
+        report.bad_record(
+            file.shown,
+            1,
+            f"beside the list {of!r} stands {_listed(failed)}: the answer of a server that failed, so records may be missing.",
+        )
+    report.note(f"{file.shown}: the records are those of the list {of!r}; beside it, not read: {_listed(others)}.")
+    more = {key: held for key, held in others.items() if str(key).lower() in _MORE and held not in _ALRIGHT}
+    if more:
+        report.note(f"{file.shown}: this is a part of an answer ({_listed(more)}); the rest is not in the file.")
+
+
+def _says_failed(name: str, held: Any) -> bool:
+    if name in _FAILED:
+        return held not in _ALRIGHT and not (isinstance(held, Sequence | Mapping) and not held)
+    if name in ("success", "ok"):
+        return held is False
+    if name in ("status", "code", "status_code", "statuscode"):
+        if isinstance(held, str) and not held.isdecimal():
+            return held.lower().startswith(("error", "fail"))
+        return isinstance(held, int | str) and 400 <= int(held) < 600
+    return False
+
+
+SHOWN_VALUE = 60
+"""Characters of a value that is named in a sentence."""
+
+
+def _listed(value: Mapping[str, Any], without: Iterable[str] = ()) -> str:
+    """Names of fields, at most eight, with their values where these are short."""
+    names = [key for key in value if key not in set(without)]
+    told = []
+    for key in names[:8]:
+        held = value[key]
+        text = as_text(held) if held is None or isinstance(held, str | int | float) else ""
+        if isinstance(held, Mapping) and str(key).lower() in _FAILED:
+            text = as_text(held)
+        told.append(f"{key} = {text[:SHOWN_VALUE]}{'…' if len(text) > SHOWN_VALUE else ''}" if text else str(key))
+    return ", ".join(told) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+_COLUMN_NAMES = ("question", "problem", "prompt", "instruction", "query", "input", "id")
+_TALK_NAMES = ("messages", "conversations")
 _PARTS = (
     "doc",
     "message",
@@ -599,41 +697,58 @@ def _delimited(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]
             yield of_row[-1]
 
     csv.field_size_limit(max(csv.field_size_limit(), file.max_record_bytes))
-    rows = csv.reader(source(), delimiter=delimiter_of(file))
+    if found := _like_json(file):
+        raise FileError(f"{file.shown}:1: no table: {found}")
+    delimiter = delimiter_of(file)
+    # a blank before a quote is no part of the field where the file is written so
+    spaced = bool(re.search(rf'{re.escape(delimiter)} +"[^"\n]*"(?={re.escape(delimiter)}|\r?\n|$)', file.start))
+    rows = csv.reader(source(), delimiter=delimiter, skipinitialspace=spaced, strict=True)
     try:
         header = next(rows, None)
-        if header is None:
-            return
-        _check_names(f"{file.shown}:1", header)
-        names = [name or f"column {number}" for number, name in enumerate(header, 1)]
+    except csv.Error as error:
+        raise FileError(f"{file.shown}:1: broken table: {_broken_row(error, of_row)}") from None
+    if header is None:
+        return
+    _check_names(f"{file.shown}:1", header)
+    names = [name or f"column {number}" for number, name in enumerate(header, 1)]
+    while True:
         of_row.clear()
-        for row in rows:
-            if len(of_row) > 1 and _never_closed(of_row, rows.dialect.delimiter):
-                report.bad_record(
-                    file.shown,
-                    place - len(of_row) + 1,
-                    f"a quote opens in this row and is never closed; the {len(of_row):,} lines from here on are one field.",
-                )
-                of_row.clear()
-                continue
-            of_row.clear()
-            if not row:
-                continue
-            if len(row) != len(header):
-                report.bad_record(file.shown, place, f"{len(row)} fields where the header has {len(header)}.")
-                continue
-            yield place, dict(zip(names, row, strict=True))
-    except csv.Error as error:
-        raise FileError(f"{file.shown}:{place}: broken table: {error}.") from None
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            report.bad_record(file.shown, place - len(of_row) + 1, _broken_row(error, of_row))
+            continue
+        if row is None:
+            return
+        if not row:
+            continue
+        if len(row) != len(header):
+            report.bad_record(file.shown, place, f"{len(row)} fields where the header has {len(header)}.")
+            continue
+        yield place, dict(zip(names, row, strict=True))
 
 
-def _never_closed(of_row: Sequence[str], delimiter: str) -> bool:
-    """Whether the lines of one row end inside a quoted field, which the end of the file alone can bring about."""
-    try:
-        list(csv.reader(of_row, delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        return "unexpected end" in str(error)
-    return False
+def _broken_row(error: csv.Error, of_row: Sequence[str]) -> str:
+    """What is wrong with the row of these lines, in words."""
+    said = str(error)
+    if "unexpected end" in said:
+        return f"a quote opens in this row and is never closed; the {len(of_row):,} lines from here on are one field."
+    if "expected after" in said:
+        return (
+            "text stands behind a closing quote, so where the field ends cannot be told. Inside a quoted field a quote is "
+            'written twice ("").'
+        )
+    if "new-line" in said:
+        return "a carriage return stands alone in an unquoted field."
+    return f"{said}."
+
+
+def _like_json(file: SourceFile) -> str:
+    """A hint for a file with the name of a table that begins as JSON does; empty where it does not."""
+    if not re.match(r'[\[{]\s*["{\[]', file.start):
+        return ""
+    kind, name = ("JSON Lines", "jsonl") if file.start.startswith("{") else ("JSON", "json")
+    return f"the file looks like {kind}. Rename it to .{name}."
 
 
 def delimiter_of(file: SourceFile) -> str:

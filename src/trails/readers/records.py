@@ -30,6 +30,7 @@ from trails.readers.conversation import (
     untargeted,
     with_system,
 )
+from trails.readers.doubtful import served
 from trails.readers.fields import ALTERNATIVE_FIELDS, ID_FIELDS, THOUGHT_FIELDS, Layout, decide, empty, items_of
 from trails.readers.paths import fields_found, opened, top_field, value_at
 from trails.readers.thought import Written, take_apart
@@ -187,32 +188,10 @@ def _at(record: Mapping[str, Any], path: str, part: str) -> Any:
         raise BadRecordError(f"no field {path!r} for the {part}; fields found: {fields_found(record)}.") from None
 
 
-_SERVED = frozenset(
-    (
-        "error",
-        "errors",
-        "message",
-        "detail",
-        "status",
-        "code",
-        "statuscode",
-        "status_code",
-        "type",
-        "request_id",
-        "title",
-    )
-) | frozenset(("documentation_url", "timestamp", "path", "success", "trace_id", "requestid"))
-
-
 def _check_served(record: Mapping[str, Any]) -> None:
     """Raises BadRecordError for what a server answers instead of data."""
-    names = {str(key).lower() for key in record}
-    if not names <= _SERVED or not names & {"error", "errors", "message", "detail"}:
-        return
-    said = next(value for key, value in record.items() if str(key).lower() in ("error", "errors", "message", "detail"))
-    codes = {"status", "code", "statuscode", "status_code", "documentation_url", "request_id", "requestid"}
-    failed = bool(names & ({"error", "errors"} | codes)) or names == {"detail"} or record.get("success") is False
-    if failed and not messages_in(record):
+    said = served(record)
+    if said is not None and not messages_in(record):
         raise BadRecordError(f"this is an error message of a server, not data: {as_text(said)[:120]!r}.")
 
 

@@ -14,7 +14,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from trails.errors import InputError
+from trails.platform.text import counted
 
 FREE_BYTES = 32_000_000
 """So much may come out of any compressed file."""
@@ -59,6 +60,43 @@ _HTML = re.compile(rb"\s*(<!--.{0,2000}?-->\s*)*<(!doctype\s+html|html\b|head\b|
 _TAG, _CLOSING_TAG = re.compile(rb"<[a-z][^<>]*>", re.IGNORECASE), re.compile(rb"</[a-z][a-z0-9]*\s*>", re.IGNORECASE)
 _XML = re.compile(rb"\s*<\?xml\s+version\b", re.IGNORECASE)
 TEXT_SUFFIXES = ("txt", "text", "md", "markdown")
+_ABOUT = re.compile(r"(readme|licen[cs]e|copying|notice|changelog|citation)\b.*", re.IGNORECASE)
+_SAVED = re.compile(r"dataset_infos?\.json|dataset_dict\.json|state\.json")
+"""Files of a saved data set that say what it consists of; they are looked at and hold no chains."""
+SHOWN_NAMES = 5
+"""Names of files that a sentence gives of each kind."""
+
+
+def why_passed_over(path: str, suffixes: tuple[str, ...]) -> str | None:
+    """Why a file of a folder or a member of an archive is not read, in a word or two; None for one that is. ``path`` is what
+    stands between the folder and the file, with the file's name. Empty: nothing need be said.
+    """
+    name = path.rpartition("/")[2]
+    if any(part.startswith((".", "__MACOSX")) for part in path.split("/")):
+        return "hidden"
+    if _SAVED.fullmatch(name):
+        return ""
+    if _ABOUT.fullmatch(name):
+        return "about the data"
+    plain = next((name.removesuffix(end) for end in COMPRESSED_SUFFIXES if name.endswith(end)), name)
+    if "." not in plain:
+        return "no suffix"
+    return None if plain.rpartition(".")[2].lower() in suffixes else "another kind"
+
+
+def told_passed_over(names: Mapping[str, Sequence[str]], what: str) -> str:
+    """``passed over 3 files: README.md (about the data); a.pdf, b.pdf (another kind)``; empty without names. ``names`` are
+    listed by reason.
+    """
+    listed = [
+        ", ".join(found[:SHOWN_NAMES])
+        + (f" and {len(found) - SHOWN_NAMES:,} more" if len(found) > SHOWN_NAMES else "")
+        + f" ({why})"
+        for why, found in names.items()
+        if found and why
+    ]
+    count = sum(len(found) for why, found in names.items() if why)
+    return f"passed over {counted(count, what)}: {'; '.join(listed)}" if listed else ""
 
 
 class FileError(InputError):
@@ -207,10 +245,10 @@ def members(
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if ".." in re.split(r"[/\\]", info.filename) and info.filename.rpartition(".")[2].lower() in suffixes:
+                if _leads_out(info.filename):
                     note(f"{shown}: member {info.filename!r} was not read: its name leads out of the archive.")
             infos = sorted(
-                (info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)),
+                (info for info in archive.infolist() if not info.is_dir() and not _leads_out(info.filename)),
                 key=lambda info: info.filename,
             )
             if len(infos) > MAX_MEMBERS:
@@ -230,13 +268,16 @@ def members(
                         out.write(b"\n")
                 yield Member("samples.json", target)
                 return
-            others = [info.filename for info in infos if not _is_data(info.filename, suffixes)]
-            if others:
-                named = ", ".join(others[:5])
-                note(f"{shown}: passed over {len(others)} members of other kinds ({named}).")
+            others: dict[str, list[str]] = {}
+            for info in infos:
+                why = why_passed_over(info.filename, suffixes)
+                if why is not None:
+                    others.setdefault(why, []).append(info.filename)
+            if told := told_passed_over(others, "member"):
+                note(f"{shown}: {told}.")
             for info in infos:
                 name = info.filename
-                if not _is_data(name, suffixes):
+                if why_passed_over(name, suffixes) is not None:
                     continue
                 target = scratch / "member"
                 with target.open("wb") as out:
@@ -256,13 +297,8 @@ def members(
         raise FileError(f"{shown}: the zip archive is damaged or locked ({_first_line(error)}).") from None
 
 
-def _is_data(name: str, suffixes: tuple[str, ...]) -> bool:
-    plain = name[: -len(Path(name).suffix)] if Path(name).suffix in COMPRESSED_SUFFIXES else name
-    return plain.rpartition(".")[2].lower() in suffixes
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+def _leads_out(name: str) -> bool:
+    return ".." in re.split(r"[/\\]", name)
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, out: IO[bytes], shown: str, path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from trails.platform.text import counted
 from trails.readers.base import BadRecordError, Draft, ReadOptions, ReadReport, SourceFile, finish, record_id
 from trails.readers.containers import lines
 from trails.schema import Chain
@@ -79,7 +80,11 @@ class TextReader:
                 )
         name = file.file_name.removesuffix(".gz")
         headings = how == "heading" or not name.endswith((".txt", ".text"))
+        ornaments = 0
         for number, heading, text in split_paragraphs(lines(file, report), how, headings=headings):
+            if not any(character.isalnum() for character in text):
+                ornaments += 1  # asterisks or dots between parts of a running text are no mistake
+                continue
             try:
                 if len(text) > options.max_record_bytes:
                     raise BadRecordError(
@@ -90,6 +95,8 @@ class TextReader:
                 yield replace(finish(draft, file, options, file.name), line=number)
             except BadRecordError as problem:
                 report.bad_record(file.shown, number, str(problem))
+        if ornaments:
+            report.note(f"{file.shown}: passed over {counted(ornaments, 'paragraph')} without a letter or a digit.")
 
 
 TEXT = TextReader()
