@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +174,45 @@ def test_layer_arms_have_equal_parameters() -> None:
         assert rank * 10 == rank_all * 30
     assert depth.layer_sets(30, 0) == depth.layer_sets(30, 0)
     assert depth.layer_sets(30, 0) != depth.layer_sets(30, 1)
+
+
+def test_the_rate_of_least_drift_is_taken_at_equal_gain() -> None:
+    def row(arm: str, rate: float, *points: tuple[float, float], seed: int = 1000) -> dict[str, Any]:
+        return {
+            "arm": arm,
+            "rate": rate,
+            "seed": seed,
+            "curve": [{"gain_h": g, "kl_d": d} for g, d in ((0, 0), *points)],
+        }
+
+    rows = [
+        row("a", 1e-4, (0.1, 0.01)),  # never gets there
+        row("a", 1e-3, (0.2, 0.04), (0.4, 0.1)),
+        row("b", 1e-4, (0.45, 0.02), (0.5, 0.9)),
+        row("b", 1e-3, (0.9, 0.5)),
+        row("shuffled words", 1e-3, (0.0, 3.0)),  # learns another text and sets no target
+    ]
+    found = depth.drift_by_rate(rows)
+    # the smallest best gain is a's 0.4, so the target is 0.36
+    assert found == pytest.approx({("a", 1e-4): math.inf, ("a", 1e-3): 0.088, ("b", 1e-4): 0.016, ("b", 1e-3): 0.2})
+    second = [{**r, "seed": 1001, "curve": [{**p, "kl_d": 3 * p["kl_d"]} for p in r["curve"]]} for r in rows]
+    assert depth.drift_by_rate([*rows, *second])["b", 1e-4] == pytest.approx(0.032)
+
+
+def test_what_the_correction_of_depth_says_of_its_second_version_is_in_the_rows() -> None:
+    path = Path(__file__).parents[2] / "docs" / "experiments" / "archive" / "depth-2.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    last = {(r["arm"], r["seed"], r["rate"]): r for r in lines if r.get("development")}
+    found = depth.drift_by_rate(list(last.values()))
+    assert depth.EXPERIMENT.correction is not None
+    told = depth.EXPERIMENT.correction.stands
+    for arm in ("middle third", "all layers", "all weights", "random other layers"):
+        value = found[arm.replace("other ", ""), 3e-4]
+        assert (
+            f"{value:.3f}".lstrip("0")
+            + f" for {'' if arm in ('all layers', 'all weights', 'random other layers') else 'the '}{arm}"
+            in told
+        )
 
 
 def test_paths_belong_to_one_half_only() -> None:

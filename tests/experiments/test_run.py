@@ -126,6 +126,8 @@ def test_a_full_plan_is_developed_registered_then_run(
     run_experiments("toy", [data], tmp_path, replace(options, mode="develop"))
     assert {seed for seed, _ in fed} == set(base.DEVELOPMENT_SEEDS)
     assert runner.chosen_rates(toy, tmp_path / RESULTS) == {"a": 1e-3, "b": 1e-4}
+    told = replace(toy, develop=lambda rows: {(r["arm"], r["rate"]): -r["metrics"]["x"] for r in rows})
+    assert runner.chosen_rates(told, tmp_path / RESULTS) == {"a": 1e-4, "b": 1e-3}
     (told,) = runner.power("toy", tmp_path)
     assert told[3].startswith("1.68 sd")
     assert "min for 5 seeds" in told[5]

@@ -125,7 +125,8 @@ class Experiment:
     ``derive`` adds metrics that need all arms of a seed. ``positive`` is a criterion that an arm known to move the metric
     must meet, ``placebo`` one that two arms without a difference must not show. ``same_rows`` are groups of arms that must be
     fed the same multiset of rows. With several ``rates`` each arm's learning rate is chosen on the development seeds by the
-    lowest ``develop``; one is that of all arms. ``looks`` are the numbers of seeds at which verdicts are given: one, or two for
+    lowest ``develop``: a metric, or a function of the development rows that gives a number for each (arm, rate). One rate is
+    that of all arms. ``looks`` are the numbers of seeds at which verdicts are given: one, or two for
     one extension. ``unit`` says what one seed stands for.
     """
 
@@ -144,7 +145,7 @@ class Experiment:
     placebo: tuple[Criterion, ...] = ()
     same_rows: tuple[tuple[str, ...], ...] = ()
     rates: tuple[float, ...] = ()
-    develop: str = ""
+    develop: str | Callable[[Sequence[Record]], Mapping[tuple[str, float], float]] = ""
     rate_of: Mapping[str, str] = field(default_factory=dict)
     """Arms that take the learning rate of another arm: a placebo, a positive control."""
     looks: tuple[int, ...] = (10,)
@@ -359,17 +360,17 @@ def at_equal_gain(
     an arm never gains.
     """
     target = share * min(max(point[gain] for point in curve) for curve in curves.values())
-    found = {}
-    for arm, curve in curves.items():
-        before: Mapping[str, float] | None = None
-        result = math.nan
-        for point in curve if target > 0 else ():
-            if point[gain] >= target:
-                share = 1.0
-                if before is not None and point[gain] > before[gain]:
-                    share = (target - before[gain]) / (point[gain] - before[gain])
-                result = point[value] if before is None else before[value] + share * (point[value] - before[value])
-                break
-            before = point
-        found[arm] = result
-    return found
+    return {arm: value_at_gain(curve, gain, value, target) for arm, curve in curves.items()}
+
+
+def value_at_gain(curve: Sequence[Mapping[str, float]], gain: str, value: str, target: float) -> float:
+    """``value`` where ``gain`` first reaches ``target``, linear between points; NaN where it never does, or target <= 0."""
+    before: Mapping[str, float] | None = None
+    for point in curve if target > 0 else ():
+        if point[gain] >= target:
+            if before is None or point[gain] <= before[gain]:
+                return point[value]
+            share = (target - before[gain]) / (point[gain] - before[gain])
+            return before[value] + share * (point[value] - before[value])
+        before = point
+    return math.nan

@@ -84,6 +84,9 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
         "smallest effect",
     ]
     lines += _table([*header, "criterion"], rows)
+    rates_apart = _rates_apart(experiment, plan)
+    if rates_apart:
+        lines += ["", rates_apart]
     lines += ["", "## Arms", ""]
     lines += _table(["arm", "what it is"], [[arm.name, arm.meaning] for arm in experiment.arms])
     names = list(experiment.metrics)
@@ -285,6 +288,24 @@ def _sizes(plan: Mapping[str, Any]) -> list[str]:
             spans.append(f"{low:,} {what}" if low == high else f"{low:,} to {high:,} {what}")
         lines.append(f"- {name}: {', '.join(spans)} per seed")
     return lines
+
+
+def _rates_apart(experiment: Experiment, plan: Mapping[str, Any]) -> str:
+    """A sentence on the arms that are compared with each other at different learning rates; empty where none are."""
+    rates = plan.get("learning rates", {})
+    pairs = {
+        frozenset((one.treatment, one.control)): (one.treatment, one.control)
+        for claim in experiment.claims
+        for one in claim.criteria
+        if rates.get(one.treatment, 0.0) != rates.get(one.control, rates.get(one.treatment, 0.0))
+    }
+    if not pairs:
+        return ""
+    told = "; ".join(f"{a} {rates[a]:g} against {b} {rates[b]:g}" for a, b in pairs.values())
+    return (
+        f"Compared at different learning rates, each arm's own best on the development seeds: {told}. Such a difference is "
+        "one of arm and rate together."
+    )
 
 
 def _tokens(experiment: Experiment, records: Sequence[Record]) -> dict[str, float]:

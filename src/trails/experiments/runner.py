@@ -248,27 +248,36 @@ def _middle(experiment: Experiment) -> dict[str, float]:
     return dict.fromkeys(experiment.trained, rates[len(rates) // 2])
 
 
+def _scores(experiment: Experiment, rows: Sequence[Record]) -> Mapping[tuple[str, float], float]:
+    """A number for each (arm, rate) with rows of all development seeds; the lowest of an arm chooses its rate."""
+    cells: dict[tuple[str, float], list[Record]] = {}
+    for row in rows:
+        cells.setdefault((row["arm"], row["rate"]), []).append(row)
+    whole = {cell: found for cell, found in cells.items() if len(found) == len(DEVELOPMENT_SEEDS)}
+    if callable(experiment.develop):
+        return experiment.develop([row for found in whole.values() for row in found])
+    metric = experiment.develop
+    values = {cell: [row["metrics"].get(metric) for row in found] for cell, found in whole.items()}
+    return {cell: sum(map(float, found)) / len(found) for cell, found in values.items() if None not in found}
+
+
 def chosen_rates(experiment: Experiment, path: Path) -> dict[str, float]:
     """Each arm's learning rate: the lowest mean of the development metric over the development seeds. Raises UsageError where
     rows are missing.
     """
     rows = development(path, experiment.name)
+    scores = _scores(experiment, rows)
     found = {}
     for arm in experiment.trained:
         if arm in experiment.rate_of:
             continue
-        means: dict[float, float] = {}
-        for rate in experiment.rates:
-            values = [r["metrics"].get(experiment.develop) for r in rows if r["arm"] == arm and r["rate"] == rate]
-            if len(values) == len(DEVELOPMENT_SEEDS) and None not in values:
-                means[rate] = sum(map(float, values)) / len(values)
-        if len(means) < len(experiment.rates):
+        tried = {rate: scores[arm, rate] for rate in experiment.rates if (arm, rate) in scores}
+        if len(tried) < len(experiment.rates):
             raise UsageError(
-                f"experiment {experiment.name} has development rows for {len(means)} of the {len(experiment.rates)} "
-                f"rates of arm "
-                f"{arm!r}. Run: trails experiment {experiment.name} --develop"
+                f"experiment {experiment.name} has development rows for {len(tried)} of the {len(experiment.rates)} "
+                f"rates of arm {arm!r}. Run: trails experiment {experiment.name} --develop"
             )
-        found[arm] = min(means, key=lambda rate: means[rate])
+        found[arm] = min(tried, key=lambda rate: tried[rate])
     return found | {arm: found[other] for arm, other in experiment.rate_of.items()}
 
 
