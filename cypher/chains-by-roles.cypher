@@ -2,6 +2,7 @@
 // Chains whose steps hold a pattern of roles such as IF>THEN>BUT>THEREFORE, side by side or only in that order.
 // $pattern: string := "" | roles joined by >, for example "IF>THEN>BUT>THEREFORE"; empty = every chain
 // $in_order: boolean := false | true = other steps may lie between
+// $home: string := "" | a home's id; empty = every home
 // $limit: integer := 50 | rows at most
 // returns chain: string, id
 // returns source: string
@@ -11,6 +12,7 @@
 // returns n_steps: integer, steps
 // returns text: string, its first 80 characters
 MATCH (c:Chain)
+WHERE $home = '' OR EXISTS { (c)<-[:HOLDS]-(:Home {id: $home}) }
 WITH c, CASE WHEN $pattern = '' THEN [] ELSE split($pattern, '>') END AS wanted
 WHERE ('>' + c.roles + '>') CONTAINS ('>' + $pattern + '>') OR $pattern = '' OR ($in_order AND size(wanted) =
       reduce(found = 0, role IN split(c.roles, '>') | CASE WHEN found < size(wanted) AND role = wanted[found] THEN found + 1 ELSE found END))

@@ -1,6 +1,7 @@
 // Directly-follows counts of roles
 // Which role follows which, how often, and how often it would by chance if roles were independent.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
+// $home: string := "" | a home's id; empty = every home
 // $limit: integer := 300 | rows at most
 // returns role: string
 // returns next: string, role of the next step
@@ -8,8 +9,8 @@
 // returns expected: float, pairs of steps by chance, from how often each role comes first and second
 // returns nll: float, nats per token of the later step, given everything before
 // returns premise_usefulness: float, nats per token that the earlier step saves; null if not measured
-MATCH (:Step)-[l:LEADS_TO]->(:Step)
-WHERE l.run = $run
+MATCH (s:Step)-[l:LEADS_TO]->(:Step)
+WHERE l.run = $run AND ($home = '' OR EXISTS { (:Chain {id: s.chain})<-[:HOLDS {run: $run}]-(:Home {id: $home}) })
 WITH l.roles AS roles, count(l) AS n, avg(l.nll_given_all) AS nll, avg(l.premise_usefulness) AS useful
 WITH split(roles, '>')[0] AS role, split(roles, '>')[1] AS next, n, nll, useful
 WITH next, sum(n) AS as_second, collect({role: role, n: n, nll: nll, useful: useful}) AS firsts

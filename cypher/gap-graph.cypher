@@ -1,5 +1,5 @@
 // Gaps in their context
-// The seams that look most like a missing step, each with the step before it and the two after it. Needs: trails gaps.
+// The seams that look most like a missing step, each with the step before it and the two after it. Needs: trails gaps (a home needs 20 chains with four steps or more).
 // $run: string = "rd24d03ce8f154ddc" | a run's id
 // $home: string := "" | a home's id; empty = whoever wrote last
 // $limit: integer := 4 | gaps at most

@@ -7,24 +7,24 @@
 // returns rank: integer, place within the chain, 0 = most gap-like
 // returns step: integer, index of the step after the seam
 // returns role: string, of that step
-// returns text: string, that step
 // returns score: float, 0..1
+// returns control_auc: float, 0..1, of the score
+// returns baseline_auc: float, 0..1, of the position alone
+// returns text: string, that step
 // returns bridge_nats: float, nats
 // returns ungrounded: float
 // returns value_surprisal: float, nats
 // returns context_gain: float, nats per token
 // returns premise_usefulness: float, nats per token
 // returns role_bigram: float, nats
-// returns control_auc: float, 0..1, of the score
-// returns baseline_auc: float, 0..1, of the position alone
 // returns run: string, id
 MATCH (found:Gap {chain: $chain})
 WHERE found.run = $run AND found.scope IS NOT NULL AND ($home = '' OR found.home = $home)
 WITH found.scope AS scope, max(found.date) AS date ORDER BY date DESC, scope LIMIT 1
 MATCH (g:Gap {chain: $chain, scope: scope})-[:BEFORE]->(s:Step)
-RETURN g.rank AS rank, g.step AS step, s.role AS role, s.text AS text, g.score AS score, g.bridge_nats AS bridge_nats,
-       g.ungrounded AS ungrounded, g.value_surprisal AS value_surprisal, g.context_gain AS context_gain,
-       g.premise_usefulness AS premise_usefulness, g.role_bigram AS role_bigram, g.control_auc AS control_auc,
-       g.baseline_auc AS baseline_auc, g.run AS run
+RETURN g.rank AS rank, g.step AS step, s.role AS role, g.score AS score, g.control_auc AS control_auc,
+       g.baseline_auc AS baseline_auc, s.text AS text, g.bridge_nats AS bridge_nats, g.ungrounded AS ungrounded,
+       g.value_surprisal AS value_surprisal, g.context_gain AS context_gain, g.premise_usefulness AS premise_usefulness,
+       g.role_bigram AS role_bigram, g.run AS run
 ORDER BY rank, step, run
 LIMIT $limit

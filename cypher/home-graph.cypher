@@ -1,6 +1,7 @@
 // Who holds what
-// Homes, some of the chains that each holds, the runs that measured them and the sources that they came from.
-// $limit: integer := 12 | chains at most, with their runs
+// Homes, some of the chains that each holds, the runs that measured them and the sources that they came from. Every home is there before any has a second chain.
+// $chains: integer := 12 | chains of one home at most
+// $limit: integer := 24 | chains of all homes at most; one that a home holds by two runs counts twice
 // returns home: node
 // returns holds: relationship, HOLDS
 // returns chain: node
@@ -8,10 +9,16 @@
 // returns run: node
 // returns from: relationship, FROM
 // returns source: node
-MATCH (h:Home)-[x:HOLDS]->(c:Chain)
-WITH h, x, c ORDER BY c.id, h.id LIMIT $limit
-MATCH (c)-[m:MEASURED]->(r:Run {id: x.run})
-MATCH (c)-[f:FROM]->(s:Source)
+MATCH (h:Home)
+OPTIONAL MATCH (h)-[:HOLDS]->(c:Chain)
+WITH h, c.id AS id ORDER BY id
+WITH h, collect(DISTINCT id)[0..$chains] AS some
+OPTIONAL MATCH (h)-[x:HOLDS]->(c:Chain)
+WHERE c.id IN some
+OPTIONAL MATCH (c)-[m:MEASURED]->(r:Run)
+WHERE m.run = x.run
+OPTIONAL MATCH (c)-[f:FROM]->(s:Source)
+WITH h, x, c, m, r, f, s, size([id IN some WHERE id < c.id]) AS place
 RETURN h AS home, x AS holds, c AS chain, m AS measured, r AS run, f AS from, s AS source
-ORDER BY chain.id, home.id, run.id
+ORDER BY coalesce(place, 0), home.id, chain.id, run.id
 LIMIT $limit

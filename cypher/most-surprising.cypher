@@ -1,8 +1,9 @@
 // Most surprising transitions
-// The transitions with the highest surprisal in the whole graph, with the tokens on both sides.
+// The transitions with the highest surprisal over all chains, with the tokens on both sides.
 // First tokens of chains, which nothing but the question stands before, are among the others: position 0, before is empty.
 // Only the chains and steps with the highest peaks are opened: the top transitions can only lie there.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
+// $home: string := "" | a home's id; empty = every home
 // $limit: integer := 20 | rows at most
 // returns chain: string, id
 // returns position: integer, tokens from 0
@@ -15,6 +16,7 @@
 // returns run: string, id
 MATCH (c:Chain)-[m:MEASURED]->(:Run)
 WHERE m.run = $run AND m.max_surprisal IS NOT NULL
+  AND ($home = '' OR EXISTS { (c)<-[:HOLDS {run: $run}]-(:Home {id: $home}) })
 WITH c.id AS id, m.run AS of_run, m.max_surprisal AS most ORDER BY most DESC, id LIMIT $limit
 MATCH (c:Chain {id: id})-[:HAS_STEP]->(s:Step)-[x:MEASURED_STEP]->(:Run)
 WHERE x.run = of_run AND x.max_surprisal IS NOT NULL

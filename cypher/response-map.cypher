@@ -3,6 +3,7 @@
 // tokens of another source. Needs: trails respond SPANS --probes SELECTION.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
 // $consistent: boolean := false | only spans that move the probes the same way
+// $home: string := "" | a home's id; empty = every home
 // $limit: integer := 20 | rows at most
 // returns sentence: string, the row in words
 // returns span: string, id of the step or chain; t… for a text
@@ -19,7 +20,8 @@
 // returns probes: integer, their number
 // returns run: string, id
 MATCH (r:Response)
-WHERE r.run = $run AND (NOT $consistent OR r.consistent)
+WHERE r.run = $run AND ($home = '' OR r.id ENDS WITH '@' + substring($home, 0, 9))
+  AND (NOT $consistent OR r.consistent)
 RETURN r.sentence AS sentence, r.span AS span, r.layer AS layer, r.attention AS attention, r.drift_layer AS drift_layer,
        r.drift AS drift, r.logit_shift AS logit_shift, r.logit_shift_control AS logit_shift_control,
        r.nll_change AS nll_change, r.nll_change_control AS nll_change_control, r.share AS share, r.share_low AS share_low,

@@ -1,7 +1,7 @@
 // Similar steps as a picture
 // Pairs of steps of different chains that are nearest in whitened hidden space, by their excess over the control. Needs: trails overlaps --kind near.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
-// $home: string := "" | a home's id; empty = whoever wrote last
+// $home: string := "" | a home's id; empty = every home
 // $limit: integer := 8 | pairs at most
 // returns step: node
 // returns similar: relationship, SIMILAR

@@ -2,7 +2,7 @@
 // Steps near a step in whitened hidden space, with the excess over the control. Needs: trails overlaps --kind near.
 // $step: string = "ce254d5f805b7567c:1" | the step's id: chain:index
 // $run: string = "rd24d03ce8f154ddc" | a run's id
-// $home: string := "" | a home's id; empty = whoever wrote last
+// $home: string := "" | a home's id; empty = every home
 // $limit: integer := 50 | rows at most
 // returns other: string, id of the similar step
 // returns role: string

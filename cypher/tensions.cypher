@@ -2,6 +2,7 @@
 // Steps that begin with BUT or HOWEVER by how surprising their tokens are. A step's id stays the same in every home and export:
 // a library is `trails query tensions --json`, and its training rows are `trails export --subgraph query:tensions`.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
+// $home: string := "" | a home's id; empty = every home
 // $limit: integer := 50 | rows at most
 // returns step: string, id
 // returns chain: string, id
@@ -12,6 +13,7 @@
 // returns run: string, id
 MATCH (s:Step)-[m:MEASURED_STEP]->(:Run)
 WHERE m.run = $run AND m.mean_surprisal IS NOT NULL AND s.role IN ['BUT', 'HOWEVER'] AND s.index > 0
+  AND ($home = '' OR EXISTS { (:Chain {id: s.chain})<-[:HOLDS {run: $run}]-(:Home {id: $home}) })
 MATCH (before:Step {chain: s.chain, index: s.index - 1})
 RETURN s.id AS step, s.chain AS chain, s.role AS role, before.text AS against, s.text AS text, m.mean_surprisal AS surprisal,
        m.run AS run

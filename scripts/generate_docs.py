@@ -76,7 +76,7 @@ def queries_page() -> str:
         NOTE,
         "\nEach is a file of `cypher/`, runs unchanged in Neo4j Browser and on the embedded graph, and is run by name:",
         "`trails query NAME --param NAME=VALUE`. A parameter with a default may be left out; `run` is filled in when the",
-        "home holds one run.\n",
+        "home holds one run, `home` with the home.\n",
         "\n| query | answers |\n|---|---|\n",
         *(f"| [{name}](#{name}) | {query.title} |\n" for name, query in queries.items()),
     ]

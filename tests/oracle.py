@@ -326,6 +326,17 @@ def of_run(props: Mapping[str, Any], run: str) -> bool:
     return bool(run == props["run"])
 
 
+def held(graph: Graph, home: str, chain: str, run: str = "") -> bool:
+    """Whether a home (any for an empty one) holds a chain, by this run (by any for an empty one)."""
+    links = (graph.get_edge_data(home, chain) or {}).values()
+    return not home or any(link["type"] == "HOLDS" and run in ("", link["run"]) for link in links)
+
+
+def of_home(answer: Mapping[str, Any], home: str) -> bool:
+    """Whether an answer is a home's (any home's for an empty one)."""
+    return not home or bool(answer["id"].rpartition("@")[2] == home[:9])
+
+
 def newest(rows: Iterable[Mapping[str, Any]], run: str, home: str) -> str:
     """The scope that was written last, of the results of a run and of a home (of any for an empty one)."""
     dates = defaultdict(list)
@@ -358,23 +369,26 @@ def transitions(graph: Graph, run: str, chain: str | None = None) -> Iterator[tu
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def runs(graph: Graph, limit: int) -> list[Row]:
+def runs(graph: Graph, home: str, limit: int) -> list[Row]:
     rows = []
     for run in nodes(graph, "Run"):
-        held = [m for _, m, r in edges(graph, "MEASURED") if r["id"] == run["id"]]
-        if held:
-            tokens = sum(m["n_tokens"] for m in held)
-            surprisal = mean(m.get("mean_surprisal") for m in held)
+        found = [
+            m for c, m, r in edges(graph, "MEASURED") if r["id"] == run["id"] and held(graph, home, c["id"], run["id"])
+        ]
+        if found:
+            tokens = sum(m["n_tokens"] for m in found)
+            surprisal = mean(m.get("mean_surprisal") for m in found)
             rows.append(
-                (run["id"], run["model"], run["adapter"], run["dtype"], run["n_layers"], len(held), tokens, surprisal)
+                (run["id"], run["model"], run["adapter"], run["dtype"], run["n_layers"], len(found), tokens, surprisal)
             )
     return sorted(rows)[:limit]
 
 
-def corpus(graph: Graph, limit: int) -> list[Row]:
+def corpus(graph: Graph, home: str, limit: int) -> list[Row]:
     groups = defaultdict(list)
     for chain in nodes(graph, "Chain"):
-        groups[chain["source"], chain["language"]].append(chain["n_steps"])
+        if held(graph, home, chain["id"]):
+            groups[chain["source"], chain["language"]].append(chain["n_steps"])
     rows = [(s, lang, len(n), sum(n), sum(n) / len(n)) for (s, lang), n in groups.items()]
     return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))[:limit]
 
@@ -435,7 +449,7 @@ def chain_graph(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
     return rows
 
 
-def most_surprising(graph: Graph, run: str, limit: int) -> list[Row]:
+def most_surprising(graph: Graph, run: str, home: str, limit: int) -> list[Row]:
     rows = [
         (
             t["chain"],
@@ -449,13 +463,13 @@ def most_surprising(graph: Graph, run: str, limit: int) -> list[Row]:
             r["run"],
         )
         for a, r, t in transitions(graph, run)
-        if "surprisal" in r
+        if "surprisal" in r and held(graph, home, t["chain"], run)
     ]
     return sorted(rows, key=lambda row: (-row[4], row[0], row[1], row[8]))[:limit]
 
 
 def most_surprising_in_chain(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
-    return [row[1:] for row in most_surprising(graph, run, 10**9) if row[0] == chain][:limit]
+    return [row[1:] for row in most_surprising(graph, run, "", 10**9) if row[0] == chain][:limit]
 
 
 def most_attended_steps(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
@@ -503,7 +517,7 @@ def shared_transitions(graph: Graph, first: str, second: str, run: str, limit: i
     return [row for _, row in rows[:limit]]
 
 
-def chains_by_roles(graph: Graph, pattern: str, in_order: bool, limit: int) -> list[Row]:
+def chains_by_roles(graph: Graph, pattern: str, in_order: bool, home: str, limit: int) -> list[Row]:
     wanted = pattern.split(">") if pattern else []
     rows = []
     for c in nodes(graph, "Chain"):
@@ -513,39 +527,45 @@ def chains_by_roles(graph: Graph, pattern: str, in_order: bool, limit: int) -> l
             fits = all(role in place for role in wanted)
         else:
             fits = any(roles[i : i + len(wanted)] == wanted for i in range(len(roles) - len(wanted) + 1))
-        if fits:
+        if fits and held(graph, home, c["id"]):
             rows.append((c["id"], c["source"], c["source_id"], c["language"], c["roles"], c["n_steps"], c["text"][:80]))
     return sorted(rows, key=lambda row: (row[1], row[2], row[0]))[:limit]
 
 
-def chains_by_text(graph: Graph, text: str, limit: int) -> list[Row]:
+def chains_by_text(graph: Graph, text: str, home: str, limit: int) -> list[Row]:
     rows = [
         (c["id"], c["source"], c["source_id"], c["roles"], c["question"][:80], c["text"][:80])
         for c in nodes(graph, "Chain")
-        if text in c["text"] or text in c["question"]
+        if (text in c["text"] or text in c["question"]) and held(graph, home, c["id"])
     ]
     return sorted(rows, key=lambda row: (row[1], row[2], row[0]))[:limit]
 
 
-def directly_follows(graph: Graph, run: str, limit: int) -> list[Row]:
-    held = [(a["role"], b["role"], r) for a, r, b in edges(graph, "LEADS_TO") if of_run(r, run)]
+def directly_follows(graph: Graph, run: str, home: str, limit: int) -> list[Row]:
+    pairs = [
+        (a["role"], b["role"], r)
+        for a, r, b in edges(graph, "LEADS_TO")
+        if of_run(r, run) and held(graph, home, a["chain"], run)
+    ]
     rows = []
-    for pair in {(x, y) for x, y, _ in held}:
-        of_pair = [r for x, y, r in held if (x, y) == pair]
-        expected = sum(x == pair[0] for x, _, _ in held) * sum(y == pair[1] for _, y, _ in held) / len(held)
+    for pair in {(x, y) for x, y, _ in pairs}:
+        of_pair = [r for x, y, r in pairs if (x, y) == pair]
+        expected = sum(x == pair[0] for x, _, _ in pairs) * sum(y == pair[1] for _, y, _ in pairs) / len(pairs)
         nll, useful = (mean(r.get(name) for r in of_pair) for name in ("nll_given_all", "premise_usefulness"))
         rows.append((*pair, len(of_pair), expected, nll, useful))
     return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))[:limit]
 
 
-def surprisal_by_role(graph: Graph, run: str, limit: int) -> list[Row]:
-    held = [
-        (s, m) for s, m, _ in edges(graph, "MEASURED_STEP") if of_run(m, run) and m.get("mean_surprisal") is not None
+def surprisal_by_role(graph: Graph, run: str, home: str, limit: int) -> list[Row]:
+    found = [
+        (s, m)
+        for s, m, _ in edges(graph, "MEASURED_STEP")
+        if of_run(m, run) and m.get("mean_surprisal") is not None and held(graph, home, s["chain"], run)
     ]
     rows = []
-    for role in {s["role"] for s, _ in held}:
-        later = [m for s, m in held if s["role"] == role and s["index"] > 0]
-        first = [m for s, m in held if s["role"] == role and s["index"] == 0]
+    for role in {s["role"] for s, _ in found}:
+        later = [m for s, m in found if s["role"] == role and s["index"] > 0]
+        first = [m for s, m in found if s["role"] == role and s["index"] == 0]
         rows.append(
             (
                 role,
@@ -596,75 +616,77 @@ def _largest(graph: Graph, run: str, end: int) -> dict[tuple[str, str], tuple[di
     return found
 
 
-def steps_nobody_needs(graph: Graph, run: str, least: float, limit: int) -> list[Row]:
+def steps_nobody_needs(graph: Graph, run: str, least: float, home: str, limit: int) -> list[Row]:
     rows = [
         (step["chain"], step["index"], step["role"], step["text"], most, count, of)
         for (_, of), (step, most, count) in _largest(graph, run, 1).items()
-        if most < least
+        if most < least and held(graph, home, step["chain"], run)
     ]
     return sorted(rows, key=lambda row: (row[4], row[0], row[1], row[-1]))[:limit]
 
 
-def conclusions_without_premises(graph: Graph, run: str, least: float, limit: int) -> list[Row]:
+def conclusions_without_premises(graph: Graph, run: str, least: float, home: str, limit: int) -> list[Row]:
     rows = [
         (step["chain"], step["text"], most, count, of)
         for (_, of), (step, most, count) in _largest(graph, run, 0).items()
-        if most < least and _last_step(graph, step)
+        if most < least and _last_step(graph, step) and held(graph, home, step["chain"], run)
     ]
     return sorted(rows, key=lambda row: (row[2], row[0], row[-1]))[:limit]
 
 
-def disagreements(graph: Graph, limit: int) -> list[Row]:
+def disagreements(graph: Graph, home: str, limit: int) -> list[Row]:
     rows = [
         (d["chain"], s["index"], s["role"], *take(d, "text statistic chance hardest_for easiest_for measure"))
         for d, _, s in edges(graph, "AT", start="Disagreement")
+        if of_home(d, home)
     ]
     return sorted(rows, key=lambda row: (-row[4], row[0], row[1], row[3]))[:limit]
 
 
-def tensions(graph: Graph, run: str, limit: int) -> list[Row]:
+def tensions(graph: Graph, run: str, home: str, limit: int) -> list[Row]:
     steps = {(n["chain"], n["index"]): n["text"] for _, n in graph.nodes(data=True) if "index" in n and "role" in n}
     rows = [
         (s["id"], s["chain"], s["role"], steps[s["chain"], s["index"] - 1], s["text"], m["mean_surprisal"], m["run"])
         for s, m, _ in edges(graph, "MEASURED_STEP")
         if of_run(m, run) and m.get("mean_surprisal") is not None and s["role"] in ("BUT", "HOWEVER") and s["index"] > 0
+        if held(graph, home, s["chain"], run)
     ]
     return sorted(rows, key=lambda row: (-row[5], row[0], row[6]))[:limit]
 
 
-def tensions_parted(graph: Graph, limit: int) -> list[Row]:
+def tensions_parted(graph: Graph, home: str, limit: int) -> list[Row]:
     groups = defaultdict(list)
     for d, _, s in edges(graph, "AT", start="Disagreement"):
-        if s["role"] in ("BUT", "HOWEVER"):
+        if s["role"] in ("BUT", "HOWEVER") and of_home(d, home):
             groups[s["id"], s["chain"], s["role"], s["text"]].append(d["statistic"])
     rows = [(*of, max(found), len(found)) for of, found in groups.items()]
     return sorted(rows, key=lambda row: (-row[4], row[0]))[:limit]
 
 
-def effects_seen(graph: Graph, effect: str, run: str, limit: int) -> list[Row]:
+def effects_seen(graph: Graph, effect: str, run: str, home: str, limit: int) -> list[Row]:
     rows = [
         (e["name"], s["id"], s["text"], r["value"], e["share"], e["by_chance"], r["run"])
         for e, r, s in edges(graph, "SEEN_IN")
-        if effect in ("", e["name"]) and of_run(r, run)
+        if effect in ("", e["name"]) and of_run(r, run) and of_home(e, home)
     ]
     return sorted(rows, key=lambda row: (row[0], -row[3], row[1], row[-1]))[:limit]
 
 
-def response_map(graph: Graph, run: str, consistent: bool, limit: int) -> list[Row]:
+def response_map(graph: Graph, run: str, consistent: bool, home: str, limit: int) -> list[Row]:
     names = (
         "sentence span layer attention drift_layer drift logit_shift logit_shift_control nll_change nll_change_control"
     )
     rows = [
         (*take(r, names), *take(r, "share share_low n_probes run"))
         for r in nodes(graph, "Response")
-        if of_run(r, run) and (r["consistent"] or not consistent)
+        if of_run(r, run) and (r["consistent"] or not consistent) and of_home(r, home)
     ]
     return sorted(rows, key=lambda row: (-row[11], row[1], row[-1]))[:limit]
 
 
-def token_neighbourhood(graph: Graph, piece: str, run: str, limit: int) -> list[Row]:
+def token_neighbourhood(graph: Graph, piece: str, run: str, home: str, limit: int) -> list[Row]:
     groups = defaultdict(list)
-    for t in nodes(graph, "Token", piece=piece):
+    for t in (t for t in nodes(graph, "Token", piece=piece) if held(graph, home, t["chain"], run)):
         for a, _, r in graph.in_edges(t["id"], data=True):
             for _, b, q in graph.out_edges(t["id"], data=True):
                 if r["type"] == q["type"] == "NEXT" and r["run"] == q["run"] and of_run(r, run):
@@ -794,40 +816,20 @@ def drift_map(graph: Graph, chain: str, run: str, limit: int) -> list[Row]:
 
 def gaps_top(graph: Graph, run: str, home: str, rank: int, limit: int) -> list[Row]:
     scope = newest(nodes(graph, "Gap"), run, home)
-    names = [
-        "score",
-        "bridge_nats",
-        "ungrounded",
-        "value_surprisal",
-        "premise_usefulness",
-        "control_auc",
-        "baseline_auc",
-        "run",
-    ]
+    names = "bridge_nats ungrounded value_surprisal premise_usefulness run"
     rows = [
-        (g["chain"], g["step"], s["text"], *(g.get(name) for name in names))
+        (g["chain"], g["step"], *take(g, "score control_auc baseline_auc"), s["text"], *take(g, names))
         for g, _, s in edges(graph, "BEFORE")
         if g["scope"] == scope and g["rank"] <= rank
     ]
-    return sorted(rows, key=lambda row: (-row[3], row[0], row[1], row[-1]))[:limit]
+    return sorted(rows, key=lambda row: (-row[2], row[0], row[1], row[-1]))[:limit]
 
 
 def gaps_of_chain(graph: Graph, chain: str, run: str, home: str, limit: int) -> list[Row]:
     scope = newest(nodes(graph, "Gap", chain=chain), run, home)
-    names = [
-        "score",
-        "bridge_nats",
-        "ungrounded",
-        "value_surprisal",
-        "context_gain",
-        "premise_usefulness",
-        "role_bigram",
-        "control_auc",
-        "baseline_auc",
-        "run",
-    ]
+    names = "bridge_nats ungrounded value_surprisal context_gain premise_usefulness role_bigram run"
     rows = [
-        (g["rank"], g["step"], s["role"], s["text"], *(g.get(name) for name in names))
+        (g["rank"], g["step"], s["role"], *take(g, "score control_auc baseline_auc"), s["text"], *take(g, names))
         for g, _, s in edges(graph, "BEFORE")
         if g["chain"] == chain and g["scope"] == scope
     ]
@@ -855,15 +857,15 @@ def map_around_chain(graph: Graph, chain: str, run: str, home: str, limit: int) 
     return sorted(rows, key=lambda row: (row[0], row[2]))[:limit]
 
 
-def _both(graph: Graph, before: str, after: str) -> Iterator[tuple[dict, dict, dict]]:
+def _both(graph: Graph, before: str, after: str, home: str) -> Iterator[tuple[dict, dict, dict]]:
     for c in nodes(graph, "Chain"):
         x = graph.get_edge_data(c["id"], before, ("MEASURED", before))
         y = graph.get_edge_data(c["id"], after, ("MEASURED", after))
-        if x and y:
+        if x and y and held(graph, home, c["id"], before) and held(graph, home, c["id"], after):
             yield c, x, y
 
 
-def moved_chains(graph: Graph, before: str, after: str, limit: int) -> list[Row]:
+def moved_chains(graph: Graph, before: str, after: str, home: str, limit: int) -> list[Row]:
     rows = [
         (
             c["id"],
@@ -873,14 +875,14 @@ def moved_chains(graph: Graph, before: str, after: str, limit: int) -> list[Row]
             y["mean_surprisal"] - x["mean_surprisal"],
             y["n_tokens"],
         )
-        for c, x, y in _both(graph, before, after)
+        for c, x, y in _both(graph, before, after, home)
     ]
     return sorted(rows, key=lambda row: (-abs(row[4]), row[0]))[:limit]
 
 
-def moved_by_source(graph: Graph, before: str, after: str, limit: int) -> list[Row]:
+def moved_by_source(graph: Graph, before: str, after: str, home: str, limit: int) -> list[Row]:
     groups = defaultdict(list)
-    for c, x, y in _both(graph, before, after):
+    for c, x, y in _both(graph, before, after, home):
         groups[c["source"]].append((x["mean_surprisal"], y["mean_surprisal"]))
     rows = []
     for source, pairs in groups.items():
@@ -896,10 +898,9 @@ def _moves(graph: Graph, chain: str, before: str, after: str) -> Iterator[tuple[
             yield graph.nodes[b], r, graph.edges[a, b, ("NEXT", after)]
 
 
-def easier_transitions(graph: Graph, before: str, after: str, chains: int, limit: int) -> list[Row]:
-    opened = sorted((y["mean_surprisal"] - x["mean_surprisal"], c["id"]) for c, x, y in _both(graph, before, after))[
-        :chains
-    ]
+def easier_transitions(graph: Graph, before: str, after: str, home: str, chains: int, limit: int) -> list[Row]:
+    both = _both(graph, before, after, home)
+    opened = sorted((y["mean_surprisal"] - x["mean_surprisal"], c["id"]) for c, x, y in both)[:chains]
     rows = [
         (
             b["chain"],

@@ -129,6 +129,24 @@ def test_gaps_without_and_with_calibration(home: Path) -> None:
 
 
 @pytest.mark.slow
+def test_gaps_say_when_the_graph_gets_none(home: Path, tmp_path: Path) -> None:
+    """A small home has no score that could be trusted, so the pictures of gaps stay empty: the command says so, and which."""
+    settings = load_settings(home=tmp_path / "home", model="uniform", store="embedded")
+    file = chains(tmp_path / "few.jsonl", 19)
+    ingest([file], settings, IngestOptions(), make_scorer=lambda: open_scorer("uniform"))
+    told = "Nothing was written to the graph: gap-graph, gaps-top and gaps-of-chain"
+    for more in ((), ("--json",), ("--chain", "#1")):
+        said = run(settings.home, "gaps", *more)
+        assert said.exit_code == 0
+        assert told in said.stderr, more
+        assert "Ranked without a model" not in said.stderr
+    assert told not in run(settings.home, "gaps", "--no-graph").stderr
+    assert told not in run(home, "gaps").stderr
+    empty = run(settings.home, "query", "gap-graph")
+    assert "a home needs 20 chains with four steps or more" in empty.stderr
+
+
+@pytest.mark.slow
 def test_bridge_is_rescored(home: Path) -> None:
     one, two = ids(home)[:2]
     found = answer(home, "bridge", f"{one}:0", f"{two}:2", "--model", "uniform", "--splices", "2", "--budget", "9")

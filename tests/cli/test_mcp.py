@@ -15,6 +15,7 @@ import pytest
 from trails.errors import MissingPackageError, TrailsError
 from trails.pipeline import assistant
 from trails.pipeline.assistant import Tools, server_of
+from trails.store.embedded import EmbeddedStore
 
 WRITES = (
     "CREATE (n:X)",
@@ -72,6 +73,12 @@ def test_no_tool_writes(trails: Any, chains_file: Path, tmp_path: Path) -> None:
     rows = trails("query", "most-surprising", "--limit", 3, "--json").json()
     found = tools.query("most-surprising", {"limit": 3})
     assert [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]] == rows
+    with EmbeddedStore(home) as graph:
+        graph.run("CREATE (:Chain {id: 'c0', source: 'of another home', language: 'en', n_steps: 1})", write=True)
+    corpus = tools.query("corpus")
+    assert {row[0] for row in corpus["rows"]} == {row[0] for row in tools.query("corpus", {"home": ""})["rows"]} - {
+        "of another home"
+    }
 
 
 @pytest.mark.slow

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.contract.conftest import Open
+from tests.contract.test_named_queries import close
 from tests.store.factory import corpus, make_run
 
+from trails.errors import QueryError
+from trails.export.subgraph import select
 from trails.pipeline.judging import judge
 from trails.pipeline.loading import alone_of, foreign_losses, foreign_relationships, load_missing
 from trails.pipeline.progress import Silent
@@ -17,9 +22,12 @@ from trails.pipeline.removing import _plan, _remove_from_graph
 from trails.pipeline.results import clear_results, keep_results, restore_results, results_of, write_results
 from trails.schema import Run, Trace
 from trails.store.base import GraphBatch, GraphStore
-from trails.store.rows import table_of
+from trails.store.embedded import EmbeddedStore
+from trails.store.queries import named_queries
+from trails.store.resolve import bound_parameters
+from trails.store.rows import holding, table_of
 from trails.store.scope import Scope, owned
-from trails.store.traces import TraceStore
+from trails.store.traces import HomeIdentity, TraceStore
 
 RUNS = (make_run("one"), make_run("two"), make_run("three", tokenizer="0badcafe" * 8))
 ANALYSES = ("map", "overlaps", "gaps", "near")
@@ -179,12 +187,13 @@ def test_a_chain_that_somebody_took_hold_of_meanwhile_stays(open_store: Open, tm
 
 def answers(home: TraceStore, run: str) -> GraphBatch:
     """Answers about the chains of a run as a home writes them: they carry its mark and no scope."""
-    chains = sorted(home.done(run))
-    steps = [f"{chain}:0" for chain in chains]
+    traces = sorted(home.traces(run), key=lambda trace: trace.chain.id)
+    chains = [trace.chain.id for trace in traces]
+    steps = [f"{trace.chain.id}:{min(2, len(trace.steps) - 1)}" for trace in traces]
     of = {"id": [f"x{chain}" for chain in chains], "chain": chains, "run": [run] * len(chains)}
     nodes = {
         "Disagreement": table_of("Disagreement", {name: of[name] for name in ("id", "chain")}),
-        "Effect": table_of("Effect", {name: of[name] for name in ("id", "run")}),
+        "Effect": table_of("Effect", {"id": of["id"], "run": of["run"], "name": ["seen"] * len(chains)}),
         "Response": table_of("Response", of),
     }
     ends = {"start": of["id"], "end": steps}
@@ -196,6 +205,112 @@ def answers(home: TraceStore, run: str) -> GraphBatch:
         "ON": table_of("ON", {"start": of["id"], "end": chains}),
     }
     return owned(GraphBatch(nodes, relationships), home.identity().id)
+
+
+ABOUT_ALL = sorted(
+    name
+    for name, query in named_queries().items()
+    if name != "home-graph"
+    and not {"chain", "step", "first"} & {parameter.name for parameter in query.parameters}
+    and not re.search(r":(State|Overlap|Gap|SIMILAR)\b", query.statement)
+)
+"""Queries that name no chain and read no results with a scope: they are about all chains of a home."""
+
+
+def depends(home: TraceStore, run: str) -> GraphBatch:
+    """Which earlier step the last step of every chain of a home depends on; like all that a run measures, of no home."""
+    found = [trace for trace in home.traces(run) if len(trace.steps) > 1]
+    ends = {
+        "start": [f"{trace.chain.id}:{len(trace.steps) - 1}" for trace in found],
+        "end": [f"{trace.chain.id}:0" for trace in found],
+    }
+    return GraphBatch(
+        {}, {"DEPENDS_ON": table_of("DEPENDS_ON", {**ends, "run": [run] * len(found), "nats": [0.01] * len(found)})}
+    )
+
+
+@pytest.mark.slow
+def test_a_query_over_chains_counts_those_of_the_home(open_store: Open, tmp_path: Path) -> None:
+    """Two homes share a run and chains: each gets the very rows that it would get from a graph of its own."""
+    one, two, _ = (corpus(9, run) for run in RUNS)
+    homes = [
+        home_of(tmp_path / "a", [*one[:6], *two[:3]], RUNS[:2]),
+        home_of(tmp_path / "b", [*one[4:], *two[2:7]], RUNS[:2]),
+    ]
+    before = RUNS[0].id
+    given = {"run": before, "before": before, "after": RUNS[1].id, "piece": one[0].pieces[3], "text": "the"}
+    rows = dict.fromkeys(ABOUT_ALL, 0)
+    with open_store() as graph:
+        graph.ensure_schema()
+        for home in homes:
+            with EmbeddedStore(home.home) as alone:
+                for store in (graph, alone):
+                    load_missing(home, store, progress=Silent())
+                    store.write([answers(home, before), depends(home, before)])
+        for home in homes:
+            with EmbeddedStore(home.home) as alone:
+                for name in ABOUT_ALL:
+                    query = named_queries()[name]
+                    asked = {p.name: given[p.name] for p in query.parameters if p.name in given}
+                    asked |= {p.name: 9.0 for p in query.parameters if (p.name, p.type) == ("least", "float")}
+                    bound = bound_parameters(query, asked, home)
+                    mine, expected = (query.execute(store, bound).plain() for store in (graph, alone))
+                    assert close(list(mine), list(expected)), name
+                    rows[name] += len(expected)
+        assert [name for name, count in rows.items() if not count] == []
+        ids = [home.identity().id for home in homes]
+        corpora = [named_queries()["corpus"].execute(graph, {"home": home}).rows for home in (*ids, "")]
+        assert [sum(row[2] for row in of_one) for of_one in corpora] == [6, 7, 9]
+    for home in homes:
+        home.close()
+
+
+@pytest.mark.slow
+def test_a_selection_takes_chains_of_the_home(open_store: Open, tmp_path: Path) -> None:
+    one = corpus(9, RUNS[0])
+    homes = [home_of(tmp_path / "a", one[:6], RUNS[:1]), home_of(tmp_path / "b", one[4:], RUNS[:1])]
+    with open_store() as graph:
+        graph.ensure_schema()
+        for home in homes:
+            load_missing(home, graph, progress=Silent())
+            graph.write([answers(home, RUNS[0].id)])
+        for home in homes:
+            held = sorted(home.done(RUNS[0].id))
+            for text in (
+                "effect:seen",
+                'query:chains-by-roles{"home": ""}',
+                "query:chains-by-roles",
+                "MATCH (c:Chain) RETURN c",
+            ):
+                assert select(graph, home, text).chains == held, text
+            with EmbeddedStore(home.home) as alone:
+                load_missing(home, alone, progress=Silent())
+                assert select(graph, home, "roles:IF>THEN").digest == select(alone, home, "roles:IF>THEN").digest
+        with pytest.raises(QueryError, match="holds nothing of this home: the 1 chains that it found"):
+            select(graph, homes[0], f"MATCH (c:Chain {{id: '{one[8].chain.id}'}}) RETURN c")
+    for home in homes:
+        home.close()
+
+
+@pytest.mark.slow
+def test_the_picture_of_homes_shows_every_home(open_store: Open, tmp_path: Path) -> None:
+    """A large home does not crowd a small one out, nor one that holds nothing."""
+    traces = sorted(corpus(40, RUNS[0]), key=lambda trace: trace.chain.id)
+    homes = [home_of(tmp_path / "a", traces[:-1], RUNS[:1]), home_of(tmp_path / "b", traces[-1:], RUNS[:1])]
+    query = named_queries()["home-graph"]
+    with open_store() as graph:
+        graph.ensure_schema()
+        for home in homes:
+            load_missing(home, graph, progress=Silent())
+        graph.write([holding([], HomeIdentity("h0", "empty"))])
+        shown = query.execute(graph, {}).to_networkx()
+        labels = Counter(label for _, of in shown.nodes(data="labels") for label in of)
+        assert labels == {"Home": 3, "Chain": 13, "Run": 1, "Source": 2}
+        assert shown.has_edge(homes[1].identity().id, traces[-1].chain.id)
+        few = query.execute(graph, {"limit": 3})
+        assert {row[0]["id"] for row in few.rows} == {"h0", *(home.identity().id for home in homes)}
+    for home in homes:
+        home.close()
 
 
 def test_a_fresh_start_brings_no_answer_of_another_home_back(open_store: Open, tmp_path: Path) -> None:

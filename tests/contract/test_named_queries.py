@@ -64,7 +64,8 @@ def cases(name: str, world: World) -> list[dict[str, Any]]:
         "run": "one",
     }
     found = []
-    for case in [*CASES.get(name, [{}, {"run": "two"}]), {"run": "none"}, {"run": ""}]:
+    homes = [{"home": home} for home in ("h1", "h2", "h3")] + [{"home": "h1", "run": "two"}]
+    for case in [*CASES.get(name, [{}, {"run": "two"}]), {"run": "none"}, {"run": ""}, *homes]:
         bound = {}
         for parameter in named_queries()[name].parameters:
             value = case.get(parameter.name, chosen.get(parameter.name, parameter.example))
@@ -122,8 +123,11 @@ def test_every_file_describes_itself(name: str, world: World) -> None:
     assert "limit" in optional
     assert "run" not in optional
     written = re.search(r":(State|Overlap|Gap|SIMILAR)\b", query.statement)
-    assert bool(written) == any(parameter.name == "home" for parameter in query.parameters)
-    if written or re.search(r"\.run = ", query.statement):
+    # what names no chain is about all of them: those of one home, unless it is asked otherwise
+    named = {"chain", "step", "first"} & {parameter.name for parameter in query.parameters}
+    about_all = not named and name != "home-graph"
+    assert bool(written or about_all) == any(parameter.name == "home" for parameter in query.parameters)
+    if (written or re.search(r"\.run = ", query.statement)) and name != "home-graph":
         assert {"run", "before"} & {parameter.name for parameter in query.parameters}
 
 

@@ -151,6 +151,14 @@ def test_a_picture_has_nodes_and_is_no_disc(name: str, graph: GraphStore, sample
     assert 2 <= drawn.number_of_nodes() < MOST, drawn.number_of_nodes()
     assert drawn.number_of_edges() > 0
     assert not found.truncated
+    # as JSON: what a relationship is and where it leads is what the graph holds
+    rows = [value for row in found.plain() for value in row if isinstance(value, dict)]
+    rows += [edge for value in rows for edge in value.get("relationships", ())]
+    links = {(edge["start"], edge["type"], edge["end"]) for edge in rows if "type" in edge}
+    assert links == {(u, data["type"], v) for u, v, data in drawn.edges(data=True)}
+    start, kind, end = min(links)
+    there = f"MATCH (a {{id: $start}})-[r:{kind}]->(b {{id: $end}}) RETURN count(r) > 0"
+    assert graph.run(there, {"start": start, "end": end}).rows == ((True,),)
 
 
 @pytest.mark.slow

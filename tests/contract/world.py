@@ -68,6 +68,11 @@ def scope_of(label: str, row: Mapping[str, Any], run: str) -> dict[str, Any]:
     }
 
 
+def answer_id(key: str) -> str:
+    """The id of an answer, which ends with its home: those with an odd number are the second home's."""
+    return f"{key}@h{1 + int(key[1:]) % 2}"
+
+
 def make_world() -> World:
     """Twelve short chains and one long, measured by two runs; one chain by the second run only."""
     one, two = make_run("base"), make_run("tuned")
@@ -128,8 +133,19 @@ def make_world() -> World:
         label: [row | scope_of(label, row, one.id) for row in rows[label]] for label in ("Overlap", "Gap", "State")
     }
     rows |= scoped
+    # two homes share chains: one holds the base run's but for the long chain's, the other half of them and the tuned run's
+    rows["Home"] = [{"id": "h1", "name": "mine"}, {"id": "h2", "name": "theirs"}]
+    holds = [("h1", t) for t in traces if t.run == one.id and t.chain.id != second]
+    holds += [("h2", t) for i, t in enumerate(traces) if t.run == two.id or i % 2 == 0]
+    holds += [("h1", t) for t in traces if t.run == two.id and t.chain.id in (first, second)]
     rows["Response"] = [
-        {"id": f"p{i}", "span": span, "kind": kind, "chain": second if kind != "text" else None, "text": f"span {i}"}
+        {
+            "id": answer_id(f"p{i}"),
+            "span": span,
+            "kind": kind,
+            "chain": second if kind != "text" else None,
+            "text": f"span {i}",
+        }
         | {
             "run": run.id,
             "sentence": f"span {i} → …",
@@ -151,13 +167,27 @@ def make_world() -> World:
         )
     ]
     rows["Disagreement"] = [
-        {"id": f"d{i}", "chain": second, "start": 3 * i, "end": 3 * i + 3, "text": f"part {i}", "measure": "surprisal"}
+        {
+            "id": answer_id(f"d{i}"),
+            "chain": second,
+            "start": 3 * i,
+            "end": 3 * i + 3,
+            "text": f"part {i}",
+            "measure": "surprisal",
+        }
         | {"members": [one.id, two.id], "values": [0.5, 1.0 + i], "statistic": 0.4 - 0.1 * (i // 2), "chance": 0.2}
         | {"hardest_for": "tuned", "easiest_for": "base"}
         for i in range(3)
     ]
     rows["Effect"] = [
-        {"id": f"e{i}", "name": name, "version": 1, "meaning": "it is", "definition": "x <= y", "run": run.id}
+        {
+            "id": answer_id(f"e{i}"),
+            "name": name,
+            "version": 1,
+            "meaning": "it is",
+            "definition": "x <= y",
+            "run": run.id,
+        }
         | {"thresholds": [0.5, 1.0], "share": 0.1 * (i + 1), "by_chance": 0.02, "n_steps": 50, "value_unit": "nats"}
         for i, (name, run) in enumerate(
             [("logit-collapse", one), ("attention-divergence", one), ("logit-collapse", two)]
@@ -165,6 +195,7 @@ def make_world() -> World:
     ]
     tokens = [f"{second}:{one.tokenizer_id}:{t}" for t in range(6)]
     links: dict[str, list[dict[str, Any]]] = {
+        "HOLDS": [{"ends": (home, t.chain.id), "run": t.run} for home, t in holds],
         "IN": [
             {"ends": ("o1", first), "first": 2, "stop": 6},
             {"ends": ("o1", second), "first": 0, "stop": 4},
@@ -173,15 +204,15 @@ def make_world() -> World:
             {"ends": ("o3", second), "first": 0, "stop": 2},
         ],
         "BEFORE": [{"ends": (gap["id"], f"{second}:{gap['step']}")} for gap in rows["Gap"]],
-        "DISAGREEMENT_AT": [{"ends": (f"d{i}", f"{second}:{i}")} for i in range(3)],
+        "DISAGREEMENT_AT": [{"ends": (answer_id(f"d{i}"), f"{second}:{i}")} for i in range(3)],
         "SEEN_IN": [
             {"ends": (effect["id"], f"{second}:{step}"), "run": effect["run"], "value": 0.5 * step}
             for effect in rows["Effect"]
             for step in (1, 3)
         ],
-        "OF": [{"ends": ("p0", second)}],
-        "OF_STEP": [{"ends": ("p1", f"{second}:1")}, {"ends": ("p3", f"{second}:2")}],
-        "ON": [{"ends": ("p2", first), "nll_change": -0.2, "nll_change_control": 0.0, "logit_shift": 6.0}],
+        "OF": [{"ends": (answer_id("p0"), second)}],
+        "OF_STEP": [{"ends": (answer_id(p), f"{second}:{i}")} for i, p in ((1, "p1"), (2, "p3"))],
+        "ON": [{"ends": (answer_id("p2"), first), "nll_change": -0.2, "nll_change_control": 0.0, "logit_shift": 6.0}],
         "AT": [{"ends": (token, f"s{t % 3}")} for t, token in enumerate(tokens)],
         "TRAIL": [
             {"ends": (f"s{a}", f"s{b}"), "count": a + b, "n_chains": b, "mean_surprisal": 0.5 * a + b}

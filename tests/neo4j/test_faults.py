@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import neo4j
 import pytest
 from tests.neo4j.proxy import Proxy
 from tests.neo4j.servers import PASSWORD, SCRIPT, Server, instances, own, shared, start
@@ -327,7 +328,7 @@ def test_passwords_are_never_shown(home: Path) -> None:
     with own("LTS", password=PASSWORD) as server:
         wrong = PASSWORD[::-1]
         seen = []
-        for password in (PASSWORD, wrong):
+        for password in (PASSWORD, wrong, ""):
             for command in (
                 ["rebuild"],
                 ["status"],
@@ -342,9 +343,12 @@ def test_passwords_are_never_shown(home: Path) -> None:
                 seen.append(done.stdout + done.stderr)
                 if password == PASSWORD and command[-1] != "CREATE (n)" and command[0] != "doctor":
                     assert done.returncode == 0, (command, done.stderr)
-                if password == wrong and command[0] not in ("browser", "doctor", "status"):
+                if password != PASSWORD and command[0] not in ("browser", "doctor", "status"):
                     assert done.returncode == 5, (command, done.stderr)
-                    assert "NEO4J_PASSWORD" in done.stderr
+                if password != PASSWORD:
+                    said = "with this password|after several wrong passwords" if password else "none is set"
+                    assert re.search(said, done.stdout + done.stderr), (command, done.stderr)
+                    assert "NEO4J_PASSWORD" in done.stdout + done.stderr
         logged = subprocess.run(
             [sys.executable, "-c", DEBUG, server.uri],
             env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "NEO4J_PASSWORD": PASSWORD},
@@ -361,6 +365,19 @@ def test_passwords_are_never_shown(home: Path) -> None:
         for text in seen:
             assert PASSWORD not in text
             assert wrong not in text
+        with neo4j.GraphDatabase.driver(server.uri, auth=("neo4j", PASSWORD)) as driver:
+            driver.execute_query(
+                "CREATE USER ann SET PASSWORD $first CHANGE REQUIRED", first=PASSWORD, database_="system"
+            )
+        with (
+            Neo4jStore(server.uri, "ann", PASSWORD) as store,
+            pytest.raises(StoreError, match="'ann' .* must be changed"),
+        ):
+            store.counts()
+        for _ in range(4):
+            with Neo4jStore(server.uri, "ann", wrong) as store, pytest.raises(StoreError) as refused:
+                store.counts()
+        assert "some seconds, after several wrong passwords" in str(refused.value)
 
 
 DEBUG = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -127,6 +128,21 @@ def test_a_graph_keeps_parallel_edges_loops_and_any_name_of_a_property() -> None
 def test_two_nodes_that_share_an_id_stay_two() -> None:
     nodes = [NodeValue({"id": "x"}, "1", ("A",)), NodeValue({"id": "x"}, "2", ("B",)), NodeValue({"id": "y"}, "3", ())]
     assert set(Result(("n",), tuple((node,) for node in nodes)).to_networkx().nodes) == {"1", "2", "y"}
+
+
+def test_plain_rows_say_what_an_element_is_and_where_a_relationship_leads() -> None:
+    a, b = NodeValue({"text": "x", "id": "a"}, "7", ("Step",)), NodeValue({"text": "no id"}, "8", ("Note", "Other"))
+    edge = RelationshipValue({"type": "own", "run": "r1"}, "9", "NEXT", "7", "8")
+    away = RelationshipValue({}, "10", "NEXT", "7", "99")
+    result = Result(("n", "r", "m"), ((a, edge, {"nodes": [a, b], "relationships": [edge]}), (None, away, [b, 1])))
+    node = {"id": "a", "labels": ["Step"], "properties": {"id": "a", "text": "x"}}
+    note = {"id": "8", "labels": ["Note", "Other"], "properties": {"text": "no id"}}
+    link = {"type": "NEXT", "start": "a", "end": "8", "properties": {"run": "r1", "type": "own"}}
+    assert result.plain() == (
+        (node, link, {"nodes": [node, note], "relationships": [link]}),
+        (None, {"type": "NEXT", "start": "a", "end": None, "properties": {}}, [note, 1]),
+    )
+    assert json.dumps(result.plain()[0][0]["properties"]) == '{"id": "a", "text": "x"}', "in the order of their names"
 
 
 def test_rows_as_edges() -> None:

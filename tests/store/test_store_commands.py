@@ -14,8 +14,8 @@ from tests.store.factory import corpus, make_run
 from trails.cli import cli
 from trails.errors import QueryError, StoreError, TrailsError, UsageError
 from trails.store.embedded import EmbeddedStore
-from trails.store.rows import graph_batch
-from trails.store.traces import TraceStore
+from trails.store.rows import graph_batch, held_by, holding
+from trails.store.traces import HomeIdentity, TraceStore
 
 ONE, TWO = make_run("one"), make_run("two")
 
@@ -33,7 +33,8 @@ def fill(folder: Path, runs: list) -> None:
         for run in runs:
             shards.put_run(run)
             shards.write(corpus(6, run))
-        graph.write([graph_batch(corpus(6, run), shards.runs()) for run in runs])
+        home = shards.identity()
+        graph.write([held_by(graph_batch(corpus(6, run), shards.runs()), home) for run in runs])
 
 
 def trails(*arguments: str, home: Path | None = None) -> Result:
@@ -81,6 +82,27 @@ def test_status_concludes_nothing_of_a_graph_that_it_cannot_see(home: Path, monk
     assert found["problem"]
 
 
+@pytest.mark.slow
+def test_status_tells_its_own_chains_from_those_of_other_homes(tmp_path: Path) -> None:
+    """A chain that only another home holds in the graph is missing: no query of this home counts it."""
+    fill(tmp_path, [ONE])
+    with EmbeddedStore(tmp_path) as graph:
+        graph.run("MATCH (h:Home) DETACH DELETE h", write=True)
+        pairs = [(trace.chain.id, ONE.id) for trace in corpus(6, ONE)]
+        graph.write(
+            [holding(pairs, HomeIdentity("hother", "other")), holding(pairs[:1], HomeIdentity("hthird", "third"))]
+        )
+    shown = trails("status", home=tmp_path)
+    assert "shared by 2 homes, together:" in shown.stdout
+    assert "6 measured chains of the shards are not in the graph as this home's" in shown.stdout
+    assert "next        trails rebuild" in shown.stdout
+    assert json.loads(trails("status", "--json", home=tmp_path).stdout)["graph"]["homes"] == 2
+    assert json.loads(trails("query", "corpus", "--json", home=tmp_path).stdout) == []
+    assert trails("rebuild", home=tmp_path).exit_code == 0
+    assert sum(row["chains"] for row in json.loads(trails("query", "corpus", "--json", home=tmp_path).stdout)) == 6
+    assert json.loads(trails("status", "--json", home=tmp_path).stdout)["graph"]["missing"] == 0
+
+
 def test_status_of_no_home(tmp_path: Path) -> None:
     error = trails("status", home=tmp_path / "none").exception
     assert isinstance(error, StoreError)
@@ -99,6 +121,20 @@ def test_query_fills_in_the_only_run_and_prints_tables_json_and_csv(home: Path) 
         csv.DictReader(io.StringIO(trails("query", "most-surprising", "--csv", "--limit", "3", home=home).stdout))
     )
     assert [float(row["surprisal"]) for row in table] == [row["surprisal"] for row in rows]
+
+
+@pytest.mark.slow
+def test_a_picture_as_json_says_where_each_relationship_leads(home: Path) -> None:
+    chain = max(corpus(6, ONE), key=lambda trace: len(trace.steps)).chain.id
+    rows = json.loads(trails("query", "chain-graph", "-p", f"chain={chain}", "--json", home=home).stdout)
+    follows = [row["follows"] for row in rows if row["follows"]]
+    assert {edge["type"] for edge in follows} == {"NEXT_STEP"}
+    assert {(edge["start"], edge["end"]) for edge in follows} == {
+        (f"{chain}:{i}", f"{chain}:{i + 1}") for i in range(len(rows) - 1)
+    }
+    assert [row["step"]["labels"] for row in rows] == [["Step"]] * len(rows)
+    same = json.loads(trails("cypher", "MATCH (s:Step) RETURN s LIMIT 1", "--json", home=home).stdout)[0]["s"]
+    assert same["properties"]["id"] == same["id"]
 
 
 def test_query_without_rows_says_what_the_query_needs(home: Path) -> None:

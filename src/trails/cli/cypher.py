@@ -98,7 +98,7 @@ def command(
                 raise
         result = graph.run(query, values, write=write, timeout_s=timeout, max_rows=limit)
         warnings = [] if write else unknown_properties(graph, query)
-    print_rows(result.columns, result.rows, style="json" if as_json else as_csv or "table")
+    print_rows(result.columns, result.plain(), style="json" if as_json else as_csv or "table")
     for line in warnings:
         err.print(line)
     if result.truncated:

@@ -73,8 +73,14 @@ def command(
             opened.calibrate_gaps(chains=calibrate_chains, run=instrument.id)
         found = opened.gaps(run=instrument.id, write=not no_graph)
         calibrated = NOTE in opened.run(instrument.id).notes
+        ranked = len(found.seams) > 0
         if chain:
             found = found.of(opened.trace(chain, instrument.id).chain.id)
-    if not calibrated and not as_json:
+    if not ranked and not no_graph:
+        err.print(
+            "Nothing was written to the graph: gap-graph, gaps-top and gaps-of-chain show what an earlier call wrote, "
+            "or nothing"
+        )
+    if ranked and not calibrated and not as_json:
         err.print("Ranked without a model. What the model adds is measured by: trails gaps --calibrate")
     return tell(found.report(), as_json=as_json, limit=top, details=details, home=home)

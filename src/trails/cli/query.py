@@ -54,8 +54,7 @@ def command(
     trails query most-surprising --limit 5
     trails query chain-steps --param chain=c0123456789abcdef --csv
     """
-    from trails.store import open_graph, queries
-    from trails.store.resolve import Names, measured_runs, named_parameters
+    from trails.store import open_graph, queries, resolve
     from trails.store.traces import TraceStore
 
     style = "json" if as_json else as_csv or "table"
@@ -78,13 +77,10 @@ def command(
     if limit is not None:
         given["limit"] = limit
     with TraceStore(settings.home) as traces:
-        runs = measured_runs(traces)
-        given = named_parameters(given, Names(traces), runs)
-        asks_home = any(parameter.name == "home" for parameter in query.parameters)
-        bound = query.bind(given, runs, traces.identity().id if asks_home else "")
+        bound = resolve.bound_parameters(query, given, traces)
     with open_graph(settings) as graph:
         result = query.execute(graph, bound, timeout_s=timeout, max_rows=max(limit or 0, DEFAULT_MAX_ROWS))
-    columns, shown_rows = result.columns, result.rows
+    columns, shown_rows = result.columns, result.plain()
     if style == "table" and columns[-1:] == ("run",) and len({row[-1] for row in shown_rows}) == 1:
         columns, shown_rows = (
             columns[:-1],
@@ -93,6 +89,8 @@ def command(
     print_rows(columns, shown_rows, style=style, title=query.title)
     if not result.rows:
         err.print(f"what it lists: {query.description}")
+        if bound.get("home") and graph.name == "neo4j":
+            err.print(f"asked of home {bound['home']} only; every home of the server is asked with: -p home=")
     if said := query.tie(result, bound):
         err.print(said)
     if result.rows and bound.get("limit") == len(result.rows):

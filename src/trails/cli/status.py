@@ -53,13 +53,14 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
         if counted:
             print_field(name, _listed(counted))
     size = f", {_size(found.graph_bytes)}" if found.graph_bytes else ""
-    print_field("graph", f"{found.graph}{size}")
+    shared = f", shared by {found.homes:,} homes, together:" if found.homes > 1 else ""
+    print_field("graph", f"{found.graph}{size}{shared}")
     if found.graph_problem:
         print_field("", f"{found.graph_problem}")
     elif found.counts:
         print_field("", f"{_listed(found.counts)}")
     if found.missing:
-        print_field("", f"{found.missing:,} measured chains of the shards are not in the graph")
+        print_field("", f"{found.missing:,} measured chains of the shards are not in the graph as this home's")
     echo(f"next        {with_home(found.advice)}")
 
 

@@ -31,7 +31,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from trails.errors import QueryError, UsageError, WritingQueryError
 from trails.export.words import not_known, role_named
 from trails.schema import stable_hash, stable_hash_of, step_key
 from trails.store.base import GraphStore
-from trails.store.resolve import Names, measured_runs, named_parameters
+from trails.store.resolve import Names, bound_parameters
+from trails.store.scope import owner_mark
 from trails.store.traces import TraceStore
 
 MAX_ROWS = 5_000_000
@@ -190,7 +191,8 @@ def merge_spans(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]
 
 
 def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Selection:
-    """Resolve a selection. ``store`` may be None where :func:`needs_graph` is false.
+    """Resolve a selection: chains of this home, also where others share the graph. ``store`` may be None where
+    :func:`needs_graph` is false.
 
     Raises UsageError for a form, a name or an id that does not exist, QueryError for a statement that is wrong, writes,
     or returns no chain, step or token, and for a selection that holds nothing.
@@ -205,12 +207,30 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
             return found(text, traces)
     if store is None:
         raise UsageError(f"selection {text!r} asks the graph, and no graph is open. Run: trails rebuild")
+    return _of_home(_asked(text, store, traces), traces)
+
+
+def _of_home(found: Selection, traces: TraceStore) -> Selection:
+    """The part of a selection that this home holds: a graph may have the chains of others, too. Raises QueryError for none."""
+    pairs = traces.keys()
+    held = {chain for chain, _ in pairs}
+    parts = {chain: part for chain, part in (found.parts or {}).items() if chain in held}
+    if not parts:
+        raise QueryError(
+            f"selection {found.text!r} holds nothing of this home: the {len(found.parts or {}):,} chains that it found in the "
+            "graph are those of another home, or were removed here. What this home holds: trails status"
+        )
+    return replace(found, parts=parts)
+
+
+def _asked(text: str, store: GraphStore, traces: TraceStore) -> Selection:
+    """What a selection finds in the graph."""
     if text.startswith("between:"):
         return _between(text, store, traces)
     if text.startswith("overlap:"):
         return _overlap(text, store, traces)
     if text.startswith("effect:"):
-        return _effect(text, store)
+        return _effect(text, store, traces)
     if match := _GAPS.fullmatch(text):
         return _gaps(text, match, store, traces)
     if text.startswith(("roles:", "implicit-roles:")):
@@ -239,9 +259,12 @@ def is_selection(text: str) -> bool:
     )
 
 
-def select_statement(text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore) -> Selection:
-    """The chains, steps or tokens that a statement returns; ``text`` stands in messages. Raises QueryError for none."""
-    return _statement(text, statement, parameters, store)
+def select_statement(
+    text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore, traces: TraceStore
+) -> Selection:
+    """The chains, steps or tokens of this home that a statement returns; ``text`` stands in messages. Raises QueryError for
+    none."""
+    return _of_home(_statement(text, statement, parameters, store), traces)
 
 
 def needs_graph(selection: str) -> bool:
@@ -390,12 +413,13 @@ GAPS_ADVICE = "Run: trails gaps (a home needs 20 chains with four steps or more)
 """What to do where the graph holds no gaps; 20 is ``trails.analyses.gaps.MIN_CHAINS``, which is costly to import."""
 
 
-def _effect(text: str, store: GraphStore) -> Selection:
-    name = text.removeprefix("effect:").strip()
-    statement = "MATCH (e:Effect {name: $name})-[:SEEN_IN]->(s:Step) RETURN s.id AS step ORDER BY step"
-    return _elements(
-        text, statement, {"name": name}, store, "Run: trails effects scan (trails effects list names them)"
+def _effect(text: str, store: GraphStore, traces: TraceStore) -> Selection:
+    given = {"name": text.removeprefix("effect:").strip(), "mark": owner_mark(traces.identity().id)}
+    statement = (
+        "MATCH (e:Effect {name: $name})-[:SEEN_IN]->(s:Step) WHERE e.id ENDS WITH $mark "
+        "RETURN s.id AS step ORDER BY step"
     )
+    return _elements(text, statement, given, store, "Run: trails effects scan (trails effects list names them)")
 
 
 def _gaps(text: str, match: re.Match[str], store: GraphStore, traces: TraceStore) -> Selection:
@@ -466,8 +490,7 @@ def _named(text: str, match: re.Match[str], store: GraphStore, traces: TraceStor
         raise UsageError(
             f'selection {shown!r}: the parameters are not JSON ({error}). Write {{"limit": 50}}.'
         ) from None
-    runs = measured_runs(traces)
-    return _statement(text, query.statement, query.bind(named_parameters(given, Names(traces), runs), runs), store)
+    return _statement(text, query.statement, bound_parameters(query, given, traces), store)
 
 
 def _statement(text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore) -> Selection:

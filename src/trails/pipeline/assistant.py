@@ -19,7 +19,7 @@ from trails.report.terminal import trace_record
 from trails.schema import NODES, RELATIONSHIPS
 from trails.store.base import Result
 from trails.store.queries import described, named_queries, named_query
-from trails.store.resolve import named_parameters
+from trails.store.resolve import bound_parameters
 
 MAX_ROWS = 200
 """Rows that one call gives back at most."""
@@ -66,9 +66,8 @@ class Tools:
     def query(self, name: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run a named query, as listed by the tool schema, with its parameters."""
         with self._home() as home:
-            runs = home.runs()
             query = named_query(name)
-            bound = query.bind(named_parameters(parameters or {}, home.names, runs), runs)
+            bound = bound_parameters(query, parameters or {}, home.shards, home.names)
             found = query.execute(home.graph, bound, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS)
             said = query.tie(found, bound)
         return _rows(found) | ({"note": said} if said else {})
@@ -106,7 +105,7 @@ class Tools:
 
 
 def _rows(found: Result) -> dict[str, Any]:
-    return _within({"columns": list(found.columns), "rows": [list(row) for row in found.rows[:MAX_ROWS]]}, "rows")
+    return _within({"columns": list(found.columns), "rows": [list(row) for row in found.plain()[:MAX_ROWS]]}, "rows")
 
 
 def _within(record: dict[str, Any], rows: str) -> dict[str, Any]:

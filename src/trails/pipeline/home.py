@@ -22,7 +22,7 @@ from trails.platform.text import beginning
 from trails.schema import Chain, family_key
 from trails.store.base import Result
 from trails.store.queries import named_query
-from trails.store.resolve import named_parameters
+from trails.store.resolve import bound_parameters
 from trails.store.traces import TraceStore
 
 if TYPE_CHECKING:
@@ -67,11 +67,10 @@ class Home(OpenHome):
         return self.graph.run(query, parameters)
 
     def query(self, name: str, **parameters: Any) -> Result:
-        """Run a query of the library ``cypher/``; ``run`` is filled in when the home has one run."""
-        runs = self.runs()
+        """Run a query of the library ``cypher/`` on this home; ``run`` is filled in when the home has one run. ``home=""`` asks
+        every home of a shared graph."""
         query = named_query(name)
-        home = self._traces.identity().id if any(p.name == "home" for p in query.parameters) else ""
-        return query.execute(self.graph, named_parameters(parameters, self.names, runs), runs=runs, home=home)
+        return query.execute(self.graph, bound_parameters(query, parameters, self._traces, self.names))
 
     def export(self, selection: str, *, format: str, to: str | Path, **options: Any) -> ExportReport:
         """Write a subgraph as training data, as ``trails export`` does."""

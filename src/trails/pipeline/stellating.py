@@ -188,7 +188,9 @@ def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: 
                 raise UsageError(
                     f"{one.place}: two blocks give {name}: {first!r} ({place}) and {value!r}. An export has one."
                 )
-        found = select_statement(f"block {one.name!r} of {one.place}", one.statement, one.parameters, home.graph)
+        found = select_statement(
+            f"block {one.name!r} of {one.place}", one.statement, one.parameters, home.graph, home.shards
+        )
         statements.append(one.statement)
         for chain, part in (found.parts or {}).items():
             mine = part if one.annotations.dampen is None else _damped(home, of.id, part, one.annotations.dampen)

@@ -102,11 +102,7 @@ class Result:
                 f"the columns {', '.join(self.columns)} hold no node. Return nodes and relationships, for example MATCH "
                 "(a:Step)-[r:LEADS_TO]->(b:Step) RETURN a, r, b, or name two columns: to_networkx(start=…, end=…)"
             )
-        named = Counter(repr(node["id"]) for node in nodes.values() if "id" in node)
-        key = {
-            element: node["id"] if "id" in node and named[repr(node["id"])] == 1 else element
-            for element, node in nodes.items()
-        }
+        key = _keys(nodes)
         for element, node in nodes.items():
             graph.add_node(key[element])
             graph.nodes[key[element]].update(node, labels=node.labels)
@@ -119,6 +115,35 @@ class Result:
             graph.add_edge(*ends, key=element)
             graph.edges[*ends, element].update(edge, type=edge.type)
         return graph
+
+    def plain(self) -> tuple[tuple[Any, ...], ...]:
+        """The rows as JSON holds them, the same on every store: a node as ``{id, labels, properties}``, a relationship as
+        ``{type, start, end, properties}``, a path as ``{nodes, relationships}``.
+
+        A node goes by the name that it has in :meth:`to_networkx`; ``start`` and ``end`` of a relationship are these names,
+        None where the rows do not hold the node.
+        """
+        nodes: dict[str, NodeValue] = {}
+        _collect(self.rows, nodes, {})
+        key = _keys(nodes)
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, NodeValue):
+                return {
+                    "id": key[value.element],
+                    "labels": list(value.labels),
+                    "properties": dict(sorted(value.items())),
+                }
+            if isinstance(value, RelationshipValue):
+                ends = {"start": key.get(value.start), "end": key.get(value.end)}
+                return {"type": value.type, **ends, "properties": dict(sorted(value.items()))}
+            if isinstance(value, list | tuple):
+                return [plain(item) for item in value]
+            if isinstance(value, Mapping):
+                return {name: plain(item) for name, item in value.items()}
+            return value
+
+        return tuple(tuple(map(plain, row)) for row in self.rows)
 
     def _add_rows(self, graph: Any, start: str, end: str) -> None:
         missing = [name for name in (start, end) if name not in self.columns]
@@ -151,6 +176,15 @@ def _needs_integers(values: Sequence[Any]) -> bool:
     """Whether integers stand beside something that pandas would turn them into floats for."""
     kinds = set(map(type, values))
     return int in kinds and len(kinds) > 1
+
+
+def _keys(nodes: Mapping[str, NodeValue]) -> dict[str, Any]:
+    """What each node goes by: its property ``id``, or the engine's own id where it has none or two nodes share it."""
+    named = Counter(repr(node["id"]) for node in nodes.values() if "id" in node)
+    return {
+        element: node["id"] if "id" in node and named[repr(node["id"])] == 1 else element
+        for element, node in nodes.items()
+    }
 
 
 def _collect(value: Any, nodes: dict[str, NodeValue], edges: dict[str, RelationshipValue]) -> None:

@@ -113,13 +113,11 @@ class NamedQuery:
         store: GraphStore,
         given: Mapping[str, Any] | None = None,
         *,
-        runs: Mapping[str, Run] | None = None,
-        home: str = "",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_rows: int = DEFAULT_MAX_ROWS,
     ) -> Result:
         """Run the query on a store. Raises UsageError for parameters, QueryError for a statement that fails."""
-        bound = self.bind(given or {}, runs, home)
+        bound = self.bind(given or {})
         found = store.run(self.statement, bound, timeout_s=timeout_s, max_rows=max_rows, trusted=True)
         # an engine may not name the columns of no rows
         return found if found.rows else Result(tuple(column.name for column in self.columns), ())

@@ -16,9 +16,9 @@ from trails.store.traces import HomeStats, TraceStore
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Shards and graph side by side. ``graph_problem`` is set where the graph cannot be opened; ``missing`` counts the
-    (chain, run) pairs of the shards that the graph does not hold, and is None where nobody could look; ``advice`` is a command
-    worth running next.
+    """Shards and graph side by side. ``counts`` are those of the whole graph, which ``homes`` homes share. ``graph_problem``
+    is set where the graph cannot be opened; ``missing`` counts the (chain, run) pairs of the shards that the graph does not
+    hold as this home's, and is None where nobody could look; ``advice`` is a command worth running next.
     """
 
     home: str
@@ -27,6 +27,7 @@ class Status:
     graph: str
     counts: Mapping[str, int]
     graph_bytes: int
+    homes: int
     missing: int | None
     graph_problem: str
     advice: str
@@ -36,14 +37,17 @@ def status(settings: Settings) -> Status:
     """Read the small columns of the shards and the counts of the graph. Raises StoreError if there is no home."""
     with TraceStore(settings.home) as traces:
         runs, stats, keys = measured_runs(traces), traces.stats(), traces.keys()
+        home = traces.identity().id
     counts: Mapping[str, int] = {}
     address: str = settings.store_name
-    problem, missing = "", None
+    problem, missing, homes = "", None, 0
     try:
         with open_graph(settings) as graph:
             address = graph.address
             counts = graph.counts()
-            missing = len(keys - graph.loaded())
+            held = graph.held()
+            homes = len(held)
+            missing = len(keys - (graph.loaded() & held.get(home, set())))
     except TrailsError as error:
         problem = str(error)
     file = settings.home / "graph.kgl"
@@ -58,7 +62,7 @@ def status(settings: Settings) -> Status:
         advice = "trails query corpus"  # to a uniform guess nothing is more surprising than anything else
     else:
         advice = "trails query most-surprising"
-    return Status(str(settings.home), runs, stats, address, counts, size, missing, problem, advice)
+    return Status(str(settings.home), runs, stats, address, counts, size, homes, missing, problem, advice)
 
 
 def as_json(found: Status) -> dict[str, Any]:
@@ -87,6 +91,7 @@ def as_json(found: Status) -> dict[str, Any]:
             "address": found.graph,
             "bytes": found.graph_bytes,
             "counts": dict(found.counts),
+            "homes": found.homes,
             "missing": found.missing,
             "problem": found.graph_problem,
         },

@@ -17,6 +17,10 @@ class GoneError(StoreError):
     """The server does not answer."""
 
 
+class NoPasswordError(StoreError):
+    """The server asks for a password, and there is none."""
+
+
 NOTHING_CHANGED = "The query only read: nothing was changed, and it can be asked again"
 LOAD_THE_REST = "What was committed is safe; load the rest with: trails rebuild --store neo4j"
 
@@ -27,10 +31,17 @@ def first_line(error: BaseException) -> str:
 
 
 def translated(
-    error: BaseException, address: str, *, username: str, database: str, timeout_s: float = 0.0, reading: bool = False
+    error: BaseException,
+    address: str,
+    *,
+    username: str,
+    password: bool,
+    database: str,
+    timeout_s: float = 0.0,
+    reading: bool = False,
 ) -> TrailsError:
-    """What the driver or the server said, as an error that says what to do. Never contains a password: neither the driver's
-    nor the server's messages do, and parameters are not part of them.
+    """What the driver or the server said, as an error that says what to do. ``password`` says whether one was sent. Never
+    contains it: neither the driver's nor the server's messages do, and parameters are not part of them.
     """
     code = getattr(error, "code", "") or ""
     text = first_line(error)
@@ -45,10 +56,24 @@ def translated(
             f"the certificate of Neo4j at {address} is not trusted by this machine. Give the server a certificate that is, or "
             "say bolt+ssc:// (neo4j+ssc://) in NEO4J_URI to accept one that nobody vouches for"
         )
-    if isinstance(error, bolt.AuthError) or "Security.Unauthorized" in code or "AuthenticationRateLimit" in code:
+    if "Security.CredentialsExpired" in code:
+        return StoreError(
+            f"the password of user {username!r} of Neo4j at {address} must be changed before it can be used. Change it in "
+            "Neo4j Browser or with ALTER CURRENT USER SET PASSWORD FROM … TO …; then set NEO4J_PASSWORD to the new one"
+        )
+    if "AuthenticationRateLimit" in code:
+        return StoreError(
+            f"Neo4j at {address} does not let user {username!r} in for some seconds, after several wrong passwords. Set "
+            "NEO4J_USERNAME and NEO4J_PASSWORD, wait, and try again"
+        )
+    if not password and (isinstance(error, bolt.AuthError) or "Security.Unauthorized" in code):
+        return NoPasswordError(
+            f"Neo4j at {address} asks for a password, and none is set. Run: export NEO4J_PASSWORD=…  (of user {username!r}; "
+            "another user: NEO4J_USERNAME)"
+        )
+    if isinstance(error, bolt.AuthError) or "Security.Unauthorized" in code:
         return StoreError(
             f"Neo4j at {address} does not accept user {username!r} with this password. Set NEO4J_USERNAME and NEO4J_PASSWORD"
-            + ("; after several wrong tries the server waits a few seconds" if "RateLimit" in code else "")
         )
     if "DatabaseUnavailable" in code:
         return StoreError(

@@ -33,6 +33,7 @@ from trails.store.neo4j.errors import (
     LOAD_THE_REST,
     NOTHING_CHANGED,
     GoneError,
+    NoPasswordError,
     first_line,
     translated,
     unsendable,
@@ -132,6 +133,7 @@ class Neo4jStore:
         self.address = _address(uri)
         self.database = database
         self._username = username
+        self._has_password = bool(password)
         self._connections = max(1, connections)
         self._group_tokens = group_tokens
         self._max_bytes = max_bytes
@@ -176,6 +178,7 @@ class Neo4jStore:
             error,
             self.address,
             username=self._username,
+            password=self._has_password,
             database=self.database,
             timeout_s=timeout_s,
             reading=reading,
@@ -696,7 +699,7 @@ def open_neo4j(settings: Settings, ask: Callable[[str], str] | None = None, *, a
     except StoreError as error:
         store.close()
         asked = ask or (getpass.getpass if sys.stdin.isatty() else None)
-        if password or asked is None or "does not accept user" not in str(error):
+        if asked is None or not isinstance(error, NoPasswordError):
             raise
         password = asked(f"Password of {username} at {store.address}: ")
         store = Neo4jStore(uri, username, password, settings.neo4j_database, any_format=any_format)
