@@ -13,7 +13,7 @@ from trails.export.subgraph import Part, is_selection, merge_spans, select
 from trails.schema import Chain, Role
 from trails.store.base import GraphBatch
 from trails.store.embedded import EmbeddedStore
-from trails.store.rows import graph_batch, table_schema
+from trails.store.rows import graph_batch, held_by, table_schema
 from trails.store.scope import Scope
 from trails.store.traces import TraceStore
 
@@ -39,9 +39,10 @@ def graph(tmp_path: Path, run_of, trace_of):
     with TraceStore(tmp_path / "home", write=True) as store:
         store.put_run(run)
         store.write(traces)
+        home = store.identity()
     embedded = EmbeddedStore(tmp_path / "home")
     embedded.ensure_schema()
-    embedded.write([graph_batch(traces, {run.id: run})])
+    embedded.write([held_by(graph_batch(traces, {run.id: run}), home)])
     with TraceStore(tmp_path / "home") as store:
         yield embedded, store, traces
     embedded.close()

@@ -14,8 +14,9 @@ from trails.store.base import GraphBatch
 from trails.store.browser import ROLE_LABELS, ROLE_LABELS_UNDO
 from trails.store.digest import compare, graph_digest
 from trails.store.queries import named_queries
-from trails.store.rows import graph_batch, table_of
+from trails.store.rows import graph_batch, held_by, holding, table_of
 from trails.store.scope import Scope
+from trails.store.traces import HomeIdentity
 
 pytestmark = [pytest.mark.neo4j, pytest.mark.xdist_group("neo4j-lts")]
 RUN = make_run()
@@ -68,7 +69,8 @@ def filled() -> Iterator[Server]:
     with server.open() as store:
         store.ensure_schema()
         batch = graph_batch(corpus(300, RUN), {RUN.id: RUN})
-        store.write([batch, states(batch)])
+        store.write([held_by(batch, HomeIdentity("h1", "mine")), states(batch)])
+        store.write([holding(batch.whole[:100], HomeIdentity("h2", "theirs"))])
         with neo4j.GraphDatabase.driver(server.uri) as driver, driver.session() as session:
             # plans of an emptier graph may wait in the cache
             session.run("CALL db.clearQueryCaches()").consume()
