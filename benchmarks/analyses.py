@@ -484,7 +484,7 @@ def section_premises(data: Path, args: argparse.Namespace) -> None:
         shorter = scorer.measure([gaps.without_step(item, j) for j in range(len(trace.steps))], MeasureOptions())
         matrix = gaps.premise_matrix(trace, shorter)
         words = [set(content_words(trace.chain.text[s.start : s.end])) for s in trace.steps]
-        needs = dependence(scorer, trace, scorer.sequence(item)).nats
+        needs = dependence(scorer.scorer, trace, scorer.scorer.sequence(item)).nats
         for i in range(len(trace.steps)):
             seen = np.nanmean(trace.step_masses(i)[2:], axis=1)
             for j in range(i):

@@ -126,6 +126,21 @@ def test_rising_is_sorted_within_each_family_and_families_stay_in_proportion() -
     )
 
 
+def test_the_spread_of_strata_is_its_definition_at_every_place() -> None:
+    rng = np.random.default_rng(3)
+    families = rng.integers(0, 7, 70_000).astype(np.int32)
+    order = rng.permutation(len(families))[: 2**16 + 100]  # more than is looked at at a time
+    order[:500] = np.flatnonzero(families == 2)[:500]
+    sequence = families[order]
+    largest = 0.0
+    for family in np.unique(sequence):
+        mine = sequence == family
+        seen, all_seen = np.cumsum(mine) / mine.sum(), np.arange(1, len(order) + 1) / len(order)
+        largest = max(largest, float(np.abs(seen - all_seen).max()))
+    assert stratified_spread(families, order) == pytest.approx(largest, abs=1e-12)
+    assert stratified_spread([f"f{family}" for family in families], order) == stratified_spread(families, order)
+
+
 def test_rows_without_a_measured_token_come_last() -> None:
     nats = NATS.copy()
     nats[3] = np.nan

@@ -25,6 +25,9 @@ from trails.genome.model import load_genome, parse_genome
 from trails.genome.shelf import Shelf
 from trails.genome.show import course_report
 from trails.genome.source import GenomeError
+from trails.measure import open_scorer
+from trails.measure.base import MeasureOptions
+from trails.pipeline import segmented
 from trails.readers import read
 from trails.sample import canonical_path
 from trails.store.traces import TraceStore
@@ -377,3 +380,67 @@ def test_rows_longer_than_the_window_are_flagged(compiled, tmp_path: Path) -> No
     card = done.report.card.read_text(encoding="utf-8")
     assert "**longer than one sequence: a trainer will cut it**" in card
     assert export_course(compiled(text), "trails", tmp_path / "y").cut == 0
+
+
+def test_what_is_known_of_the_chains_is_kept_and_made_again_when_they_change(tmp_path: Path) -> None:
+    chains = list(read([canonical_path()]))[:20]
+    home = fill(tmp_path / "home", chains[:12], shard=5)
+
+    def told(made: Shelf) -> dict[str, object]:
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in _columns(made).items()
+        }
+
+    def opened() -> Shelf:
+        with TraceStore(home) as traces:
+            (run,) = traces.runs().values()
+            return Shelf(traces, run)
+
+    first = told(opened())
+    (file,) = (home / "columns").iterdir()
+    data, changed = file.read_bytes(), file.stat().st_mtime_ns
+    assert told(opened()) == first
+    assert file.stat().st_mtime_ns == changed  # read, not made again
+    file.write_bytes(data[:-1])
+    assert told(opened()) == first
+    assert file.read_bytes() == data
+    with TraceStore(home, write=True) as store:  # more chains: what is kept is of other shards
+        scorer = open_scorer("uniform")
+        store.write(scorer.measure([segmented(chain) for chain in chains[12:]], MeasureOptions()))
+    more = opened()
+    assert len(more) == 20
+    assert {more.id(row) for row in range(20)} == {chain.id for chain in chains}
+    # the same chains in other shards are the same columns
+    other = fill(tmp_path / "other", chains[::-1], shard=3)
+    with TraceStore(other) as traces:
+        assert told(Shelf(traces, more.run)) == told(more)
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.write_text("in the way")  # a home that cannot be written keeps none
+    assert told(opened()) == told(more)
+    assert file.parent.read_text() == "in the way"
+
+
+def _columns(made: Shelf) -> dict[str, object]:
+    """What a shelf knows, by name."""
+    names = ("numbers", "sources", "source", "families", "family", "languages", "language", "context", "length", "asked",
+             "answered", "reflects")  # fmt: skip
+    exact = {name: np.asarray(getattr(made, name)).view(np.uint64) for name in ("surprisal", "turn")}
+    return {**{name: getattr(made, name) for name in names}, **exact}
+
+
+def test_chains_are_numbered_by_source_and_record_and_found_by_their_id(shelf: Shelf) -> None:
+    rows = []
+    with TraceStore(shelf.traces.home) as traces:
+        for table in traces.tables(["source", "source_id", "chain"], shelf.run.id):
+            for source, record, chain in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                rows.append((source, int(record) if record.isdecimal() else 10**18, record, chain))
+    ids = [shelf.id(row) for row in range(len(shelf))]
+    rows.sort()
+    assert [row[-1] for row in rows] == ids
+    numbers = np.array([int(name[1:], 16) for name in ids], np.uint64)
+    assert shelf.where(numbers).tolist() == list(range(len(shelf)))
+    assert shelf.where(numbers[:3] + 1).tolist() == [-1] * 3
+    among = np.arange(len(shelf)) % 3 == 0
+    assert [shelf.id(row) for row in shelf.rising(among)] == sorted(ids[::3])
+    assert shelf.keys(among).tolist() == sorted(numbers[::3].tolist())

@@ -40,9 +40,11 @@ def home(tmp_path: Path) -> Path:
         shards.write(corpus(6, ONE)[3:])
         graph.write([held_by(graph_batch(shards.traces(), shards.runs()), shards.identity())])
         graph.write([results(replace(SCOPE, home=shards.identity().id))])
-    (tmp_path / "whitening").mkdir()
+    for folder in ("whitening", "columns"):
+        (tmp_path / folder).mkdir()
     for run in (ONE, TWO):
         (tmp_path / "whitening" / f"{run.id}-3.npz").write_bytes(b"derived")
+        (tmp_path / "columns" / run.id).write_bytes(b"derived")
     return tmp_path
 
 
@@ -89,7 +91,8 @@ def test_what_is_removed_is_gone_and_the_rest_stays(home: Path, arguments: list[
     runs = {run for _, run in after}
     assert {path.stem for path in (home / "runs").iterdir()} == runs
     touched = {run for _, run in gone}
-    assert {path.name.split("-")[0] for path in (home / "whitening").iterdir()} == {ONE.id, TWO.id} - touched
+    for folder in ("whitening", "columns"):
+        assert {path.name.split("-")[0] for path in (home / folder).iterdir()} == {ONE.id, TWO.id} - touched
     with EmbeddedStore(home) as graph:
         counts = graph.counts()
         assert "State" not in counts

@@ -32,7 +32,7 @@ AGAIN = {
 def command(
     kind: str, names: tuple[str, ...], dry_run: bool, yes: bool, home: Path | None, store: str | None, as_json: bool
 ) -> None:
-    """Take chains, sources, families or runs out of the shards, the graph, the whitening and the variants.
+    """Take chains, sources, families or runs out of the shards, the graph, the variants and what was made of them.
 
     NAMES are ids, beginnings of ids, SOURCE:RECORD, or the numbers of trails chains (#12). What is removed is gone: ingest the
     same input again to measure it again.

@@ -83,16 +83,16 @@ def _export(
         Spill(Path(folder), [*writer.schema.names, *writer.reads, *PROVENANCE]) as spill,
         GramIndex(Path(folder)) as grams,
     ):
-        facts = _collect(prepared, spill, grams)
+        facts = _collect(prepared, spill, grams, Path(folder), ordered=arrangement is None)
         planned = plan_arranged(facts, arrangement) if arrangement is not None else plan(facts, grams, options)
         written = write(prepared, facts, planned, spill, to)
-    return describe(prepared, facts, planned, written, to, arrangement)
+        return describe(prepared, facts, planned, written, to, arrangement)
 
 
-def _collect(prepared: Prepared, spill: Spill, grams: GramIndex) -> Facts:
+def _collect(prepared: Prepared, spill: Spill, grams: GramIndex, folder: Path, *, ordered: bool) -> Facts:
     """Read every row once, to the disk. Raises UsageError where nothing is left, or the format cannot hold what is."""
     selection, options, writer = prepared.selection, prepared.options, prepared.writer
-    facts = Facts(prepared.run, selection, named=options.order == "source")
+    facts = Facts(prepared.run, selection, folder, ordered=ordered, named=ordered and options.order == "source")
     for batch in batches(prepared):
         carries = np.bincount(batch.labels.row_of, batch.labelled, len(batch)) > 0
         facts.unlabelled += int((~carries).sum())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,9 @@ RAW_JSON = {"json": "1"}
 
 OPTIONAL = {"optional": "1"}
 """Metadata of a nullable string field of a struct whose key is left out of the JSON where it is null."""
+
+GROUP_BYTES = 2**24
+"""Tables are joined to row groups of at least so many bytes: what Parquet notes of every group is held until its end."""
 
 _Item = TypeVar("_Item")
 
@@ -143,11 +146,23 @@ def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str
             else:
                 opened = pa.ipc.new_stream(str(temporary), schema)
             with opened as writer:
-                for table in ahead(tables):
+                for table in _grouped(ahead(tables), GROUP_BYTES if path.suffix == ".parquet" else 0):
                     writer.write_table(table.cast(schema))
             return sha256(temporary)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _grouped(tables: Iterable[pa.Table], least: int) -> Iterator[pa.Table]:
+    """The same rows in tables of at least so many bytes (the last may have fewer)."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(one.nbytes for one in held) >= least:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
 
 
 def describe_saved(folder: Path, digests: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trails.export.words import ORDER_WORDS, english, not_known
+from trails.platform.arrays import Whole
 
 ORDERS = ("shuffled", "rising", "falling", "rhythm:N", "source")
 
@@ -43,7 +44,7 @@ def arrange(
     order: str,
     ids: Sequence[str] | npt.NDArray[np.bytes_],
     surprisal: npt.NDArray[np.float64],
-    families: Sequence[str] | Int64,
+    families: Sequence[str] | Whole,
     names: Sequence[tuple[str, str]],
     *,
     seed: int = 0,
@@ -110,19 +111,24 @@ def _rhythm(rows: Int64, repeats: int) -> Int64:
     return rows[np.lexsort((np.tile(first, repeats), occurrence, times)) % max(n, 1)]
 
 
-def stratified_spread(families: Sequence[str] | Int64, order: Int64) -> float:
+def stratified_spread(families: Sequence[str] | Whole, order: Whole) -> float:
     """How unevenly families are spread over the order, 0..1: the largest distance, over families, between the share of the
     family seen so far and the share of all rows seen so far. 0 = proportional everywhere, near 1 = one family after another.
     """
     if not len(order):
         return 0.0
-    sequence = np.unique(np.asarray(families), return_inverse=True)[1][order]
+    known = np.asarray(families)
+    sequence = (known if known.dtype.kind == "i" else np.unique(known, return_inverse=True)[1])[order]
     by_family = np.argsort(sequence, kind="stable")
     sizes = np.bincount(sequence)
-    sizes = sizes[sizes > 0]
-    count = np.repeat(sizes, sizes)
-    seen = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of the family, before this place
-    # between two rows of a family the distance falls steadily: it is largest at a row or just before one
-    at = np.abs((seen + 1) / count - (by_family + 1) / len(order))
-    before = np.abs(seen / count - by_family / len(order))
-    return float(max(at.max(), before.max()))
+    first = np.cumsum(sizes) - sizes
+    largest = 0.0
+    for start in range(0, len(order), 2**16):
+        places = by_family[start : start + 2**16]
+        mine = sequence[places]
+        seen = np.arange(start, start + len(places)) - first[mine]  # of the family, before this place
+        # between two rows of a family the distance falls steadily: it is largest at a row or just before one
+        at = np.abs((seen + 1) / sizes[mine] - (places + 1) / len(order))
+        before = np.abs(seen / sizes[mine] - places / len(order))
+        largest = max(largest, float(at.max()), float(before.max()))
+    return largest

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from trails.export.record import Batch
 from trails.export.split import GramIndex
 from trails.export.subgraph import Selection
 from trails.export.writer import Writer
+from trails.platform.arrays import Ints, Keys, Whole
+from trails.platform.columns import Growing
 from trails.schema import Run
 from trails.store.traces import id_numbers
 
@@ -34,7 +37,7 @@ class Arrangement:
     """
 
     name: str
-    chains: npt.NDArray[np.uint64]
+    chains: Keys
     schema: pa.Schema
     columns: Callable[[npt.NDArray[np.int64]], pa.Table]
     parts: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
@@ -57,8 +60,8 @@ class Plan:
     columns are None where there are none.
     """
 
-    parts: dict[str, npt.NDArray[np.int64]]
-    order: npt.NDArray[np.int64]
+    parts: Mapping[str, Whole]
+    order: Whole
     held: npt.NDArray[np.bool_]
     components: int = 0
     largest: float = 0.0
@@ -68,18 +71,23 @@ class Plan:
 def plan_arranged(facts: Facts, arrangement: Arrangement) -> Plan:
     """The order of an arrangement. Raises UsageError for a chain that gave no row."""
     known = facts.chains
-    by_number = np.argsort(known, kind="stable")
+    by_number = np.argsort(known, kind="stable").astype(np.int32)
     at = np.minimum(np.searchsorted(known[by_number], arrangement.chains), len(known) - 1)
     order = by_number[at]
+    del at, by_number
     if (lost := np.flatnonzero(known[order] != arrangement.chains)).size:
         first = f"c{int(arrangement.chains[lost[0]]):016x}"
         raise UsageError(
             f"{len(lost)} rows of {arrangement.name} have no token with loss (first: chain {first})."
             " Leave chains of a single token out."
         )
-    places = {"train": np.arange(len(order)), **arrangement.parts}
-    further = Further(arrangement.schema, lambda split, start, stop: arrangement.columns(places[split][start:stop]))
-    parts = {name: order[mine] for name, mine in places.items()}
+
+    def of(split: str, start: int, stop: int) -> pa.Table:
+        every = np.arange(start, min(stop, len(order)))
+        return arrangement.columns(every if split == "train" else arrangement.parts[split][start:stop])
+
+    further = Further(arrangement.schema, of)
+    parts = {"train": order, **{name: order[mine] for name, mine in arrangement.parts.items()}}
     return Plan(parts, order, np.zeros(facts.rows, dtype=bool), further=further)
 
 
@@ -110,7 +118,7 @@ def plan(facts: Facts, grams: GramIndex, options: ExportOptions) -> Plan:
 _STAGED = pa.schema([("stage", pa.int32()), ("tag", pa.string())])
 
 
-def _staged(facts: Facts, parts: Mapping[str, npt.NDArray[np.int64]]) -> Further:
+def _staged(facts: Facts, parts: Mapping[str, Whole]) -> Further:
     """Stage and tag of the rows of a selection that has them."""
     stages, tags = facts.stages, facts.tags
 
@@ -122,21 +130,24 @@ def _staged(facts: Facts, parts: Mapping[str, npt.NDArray[np.int64]]) -> Further
 
 
 class Facts:
-    """A few numbers and names of every row, never its tokens. ``named`` keeps source and record, too."""
+    """A few numbers and names of every row, never its tokens; the numbers lie in files of ``folder``.
 
-    def __init__(self, run: Run, selection: Selection, *, named: bool) -> None:
+    ``ordered`` keeps what an order is made of (:func:`plan`), ``named`` source and record, too.
+    """
+
+    def __init__(self, run: Run, selection: Selection, folder: Path, *, ordered: bool, named: bool) -> None:
         self._selection, self._staged = selection, selection.staged
-        self.run, self._named = run, named
+        self.run, self._ordered, self._named = run, ordered, named
         self.rows = 0
         self.unlabelled = 0
         self.variants = 0
         self.names: list[tuple[str, str]] = []
-        self._ids: list[npt.NDArray[np.bytes_]] = []
-        self._chains: list[npt.NDArray[np.uint64]] = []
-        self._surprisal: list[npt.NDArray[np.float64]] = []
-        self._sizes: list[npt.NDArray[np.int32]] = []  # tokens, labels, 1 for a variant
+        self._ids = Growing(folder / "ids", "S17")
+        self._chains = Growing(folder / "chains", np.uint64)
+        self._surprisal = Growing(folder / "surprisal", np.float64)
+        self._sizes = Growing(folder / "sizes", np.int32, 3)  # tokens, labels, 1 for a variant
         self._codes: dict[str, int] = {}  # families in the order met
-        self._families: list[npt.NDArray[np.int32]] = []
+        self._families = Growing(folder / "families", np.int32)
         self._stages: list[npt.NDArray[np.int32]] = []
         self.tags: list[str] = []
         self.sources: Counter[tuple[str, str, str]] = Counter()
@@ -157,10 +168,12 @@ class Facts:
         per_row = np.bincount(labels.row_of, on, n)
         sums = np.bincount(labels.row_of, surprisal, n)
         weights = np.bincount(labels.row_of, batch.loss_weights.values, n)
-        self._surprisal.append(np.divide(sums, per_row, out=np.full(n, math.nan), where=per_row > 0))
+        if self._ordered:
+            self._surprisal.add(np.divide(sums, per_row, out=np.full(n, math.nan), where=per_row > 0))
+            self._ids.add(np.array(batch.ids_of("id"), "S17"))
         variants = np.asarray(pc.not_equal(batch.rest["variant"], "").to_numpy())
         self.variants += int(variants.sum())
-        self._sizes.append(np.stack([labels.lengths, per_row, variants], axis=1).astype(np.int32))
+        self._sizes.add(np.stack([labels.lengths, per_row, variants], axis=1))
         self.labelled += int(on.sum())
         self.nats += float(surprisal.sum())
         self.weightless += int((weights == 0).sum())
@@ -176,14 +189,13 @@ class Facts:
         if self.run.template == "chat" and "conversation" not in writer.keeps:
             self.conversations += sum(map(bool, batch.ids_of("messages")))
         self.rows += n
-        self._ids.append(np.array(batch.ids_of("id"), np.bytes_))
         codes = [self._codes.setdefault(name, len(self._codes)) for name in batch.ids_of("family")]
-        self._families.append(np.array(codes, np.int32))
+        self._families.add(np.array(codes, np.int32))
         sources = batch.ids_of("source")
         if self._named:
             self.names += list(zip(sources, batch.ids_of("source_id"), strict=True))
         self.sources.update(zip(sources, batch.ids_of("licence"), batch.ids_of("language"), strict=True))
-        self._chains.append(id_numbers(batch.rest["chain"])[~variants])
+        self._chains.add(id_numbers(batch.rest["chain"])[~variants])
         if self._staged:
             parts = [
                 self._selection.root(c, p) for c, p in zip(batch.ids_of("chain"), batch.ids_of("parent"), strict=True)
@@ -199,23 +211,23 @@ class Facts:
     @property
     def ids(self) -> npt.NDArray[np.bytes_]:
         """Id of each row."""
-        return np.concatenate(self._ids)
+        return self._ids.read()
 
     @property
-    def chains(self) -> npt.NDArray[np.uint64]:
+    def chains(self) -> Keys:
         """Number of the chain of each row; variants have none here."""
-        return np.concatenate(self._chains)
+        return self._chains.read()
 
     @property
-    def families(self) -> npt.NDArray[np.int64]:
+    def families(self) -> Ints:
         """Family of each row, numbered in the order of their names."""
-        rank = np.argsort(np.argsort(np.array(list(self._codes))))
-        return rank[np.concatenate(self._families)]
+        rank = np.argsort(np.argsort(np.array(list(self._codes)))).astype(np.int32)
+        return np.asarray(rank[self._families.read()])
 
     @property
     def surprisal(self) -> npt.NDArray[np.float64]:
         """Mean over the labelled tokens of each row, nats."""
-        return np.concatenate(self._surprisal)
+        return self._surprisal.read()
 
     def lint(self) -> list[str]:
         """Checks that hold for what was written. Raises UsageError for a token outside the base vocabulary."""
@@ -241,7 +253,8 @@ class Facts:
     ) -> Counts:
         """Counts over the rows that were written. ``shared`` grams were found in both parts."""
         order, held = plan.order, plan.held
-        tokens, labelled, variants = np.concatenate(self._sizes)[order].sum(0, dtype=np.int64).tolist()
+        sizes, blocks = self._sizes.read(), range(0, len(order), 2**16)
+        tokens, labelled, variants = sum(sizes[order[at : at + 2**16]].sum(0, dtype=np.int64) for at in blocks).tolist()
         return Counts(
             rows=int((~held[order]).sum() + held.sum()),
             held_out=int(held.sum()),

@@ -113,7 +113,7 @@ def prepare(
         raise refusal(writer, "the weights of the selection", "weights")
     if options.order not in ("shuffled", "source") and "order" not in writer.keeps and not options.lossy:
         raise refusal(writer, f"the order {options.order!r}", "order")
-    if options.variants and selection.parts is not None and any(part.damped for part in selection.parts.values()):
+    if options.variants and selection.damped:
         raise UsageError(
             "a span of a chain is damped, and variants have other tokens, so the span is not theirs. Leave out the variants, "
             "or the line GRADIENT DAMPEN."
@@ -148,7 +148,7 @@ def _records(prepared: Prepared) -> Iterator[Batch]:
         *(["family"] if options.split else []),
     ]
     before: dict[str, tuple[object, ...]] = {}  # what stands before chains after a conversation, for their variants
-    tables = prepared.traces.tables(columns, run.id, selection.chains, rows=BATCH_ROWS)
+    tables = prepared.traces.tables(columns, run.id, selection.numbers, rows=BATCH_ROWS)
     for table in ahead(coalesce(tables, BATCH_ROWS)):
         if ending is not None and ending.answers is not None:
             if not options.variants:
@@ -253,7 +253,7 @@ def _reference(traces: TraceStore, name: str, selection: Selection) -> dict[str,
         return {}
     run = _run(traces, name)
     found: dict[str, Floats] = {}
-    for table in traces.tables(["chain", "surprisal"], run.id, selection.chains):
+    for table in traces.tables(["chain", "surprisal"], run.id, selection.numbers):
         rows = ragged(table["surprisal"], np.float32)
         for index, chain in enumerate(table["chain"].to_pylist()):
             found[chain] = rows.values[rows.offsets[index] : rows.offsets[index + 1]].copy()

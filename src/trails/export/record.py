@@ -298,7 +298,7 @@ def build(
     The first token of a sequence without context has no prediction and so no label. ``layers`` count from 1. ``ending`` puts
     the marks of a thought and the answer around the text of whole chains.
     """
-    parts = [selection.part(chain) for chain in table["chain"].to_pylist()]
+    parts = selection.of(table["chain"].to_pylist())
     if any(part is None for part in parts):
         table = table.take(pa.array([row for row, part in enumerate(parts) if part is not None], pa.int64()))
     kept = [part for part in parts if part is not None]

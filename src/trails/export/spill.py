@@ -1,13 +1,14 @@
 """Records on disk between the pass that makes them and the one that writes them in another order.
 
-Numbers per token lie in one flat file, token by token, where a row is read by its place; the other columns in an Arrow file,
-which is read through once for every window of rows. Neither is mapped into memory: what is held does not grow with the rows,
-but for eight bytes of each.
+Numbers per token lie in one flat file, token by token, where a row is read by its place; the other columns in an Arrow file, of
+which every window of rows gets a file of its own before rows are taken. Neither is mapped into memory: what is held does not
+grow with the rows, and the place of each lies in a file, too.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ import pyarrow as pa
 
 from trails.export.files import one_array
 from trails.export.record import HELD, Batch, Ragged
+from trails.platform.arrays import Whole
+from trails.platform.columns import Growing
 
 PER_TOKEN = {
     "input_ids": np.dtype(np.int32),
@@ -29,6 +32,7 @@ PER_TOKEN = {
 }
 """Columns with a number for every token of a row, four bytes each."""
 
+_PLACE = "place in the window"
 WINDOW_BYTES = 2**25
 WINDOW_ROWS = 25_000
 """What is held of the other columns while rows are taken, at most (and at least one batch)."""
@@ -47,7 +51,7 @@ class Spill:
         self._rest = pa.schema([HELD.field(n) for n in self.columns if n not in PER_TOKEN and n != "attention_mask"])
         self._tokens = (folder / "tokens").open("w+b", buffering=0)
         self._writer: Any = pa.ipc.new_file(str(folder / "rest"), self._rest)
-        self._lengths: list[npt.NDArray[np.int64]] = []
+        self._ends, self._end = Growing(folder / "ends", np.int64), 0
 
     def __enter__(self) -> Spill:
         return self
@@ -70,7 +74,8 @@ class Spill:
             column: Ragged = getattr(records, name)
             block[:, place] = column.values.astype(PER_TOKEN[name], copy=False).view(np.int32)
         block.tofile(self._tokens)
-        self._lengths.append(records.labels.lengths)
+        self._ends.add(records.labels.offsets[1:] + self._end)
+        self._end += int(records.labels.offsets[-1])
         rest = pa.table([records.arrow(name) for name in self._rest.names], schema=self._rest)
         for batch in rest.combine_chunks().to_batches():
             self._writer.write_batch(batch)
@@ -78,22 +83,23 @@ class Spill:
     def read(self) -> None:
         """No more records: from now on rows are taken."""
         self._close()
-        self._offsets = np.concatenate([np.zeros(1, np.int64), *self._lengths]).cumsum()
-        self._lengths = []
+        self._rows = self._ends.read()
 
-    def take(self, rows: npt.NDArray[np.int64], batch: int) -> Iterator[pa.Table]:
+    def take(self, rows: Whole, batch: int) -> Iterator[pa.Table]:
         """Records in the order asked for, with :attr:`columns`, in tables of ``batch`` rows (the last may have fewer)."""
-        per_row = (self._folder / "rest").stat().st_size // max(len(self._offsets) - 1, 1) + 1
+        per_row = (self._folder / "rest").stat().st_size // max(len(self._rows), 1) + 1
         window = max(min(WINDOW_BYTES // per_row, WINDOW_ROWS) // batch, 1) * batch
-        for first in range(0, len(rows), window):
-            rest, places = self._window(rows[first : first + window])
-            for start in range(0, len(places), batch):
-                mine = rest.take(pa.array(places[start : start + batch]))
-                yield self._with_tokens(rows[first + start : first + start + len(mine)], mine)
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            self._sort_out(rows, window, Path(folder))
+            for first in range(0, len(rows), window):
+                rest = self._gathered(Path(folder) / str(first // window))
+                for start in range(0, len(rest), batch):
+                    mine = rest.slice(start, batch)
+                    yield self._with_tokens(rows[first + start : first + start + len(mine)], mine)
 
-    def _with_tokens(self, rows: npt.NDArray[np.int64], rest: pa.Table) -> pa.Table:
-        starts = self._offsets[rows]
-        lengths = self._offsets[rows + 1] - starts
+    def _with_tokens(self, rows: Whole, rest: pa.Table) -> pa.Table:
+        starts = np.where(rows > 0, self._rows[rows - 1], 0)
+        lengths = self._rows[rows] - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         block = self._read(starts, offsets)
         arrays = []
@@ -119,17 +125,44 @@ class Spill:
                 raise OSError(f"{self._folder}: a temporary file was cut short")
         return block
 
-    def _window(self, rows: npt.NDArray[np.int64]) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-        """The other columns of these rows in the order in which they were added, and where each of the rows is in there."""
-        sorted_rows, places = np.unique(rows, return_inverse=True)
-        pieces = []
-        start = 0
+    def _sort_out(self, rows: Whole, window: int, folder: Path) -> None:
+        """Put the other columns of every window of rows into a file of its own: all of them are read once."""
+        by_row = np.argsort(rows, kind="stable").astype(np.int32)
+        sorted_rows = rows[by_row]
+        for start, table in self._blocks(window, sorted_rows):
+            first, last = np.searchsorted(sorted_rows, [start, start + len(table)])
+            places, of = by_row[first:last], sorted_rows[first:last] - start
+            by_window = np.argsort(places // window, kind="stable")
+            numbers, begins = np.unique(places[by_window] // window, return_index=True)
+            for number, mine in zip(numbers.tolist(), np.split(by_window, begins[1:]), strict=True):
+                part = table.take(pa.array(of[mine])).append_column(_PLACE, pa.array(places[mine] % window, pa.int32()))
+                (whole,) = part.combine_chunks().to_batches()
+                data = whole.serialize()
+                with (folder / str(number)).open("ab") as file:
+                    file.write(data.size.to_bytes(8, "little"))
+                    file.write(data)
+
+    def _blocks(self, rows: int, wanted: Whole) -> Iterator[tuple[int, pa.Table]]:
+        """The other columns of about so many rows at a time, with the number of the first; those where none is ``wanted``
+        (ascending) are left out."""
         with pa.OSFile(str(self._folder / "rest")) as file:
             reader = pa.ipc.open_file(file)
+            held: list[pa.RecordBatch] = []
+            start = count = 0
             for index in range(reader.num_record_batches):
-                batch = reader.get_batch(index)
-                first, last = np.searchsorted(sorted_rows, [start, start + len(batch)])
-                if last > first:
-                    pieces.append(batch.take(pa.array(sorted_rows[first:last] - start)))
-                start += len(batch)
-        return pa.Table.from_batches(pieces, self._rest).combine_chunks(), places
+                held.append(reader.get_batch(index))
+                count += len(held[-1])
+                if count >= rows or index == reader.num_record_batches - 1:
+                    if np.searchsorted(wanted, start) < np.searchsorted(wanted, start + count):
+                        yield start, pa.Table.from_batches(held, self._rest)
+                    start, count, held = start + count, 0, []
+
+    def _gathered(self, path: Path) -> pa.Table:
+        """The other columns of the rows of a window, in their order."""
+        schema = self._rest.append(pa.field(_PLACE, pa.int32()))
+        pieces = []
+        with path.open("rb") as file:
+            while size := int.from_bytes(file.read(8), "little"):
+                pieces.append(pa.ipc.read_record_batch(pa.py_buffer(file.read(size)), schema))
+        found = pa.Table.from_batches(pieces, schema)
+        return found.take(pa.array(np.argsort(found[_PLACE].to_numpy()))).drop_columns([_PLACE])

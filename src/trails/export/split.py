@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trails.export.record import Ragged
+from trails.platform.arrays import Whole
 from trails.schema import stable_hash
 
 GRAM = 13
@@ -131,7 +132,7 @@ class GramIndex:
         self,
         share: float,
         ids: Sequence[str] | npt.NDArray[np.bytes_],
-        families: Sequence[str] | npt.NDArray[np.int64],
+        families: Sequence[str] | Whole,
         seed: int,
     ) -> Split:
         """Hold out about ``share`` of the rows of every family (names or numbers), component by component.

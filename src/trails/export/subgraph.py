@@ -30,19 +30,23 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trails.errors import QueryError, UsageError, WritingQueryError
 from trails.export.words import not_known, role_named
+from trails.platform.arrays import Keys
 from trails.schema import stable_hash, stable_hash_of, step_key
 from trails.store.base import GraphStore
 from trails.store.resolve import Names, bound_parameters
 from trails.store.scope import owner_mark
-from trails.store.traces import TraceStore
+from trails.store.traces import TraceStore, numbers_of
 
 MAX_ROWS = 5_000_000
 TIMEOUT_S = 600.0
@@ -112,6 +116,27 @@ class Part:
         return not self.steps and not self.tokens
 
 
+class OrderedParts(Mapping[str, Part]):
+    """Parts by chain that need not be held one by one, in the order of the chains' ids."""
+
+    @property
+    @abstractmethod
+    def numbers(self) -> Keys:
+        """Of the ids of the chains (:func:`trails.store.traces.id_numbers`), ascending."""
+
+    @abstractmethod
+    def of(self, chains: Sequence[str]) -> list[Part | None]:
+        """The part of every chain; None for one that is not selected."""
+
+    @abstractmethod
+    def each(self) -> Iterator[Part]:
+        """Every part, in their order."""
+
+    @abstractmethod
+    def own(self) -> Iterable[Part]:
+        """The parts that are more than a whole chain: of those that differ from ``Part(chain)`` every one, in any order."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """A selection and what it stands for. ``parts`` is None for ``all`` (nothing is listed, so memory stays flat).
@@ -131,6 +156,10 @@ class Selection:
             return Part(chain)
         return self.parts.get(chain)
 
+    def of(self, chains: Sequence[str]) -> list[Part | None]:
+        """What is selected of every chain; None if nothing is."""
+        return self.parts.of(chains) if isinstance(self.parts, OrderedParts) else [self.part(chain) for chain in chains]
+
     def root(self, chain: str, parent: str = "") -> Part:
         """The part of a row: that of its chain, or of the chain it is a variant of."""
         return self.part(parent or chain) or Part(parent or chain)
@@ -138,23 +167,42 @@ class Selection:
     @cached_property
     def weighted(self) -> bool:
         """Whether a part, or a span of one, has a weight of its own."""
-        return self.parts is not None and any(part.weight != 1 or part.damped for part in self.parts.values())
+        return any(part.weight != 1 or part.damped for part in self._own())
+
+    @property
+    def damped(self) -> bool:
+        """Whether a span of a part has a weight of its own."""
+        return any(part.damped for part in self._own())
 
     @cached_property
     def staged(self) -> bool:
         """Whether a part has a stage or a tag."""
-        return self.parts is not None and any(part.stage or part.tag for part in self.parts.values())
+        return any(part.stage or part.tag for part in self._own())
+
+    def _own(self) -> Iterable[Part]:
+        if self.parts is None:
+            return ()
+        return self.parts.own() if isinstance(self.parts, OrderedParts) else self.parts.values()
 
     @property
     def chains(self) -> list[str] | None:
         """Ids of the chains in it, sorted; None for ``all``."""
         return None if self.parts is None else sorted(self.parts)
 
+    @property
+    def numbers(self) -> Keys | None:
+        """The same as numbers (:func:`trails.store.traces.id_numbers`), ascending."""
+        if self.parts is None:
+            return None
+        return self.parts.numbers if isinstance(self.parts, OrderedParts) else np.unique(numbers_of(list(self.parts)))
+
     @cached_property
     def digest(self) -> str:
         """16 hex digits over what is selected (not over how it was asked)."""
         if self.parts is None:
             return stable_hash("all")
+        if isinstance(self.parts, OrderedParts):
+            return stable_hash_of(map(repr, self.parts.each()))
         return stable_hash_of(repr(self.parts[chain]) for chain in sorted(self.parts))
 
 

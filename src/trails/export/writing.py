@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from trails.export.card import card, findings
@@ -20,6 +19,7 @@ from trails.export.spill import Spill
 from trails.export.split import shared_grams
 from trails.export.variant_rows import largest_edits
 from trails.export.writer import PROVENANCE, Writer
+from trails.platform.arrays import Whole
 from trails.platform.files import write_atomic
 
 CHECKED = 2_000
@@ -136,7 +136,7 @@ def _schema(writer: Writer, plan: Plan) -> pa.Schema:
     return pa.schema([*writer.schema, *plan.further.schema]) if writer.open and plan.further else writer.schema
 
 
-def _rows(writer: Writer, spill: Spill, rows: npt.NDArray[np.int64], split: str, plan: Plan) -> Iterator[pa.Table]:
+def _rows(writer: Writer, spill: Spill, rows: Whole, split: str, plan: Plan) -> Iterator[pa.Table]:
     for table, start in _chunks(spill, rows, split):
         made = writer.convert(table)
         if writer.open and plan.further:
@@ -146,7 +146,7 @@ def _rows(writer: Writer, spill: Spill, rows: npt.NDArray[np.int64], split: str,
         yield made
 
 
-def _chunks(spill: Spill, rows: npt.NDArray[np.int64], split: str) -> Iterator[tuple[pa.Table, int]]:
+def _chunks(spill: Spill, rows: Whole, split: str) -> Iterator[tuple[pa.Table, int]]:
     """The rows in order, numbered, in tables of bounded size, each with the number of its first row."""
     start = 0
     named = "held_out" if split == "held_out" else "train"
@@ -160,7 +160,7 @@ def _chunks(spill: Spill, rows: npt.NDArray[np.int64], split: str) -> Iterator[t
         start += n
 
 
-def _shared(spill: Spill, parts: dict[str, npt.NDArray[np.int64]]) -> int:
+def _shared(spill: Spill, parts: Mapping[str, Whole]) -> int:
     sides = [np.unique(rows) for rows in parts.values()]
     if not all(len(rows) for rows in sides):
         return 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ import pyarrow as pa
 from trails.errors import StoreError, UsageError
 from trails.export import Arrangement, ExportOptions, ExportReport, export_selection, writer_named
 from trails.export.files import write_file
-from trails.export.subgraph import Part, Selection
+from trails.export.subgraph import OrderedParts, Part, Selection
 from trails.genome.course import Course
 from trails.genome.gaps import Withheld
 from trails.genome.model import ROLES
 from trails.genome.scenes import items
 from trails.genome.shelf import Int64
+from trails.platform.arrays import Keys
 from trails.platform.files import write_atomic
+from trails.store.traces import numbers_of
 
 COLUMNS = pa.schema(
     [
@@ -46,42 +48,48 @@ _COURSE = pa.schema([("order", pa.int64()), ("chain", pa.string()), *COLUMNS, ("
 _CHUNK = 20_000
 
 
-class Parts(Mapping[str, Part]):
+class Parts(OrderedParts):
     """The parts of a course by chain: those that are whole are made when they are asked for."""
 
     def __init__(self, course: Course) -> None:
         self._course = course
-        self._rows = np.unique(course.chain)
-        self._numbers = course.shelf.numbers[self._rows]
-        self._order = np.argsort(self._numbers)
+        self._held = np.zeros(len(course.shelf), bool)
+        self._held[course.chain] = True
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self._held.sum())
 
     def __iter__(self) -> Iterator[str]:
-        return (self._course.shelf.id(row) for row in self._rows.tolist())
-
-    def values(self) -> ValuesView[Part]:
-        """The parts, without looking every chain up."""
-        return _Values(self)
+        return map(self._course.shelf.id, self._course.shelf.rising(self._held))
 
     def __getitem__(self, chain: str) -> Part:
-        number = np.uint64(int(chain[1:], 16))
-        at = int(np.searchsorted(self._numbers, number, sorter=self._order))
-        if at == len(self._order) or self._numbers[self._order[at]] != number:
+        (found,) = self.of([chain])
+        if found is None:
             raise KeyError(chain)
-        return self._course.parts.get(int(self._rows[self._order[at]])) or Part(chain)
+        return found
 
-    def own(self) -> Iterator[Part]:
+    @property
+    def numbers(self) -> Keys:
+        """Of the ids of the chains, ascending."""
+        return self._course.shelf.keys(self._held)
+
+    def of(self, chains: Sequence[str]) -> list[Part | None]:
+        """The part of every chain; None for one that the course does not hold."""
+        rows = self._course.shelf.where(numbers_of(chains))
+        held = (rows >= 0) & self._held[rows]
+        own = self._course.parts
+        return [
+            (own.get(row) or Part(chain)) if here else None
+            for chain, row, here in zip(chains, rows.tolist(), held.tolist(), strict=True)
+        ]
+
+    def each(self) -> Iterator[Part]:
         """The parts, chain by chain."""
-        return map(self._course.part, self._rows.tolist())
+        return map(self._course.part, self._course.shelf.rising(self._held))
 
-
-class _Values(ValuesView[Part]):
-    _mapping: Parts
-
-    def __iter__(self) -> Iterator[Part]:
-        return self._mapping.own()
+    def own(self) -> Iterable[Part]:
+        """The parts of chains that are not there as a whole."""
+        return self._course.parts.values()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,13 @@ UNMET = 0.9
 
 Where = tuple[str | int, ...]
 
+ROW = np.dtype(
+    [("chain", "i4"), ("stage", "i2"), ("during", "i2"), ("book", "i4"), ("scene", "i4"), ("rehearsed", "?")]
+)
+"""A row of a course, as :class:`Course` says them."""
+
+Rows = npt.NDArray[Any]
+
 
 @dataclass(slots=True)
 class PlacedBook:
@@ -404,16 +411,12 @@ class _Builder:
         gaps: list[Withheld],
         tokens: npt.NDArray[np.int32],
     ) -> Course:
-        # columns: chain, stage, during, book, scene, rehearsed
-        pieces: list[npt.NDArray[np.int64]] = []
-        before: list[npt.NDArray[np.int64]] = []
+        pieces: list[Rows] = []
+        before: list[Rows] = []
         for number, stage in enumerate(self.genome.stages):
-            mine = [
-                _block(np.tile(b.chains, b.book.times), number, i, -1) for i, b in enumerate(books) if b.stage == number
-            ]
-            own = [_block(np.array([s.chain]), number, -1, i) for i, (_, at, s) in enumerate(scenes) if at == number]
-            rows = np.concatenate([np.zeros((0, 6), np.int64), *mine])
-            staged = np.concatenate([np.zeros((0, 6), np.int64), *own])
+            mine = [(b.chains, b.book.times, i, -1) for i, b in enumerate(books) if b.stage == number]
+            own = [(np.array([s.chain]), 1, -1, i) for i, (_, at, s) in enumerate(scenes) if at == number]
+            rows, staged = _rows_of(number, mine), _rows_of(number, own)
             if stage.initiation is not None and stage.initiation.mismatch_first:
                 staged, rows = self.mismatch_first(number, staged, rows, stage.initiation.mismatch_first)
                 rows = np.concatenate([staged, rows])
@@ -429,8 +432,9 @@ class _Builder:
             before.append(new)
             pieces.append(rows)
         table = np.concatenate(pieces)
+        chain = table["chain"].astype(np.int64)
         repeated = (
-            Counter(table[(table[:, 5] == 0) & (table[:, 4] < 0)][:, 0].tolist()) if len(table) < 10**5 else Counter()
+            Counter(chain[~table["rehearsed"] & (table["scene"] < 0)].tolist()) if len(table) < 10**5 else Counter()
         )
         twice = sum(count > 1 for count in repeated.values())
         if twice and not any(placed.book.times > 1 for placed in books):
@@ -444,24 +448,22 @@ class _Builder:
             [scene for _, _, scene in scenes],
             gaps,
             self.parts,
-            table[:, 0],
-            table[:, 1].astype(np.int16),
-            table[:, 2].astype(np.int16),
-            table[:, 3].astype(np.int32),
-            table[:, 4].astype(np.int32),
-            self.role[table[:, 0]],
-            table[:, 5] > 0,
-            tokens[table[:, 0]],
+            chain,
+            table["stage"].copy(),
+            table["during"].copy(),
+            table["book"].copy(),
+            table["scene"].copy(),
+            self.role[chain],
+            table["rehearsed"].copy(),
+            tokens[chain],
             self.notes,
         )
 
-    def mismatch_first(
-        self, stage: int, scenes: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], count: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def mismatch_first(self, stage: int, scenes: Rows, rows: Rows, count: int) -> tuple[Rows, Rows]:
         """The first rows of a stage: its scenes, then chains that contradict, the most surprising contradiction first."""
         if len(scenes) >= count:
             return scenes, rows
-        turn = self.shelf.turn[rows[:, 0]]
+        turn = self.shelf.turn[rows["chain"]]
         turning = np.flatnonzero(np.isfinite(turn))
         ranked = turning[np.lexsort((turning, -turn[turning]))]
         first = ranked[: count - len(scenes)]
@@ -475,22 +477,28 @@ class _Builder:
         keep[first] = False
         return np.concatenate([scenes, rows[first]]), rows[keep]
 
-    def rehearsed(
-        self, stage: int, rows: npt.NDArray[np.int64], before: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
+    def rehearsed(self, stage: int, rows: Rows, before: Rows) -> Rows:
         """The rows of a stage with rows of earlier stages spread evenly between them."""
         share = self.genome.budget.rehearsal
-        chains, first = np.unique(before[:, 0], return_index=True)
+        chains, first = np.unique(before["chain"], return_index=True)
         count = min(round(len(rows) * share / (1 - share)), len(chains))
         if not count:
             return rows
         drawn = self.shelf.arranged(chains, "shuffled", self.seed + stage)[:count]
         again = before[first[np.searchsorted(chains, drawn)]].copy()
-        again[:, 2], again[:, 5] = stage, 1
+        again["during"], again["rehearsed"] = stage, True
         places = np.concatenate([np.arange(len(rows)), (np.arange(count) + 0.5) * len(rows) / count - 0.5])
         return np.concatenate([rows, again])[np.argsort(places, kind="stable")]
 
 
-def _block(chains: Int64, stage: int, book: int, scene: int) -> npt.NDArray[np.int64]:
-    n = len(chains)
-    return np.stack([chains, *(np.full(n, value) for value in (stage, stage, book, scene, 0))], axis=1).astype(np.int64)
+def _rows_of(stage: int, blocks: Sequence[tuple[Int64, int, int, int]]) -> Rows:
+    """Rows of a stage, block after block: chains, how often they come, number of the book and of the scene."""
+    rows = np.zeros(sum(len(chains) * times for chains, times, _, _ in blocks), ROW)
+    rows["stage"] = rows["during"] = stage
+    at = 0
+    for chains, times, book, scene in blocks:
+        for _ in range(times):
+            mine = rows[at : at + len(chains)]
+            mine["chain"], mine["book"], mine["scene"] = chains, book, scene
+            at += len(chains)
+    return rows

@@ -16,9 +16,10 @@ from trails.export.files import one_array
 from trails.export.order import arrange
 from trails.export.record import Ragged, ragged
 from trails.export.subgraph import Part, needs_graph, select
+from trails.platform.arrays import Bools, Doubles, Ints, Keys
 from trails.schema import Role, Run, family_key
 from trails.store.base import GraphStore
-from trails.store.traces import TraceStore, id_numbers
+from trails.store.traces import TraceStore, id_numbers, id_of, numbers_of
 
 Int64 = npt.NDArray[np.int64]
 _ROWS = 20_000
@@ -43,68 +44,48 @@ class Shelf:
         self.traces, self.run, self._open = traces, run, graph
         self._graph: GraphStore | None = None
         self._found: dict[str, tuple[Int64, dict[int, Part]]] = {}
-        parts: list[dict[str, Any]] = []
-        codes: dict[str, dict[str, int]] = {"source": {}, "family": {}, "language": {}}
-        wanted = [
-            "chain",
-            "source",
-            "source_id",
-            "family",
-            "language",
-            "question",
-            "answer",
-            "n_context",
-            "surprisal",
-            "steps",
-            "step_tokens",
-        ]
-        for table in traces.tables(wanted, run.id, rows=_ROWS):
-            parts.append(_columns(table, codes))
-        if not parts:
-            raise UsageError(f"run {run.id} measured no chain. Run: trails ingest PATH")
-
-        def joined(name: str) -> Any:
-            return np.concatenate([part[name] for part in parts])
-
-        names = [list(of) for of in codes.values()]
-        ranks = [np.argsort(np.argsort(np.array(of, np.str_))) if of else np.zeros(0, np.int64) for of in names]
-        source = ranks[0][joined("source")]
-        ids = joined("id")
-        order = _by_record(source, joined("numeric"), pa.chunked_array([part["record"] for part in parts]), ids)
-        self.ids: npt.NDArray[np.bytes_] = ids[order]
-        self.numbers: npt.NDArray[np.uint64] = joined("number")[order]
-        self.sources = sorted(names[0])
-        self.source: Int64 = source[order]
-        self.families = sorted(names[1])
-        self.family: Int64 = ranks[1][joined("family")][order]
-        self.languages = sorted(names[2])
-        self.language: Int64 = ranks[2][joined("language")][order]
-        self.context: npt.NDArray[np.int32] = joined("context")[order]
-        self.length: npt.NDArray[np.int32] = joined("length")[order]
-        self.surprisal: npt.NDArray[np.float64] = joined("surprisal")[order]
-        self.asked: npt.NDArray[np.bool_] = joined("asked")[order]
-        self.answered: npt.NDArray[np.bool_] = joined("answered")[order]
-        self.reflects: npt.NDArray[np.bool_] = joined("reflects")[order]
-        self.turn: npt.NDArray[np.float64] = joined("turn")[order]
-        self._sorted = np.argsort(self.numbers, kind="stable")
+        columns, names = traces.columns(run.id, _VERSION, lambda: _columns_of(traces, run))
+        self.numbers: Keys = columns["number"]
+        self.sources, self.families, self.languages = (list(names[name]) for name in _NAMED)
+        self.source: Ints = columns["source"]
+        self.family: Ints = columns["family"]
+        self.language: Ints = columns["language"]
+        self.context: Ints = columns["context"]
+        self.length: Ints = columns["length"]
+        self.surprisal: Doubles = columns["surprisal"]
+        self.asked: Bools = columns["asked"]
+        self.answered: Bools = columns["answered"]
+        self.reflects: Bools = columns["reflects"]
+        self.turn: Doubles = columns["turn"]
+        self._rising: Keys = columns["rising"]
+        self._at: Ints = columns["at"]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.numbers)
 
     @property
-    def tokens(self) -> npt.NDArray[np.int32]:
+    def tokens(self) -> Ints:
         """Tokens of every chain with what stands before it."""
         return self.context + self.length
 
     def id(self, number: int) -> str:
         """Id of a chain by its number."""
-        return bytes(self.ids[number]).decode()
+        return id_of(int(self.numbers[number]))
 
-    def where(self, numbers: npt.NDArray[np.uint64]) -> Int64:
+    def where(self, numbers: Keys) -> Int64:
         """Numbers of chains by the number of their id (:func:`trails.store.traces.id_numbers`); -1 for an unknown one."""
-        known = self.numbers[self._sorted]
-        at = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
-        return np.where(known[at] == numbers, self._sorted[at], -1)
+        at = np.minimum(np.searchsorted(self._rising, numbers), len(self) - 1)
+        return np.where(self._rising[at] == numbers, self._at[at], -1)
+
+    def rising(self, among: Bools) -> Iterator[int]:
+        """Numbers of those chains that are ``among`` them (N,), in the order of their ids."""
+        for start in range(0, len(self), _ROWS):
+            rows = self._at[start : start + _ROWS]
+            yield from rows[among[rows]].tolist()
+
+    def keys(self, among: Bools) -> Keys:
+        """The numbers of the ids of those chains, ascending."""
+        return self._rising[among[self._at]]
 
     def close(self) -> None:
         """Close the graph, if a selection opened it."""
@@ -128,10 +109,9 @@ class Shelf:
         name = text.partition(":")[2].strip()
         if text.startswith("source:"):
             fitting = [i for i, known in enumerate(self.sources) if name in (known, known.rsplit("/", 1)[-1])]
-            if (
-                fitting
-            ):  # chains are numbered by source: a thousand books of a million chains are not looked for one by one
-                ends = [np.searchsorted(self.source, fitting, side) for side in ("left", "right")]
+            if fitting:  # chains are numbered by source: those of a book are not looked for among all
+                sought = np.array(fitting, self.source.dtype)  # of another type, all sources would be copied
+                ends = [np.searchsorted(self.source, sought, side) for side in ("left", "right")]
                 return np.concatenate([np.arange(first, last) for first, last in zip(*ends, strict=True)]), {}
         if text.startswith("family:") and family_key(name) in self.families:
             return np.flatnonzero(self.family == self.families.index(family_key(name))), {}
@@ -142,7 +122,7 @@ class Shelf:
         found = select(self._graph, self.traces, text)
         if found.parts is None:
             return np.arange(len(self)), {}
-        rows = self.where(id_numbers(pa.chunked_array([pa.array(list(found.parts), pa.string())])))
+        rows = self.where(numbers_of(list(found.parts)))
         if not (rows >= 0).any():
             raise UsageError(f"selection {text!r} holds {len(rows)} chains, none of which run {self.run.id} measured")
         cut = {
@@ -161,19 +141,55 @@ class Shelf:
         return np.unique(rows[rows >= 0]), len(numbers)
 
     def arranged(self, rows: Int64, order: str, seed: int) -> Int64:
-        """Chains in an order of :mod:`trails.export.order`, families being their sources."""
+        """Chains, given in ascending order, in an order of :mod:`trails.export.order`, families being their sources."""
         if order == "source":
-            return np.sort(rows)
-        by = arrange(order, self.ids[rows], self.surprisal[rows], self.source[rows], (), seed=seed)
+            return rows
+        ids = np.array([self.id(row) for row in rows.tolist()], np.bytes_)
+        by = arrange(order, ids, self.surprisal[rows], self.source[rows], (), seed=seed)
         return rows[by]
 
     def texts(self, rows: Int64) -> Iterator[tuple[int, dict[str, Any]]]:
         """Number, and text, question, tokens, steps and token spans of the steps, of chains; in the order of the shards."""
-        chains = [self.id(row) for row in rows.tolist()]
+        chains = np.unique(self.numbers[rows])
         columns = ["chain", "text", "question", "token_ids", "steps", "step_tokens", "surprisal", "metadata"]
         for table in self.traces.tables(columns, self.run.id, chains, rows=2_000):
             places = self.where(id_numbers(table["chain"])).tolist()
             yield from zip(places, table.to_pylist(), strict=True)
+
+
+_NAMED = ("source", "family", "language")
+_READ = (
+    "chain", "source", "source_id", "family", "language", "question", "answer", "n_context", "surprisal", "steps",
+    "step_tokens",
+)  # fmt: skip
+_VERSION = "1"
+"""Part of what kept columns are known by: another number where :func:`_columns_of` makes others of the same shards."""
+
+
+def _columns_of(traces: TraceStore, run: Run) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Columns of numbers about the chains of a run by source, record (numbers as numbers, before other names) and id, and the
+    names that they number. ``rising`` are the numbers of the ids in their own order, ``at`` says where those chains are.
+    """
+    codes: dict[str, dict[str, int]] = {name: {} for name in _NAMED}
+    parts = [_columns(table, codes) for table in traces.tables(_READ, run.id, rows=_ROWS)]
+    if not parts:
+        raise UsageError(f"run {run.id} measured no chain. Run: trails ingest PATH")
+    found: dict[str, npt.NDArray[Any]] = {}
+    records = pa.chunked_array([part.pop("record") for part in parts])
+    for name in list(parts[0]):  # one after the other, so that no two copies of all are held
+        found[name] = np.concatenate([part.pop(name) for part in parts])
+    names = {name: sorted(of) for name, of in codes.items()}
+    for name, of in codes.items():
+        place = {value: number for number, value in enumerate(names[name])}
+        found[name] = np.array([place[value] for value in of], np.int32)[found[name]]
+    keys = {"source": pa.array(found["source"]), "numeric": pa.array(found.pop("numeric")), "record": records}
+    keys["number"] = pa.array(found["number"])
+    order = np.asarray(pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys]))
+    del keys, records
+    for name in found:
+        found[name] = found[name][order]
+    at = np.argsort(found["number"], kind="stable").astype(np.int32)
+    return {**found, "rising": found["number"][at], "at": at}, names
 
 
 def _columns(table: pa.Table, codes: Mapping[str, dict[str, int]]) -> dict[str, Any]:
@@ -187,11 +203,12 @@ def _columns(table: pa.Table, codes: Mapping[str, dict[str, int]]) -> dict[str, 
     turning = pc.is_in(roles, pa.array([str(role) for role in REFLECTS])).to_numpy(zero_copy_only=False)
     row_of = np.repeat(np.arange(n), np.diff(steps.offsets.to_numpy()))
     turn = _turns(surprisal, table, row_of, pc.is_in(roles, pa.array(TURNS)).to_numpy(zero_copy_only=False))
+    records = table["source_id"].to_pylist()
+    numeric = np.array([_numeric(record) for record in records], np.int64)
     made: dict[str, Any] = {
-        "id": np.array(table["chain"].to_pylist(), np.bytes_),
         "number": id_numbers(table["chain"]),
         "record": one_array(table["source_id"]),
-        "numeric": np.array([_numeric(record) for record in table["source_id"].to_pylist()], np.int64),
+        "numeric": numeric,
         "context": table["n_context"].to_numpy().astype(np.int32),
         "length": surprisal.lengths.astype(np.int32),
         "surprisal": np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0),
@@ -203,7 +220,7 @@ def _columns(table: pa.Table, codes: Mapping[str, dict[str, int]]) -> dict[str, 
     for name, of in codes.items():
         encoded = one_array(pc.fill_null(table[name].cast(pa.string()), "")).dictionary_encode()
         values = [family_key(value) if name == "family" else value for value in encoded.dictionary.to_pylist()]
-        local = np.array([of.setdefault(value, len(of)) for value in values], np.int64)
+        local = np.array([of.setdefault(value, len(of)) for value in values], np.int32)
         made[name] = local[encoded.indices.to_numpy(zero_copy_only=False)]
     return made
 
@@ -226,13 +243,6 @@ def _turns(
 def _numeric(record: str) -> int:
     """A record that is a number as that number; any other name comes behind all of them."""
     return int(record) if record.isdecimal() and len(record) < 18 else 10**18
-
-
-def _by_record(source: Int64, numeric: Int64, records: pa.ChunkedArray, ids: npt.NDArray[np.bytes_]) -> Int64:
-    """Order by source, record (numbers as numbers, before other names) and id."""
-    keys = {"source": pa.array(source), "number": pa.array(numeric), "record": records, "id": pa.array(ids)}
-    order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys])
-    return np.asarray(order, np.int64)
 
 
 def first_lines(error: TrailsError) -> str:

@@ -1,4 +1,4 @@
-"""Take chains or a run out of a home: shards, graph, whitening, variants. And give a run a name."""
+"""Take chains or a run out of a home: shards, graph, whitening, columns, variants. And give a run a name."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _COUNTED = {
 @dataclass(frozen=True, slots=True)
 class Removal:
     """What a removal takes. ``pairs`` are (chain, run); ``chains`` and ``runs`` those of which nothing is left; ``shards`` the
-    files that are written again or go; ``derived`` the files of whitening and variants; ``cleared`` the labels of analyses that
-    counted the chains and go with them.
+    files that are written again or go; ``derived`` the files of whitening, columns and variants; ``cleared`` the labels of
+    analyses that counted the chains and go with them.
     """
 
     pairs: frozenset[tuple[str, str]]
@@ -146,6 +146,7 @@ def _plan(traces: TraceStore, kind: Kind, names: Sequence[str]) -> Removal:
     whitening = [
         path for path in sorted((traces.home / "whitening").glob("*.npz")) if path.name.rsplit("-", 1)[0] in touched
     ]
+    columns = [path for run in sorted(touched) if (path := traces.home / "columns" / run).is_file()]
     variants = [
         path for path in sorted((traces.home / "variants").glob("v*.parquet")) if _holds_variants(path, gone, runs_gone)
     ]
@@ -154,7 +155,7 @@ def _plan(traces: TraceStore, kind: Kind, names: Sequence[str]) -> Removal:
         tuple(sorted(gone)),
         tuple(sorted(runs_gone)),
         tuple(traces.shards_of(pairs)),
-        tuple(str(path.relative_to(traces.home)) for path in (*whitening, *variants)),
+        tuple(str(path.relative_to(traces.home)) for path in (*whitening, *columns, *variants)),
     )
 
 

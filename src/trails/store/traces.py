@@ -2,9 +2,10 @@
 
 A home folder holds ``trails.json`` (format version, segmenter, identity of the home), ``runs/RUN.json`` (one instrument each)
 and ``shards/HASH.parquet`` (one row per trace, columns of :data:`trails.schema.SHARD_SCHEMA`), and what is derived from the
-shards and may be deleted at any time: ``whitening/RUN-LAYER.npz`` and ``variants/ID.parquet``. A shard is named by the SHA-256
-of its bytes and appears by rename, after its bytes and before its name reached the disk: a killed writer loses at most the
-shard in flight, and a shard that is there is whole. One writer at a time; readers need no lock, shards never change.
+shards and may be deleted at any time: ``whitening/RUN-LAYER.npz``, ``columns/RUN`` and ``variants/ID.parquet``. A shard is
+named by the SHA-256 of its bytes and appears by rename, after its bytes and before its name reached the disk: a killed writer
+loses at most the shard in flight, and a shard that is there is whole. One writer at a time; readers need no lock, shards never
+change.
 
 No damaged shard is read as other data. Before its traces are read a shard is compared with the hash that names it, once per
 opened store; chain and run alone are compared with a hash of their own (:func:`trails.store.shards.read_keys`).
@@ -18,7 +19,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.errors import StoreError
-from trails.platform.arrays import Floats
+from trails.platform.arrays import Floats, Keys
+from trails.platform.columns import read_columns, write_columns
 from trails.platform.files import write_atomic
 from trails.platform.locks import HeldError, WriterLock
 from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, HomeIdentity, Run, Trace, checked_run, stable_hash
@@ -93,7 +95,7 @@ class TraceStore:
         self._made: list[Path] = []
         self._compared: set[str] = set()
         self._known_keys: dict[str, tuple[list[str], list[str]]] = {}
-        self._known_numbers: dict[str, npt.NDArray[np.uint64]] = {}
+        self._known_numbers: dict[str, Keys] = {}
         self._set_aside: frozenset[str] = frozenset()
         self._corrections: dict[str, Correction] | None = None
         try:
@@ -418,11 +420,11 @@ class TraceStore:
             file = self._file(path)
         return read_keys(path, file)
 
-    def _numbers(self, path: Path) -> npt.NDArray[np.uint64]:
+    def _numbers(self, path: Path) -> Keys:
         """:func:`number_of` of the chain of every row of a shard: a tenth of the memory of its ids."""
         if path.name not in self._known_numbers:
             chains, _ = self._known_keys.get(path.name) or self._read_keys(path)
-            self._known_numbers[path.name] = _numbers_of(chains)
+            self._known_numbers[path.name] = numbers_of(chains)
         return self._known_numbers[path.name]
 
     def measured(self) -> set[str]:
@@ -463,23 +465,23 @@ class TraceStore:
         self,
         columns: Sequence[str] | None = None,
         run: str | None = None,
-        chains: Collection[str] | None = None,
+        chains: Collection[str] | Keys | None = None,
         *,
         rows: int = 1,
     ) -> Iterator[pa.Table]:
         """Rows as Arrow tables in the order of the shards' names, row groups of a shard joined until they hold ``rows`` rows.
 
         Where several shards hold the same chain and run, the first in that order counts, so every reader sees the same
-        row. ``columns`` are names of SHARD_SCHEMA (all if None); ``run`` and ``chains`` select rows. A few columns are read
-        faster with more ``rows``; of every row, 8 bytes are remembered.
+        row. ``columns`` are names of SHARD_SCHEMA (all if None); ``run`` and ``chains`` (ids, or their :func:`id_numbers`,
+        ascending) select rows. A few columns are read faster with more ``rows``; of every row, 8 bytes are remembered.
         """
         return (table for _, table in self._tables(columns, run, chains, rows))
 
     def _tables(
-        self, columns: Sequence[str] | None, run: str | None, chains: Collection[str] | None, rows: int
+        self, columns: Sequence[str] | None, run: str | None, chains: Collection[str] | Keys | None, rows: int
     ) -> Iterator[tuple[Path, pa.Table]]:
         names = list(SHARD_SCHEMA.names if columns is None else columns)
-        wanted = None if chains is None else np.unique(_numbers_of(list(chains)))
+        wanted = chains if chains is None or isinstance(chains, np.ndarray) else np.unique(numbers_of(list(chains)))
         del chains  # of a million chains the ids are a hundred megabytes, the numbers eight
         seen: dict[str, _Seen] = {}
         for path in self._shards():
@@ -578,6 +580,27 @@ class TraceStore:
         with contextlib.suppress(OSError, StoreError):
             path.parent.mkdir(exist_ok=True)
             self._put(path, data)
+
+    def columns(
+        self, run: str, version: str, make: Callable[[], tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]]
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """Columns of numbers about the chains of a run, and JSON beside them: those that ``columns/RUN`` of the home keeps, or
+        what ``make`` makes of the shards, which is then kept. They hold for these shards (a shard's name is the hash of its
+        bytes) and for this ``version`` of what makes them; a file that is damaged is made again. A home that cannot be
+        written keeps none.
+        """
+        path = self.home / "columns" / run
+        made_of = stable_hash(version, *self.shard_names())
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found, told = read_columns(path)
+            if told["made_of"] == made_of:
+                return found, told["told"]
+        found, told = make()
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            write_columns(path, found, {"made_of": made_of, "told": told})
+            return read_columns(path)[0], told
+        return found, told
 
     def variant_file(self, name: str) -> Path:
         """Where the home keeps the run ``name`` (``v…``) of the microvariant loop, whether it is there or not."""
@@ -688,9 +711,9 @@ class _Seen:
     """Numbers seen so far, as sorted arrays of which each is more than twice as long as the next."""
 
     def __init__(self) -> None:
-        self._parts: list[npt.NDArray[np.uint64]] = []
+        self._parts: list[Keys] = []
 
-    def fresh(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    def fresh(self, numbers: Keys) -> npt.NDArray[np.bool_]:
         """Which of ``numbers`` occur here for the first time; they are seen from now on."""
         first = np.zeros(len(numbers), dtype=bool)
         found, places = np.unique(numbers, return_index=True)
@@ -703,7 +726,7 @@ class _Seen:
         return first
 
 
-def _among(numbers: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def _among(numbers: Keys, known: Keys) -> npt.NDArray[np.bool_]:
     """Which numbers lie in the sorted array ``known``."""
     if not len(known):
         return np.zeros(len(numbers), dtype=bool)
@@ -718,17 +741,24 @@ def number_of(name: str) -> int:
     return int(digits if len(digits) == 16 and _DIGITS.fullmatch(digits) else stable_hash(name), 16)
 
 
-def id_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+def id_numbers(column: pa.ChunkedArray) -> Keys:
     """:func:`number_of` of every id."""
-    return _numbers_of(column.to_pylist())
+    return numbers_of(column.to_pylist())
 
 
-def _numbers_of(names: Sequence[str]) -> npt.NDArray[np.uint64]:
+def numbers_of(names: Sequence[str]) -> Keys:
     """:func:`number_of` of names, most of them at once."""
-    joined = "".join([name[1:] for name in names])
-    if len(joined) == 16 * len(names) and _DIGITS.fullmatch(joined) and all(len(name) == 17 for name in names):
-        return np.frombuffer(bytes.fromhex(joined), ">u8").astype(np.uint64)
+    joined = "".join(names)
+    if set(map(len, names)) == {17} and joined.isascii():
+        digits = np.frombuffer(joined.encode("ascii"), np.uint8).reshape(-1, 17)[:, 1:].tobytes().decode("ascii")
+        if _DIGITS.fullmatch(digits):
+            return np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64)
     return np.array([number_of(name) for name in names], np.uint64)
+
+
+def id_of(number: int) -> str:
+    """The chain's id of a number, where :func:`number_of` did not have to make one up."""
+    return f"c{number:016x}"
 
 
 def _bundles(metadata: pq.FileMetaData, rows: int) -> Iterator[tuple[list[int], int, int]]:
