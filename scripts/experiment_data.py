@@ -4,7 +4,8 @@
 
 ``DATA`` holds gsm8k (MIT), strategyqa (MIT), prontoqa (Apache-2.0), bbh_cot (MIT) and plain_text (public domain, Wikipedia
 CC BY-SA 4.0). Writes ``chains.jsonl`` (native records, each with its source and licence): every chain that a family has.
-``--only SOURCE`` (repeated) writes some sources. ``--course`` writes the books of a course instead, for the experiments on
+``--only SOURCE`` (repeated) writes some sources; entailment_bank (Apache-2.0, source entailment-bank) and folio (CC BY-SA 4.0)
+are written where they are named only. ``--course`` writes the books of a course instead, for the experiments on
 courses: entailment_bank (Apache-2.0), strategyqa, gsm8k, math500 (MIT), llm_math_chains (Apache-2.0), stacks_proofs (GNU FDL
 1.2), pd_argument_prose (public domain), and the same plain_text.
 """
@@ -27,6 +28,11 @@ TAKEN = {
     "strategyqa/train.jsonl": ("strategyqa", "MIT"),
     "prontoqa/prontoqa.json": ("prontoqa", "Apache-2.0"),
     "bbh_cot/model_chains.jsonl": ("bbh", "MIT"),
+}
+NAMED = {
+    # written only where they are named
+    "entailment_bank/train_task1.jsonl": ("entailment-bank", "Apache-2.0"),
+    "folio/folio-train.jsonl": ("folio", "CC-BY-SA-4.0"),
 }
 COURSE = {
     # of the same files, and of others
@@ -86,7 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / "chains.jsonl").open("w", encoding="utf-8") as file:
-        taken = COURSE if arguments.course else TAKEN
+        taken = COURSE if arguments.course else TAKEN | {k: v for k, v in NAMED.items() if v[0] in arguments.only}
         chosen = (c for c in chains(arguments.data, taken) if not arguments.only or c.source in arguments.only)
         count = write_chains(chosen, file)
     size = (arguments.out / "chains.jsonl").stat().st_size

@@ -165,8 +165,10 @@ def test_two_looks_have_wider_intervals_and_seeds_between_them_wait() -> None:
 def test_without_the_positive_control_or_with_a_placebo_difference_nothing_is_judged() -> None:
     a = [value - 1 + n for value, n in zip(BASE, NOISE, strict=True)]
     rows = records(a=a, b=BASE, c=[1.0, 1.1, 0.9, 1.2, 1.0], d=[0.0] * 5)
-    assert judge(declared(lower(), positive=Criterion("x", "c", "d", "higher", delta=0.1)), rows)[0].outcome == "held"
-    (verdict,) = judge(declared(lower(), positive=Criterion("x", "c", "d", "lower", delta=0.1)), rows)
+    assert (
+        judge(declared(lower(), positive=(Criterion("x", "c", "d", "higher", delta=0.1),)), rows)[0].outcome == "held"
+    )
+    (verdict,) = judge(declared(lower(), positive=(Criterion("x", "c", "d", "lower", delta=0.1),)), rows)
     assert verdict.reason.startswith("the positive control was not seen: x of c against d is +1.04")
     (verdict,) = judge(declared(lower(), placebo=(lower("c", "d"),)), rows)
     assert verdict.reason.startswith("the placebo pair differs")
@@ -351,7 +353,7 @@ def test_declarations_fit_together(experiment: Experiment) -> None:
     """Every claim compares arms that exist by a metric that is explained; every experiment has a control and a positive one."""
     arms = {arm.name for arm in experiment.arms}
     assert any(arm.control for arm in experiment.arms)
-    checks = [experiment.positive, *experiment.placebo] if experiment.positive else list(experiment.placebo)
+    checks = [*experiment.positive, *experiment.placebo]
     assert checks
     for criterion in [*checks, *(c for claim in experiment.claims for c in claim.criteria)]:
         assert {criterion.treatment, criterion.control, *(criterion.null or ())} <= arms | {""}

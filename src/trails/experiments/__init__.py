@@ -3,8 +3,8 @@
 Each experiment is declared before it runs (:class:`trails.experiments.base.Experiment`): hypothesis, arms, criteria with
 direction and threshold. The plan with its hash is written first, then one JSON line per (arm, seed); a report in Markdown
 compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 4 (same loss, different
-inside), 5 (paradoxical neutrality), 6 (volatility), 9 (capture), 10 (cheap paths) and 11 (stages), and one on masks and
-orders.
+inside), 5 (paradoxical neutrality), 6 (volatility), 8 (data chosen by reaction), 9 (capture), 10 (cheap paths) and 11
+(stages), one on masks and orders, and one on training with a stellator block.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ def experiments() -> dict[str, Experiment]:
     """Every experiment by its name, in the order of their numbers."""
     from trails.experiments import (
         anchor,
+        block,
         capture,
         cheap_paths,
         depth,
         mask_order,
         minimal_step,
         neutrality,
+        reaction,
         same_loss,
         stages,
         volatility,
@@ -36,10 +38,12 @@ def experiments() -> dict[str, Experiment]:
         same_loss.EXPERIMENT,
         neutrality.EXPERIMENT,
         volatility.EXPERIMENT,
+        reaction.EXPERIMENT,
         capture.EXPERIMENT,
         cheap_paths.EXPERIMENT,
         stages.EXPERIMENT,
         mask_order.EXPERIMENT,
+        block.EXPERIMENT,
     )
     return {experiment.name: experiment for experiment in found}
 

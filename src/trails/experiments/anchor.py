@@ -337,7 +337,7 @@ EXPERIMENT = Experiment(
     "of different seeds overlap.",
     prepare=prepare,
     run=run,
-    positive=Criterion("auc_100", PLAIN, "no marker", "higher", delta=0.03),
+    positive=(Criterion("auc_100", PLAIN, "no marker", "higher", delta=0.03),),
     placebo=(Criterion("auc_30", "no marker again", "no marker", "higher", delta=0.03),),
     same_rows=(("marker", "wrong marker", "no marker", "no marker again", "random marker"),),
     rates=(3e-4,),

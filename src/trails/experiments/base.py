@@ -122,8 +122,8 @@ class Experiment:
     """A declared experiment. ``metrics`` says what each number means and its unit; ``settings`` is what is fixed beforehand.
 
     ``prepare`` draws everything that one seed uses; ``run`` trains and measures the named arms, each at its learning rate, and
-    ``derive`` adds metrics that need all arms of a seed. ``positive`` is a criterion that an arm known to move the metric
-    must meet, ``placebo`` one that two arms without a difference must not show. ``same_rows`` are groups of arms that must be
+    ``derive`` adds metrics that need all arms of a seed. ``positive`` are criteria that an arm known to move the metric
+    must meet, ``placebo`` those that two arms without a difference must not show. ``same_rows`` are groups of arms that must be
     fed the same multiset of rows. With several ``rates`` each arm's learning rate is chosen on the development seeds by the
     lowest ``develop``: a metric, or a function of the development rows that gives a number for each (arm, rate). One rate is
     that of all arms. ``looks`` are the numbers of seeds at which verdicts are given: one, or two for
@@ -141,7 +141,7 @@ class Experiment:
     limits: str
     prepare: Callable[[Bench, Corpus, Scale, int], Prepared]
     run: Callable[[Bench, Prepared, Scale, int, Sequence[str], Mapping[str, float], Emit], None]
-    positive: Criterion | None = None
+    positive: tuple[Criterion, ...] = ()
     placebo: tuple[Criterion, ...] = ()
     same_rows: tuple[tuple[str, ...], ...] = ()
     rates: tuple[float, ...] = ()
@@ -185,7 +185,7 @@ class Experiment:
             "hypothesis": self.hypothesis,
             "arms": [asdict(arm) for arm in self.arms],
             "claims": [asdict(claim) for claim in self.claims],
-            "positive control": asdict(self.positive) if self.positive else None,
+            "positive control": [asdict(one) for one in self.positive],
             "placebo": [asdict(one) for one in self.placebo],
             "metrics": dict(self.metrics),
             "settings": dict(self.settings),
@@ -333,11 +333,9 @@ def withheld(
     if len(units) < experiment.texts:
         return f"{len(units)} texts, {experiment.texts} are the least"
     for criterion, word in (
-        (experiment.positive, "positive control"),
+        *((one, "positive control") for one in experiment.positive),
         *((one, "placebo") for one in experiment.placebo),
     ):
-        if criterion is None:
-            continue
         (one,) = judged((criterion,), units, experiment.level, chains)
         i = one.interval
         told = f"{criterion.metric} of {criterion.treatment}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import fcntl
+import io
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +23,10 @@ from trails.evaluate.probe import Probe, continuations, reduce_logits, repetitio
 from trails.experiments.corpus import Corpus, disjoint
 from trails.experiments.scale import Metrics, Scale
 from trails.measure import open_scorer
-from trails.measure.base import Segmented
+from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.context import ContextPolicy, Contexts
-from trails.schema import Chain
+from trails.platform.arrays import Doubles
+from trails.schema import Chain, Trace
 from trails.train import TrainOptions
 from trails.train.data import Collator, Row
 from trails.train.loop import fit
@@ -56,9 +60,11 @@ class Bench:
         threads: int = 0,
         deadline: float = 0.0,
         policy: ContextPolicy | None = None,
+        folder: Path | None = None,
     ) -> None:
         """``threads`` limits those of torch (0 = its own choice); ``deadline`` in seconds since the epoch (0 = none);
-        ``policy`` says what stands before a chain (None: what a run without options puts there).
+        ``policy`` says what stands before a chain (None: what a run without options puts there); ``folder`` is where
+        :meth:`kept` keeps (None = in memory only).
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if threads:
@@ -78,6 +84,10 @@ class Bench:
         self.deadline = deadline
         self.encoded: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
         """Ids and spans of texts that were tokenised before."""
+        self.made: dict[str, Row] = {}
+        """Rows that several seeds use, by a name that says all they are made of."""
+        self.folder = folder
+        self._kept: dict[str, Doubles] = {}
 
     @property
     def hardware(self) -> str:
@@ -93,6 +103,31 @@ class Bench:
         """Give cached device memory back, for the other processes on the device."""
         if self.cuda:
             torch.cuda.empty_cache()
+
+    def kept(self, name: str, make: Callable[[], Doubles]) -> Doubles:
+        """An array that several seeds use: made once, for the other processes and later sessions kept in the folder as
+        ``NAME.npy``. The name says all that it is made of. A process waits for another one that makes it; a file that a
+        killed process left behind is made again.
+        """
+        if name not in self._kept:
+            if self.folder is None:
+                self._kept[name] = make()
+                return self._kept[name]
+            with (self.folder / f"{name}.npy").open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0)
+                try:
+                    found = np.load(io.BytesIO(file.read()), allow_pickle=False)
+                except (ValueError, EOFError):
+                    found = make()
+                    whole = io.BytesIO()
+                    np.save(whole, found)
+                    file.truncate(0)
+                    file.write(whole.getvalue())
+                    file.flush()
+                    os.fsync(file.fileno())
+                self._kept[name] = found
+        return self._kept[name]
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
@@ -415,6 +450,30 @@ class Bench:
             for place, state in enumerate(states.cpu().numpy()):
                 found[place // len(chosen) * len(rows) + chosen[place % len(chosen)]] = state
         return np.stack([found[i] for i in range(copies * len(rows))])
+
+    def traces(self, items: Sequence[Segmented]) -> list[Trace]:
+        """Every measure of chains, in their order, by the model as it is now: with adapters where they are in use."""
+        model = self.scorer.model
+        model.changes += 1  # a pass that is replayed from a CUDA graph, or compiled, would not see them
+        try:
+            found: list[Trace] = self.scorer.measure(items, MeasureOptions(top_k=0))
+        finally:
+            model.changes -= 1
+        return found
+
+    def traces_each(self, adapters: Adapters, items: Sequence[Segmented]) -> list[list[Trace]]:
+        """:meth:`traces` for every adapter in use, one after another."""
+        whole, count = adapters.flat, adapters.count
+        found = []
+        try:
+            for index in range(count):
+                adapters.flat, adapters.count = whole[index : index + 1].detach(), 1
+                adapters.set()
+                found.append(self.traces(items))
+        finally:
+            adapters.flat, adapters.count = whole, count
+            adapters.set()
+        return found
 
     # --- volatility --------------------------------------------------------------------------------------------------
 

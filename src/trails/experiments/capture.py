@@ -435,7 +435,7 @@ EXPERIMENT = Experiment(
             ),
         ),
     ),
-    positive=Criterion("fitness", "in the map", "real text", "higher", delta=0.05),
+    positive=(Criterion("fitness", "in the map", "real text", "higher", delta=0.05),),
     placebo=(Criterion("auc_fitness", "real text", "", "higher", delta=0.05, against=0.5),),
     metrics={
         "auc_fitness": "AUC with which fitness tells the real texts from this arm's; of real text: one half against "

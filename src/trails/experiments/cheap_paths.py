@@ -210,7 +210,7 @@ EXPERIMENT = Experiment(
             (Criterion("nll_advantage_both", "tracks A", "shuffled A", "lower", delta=0.05),),
         ),
     ),
-    positive=Criterion("nll_advantage", "planted A", "", "lower", delta=0.05),
+    positive=(Criterion("nll_advantage", "planted A", "", "lower", delta=0.05),),
     placebo=(Criterion("nll_placebo_both", "tracks A", "", "lower", delta=0.05),),
     metrics={
         "nll_own": "change of surprisal at the end of paths that only the arm's half has, nats",

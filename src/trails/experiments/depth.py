@@ -225,7 +225,7 @@ EXPERIMENT = Experiment(
     limits="Equal gain is interpolated between the points of each curve.",
     prepare=prepare,
     run=run,
-    positive=Criterion("kl_d", "shuffled words", "middle third", "higher", delta=0.02),
+    positive=(Criterion("kl_d", "shuffled words", "middle third", "higher", delta=0.02),),
     placebo=(Criterion("kl_d_at_equal_gain", "middle third again", "middle third", "higher", delta=0.005),),
     same_rows=(("middle third", "middle third again", "random layers", "all layers", "all weights"),),
     rates=(1e-4, 3e-4, 1e-3, 3e-3),

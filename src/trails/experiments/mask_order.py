@@ -241,7 +241,7 @@ EXPERIMENT = Experiment(
             ),
         ),
     ),
-    positive=Criterion("nll_h", "other text", "shuffled", "higher", delta=0.01),
+    positive=(Criterion("nll_h", "other text", "shuffled", "higher", delta=0.01),),
     placebo=(
         Criterion("nll_h", "shuffled again", "shuffled", "lower", delta=0.01),
         Criterion("kl_d", "shuffled again", "shuffled", "lower", delta=0.02),

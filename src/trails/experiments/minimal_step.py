@@ -350,7 +350,7 @@ EXPERIMENT = Experiment(
             ),
         ),
     ),
-    positive=Criterion("best_wording", "the wording itself", "exact repeats", "lower", delta=0.02),
+    positive=(Criterion("best_wording", "the wording itself", "exact repeats", "lower", delta=0.02),),
     placebo=(
         Criterion("best_wording", "half of the steps", "the other half", "lower", delta=0.02),
         Criterion("kl_d_at_equal_gain", "half of the steps", "the other half", "lower", delta=0.01),

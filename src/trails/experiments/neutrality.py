@@ -268,7 +268,7 @@ EXPERIMENT = Experiment(
             (Criterion("bridge_gain", "untrained", "", "higher", delta=_DELTA),),
         ),
     ),
-    positive=Criterion("margin", "tests themselves", "nothing", "higher", delta=_DELTA),
+    positive=(Criterion("margin", "tests themselves", "nothing", "higher", delta=_DELTA),),
     placebo=(Criterion("margin", "half", "other half", "higher", delta=_DELTA),),
     metrics={
         "margin": "NLL of the likeliest wrong choice minus that of the true conclusion, without the bridge, nats per "

@@ -63,16 +63,16 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
     rows = []
     for verdict in verdicts:
         rows += [[verdict.claim.name, *_criterion(one, effect)] for one in verdict.judged]
-    for criterion, word in ((experiment.positive, "positive control"), *((c, "placebo") for c in experiment.placebo)):
-        if criterion is not None:
-            (one,) = judged((criterion,), units, experiment.level, chains)
-            cells = _criterion(one, effect)
-            if word == "placebo":
-                apart = one.state != "none" and (one.interval.low > 0 or one.interval.high < 0)
-                cells[-1] = "differs" if apart else "no difference seen"
-            else:
-                cells[-1] = "seen" if one.state == "met" else "not seen"
-            rows.append([f"*{word}*", *cells])
+    controls = [*((c, "positive control") for c in experiment.positive), *((c, "placebo") for c in experiment.placebo)]
+    for criterion, word in controls:
+        (one,) = judged((criterion,), units, experiment.level, chains)
+        cells = _criterion(one, effect)
+        if word == "placebo":
+            apart = one.state != "none" and (one.interval.low > 0 or one.interval.high < 0)
+            cells[-1] = "differs" if apart else "no difference seen"
+        else:
+            cells[-1] = "seen" if one.state == "met" else "not seen"
+        rows.append([f"*{word}*", *cells])
     header = [
         "claim",
         "kind",
@@ -150,10 +150,14 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
 
 
 def pending(experiment: Experiment) -> str:
-    """The page of an experiment that was corrected and has not been run again."""
+    """The page of an experiment that has not been run, or not again since it was corrected."""
     number = f"Experiment {experiment.number}: " if experiment.number else "Experiment: "
     lines = [f"# {number}{experiment.title}", "", *corrected(experiment)]
-    lines += ["It has not been run again under the present rules: no verdict stands beyond what is said above.", ""]
+    again = "It has not been run again under the present rules: no verdict stands beyond what is said above."
+    lines += [
+        again if experiment.correction else "It has not been run under the present rules: there is no verdict.",
+        "",
+    ]
     effect = smallest_effect(experiment.looks[0], experiment.level)
     lines += ["## What is to be judged", "", experiment.hypothesis, ""]
     for claim in experiment.claims:

@@ -113,7 +113,7 @@ def run_experiments(
     deadline = time.time() + 60 * options.minutes if options.minutes else 0.0
     jobs = options.jobs or _jobs(options.device)
     given = tuple(str(one) for one in data)
-    workers = _Workers(jobs, options, given, corpus, deadline)
+    workers = _Workers(jobs, options, given, out, corpus, deadline)
     refused: dict[str, str] = {}
     plans: dict[str, Mapping[str, Any]] = {name: found.plan for name, found in before.items()}
     try:
@@ -427,11 +427,17 @@ def _jobs(device: str) -> int:
 
 
 def _start(
-    options: RunOptions, data: tuple[str, ...], jobs: int, deadline: float, scale: Scale, corpus: Corpus | None = None
+    options: RunOptions,
+    data: tuple[str, ...],
+    out: Path,
+    jobs: int,
+    deadline: float,
+    scale: Scale,
+    corpus: Corpus | None = None,
 ) -> None:
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     try:
-        _STATE["bench"] = Bench(options.model, device=options.device, threads=threads, deadline=deadline)
+        _STATE["bench"] = Bench(options.model, device=options.device, threads=threads, deadline=deadline, folder=out)
     except TrailsError as error:  # an initialiser that raises would break the pool without a word
         _STATE["error"] = error
         return
@@ -481,7 +487,9 @@ def _work(task: Task) -> str:
         now = time.monotonic()
         record: dict[str, Any] = {"experiment": task.experiment, "arm": arm, "seed": task.seed, "device": task.device}
         record |= {"development": True} if task.development else {"plan_sha": task.sha}
-        record |= {"rate": rates.get(arm, 0.0), "seconds": round(now - began, 3)}
+        # arms without a rate of their own are developed beside each rate that is tried
+        rate = rates.get(arm, next(iter(rates.values()), 0.0) if task.development else 0.0)
+        record |= {"rate": rate, "seconds": round(now - began, 3)}
         append(Path(task.path), {**record, "metrics": metrics, **extra})
         began = now
 
@@ -506,16 +514,18 @@ def _work(task: Task) -> str:
 class _Workers:
     """One process, or a pool of them, that hold the model."""
 
-    def __init__(self, jobs: int, options: RunOptions, data: tuple[str, ...], corpus: Corpus, deadline: float) -> None:
+    def __init__(
+        self, jobs: int, options: RunOptions, data: tuple[str, ...], out: Path, corpus: Corpus, deadline: float
+    ) -> None:
         self._pool: ProcessPoolExecutor | None = None
         if jobs == 1:
-            _start(options, data, 1, deadline, SCALES[options.scale], corpus)
+            _start(options, data, out, 1, deadline, SCALES[options.scale], corpus)
         else:
             self._pool = ProcessPoolExecutor(
                 jobs,
                 mp_context=get_context("spawn"),
                 initializer=_start,
-                initargs=(options, data, jobs, deadline, SCALES[options.scale]),
+                initargs=(options, data, out, jobs, deadline, SCALES[options.scale]),
             )
 
     def about(self) -> dict[str, Any]:

@@ -318,7 +318,7 @@ EXPERIMENT = Experiment(
             "equivalent",
         ),
     ),
-    positive=Criterion("hidden", "any random edit", "random edit", "higher", delta=0.001),
+    positive=(Criterion("hidden", "any random edit", "random edit", "higher", delta=0.001),),
     placebo=(
         Criterion("hidden", "random edit again", "random edit", "higher", delta=0.001),
         Criterion("attention", "random edit again", "random edit", "higher", delta=0.005),

@@ -319,7 +319,7 @@ EXPERIMENT = Experiment(
             (_same("influence", "shuffled"),),
         ),
     ),
-    positive=Criterion("nll_levels", "first stage alone", "shuffled", "higher", delta=_DELTA),
+    positive=(Criterion("nll_levels", "first stage alone", "shuffled", "higher", delta=_DELTA),),
     placebo=(Criterion("nll_levels", "shuffled again", "shuffled", "lower", delta=_DELTA),),
     same_rows=(ORDERS,),
     metrics={

@@ -223,7 +223,7 @@ EXPERIMENT = Experiment(
     "training. One learning rate for all arms.",
     prepare=prepare,
     run=run,
-    positive=Criterion("repetition", "repeating", "low volatility", "higher", delta=0.03),
+    positive=(Criterion("repetition", "repeating", "low volatility", "higher", delta=0.03),),
     placebo=(Criterion("repetition_at_equal_gain", "shuffled A", "shuffled B", "higher", delta=0.03),),
     same_rows=(QUARTERS,),
     rates=(1e-4,),
