@@ -2,10 +2,14 @@
 
     python scripts/pictures.py                     every picture; makes the home that it shows, which takes minutes
     python scripts/pictures.py --home HOME NAME…   these pictures, of a home that an earlier call made
+    python scripts/pictures.py --report-home HOME report-chain report-map
 
-The home is made by the lines of docs/five-questions.md. Needs what the tests need: a JDK and Maven for Neo4j, Node.js and
-Chromium. The window is 1,400 x 900; a picture of Neo4j Browser is one frame of it, with the style sheet of ``trails browser
---save``. Look at each before it is committed: a layout differs from call to call.
+Pictures of Neo4j Browser (``browser-…``) show the home that the lines of docs/five-questions.md make. The window is 1,400 x
+900; a picture is one frame of it, with the style sheet of ``trails browser --save``. Look at each before it is committed: a
+layout differs from call to call. Pictures of the report (``report-…``) show the packaged sample after ``trails gaps
+--calibrate``, in the light theme, and are the same at every call on one machine. Needs what the tests need: Node.js, Chromium,
+and for the Browser a JDK and Maven. Ends with 1 where a caption, the line in italics below a picture, has a figure that its
+picture does not show.
 """
 
 from __future__ import annotations
@@ -18,19 +22,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.browser.test_neo4j_browser import drive
+from tests.docs.blocks import PAGES, ROOT
+from tests.docs.test_limits_page import figures
 from tests.neo4j.servers import own
+from tests.report.test_report import look
 
+from trails.pipeline import Home
 from trails.store.browser import ROLE_LABELS, SETTINGS, STYLE, browser_address, inlined, save_files, values_of
 from trails.store.queries import named_queries
 from trails.store.traces import TraceStore
 
-ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 PAGE = ROOT / "docs" / "five-questions.md"
 BROWSER = {
@@ -49,6 +57,22 @@ BROWSER = {
     "browser-roles": "chain-graph",
 }
 """Pictures of Neo4j Browser by name, and the named query that each shows."""
+
+
+class Page(NamedTuple):
+    """A page of a report of some selections (none: all chains), and a token that the mouse points at."""
+
+    address: str
+    size: tuple[int, int]
+    hover: str = ""
+    selections: tuple[str, ...] = ()
+
+
+REPORT = {
+    "report-chain": Page("chain/cf159b6b3909ce9a3", (1400, 1000), " easy"),
+    "report-map": Page("map", (1400, 880), selections=("source:trails/canonical",)),
+}
+"""Pictures of the report by name."""
 
 
 def lines() -> list[list[str]]:
@@ -98,24 +122,71 @@ def take_browser(names: Sequence[str], home: Path, to: Path, work: Path, *, made
         sys.stdout.write(f"{name}: {' '.join(seen['frames'][name].split())[-200:]}\n")
 
 
+def take_report(names: Sequence[str], home: Path, to: Path, work: Path) -> dict[str, str]:
+    """Pictures of the report, and the text of each page. The home is made where it is missing."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("NEO4J_", "TRAILS_"))}
+    environment |= {"PYTHONPATH": str(ROOT / "src")}
+    if not (home / "trails.json").exists():
+        for line in ("ingest --sample", "gaps --calibrate"):
+            sys.stderr.write(f"$ trails {line}\n")
+            command = [sys.executable, "-m", "trails", *line.split(), "--home", str(home)]
+            subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    texts: dict[str, str] = {}
+    with Home(home, store="embedded") as opened:
+        for selections in dict.fromkeys(REPORT[name].selections for name in names):
+            file = work / "report.html"
+            opened.write_report(*selections, to=file, overwrite=True)
+            plan = {
+                name: {"hash": page.address, "size": page.size, "hover": page.hover}
+                for name in names
+                if (page := REPORT[name]).selections == selections
+            }
+            texts |= look(file, pictures=plan, folder=str(to))["pictures"]
+    return texts
+
+
+def stale(name: str, text: str, pages: Iterable[Path] = PAGES) -> list[str]:
+    """Figures of the captions of a picture (the line in italics below it) that its text does not show, a line for each page."""
+    found = []
+    caption = re.compile(rf"images/{re.escape(name)}\.png\)\n\n\*(.+?)\*\n", re.DOTALL)
+    for page in pages:
+        for said in caption.findall(page.read_text(encoding="utf-8")):
+            if missing := _numbers(said) - _numbers(text):
+                numbers = ", ".join(f"{number:g}" for number in sorted(missing))
+                found.append(f"{page.name}: the picture {name} does not show {numbers}")
+    return found
+
+
+def _numbers(text: str) -> set[float]:
+    return {float(number.replace(",", "").rstrip("/sx")) for number in figures(text)}
+
+
 def main() -> int:
     """Take the pictures and print the end of what each shows."""
+    known = [*REPORT, *BROWSER]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"pictures; default: all: {', '.join(BROWSER)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"pictures; default: all: {', '.join(known)}")
     parser.add_argument("--home", type=Path, help="where the home is, or is to be made (default: made and deleted)")
+    parser.add_argument("--report-home", type=Path, help="the same for the pictures of the report")
     parser.add_argument("--to", type=Path, default=IMAGES, help="folder of the pictures (default: docs/images)")
     parser.add_argument("--settle", type=int, default=6000, help="milliseconds until a layout stands still")
     options = parser.parse_args()
-    if unknown := sorted(set(options.names) - set(BROWSER)):
-        parser.error(f"no picture {', '.join(unknown)}; there are: {', '.join(BROWSER)}")
-    names = [name for name in BROWSER if name in options.names or not options.names]
-    options.to.mkdir(parents=True, exist_ok=True)
+    if unknown := sorted(set(options.names) - set(known)):
+        parser.error(f"no picture {', '.join(unknown)}; there are: {', '.join(known)}")
+    names = [name for name in known if name in options.names or not options.names]
+    to = options.to.resolve()
+    to.mkdir(parents=True, exist_ok=True)
+    texts: Mapping[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         home = (options.home or work / "home").resolve()
-        made = (home / "trails.json").exists()
-        take_browser(names, home, options.to.resolve(), work, made=made, settle=options.settle)
-    return 0
+        if reports := [name for name in names if name in REPORT]:
+            texts = take_report(reports, (options.report_home or work / "report").resolve(), to, work)
+        if frames := [name for name in names if name in BROWSER]:
+            take_browser(frames, home, to, work, made=(home / "trails.json").exists(), settle=options.settle)
+    wrong = [line for name, text in texts.items() for line in stale(name, text)]
+    sys.stderr.write("".join(f"{line}\n" for line in wrong))
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 // Drives Neo4j Browser in headless Chromium: imports favourites and style sheet by dropping the files, runs statements, takes
 // pictures, or clicks through a guide. Arguments: a JSON file {address, files: [path], statements: [{name, text} or {name, click}],
-// guide: address, pictures: folder, chromium, library}. Prints one JSON object: {favourites: [title], frames: {name: text shown},
-// fills: {name: [colour of a circle]}, guide: [{slide, statement, nodes, shown}], errors: [what the page threw]}. Nothing outside the
-// loopback interface is asked.
+// guide: address, pictures: folder, only: [names of those of which a picture is taken; all without it], chromium, library}. Prints
+// one JSON object: {favourites: [title], frames: {name: text shown}, fills: {name: [colour of a circle]}, guide: [{slide,
+// statement, nodes, shown}], errors: [what the page threw]}. Nothing outside the loopback interface is asked.
 import { readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { createRequire } from 'node:module'
@@ -60,7 +60,7 @@ try {
     const frame = page.locator('[data-testid="frame"]').first()
     shown.frames[name] = (await frame.innerText()).slice(0, 20000)
     shown.fills[name] = await frame.locator('svg circle').evaluateAll(all => all.map(c => c.getAttribute('fill')))
-    if (plan.pictures) {
+    if (plan.pictures && (!plan.only || plan.only.includes(name))) {
       await page.waitForTimeout(plan.settle || 4000)
       await frame.screenshot({ path: join(plan.pictures, name + '.png') })
     }

@@ -1,6 +1,6 @@
 // Opens a report in headless Chromium and tells what it shows. Arguments: a JSON file {file, chromium, library, chains: [id],
-// measures: [name], map: bool, pictures: {name: hash}, folder, size: [w, h]}. Prints one JSON object. Every request but the
-// file itself is listed and refused.
+// measures: [name], map: bool, pictures: {name: {hash, size: [w, h], hover: text of a token}}, folder, size: [w, h]}. Prints one
+// JSON object. Every request but the file itself is listed and refused.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createRequire } from 'node:module'
@@ -83,10 +83,19 @@ try {
     await page.fill('#find', plan.find || 'zzz')
     await page.waitForTimeout(200)
   }
-  for (const [name, hash] of Object.entries(plan.pictures || {})) {
+  for (const [name, { hash, size, hover }] of Object.entries(plan.pictures || {})) {
+    await page.setViewportSize({ width: size[0], height: size[1] })
+    await page.goto('about:blank')
     await page.goto(address + '#' + hash)
-    await page.waitForTimeout(800)
+    await page.waitForSelector(`body[data-ready=${hash.split('/')[0]}]`)
+    if (hover) {
+      await page.waitForSelector('#strip .tok')
+      const tokens = await page.locator('#strip .tok').allTextContents()
+      await page.locator('#strip .tok').nth(tokens.indexOf(hover)).hover()
+    }
+    await page.waitForTimeout(500)
     await page.screenshot({ path: join(plan.folder, name + '.png') })
+    seen.pictures = { ...seen.pictures, [name]: await page.locator('main').innerText() }
   }
   seen.hits = await page.evaluate(() => window.__hit || 0)
 } finally {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.report.test_report import HOSTILE, RUN, _visible, contents, look
+from tests.report.test_report import HOSTILE, RUN, _visible, contents, look, values
 from tests.store.factory import corpus
 
 from trails.analyses.report import Report, ReportTable
@@ -85,15 +86,20 @@ def test_every_analysis_writes_its_page(trails: Any, chains_file: Path, tmp_path
     assert file.read_bytes() == before
     trails(*command, "--html", file, "--overwrite")
     assert "Give it: --html FILE" in trails("map", "--open", code=2).err
-    for name in ("overlaps", "gaps", "bridge", "capture", "map", "drift", "variants", "diff", "recall"):
+    for name in ("overlaps", "gaps", "bridge", "capture", "map", "drift", "anchors", "variants", "diff", "recall"):
         assert "--html FILE" in trails(name, "--help").out
+    (tmp_path / "t.stellator").write_text(
+        "[ZONE: all]\nSTEP → BUT\nDRIFT → activates attention sweep\n", encoding="utf-8"
+    )
+    told = trails("stellator", "run", tmp_path / "t.stellator", "--no-model", "--json", "--html", "t.html").json()
+    assert contents(tmp_path / "t.html")[0]["report"]["verdict"] == told["verdict"]
     assert "there is no folder" in trails("map", "--html", tmp_path / "no" / "x.html", code=2).err
 
 
 def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
     from trails.evaluate.diff import DiffReport, GroupChange, LayerChange
     from trails.evaluate.difference import Difference
-    from trails.variants.stored import KindDrift, VariantRun
+    from trails.variants.stored import KindDrift, Shown, VariantRun
 
     group = GroupChange("trained", 4, 90, 2.0, 1.5, -0.5, -0.75, -0.25, 1.0, 0.5, 0.1)
     alone = GroupChange("unseen", 1, 9, 2.0, 2.5, 0.5, math.nan, math.nan, 1.0, 0.5, 0.1)
@@ -107,11 +113,25 @@ def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
             == "trained: became easier by 0.500 nats per token; unseen: 1 chains are too few for an interval"
         )
         assert told.notes == ("alarm: collapse",)
+        assert told.facts["noise"] == (0.01 if scores else None)
         assert told.to_arrow("groups")["surprisal"].to_pylist() == [-0.5, 0.5]
+    before = corpus(2, RUN)
+    moved = {t.chain.id: replace(t, surprisal=t.surprisal + np.float32(0.5)) for t in before[:1]}
+    told = replace(told, facts={**told.facts, "noise": 0.25})
+    write_analysis(tmp_path / "d.html", told, RUN, before, after=moved)
+    record, numbers = contents(tmp_path / "d.html")
+    assert record["run"]["noise"]["surprisal"] == 0.25
+    changed = [chain for chain in record["chains"] if "surprisal_after" in chain["arrays"]]
+    assert [chain["id"] for chain in changed] == [before[0].chain.id]
+    after = values(record, numbers, changed[0]["arrays"]["surprisal_after"])
+    np.testing.assert_array_equal(after, before[0].surprisal + np.float32(0.5))
     kind = KindDrift("plain", 5, 3, 1, 2, 0.04, 0.09, 0.1, (0.0, 0.5), None)
-    told = VariantRun("v1", tmp_path, tmp_path, "ra", 1e-6, (kind,)).told()
+    shown = Shown("e1", "c" + 16 * "1", "synonym", "saw", 1, 2, 0.04, "He [-saw-]{+saws+}")
+    told = VariantRun("v1", tmp_path, tmp_path, "ra", 1e-6, (kind,)).told([shown])
     assert told.verdict == "3 of 5 variants were accepted"
     how = "the largest of the chains, measured again"
     assert told.scores[0].controls == (Control("the chain against itself", 1e-6, how=how),)
-    assert told.to_arrow("drift")["mean"].to_pylist() == [0.0, 0.5]
+    assert told.to_arrow("hidden_drift")["mean"].to_pylist() == [0.0, 0.5]
+    assert told.to_arrow("variants")["text"].to_pylist() == ["He [-saw-]{+saws+}"]
+    assert named_chains(told) == [shown.chain], "the page holds the chain of its variants"
     assert json.dumps(told.record())

@@ -51,6 +51,24 @@ def contents(file: Path) -> tuple[dict[str, Any], bytes]:
     return json.loads(raw[4 : 4 + size]), raw[4 + size :]
 
 
+def values(record: dict[str, Any], numbers: bytes, reference: list[int]) -> np.ndarray[Any, Any]:
+    """The array that a reference of the record names, flat; of rows their rows one after another."""
+    stream, first, size = reference
+    kind, at, length, width = record["streams"][stream]
+    if kind in "fis":
+        found = np.frombuffer(numbers, {"f": "<f4"}.get(kind, "<i4"), length, at)[first : first + size]
+        return np.cumsum(found) if kind == "s" else found
+    low, high = np.frombuffer(numbers, np.uint8, 2 * length, at).reshape(2, length).astype(int)
+    whole = low + 256 * high
+    if kind == "d":
+        rows = whole.reshape(width, -1).T.reshape(-1)[first : first + size].reshape(-1, width)
+        signed = np.where(rows & 1, -(rows + 1) // 2, rows // 2)
+        whole = np.cumsum(signed, axis=1).reshape(-1) % 65_536
+    else:
+        whole = whole[first : first + size]
+    return np.where(whole == 65_535, np.nan, whole / 1000)
+
+
 def stored(trace: Trace, measure: str) -> np.ndarray[Any, Any]:
     values = np.asarray(getattr(trace, measure), np.float64)
     if values.ndim == 2:
@@ -234,19 +252,13 @@ def test_the_record_and_the_numbers_read_back(tmp_path: Path) -> None:
         file.stat().st_size,
     )
     for trace, chain in zip(traces, record["chains"], strict=True):
-        kind, at, size = chain["arrays"]["surprisal"]
-        assert kind == "f"
-        assert numbers[at : at + 4 * size] == trace.surprisal.astype("<f4").tobytes()
+        held = {name: values(record, numbers, reference) for name, reference in chain["arrays"].items()}
+        for name in ("surprisal", "entropy", "logit_shift", "rank", "token_ids", "margin", "hidden_baseline"):
+            if (stored_values := trace.array(name)) is not None:
+                np.testing.assert_array_equal(held[name], stored_values, err_msg=name)
         for name in ("attention_shift", "hidden_shift"):
-            kind, at, size, *width = chain["arrays"][name]
-            low = np.frombuffer(numbers[at : at + size], np.uint8).astype(int)
-            high = np.frombuffer(numbers[at + size : at + 2 * size], np.uint8).astype(int)
-            whole = low + 256 * high
-            assert (kind, width) == (("d", [RUN.n_layers + 1]) if name == "hidden_shift" else ("t", []))
-            if kind == "d":
-                signed = np.where(whole & 1, -(whole + 1) // 2, whole // 2).reshape(-1, *width)
-                whole = np.cumsum(signed, axis=1).ravel() % 65_536
-            np.testing.assert_allclose(whole / 1000, trace.array(name).ravel(), atol=0.0005001)
+            np.testing.assert_allclose(held[name], trace.array(name).ravel(), atol=0.0005001)
+        assert (chain["text"] or "".join(chain["pieces"])) == trace.chain.text
         units = trace.chain.text.encode("utf-16-le")
         parts = [units[2 * s["start"] : 2 * s["end"]].decode("utf-16-le") for s in chain["steps"]]
         assert parts == [trace.chain.text[s.start : s.end] for s in trace.steps]
@@ -271,6 +283,10 @@ def test_a_reader_without_scripts_gets_the_main_numbers(tmp_path: Path) -> None:
     assert f"{trace.surprisal.astype(np.float64).mean():.4f}" in fallback.group(1)
     assert "&lt;i&gt;" in fallback.group(1)
     assert "<i>" not in fallback.group(1)
+    assert '<p lang="ru">Эту страницу рисует скрипт' in fallback.group(1)
+    assert f"токенов {trace.n_tokens}, средняя неожиданность" in fallback.group(1)
+    for russian in ("цепочка", "источник", "токенов", "неожиданность, наты"):
+        assert f'<span lang="ru">{russian}</span></th>' in fallback.group(1)
 
 
 def test_what_cannot_be_written_is_one_message_and_leaves_nothing(
@@ -292,10 +308,40 @@ def test_what_cannot_be_written_is_one_message_and_leaves_nothing(
 
 def test_chains_beyond_the_limit_are_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "MAX_CHAINS", 2)
-    written = write_report(tmp_path / "r.html", corpus(6, RUN), RUN)
+    traces = corpus(6, RUN)
+    order = [t.chain.id for t in traces][::-1]
+    written = write_report(tmp_path / "r.html", traces, RUN, order=order)
     assert written.n_chains == 2
-    assert any("4 of 6 chains" in note for note in written.left_out)
-    assert contents(tmp_path / "r.html")[0]["corpus"]["n_chains"] == 6
+    (note,) = [note for note in written.left_out if note.startswith("All 6 chains are counted")]
+    assert "the first 2, in the order of trails chains, are drawn" in note
+    assert "trails report source:NAME" in note, "how others are drawn"
+    record, _ = contents(tmp_path / "r.html")
+    assert record["corpus"]["n_chains"] == 6
+    assert [chain["id"] for chain in record["chains"]] == order[:2], "those of the order, in its order"
+    assert [c["id"] for c in contents_of(tmp_path, traces)["chains"]] == order[:-3:-1], "as read without an order"
+
+
+def contents_of(folder: Path, traces: list[Trace]) -> dict[str, Any]:
+    """Record of a report of traces in the order in which they are read."""
+    write_report(folder / "read.html", traces, RUN)
+    return contents(folder / "read.html")[0]
+
+
+def test_chains_that_the_second_run_lacks_are_counted_and_a_run_without_any_is_refused(tmp_path: Path) -> None:
+    before = corpus(3, RUN)
+    after = {t.chain.id: t for t in before[1:]}
+    written = write_report(tmp_path / "r.html", before, RUN, after=after)
+    assert any(
+        note.startswith("1 of 3 chains were not measured by the run to compare with") for note in written.left_out
+    )
+    assert [("surprisal_after" in c["arrays"]) for c in contents(tmp_path / "r.html")[0]["chains"]] == [
+        False,
+        True,
+        True,
+    ]
+    with pytest.raises(UsageError, match="measured none of these chains"):
+        write_report(tmp_path / "x.html", before, RUN, after={})
+    assert not (tmp_path / "x.html").exists()
 
 
 def test_the_map_puts_chains_that_share_states_beside_each_other() -> None:
@@ -317,16 +363,47 @@ def test_the_name_of_a_run_is_escaped_in_the_fallback(tmp_path: Path) -> None:
     assert "<script>alert" not in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_differences_along_a_row_keep_what_is_undefined_and_the_largest() -> None:
+def test_differences_along_a_row_keep_what_is_undefined_and_the_largest(tmp_path: Path) -> None:
     rows = np.array([[np.nan, 0.5, 0.25, 65.534], [0.0, np.nan, np.nan, 2.0], [65.534, 0.0, 99.0, 0.001]])
     blob = html.Blob()
-    kind, at, size, width = blob.along(rows)
-    assert (kind, at, size, width) == ("d", 0, 12, 4)
-    data = np.frombuffer(b"".join(blob._parts), np.uint8).astype(int)
-    whole = data[:size] + 256 * data[size:]
-    signed = np.where(whole & 1, -(whole + 1) // 2, whole // 2).reshape(-1, width)
-    back = np.cumsum(signed, axis=1) % 65_536
-    np.testing.assert_array_equal(np.where(back == 65_535, np.nan, back / 1000), np.minimum(rows, 65.534))
+    blob.along("a", rows[::-1])
+    references = [blob.along("a", rows), blob.sums("b", [7, 7, -1, 2**30]), blob.thousandths("c", rows)]
+    (tmp_path / "r.html").write_bytes(html.page(blob.text({}), "", "", ()))
+    record, numbers = contents(tmp_path / "r.html")
+    assert record["streams"][0] == ["d", 0, 24, 4], "one stream for both"
+    for at in (0, 2):
+        np.testing.assert_array_equal(values(record, numbers, references[at]), np.minimum(rows, 65.534).ravel())
+    assert values(record, numbers, references[1]).tolist() == [7, 7, -1, 2**30]
+
+
+def test_the_map_reads_back_and_its_labels_are_those_of_its_states(tmp_path: Path) -> None:
+    traces = corpus(6, RUN)
+    woven = build(token_corpus(traces))
+    write_report(tmp_path / "r.html", traces, RUN, woven=woven)
+    record, numbers = contents(tmp_path / "r.html")
+    found = {k: values(record, numbers, record["map"][k]) for k in ("x", "y", "n_chains", "start", "end", "count")}
+    pieces = {chain["id"]: chain["pieces"] for chain in record["chains"]}
+    labels: dict[int, str] = {}
+    for name, reference in record["map"]["paths"].items():
+        for last, state in enumerate(values(record, numbers, reference).tolist(), 1):
+            labels.setdefault(state, "".join(pieces[name][max(0, last - woven.k) : last]))
+    labels |= {int(state): text for state, text in record["map"]["text"].items()}
+    assert sorted(labels.values()) == sorted(woven.states["text"].to_pylist())
+    text_of = dict(zip(woven.states["id"].to_pylist(), woven.states["text"].to_pylist(), strict=True))
+    rows = woven.trails.select(["start", "end", "count"]).to_pylist()
+    assert sorted(
+        (labels[a], labels[b], n)
+        for a, b, n in zip(*(found[k].tolist() for k in ("start", "end", "count")), strict=True)
+    ) == sorted((text_of[row["start"]], text_of[row["end"]], row["count"]) for row in rows)
+    held = {row["text"]: row["n_chains"] for row in woven.states.to_pylist()}
+    assert {labels[at]: n for at, n in enumerate(found["n_chains"].tolist())} == held
+    chain = woven.corpus.chain_of(np.arange(woven.corpus.n_tokens))
+    size = np.diff(woven.corpus.offsets)
+    depth = (np.arange(woven.corpus.n_tokens) - woven.corpus.offsets[:-1][chain]) / np.maximum(size[chain] - 1, 1)
+    for name, place in zip("xy", map_layout(chain, woven.state_of, depth, len(woven.states)), strict=True):
+        by_label = dict(zip(woven.states["text"].to_pylist(), place.tolist(), strict=True))
+        shown = [found[name][at] / html.PLACES - 1 for at in range(len(by_label))]
+        np.testing.assert_allclose(shown, [by_label[labels[at]] for at in range(len(by_label))], atol=2e-5)
 
 
 @pytest.mark.slow

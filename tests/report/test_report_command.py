@@ -33,8 +33,9 @@ def test_all_chains_or_a_selection_become_one_file(home: Any, chains_file: Path,
     home("report", one[:9], "-o", "one.html")
     assert [chain["id"] for chain in contents(tmp_path / "one.html")[0]["chains"]] == [one]
     ids = [chain["id"] for chain in record["chains"]]
+    assert ids == [row["chain"] for row in home("chains", "--json").json()], "in the order of trails chains"
     home("report", *ids, "-o", "four.html")
-    assert contents(tmp_path / "four.html")[0]["subtitle"].startswith(f"{ids[0]}, {ids[1]}, {ids[2]} and 1 more · ")
+    assert contents(tmp_path / "four.html")[0]["title"] == f"trails: {ids[0]}, {ids[1]}, {ids[2]} and 1 more"
     home("report", "roles:IF>THEN", one, "-o", "some.html")
     chosen = contents(tmp_path / "some.html")[0]
     assert chosen["chains"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,29 +16,24 @@ from trails.analyses.drift import drift
 from trails.analyses.report import Report, method_lines
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import build
+from trails.evaluate import difference
 from trails.evaluate.diff import GroupChange, verdict
+from trails.evaluate.recall import Recall, Recalled, summary
+from trails.evaluate.recall import verdict as verdict_of_recall
 from trails.platform.ties import tie
 from trails.report import html
 from trails.report.analysis import write_analysis
 from trails.report.html import Found, script, write_report
+from trails.report.words import SLOT, in_russian, sentences
+from trails.variants.stored import KIND_COLUMNS, VARIANT_COLUMNS
 
 ASSETS = Path(html.__file__).parent / "assets"
-SLOT = re.compile(r"\b[a-z][0-9a-f]{16}\b|\d[\d,.]*\d|\d")
 NOTE = "стоят по-английски"
 
 
-def known() -> dict[str, str]:
-    found: dict[str, str] = json.loads((ASSETS / "said.json").read_text(encoding="utf-8"))
-    return found
-
-
-def in_russian(text: str) -> bool:
-    """Whether the table of the page has a text whole or clause by clause, as the script looks it up."""
-    template = SLOT.sub(lambda found: "@" if len(found[0]) == 17 else "#", text)
-    if template in known() or not re.search("[a-z]{2}", SLOT.sub("", text), re.IGNORECASE):
-        return True
-    clauses = next((c for c in (re.split("[;:] | · ", text), re.split(", ", text)) if len(c) > 1), [])
-    return bool(clauses) and all(map(in_russian, clauses))
+def told_whole(text: str) -> bool:
+    """Whether the table of the page has a text whole or clause by clause."""
+    return all(known for _, known in in_russian(text))
 
 
 def left_in_english(texts: list[str], names: tuple[str, ...]) -> list[str]:
@@ -90,6 +84,9 @@ def test_what_the_page_cannot_say_in_russian_is_marked_and_named(tmp_path: Path)
     told = Report("odd", f"not beyond chance: nobody put this in a table, {trace.chain.id}", notes=("layer 3",))
     file = tmp_path / "r.html"
     write_analysis(file, told, RUN, [trace])
+    without_script = file.read_text(encoding="utf-8").partition('<div lang="ru">')[2].partition("</noscript>")[0]
+    assert 'не сверх случайного: <span lang="en">nobody put this in a table</span>, ' in without_script
+    assert "слой 3" in without_script
     seen = look(file, "language.mjs", views=["report"])["report"]
     assert seen["verdict"] == ["nobody put this in a table"]
     assert NOTE in seen["note"]
@@ -109,7 +106,7 @@ def test_the_verdicts_of_the_commands_are_in_the_table(trails: Any, chains_file:
         told = trails(*command, "--json").json()["verdict"]
         # a reason that nothing was judged is told in the words of what is missing
         judged = told.split(": ")[0] if "open" in told or told.startswith("no ") else told
-        assert in_russian(judged), told
+        assert told_whole(judged), told
 
 
 @pytest.mark.parametrize("noise", [0.01, 1.0])
@@ -119,14 +116,36 @@ def test_the_verdicts_of_the_commands_are_in_the_table(trails: Any, chains_file:
 def test_the_verdict_of_a_group_is_in_the_table(noise: float, change: float, low: float, high: float) -> None:
     for name in ("trained", "held_out", "unseen", "unrelated"):
         said = verdict(GroupChange(name, 4, 90, 2.0, 1.5, change, low, high, 1.0, 0.5, 0.1), noise)
-        assert in_russian(said), said
+        assert told_whole(said), said
+
+
+def test_the_headings_of_variants_and_of_a_comparison_are_in_the_table() -> None:
+    headings = {*KIND_COLUMNS.values(), *VARIANT_COLUMNS.values()}
+    headings |= {heading for columns in difference._COLUMNS.values() for heading in columns.values()}
+    for heading in sorted(headings | set(difference._TITLES.values())):
+        assert told_whole(heading), heading
+
+
+@pytest.mark.parametrize("lower", [-1.0, 1.0, 0.0])
+@pytest.mark.parametrize("shuffled", [-1.0, 1.0, 0.0, None])
+def test_the_verdict_of_recall_is_in_the_table(lower: float, shuffled: float | None) -> None:
+    def moved(by: float) -> list[Recalled]:
+        return [Recalled(2.0 + i + by + (0.01 if i % 2 else -0.01) * (by == 0.0), 0.1, False) for i in range(6)]
+
+    trained = [Recalled(2.0 + i, 0.1, False) for i in range(6)]
+    others = {"untrained": moved(lower)} | ({} if shuffled is None else {"shuffled": moved(shuffled)})
+    report = Recall(tuple(summary({"trained": trained, **others})), 2).report()
+    for text in (report.verdict, *report.notes, *(item.reason for item in report.withheld)):
+        assert told_whole(text), text
+    few = verdict_of_recall(summary({"trained": trained[:3], "untrained": trained[:3]}))
+    assert told_whole(few), few
 
 
 def test_the_verdict_of_a_drift_is_in_the_table() -> None:
     judged = [drift(trace).report().verdict for trace in corpus(3, RUN)]
     assert judged[0].startswith("no onset")
     for said in judged:
-        assert in_russian(said), said
+        assert told_whole(said), said
 
 
 def test_how_the_map_was_drawn_and_ties_are_in_the_table() -> None:
@@ -137,7 +156,7 @@ def test_how_the_map_was_drawn_and_ties_are_in_the_table() -> None:
     lines = method_lines(build(token_corpus(traces)).scores)
     assert len(lines) > 3
     for line in lines:
-        assert in_russian(line.partition(": ")[2]), line
+        assert told_whole(line.partition(": ")[2]), line
     for name in (
         "score",
         "cosine",
@@ -148,21 +167,21 @@ def test_how_the_map_was_drawn_and_ties_are_in_the_table() -> None:
         "change against its control",
     ):
         for values in ([1.0, 1.0, 1.0], [2.0, 1.0, 1.0]):
-            assert in_russian(tie(values, 2, name)), name
+            assert told_whole(tie(values, 2, name)), name
     removed = "an interior step of each of 300 chains of four steps or more removed, seed 0"
-    assert in_russian(
+    assert told_whole(
         f"{removed}; conditional logit out of fold, mean of 3 divisions into 5 folds of chains, seeds 0 to 2"
     )
 
 
 def test_a_text_that_is_not_in_the_table_is_not_held_for_russian() -> None:
-    assert not in_russian("nobody put this in a table")
-    assert not in_russian("not beyond chance: nobody put this in a table")
-    assert in_russian("not beyond chance: layer 3")
+    assert not told_whole("nobody put this in a table")
+    assert not told_whole("not beyond chance: nobody put this in a table")
+    assert told_whole("not beyond chance: layer 3")
 
 
 def test_every_line_of_the_table_keeps_its_numbers_and_ids() -> None:
-    table = known()
+    table = sentences()
     assert len(table) > 200
     for text, told in table.items():
         assert (text.count("#"), text.count("@")) == (told.count("#"), told.count("@")), text

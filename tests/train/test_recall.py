@@ -87,8 +87,9 @@ def test_summary_is_paired_and_the_verdict_needs_every_control() -> None:
     assert rows[1].exact == 1
     said = verdict(rows)
     assert said.startswith(
-        "the trained model recalls conclusions better than the untrained one, not shown to be better than the one trained on "
-        "shuffled steps: 3.475 nats per token over 6 chains, untrained 4.500 (difference -1.025, 95 % -1."
+        "the trained model recalls conclusions better than the untrained one and is not shown to recall conclusions better "
+        "than the one trained on shuffled steps: 3.475 nats per token over 6 chains, untrained 4.500 (difference -1.025, "
+        "95 % -1."
     )
     worse = summary({"untrained": better, "trained": base})
     assert verdict(worse).startswith(

@@ -464,9 +464,11 @@ def find_bridge(
     if a == b:
         raise UsageError(f"a bridge from {graph.key(a)} to itself was asked for; give two different steps")
     worst, total = graph.worst[graph.target].copy(), graph.total[graph.target].copy()
-    notes = [f"{_reachable(graph, a)} of {graph.n_nodes} steps can be reached: that a path exists says little"]
     judge = _Judge(graph, scorer, a, b, splices, seed)
     path = minimax_path(graph.begin, graph.target, worst, total, a, b)
+    reached = _reachable(graph, a)
+    little = ": that a path exists says little" if 2 * reached > graph.n_nodes else ""
+    notes = [f"{reached} of {graph.n_nodes} steps can be reached{little}"]
     minimax = judge.crossing(path, None) if path else None
     verified, best = minimax, judge.rescored(path) if path else math.inf
     tried = {tuple(path)}
@@ -489,8 +491,7 @@ def find_bridge(
         if not path:
             notes.append(f"no path claims to keep every transition at or under {budget:g} nats")
     if minimax is None:
-        more = f"raise --neighbours, which is {graph.neighbours}"
-        notes.append(f"no path leads from the start to the goal over measured and glued steps; {more}")
+        notes.append(f"to glue more steps, raise --neighbours, which is {graph.neighbours}")
     return Bridge(
         graph.run, graph.key(a), graph.key(b), graph.text(a), graph.text(b), minimax, verified, fewest, tuple(notes)
     )

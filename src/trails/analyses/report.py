@@ -8,7 +8,7 @@ function that returns a report.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,8 @@ class ReportTable:
     """Rows of a report. ``data`` is complete; ``columns`` names those that a person is shown, with their headings, in order
     (none: all of them). ``detail`` marks diagnostics, which the terminal prints on request only. ``shown`` (R,) says which rows
     a person is shown, None for all. ``ranked`` is what the rows are ordered by, its name and its values (R,), for a table that
-    says that the first row is the most of something.
+    says that the first row is the most of something. ``drawn`` names three columns that a page draws as a map of colours: what
+    stands in its rows, what from left to right, and the value, 0 or more.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ReportTable:
     detail: bool = False
     shown: Sequence[bool] | None = None
     ranked: tuple[str, Sequence[float]] | None = None
+    drawn: tuple[str, str, str] | None = None
 
     def tie(self, limit: int | None = None) -> str:
         """Where the order of the first ``limit`` rows says nothing, as a sentence (:func:`trails.platform.ties.tie`)."""
@@ -144,27 +146,30 @@ class Report:
         package("pandas", "to_pandas()")
         return self.to_arrow(table).to_pandas(integer_object_nulls=True)
 
-    def html(self, rows: int = HTML_ROWS) -> str:
-        """Static HTML without scripts, styles or addresses; every text is escaped. At most ``rows`` rows of a table."""
-        parts = [f'<section class="trails-report"><p class="verdict"><strong>{escaped(self.verdict)}</strong></p>']
+    def html(self, rows: int = HTML_ROWS, say: Callable[[str], str] = escaped) -> str:
+        """Static HTML without scripts, styles or addresses. At most ``rows`` rows of a table; 0 leaves the tables out. ``say``
+        makes HTML of a text: every text is escaped, or told in another language.
+        """
+        parts = [f'<section class="trails-report"><p class="verdict"><strong>{say(self.verdict)}</strong></p>']
         if self.scores:
-            parts.append(html_table(SCORE_COLUMNS, score_rows(self.scores), "scores, each with its controls"))
-        parts += [f"<p>{escaped(score.name)}: {escaped(score.note)}</p>" for score in self.scores if score.note]
-        parts += [f"<p>how: {escaped(line)}</p>" for line in method_lines(self.scores)]
-        parts += [f"<p>no score for {escaped(item.name)}: {escaped(item.reason)}</p>" for item in self.withheld]
-        for table in self.tables:
+            parts.append(html_table(SCORE_COLUMNS, score_rows(self.scores), "scores, each with its controls", say))
+        parts += [f"<p>{say(f'{score.name}: {score.note}')}</p>" for score in self.scores if score.note]
+        parts += [f"<p>{say(f'how: {line}')}</p>" for line in method_lines(self.scores)]
+        none = say("no score for")
+        parts += [f"<p>{none} {say(item.name)}: {say(item.reason)}</p>" for item in self.withheld]
+        for table in self.tables if rows else ():
             headings, shown = table.view(rows)
             title = table.title or table.name
             if table.n_shown > len(shown):
                 title += f" ({len(shown)} of {table.n_shown} rows)"
-            body = html_table(headings, shown, title)
-            parts.append(f"<details><summary>{escaped(title)}</summary>{body}</details>" if table.detail else body)
-            if said := table.tie(rows):
-                parts.append(f"<p>{escaped(table.name)}: {escaped(said)}</p>")
+            body = html_table(headings, shown, title, say)
+            parts.append(f"<details><summary>{say(title)}</summary>{body}</details>" if table.detail else body)
+            if told := table.tie(rows):
+                parts.append(f"<p>{say(f'{table.name}: {told}')}</p>")
         for names, part in self.distinct_parts():
-            parts.append(f"<h4>{escaped(', '.join(names))}</h4>{part.html(rows)}")
-        parts += [f'<p class="note">{escaped(note)}</p>' for note in self.notes]
-        parts += [f"<p>{escaped(does)}: <code>{escaped(line)}</code></p>" for does, line in self.commands]
+            parts.append(f"<h4>{say(', '.join(names))}</h4>{part.html(rows, say)}")
+        parts += [f'<p class="note">{say(note)}</p>' for note in self.notes]
+        parts += [f"<p>{say(does)}: <code>{escaped(line)}</code></p>" for does, line in self.commands]
         return "".join(parts) + "</section>"
 
     def _repr_html_(self) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import (
     BarProgress,
 )
 from trails.cli.scores import (
+    html_option,
     instrument_options,
     settings_for,
     tell,
@@ -24,6 +26,7 @@ from trails.cli.scores import (
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn pairs and random spans.")
 @instrument_options
 @written_options
+@html_option
 def command(
     chain: str,
     limit: int,
@@ -35,7 +38,7 @@ def command(
     store: str | None,
     as_json: bool,
     **given: Any,
-) -> None:
+) -> Report:
     """Which earlier steps a step needs: for every pair, attention from the later to the earlier step is suppressed, and what
     the later step loses is measured. CHAIN is a chain or a selection.
 
@@ -54,4 +57,4 @@ def command(
         Home(**settings_for(home, store, model=model, device=device)) as opened,
     ):
         report = opened.anchors(chain, write=not no_graph, progress=progress, **given).report()
-    tell(report, as_json=as_json, limit=limit, details=details, home=home)
+    return tell(report, as_json=as_json, limit=limit, details=details, home=home)

@@ -68,9 +68,9 @@ written_options = stacked(
 """Options of a command that prints a report and writes what it found to the graph."""
 
 
-def html_option(function: Callable[..., Report | None]) -> Callable[..., None]:
-    """``--html FILE`` and ``--open`` of a command that gives back its report: the report as one offline page, with the chains
-    that it names."""
+def html_option(function: Callable[..., Report | Callable[[], Report] | None]) -> Callable[..., None]:
+    """``--html FILE`` and ``--open`` of a command that gives back its report, or what makes it: the report as one offline page,
+    with the chains that it names."""
 
     @click.option(
         "--html",
@@ -91,7 +91,8 @@ def html_option(function: Callable[..., Report | None]) -> Callable[..., None]:
         from trails.report.html import check_free
 
         check_free(page, overwrite=overwrite)  # before the work, not after it
-        report = function(**given)
+        made = function(**given)
+        report = made() if callable(made) else made
         if report is None:
             raise UsageError("this form of the command makes no report, so no page was written. Leave out --html")
         from trails.pipeline import Home

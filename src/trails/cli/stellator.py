@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import (
     echo,
     home_option,
@@ -18,7 +19,7 @@ from trails.cli.common import (
     stacked,
     store_option,
 )
-from trails.cli.scores import details_option, instrument_options, run_option, settings_for, tell
+from trails.cli.scores import details_option, html_option, instrument_options, run_option, settings_for, tell
 from trails.errors import UsageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -192,6 +193,7 @@ def compile_(
 @home_option
 @store_option
 @json_option
+@html_option
 def run_(
     file: Path,
     zones: Path | None,
@@ -205,16 +207,17 @@ def run_(
     home: Path | None,
     store: str | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """Select, measure, and judge every line of FILE: pass, fail or not decidable, with its value and its control.
 
     \b
     trails stellator run thought.stellator
     trails stellator run thought.stellator --no-model --details
+    trails stellator run thought.stellator --html thought.html
     """
     from trails.pipeline import Home
     from trails.pipeline.stellating import judged
 
     with Home(**settings_for(home, store, model=model, device=device)) as opened:
         report = judged(opened, file, more_zones=zones, run=run, model=not no_model, pairs=pairs, seed=seed)
-    tell(report, as_json=as_json, details=details, home=home)
+    return tell(report, as_json=as_json, details=details, home=home)

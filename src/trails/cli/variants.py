@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def command(
     device: str | None,
     home: Path | None,
     as_json: bool,
-) -> Report | None:
+) -> Callable[[], Report] | None:
     """Microvariants of a chain (its id) or of every chain of a SELECTION, as in `trails export --subgraph`. They are stored
     as a run of their own (v…) with the drift map, which its id draws again.
 
@@ -143,6 +143,13 @@ def command(
                     f"{made.chain}: {len(made.accepted)} of {len(made.variants)} accepted", highlight=False
                 ),
             )
+
+    def page() -> Report:
+        if not found.id:  # a file of the user's own: the home does not know it
+            return found.told()
+        with Home(**settings_for(home, None)) as opened:
+            return found.told(opened.shown_variants(found.id))
+
     enough = sum(len(report.accepted) >= count for report in reports)
     if as_json:
         made = {
@@ -153,7 +160,7 @@ def command(
             "reasons": Counter(v.reason.split(" 0.")[0] for r in reports for v in r.variants if not v.accepted),
         }
         print_json({**found.record(), **(made if reports else {})})
-        return found.told()
+        return page
     columns = ["kind", "made", "accepted", "most edits", "farthest", "median volatility", "largest", "logit drift"]
     rows = [
         [k.kind, k.made, k.accepted, k.edits, k.distance, k.volatility_median, k.volatility_largest, k.logit_drift]
@@ -179,7 +186,7 @@ def command(
     if any(k.made > k.accepted for k in found.kinds):
         err.print("accept some of them: ids in a file, one a line, and --accept FILE", highlight=False)
     echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
-    return found.told()
+    return page
 
 
 def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:

@@ -31,6 +31,48 @@ MAX_TOKENS = 1024
 """Chains are cut to so many tokens for the look at checkpoints."""
 
 
+_TITLES = {
+    "groups": "surprisal by group, nats per token",
+    "layers": "mean absolute change of hidden_shift and attention_shift by layer",
+    "easier": "transitions that became easier",
+    "harder": "transitions that became harder",
+    "checkpoints": "by checkpoint (0 = base)",
+}
+_MOVED = {
+    "token": "token",
+    "context": "text before it",
+    "piece": "its text",
+    "group": "group",
+    "before": "surprisal before, nats",
+    "after": "after",
+}
+_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "groups": {
+        "group": "group",
+        "chains": "chains",
+        "tokens": "tokens",
+        "before": "before",
+        "after": "after",
+        "surprisal": "change",
+        "low": "its low",
+        "high": "its high",
+        "entropy": "change of entropy",
+        "easier": "share easier",
+        "harder": "share harder",
+    },
+    "layers": {
+        "layer": "layer",
+        "hidden": "hidden shift",
+        "hidden_noise": "noise floor of hidden shift",
+        "attention": "attention shift",
+        "attention_noise": "noise floor of attention shift",
+    },
+    "easier": _MOVED,
+    "harder": _MOVED,
+}
+"""Headings of the tables of a comparison, as its page shows them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """What a training changed: the paired comparison of two runs, and what a light look at every checkpoint showed.
@@ -87,20 +129,20 @@ class Difference:
         )
         reason = "no noise floor was measured; give --noise 8"
         withheld = tuple(Withheld(f"change of surprisal, {g.group}", reason) for g in changes if not measured)
-        titles = {
-            "groups": "surprisal by group, nats per token",
-            "layers": "mean absolute change of hidden_shift and attention_shift by layer",
-            "easier": "transitions that became easier",
-            "harder": "transitions that became harder",
-            "checkpoints": "by checkpoint (0 = base)",
-        }
         tables = tuple(
-            ReportTable(name, pa.Table.from_pylist(rows[name]), title) for name, title in titles.items() if rows[name]
+            ReportTable(name, pa.Table.from_pylist(rows[name]), title, _COLUMNS.get(name, {}))
+            for name, title in _TITLES.items()
+            if rows[name]
         )
         return Report(
             "diff",
             "; ".join(verdict(group, report.noise_mean) for group in report.groups) or "no chain was compared",
-            facts={"before": report.before, "after": report.after},
+            facts={
+                "before": report.before,
+                "after": report.after,
+                "noise": report.noise if measured else None,
+                "noise_mean": report.noise_mean if measured else None,
+            },
             tables=tables,
             scores=scores,
             withheld=withheld,

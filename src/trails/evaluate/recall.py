@@ -127,7 +127,11 @@ def verdict(rows: Sequence[RecallRow]) -> str:
     open_ = [other.name for other in others if other.name not in better + worse]
     said = [
         f"{how} {' and '.join(map(_THE.__getitem__, names))}"
-        for how, names in (("better than", better), ("worse than", worse), ("not shown to be better than", open_))
+        for how, names in (
+            ("recalls conclusions better than", better),
+            ("recalls conclusions worse than", worse),
+            ("is not shown to recall conclusions better than", open_),
+        )
         if names
     ]
     differences = ", ".join(
@@ -140,7 +144,7 @@ def verdict(rows: Sequence[RecallRow]) -> str:
         else "; without a control trained on shuffled steps that may be wording alone"
     )
     return (
-        f"the trained model recalls conclusions {', '.join(said)}{wording}: {row.nll:.3f} nats per token over "
+        f"the trained model {' and '.join(said)}{wording}: {row.nll:.3f} nats per token over "
         f"{row.chains:,} chains, {differences}"
     )
 

@@ -16,6 +16,7 @@ from trails.analyses.statemap import StateMap, build
 from trails.errors import UsageError
 from trails.export.subgraph import GAPS_ADVICE, is_selection
 from trails.pipeline.opened import OpenHome
+from trails.platform.text import beginning
 from trails.report.analysis import MAX_LINKED, named_chains, write_analysis
 from trails.report.html import MAX_CHAINS, Found, Written, check_free, write_report
 from trails.schema import Run, Trace
@@ -62,7 +63,11 @@ def report(
     chains = _chains(home, selections)
     notes: list[str] = []
     found = _found(home, first, notes)
-    after = _after(home, chains, second) if second is not None else None
+    measured = home.shards.done(first.id)
+    order = [name for *_, name, _ in home.names.rows if name in measured and (chains is None or name in chains)]
+    after = None
+    if second is not None:
+        after = {trace.chain.id: trace for trace in home.shards.traces(second.id, order[:MAX_CHAINS])}
 
     def traces() -> Iterator[Trace]:
         return home.shards.traces(first.id, chains)
@@ -70,7 +75,6 @@ def report(
     woven = _woven(home, first, chains, notes) if with_map else None
     more = f" and {len(selections) - NAMED} more" if len(selections) > NAMED else ""
     what = ", ".join(selections[:NAMED]) + more or "all chains"
-    subtitle = f"{what} · {first.model}" + (f" · compared with {second.id}" if second is not None else "")
     return write_report(
         to,
         traces(),
@@ -78,8 +82,9 @@ def report(
         found=found,
         after=after,
         woven=woven,
-        title="trails: " + what[:80],
-        subtitle=subtitle,
+        order=order,
+        title="trails: " + beginning(what, 200),
+        subtitle=first.model + (f" · compared with {second.id}" if second is not None else ""),
         left_out=notes,
         overwrite=overwrite,
     )
@@ -88,7 +93,9 @@ def report(
 def analysis_page(
     home: OpenHome, report: Report, to: Path, *, run: str | None = None, overwrite: bool = False
 ) -> Written:
-    """Write the page of an analysis with the first :data:`MAX_LINKED` chains that it names."""
+    """Write the page of an analysis with the first :data:`MAX_LINKED` chains that it names; where it compares two runs
+    (``before`` and ``after`` of its facts), with what every token of them changed by.
+    """
     of = home.run(run)
     measured = home.shards.done(of.id)
     named = [chain for chain in named_chains(report) if chain in measured]
@@ -96,7 +103,11 @@ def analysis_page(
     left = len(named) - len(held)
     notes = [f"{left:,} of {len(named):,} chains that are named are not held with their tokens."] if left else []
     traces = [held[chain] for chain in named if chain in held]
-    return write_analysis(to, report, of, traces, subtitle=f"{of.model} · {of.id}", left_out=notes, overwrite=overwrite)
+    second = report.facts.get("after")
+    after = {trace.chain.id: trace for trace in home.shards.traces(second, list(held))} if second and held else None
+    return write_analysis(
+        to, report, of, traces, after=after, subtitle=f"{of.model} · {of.id}", left_out=notes, overwrite=overwrite
+    )
 
 
 def course_page(
@@ -119,7 +130,7 @@ def course_page(
     return analysis_page(home, shown, to, run=of.id, overwrite=overwrite)
 
 
-def _chains(home: OpenHome, selections: Sequence[str]) -> list[str] | None:
+def _chains(home: OpenHome, selections: Sequence[str]) -> set[str] | None:
     """Ids of the chains of selections and ids; None for all."""
     if not selections:
         return None
@@ -134,17 +145,7 @@ def _chains(home: OpenHome, selections: Sequence[str]) -> list[str] | None:
             ids.add(text)
     if not ids:
         raise UsageError(f"{', '.join(selections)} selects no chain. Chains are listed by: trails chains")
-    return sorted(ids)
-
-
-def _after(home: OpenHome, chains: list[str] | None, second: Run) -> dict[str, Trace]:
-    """Traces of the second run, as many as a report draws."""
-    found = {}
-    for trace in home.shards.traces(second.id, chains):
-        found[trace.chain.id] = trace
-        if len(found) >= MAX_CHAINS:
-            break
-    return found
+    return ids
 
 
 def _found(home: OpenHome, run: Run, notes: list[str]) -> Found:
@@ -168,7 +169,7 @@ def _found(home: OpenHome, run: Run, notes: list[str]) -> Found:
     return Found(gaps, overlaps)
 
 
-def _woven(home: OpenHome, run: Run, chains: list[str] | None, notes: list[str]) -> StateMap | None:
+def _woven(home: OpenHome, run: Run, chains: set[str] | None, notes: list[str]) -> StateMap | None:
     traces = home.shards.traces(run.id, chains)
     start = next(traces, None)
     if start is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trails.platform.text import visible
@@ -22,13 +22,13 @@ def escaped(text: str) -> str:
     return html.escape(visible(text))
 
 
-def html_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str) -> str:
-    """A table with a caption."""
-    head = "".join(f"<th>{escaped(name)}</th>" for name in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escaped(_cut(_cell(value)))}</td>" for value in row) + "</tr>" for row in rows
-    )
-    return f"<table><caption>{escaped(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def html_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str, say: Callable[[str], str] = escaped
+) -> str:
+    """A table with a caption; ``say`` makes HTML of a text."""
+    head = "".join(f"<th>{say(name)}</th>" for name in columns)
+    body = "".join("<tr>" + "".join(f"<td>{say(_cut(_cell(value)))}</td>" for value in row) + "</tr>" for row in rows)
+    return f"<table><caption>{say(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _cell(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, score_rows
 from trails.report.html import Blob, Found, Written, chain_record, run_record, write_page
+from trails.report.words import russian_html
 from trails.schema import Run, Trace
 
 MAX_ROWS = 1_000
@@ -54,11 +55,13 @@ def write_analysis(
     run: Run,
     traces: Iterable[Trace] = (),
     *,
+    after: Mapping[str, Trace] | None = None,
     subtitle: str = "",
     left_out: Iterable[str] = (),
     overwrite: bool = False,
 ) -> Written:
     """Write the page of a report. ``traces`` are chains that it names, by the run: where one is named, the page links to it.
+    ``after`` holds traces of the same chains by another run, whose tokens are then compared.
 
     The file appears whole or not at all. Raises UsageError for a file that exists, and for a page above
     :data:`trails.report.html.MAX_BYTES`.
@@ -68,33 +71,41 @@ def write_analysis(
     pieces: dict[int, str] = {}
     n_tokens = 0
     for trace in traces:
-        chain = chain_record(trace, run, blob, found, None)
+        chain = chain_record(trace, run, blob, found, (after or {}).get(trace.chain.id))
         maps = report.maps.get(trace.chain.id, {})
         chain["maps"] = list(maps)
-        chain["arrays"] |= {name: blob.floats(values) for name, values in maps.items()}
+        chain["arrays"] |= {name: blob.floats(name, values) for name, values in maps.items()}
         chains.append(chain)
         pieces |= trace.top_texts()
         n_tokens += trace.n_tokens
+    told_run = run_record(run)
+    if (noise := report.facts.get("noise")) is not None:  # of a comparison: the same model measured twice
+        told_run["noise"]["surprisal"] = noise
     record = {
         "title": f"trails {report.analysis}",
         "subtitle": subtitle,
         "left_out": notes,
-        "run": run_record(run),
+        "run": told_run,
         "report": _told(report, notes),
         "corpus": None,
         "chains": chains,
         "pieces": pieces,
         "map": None,
     }
-    data = write_page(path, record, blob, fallback=report.html(MAX_ROWS), overwrite=overwrite)
+    data = write_page(path, record, blob, fallback=_fallback(report), overwrite=overwrite)
     return Written(path, data, len(chains), n_tokens, tuple(notes))
+
+
+def _fallback(report: Report) -> str:
+    """The report for a reader whose browser runs no script: whole in English, without the rows of its tables in Russian."""
+    return f'{report.html(MAX_ROWS)}<hr><div lang="ru">{report.html(0, russian_html)}</div>'
 
 
 def _told(report: Report, notes: list[str]) -> dict[str, Any]:
     by_reason: dict[str, list[str]] = {}
     for item in report.withheld:
         by_reason.setdefault(item.reason, []).append(item.name)
-    tables = []
+    tables: list[dict[str, Any]] = []
     for table in report.tables:
         columns, rows = table.view(MAX_ROWS)
         if table.n_shown > len(rows):
@@ -103,7 +114,10 @@ def _told(report: Report, notes: list[str]) -> dict[str, Any]:
             )
         if rows:
             title = table.title or table.name
-            tables.append({"title": title, "columns": columns, "rows": rows, "detail": table.detail})
+            tables.append({"title": title, "columns": columns, "rows": rows, "detail": table.detail, "drawn": None})
+            if table.drawn:
+                names = list(table.columns) or table.data.column_names
+                tables[-1]["drawn"] = [names.index(name) for name in table.drawn]
     return {
         "verdict": report.verdict,
         "facts": {

@@ -31,6 +31,7 @@ from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import write_atomic
 from trails.platform.text import jsonable
 from trails.report.terminal import gradient_control, step_links
+from trails.report.words import russian_html, sentences
 from trails.schema import Run, Trace
 
 MAX_BYTES = 50_000_000
@@ -48,6 +49,15 @@ ARC_STEPS = 40
 LINKS_PER_STEP = 6
 MAX_STATES = 100_000
 MAX_TRAILS = 200_000
+MAX_LABELS = 20_000
+"""States whose text can be shown and found."""
+
+PLACES = 32.767
+"""Places of states, -1 to 1, are whole numbers of so many thousandths: 65,534 from edge to edge."""
+
+FALLBACK_ROWS = 200
+"""Chains in the table for readers whose browser runs no script."""
+
 SCALARS = ("surprisal", "entropy", "logit_shift", "margin", "gradient_effect", "gradient_norm")
 
 
@@ -71,49 +81,65 @@ class Written:
 
 
 class Blob:
-    """The numbers of a report, end to end; each array is known by kind, offset and length."""
+    """The numbers of a report. Arrays of one name, of all chains, stand end to end in one stream, because what is alike
+    compresses well beside its like. A reference to an array is [stream, first value, length].
+    """
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._streams: dict[tuple[str, str, int], list[Any]] = {}
+        self._held: Counter[tuple[str, str, int]] = Counter()
 
-    def _put(self, kind: str, data: bytes, length: int) -> list[Any]:
-        self._parts.append(data)
-        at, self._size = self._size, self._size + len(data)
-        return [kind, at, length]
-
-    def floats(self, values: Any) -> list[Any]:
+    def floats(self, name: str, values: Any) -> list[int]:
         """float32, exactly as stored."""
-        array = np.ascontiguousarray(values, "<f4").reshape(-1)
-        return self._put("f", array.tobytes(), len(array))
+        return self._put(name, "f", np.asarray(values, "<f4").reshape(-1))
 
-    def integers(self, values: Any) -> list[Any]:
+    def integers(self, name: str, values: Any) -> list[int]:
         """int32."""
-        array = np.ascontiguousarray(values, "<i4").reshape(-1)
-        return self._put("i", array.tobytes(), len(array))
+        return self._put(name, "i", np.asarray(values, "<i4").reshape(-1))
 
-    def thousandths(self, values: Any) -> list[Any]:
-        """Values from 0 to 65.534 rounded to thousandths, low bytes before high bytes so that they compress; NaN is kept."""
-        return self._halves("t", _thousandths(values).reshape(-1))
+    def sums(self, name: str, values: Any) -> list[int]:
+        """int32 that mostly rise by little: each value less the one before it."""
+        return self._put(name, "s", np.diff(np.asarray(values, "<i4").reshape(-1), prepend=np.int32(0)))
 
-    def along(self, values: Any) -> list[Any]:
+    def thousandths(self, name: str, values: Any) -> list[int]:
+        """Values from 0 to 65.534 rounded to thousandths; NaN is kept."""
+        return self._put(name, "t", _thousandths(values).reshape(-1))
+
+    def along(self, name: str, values: Any) -> list[int]:
         """The same of rows (n, L) whose neighbours along a row are alike, as states of neighbouring layers are: each value less
-        the one before it, zigzag (0, -1, 1, -2 … as 0, 1, 2, 3 …), which compresses better. The reference also has L.
+        the one before it, zigzag (0, -1, 1, -2 … as 0, 1, 2, 3 …). The stream has them column by column.
         """
         rows = _thousandths(values)
         steps = np.diff(rows.astype(np.int32), axis=1, prepend=0).astype(np.int16).astype(np.int32)
-        zigzag = ((steps << 1) ^ (steps >> 15)).astype(np.uint16)
-        return [*self._halves("d", zigzag.reshape(-1)), rows.shape[1]]
+        return self._put(name, "d", ((steps << 1) ^ (steps >> 15)).astype(np.uint16), rows.shape[1])
 
-    def _halves(self, kind: str, whole: Any) -> list[Any]:
-        low, high = (whole & 255).astype(np.uint8), (whole >> 8).astype(np.uint8)
-        return self._put(kind, low.tobytes() + high.tobytes(), len(whole))
+    def _put(self, name: str, kind: str, values: Any, width: int = 0) -> list[int]:
+        key = (name, kind, width)
+        self._streams.setdefault(key, []).append(values)
+        at = self._held[key]
+        self._held[key] += values.size
+        return [list(self._streams).index(key), at, values.size]
 
     def text(self, record: Mapping[str, Any]) -> str:
-        """The length of the record's JSON (4 bytes), the JSON and the numbers, deflated, as base64."""
-        head = json.dumps(jsonable(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        head_bytes = head.encode("utf-8", "replace")
-        whole = b"".join([len(head_bytes).to_bytes(4, "little"), head_bytes, *self._parts])
+        """The length of the record's JSON (4 bytes), the JSON and the streams, deflated, as base64.
+
+        The record gains ``streams``: [kind, byte offset, length, L], L = 0 but for :meth:`along`. Thousandths have their low
+        bytes before their high bytes.
+        """
+        streams: list[list[Any]] = []
+        bodies: list[bytes] = []
+        at = 0
+        for (_, kind, width), parts in self._streams.items():
+            values = np.concatenate(parts)
+            streams.append([kind, at, values.size, width])
+            values = np.ascontiguousarray(values.T if width else values).reshape(-1)
+            if kind in "td":
+                values = np.stack([values & 255, values >> 8]).astype(np.uint8)
+            bodies.append(values.tobytes())
+            at += len(bodies[-1])
+        told = jsonable({**record, "streams": streams})
+        head = json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+        whole = b"".join([len(head).to_bytes(4, "little"), head, *bodies])
         return base64.b64encode(zlib.compress(whole, 6)).decode("ascii")
 
 
@@ -131,6 +157,7 @@ def write_report(
     found: Found | None = None,
     after: Mapping[str, Trace] | None = None,
     woven: StateMap | None = None,
+    order: Sequence[str] | None = None,
     title: str = "trails",
     subtitle: str = "",
     left_out: Sequence[str] = (),
@@ -139,25 +166,41 @@ def write_report(
     """Write the report of the traces of one run.
 
     ``after`` holds traces of the same chains by another run: tokens are then compared one by one. ``woven`` is the map of
-    the chains. The file appears whole or not at all. Raises UsageError for no chain at all, a file that exists, and a report
-    above :data:`MAX_BYTES`.
+    the chains. ``order`` holds the ids of the chains, as they stand on the page; without it they stand as they are read. The
+    first :data:`MAX_CHAINS` are drawn, and all are counted. The file appears whole or not at all. Raises UsageError for no
+    chain at all, a file that exists, and a report above :data:`MAX_BYTES`.
     """
     check_free(path, overwrite=overwrite)
     blob, notes, whole = Blob(), list(left_out), 0
     chains: list[dict[str, Any]] = []
+    places = None if order is None else {chain: place for place, chain in enumerate(order[:MAX_CHAINS])}
     facts = _Facts(run)
     found = found or Found()
     expected: dict[int, str] = {}
     for trace in traces:
         whole += 1
         facts.add(trace)
-        if len(chains) < MAX_CHAINS:
+        if len(chains) < MAX_CHAINS if places is None else trace.chain.id in places:
             expected |= trace.top_texts()
             chains.append(chain_record(trace, run, blob, found, (after or {}).get(trace.chain.id)))
     if not chains:
         raise UsageError("no chain is selected, so there is nothing to report. Chains are listed by: trails chains")
+    if after is not None and (lacking := sum("surprisal_after" not in chain["arrays"] for chain in chains)):
+        if lacking == len(chains):
+            raise UsageError(
+                "the run to compare with measured none of these chains. Chains of a run: trails chains --run RUN"
+            )
+        notes.append(
+            f"{lacking:,} of {len(chains):,} chains were not measured by the run to compare with: they show no change."
+        )
+    if places is not None:
+        chains.sort(key=lambda chain: places[chain["id"]])
     if whole > len(chains):
-        notes.append(f"{whole - len(chains):,} of {whole:,} chains are counted in the corpus page and not drawn.")
+        notes.append(
+            f"All {whole:,} chains are counted on the page of the corpus; the first {len(chains):,}, in the order of trails "
+            "chains, are drawn. Others are drawn by a selection: trails report source:NAME, roles:IF>THEN or selected:NAME "
+            "(trails select chooses)."
+        )
     if any(len(chain["steps"]) > ARC_STEPS for chain in chains):
         notes.append(
             f"Of chains with more than {ARC_STEPS} steps the {LINKS_PER_STEP} strongest attention links of each step are kept."
@@ -174,7 +217,9 @@ def write_report(
         "corpus": facts.record(found),
         "chains": chains,
         "pieces": expected,
-        "map": _map(woven, blob, [chain["id"] for chain in chains], notes) if woven is not None else None,
+        "map": _map(woven, blob, {chain["id"]: chain["pieces"] for chain in chains}, notes)
+        if woven is not None
+        else None,
     }
     size = write_page(path, record, blob, fallback=_fallback(record), overwrite=overwrite)
     return Written(path, size, len(chains), facts.n_tokens, tuple(notes))
@@ -191,9 +236,9 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
 def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: str, overwrite: bool) -> int:
     """Write the page of a record and give its size in bytes. ``fallback`` is HTML for readers without a script."""
     check_free(path, overwrite=overwrite)
-    words, said = (json.loads(_asset(name)) for name in ("words.json", "said.json"))
     views = [name for name in ("corpus", "report", "map") if record.get(name) is not None]
-    data = page(blob.text({**record, "words": words, "said": said}), record["title"], fallback, views)
+    told = {**record, "words": json.loads(_asset("words.json")), "said": sentences()}
+    data = page(blob.text(told), record["title"], fallback, views)
     if len(data) > MAX_BYTES:
         raise UsageError(
             f"the report of {len(record['chains']):,} chains has {len(data):,} bytes; the limit is {MAX_BYTES:,}. "
@@ -273,27 +318,27 @@ def run_record(run: Run) -> dict[str, Any]:
 def chain_record(trace: Trace, run: Run, blob: Blob, found: Found, after: Trace | None) -> dict[str, Any]:
     chain, spans = trace.chain, trace.step_tokens
     pieces = [chain.text[a:b] for a, b in zip(trace.token_start.tolist(), trace.token_end.tolist(), strict=True)]
-    arrays = {name: blob.floats(values) for name in SCALARS if (values := trace.array(name)) is not None}
+    arrays = {name: blob.floats(name, values) for name in SCALARS if (values := trace.array(name)) is not None}
     if not has_map(trace):
         arrays = {name: place for name, place in arrays.items() if not name.startswith("gradient_")}
-    arrays |= {"rank": blob.integers(trace.rank), "token_ids": blob.integers(trace.token_ids)}
+    arrays |= {"rank": blob.integers("rank", trace.rank), "token_ids": blob.integers("token_ids", trace.token_ids)}
     if trace.top_id is not None:
         # what is shown, hundredths of a per cent, needs half the room of ln p
         shares = 10 * np.exp(np.asarray(trace.top_log_probability, np.float64))
-        arrays |= {"top_id": blob.integers(trace.top_id), "top_share": blob.thousandths(shares)}
+        arrays |= {"top_id": blob.integers("top_id", trace.top_id), "top_share": blob.thousandths("top_share", shares)}
     if trace.n_layers:
         arrays |= {
-            "attention_shift": blob.thousandths(trace.attention_shift),
-            "hidden_shift": blob.along(trace.hidden_shift),
+            "attention_shift": blob.thousandths("attention_shift", trace.attention_shift),
+            "hidden_shift": blob.along("hidden_shift", trace.hidden_shift),
+            "hidden_baseline": blob.floats("hidden_baseline", trace.hidden_baseline),
         }
-        arrays["hidden_baseline"] = blob.floats(trace.hidden_baseline)
     if after is not None:
         if after.token_ids.tolist() != trace.token_ids.tolist():
             raise UsageError(
                 f"chain {chain.id} has other tokens in run {after.run} than in run {trace.run}. "
                 "Compare runs of one tokenizer"
             )
-        arrays["surprisal_after"] = blob.floats(after.surprisal)
+        arrays["surprisal_after"] = blob.floats("surprisal_after", after.surprisal)
     steps = [
         {
             "role": step.role.value,
@@ -313,14 +358,16 @@ def chain_record(trace: Trace, run: Run, blob: Blob, found: Found, after: Trace 
         "language": chain.language,
         "question": chain.question,
         "answer": chain.answer,
-        "text": chain.text,
+        # the pieces of most chains are their text
+        "text": None if "".join(pieces) == chain.text else chain.text,
         "pieces": pieces,
         "steps": steps,
         "mean_surprisal": _mean(trace.surprisal),
         "controls": _controls(trace, run),
         "links": _links(trace),
         "gaps": list(found.gaps.get(chain.id, ())),
-        "overlaps": list(found.overlaps.get(chain.id, ())),
+        "overlaps": sorted(found.overlaps.get(chain.id, ()), key=lambda row: -row["n_tokens"]),
+        "maps": [],
         "arrays": arrays,
     }
 
@@ -473,7 +520,8 @@ def map_layout(chain: Longs, state: Longs, depth: Doubles, n_states: int, rounds
     return x, np.clip(y + swing * min(0.03, 0.6 / max(n_chains, 1)), -1, 1)
 
 
-def _map(woven: StateMap, blob: Blob, drawn: Sequence[str], notes: list[str]) -> dict[str, Any]:
+def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes: list[str]) -> dict[str, Any]:
+    """The map of the chains; ``drawn`` holds the pieces of those that the page draws."""
     corpus = woven.corpus
     chain = corpus.chain_of(np.arange(corpus.n_tokens))
     size = np.diff(corpus.offsets)
@@ -482,7 +530,10 @@ def _map(woven: StateMap, blob: Blob, drawn: Sequence[str], notes: list[str]) ->
     x, y = map_layout(chain, woven.state_of, depth.astype(np.float64), n_states)
     n_chains = np.asarray(woven.states["n_chains"].to_numpy(), np.int64)
     count = np.asarray(woven.states["n_occurrences"].to_numpy(), np.int64)
-    order = np.lexsort((np.arange(n_states), -count, -n_chains))[:MAX_STATES]
+    # states of a chain stand behind each other: their places, and ways from one to the next, are then alike
+    met = np.zeros(n_states, np.int64)
+    met[woven.state_of[::-1]] = np.arange(corpus.n_tokens)[::-1]
+    order = np.lexsort((met, -count, -n_chains))[:MAX_STATES]
     place = np.full(n_states, -1, np.int64)
     place[order] = np.arange(len(order))
     row_of = {name: number for number, name in enumerate(woven.states["id"].to_pylist())}
@@ -490,19 +541,27 @@ def _map(woven: StateMap, blob: Blob, drawn: Sequence[str], notes: list[str]) ->
     end = place[[row_of[name] for name in woven.trails["end"].to_pylist()]]
     weight = np.asarray(woven.trails["count"].to_numpy(), np.int64)
     inside = (start >= 0) & (end >= 0)
-    strongest = np.lexsort((np.arange(len(weight)), -weight))
+    strongest = np.lexsort((end, start, -weight))
     strongest = strongest[inside[strongest]][:MAX_TRAILS]
     if n_states > len(order) or int(inside.sum()) > len(strongest):
         notes.append(
             f"The map keeps {len(order):,} of {n_states:,} states and {len(strongest):,} of {len(weight):,} trails."
         )
     texts = woven.states["text"].to_pylist()
+    labels: dict[int, str] = {at: texts[state] for at, state in enumerate(order[:MAX_LABELS].tolist())}
+    paths = {}
     number = {name: at for at, name in enumerate(corpus.chains)}
-    paths = {
-        name: blob.integers(place[woven.state_of[corpus.offsets[at] : corpus.offsets[at + 1]]])
-        for name in drawn
-        if (at := number.get(name)) is not None
-    }
+    passed: set[int] = set()
+    for name, pieces in drawn.items():
+        if (at := number.get(name)) is None:
+            continue
+        path = place[woven.state_of[corpus.offsets[at] : corpus.offsets[at + 1]]]
+        paths[name] = blob.sums("paths", path)
+        for last, here in enumerate(path.tolist(), 1):
+            # the page makes the text of a state from the first chain that passes it, and this where that is another one
+            if here not in passed and labels.get(here) == "".join(pieces[max(0, last - woven.k) : last]):
+                del labels[here]
+            passed.add(here)
     first = woven.scores[0] if woven.scores else None
     held: dict[str, list[str]] = {}
     for one in woven.withheld:
@@ -513,29 +572,44 @@ def _map(woven: StateMap, blob: Blob, drawn: Sequence[str], notes: list[str]) ->
         else "; ".join(f"{', '.join(names)}: {reason}" for reason, names in held.items()) + "."
     )
     return {
-        "x": blob.floats(x[order]),
-        "y": blob.floats(y[order]),
-        "n_chains": blob.integers(n_chains[order]),
-        "start": blob.integers(start[strongest]),
-        "end": blob.integers(end[strongest]),
-        "count": blob.integers(weight[strongest]),
-        "text": [texts[at] for at in order[:20_000].tolist()],
+        "x": blob.along("x", [(x[order] + 1) * PLACES]),
+        "y": blob.along("y", [(y[order] + 1) * PLACES]),
+        "n_chains": blob.integers("n_chains", n_chains[order]),
+        "start": blob.sums("start", start[strongest]),
+        "end": blob.sums("end", end[strongest]),
+        "count": blob.integers("count", weight[strongest]),
+        "k": woven.k,
+        "text": labels,
         "paths": paths,
         "verdict": verdict,
     }
 
 
 def _fallback(record: Mapping[str, Any]) -> str:
-    """The main numbers for a reader whose browser runs no script."""
-    run, corpus = record["run"], record["corpus"]
+    """The main numbers, in English and in Russian, for a reader whose browser runs no script."""
+    run, corpus, chains = record["run"], record["corpus"], record["chains"]
     rows = "".join(
         f"<tr><td>{html.escape(chain['id'])}</td><td>{html.escape(chain['source'])} {html.escape(chain['source_id'])}</td>"
         f"<td>{len(chain['pieces'])}</td><td>{chain['mean_surprisal']:.4f}</td></tr>"
-        for chain in record["chains"][:200]
+        for chain in chains[:FALLBACK_ROWS]
     )
+    of = f"{html.escape(run['model'])}, run {html.escape(run['id'])}"
+    mean, uniform = f"{corpus['mean_surprisal']:.4f}", f"{run['uniform']:.4f}"
+    n_chains, n_tokens = f"{corpus['n_chains']:,}", f"{corpus['n_tokens']:,}"
+    some = len(chains) > FALLBACK_ROWS
+    told = {
+        "en": "This page is drawn by a script, and this browser runs none. "
+        f"{of}: {n_chains} chains, {n_tokens} tokens, mean surprisal {mean} nats per token (a uniform guess: {uniform})."
+        + (f" The table has the first {FALLBACK_ROWS} chains." if some else ""),
+        "ru": "Эту страницу рисует скрипт, а в этом браузере скрипты выключены. "
+        f"{of}: цепочек {n_chains}, токенов {n_tokens}, средняя неожиданность {mean} ната на токен "
+        f"(равномерное угадывание: {uniform})." + (f" В таблице первые {FALLBACK_ROWS} цепочек." if some else ""),
+    }
+    heads = {"chain": "цепочка", "source": "источник", "tokens": "токенов", "surprisal, nats": "неожиданность, наты"}
     return (
-        f"<p>{html.escape(run['model'])}, run {html.escape(run['id'])}: {corpus['n_chains']:,} chains, "
-        f"{corpus['n_tokens']:,} tokens, mean surprisal {corpus['mean_surprisal']:.4f} nats per token "
-        f"(a uniform guess: {run['uniform']:.4f}). This page draws with a script; yours is switched off.</p>"
-        f"<table><tr><th>chain</th><th>source</th><th>tokens</th><th>surprisal, nats</th></tr>{rows}</table>"
+        "".join(f'<p lang="{language}">{text}</p>' for language, text in told.items())
+        + "<table><tr>"
+        + "".join(f'<th>{english}<br><span lang="ru">{russian}</span></th>' for english, russian in heads.items())
+        + f"</tr>{rows}</table>"
+        + "".join(f"<p>{html.escape(note)}<br>{russian_html(note)}</p>" for note in record["left_out"])
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -129,7 +129,8 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
     )
     columns = {"line": "line", "verdict": "verdict", "value": "value", "control": "control"}
     columns |= {"low": "its low", "high": "its high", "unit": "unit"}
-    scores = tuple(score for one in judged for score in (*([one.score] if one.score else []), *one.more))
+    # lines about the same layers have the same scores beside their own
+    scores = tuple(dict.fromkeys(s for one in judged for s in (*([one.score] if one.score else []), *one.more)))
     return Report(
         "stellator",
         verdict,
@@ -311,15 +312,16 @@ def _drift(said: str, content: Drift, places: _Places, instruments: Instruments)
         has = f"layers 1 to {run.n_layers}" if run.n_layers else "no layers"
         asked = f"layer {layers_text(beyond)} was named, and " if beyond else ""
         return Judged(said, "not decidable", f"{asked}{run.model} has {has}")
-    score, count = span_score(places, content.measure, content.layers, seed=instruments.seed)
+    where = f"at layer {layers_text(content.layers)}" if content.layers else "over all layers"
+
+    def scored(measure: str) -> tuple[Score | None, int]:
+        layered = measure != "logit_shift"
+        found, count = span_score(places, measure, content.layers if layered else (), seed=instruments.seed)
+        return (replace(found, name=f"{measure} {where}") if found and layered else found), count
+
+    score, count = scored(content.measure)
     others = [name for name in ("attention_entropy", "hidden_shift", "logit_shift") if name != content.measure]
-    more = tuple(
-        found
-        for name in others
-        if (
-            found := span_score(places, name, content.layers if name != "logit_shift" else (), seed=instruments.seed)[0]
-        )
-    )
+    more = tuple(found for name in others if (found := scored(name)[0]))
     if score is None or count < LEAST:
         return Judged(said, "not decidable", f"{count} places with a control, {LEAST} are needed", score, more)
     control = score.controls[0]
@@ -327,7 +329,6 @@ def _drift(said: str, content: Drift, places: _Places, instruments: Instruments)
     noise = noise_of(run, content.measure)
     holds = score.value > high + noise if content.activates else score.value < low - noise
     side = "above" if score.value > high + noise else "below" if score.value < low - noise else "within"
-    where = f"at layer {layers_text(content.layers)}" if content.layers else "over all layers"
     text = (
         f"{content.measure} {where}: {score.value:.4g} {score.unit} at {count} places, {side} the {control.name} "
         f"({low:.4g} to {high:.4g}); noise floor {noise:.2g}"

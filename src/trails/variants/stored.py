@@ -21,6 +21,25 @@ from trails.schema import stable_hash
 from trails.variants.edits import KINDS, VariantOptions
 from trails.variants.files import OWN_COLUMNS
 
+KIND_COLUMNS = {
+    "kind": "kind",
+    "made": "made",
+    "accepted": "accepted",
+    "edits": "most edits",
+    "distance": "farthest from the chain, edits",
+    "volatility_median": "median volatility, nats",
+    "volatility_largest": "largest",
+    "logit_drift": "logit drift",
+}
+VARIANT_COLUMNS = {
+    "chain": "chain",
+    "kind": "kind",
+    "text": "text, with [-what went-] and {+what came+}",
+    "edits": "edits",
+    "distance": "distance from the chain",
+    "volatility": "volatility, nats",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -130,8 +149,10 @@ class VariantRun:
             "kinds": kinds,
         }
 
-    def told(self) -> Report:
-        """The run as a report: volatility by kind beside the noise floor, and the drift map by layer."""
+    def told(self, variants: Sequence[Shown] = ()) -> Report:
+        """The run as a report: volatility by kind beside the noise floor, the drift map by layer, and the variants given
+        (:func:`shown_variants`), each under its chain.
+        """
         kept = [kind for kind in self.kinds if kind.volatility_median is not None]
         floor = self.noise_floor
         scores = tuple(
@@ -145,19 +166,37 @@ class VariantRun:
             if floor is not None
         )
         by_kind = [{n: getattr(k, n) for n in k.__slots__ if not n.endswith("n_drift")} for k in self.kinds]
-        layers = [
-            {"kind": kind.kind, "map": name, "layer": first + number, "mean": value}
-            for kind in kept
-            for name, first, values in (
-                ("hidden states, 1 - cosine", 0, kind.hidden_drift),
-                ("attention, total variation", 1, kind.attention_drift or ()),
-            )
-            for number, value in enumerate(values)
-        ]
         made, accepted = sum(kind.made for kind in self.kinds), sum(kind.accepted for kind in self.kinds)
-        tables = [ReportTable("kinds", pa.Table.from_pylist(by_kind), "variants by kind")] if by_kind else []
-        if layers:
-            tables.append(ReportTable("drift", pa.Table.from_pylist(layers), "drift map, mean over accepted variants"))
+        tables = []
+        if by_kind:
+            tables.append(ReportTable("kinds", pa.Table.from_pylist(by_kind), "variants by kind", KIND_COLUMNS))
+        for name, title, first, of in (
+            (
+                "hidden_drift",
+                "drift map of the hidden states, 1 - cosine, mean over accepted variants",
+                0,
+                "hidden_drift",
+            ),
+            (
+                "attention_drift",
+                "drift map of attention, total variation, mean over accepted variants",
+                1,
+                "attention_drift",
+            ),
+        ):
+            layers = [
+                {"kind": kind.kind, "layer": layer, "mean": value}
+                for kind in kept
+                for layer, value in enumerate(getattr(kind, of) or (), first)
+            ]
+            if layers:
+                drawn = ("kind", "layer", "mean")
+                tables.append(ReportTable(name, pa.Table.from_pylist(layers), title, drawn=drawn))
+        if variants:
+            rows = pa.Table.from_pylist([asdict(one) for one in variants])
+            volatile = ("volatility", rows["volatility"].to_pylist())
+            title = "variants, the most volatile first"
+            tables.append(ReportTable("variants", rows, title, VARIANT_COLUMNS, ranked=volatile))
         return Report(
             "variants",
             f"{accepted:,} of {made:,} variants were accepted",

@@ -61,16 +61,18 @@ async function inflate() {
     whole = await new Response(stream).arrayBuffer(), [head] = new Uint32Array(whole, 0, 1);
   D = JSON.parse(new TextDecoder().decode(new Uint8Array(whole, 4, head)));
   bytes = whole.slice(4 + head);
+  for (const c of D.chains) c.text ??= c.pieces.join("");
 }
-// an array reference is [kind, byte offset, length]; f: float32, i: int32, t: thousandths, low bytes before high bytes; d: the
-// same as zigzag differences along rows of L
-function array([kind, at, n, L]) {
-  const Kind = { f: Float32Array, i: Int32Array }[kind], out = new Float32Array(n);
-  if (Kind) return new Kind(bytes.slice(at, at + 4 * n));
-  const b = new Uint8Array(bytes, at, 2 * n);
-  for (let i = 0, before = 0; i < n; i++) {
-    let v = b[i] | b[n + i] << 8;
-    if (kind === "d") before = v = ((i % L ? before : 0) + ((v >>> 1) ^ -(v & 1))) & 65535;
+// a reference is [stream, first value, length], a stream [kind, byte offset, length, L]. f: float32, i: int32, s: int32 less the one
+// before; t: thousandths, low bytes before high bytes; d: the same as zigzag differences along rows of L, column by column
+function array([stream, from, n]) {
+  const [kind, at, N, L] = D.streams[stream], b = new Uint8Array(bytes, at, 2 * N), out = new Float32Array(n);
+  let sum = 0;
+  if (!/[td]/.test(kind)) return new (kind === "f" ? Float32Array : Int32Array)(bytes.slice(at + 4 * from, at + 4 * (from + n))).map((v) => kind === "s" ? sum += v : v);
+  for (let i = 0; i < n; i++) {
+    const k = L ? i % L * N / L + floor((from + i) / L) : from + i;
+    let v = b[k] | b[N + k] << 8;
+    if (L) sum = v = ((i % L ? sum : 0) + ((v >>> 1) ^ -(v & 1))) & 65535;
     out[i] = v === 65535 ? NaN : v / 1000;
   }
   return out;
@@ -81,8 +83,8 @@ const rgb = (hex) => hex.match(/[0-9a-f]{2}/g).map((two) => parseInt(two, 16)),
   SCALES = [["fdfdfc ffea96 f0be5a d68246 a04650 5a1e50", "1e5aaa 8cb4dc fdfdfc f5be82 be5a0a"], ["16171a 34325c 604678 a0606c dc9654 ffe282", "5aa0ff 325082 16171a 82501e ffa03c"]]
   .map((two) => two.map((scale) => scale.split(" ").map(rgb)));
 // of the page: its theme and a colour by name
-const isDark = () => getComputedStyle(page).colorScheme === "dark",
-  tint = (name) => getComputedStyle(page).getPropertyValue("--" + name);
+const style = getComputedStyle(page), isDark = () => style.colorScheme === "dark",
+  tint = (name) => style.getPropertyValue("--" + name);
 // share from 0 to 1 → [red, green, blue], or null; asked once per drawing, because the theme is
 function palette(both) {
   const scale = SCALES[+isDark()][+both];
@@ -97,7 +99,7 @@ const pixels = (colour) => Uint32Array.from({ length: 256 }, (_, i) => { const [
   css = (c) => c ? `rgb(${c})` : "",
   ink = (c) => c ? 0.299 * c[0] + 0.587 * c[1] + 0.114 * c[2] > 140 ? "#111" : "#fff" : "";
 
-const SCALARS = ["surprisal", "entropy", "rank", "logit_shift", "margin", "gradient_effect", "gradient_norm"], HIDDEN = "hidden_shift", LAYERED = ["attention_shift", HIDDEN],
+const FONT = "12px system-ui,sans-serif", SCALARS = ["surprisal", "entropy", "rank", "logit_shift", "margin", "gradient_effect", "gradient_norm"], HIDDEN = "hidden_shift", LAYERED = ["attention_shift", HIDDEN],
   UNIT = { rank: "items", logit_shift: "share", attention_shift: "share", hidden_shift: "cos" },
   unit = (m) => t(UNIT[m] || "nats"),
   cache = new Map();
@@ -140,7 +142,7 @@ views.chain = (id) => {
   const c = chainOf(id), left = h("div"), aside = h("aside", { id: "detail", ariaLive: "polite" });
   if (!c) { show("", h("p.warn", id)); return; }
   show("", left, aside);
-  const maps = c.maps || [], measures = [...SCALARS, ...LAYERED].filter((m) => c.a[m]).concat(maps, c.a.surprisal_after ? ["change"] : []);
+  const { maps } = c, measures = [...SCALARS, ...LAYERED].filter((m) => c.a[m]).concat(maps, c.a.surprisal_after ? ["change"] : []);
   if (!measures.includes(ui.measure)) ui.measure = maps[0] || (c.a.surprisal_after ? "change" : "surprisal");
   const pick = h("select", { id: "measure" }, measures.map((m) => option(m, t(m), m === ui.measure))),
     layer = slider("layer", 0, D.run.n_layers, ui.layer || 0), which = h("span.small"),
@@ -156,11 +158,11 @@ views.chain = (id) => {
   const BLOCK = 48, edges = new Set(c.steps.map((s) => s.tok[0])), blocks = [],
     paint = (span) => { const i = +span.dataset.i, k = colour(scale.share(v[i])); span.style.backgroundColor = css(k); span.style.color = ink(k); span.dataset.value = v[i]; },
     fill = (b) => {
-      if (b.full) return;
-      b.full = true; b.style.height = ""; b.className = "block";
+      if (b.firstChild) return;
+      b.style.height = ""; b.className = "block";
       for (let i = b.from; i < b.to; i++) { const s = h("span.tok" + (edges.has(i) ? " edge" : "") + (i === ui.token ? " on" : ""), { data: { i } }, shown(c.pieces[i])); paint(s); b.append(s); }
     },
-    drain = (b, height) => { if (!b.full || c.n <= 480) return; b.full = false; b.replaceChildren(); b.className = "empty"; b.style.height = max(20, height) + "px"; },
+    drain = (b, height) => { if (!b.firstChild || c.n <= 480) return; b.replaceChildren(); b.className = "empty"; b.style.height = max(20, height) + "px"; },
     watch = new IntersectionObserver((list) => { for (const e of list) (e.isIntersecting ? fill : drain)(e.target, e.boundingClientRect.height); }, { root: strip, rootMargin: "200px" });
   for (let from = 0; from < c.n; from += BLOCK) blocks.push(h("div.empty", { from, to: min(c.n, from + BLOCK) }));
   strip.append(...blocks);
@@ -183,15 +185,15 @@ views.chain = (id) => {
     if (i < 0) { aside.append(small(t`hover`)); return; }
     const s = stepOf(c, i), number = (name, measure, x, d) => [h("dt", name), h("dd", { data: { measure } }, fmt(x, d))], top = c.a.top_id,
       all = measures.flatMap((m) => number(t(m), m, m === ui.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : null));
-    aside.append(h("p", h("code", own(visible(c.pieces[i]))), h("span.dim small", `  ${i + 1} / ${c.n}${s >= 0 ? ` · ${t`step`} ${s} ${c.steps[s].role}` : ""}`)),
+    aside.append(h("p", h("code", own(visible(c.pieces[i]))), h("span.dim small", `  ${t`position`} ${i}${s >= 0 ? ` · ${t`step`} ${s} ${c.steps[s].role}` : ""}`)),
       h("dl", all, c.a.surprisal_after && number(`${t`surprisal`} ${t`after`}`, "after", c.a.surprisal_after[i])));
     if (top) {
       const k = top.length / c.n, alt = h("div.alt");
       for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(visible(D.pieces[top[at]] ?? "#" + top[at])))), h("span.small", fmt(10 * c.a.top_share[at], 2) + " %"));
       aside.append(h("h3", t`alternatives`), alt);
     }
-    const best = c.links.filter((l) => l[0] === s).sort((a, b) => b[2] / b[3] - a[2] / a[3])[0];
-    if (best) aside.append(h("p.small", `${t`looks`} ${best[1]}: ${fmt(best[2])} (${t`uniform`} ${fmt(best[3])})`));
+    const best = c.links.find((l) => l[0] === s);
+    if (best) aside.append(h("p.small", `${t`looks`} ${best[1]}: ${fmt(best[2])} (${t`even`} ${fmt(best[3])})`));
   },
     mark = (i) => { strip.querySelector(".on")?.classList.remove("on"); ui.token = i; const s = strip.querySelector(`[data-i="${i}"]`); s?.classList.add("on"); detail(i); return s; };
   on(strip, "pointerover", (e) => { const { i } = e.target.dataset; if (i) mark(+i); });
@@ -203,7 +205,7 @@ views.chain = (id) => {
   for (const e of [pick, minus]) on(e, "change", () => { ui.measure = pick.value; ui.minus = minus.checked; refresh(); });
   on(layer, "input", () => { ui.layer = +layer.value || (ui.measure === HIDDEN ? 0 : null); refresh(); });
   const steps = stepsOf(c), curve = h("canvas"), cvs = h("canvas.cells"), readout = small(), hot = section(t`heat`, h("div.scroll", cvs), readout);
-  left.append(section(t`curve`, curve), steps.node, hot);
+  left.append(section([h("span.ov", t`surprisal`), " ", h("span.dim", t`entropy`)], curve), steps.node, hot);
   const heat = () => {
     const m = LAYERED.includes(ui.measure) ? ui.measure : "attention_shift", dv = m === HIDDEN && ui.minus;
     if (hot.hidden = !c.a[m]) return;
@@ -214,19 +216,19 @@ views.chain = (id) => {
     for (let i = 0; i < n; i++) for (let l = 0; l < L; l++) out[(L - 1 - l) * n + i] = ink[round(255 * s.share(a[i * L + l]))];
     x.putImageData(image, 0, 0);
     readout.textContent = `${what}, ${fmt(s.low, 3)} … ${fmt(s.high, 3)}` + (n < c.n ? ` · 1–${n} / ${c.n}` : "");
-    cvs.onpointermove = (e) => { const i = floor(e.offsetX / cvs.offsetWidth * n), l = L - 1 - floor(e.offsetY / cvs.offsetHeight * L); if (i >= 0 && i < c.n && l >= 0) readout.textContent = `${what} · ${t`layer`} ${l + 1 - L + D.run.n_layers} · ${t`token`} ${i + 1} ${JSON.stringify(shown(c.pieces[i]))}: ${fmt(a[i * L + l], 3)}`; };
+    cvs.onpointermove = (e) => { const i = floor(e.offsetX / cvs.offsetWidth * n), l = L - 1 - floor(e.offsetY / cvs.offsetHeight * L); if (i < n && l >= 0) readout.textContent = `${what} · ${t`layer`} ${l + 1 - L + D.run.n_layers} · ${t`position`} ${i} ${visible(shown(c.pieces[i]))}: ${fmt(a[i * L + l], 3)}`; };
   };
   for (const b of blocks) watch.observe(b);
   refresh();
   ui.whole = () => blocks.forEach(fill);
   const drawCurve = () => {
-    const w = max(300, left.clientWidth), r = devicePixelRatio || 1, uniform = D.run.uniform || 0;
+    const w = max(300, left.clientWidth), r = devicePixelRatio, uniform = D.run.uniform || 0;
     // a token may cost more than a guess
     const high = c.a.surprisal.reduce((m, z) => (z > m ? z : m), max(1, uniform));
     size(curve, w * r, 150 * r, w, 150);
     const x = pen(curve), px = (i) => 34 + (w - 44) * (c.n > 1 ? i / (c.n - 1) : 0), py = (z) => 134 - 122 * z / high,
       line = (style, width, points) => { x.strokeStyle = tint(style); x.lineWidth = width; x.beginPath(); let down; for (const [a, b] of points) { if (b === b) x[down ? "lineTo" : "moveTo"](a, b); down = b === b; } x.stroke(); };
-    x.scale(r, r); x.font = "11px system-ui,sans-serif"; x.fillStyle = tint("dim");
+    x.scale(r, r); x.font = FONT; x.fillStyle = tint("dim");
     x.setLineDash([4, 4]); line("line", 1, [[34, py(uniform)], [w - 10, py(uniform)]]); x.setLineDash([]);
     x.fillText(`${t`uniform`} ${uniform.toFixed(2)}`, 38, py(uniform) - 3); x.fillText("0", 22, 136);
     if (high > 1.05 * uniform) x.fillText(high.toFixed(1), 6, 16);
@@ -243,7 +245,7 @@ function stepsOf(c) {
   const over = new Map(), gaps = new Map(c.gaps.map((g) => [g.step, g])), grid = h("div.steps"), node = section(t`steps`), box = h("div");
   for (const o of c.overlaps) { const s = stepOf(c, o.first); over.set(s, [...(over.get(s) || []), o]); }
   const rows = c.steps.map((s, i) => {
-    const text = c.text.slice(s.start, s.end), cut = text.toLowerCase().indexOf(s.connective.toLowerCase()), end = cut + s.connective.length, g = gaps.get(i), mine = (over.get(i) || []).sort((a, b) => b.n_tokens - a.n_tokens), most = mine.length > 3 ? 2 : 3,
+    const text = c.text.slice(s.start, s.end), cut = text.toLowerCase().indexOf(s.connective.toLowerCase()), end = cut + s.connective.length, g = gaps.get(i), mine = over.get(i) || [], most = mine.length > 3 ? 2 : 3,
       gap = g && g.rank === 0 && h("div.gap", `▸ ${t`gap`} ${fmt(g.score, 3)} · ${worth(g)}`),
       shared = mine.slice(0, most).map((o) => h("div.ov", `⟷ ${o.n_chains} ${t`inchains`}, ${o.n_tokens} ${t`tokens`}, ${t`excess`} ${fmt(o.excess, 3)}: `, o.others.slice(0, 4).map((other) => [link(other), " "])));
     return h("tr", { data: { step: i } }, h("td.n dim", i), h("td.role" + (s.explicit ? "" : " dim"), { title: t(s.explicit ? "explicit" : "implicit") }, s.role),
@@ -280,7 +282,7 @@ function stepsOf(c) {
 function cell(v, whole = Number.isInteger(v)) {
   if (v == null || v instanceof Node) return v;
   if (typeof v === "number") return whole ? String(v) : fmt(v);
-  return h("bdi", linked(Array.isArray(v) ? v.map((x) => typeof x === "number" ? cell(x) : x).join(", ") : typeof v === "object" ? JSON.stringify(v) : String(v)));
+  return h("bdi", linked(Array.isArray(v) ? v.map((x) => typeof x === "number" ? cell(x) : x).join(", ") : typeof v === "object" ? JSON.stringify(v) : String(v).replace(/^\s+$/, visible)));
 }
 // names are in the reader's language; words: the texts of the cells are the program's
 function table(names, rows, words) {
@@ -296,7 +298,7 @@ function route() {
     view = name === "map" && D.map ? name : name === "chain" || (one && name !== home) ? "chain" : home, chain = id || D.chains[0]?.id,
     pages = [[home, home], D.map && ["map", "map"], view === "chain" && ["chain", "chains", "/" + chain]].filter(Boolean);
   $("nav").replaceChildren(...pages.map(([to, label, of]) => h("a", { href: "#" + to + (of || ""), ariaCurrent: to === view ? "page" : null }, t(label))));
-  page.lang = lang ? "ru" : "en"; $("lang").textContent = lang ? "English" : "Русский"; $("theme").textContent = t(isDark() ? "light" : "dark");
+  page.lang = lang ? "ru" : "en"; $("lang").textContent = t`other`; $("theme").textContent = t(isDark() ? "light" : "dark");
   ui.redraw = ui.whole = null;
   for (const id of ["title", "subtitle"]) $(id).textContent = h("p", said(D[id])).textContent;
   views[view](chain);
@@ -305,11 +307,11 @@ function route() {
 }
 on($("lang"), "click", () => { lang = 1 - lang; route(); });
 on($("theme"), "click", () => { theme.value = isDark() ? "light" : "dark"; route(); });
-on(window, "resize", () => { ui.redraw?.(); });
+on(window, "resize", () => ui.redraw?.());
 // paper is light, and holds every token
-let worn = null;
+let worn;
 on(window, "beforeprint", () => { worn = theme.value; theme.value = "light"; route(); ui.whole?.(); });
-on(window, "afterprint", () => { if (worn !== null) theme.value = worn; worn = null; route(); });
+on(window, "afterprint", () => { theme.value = worn; route(); });
 on(window, "hashchange", () => { ui.token = -1; scrollTo(0, 0); route(); });
 inflate().then(route);
 })();
