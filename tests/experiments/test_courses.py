@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from trails.errors import UsageError
-from trails.experiments import stages
+from trails.experiments import bridges, stages
 from trails.experiments.base import Scale
 from trails.experiments.bench import Bench
 from trails.experiments.corpus import disjoint, load_corpus
+from trails.measure.base import Segmented
+from trails.schema import Chain, Role
+from trails.segment import segment
 
 pytestmark = pytest.mark.train
 
@@ -110,3 +113,80 @@ def test_one_source_makes_no_course(data: Path, tmp_path: Path) -> None:
     corpus = load_corpus([path])
     with pytest.raises(UsageError, match="two sources or more"):
         stages.stages_of(corpus)
+
+
+def found_of(bench: Bench, *texts: str) -> list[bridges.Argument]:
+    """Arguments of texts whose third step is a conclusion on the way."""
+    chains = [Chain("s", str(n), "", text, language="en") for n, text in enumerate(texts)]
+    return list(bridges.arguments(bench, [Segmented(chain, segment(chain)) for chain in chains], 1000, 0))
+
+
+CAT = "The cat sleeps on a mat. Because mats are warm, so sleeping cats get warm quickly. Hence the animal is content."
+KETTLE = "The copper kettle whistles. Because steam escapes, so boiling water pushes steam outwards. Hence tea is near."
+STONE = "The river stone is round. Because rivers grind, so tumbling stones lose sharp edges. Hence it rolls easily."
+
+
+def test_a_bridge_is_a_conclusion_on_the_way(bench: Bench) -> None:
+    (one,) = found_of(bench, CAT)
+    assert one.item.steps[one.at].role is Role.THEREFORE
+    assert one.steps[one.at].strip() == "so sleeping cats get warm quickly."
+    assert bench.tokenizer.decode(one.tokens(one.at)) == one.steps[one.at]
+    assert found_of(bench, "It rains. So the street is wet.") == []  # the only conclusion is the last step
+
+
+def test_rows_lack_the_bridge_or_hold_its_words_in_another_order(bench: Bench) -> None:
+    (one,) = found_of(bench, CAT)
+    whole, cut, mixed = (bridges.row_of(bench, one, how, 0) for how in ("whole", "cut", "scrambled"))
+    assert whole["input_ids"] == one.row["input_ids"]
+    assert bench.tokenizer.decode(cut["input_ids"]).endswith("Because mats are warm, Hence the animal is content.")
+    first, last = one.spans[one.at]
+    assert sorted(mixed["input_ids"]) == sorted(whole["input_ids"])
+    assert mixed["input_ids"] != whole["input_ids"]
+    assert mixed["input_ids"][: first + 1] == whole["input_ids"][: first + 1]
+    assert mixed["input_ids"][last - 1 :] == whole["input_ids"][last - 1 :]
+
+
+def test_the_audit_stops_arguments_that_hold_a_withheld_bridge(bench: Bench) -> None:
+    own = found_of(bench, CAT, KETTLE)
+    leak = STONE.replace("rivers grind", "sleeping cats get warm quickly")
+    rest = found_of(bench, STONE, leak)
+    kept, clean, recall = bridges.audited(bench, own, rest, 0)
+    assert (kept, clean) == ([0, 1], [0])
+    assert 0.5 < recall <= 1
+    # and those of its own arguments that hold another one's bridge, which then goes
+    told = KETTLE.replace("Hence tea is near", "Hence tumbling stones lose sharp edges")
+    assert bridges.audited(bench, found_of(bench, told, STONE, CAT), [], 0)[0] == [1, 2]
+    # a bridge that stands twice in its argument cannot be taken out
+    twice = CAT.replace("The cat sleeps on a mat.", "We saw that so sleeping cats get warm quickly.")
+    assert bridges.audited(bench, found_of(bench, twice, KETTLE), [], 0)[0] == [1]
+
+
+def test_passages_are_matched_in_length_and_place(bench: Bench) -> None:
+    long = "The river stone is round. Because rivers grind and roll, so tumbling old stones lose their many sharp little edges."
+    targets = found_of(bench, CAT, f"{long} Hence it rolls.")
+    others = found_of(bench, f"{long} So it rolls away.", KETTLE, STONE)
+    places = bridges.matched(targets, others)
+    assert places[1] == 0
+    assert places[0] in (1, 2)
+
+
+def test_arms_differ_in_what_is_gone_only(bench: Bench, corpus) -> None:
+    scale = Scale("small", max_tokens=200, evaluate=3, batch=2, size=0.1)
+    found = bridges.prepare(bench, corpus, scale, 0)
+    fed = found.realised()["fed"]
+    names = ("removed", "random passage", "another random passage", "kept", "scrambled")
+    assert len({fed[name]["rows"] for name in names}) == 1
+    assert fed["kept"]["tokens"] == fed["scrambled"]["tokens"] > fed["removed"]["tokens"]
+    assert fed["removed"]["tokens"] == pytest.approx(fed["random passage"]["tokens"], rel=0.05)
+    asked = {row["chain"] for row in found.sets["H"]}
+    assert not asked & {row["chain"] for row in found.feeds["never met"]}
+    assert not {row["chain"] for row in found.sets["new"]} & {
+        row["chain"] for name in names for row in found.feeds[name]
+    }
+    assert len(found.sets["H"]) == bridges.CHOICES * len(asked)
+    for row in found.sets["H"][:: bridges.CHOICES]:
+        said = [label for label in row["labels"] if label != -100]
+        held = [bench.tokenizer.decode(other["input_ids"]) for other in found.feeds["removed"]]
+        assert not any(bench.tokenizer.decode(said) in text for text in held)
+        assert any(bench.tokenizer.decode(said) in bench.tokenizer.decode(o["input_ids"]) for o in found.feeds["kept"])
+    assert found.realised() == bridges.prepare(bench, corpus, scale, 0).realised()

@@ -18,7 +18,7 @@ from trails.experiments.runner import RESULTS, RunOptions, read_results, run_exp
 
 pytestmark = pytest.mark.train
 
-TINY = Scale("quick", max_tokens=100, evaluate=2, steps=0.05, batch=2, size=0.09)
+TINY = Scale("quick", max_tokens=160, evaluate=2, steps=0.05, batch=2, size=0.09)
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 Each experiment is declared before it runs (:class:`trails.experiments.base.Experiment`): hypothesis, arms, criteria with
 direction and threshold. The plan with its hash is written first, then one JSON line per (arm, seed); a report in Markdown
 compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 4 (same loss, different
-inside), 5 (paradoxical neutrality), 6 (volatility), 8 (data chosen by reaction), 9 (capture), 10 (cheap paths) and 11
-(stages), one on masks and orders, and one on training with a stellator block.
+inside), 5 (paradoxical neutrality), 6 (volatility), 8 (data chosen by reaction), 9 (capture), 10 (cheap paths), 11
+(stages) and 12 (bridges), one on masks and orders, and one on training with a stellator block.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ def experiments() -> dict[str, Experiment]:
     from trails.experiments import (
         anchor,
         block,
+        bridges,
         capture,
         cheap_paths,
         depth,
@@ -42,6 +43,7 @@ def experiments() -> dict[str, Experiment]:
         capture.EXPERIMENT,
         cheap_paths.EXPERIMENT,
         stages.EXPERIMENT,
+        bridges.EXPERIMENT,
         mask_order.EXPERIMENT,
         block.EXPERIMENT,
     )

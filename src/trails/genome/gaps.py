@@ -23,7 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -162,7 +162,7 @@ def _steps(item: Mapping[str, Any]) -> list[str]:
     return [item["text"][step["start"] : step["end"]] for step in item["steps"]]
 
 
-def _units(shelf: Shelf, steps: Sequence[str], item: Mapping[str, Any]) -> list[list[int]]:
+def _units(shelf: Texts, steps: Sequence[str], item: Mapping[str, Any]) -> list[list[int]]:
     """What grams are counted in, step by step: tokens, or numbers that stand for words where tokens are smaller than words."""
     if shelf.run.vocab_size >= SMALL:
         spans = np.asarray(item["step_tokens"]).reshape(-1, 2).tolist()
@@ -185,11 +185,22 @@ def _pairs(words: Iterable[str]) -> Iterator[tuple[str, str]]:
     return ((a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :])
 
 
-class Audit:
-    """The three checks for the withheld steps ``pieces`` in the chains of a course."""
+class Texts(Protocol):
+    """Chains by number, as an audit reads them: those of a shelf, or any others. ``run`` has the ``vocab_size``."""
 
-    def __init__(self, shelf: Shelf, course: Int64, pieces: Sequence[Piece]) -> None:
-        self._shelf, self._course = shelf, course
+    run: Any
+
+    def texts(self, rows: Int64) -> Iterator[tuple[int, dict[str, Any]]]:
+        """As :meth:`trails.genome.shelf.Shelf.texts`."""
+
+
+class Audit:
+    """The three checks for the withheld steps ``pieces`` in the chains of a course. ``near`` is the share of a withheld step's
+    words, by their rarity, from which another step is a near neighbour.
+    """
+
+    def __init__(self, shelf: Texts, course: Int64, pieces: Sequence[Piece], *, near: float = NEAR) -> None:
+        self._shelf, self._course, self._least = shelf, course, near
         self.unseen: Counter[str] = Counter()
         self._words = [_stems_set(piece.text) for piece in pieces]
         vocabulary = frozenset().union(*self._words)
@@ -278,7 +289,7 @@ class Audit:
         for word in sorted(own):  # a sum of floats, compared with a bound, does not hang on the order of a set
             for number in self._index.get(word, ()):
                 covered[number] = covered.get(number, 0.0) + self._weight[word]
-        return any(value >= NEAR * self._total[number] > 0 for number, value in covered.items())
+        return any(value >= self._least * self._total[number] > 0 for number, value in covered.items())
 
     def recall(
         self,
