@@ -237,7 +237,8 @@ def prepare(bench: Bench, corpus: Corpus, scale: Scale, seed: int) -> Prepared:
     finds too few of the leaks that were planted.
     """
     family = FAMILY if FAMILY in corpus.families else corpus.roles.trained
-    n_targets, n_others, n_new = scale.count(TARGETS, 3), scale.count(OTHERS, 12), scale.count(NEW, 2)
+    n_targets, n_new = scale.count(TARGETS, 3), scale.count(NEW, 2)
+    n_others = OTHERS // TARGETS * n_targets
     size = scale.count(BLOCK, 6)
     ordered = corpus.block(family, seed, size)
     own = list(arguments(bench, ordered[:size], scale.max_tokens, seed))
