@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -130,14 +131,41 @@ def test_an_anchor_passes_only_where_the_way_to_it_is_cheaper_than_from_random_s
     traces = corpus()
     mine = {f"{trace.chain.id}:{step}" for trace in traces for step in (4,)}
 
-    def cheap(pairs: Sequence[tuple[str, str]]) -> list[float]:
-        return [1.0 if start in mine else 9.0 for start, _ in pairs]
+    def cheap(start: str, _: str) -> float:
+        return 1.0 if start in mine else 9.0
 
     assert verdict_of('ANCHOR → "CAB"', traces, bridge=cheap) == "pass"
-    assert verdict_of('ANCHOR → "cab"', traces, bridge=lambda pairs: [float(n) for n, _ in enumerate(pairs)]) == "fail"
-    assert verdict_of('ANCHOR → "cab"', traces, bridge=lambda pairs: [math.nan] * len(pairs)) == "not decidable"
+    draw = np.random.default_rng(0)
+    assert verdict_of('ANCHOR → "cab"', traces, bridge=lambda *_: float(draw.normal())) == "fail"
+    assert verdict_of('ANCHOR → "cab"', traces, bridge=lambda *_: math.nan) == "not decidable"
     assert verdict_of('ANCHOR → "cab"', traces) == "not decidable"
     assert verdict_of('ANCHOR → "nowhere"', traces, bridge=cheap) == "not decidable"
+
+
+def test_places_without_a_way_are_replaced_until_there_are_bridges_enough_to_decide() -> None:
+    traces = corpus()
+    mine = {f"{trace.chain.id}:{step}" for trace in traces for step in (4,)}
+    asked: list[bool] = []
+
+    def seldom(start: str, _: str) -> float:
+        asked.append(start in mine)
+        if len(asked) % 4:  # three of four ways do not exist, from selected steps and from random ones
+            return math.nan
+        return 1.0 if start in mine else 9.0
+
+    (line,) = report_of('[ZONE: all]\nANCHOR → "cab"', traces, bridge=seldom).to_arrow("lines").to_pylist()
+    assert line["verdict"] == "pass"
+    assert re.search(r"over 6 pairs; \d+ were tried", line["said"])
+    assert (line["value"], line["control"]) == (1.0, 9.0)
+
+    def hopeless(*_: str) -> float:
+        asked.append(True)
+        return math.nan
+
+    asked.clear()
+    (line,) = report_of('[ZONE: all]\nANCHOR → "cab"', traces, bridge=hopeless).to_arrow("lines").to_pylist()
+    assert "0 bridges with a control, 5 are needed (120 pairs of places were tried)" in line["said"]
+    assert len(asked) <= 120
 
 
 def test_what_is_selected_stands_beside_the_share_of_the_zone() -> None:

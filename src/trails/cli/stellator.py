@@ -181,10 +181,10 @@ def compile_(
 @click.option("--no-model", is_flag=True, help="Re-score no bridge: ANCHOR is then not decidable.")
 @click.option(
     "--pairs",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=5),
     default=6,
     show_default=True,
-    help="Bridges that are re-scored for an ANCHOR.",
+    help="Bridges with a control that are re-scored for an ANCHOR; pairs of places without a way are replaced.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the random places.")
 @instrument_options

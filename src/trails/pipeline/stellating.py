@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,14 +143,11 @@ def _bridging(home: OpenHome, run: str) -> Bridging:
     """Bridges between steps; the graph of steps is made at the first question."""
     made: list[StepGraph] = []
 
-    def bridge(pairs: Sequence[tuple[str, str]]) -> list[float]:
+    def bridge(start: str, goal: str) -> float:
         if not made:
             made.append(step_graph(home.traces(run)))
-        found = []
-        for start, goal in pairs:
-            best = find_bridge(made[0], home.scorer(run), start, goal, splices=1, rounds=1).best
-            found.append(math.nan if best is None else best.rescored.value)
-        return found
+        best = find_bridge(made[0], home.scorer(run), start, goal, splices=1, rounds=1).best
+        return math.nan if best is None else best.rescored.value
 
     return bridge
 

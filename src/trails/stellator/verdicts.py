@@ -30,6 +30,8 @@ Verdict = Literal["pass", "fail", "not decidable", "training"]
 
 LEAST = 5
 """Fewer places than this decide nothing: an interval from less is a fiction."""
+TRIES, STARTS = 20, 10
+"""Pairs of places that are tried for every bridge of ANCHOR, and random starts for its control."""
 NEAR = "random spans of the same lengths nearby in the same chains"
 """Name of the control of DRIFT."""
 DRAWS = 200
@@ -61,8 +63,8 @@ class Selected:
     everything: int = 0
 
 
-Bridging = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
-"""Pairs of step ids → the worst transition of the best way between them, nats, re-scored as one text; NaN where none leads."""
+Bridging = Callable[[str, str], float]
+"""Two step ids → the worst transition of the best way from one to the other, nats, re-scored as one text; NaN without a way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,57 +354,33 @@ def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> 
         return Judged(said, "not decidable", f"no chain of this run holds {text!r}, so there is no place to be led to")
     if not places.masks:
         return Judged(said, "not decidable", "nothing is selected to be led from")
-    rng = np.random.default_rng(instruments.seed)
     later = {chain: [step for at, step in goals if at == chain] for chain in places.masks}
-    pairs = [
-        (chain, first, step)
-        for chain in sorted(places.masks)
-        for first in places.steps(chain)
-        for step in later[chain]
-        if step > first
-    ]
     reach = sum(any(step > min(places.steps(chain) or [0]) for step in later[chain]) for chain in places.masks)
     ahead = f"in {reach} of {len(places.masks)} selected chains it comes later"
     if instruments.bridge is None:
         return Judged(said, "not decidable", f"{ahead}; {instruments.why_no_bridge}")
-    if len(pairs) < instruments.pairs:  # from other chains, too
-        apart = [(chain, first) for chain in sorted(places.masks) for first in places.steps(chain)]
-        for _ in range(20 * instruments.pairs):
-            if len(pairs) >= instruments.pairs:
-                break
-            chain, first = apart[int(rng.integers(len(apart)))]
-            other, step = goals[int(rng.integers(len(goals)))]
-            if other != chain:
-                pairs.append((chain, first, -1 - goals.index((other, step))))
-    chosen = [pairs[at] for at in rng.permutation(len(pairs))[: instruments.pairs]]
     steps = sorted((trace.chain.id, step.index) for trace in instruments.traces() for step in trace.steps)
-    real, control = [], []
-    for chain, first, step in chosen:
-        goal = (chain, step) if step >= 0 else goals[-1 - step]
-        start = steps[int(rng.integers(len(steps)))]
-        while start == goal or start == (chain, first):
-            start = steps[int(rng.integers(len(steps)))]
-        real.append((step_key(chain, first), step_key(*goal)))
-        control.append((step_key(*start), step_key(*goal)))
-    mine = np.asarray(instruments.bridge(real), np.float64)
-    theirs = np.asarray(instruments.bridge(control), np.float64)
-    good = np.isfinite(mine) & np.isfinite(theirs)
-    if good.sum() < LEAST:
-        return Judged(said, "not decidable", f"{ahead}; {int(good.sum())} bridges with a control, {LEAST} are needed")
-    gain = bootstrap(mine[good] - theirs[good])
+    mine, theirs, tried = _bridges(places, later, goals, steps, instruments)
+    if len(mine) < LEAST:
+        return Judged(
+            said,
+            "not decidable",
+            f"{ahead}; {len(mine)} bridges with a control, {LEAST} are needed ({tried} pairs of places were tried)",
+        )
+    gain = bootstrap(mine - theirs)
     score = Score(
         f"bridge to {text}",
-        float(mine[good].mean()),
+        float(mine.mean()),
         "nats, worst transition",
         (
             Control(
                 "from random steps to the same places",
-                float(theirs[good].mean()),
-                bootstrap(theirs[good]),
-                f"one random start a pair, seed {instruments.seed}; " + how_resampled("pairs"),
+                float(theirs.mean()),
+                bootstrap(theirs),
+                f"one random start a pair that a way leads from, seed {instruments.seed}; " + how_resampled("pairs"),
             ),
         ),
-        bootstrap(mine[good]),
+        bootstrap(mine),
         how=how_resampled("pairs"),
     )
     holds = gain is not None and gain[1] < 0
@@ -411,9 +389,50 @@ def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> 
         said,
         "pass" if holds else "fail",
         f"{ahead}; re-scored, the worst transition on the way is {score.value:.2f} nats, from random steps {score.control:.2f} "
-        f"(difference {span} nats over {int(good.sum())} pairs)",
+        f"(difference {span} nats over {len(mine)} pairs; {tried} were tried)",
         score,
     )
+
+
+def _bridges(
+    places: _Places,
+    later: Mapping[str, Sequence[int]],
+    goals: Sequence[tuple[str, int]],
+    steps: Sequence[tuple[str, int]],
+    instruments: Instruments,
+) -> tuple[Doubles, Doubles, int]:
+    """Worst transitions, nats, of so many bridges as were asked for and of their controls, and how many pairs were tried.
+
+    Pairs within a chain come first, in random order, then pairs of two chains. One without a way, or to whose goal no way
+    leads from any of :data:`STARTS` random steps, is passed over; :data:`TRIES` pairs are tried for each bridge, at most.
+    """
+    assert instruments.bridge is not None
+    rng = np.random.default_rng(instruments.seed)
+    starts = [(chain, first) for chain in sorted(places.masks) for first in places.steps(chain)]
+    within = [(start, (start[0], step)) for start in starts for step in later[start[0]] if step > start[1]]
+    order = rng.permutation(len(within)).tolist()
+    mine: list[float] = []
+    theirs: list[float] = []
+    tried = 0
+    while len(mine) < instruments.pairs and tried < TRIES * instruments.pairs:
+        if tried < len(within):
+            start, goal = within[order[tried]]
+        else:
+            start, goal = starts[int(rng.integers(len(starts)))], goals[int(rng.integers(len(goals)))]
+        tried += 1
+        if start[0] == goal[0] and goal[1] <= start[1]:
+            continue
+        own = instruments.bridge(step_key(*start), step_key(*goal))
+        for _ in range(STARTS if math.isfinite(own) else 0):
+            other = steps[int(rng.integers(len(steps)))]
+            if other in (start, goal):
+                continue
+            control = instruments.bridge(step_key(*other), step_key(*goal))
+            if math.isfinite(control):
+                mine.append(own)
+                theirs.append(control)
+                break
+    return np.array(mine, np.float64), np.array(theirs, np.float64), tried
 
 
 # --------------------------------------------------------------------------------------------------------------------
