@@ -295,10 +295,10 @@ def test_binned_mass_is_that_of_the_attention_weights(tiny, make_rows) -> None:
     install()
     model.set_attn_implementation(NAME)
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    with tapped(batch["bins"]) as masses:
+    with tapped(batch["bins"]) as tap:
         logits = model(**inputs).logits
     real = batch["attention_mask"].bool()
-    for layer, mass in masses.items():
+    for layer, mass in tap.masses.items():
         torch.testing.assert_close(mass[real], expected[layer][real], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(mass[real].sum(-1), torch.ones(int(real.sum())), rtol=1e-4, atol=1e-5)
     model.set_attn_implementation("sdpa")
@@ -326,9 +326,9 @@ def test_own_map_gives_no_gradient_and_another_does(tiny, make_rows) -> None:
         maps = maps_of(teacher, rows)
         student = tiny()
         student.set_attn_implementation(NAME)
-        with tapped(batch["bins"]) as masses:
+        with tapped(batch["bins"]) as tap:
             student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        loss = attention_loss(masses, batch["spans"], [maps[chain] for chain in batch["chains"]], ())
+        loss = attention_loss(tap.masses, batch["spans"], [maps[chain] for chain in batch["chains"]], ())
         loss.backward()
         grad = max(float(p.grad.abs().max()) for p in student.parameters() if p.grad is not None)
         assert (float(loss.detach()) < 1e-6) is zero
@@ -344,7 +344,9 @@ def test_attention_objective_moves_attention_towards_the_map(tiny, tokenizer, ma
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
     weights = load_file(report.adapter / "adapter_model.safetensors")
     assert all("q_proj" in name or "k_proj" in name for name in weights)
-    with pytest.raises(UsageError, match="needs stored maps. Give the run that holds them: --teacher RUN"):
+    with pytest.raises(
+        UsageError, match=r"needs stored maps, or rows with targets. Give the run that .* --teacher RUN"
+    ):
         run(tmp_path, tiny(), tokenizer, rows, name="none", objective="attention")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,7 +179,7 @@ def command(
         with Home(**settings_for(home, store)) as opened:
             told = exported(opened, blocks, options)
             report = export_selection(told.selection, opened.shards, format_, output, told.options)
-        _print(report, as_json, told.objective)
+        _print(report, as_json, told.objective, told.said)
         return
     settings = settings_from(home=home, store=store)
     assert selection is not None
@@ -193,7 +194,7 @@ def command(
     _print(report, as_json)
 
 
-def _print(report: ExportReport, as_json: bool, objective: str = "") -> None:
+def _print(report: ExportReport, as_json: bool, objective: str = "", said: Sequence[str] = ()) -> None:
     counts = report.counts
     if as_json:
         print_json(
@@ -211,6 +212,7 @@ def _print(report: ExportReport, as_json: bool, objective: str = "") -> None:
                 "ends": report.ends,
                 "lost": list(report.lost),
                 "objective": objective,
+                "in_training": list(said),
             }
         )
     else:
@@ -230,6 +232,8 @@ def _print(report: ExportReport, as_json: bool, objective: str = "") -> None:
         if counts.unlabelled:
             echo(f"{counts.unlabelled} rows were left out: no token of them carries a label")
         echo(report.ends)
+        for line in said:
+            echo(line)
         if report.settings:
             echo(f"load with: {report.settings}")
         if objective:

@@ -22,7 +22,7 @@ from trails.export.formats import WRITERS, refusal, writer_named
 from trails.export.options import ExportOptions, ExportReport, parse_layers
 from trails.export.planning import Arrangement, Facts, plan, plan_arranged
 from trails.export.preparing import Prepared, batches, prepare
-from trails.export.record import RECORD, VERSIONS
+from trails.export.record import DRIFT, DRIFT_FIELD, RECORD, VERSIONS
 from trails.export.spill import Spill
 from trails.export.split import GramIndex
 from trails.export.subgraph import Selection
@@ -122,22 +122,27 @@ def _collect(prepared: Prepared, spill: Spill, grams: GramIndex, folder: Path, *
 
 
 def read_records(path: Path) -> Iterator[pa.Table]:
-    """The rows of a canonical export (format ``trails``), in the order written.
+    """The rows of a canonical export (format ``trails``), in the order written, with the column :data:`DRIFT` where it has one.
 
     Raises UsageError for a file of another format.
     """
+    record = RECORD
     if path.suffix == ".parquet":
         file = pq.ParquetFile(path)
         missing = set(RECORD.names) - set(file.schema_arrow.names)
+        if DRIFT in file.schema_arrow.names:
+            record = RECORD.append(DRIFT_FIELD)
         tables: Iterator[pa.Table] = (file.read_row_group(g) for g in range(file.num_row_groups))
     else:
         import pyarrow.json as pj
 
-        table = pj.read_json(
-            path, parse_options=pj.ParseOptions(explicit_schema=RECORD, unexpected_field_behavior="ignore")
-        )
         with path.open(encoding="utf-8") as lines:
             first = lines.readline()
+        if f'"{DRIFT}":' in first:
+            record = RECORD.append(DRIFT_FIELD)
+        table = pj.read_json(
+            path, parse_options=pj.ParseOptions(explicit_schema=record, unexpected_field_behavior="ignore")
+        )
         missing = {name for name in RECORD.names if f'"{name}":' not in first}
         tables = iter([table])
     if missing:
@@ -146,4 +151,4 @@ def read_records(path: Path) -> Iterator[pa.Table]:
             " trails export --subgraph SELECTION --format trails -o FILE"
         )
     for table in tables:
-        yield table.select(RECORD.names).cast(RECORD)
+        yield table.select(record.names).cast(record)

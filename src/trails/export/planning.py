@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from trails.errors import UsageError
 from trails.export.card import Counts
 from trails.export.options import ExportOptions
 from trails.export.order import arrange, stratified_spread
-from trails.export.record import Batch
+from trails.export.record import DRIFT, DRIFT_FIELD, Batch
 from trails.export.split import GramIndex
 from trails.export.subgraph import Selection
 from trails.export.writer import Writer
@@ -112,21 +113,24 @@ def plan(facts: Facts, grams: GramIndex, options: ExportOptions) -> Plan:
     parts = {"train": order[~held[order]]}
     if options.split:
         parts["held_out"] = order[held[order]][np.sort(np.unique(order[held[order]], return_index=True)[1])]
-    return Plan(parts, order, held, components, largest, _staged(facts, parts) if len(stages) else None)
+    return Plan(parts, order, held, components, largest, _further(facts, parts))
 
 
 _STAGED = pa.schema([("stage", pa.int32()), ("tag", pa.string())])
 
 
-def _staged(facts: Facts, parts: Mapping[str, Whole]) -> Further:
-    """Stage and tag of the rows of a selection that has them."""
-    stages, tags = facts.stages, facts.tags
+def _further(facts: Facts, parts: Mapping[str, Whole]) -> Further | None:
+    """Stage and tag, and the targets of the attention objective, of the rows of a selection that has them."""
+    stages, tags, targets = facts.stages.tolist(), facts.tags, facts.targets
+    schema = pa.schema([*(_STAGED if len(stages) else ()), *([DRIFT_FIELD] if targets else ())])
 
     def of(split: str, start: int, stop: int) -> pa.Table:
-        rows = parts[split][start:stop]
-        return pa.table([pa.array(stages[rows]), pa.array([tags[row] for row in rows.tolist()])], schema=_STAGED)
+        rows = parts[split][start:stop].tolist()
+        values: dict[str, Sequence[Any]] = {"stage": stages, "tag": tags, DRIFT: targets}
+        columns = [pa.array([values[field.name][row] for row in rows], field.type) for field in schema]
+        return pa.table(columns, schema=schema)
 
-    return Further(_STAGED, of)
+    return Further(schema, of) if len(schema) else None
 
 
 class Facts:
@@ -150,12 +154,14 @@ class Facts:
         self._families = Growing(folder / "families", np.int32)
         self._stages: list[npt.NDArray[np.int32]] = []
         self.tags: list[str] = []
+        self.targets: list[list[dict[str, Any]]] = []
         self.sources: Counter[tuple[str, str, str]] = Counter()
         self.weightless = 0
         self.unfit = 0
         self.conversations = 0
         self.nats = 0.0
         self.labelled = 0
+        self.measured = 0
         self.largest_id = -1
 
     def add(self, batch: Batch, writer: Writer) -> None:
@@ -164,18 +170,21 @@ class Facts:
         if not n:
             return
         labels, on = batch.labels, batch.labelled
-        surprisal = np.nan_to_num(batch.surprisal.values.astype(np.float64)) * on
+        measured = on & np.isfinite(batch.surprisal.values)  # a text that was placed behind a row is not
+        surprisal = np.where(measured, batch.surprisal.values, 0).astype(np.float64)
         per_row = np.bincount(labels.row_of, on, n)
         sums = np.bincount(labels.row_of, surprisal, n)
         weights = np.bincount(labels.row_of, batch.loss_weights.values, n)
         if self._ordered:
-            self._surprisal.add(np.divide(sums, per_row, out=np.full(n, math.nan), where=per_row > 0))
+            known = np.bincount(labels.row_of, measured, n)
+            self._surprisal.add(np.divide(sums, known, out=np.full(n, math.nan), where=known > 0))
             self._ids.add(np.array(batch.ids_of("id"), "S17"))
         variants = np.asarray(pc.not_equal(batch.rest["variant"], "").to_numpy())
         self.variants += int(variants.sum())
         self._sizes.add(np.stack([labels.lengths, per_row, variants], axis=1))
         self.labelled += int(on.sum())
         self.nats += float(surprisal.sum())
+        self.measured += int(measured.sum())
         self.weightless += int((weights == 0).sum())
         ids = batch.input_ids.values
         self.largest_id = max(self.largest_id, int(ids.max()) if len(ids) else -1)
@@ -196,6 +205,22 @@ class Facts:
             self.names += list(zip(sources, batch.ids_of("source_id"), strict=True))
         self.sources.update(zip(sources, batch.ids_of("licence"), batch.ids_of("language"), strict=True))
         self._chains.add(id_numbers(batch.rest["chain"])[~variants])
+        if self._selection.targeted:
+            chains, offsets = batch.ids_of("chain"), batch.place("offset").tolist()
+            self.targets += [
+                [
+                    {
+                        "start": at + first,
+                        "end": at + last,
+                        "measure": m,
+                        "layers": layers,
+                        "above": above,
+                        "bound": bound,
+                    }
+                    for first, last, m, layers, above, bound in (part.drift if part is not None else ())
+                ]
+                for part, at in zip(self._selection.of(chains), offsets, strict=True)
+            ]
         if self._staged:
             parts = [
                 self._selection.root(c, p) for c, p in zip(batch.ids_of("chain"), batch.ids_of("parent"), strict=True)
@@ -263,7 +288,7 @@ class Facts:
             weightless=self.weightless,
             chains=len(np.unique(self.chains)),
             variants=variants,
-            mean_surprisal=self.nats / max(self.labelled, 1),
+            mean_surprisal=self.nats / max(self.measured, 1),
             sources=dict(self.sources),
             components=plan.components,
             largest_component=plan.largest,

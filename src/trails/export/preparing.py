@@ -25,7 +25,7 @@ from trails.export.formats import WRITERS, refusal, writer_named
 from trails.export.options import ExportOptions, layers_text
 from trails.export.order import parse_order
 from trails.export.planning import Arrangement
-from trails.export.record import COLUMNS, CONVERSATION, Batch, Ending, build, coalesce, ragged
+from trails.export.record import COLUMNS, CONVERSATION, Batch, Ending, build, coalesce, placed, ragged
 from trails.export.subgraph import Selection
 from trails.export.variant_rows import read_refusals, stored_variants, variant_tables
 from trails.export.writer import Writer
@@ -118,6 +118,11 @@ def prepare(
             "a span of a chain is damped, and variants have other tokens, so the span is not theirs. Leave out the variants, "
             "or the line GRADIENT DAMPEN."
         )
+    if selection.targeted and not writer.open:
+        raise UsageError(
+            f"lines DRIFT are targets of the attention objective, and format {writer.name!r} has no room for them. Write "
+            "--format trails, or leave OBJECTIVE → attention out of the block."
+        )
     if (selection.staged or arrangement is not None) and "order" not in writer.keeps and not options.lossy:
         raise refusal(writer, "the stages of the selection", "order")
     reference = _reference(traces, reference_run, selection)
@@ -135,6 +140,9 @@ def batches(prepared: Prepared) -> Iterator[Batch]:
             made = scale_rows(made, factors)
             parts = (selection.part(chain) for chain in made.ids_of("chain"))
             made = damp_spans(made, [part.damped if part is not None else () for part in parts])
+        if selection.anchored and len(made):
+            roots = zip(made.ids_of("chain"), made.ids_of("parent"), strict=True)
+            made = placed(made, [selection.root(chain, parent).anchor for chain, parent in roots], selection.spelled)
         yield made
 
 

@@ -8,7 +8,7 @@ cost per row is that of copying its numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -77,6 +77,27 @@ node ``prefix + str(first + i)``, for ``i < count``; what lies before ``offset``
 and completion lose nothing. ``family`` is a stratum: what the record's metadata call so, else the source. ``parent`` and
 ``variant`` are empty unless the row is a microvariant of the chain ``parent``.
 """
+
+DRIFT = "drift"
+"""Further column of a record that lines DRIFT of a stellator file have targets for (:data:`DRIFT_FIELD`)."""
+
+DRIFT_FIELD = pa.field(
+    DRIFT,
+    pa.list_(
+        pa.struct(
+            [
+                ("start", pa.int32()),
+                ("end", pa.int32()),
+                ("measure", pa.string()),
+                ("layers", pa.list_(pa.int32())),
+                ("above", pa.bool_()),
+                ("bound", pa.float64()),
+            ]
+        )
+    ),
+)
+"""The mean of ``measure`` over the tokens ``start`` … ``end`` of ``input_ids`` and over ``layers`` (from 1, none: all) shall be
+above ``bound``, or below it."""
 
 HELD = pa.schema([*RECORD, ("messages", pa.string())])
 """What a writer can ask for: the record, and the conversation before the chain as JSON, empty where there is none."""
@@ -398,6 +419,33 @@ def build(
         np.asarray(suffix, bool),
         rest,
     )
+
+
+def placed(batch: Batch, words: Sequence[str], spelled: Mapping[str, Sequence[int]]) -> Batch:
+    """The batch with a text behind every row (empty: none), whose tokens carry a label of weight 1; a row that ends with its
+    text stays as it is. ``spelled`` are the tokens of every text as it stands behind a letter and behind a space.
+    """
+    before = batch.ids_of("completion")
+    texts = [
+        "" if not word or text.endswith(word) else word if text[-1:].isspace() else f" {word}"
+        for text, word in zip(before, words, strict=True)
+    ]
+    ids = [np.asarray(spelled[text] if text else (), np.int32) for text in texts]
+    more = Ragged(np.concatenate([[0], np.cumsum([len(own) for own in ids])]), np.concatenate(ids))
+    unknown, ones = (np.full(len(more.values), value, np.float32) for value in (np.nan, 1.0))
+    behind = {
+        "input_ids": more.values,
+        "labels": more.values,
+        "loss_weights": ones,
+        "surprisal": unknown,
+        "entropy": unknown,
+    }
+    columns: dict[str, Any] = {
+        name: _joined(getattr(batch, name), Ragged(more.offsets, own)) for name, own in behind.items()
+    }
+    place = batch.rest.column_names.index("completion")
+    whole = pa.array([a + b for a, b in zip(before, texts, strict=True)], pa.string())
+    return replace(batch, **columns, rest=batch.rest.set_column(place, batch.rest.schema.field(place), whole))
 
 
 def _context(table: pa.Table, question: Ragged, surprisal: Ragged, run: Run) -> tuple[Ragged, Ragged]:

@@ -89,6 +89,8 @@ class Part:
     ``steps`` are indices in order; ``tokens`` are half-open spans of token positions, sorted and disjoint. ``weight``
     multiplies the loss weights of the row, ``stage`` comes before the order of rows (low first), ``tag`` is carried along.
     ``damped`` are spans of token positions with a factor of their own (start, stop, factor); where two meet, both count.
+    ``anchor`` is a text that is placed behind the row. ``drift`` are targets of the attention objective: (start, stop, measure,
+    layers, above, bound), see :data:`trails.export.record.DRIFT_FIELD`.
     """
 
     chain: str
@@ -98,6 +100,8 @@ class Part:
     tag: str = ""
     stage: int = 0
     damped: tuple[tuple[int, int, float], ...] = ()
+    anchor: str = ""
+    drift: tuple[tuple[int, int, str, tuple[int, ...], bool, float], ...] = ()
 
     def __repr__(self) -> str:
         """The part without what it leaves at its default: the digest of a selection is made of it."""
@@ -106,6 +110,8 @@ class Part:
             "tag": (self.tag, ""),
             "stage": (self.stage, 0),
             "damped": (self.damped, ()),
+            "anchor": (self.anchor, ""),
+            "drift": (self.drift, ()),
         }
         more = "".join(f", {name}={value!r}" for name, (value, default) in own.items() if value != default)
         return f"Part(chain={self.chain!r}, steps={self.steps!r}, tokens={self.tokens!r}{more})"
@@ -141,14 +147,16 @@ class OrderedParts(Mapping[str, Part]):
 class Selection:
     """A selection and what it stands for. ``parts`` is None for ``all`` (nothing is listed, so memory stays flat).
 
-    ``statement`` and ``parameters`` are the Cypher that answered it, empty where none was needed. What all parts are looked
-    through for is found once: an export asks for it with every batch of rows.
+    ``statement`` and ``parameters`` are the Cypher that answered it, empty where none was needed. ``spelled`` are the tokens of
+    the anchors that parts place. What all parts are looked through for is found once: an export asks for it with every batch of
+    rows.
     """
 
     text: str
     parts: Mapping[str, Part] | None
     statement: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    spelled: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def part(self, chain: str) -> Part | None:
         """What is selected of a chain; None if nothing is."""
@@ -173,6 +181,16 @@ class Selection:
     def damped(self) -> bool:
         """Whether a span of a part has a weight of its own."""
         return any(part.damped for part in self._own())
+
+    @cached_property
+    def anchored(self) -> bool:
+        """Whether a text is placed behind a part."""
+        return any(part.anchor for part in self._own())
+
+    @cached_property
+    def targeted(self) -> bool:
+        """Whether a part has a target of the attention objective."""
+        return any(part.drift for part in self._own())
 
     @cached_property
     def staged(self) -> bool:

@@ -345,10 +345,11 @@ def _reaction(home: Home, folder: Path, run: str, train: int, seed: int, progres
     if not train:
         found["training"] = {"withheld": "no training was asked for: --train STEPS"}
         return found
-    adapter = _trained(home, folder, block, run, train, seed, progress)
+    adapter, said = _trained(home, folder, block, run, train, seed, progress)
     difference = home.diff(run, adapter=adapter, noise=0, kl=0, progress=progress)
     found["training"] = {
         "steps": train,
+        "said": list(said),
         "verdict": difference.told().verdict,
         "after": difference.report.after,
         "assertions": compared(home, block, run, difference.report.after, seed=seed).record(),
@@ -365,8 +366,11 @@ def _site(distilled: Mapping[str, Any]) -> tuple[int, int]:
     return int(layer), -max(steps)[1]
 
 
-def _trained(home: Home, folder: Path, block: Path, run: str, steps: int, seed: int, progress: Progress) -> Path:
-    """The adapter of a short training on what the block exports; an interrupted one goes on where it stopped."""
+def _trained(
+    home: Home, folder: Path, block: Path, run: str, steps: int, seed: int, progress: Progress
+) -> tuple[Path, tuple[str, ...]]:
+    """The adapter of a short training on what the block exports, and what became of its lines ANCHOR and DRIFT; an interrupted
+    one goes on where it stopped."""
     from trails.export import ExportOptions, export_selection
     from trails.pipeline.stellating import exported
     from trails.pipeline.training import train_export
@@ -381,11 +385,11 @@ def _trained(home: Home, folder: Path, block: Path, run: str, steps: int, seed: 
         home.settings,
         rows,
         folder / "adapter",
-        TrainOptions(steps=steps, seed=seed, batch=1),
+        TrainOptions(steps=steps, seed=seed, batch=1, objective=told.objective or "lm"),  # type: ignore[arg-type]
         overwrite=True,
         on_step=lambda *_: progress.advance(1),
     )
-    return folder / "adapter"
+    return folder / "adapter", told.said
 
 
 def _check(

@@ -23,7 +23,7 @@ from trails.schema import Trace, step_key
 from trails.stellator import compile_program, read_file
 from trails.stellator.compiling import Compiled, Distribution, Lookups, Places, compile_block, masked_texts
 from trails.stellator.language import ZoneName
-from trails.stellator.verdicts import Bridging, Instruments, Selected, judge, verdicts
+from trails.stellator.verdicts import Bridging, Instruments, Selected, judge, target, verdicts
 from trails.stellator.zones import Zone, zones
 
 
@@ -161,23 +161,27 @@ _DEFAULTS = ExportOptions()
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A selection with the options that go with it; ``objective`` is for `trails train`, empty if no block says one."""
+    """A selection with the options that go with it; ``objective`` is for `trails train`, empty if no block says one. ``said``
+    is what becomes of the lines ANCHOR and DRIFT in training."""
 
     selection: Selection
     options: ExportOptions
     objective: str
+    said: tuple[str, ...] = ()
 
 
 def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: Path | None = None) -> Export:
     """What a file says to an export: its blocks' selections, united, and the options with what the blocks say.
 
     A block with GRADIENT DAMPEN gives whole chains in which the loss weights of what it selects are multiplied; one without
-    gives what it selects. Raises UsageError where two blocks, or a block and an option, say different things.
+    gives what it selects. The text of ANCHOR is placed behind the rows. With OBJECTIVE → attention, lines DRIFT are targets of
+    the selected spans. Raises UsageError where two blocks, or a block and an option, say different things.
     """
     of = home.run(options.run)
     said: dict[str, tuple[str, str]] = {}
     parts: dict[str, Part] = {}
     statements = []
+    told: list[str] = []
     for one in compiled(home, file, more_zones=more_zones, run=of.id):
         for name, value in one.annotations.options.items():
             first, place = said.setdefault(name, (value, one.place))
@@ -189,11 +193,32 @@ def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: 
             f"block {one.name!r} of {one.place}", one.statement, one.parameters, home.graph, home.shards
         )
         statements.append(one.statement)
+        targets: dict[str, list[Any]] = {}
+        if one.annotations.drift:
+            here = selected(home, one, of.id, more_zones=more_zones)
+            for line in one.annotations.drift:
+                spans, what = target(line, here, lambda: home.traces(of.id), of, seed=options.seed)
+                told.append(f"{one.name}: {what}")
+                for chain, own in spans.items():
+                    targets.setdefault(chain, []).extend(own)
+        anchor = one.annotations.anchor if of.n_layers else ""
+        if one.annotations.anchor and not anchor:
+            told.append(f"{one.name}: ANCHOR is not placed, {of.model} is no language model")
         for chain, part in (found.parts or {}).items():
             mine = part if one.annotations.dampen is None else _damped(home, of.id, part, one.annotations.dampen)
-            parts[chain] = _united(parts[chain], mine) if chain in parts else mine
-    selection = Selection(f"stellator:{file.name}", parts, "\n\n".join(statements))
-    return Export(selection, _with(options, said), said["objective"][0] if "objective" in said else "")
+            mine = replace(mine, anchor=anchor, drift=tuple(targets.get(chain, ())))
+            parts[chain] = _united(parts[chain], mine, one.place) if chain in parts else mine
+    spelled: dict[str, tuple[int, ...]] = {}
+    for anchor in sorted({part.anchor for part in parts.values() if part.anchor}):
+        tokenizer = home.language_model(of.id).model.tokenizer
+        for text in (anchor, f" {anchor}"):
+            spelled[text] = tuple(tokenizer.encode(text, add_special_tokens=False))
+        ids = spelled[f" {anchor}"]
+        pieces = ", ".join(repr(tokenizer.decode([token])) for token in ids)
+        told.append(f"ANCHOR {anchor!r} is placed behind each row: {len(ids)} tokens of the base vocabulary ({pieces})")
+    selection = Selection(f"stellator:{file.name}", parts, "\n\n".join(statements), spelled=spelled)
+    objective = said["objective"][0] if "objective" in said else ""
+    return Export(selection, _with(options, said), objective, tuple(told))
 
 
 def _damped(home: OpenHome, run: str, part: Part, factor: float) -> Part:
@@ -206,10 +231,17 @@ def _damped(home: OpenHome, run: str, part: Part, factor: float) -> Part:
     return Part(part.chain, damped=tuple((a, b, factor) for a, b in merge_spans(spans)))
 
 
-def _united(one: Part, two: Part) -> Part:
+def _united(one: Part, two: Part, place: str) -> Part:
+    """Raises UsageError for two anchors: a chain is one row, and a row has one end."""
+    if one.anchor and two.anchor and one.anchor != two.anchor:
+        raise UsageError(
+            f"{place}: two blocks place {one.anchor!r} and {two.anchor!r} behind chain {one.chain}, which is one row. Let them "
+            "select other chains, or leave one ANCHOR out."
+        )
+    more: dict[str, Any] = {"anchor": one.anchor or two.anchor, "drift": (*one.drift, *two.drift)}
     if one.whole or two.whole:
-        return Part(one.chain, damped=(*one.damped, *two.damped))
-    return Part(one.chain, tuple(sorted({*one.steps, *two.steps})), merge_spans([*one.tokens, *two.tokens]))
+        return Part(one.chain, damped=(*one.damped, *two.damped), **more)
+    return Part(one.chain, tuple(sorted({*one.steps, *two.steps})), merge_spans([*one.tokens, *two.tokens]), **more)
 
 
 def _with(options: ExportOptions, said: Mapping[str, tuple[str, str]]) -> ExportOptions:

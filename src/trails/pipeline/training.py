@@ -13,7 +13,7 @@ from trails.errors import UsageError
 from trails.platform.files import write_atomic
 from trails.schema import Run
 from trails.store.traces import TraceStore
-from trails.train.check import check_output, export_head
+from trails.train.check import NOTHING_TO_LEARN, check_output, export_head
 from trails.train.options import TrainOptions, TrainReport, check_options
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def train_export(
         raise UsageError(
             "--teacher names maps for the objective attention. Add --objective attention, or leave it out."
         )
-    if options.objective == "attention" and not teacher:
-        raise UsageError("the objective 'attention' needs stored maps. Give the run that holds them: --teacher RUN.")
+    if options.objective == "attention" and not teacher and not head.targets:
+        raise UsageError(NOTHING_TO_LEARN)
     name = settings.model or (known.model if known else "")
     if name == "uniform":
         raise UsageError("the uniform scorer cannot be trained. Give a model with --model.")

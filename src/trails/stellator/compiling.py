@@ -66,11 +66,12 @@ Quantiles = Callable[[str, float], float]
 @dataclass(frozen=True, slots=True)
 class Annotations:
     """What a block says to export and training; what it does not say is absent. ``dampen`` multiplies the loss weight of the
-    selected tokens."""
+    selected tokens, ``anchor`` is placed behind a row, and the lines ``drift`` are targets where the objective is attention."""
 
     dampen: float | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     anchor: str = ""
+    drift: tuple[Drift, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
@@ -79,6 +80,8 @@ class Annotations:
             found["dampen"] = self.dampen
         if self.anchor:
             found["anchor"] = self.anchor
+        if self.drift:
+            found["targets"] = [content_text(content) for content in self.drift]
         return found
 
 
@@ -295,7 +298,9 @@ def annotations_of(block: Block) -> Annotations:
                 options[name] = value
             case _:
                 pass
-    return Annotations(dampen, options, anchor)
+    lines = (line.content for line in block.lines)
+    drift = tuple(one for one in lines if isinstance(one, Drift)) if options.get("objective") == "attention" else ()
+    return Annotations(dampen, options, anchor, drift)
 
 
 class _Statement:

@@ -22,6 +22,9 @@ from trails.stellator.language import (
 )
 from trails.stellator.zones import Zone
 
+TRAINED = ("attention_entropy", "attention_previous", "attention_sink")
+"""Measures that a DRIFT can be trained towards: what follows from one attention row."""
+
 MEASURE_NAMES = {
     "attention_entropy": "the entropy of the attention (how widely it sweeps, nats)",
     "attention_shift": "the shift of the attention from one token to the next (0..1)",
@@ -91,14 +94,16 @@ def sentence(content: Content) -> str:
             where = f" at layer {layers_text(layers)}" if layers else ""
             side = "above" if activates else "below"
             no = "not " if negated else ""
+            pulled = measure in TRAINED and not negated
             return (
                 f"states that {MEASURE_NAMES[measure]}{where} at the selected places is {no}{side} what random spans of the "
                 "same lengths nearby in the same chains have, beyond the noise floor of the run"
+                + ("; with OBJECTIVE → attention a training pulls it there" if pulled else "")
             )
         case Anchor(text):
             return (
                 f"states that from the selected places the chain leads to {quoted(text)} more cheaply than from random steps; "
-                "the bridge is re-scored as one text"
+                f"the bridge is re-scored as one text; in training {quoted(text)} is placed behind each row"
             )
         case Phase(angle, tolerance, layer):
             import math

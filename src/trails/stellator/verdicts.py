@@ -23,7 +23,7 @@ from trails.export.options import layers_text
 from trails.platform.arrays import Bools, Doubles
 from trails.schema import MEASURE, Run, Trace, step_key
 from trails.stellator.compiling import Compiled
-from trails.stellator.explaining import DEFAULT_TOLERANCE
+from trails.stellator.explaining import DEFAULT_TOLERANCE, MEASURE_NAMES, TRAINED
 from trails.stellator.language import Anchor, Content, Drift, Phase, Select, Subgraph, content_text
 
 Verdict = Literal["pass", "fail", "not decidable", "training"]
@@ -336,6 +336,41 @@ def _drift(said: str, content: Drift, places: _Places, instruments: Instruments)
         f"({low:.4g} to {high:.4g}); noise floor {noise:.2g}"
     )
     return Judged(said, "pass" if holds != content.negated else "fail", text, score, more)
+
+
+Spans = Mapping[str, Sequence[tuple[int, int, str, tuple[int, ...], bool, float]]]
+"""Targets of a chain: first and last token, measure, layers, above, bound (:class:`trails.export.subgraph.Part`)."""
+
+
+def target(
+    content: Drift, selected: Selected, traces: Callable[[], Iterable[Trace]], run: Run, *, seed: int = 0
+) -> tuple[Spans, str]:
+    """What a line DRIFT asks of a training: every selected span shall be beyond the end of the control's interval that its
+    verdict is judged by, noise floor included; by chain. And what is said of it. Empty, with the reason, where nothing of it
+    can be trained towards: the attention objective moves attention rows, and a bound needs its control.
+    """
+    name = content_text(content)
+    if content.negated:
+        return {}, f"{name}: not trained, NOT says nothing to train towards"
+    if content.measure not in TRAINED:
+        moved = ", ".join(MEASURE_NAMES[measure] for measure in TRAINED)
+        return {}, f"{name}: not trained, the attention objective moves {moved} only"
+    beyond = [layer for layer in content.layers if layer > run.n_layers]
+    if beyond or not run.n_layers:
+        return {}, f"{name}: not trained, {run.model} has no such layer"
+    places = _places(selected, traces)
+    score, count = span_score(places, content.measure, content.layers, seed=seed)
+    if score is None or count < LEAST:
+        return {}, f"{name}: not trained, {count} places with a control, {LEAST} are needed"
+    low, high = score.controls[0].interval or (score.control, score.control)
+    noise = noise_of(run, content.measure)
+    bound = high + noise if content.activates else low - noise
+    spans = {
+        chain: [(a, b, content.measure, content.layers, content.activates, bound) for a, b in places.spans(chain)]
+        for chain in places.masks
+    }
+    side = "above" if content.activates else "below"
+    return spans, f"{name}: trained to lie {side} {bound:.4g} {score.unit} (now {score.value:.4g} at {count} places)"
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,10 @@ earlier layers only; with the model's own maps it is zero at the first step.
 
 The mass of each bin comes from a second scaled dot product whose values are the one-hot bins of the keys, so no matrix of
 attention weights is kept.
+
+A target (:class:`Target`, a line DRIFT of a stellator block) asks that a measure of the attention rows of some tokens lies
+above or below a bound. Its loss is the distance from the bound, in the measure's unit, and 0 beyond it; the weights of these
+rows alone are made again, in float32 or better, as the measure defines them.
 """
 
 from __future__ import annotations
@@ -54,15 +58,32 @@ def teacher_map(trace: Trace) -> TeacherMap:
     return TeacherMap(np.asarray(trace.step_attention, np.float32), len(trace.steps))
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The mean of a measure over the tokens ``start`` … ``end`` of a row (end not included) and over ``layers`` (1 … L, none:
+    all) shall lie above ``bound``, or below it. The measure follows from one attention row: ``attention_entropy``,
+    ``attention_previous`` or ``attention_sink``."""
+
+    start: int
+    end: int
+    measure: str
+    layers: tuple[int, ...]
+    above: bool
+    bound: float
+
+
 @dataclass(slots=True)
-class _Tap:
-    """What the attention function adds to while a batch runs."""
+class Tap:
+    """What the attention function adds to while a batch runs: ``masses`` of the bins (B, T, bins) by layer (from 0), where bins
+    were asked for, and ``values`` of the targets by row, number of the target in its row, and layer (from 0)."""
 
-    onehot: Tensor  # (B, 1, T, bins)
-    masses: dict[int, Tensor]  # layer -> (B, T, bins)
+    onehot: Tensor | None  # (B, 1, T, bins)
+    targets: Sequence[Sequence[Target]]
+    masses: dict[int, Tensor]
+    values: dict[tuple[int, int, int], Tensor]
 
 
-_tap: _Tap | None = None
+_tap: Tap | None = None
 
 
 def _attention(
@@ -78,16 +99,50 @@ def _attention(
     output, _ = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
-    if _tap is not None:
-        groups = query.shape[1] // key.shape[1]
-        keys = repeat_kv(key, groups) if groups > 1 else key
+    if _tap is None:
+        return output, None
+    groups = query.shape[1] // key.shape[1]
+    keys = repeat_kv(key, groups) if groups > 1 else key
+    mask = None if attention_mask is None else attention_mask[:, :, :, : keys.shape[2]]
+    layer = int(module.layer_idx)
+    if _tap.onehot is not None:
         onehot = _tap.onehot.to(query.dtype).expand(-1, query.shape[1], -1, -1)
-        mask = None if attention_mask is None else attention_mask[:, :, :, : keys.shape[2]]
         mass = torch.nn.functional.scaled_dot_product_attention(
             query, keys, onehot, attn_mask=mask, scale=scaling, is_causal=mask is None
         )
-        _tap.masses[int(module.layer_idx)] = mass.mean(1)  # (B, T, bins)
+        _tap.masses[layer] = mass.mean(1)  # (B, T, bins)
+    for row, targets in enumerate(_tap.targets):
+        for number, target in enumerate(targets):
+            if not target.layers or layer + 1 in target.layers:
+                own = None if mask is None else mask[min(row, len(mask) - 1)]
+                _tap.values[row, number, layer] = _measured(target, query[row], keys[row], own, scaling)
     return output, None
+
+
+def _measured(target: Target, query: Tensor, keys: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """The measure of a target's rows at one layer, mean over heads and tokens. ``query``, ``keys`` (H, T, d), ``mask`` (1 or H,
+    T, T), boolean or added."""
+    rows, kind = slice(target.start, target.end), torch.promote_types(query.dtype, torch.float32)
+    scores = query[:, rows].to(kind) @ keys.to(kind).transpose(-1, -2) * (scaling or query.shape[-1] ** -0.5)
+    places = torch.arange(target.start, target.end, device=scores.device)
+    if mask is None:
+        later = torch.arange(keys.shape[1], device=scores.device) > places[:, None]
+        scores = scores.masked_fill(later, -torch.inf)
+    elif mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask[:, rows], -torch.inf)
+    else:
+        scores = scores + mask[:, rows].to(kind)
+    weights = scores.softmax(-1)  # (H, rows, T)
+    if target.measure == "attention_entropy":
+        # a weight of 0 has an infinite slope in the entropy's own function, and none here
+        found = -(weights * weights.clamp_min(torch.finfo(weights.dtype).tiny).log()).sum(-1)
+    elif target.measure == "attention_sink":
+        found = weights[..., 0]
+    else:
+        kept = places > 0  # the first token of a row has none before it
+        found = weights[:, torch.arange(len(places), device=scores.device)[kept], places[kept] - 1]
+    mean: Tensor = found.mean()
+    return mean
 
 
 def install() -> None:
@@ -97,16 +152,33 @@ def install() -> None:
 
 
 @contextmanager
-def tapped(bins: Tensor) -> Iterator[dict[int, Tensor]]:
-    """Collect the mass per bin and layer while a batch runs. ``bins`` (B, T) holds the bin of every key, -1 for padding."""
+def tapped(bins: Tensor | None, targets: Sequence[Sequence[Target]] = ()) -> Iterator[Tap]:
+    """Collect the mass per bin and layer, and the values of the targets of every row, while a batch runs. ``bins`` (B, T) holds
+    the bin of every key, -1 for padding; None for no masses."""
     global _tap
-    count = int(bins.max()) + 1
-    onehot = torch.nn.functional.one_hot(bins.clamp(min=0), count).float() * (bins >= 0)[..., None]
-    _tap = _Tap(onehot[:, None], {})
+    onehot = None
+    if bins is not None:
+        count = int(bins.max()) + 1
+        onehot = torch.nn.functional.one_hot(bins.clamp(min=0), count).float() * (bins >= 0)[..., None]
+        onehot = onehot[:, None]
+    _tap = Tap(onehot, targets, {}, {})
     try:
-        yield _tap.masses
+        yield _tap
     finally:
         _tap = None
+
+
+def target_loss(tap: Tap) -> Tensor | None:
+    """Mean over all targets of a batch of how far each lies on the wrong side of its bound, in the measure's unit; None without
+    any. The gradient of one that holds is 0."""
+    terms: list[Tensor] = []
+    for row, targets in enumerate(tap.targets):
+        for number, target in enumerate(targets):
+            own = [value for (r, n, _), value in tap.values.items() if (r, n) == (row, number)]
+            if own:
+                away = target.bound - torch.stack(own).mean()
+                terms.append(torch.relu(away if target.above else -away))
+    return torch.stack(terms).mean() if terms else None
 
 
 def key_bins(length: int, offset: int, spans: Sequence[Mapping[str, int]]) -> list[int]:

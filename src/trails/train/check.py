@@ -9,19 +9,28 @@ from typing import Any
 
 from trails.errors import ModelError, UsageError
 from trails.export import read_records
+from trails.export.record import DRIFT
 from trails.platform.files import contents, sha256
 from trails.schema import Run
+
+NOTHING_TO_LEARN = (
+    "the objective 'attention' needs stored maps, or rows with targets. Give the run that holds maps: --teacher RUN; or export "
+    "a block with DRIFT and OBJECTIVE → attention: trails export --stellator FILE --format trails."
+)
+"""What the objective is told that has nothing to move attention towards."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportHead:
-    """What a canonical export says of itself: the run that measured its rows, weights, tokenizer, and its SHA-256."""
+    """What a canonical export says of itself: the run that measured its rows, weights, tokenizer, its SHA-256, and whether it
+    has targets of the attention objective."""
 
     path: Path
     run: str
     model_sha: str
     tokenizer_sha: str
     digest: str
+    targets: bool = False
 
 
 def export_head(path: Path) -> ExportHead:
@@ -32,7 +41,9 @@ def export_head(path: Path) -> ExportHead:
     if table is None:
         raise UsageError(f"{path} holds no rows. Run: trails export --subgraph SELECTION --format trails -o {path}")
     first = table.slice(0, 1).select(["run", "model_sha", "tokenizer_sha"]).to_pylist()[0]
-    return ExportHead(path, first["run"], first["model_sha"], first["tokenizer_sha"], sha256(path))
+    return ExportHead(
+        path, first["run"], first["model_sha"], first["tokenizer_sha"], sha256(path), DRIFT in table.column_names
+    )
 
 
 def check_model(head: ExportHead, run: Run, *, force: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,15 @@ from torch import Tensor
 
 from trails.errors import UsageError
 from trails.export import read_records
-from trails.export.record import IGNORED, lists
-from trails.train.attention import key_bins
+from trails.export.record import DRIFT, IGNORED, lists
+from trails.train.attention import Target, key_bins
 
 Row = dict[str, Any]
 
 
 def load_rows(path: Path) -> list[Row]:
     """Training rows of a canonical export in the order written; rows without a label are left out. ``layers`` of a row count
-    from 0, as its column ``layers_to_transform`` does; ``order`` is the place in the file.
+    from 0, as its column ``layers_to_transform`` does; ``order`` is the place in the file, ``targets`` what lines DRIFT ask.
 
     Raises UsageError for another file, or one in which no token carries a label.
     """
@@ -35,6 +36,7 @@ def load_rows(path: Path) -> list[Row]:
         spans, places = table["step_spans"].to_pylist(), table["token_ids_in_graph"].to_pylist()
         chains, parents = table["chain"].to_pylist(), table["parent"].to_pylist()
         order = table["order"].to_pylist()
+        drift = table[DRIFT].to_pylist() if DRIFT in table.column_names else [None] * len(table)
         models, tokenizers = table["model_sha"].to_pylist(), table["tokenizer_sha"].to_pylist()
         for index in range(len(table)):
             if any(label != IGNORED for label in labels[index][1:]):
@@ -52,6 +54,7 @@ def load_rows(path: Path) -> list[Row]:
                         "layers": layers[index],
                         "model_sha": models[index],
                         "tokenizer_sha": tokenizers[index],
+                        "targets": drift[index] or [],
                     }
                 )
     if not rows:
@@ -68,8 +71,14 @@ def dataset(rows: Sequence[Row], max_tokens: int = 0) -> Any:
     from datasets import Dataset
 
     whole = [cut(row, max_tokens) for row in rows] if max_tokens else rows
+    asked = any(row.get("targets") for row in whole)
     return Dataset.from_list(
-        [{name: row[name] for name in _FED} | {name: row.get(name, other) for name, other in _PLACE} for row in whole]
+        [
+            {name: row[name] for name in _FED}
+            | {name: row.get(name, other) for name, other in _PLACE}
+            | ({"targets": json.dumps(row.get("targets") or [])} if asked else {})
+            for row in whole
+        ]
     )
 
 
@@ -79,7 +88,9 @@ def cut(row: Row, max_tokens: int) -> Row:
         return row
     keep = slice(0, max_tokens)
     spans = [span | {"end": min(span["end"], max_tokens)} for span in row["step_spans"] if span["start"] < max_tokens]
-    return row | {name: row[name][keep] for name in ("input_ids", "labels", "loss_weights")} | {"step_spans": spans}
+    asked = [own | {"end": min(own["end"], max_tokens)} for own in row.get("targets", ()) if own["start"] < max_tokens]
+    cut_off = {name: row[name][keep] for name in ("input_ids", "labels", "loss_weights")}
+    return row | cut_off | {"step_spans": spans, "targets": asked}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +131,29 @@ class Collator:
             batch["bins"] = torch.tensor([[*row, *[-1] * (length - len(row))] for row in keys])
             batch["chains"] = [row["chain"] for row in rows]
             batch["spans"] = [row["step_spans"] for row in rows]
+            batch["targets"] = [
+                [Target(**own | {"layers": tuple(own["layers"])}) for own in _targets(row)] for row in rows
+            ]
         return batch
+
+
+def _targets(row: Row) -> list[dict[str, Any]]:
+    """Targets of a row, of which a data set holds the JSON."""
+    held = row.get("targets") or []
+    return list(json.loads(held) if isinstance(held, str) else held)
 
 
 def shuffled_steps(rows: Sequence[Row], seed: int = 0) -> list[Row]:
     """The same rows with the tokens of their steps in another order: the same tokens, the same labels, no walk.
 
-    A row with two or more steps never keeps its order; a row with one step stays as it is.
+    A row with two or more steps never keeps its order; a row with one step stays as it is. Raises UsageError for rows with
+    targets, whose tokens would be moved away from under them.
     """
+    if any(row.get("targets") for row in rows):
+        raise UsageError(
+            "the rows hold targets of DRIFT lines, and --shuffle-steps moves the tokens that they are of. Export the rows "
+            "without OBJECTIVE → attention, or leave --shuffle-steps out."
+        )
     found = []
     for number, row in enumerate(rows):
         spans = [(span["start"], span["end"]) for span in row["step_spans"]]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trails.export.record import IGNORED
 from trails.train.attempts import Attempts, with_attempts
-from trails.train.attention import TeacherMap, attention_loss, tapped
+from trails.train.attention import TeacherMap, attention_loss, tapped, target_loss
 from trails.train.journal import Journal
 from trails.train.options import Objective, TrainOptions
 
@@ -83,8 +83,9 @@ def batch_loss(
     """Loss of a batch of :class:`trails.train.data.Collator`, and what the model gave.
 
     Sum of weight · loss over labelled tokens, over their number in the accumulated batch (``count``; None: in this batch);
-    for the attention objective the mean divergence from the stored maps over ``layers``, over the number of accumulated
-    batches, plus ``lm_share`` of the former. ``base`` is the model whose head is fed: ``model`` without its adapter.
+    for the attention objective the mean divergence from the stored maps over ``layers`` and the mean distance of the rows'
+    targets from their bounds, over the number of accumulated batches, plus ``lm_share`` of the former. ``base`` is the model
+    whose head is fed: ``model`` without its adapter.
 
     For the objective loop the rows get their attempts first (``attempts`` says how, ``at`` are the step and the number of the
     forward pass in it), and ``lm_share`` adds that share of the loss of the rows without them. ``journal`` takes the
@@ -98,13 +99,18 @@ def batch_loss(
     predicts, targets, weights = shifted(batch["labels"], batch["loss_weights"])
     mapped = options.objective == "attention"
     with ExitStack() as stack:
-        masses = stack.enter_context(tapped(batch["bins"])) if mapped else {}
+        asked = batch.get("targets", ())
+        tap = stack.enter_context(tapped(batch["bins"] if teachers else None, asked)) if mapped else None
         stack.enter_context(labelled_logits(base, predicts))
         outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
     loss = torch.zeros((), device=predicts.device)
-    if mapped:
-        maps = [(teachers or {}).get(chain) for chain in batch["chains"]]
-        loss = attention_loss(masses, batch["spans"], maps, layers) / options.accumulate
+    if tap is not None:
+        loss = outputs.logits.sum() * 0.0  # a batch without a map or a target has a gradient, too: none
+        if teachers:
+            maps = [teachers.get(chain) for chain in batch["chains"]]
+            loss = attention_loss(tap.masses, batch["spans"], maps, layers) / options.accumulate
+        if (away := target_loss(tap)) is not None:
+            loss = loss + away / options.accumulate
     share = options.lm_share if mapped else 1.0
     if share:
         nll = token_nll(outputs.logits[0], targets)

@@ -21,7 +21,7 @@ from trails.schema import Run, stable_hash
 from trails.train.adapter import chosen_layers, forget_gguf, with_adapter
 from trails.train.attempts import Attempts
 from trails.train.attention import TeacherMap
-from trails.train.check import check_model, export_head, read_json
+from trails.train.check import NOTHING_TO_LEARN, check_model, export_head, read_json
 from trails.train.data import Collator, Row, dataset, load_rows, shuffled_steps
 from trails.train.journal import Journal, read_journal, replayed
 from trails.train.loss import batch_loss
@@ -102,8 +102,8 @@ def train_rows(
     """As :func:`train`, from rows in memory; ``identity`` is what they and the model are named by."""
     trainer_class = _trainer_class()
     check_options(options)
-    if options.objective == "attention" and not teachers:
-        raise UsageError("the objective 'attention' needs stored maps. Give the run that holds them: --teacher RUN.")
+    if options.objective == "attention" and not teachers and not any(row.get("targets") for row in rows):
+        raise UsageError(NOTHING_TO_LEARN)
     layers = chosen_layers(rows, options, model)
     longest = max(len(row["input_ids"]) for row in rows)
     attempts = Attempts.of(tokenizer) if options.objective == "loop" else None
