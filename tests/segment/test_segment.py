@@ -87,7 +87,20 @@ FRAGMENTS = st.sampled_from(
         ),
     ]
 )
-TEXTS = st.one_of(st.text(max_size=60), st.lists(FRAGMENTS, max_size=30).map("".join))
+HEADED = st.tuples(
+    st.sampled_from(
+        ["**Speed.** ", "4. **Так.** ", "## Speed", "LEMMA VII. ", "xxviii. ", "**Answer:** ", "PROP. XIV. "]
+    ),
+    st.sampled_from([" ", "\n", "\n\n"]),
+    st.sampled_from(
+        ["If n is large, it is slow. ", "But it is. ", "Если так, то нет. ", "Therefore it is so, but late. "]
+    ),
+)
+TEXTS = st.one_of(
+    st.text(max_size=60),
+    st.lists(FRAGMENTS, max_size=30).map("".join),
+    st.lists(HEADED, min_size=1, max_size=4).map(lambda parts: "".join(map("".join, parts))),
+)
 LANGUAGES = st.sampled_from(["", "en", "ru", "und", "de"])
 
 
@@ -426,6 +439,24 @@ def test_a_heading_that_runs_into_its_sentence_is_passed_over(text: str) -> None
 def test_a_heading_that_is_a_connective_itself_counts() -> None:
     assert roles("**Answer:** If it is 4, then yes.")[0] == "ANSWER"
     assert roles("**Speed**: the loop is slow.") == ["NONE"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "4. **Обсудите с коллегами.** Если работа коллективная, нужен план.",
+            [("NONE", ""), ("IF", "Если"), ("THEN", "")],
+        ),
+        ("LEMMA VII. \n\nFurthermore, the individual is at rest.", [("NONE", ""), ("AND", "Furthermore")]),
+        ("xxviii. \n\nTherefore the mind is at rest.", [("NONE", ""), ("THEREFORE", "Therefore")]),
+        ("**Speed.** \n\nBut the loop is slow.", [("NONE", ""), ("BUT", "But")]),
+    ],
+)
+def test_a_heading_that_is_a_step_has_no_connective_of_the_next_step(
+    text: str, expected: list[tuple[str, str]]
+) -> None:
+    assert [(step.role.value, step.connective) for step in segment(chain(text))] == expected
 
 
 def test_given_borders_give_the_main_clause_its_role_wherever_it_stands() -> None:

@@ -434,7 +434,9 @@ def _sentence(
             heading += 1
         if _match(masked, heading, ("start", "start,"), lexicon) is not None:
             content = heading
-    first, last, open_ = _head(masked, start, content, end, lexicon, premise, previous)
+    first, last, open_ = Found(start), content, _Open()
+    if content < end:  # behind a heading that is a step of its own stand the words of another step
+        first, last, open_ = _head(masked, start, content, end, lexicon, premise, previous)
     steps = [first]
     if whole or end - start < MIN_SPLIT_CHARS:
         if whole and first.role is Role.NONE:
