@@ -1,4 +1,5 @@
-"""Write the pages of ``docs/experiments`` from its rows: one page for each experiment, and the tables of the index.
+"""Write the pages of ``docs/experiments`` from its rows: one page for each experiment, and the tables of the index and of
+``docs/limits.md``.
 
     python scripts/experiment_pages.py [--check]
 
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from trails.experiments import experiments
 from trails.experiments.base import plan_hash
-from trails.experiments.report import first_claims, index_table, markdown, pending
+from trails.experiments.report import failed_table, first_claims, index_table, markdown, pending
 from trails.experiments.runner import RESULTS, read_results
 
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
@@ -27,12 +28,15 @@ def pages() -> dict[Path, str]:
         if name in found:
             text = markdown(experiment, found[name].rows, found[name].plan, plan_hash(found[name].plan))
         written[PAGES / f"{name}.md"] = text
-    index = (PAGES / "index.md").read_text(encoding="utf-8")
     rows = {name: (found[name].rows if name in found else None) for name in experiments()}
-    for mark, table in (("verdicts", index_table(rows)), ("seventeen", first_claims(rows))):
+    for page, mark, table in (
+        (PAGES / "index.md", "verdicts", index_table(rows)),
+        (PAGES / "index.md", "seventeen", first_claims(rows)),
+        (PAGES.parent / "limits.md", "failed", failed_table(rows)),
+    ):
         begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
-        index = f"{index[: index.index(begin) + len(begin)]}\n\n{table}\n\n{index[index.index(end) :]}"
-    written[PAGES / "index.md"] = index
+        text = written.get(page) or page.read_text(encoding="utf-8")
+        written[page] = f"{text[: text.index(begin) + len(begin)]}\n\n{table}\n\n{text[text.index(end) :]}"
     return written
 
 

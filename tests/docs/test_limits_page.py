@@ -32,4 +32,4 @@ def test_a_figure_stands_on_the_page_it_is_taken_from(row: str) -> None:
     missing = figures(cells[1]) - figures(there)
     assert not missing, f"{link[1]} does not hold {sorted(missing)}: {row}"
     if "did not hold" in cells[1]:
-        assert "did **not** hold" in there
+        assert f"{cells[0]}: this DID NOT HOLD here" in there

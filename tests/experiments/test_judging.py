@@ -34,7 +34,7 @@ from trails.experiments.base import (
     t_interval,
 )
 from trails.experiments.criteria import cluster_interval
-from trails.experiments.report import SEVENTEEN, first_claims, index_table, markdown, pending
+from trails.experiments.report import SEVENTEEN, failed_table, first_claims, index_table, markdown, pending
 from trails.experiments.runner import read_results
 
 PAGES = Path(__file__).parents[2] / "docs" / "experiments"
@@ -402,6 +402,25 @@ def test_the_table_of_the_index_is_that_of_the_rows() -> None:
     found = read_results(PAGES / "results.jsonl")
     table = index_table({name: (found[name].rows if name in found else None) for name in experiments()})
     assert table in (PAGES / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_limits_is_that_of_the_rows() -> None:
+    found = read_results(PAGES / "results.jsonl")
+    rows = {name: (found[name].rows if name in found else None) for name in experiments()}
+    table = failed_table(rows)
+    assert table in (PAGES.parent / "limits.md").read_text(encoding="utf-8")
+    failed = [
+        verdict
+        for name, records in rows.items()
+        if records is not None
+        for verdict in judge(experiments()[name], records)
+        if verdict.outcome in ("did not hold", "no difference")
+    ]
+    assert len(failed) > 5
+    assert len(table.splitlines()) == len(failed) + 2
+    for verdict in failed:
+        assert f"| {verdict.claim.sentence} | did not hold" in table
+        assert f"{verdict.decided[0]}" in table
 
 
 def test_the_first_versions_doubtful_claims_are_counted_from_the_rows() -> None:

@@ -172,14 +172,18 @@ class Verdict:
             "open": "is OPEN here",
             "withheld": "is NOT JUDGED",
         }[self.outcome]
+        return f"{self.claim.sentence}: this {words} ({self.reason or '; '.join(self.decided)})."
+
+    @property
+    def decided(self) -> list[str]:
+        """The criteria that decided, each with its figures and what was wanted."""
         shown: dict[str, tuple[State, ...]] = {
             "held": ("met",),
             "did not hold": ("broken",),
             "no difference": ("none",),
             "open": ("open", "none", "broken"),
         }
-        reason = self.reason or "; ".join(_what(j) for j in self.judged if j.state in shown.get(self.outcome, ()))
-        return f"{self.claim.sentence}: this {words} ({reason})."
+        return [_what(j) for j in self.judged if j.state in shown.get(self.outcome, ())]
 
 
 def _what(judged: Judged) -> str:

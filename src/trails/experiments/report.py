@@ -224,6 +224,23 @@ def index_table(found: Mapping[str, Sequence[Record] | None]) -> str:
     return "\n".join(_table(header, rows))
 
 
+def failed_table(found: Mapping[str, Sequence[Record] | None]) -> str:
+    """The table of the page of limits: every claim that did not hold, with the figures of the first criterion that decided."""
+    from trails.experiments import experiments
+
+    rows = []
+    for name, experiment in experiments().items():
+        for verdict in judge(experiment, records) if (records := found.get(name)) is not None else ():
+            if verdict.outcome in ("did not hold", "no difference"):
+                first, *others = verdict.decided
+                more = (
+                    "; another criterion failed, too" if len(others) == 1 else "; others failed, too" if others else ""
+                )
+                told = f"{OUTCOMES[verdict.outcome].replace('**not**', 'not')}. {first}{more}"
+                rows.append([verdict.claim.sentence, told, f"[{name}](experiments/{name}.md)"])
+    return "\n".join(_table(["idea", "what came out", "where"], rows))
+
+
 SEVENTEEN = (
     # experiment, claim of the first version, what was the matter, the claim that stands for it now
     ("minimal-step", "safer", "rested on an arm that did not match", "safer"),
