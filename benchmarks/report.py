@@ -29,7 +29,7 @@ from trails.analyses.statemap import StateMap, build
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.metrics import most_likely
 from trails.readers import read
-from trails.report.html import write_report
+from trails.report.html import script, write_report
 from trails.sample import path as sample_path
 from trails.segment import segment
 
@@ -136,9 +136,12 @@ def main() -> None:
     parser.add_argument("--no-model", action="store_true")
     given = parser.parse_args()
     factory = module("factory", ROOT / "tests" / "store" / "factory.py")
-    assets = ROOT / "src" / "trails" / "report" / "assets"
-    core, drawing = ((assets / name).stat().st_size / 1000 for name in ("page.js", "map.js"))
-    print(f"script: {core:.1f} kB (goal 30), and {drawing:.1f} kB where there is a map")
+    sizes = [len(script(views).encode()) / 1000 for views in (("report",), ("corpus",), ("corpus", "map"))]
+    print(
+        "script of an analysis {:.1f} kB, of a corpus {:.1f} kB, of a corpus with its map {:.1f} kB (goal 30)".format(
+            *sizes
+        )
+    )
     run = factory.make_run(n_layers=30)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
