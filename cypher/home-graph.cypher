@@ -10,6 +10,7 @@
 // returns from: relationship, FROM
 // returns source: node
 MATCH (h:Home)
+WHERE h.id IS NOT NULL
 OPTIONAL MATCH (h)-[:HOLDS]->(c:Chain)
 WITH h, c.id AS id ORDER BY id
 WITH h, collect(DISTINCT id)[0..$chains] AS some

@@ -14,6 +14,7 @@ from tests.store.factory import corpus, make_run
 from trails.errors import StoreError
 from trails.pipeline.judging import judge
 from trails.pipeline.loading import load_missing
+from trails.store.queries import named_queries
 from trails.store.traces import TraceStore
 
 pytestmark = [pytest.mark.neo4j, pytest.mark.xdist_group("neo4j-lts")]
@@ -80,6 +81,17 @@ def test_a_home_is_loaded_beside_them(theirs: Server, home: TraceStore, theirs_f
     assert indexed >= {("Step", "chain"), ("Token", "chain"), ("Step", "role")}
     titles = ask(theirs, "MATCH (n) WHERE n.id IN ['x', 7] RETURN n")
     assert len(titles) == kept
+
+
+def test_homes_of_somebody_else_are_none_of_ours(theirs: Server, home: TraceStore) -> None:
+    ask(theirs, "CREATE (:Home {title: 'villa'})-[:HOLDS]->(:Chain {title: 'gold'})")
+    with theirs.open() as graph:
+        graph.ensure_schema()
+        load_missing(home, graph)
+        assert set(graph.held()) == {home.identity().id}
+        drawn = named_queries()["home-graph"].execute(graph).to_networkx()
+        assert not [node for node, properties in drawn.nodes(data=True) if "title" in properties]
+        assert judge(home, graph).differences() == []
 
 
 def test_two_chains_of_one_id_are_refused(theirs: Server) -> None:

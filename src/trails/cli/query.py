@@ -90,8 +90,12 @@ def command(
     if not result.rows:
         err.print(f"what it lists: {query.description}")
         if bound.get("home") and graph.name == "neo4j":
-            err.print(f"asked of home {bound['home']} only; every home of the server is asked with: -p home=")
+            err.print(
+                f"asked of home {bound['home']} only: what the server holds of it says trails status; every home is asked with "
+                "-p home="
+            )
     if said := query.tie(result, bound):
         err.print(said)
     if result.rows and bound.get("limit") == len(result.rows):
-        err.print(f"the first {len(result.rows):,} rows; more with --limit")
+        rows = f"{len(result.rows):,} rows" if len(result.rows) > 1 else "row"
+        err.print(f"the first {rows}; more with --limit")

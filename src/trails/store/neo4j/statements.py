@@ -274,7 +274,11 @@ CLEAR = tuple(
     if r.scoped
 )
 HTTP_ADDRESS = "SHOW SETTINGS 'server.http.listen_address' YIELD value RETURN value"
-HELD_PAIRS = "MATCH (h:Home)-[r:HOLDS]->(c:Chain) RETURN h.id AS home, r.run AS run, collect(c.id) AS chains"
+# nodes of somebody else may bear these labels
+HELD_PAIRS = (
+    "MATCH (h:Home)-[r:HOLDS]->(c:Chain) WHERE h.id IS NOT NULL AND r.run IS NOT NULL "
+    "RETURN h.id AS home, r.run AS run, collect(c.id) AS chains"
+)
 # the chain is locked, so nobody else writes this relationship meanwhile; seen from the home it is one of very many
 HOLD = (
     "UNWIND $holds AS pair MATCH (c:Chain {id: pair[1]}), (h:Home {id: pair[0]}) "
