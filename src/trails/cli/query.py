@@ -97,5 +97,5 @@ def command(
     if said := query.tie(result, bound):
         err.print(said)
     if result.rows and bound.get("limit") == len(result.rows):
-        rows = f"{len(result.rows):,} rows" if len(result.rows) > 1 else "row"
-        err.print(f"the first {rows}; more with --limit")
+        count = len(result.rows)
+        err.print(f"the first {f'{count:,} rows' if count > 1 else 'row'}; more with --limit")
