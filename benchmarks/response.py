@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from trails.config import load_settings
 from trails.measure import open_scorer
 from trails.measure.anchors import dependence
 from trails.measure.base import MeasureOptions, Segmented
+from trails.measure.context import Bos
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.respond import BATCH_TOKENS, _batches, react
 from trails.pipeline import IngestOptions
@@ -101,26 +103,41 @@ def respond(scorer: HuggingFaceScorer, spans: int, probes: int) -> None:
 
 
 def consilium(scorer: HuggingFaceScorer, chains: int) -> None:
-    """CPU seconds of an ingest with two members, shards and graph written, against those of measuring alone."""
+    """CPU seconds of an ingest with four members, shards and graph written, against those of measuring alone."""
     items = [chain(i, 6 + i % 7) for i in range(chains)]
+
+    def member(bos: Bos, window: Literal["refuse", "stride"]) -> HuggingFaceScorer:
+        model, run = scorer.model, scorer.run
+        return HuggingFaceScorer(
+            model.module, model.tokenizer, name=run.model, revision=run.revision, bos=bos, window=window
+        )
+
+    members = {
+        f"{bos}, {window}": member(bos, window) for bos in ("always", "never") for window in ("refuse", "stride")
+    }
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "chains.jsonl"
         rows = [{"id": item.chain.source_id, "text": f"{item.chain.source_id} {item.chain.text}"} for item in items]
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         settings = load_settings(home=Path(folder) / "home", store="embedded")
         own = [segmented(one) for one in read([file])]
+        scorer.measure(own[:2], MeasureOptions())
         begin = time.process_time()
-        for _ in range(2):
-            scorer.measure(own, MeasureOptions())
+        for one in members.values():
+            one.measure(own, MeasureOptions())
         alone = time.process_time() - begin
-        other = open_scorer(device="cpu", bos="always" if scorer.run.bos != "always" else "never")
-        members = {"one": scorer, "two": other}
         begin = time.process_time()
         done = ingest_many([file], settings, IngestOptions(), list(members), lambda of: members[of.model])
         spent = time.process_time() - begin
     tokens = sum(one.summary.chain_tokens for one in done if one.summary)
-    print(f"consilium, 2 members x {chains} chains, {tokens:,} tokens: {alone / spent:.2f} of the members' own rate by CPU "
-          f"seconds (goal 0.95); {tokens / spent:,.0f} tokens a CPU second")  # fmt: skip
+    parts: dict[str, float] = {}
+    for one in done:
+        assert one.summary is not None, one.error
+        for name, seconds in one.summary.seconds.items():
+            parts[name] = parts.get(name, 0) + seconds
+    print(f"consilium, {len(members)} members x {chains} chains, {tokens:,} tokens: {alone / spent:.2f} of the members' "
+          f"own rate by CPU seconds (goal 0.95); {tokens / spent:,.0f} tokens a CPU second; by the clock "
+          + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items()))  # fmt: skip
 
 
 def main() -> None:
