@@ -184,8 +184,13 @@ def kind_of(text: str) -> str:
 
 
 def _chains(folder: Path, name: str) -> Iterator[Chain]:
+    """Chains of a data set, a repeated one once, as a home holds them."""
     file, fields = DATA_SETS[name]
-    return read([folder / file], options=ReadOptions(fields=fields, limit=MOST_CHAINS))
+    seen: set[str] = set()
+    for chain in read([folder / file], options=ReadOptions(fields=fields, limit=MOST_CHAINS)):
+        if chain.id not in seen:
+            seen.add(chain.id)
+            yield chain
 
 
 def _is_left(step: Step) -> bool:

@@ -70,13 +70,13 @@ _CONTROL = "no control of that length could be drawn"
 _OLD = "split by an earlier segmenter"
 NULL: Mapping[str, str] = {
     "Chain.roles_implicit": _OLD,
-    "Step.implicit_role": "role is not NONE, or the classifier has nothing to say",
+    "Step.implicit_role": "role is not NONE, the step begins its chain, or the classifier has nothing to say",
     "Step.implicit_p": "implicit_role is null",
     "Step.automatic_role": _NOT_CORRECTED,
     "Step.corrected_by": _NOT_CORRECTED,
     "Step.corrected_at": _NOT_CORRECTED,
     "Step.scene": _OLD,
-    "Step.source_line": "the source names none",
+    "Step.source_line": _OLD,
     "Token.step": "another home gave the chain other steps since",
     "Run.alias": "nobody named it",
     "Run.intervention": "nothing was changed",

@@ -139,6 +139,15 @@ class Step:
     corrected_by: str = ""
     corrected_at: str = ""
 
+    @property
+    def as_corrected(self) -> Step:
+        """The step without what the segmenter says of its own role, where a person gave another one: no connective, no sense,
+        not explicit, no implicit role. Any other step is itself.
+        """
+        if self.automatic_role in ("", self.role.value):
+            return self
+        return replace(self, connective="", sense="", explicit=False, implicit_role="", implicit_p=0.0)
+
     def role_with_implicit(self, least: float | None = None) -> Role:
         """The role, or the implicit one where the role is NONE and its probability is at least ``least``
         (:data:`IMPLICIT_LEAST` by default).

@@ -104,6 +104,46 @@ def test_a_correction_reaches_graph_selection_show_and_score_and_survives(home: 
 
 
 @pytest.mark.slow
+def test_an_export_that_nobody_edits_has_every_role_right(trails: Any) -> None:
+    assert trails("ingest", "--sample").code == 0
+    rows = exported(trails)
+    trails("roles", "import", str(written(rows)), "--by", "anna")
+    score = json.loads(trails("roles", "score", "--json").out)
+    assert score["wrong"] == []
+    assert score["n_stored"] == score["n_steps"] == len(rows) > 700
+    assert {one["value"] for one in score["scores"]} == {1.0}
+    assert "100 %" in score["verdict"]
+
+
+@pytest.mark.slow
+def test_status_and_graph_have_the_roles_as_corrected(home: Any) -> None:
+    def other(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"role": "NONE"} if row["text"].startswith("But it is dry") else row
+
+    before = json.loads(home("status", "--json").out)["roles"]
+    assert all(row["implicit_role"] for row in exported(home) if "8 apples" in row["text"])
+    rows = [other(row) for row in corrected(exported(home))]
+    home("roles", "import", str(written(rows)), "--by", "anna")
+    after = json.loads(home("status", "--json").out)["roles"]
+    assert (after["BUT"], after["THEREFORE"], after["NONE"]) == (
+        before["BUT"] - 1,
+        before["THEREFORE"] + 1,
+        before["NONE"],
+    )
+    statement = (
+        "MATCH (s:Step) WHERE s.automatic_role <> s.role RETURN s.role, s.connective, s.sense, s.explicit, "
+        "s.implicit_role, s.implicit_p ORDER BY s.role"
+    )
+    found = [list(row.values()) for row in json.loads(home("cypher", statement, "--json").out)]
+    assert found == [["NONE", "", "", False, None, None], ["THEREFORE", "", "", False, None, None]]
+    steps = json.loads(home("show", "c.jsonl:0", "--json").out)["steps"]
+    assert [(s["role"], s["explicit"]) for s in steps if s["automatic_role"] == "BUT"] == [("NONE", False)]
+    assert home("verify").code == 0
+    # what the segmenter found is not lost
+    assert {row["connective"] for row in exported(home) if row["text"].startswith("But it is dry")} == {"But"}
+
+
+@pytest.mark.slow
 def test_what_is_copied_into_a_shard_has_the_automatic_roles(home: Any, tmp_path: Path) -> None:
     home("roles", "import", str(written(corrected(exported(home)))), "--by", "anna")
     with TraceStore(tmp_path / "home", write=True) as store:

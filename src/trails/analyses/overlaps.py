@@ -479,7 +479,11 @@ def skeleton(
             )
         )
     n_steps, n_implicit = corpus.n_tokens, int((~explicit).sum())
-    note = f"{n_implicit} of {n_steps} steps have no connective in the text: their relation is implicit"
+    n_first = int((~explicit[corpus.offsets[:-1][np.diff(corpus.offsets) > 0]]).sum())
+    note = (
+        f"{n_implicit} of {n_steps} steps have no connective in the text: {n_first} begin their chain and follow nothing, "
+        f"the relation of the other {n_implicit - n_first} is implicit"
+    )
     return Overlaps(
         "skeleton",
         min_steps,

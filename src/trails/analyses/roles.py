@@ -14,7 +14,7 @@ from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import Interval, bootstrap, how_resampled
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles
-from trails.schema import Chain, Role
+from trails.schema import Chain, Role, Step
 from trails.segment import detect_language, segment
 
 _LEAST_CHAINS = 5
@@ -23,11 +23,15 @@ _LEAST_CHAINS = 5
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A chain whose steps a person labelled: ``starts`` are character offsets, the first 0, with a role each."""
+    """A chain whose steps a person labelled: ``starts`` are character offsets, the first 0, with a role each.
+
+    ``stored`` are the steps that the segmenter made when the chain was ingested (none: it is run now).
+    """
 
     chain: Chain
     starts: tuple[int, ...]
     roles: tuple[Role, ...]
+    stored: tuple[Step, ...] = ()
 
     @property
     def language(self) -> str:
@@ -65,7 +69,9 @@ class RoleScore:
 
 @dataclass(frozen=True, slots=True)
 class RoleAgreement(Finding):
-    """What :func:`score_roles` found. Intervals resample chains."""
+    """What :func:`score_roles` found. Intervals resample chains. ``n_stored`` steps were scored by the role that the home
+    stores.
+    """
 
     n_chains: Mapping[str, int]
     n_steps: Mapping[str, int]
@@ -73,6 +79,7 @@ class RoleAgreement(Finding):
     scores: tuple[Score, ...]
     withheld: tuple[Withheld, ...]
     wrong: tuple[Wrong, ...]
+    n_stored: int = 0
 
     def report(self) -> Report:
         """The verdict first."""
@@ -80,6 +87,13 @@ class RoleAgreement(Finding):
         right = steps - sum(case.kind == "role" for case in self.wrong)
         share = f"{right:,} of {steps:,} steps ({percent(right / steps)})"
         verdict = f"with the labelled borders given, {share} have the labelled role"
+        notes = ["Intervals resample chains. A role with fewer than ten labelled steps is hardly measured."]
+        if self.n_stored:
+            again = steps - self.n_stored
+            verdict = f"of the roles that the home stores, those of {share} are the labelled ones"
+            said = "Scored are the steps of the home, as the segmenter made them at ingest"
+            of_moved = f"; {again:,} steps with other borders have the role that it finds with these borders given"
+            notes.insert(0, said + (of_moved if again else "") + ".")
         rows = [
             {
                 "language": one.language,
@@ -102,6 +116,7 @@ class RoleAgreement(Finding):
             facts={
                 "n_chains": sum(self.n_chains.values()),
                 "n_steps": steps,
+                **({"n_stored": self.n_stored} if self.n_stored else {}),
                 "chains_by_language": dict(self.n_chains),
                 "steps_by_language": dict(self.n_steps),
             },
@@ -126,7 +141,7 @@ class RoleAgreement(Finding):
             ),
             scores=self.scores,
             withheld=self.withheld,
-            notes=("Intervals resample chains. A role with fewer than ten labelled steps is hardly measured.",),
+            notes=tuple(notes),
         )
 
 
@@ -146,7 +161,7 @@ def _f1(counts: Doubles) -> float:
 
 
 def _macro(counts: Doubles) -> float:
-    """Mean F1 over the roles that are labelled; counts of shape (chains, roles, 3)."""
+    """Mean F1 over the roles that are labelled (in a resample: in it); counts of shape (chains, roles, 3)."""
     right, found, labelled = counts.sum(axis=0).T
     there = labelled > 0
     return float(np.mean(2 * right[there] / (found + labelled)[there]))
@@ -166,8 +181,9 @@ def score_roles(labelled: Iterable[Labelled], *, draws: int = 1000) -> RoleAgree
     """Compare what the segmenter finds with the labels, by language.
 
     Roles are found with the labelled borders given, borders without them (the source's own borders stay; offset 0 is no
-    border). The control of the roles gives every step the commonest label, that of the borders splits at lines and sentences
-    only. Chains may come in any order. Raises UsageError for no labelled chain.
+    border). A chain with stored steps is scored by these: by their roles where a labelled step has the same borders, and by
+    their borders. The control of the roles gives every step the commonest label, that of the borders splits at lines and
+    sentences only. Chains may come in any order. Raises UsageError for no labelled chain.
     """
     groups: dict[str, list[Labelled]] = {}
     for item in sorted(labelled, key=lambda item: item.chain.id):
@@ -179,6 +195,7 @@ def score_roles(labelled: Iterable[Labelled], *, draws: int = 1000) -> RoleAgree
     scores: list[Score] = []
     withheld: list[Withheld] = []
     wrong: list[Wrong] = []
+    n_stored = 0
     for language, items in sorted(groups.items()):
         counts = np.zeros((len(items), len(order), 3))
         majority = np.zeros_like(counts)
@@ -189,17 +206,21 @@ def score_roles(labelled: Iterable[Labelled], *, draws: int = 1000) -> RoleAgree
             text = item.chain.text
             given = segment(replace(item.chain, boundaries=item.starts), keep_source_steps=True)
             ends = [*item.starts[1:], len(text)]
+            stored = {(step.start, step.end): Role(step.automatic_role or step.role) for step in item.stored}
             for step, role, start, end in zip(given, item.roles, item.starts, ends, strict=True):
-                for found, table in ((step.role, counts), (common, majority)):
+                n_stored += (start, end) in stored
+                own = stored.get((start, end), step.role)
+                for found, table in ((own, counts), (common, majority)):
                     table[number, order.index(found), 1] += 1
                     table[number, order.index(role), 2] += 1
                     table[number, order.index(role), 0] += found is role
-                if step.role is not role:
+                if own is not role:
                     shown = " ".join(text[start:end].split())
-                    wrong.append(Wrong(language, item.chain.id, start, shown, "role", role.value, step.role.value))
+                    wrong.append(Wrong(language, item.chain.id, start, shown, "role", role.value, own.value))
             gold = {*item.starts} - {0}
             for lexicons, into in ((None, borders), ({}, plain)):
-                found_at = {step.start for step in segment(item.chain, lexicons)} - {0}
+                ours = item.stored if item.stored and lexicons is None else segment(item.chain, lexicons)
+                found_at = {step.start for step in ours} - {0}
                 into[number] = len(found_at & gold), len(found_at), len(gold)
                 if lexicons is None:
                     for at in sorted(found_at ^ gold):
@@ -260,4 +281,5 @@ def score_roles(labelled: Iterable[Labelled], *, draws: int = 1000) -> RoleAgree
         tuple(scores),
         tuple(withheld),
         tuple(wrong),
+        n_stored,
     )

@@ -205,7 +205,7 @@ def role_corpus(traces: Iterable[Trace], *, implicit: bool = False) -> tuple[Sym
         chain = trace.chain
         none = np.full(len(tokens), np.nan, np.float32)
         parts[name] = _Part(name, tokens, spans, chain.text, chain.question, chain.source, none)
-        explicit[name] = [step.explicit for step in trace.steps]
+        explicit[name] = [step.as_corrected.explicit for step in trace.steps]
     corpus = _checked(parts, "roles", runs.pop() if len(runs) == 1 else "")
     return corpus, np.array([flag for name in corpus.chains for flag in explicit[name]], np.bool_)
 

@@ -113,6 +113,8 @@ def import_command(file: Path, by: str, home: Path | None, store: str | None, as
 def score_command(details: bool, home: Path | None, as_json: bool) -> None:
     """Precision, recall and F1 of the segmenter on the chains that somebody corrected, beside their controls.
 
+    Scored are the steps of the home, as the segmenter made them at ingest: an export that nobody edits has every role right.
+
     \b
     trails roles score
     trails roles score --details     every step where they differ

@@ -175,7 +175,12 @@ def _into_graph(store: TraceStore, graph: Any, chains: list[str]) -> None:
     per_layer = graph_has_arrays(graph)
     wanted = [chain for chain in chains if chain in present]
     for first in range(0, len(wanted), BATCH_CHAINS):
-        block = list(store.traces(chains=wanted[first : first + BATCH_CHAINS]))
+        here = wanted[first : first + BATCH_CHAINS]
+        # rows written over what is there leave a property that is null in them as it was
+        graph.run(
+            "MATCH (s:Step) WHERE s.chain IN $chains REMOVE s.implicit_role, s.implicit_p", {"chains": here}, write=True
+        )
+        block = list(store.traces(chains=here))
         for run in sorted({trace.run for trace in block}):
             batch = graph_batch([trace for trace in block if trace.run == run], runs, per_layer=per_layer)
             batch = held_by(batch, store.identity())
@@ -185,8 +190,9 @@ def _into_graph(store: TraceStore, graph: Any, chains: list[str]) -> None:
 
 
 def score_home(settings: Settings) -> RoleAgreement:
-    """The segmenter of this version on every chain of the home that somebody corrected.
+    """The steps that the home stores, as the segmenter made them, on every chain that somebody corrected.
 
+    Steps whose borders a person moved have the role that the segmenter of this version finds with these borders given.
     Raises UsageError where nobody corrected any.
     """
     with TraceStore(settings.home) as store:
@@ -196,6 +202,7 @@ def score_home(settings: Settings) -> RoleAgreement:
                 trace.chain,
                 tuple(start for start, _, _ in known[trace.chain.id].steps),
                 tuple(role for _, _, role in known[trace.chain.id].steps),
+                trace.steps,
             )
             for trace in _once(store, known)
             if trace.chain.id in known

@@ -349,7 +349,7 @@ def chain_record(trace: Trace, run: Run, blob: Blob, found: Found, after: Trace 
             "tok": [int(first), int(last)],
             "surprisal": _mean(trace.surprisal[first:last]),
         }
-        for step, (first, last) in zip(trace.steps, spans.tolist(), strict=True)
+        for step, (first, last) in zip((s.as_corrected for s in trace.steps), spans.tolist(), strict=True)
     ]
     return {
         "id": chain.id,

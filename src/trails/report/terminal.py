@@ -393,7 +393,7 @@ def trace_record(
                 "text": chain.text[step.start : step.end],
                 "tokens": [int(x) for x in trace.step_tokens[step.index]],
             }
-            for step in trace.steps
+            for step in (step.as_corrected for step in trace.steps)
         ],
         "tokens": [
             {"position": t, "piece": trace.pieces[t], "surprisal": float(trace.surprisal[t]), measure: float(values[t])}

@@ -248,7 +248,7 @@ def _run_rows(traces: Sequence[Trace], run: Run, per_layer: bool) -> GraphBatch:
     span_end = spans[:, 1] + token_offset[step_chain]
     step_of_token = np.searchsorted(span_end, np.arange(token_offset[-1]), side="right")
 
-    steps = [step for trace in traces for step in trace.steps]
+    steps = [step.as_corrected for trace in traces for step in trace.steps]
     nodes = {
         "Source": _source_nodes(traces),
         "Chain": _chain_nodes(traces, chains),

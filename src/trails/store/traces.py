@@ -630,12 +630,13 @@ class TraceStore:
         return folder
 
     def stats(self) -> HomeStats:
-        """Counts for ``trails status``; reads the small columns only."""
+        """Counts for ``trails status``, roles as people corrected them; reads the small columns only."""
         shards = self._shards()
         chains: dict[str, int] = {}
         tokens: dict[str, int] = {}
         counted: tuple[dict[str, int], dict[str, int], dict[str, int]] = ({}, {}, {})
         seen: set[str] = set()
+        known = self.corrections()
         columns = ["chain", "run", "source", "language", "steps", "token_ids"]
         for table in self.tables(columns):
             lengths = np.diff(list_array(table["token_ids"]).offsets.to_numpy())
@@ -650,7 +651,14 @@ class TraceStore:
                 if chain in seen:
                     continue
                 seen.add(chain)
-                names = roles[int(offsets[row]) : int(offsets[row + 1])].to_pylist()
+                own = slice(int(offsets[row]), int(offsets[row + 1]))
+                names = roles[own].to_pylist()
+                if chain in known:
+                    given = {(a, b): role.value for a, b, role in known[chain].steps}
+                    places = (step_array.values.field(name)[own].to_pylist() for name in ("start", "end"))
+                    names = [
+                        given.get(place, name) for place, name in zip(zip(*places, strict=True), names, strict=True)
+                    ]
                 for counter, values in zip(counted, ([sources[row]], [languages[row]], names), strict=True):
                     for value in values:
                         counter[value] = counter.get(value, 0) + 1
