@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from trails.errors import UsageError
+from trails.platform.text import counted
 
 CONFIG_FILES = (Path("trails.toml"), Path("~/.config/trails/trails.toml"))
 
@@ -131,7 +132,7 @@ def _check_length(name: str, path: str) -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UsageError(
-                f"{name} is a path of {len(path):,} characters ({path[:40]}…), which is too long"
+                f"{name} is a path of {counted(len(path), 'character')} ({path[:40]}…), which is too long"
             ) from None
 
 

@@ -971,7 +971,11 @@ NODES: tuple[Node, ...] = (
             _p("alias", "string", "name that somebody gave the run: trails rename run"),
             _p("model", "string", "model id or folder name"),
             _p("revision", "string", "revision or hash of the weights"),
-            _p("adapter", "string", "hash of the adapter, empty if none"),
+            _p(
+                "adapter",
+                "string",
+                "digest of the adapter (its configuration and weights), as on its card; empty if none",
+            ),
             _p("tokenizer", "string", "hash of the tokenizer"),
             _p("dtype", "string", "number format of the forward pass"),
             _p("attention", "string", "attention implementation"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +109,27 @@ def test_the_map_reaches_the_graph(home: Path) -> None:
 
 
 @pytest.mark.slow
+def test_json_has_every_row_unless_a_limit_is_given_as_the_page_says(home: Path, tmp_path: Path) -> None:
+    whole = answer(home, "map", "--no-graph", "--details")
+    assert len(whole["states"]) > 10
+    assert "cut" not in whole
+    cut = answer(home, "map", "--no-graph", "--limit", "1")
+    assert len(cut["states"]) == 1
+    assert cut["cut"]["states"] == len(whole["states"])
+    said = run(home, "map", "--no-graph", "--html", tmp_path / "map.html").stderr
+    left, whole_count = re.search(r"([\d,]+) of ([\d,]+) rows of states left out; --json has all.", said).groups()  # type: ignore[union-attr]
+    assert int(whole_count.replace(",", "")) == len(whole["states"]) > int(left.replace(",", ""))
+
+
+@pytest.mark.slow
 def test_gaps_without_and_with_calibration(home: Path) -> None:
-    before = answer(home, "gaps", "--top", "3")
+    before = answer(home, "gaps", "--limit", "3")
     assert {score["name"] for score in before["calibration"]["scores"]} >= {"ungrounded", "no model"}
     assert all(seam["surprisal_excess"] is None for seam in before["seams"])
-    calibrated = answer(home, "gaps", "--calibrate", "--model", "uniform", "--top", "3")
+    calibrated = answer(home, "gaps", "--calibrate", "--model", "uniform", "--limit", "3")
     names = {score["name"] for score in calibrated["calibration"]["scores"]}
     assert {"all", "model's own share"} <= names
-    kept = answer(home, "gaps", "--top", "3")
+    kept = answer(home, "gaps", "--limit", "3")
     assert kept["calibration"] == calibrated["calibration"]  # the run keeps it
     with Home(home) as opened:
         rows = opened.cypher(
@@ -125,7 +139,7 @@ def test_gaps_without_and_with_calibration(home: Path) -> None:
     assert all(auc is not None and base is not None and step == index for auc, base, step, index in rows)
     one = ids(home)[0]
     assert {seam["chain"] for seam in answer(home, "gaps", "--chain", one)["seams"]} == {one}
-    assert "Ranked without a model" not in run(home, "gaps", "--top", "2").stderr
+    assert "Ranked without a model" not in run(home, "gaps", "--limit", "2").stderr
 
 
 @pytest.mark.slow

@@ -324,7 +324,7 @@ def test_the_search_goes_on_with_what_rescoring_taught(make: Any) -> None:
     assert only.verified == only.minimax
     # the goal right after the start joins two words that no chain has
     assert found.report().verdict.startswith(
-        "a bridge of 1 extra steps has a worst transition of 2.00 nats, going straight 9.00"
+        "a bridge of 1 extra step has a worst transition of 2.00 nats, going straight 9.00"
     )
     assert "no bridge is better than going straight" in only.report().verdict
 

@@ -61,6 +61,15 @@ def test_the_record_holds_everything_and_rows_up_to_a_limit() -> None:
     assert found["commands"] == [{"does": "export it", "run": "trails export --subgraph overlap:o1"}]
 
 
+def test_one_of_a_kind_is_told_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    one = pa.table({"id": ["o1"]})
+    report = told(facts={"n_chains": 1, "n_families": 2}, tables=(ReportTable("states", one, detail=True),))
+    print_report(report)
+    assert "More with --details: 1 more score, 1 state." in capsys.readouterr().err
+    print_report(report, details=True)
+    assert "1 chain, 2 families" in capsys.readouterr().out
+
+
 def test_tables_are_whole_in_arrow_and_pandas() -> None:
     report = told()
     assert report.to_arrow().num_rows == 3
@@ -112,7 +121,7 @@ def test_the_terminal_begins_with_the_verdict_and_keeps_the_control(capsys: pyte
     assert "no score for retrieval: no states" in printed.out
     assert "trails export --subgraph overlap:o1 --home 'my home'" in printed.out
     assert "minimax: claims 1 nat" in printed.out
-    assert "1 more scores, 3 states" in printed.err
+    assert "1 more score, 3 states" in printed.err
     print_report(told(), details=True)
     printed = capsys.readouterr()
     assert "variants" in printed.out

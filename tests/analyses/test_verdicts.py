@@ -24,7 +24,7 @@ def bridged(*ways: bridge.Crossing | None) -> str:
     return bridge.Bridge("r", "a:0", "b:1", "", "", minimax or verified, verified, fewest).report().verdict
 
 
-RANDOM = Control("random splice of 1 steps", 12.0, (10.0, 14.0))
+RANDOM = Control("random splice of 1 step", 12.0, (10.0, 14.0))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ RANDOM = Control("random splice of 1 steps", 12.0, (10.0, 14.0))
         (crossing(9.0, 11.0, RANDOM), "transition of 9.00 nats, going straight 11.00, random steps 12.00"),
         (crossing(10.0, 11.0, RANDOM), "going straight 11.00, but random steps do as well (12.00)"),
         (crossing(10.5, 11.0, RANDOM), "but random steps do as well (12.00)"),
-        (crossing(9.0, 11.0, Control("random splice of 1 steps", 9.5)), "going straight 11.00, random steps 9.50"),
+        (crossing(9.0, 11.0, Control("random splice of 1 step", 9.5)), "going straight 11.00, random steps 9.50"),
         (crossing(9.0, 11.0, None), "going straight 11.00; whether random steps do as well is open"),
         (
             crossing(11.0, 11.0, RANDOM),
@@ -105,7 +105,7 @@ def test_many_texts_are_counted_apart_from_those_that_were_not_judged() -> None:
         ("a", "b", "c", "d"), ("A", "B", "C", "D"), (held(0.84, *NULLS), held(0.01, *NULLS), None, small)
     )
     report = found.report()
-    assert report.verdict == "1 of 2 texts are caught beyond chance; 2 of 4 could not be judged"
+    assert report.verdict == "1 of 2 texts is caught beyond chance; 2 of 4 could not be judged"
     assert found.withheld == small.withheld
     rows = report.to_arrow().to_pylist()
     assert [row["caught"] for row in rows] == [True, False, None, None]

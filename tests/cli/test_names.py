@@ -13,6 +13,7 @@ import pytest
 
 from trails.cli import cli
 from trails.config import load_settings
+from trails.errors import UsageError
 from trails.export.subgraph import select
 from trails.pipeline import ingest
 from trails.store.resolve import Names
@@ -147,6 +148,46 @@ def test_a_source_a_family_or_a_run_in_place_of_a_chain_is_told(trails: Callable
         hint = f"Its chains: trails chains {flag} {name}"
         assert hint in said.replace(f" --home {home}", "")
         assert name in trails("chains", flag, name, "--home", home, "--json").out
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("#0", "no chain fits. Chains have the numbers #1 to #3."),
+        ("#99", "no chain fits. Chains have the numbers #1 to #3."),
+        ("#" + "9" * 5_000, "no chain fits. Write # and a number with the digits 0 to 9."),
+        ("#１", "no chain fits. Write # and a number with the digits 0 to 9."),
+        ("#²", "no chain fits. Write # and a number with the digits 0 to 9."),
+        ("#-1", "no chain fits. Write # and a number with the digits 0 to 9."),
+        ("c", "no chain fits. The beginning of an id needs 2 characters or more."),
+        ("few.jsonl:²", "no chain fits. Did you mean few.jsonl:r"),
+        ("few.jsonl:１", "no chain fits. Did you mean few.jsonl:r"),
+        ("nothing", "no chain fits. All chains: trails chains"),
+    ],
+)
+def test_why_a_name_fits_no_chain_is_said(home: Path, name: str, says: str) -> None:
+    with TraceStore(home) as traces, pytest.raises(UsageError) as caught:
+        Names(traces).chain(name)
+    assert says in str(caught.value)
+
+
+def test_digits_of_other_scripts_name_no_step_and_one_letter_no_family(home: Path) -> None:
+    with TraceStore(home) as traces:
+        names = Names(traces)
+        assert names.step("#1:0") == (names.rows[0][2], 0)
+        for text in ("#1:²", "#1:１", "#1:-1", "#1:"):
+            with pytest.raises(UsageError, match="is no step. Write CHAIN:STEP"):
+                names.step(text)
+        with pytest.raises(UsageError, match="no family fits: the beginning of an id needs 2 characters or more"):
+            names.of_family("f")
+
+
+def test_a_number_of_a_chain_of_another_run_is_told(home: Path) -> None:
+    with (
+        TraceStore(home) as traces,
+        pytest.raises(UsageError, match="no chain fits in run r9. It is a chain of another run"),
+    ):
+        Names(traces).chain("#1", "r9")
 
 
 def test_the_name_of_a_chain_is_kept_as_its_id(home: Path) -> None:

@@ -33,7 +33,7 @@ cypher "MATCH (c:Chain) RETURN c.id, c.roles, c.text LIMIT 2"
 overlaps --no-graph --limit 2
 overlaps --kind skeleton --no-graph --limit 2 --details
 map --no-graph
-gaps --no-graph --top 2
+gaps --no-graph --limit 2
 bridge {a}:0 {a}:2
 capture "If it rains, the street is wet. But it is dry. Therefore it did not rain at all."
 drift {a}

@@ -98,7 +98,7 @@ def test_excess_against_a_run_that_lacks_a_chain(make_home, tmp_path: Path) -> N
         store.write([replace(home.traces[0], run=run.id)])
     with pytest.raises(UsageError, match="has not measured chain c[0-9a-f]{16}. Run: trails ingest"):
         export(home, tmp_path / "o.jsonl", weights=f"excess:{run.id}", run=home.runs[0].id)
-    with pytest.raises(UsageError, match="a run was asked for and 2 fit. .* Choose with --run."):
+    with pytest.raises(UsageError, match="a run was asked for and 2 fit. .* Choose with --run ID."):
         export(home, tmp_path / "o.jsonl")
 
 
@@ -320,4 +320,4 @@ def test_rows_that_all_hang_together_leave_nothing_to_hold_out(make_home, tmp_pa
     assert (tmp_path / "o.held_out.jsonl").read_text() == ""
     card = (tmp_path / "o.README.md").read_text()
     assert "13-grams of tokens shared by train and held-out rows: 0." in card
-    assert "1 groups of rows without a shared 13-gram; the largest holds 100.0 % of the rows." in card
+    assert "1 group of rows without a shared 13-gram; the largest holds 100.0 % of the rows." in card

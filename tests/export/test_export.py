@@ -103,12 +103,12 @@ def test_a_hole_between_selected_steps_needs_a_format_with_masks(make_home, tmp_
         with pytest.raises(UsageError) as error:
             export(home, to, selection, name)
         assert str(error.value) == (
-            f"format {name!r} ({writer.trainer}) would lose the mask of 1 of 1 rows. Formats that keep it: trl, axolotl,"
+            f"format {name!r} ({writer.trainer}) would lose the mask of 1 of 1 row. Formats that keep it: trl, axolotl,"
             " llama-factory-tokens, ms-swift, trails. Or add --lossy to write it without."
         )
         assert not to.exists()
         report = export(home, to, selection, name, lossy=True)
-        assert report.lost == ("The mask of 1 rows: every token of the completion has loss.",)
+        assert report.lost == ("The mask of 1 row: every token of the completion has loss.",)
         assert "## Lost on purpose" in report.card.read_text()
 
 
@@ -467,4 +467,4 @@ def test_the_card_names_the_largest_id_of_all_rows(make_home, tmp_path: Path) ->
 def test_a_home_without_a_run_says_what_to_run(tmp_path: Path) -> None:
     with TraceStore(tmp_path / "home", write=True) as store, pytest.raises(UsageError) as error:
         export_selection(Selection("all", None), store, "trails", tmp_path / "o.jsonl")
-    assert "Runs: none; measure with: trails ingest PATH. Choose with --run." in str(error.value)
+    assert "Runs: none; measure with: trails ingest PATH. Choose with --run ID." in str(error.value)

@@ -89,7 +89,7 @@ def test_ids_and_parts_take_no_answer_and_missing_ones_are_counted(make_home, tm
     with pytest.raises(UsageError, match="think tags '<think>' cannot be read"):
         export(home, tmp_path / "o.jsonl", format="messages", think_tags="<think>")
     report = export(home, tmp_path / "o.jsonl", format="messages", answer=True)
-    assert "1 rows have no final answer to end with." in report.lint
+    assert "1 row has no final answer to end with." in report.lint
     result = CliRunner().invoke(
         cli,
         [

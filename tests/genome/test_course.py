@@ -167,7 +167,7 @@ FAULTS = [
     ("name: two", "name: two\nbudget: {tokens: 600}", r"the budget cannot be met: 600 of [\d,]+ tokens leave book .* without a chain"),
     ("name: two", 'name: two\nroles: {learner: "meta:version=plain", critic: all}', r"g.yaml:3:48; roles.critic: roles overlap: \d+ chains are learner and critic"),
     ("take: 30,", "take: 30, role: critic,", r"NOT A FAULT"),
-    ("    sections:\n      - name: reworded", '    initiation: {after: [first], mismatch_first: 900}\n    sections:\n      - name: reworded', r"mismatch_first: 900 rows of mismatch are asked for, and the stage holds \d+"),
+    ("    sections:\n      - name: reworded", '    initiation: {after: [first], mismatch_first: 900}\n    sections:\n      - name: reworded', r"mismatch_first: 900 rows of mismatch asked for, and the stage holds \d+"),
     ("    sections:\n      - name: reworded", '    gap: {between: [plain, reworded], withhold: "all"}\n    sections:\n      - name: reworded', r"an empty book: gaps withhold every chain of it"),
     ("    sections:\n      - name: reworded", '    gap: {between: [plain, reworded], withhold: "source:gsm8k/train"}\n    sections:\n      - name: reworded', r"withhold: no chain of the course is in this selection"),
     ("    sections:\n      - name: reworded", '    scenes: [{conflict_scene: {level: "botany", trigger: "photosynthesis of ferns", resolution_expected: "light"}}]\n    sections:\n      - name: reworded', r"no chain matches level and trigger"),

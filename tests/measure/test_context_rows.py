@@ -164,7 +164,7 @@ def test_a_chain_after_a_conversation_is_exported_in_the_frame_in_which_it_was_m
             exported(shards, "prompt-completion", tmp_path / "texts.jsonl")
         lossy = exported(shards, "prompt-completion", tmp_path / "texts.jsonl", lossy=True)
         assert lossy[talk.chain.id]["prompt"] == f"{QUESTION}\n"
-        assert "The conversation before the question of 1 rows" in (tmp_path / "texts.README.md").read_text("utf-8")
+        assert "The conversation before the question of 1 row" in (tmp_path / "texts.README.md").read_text("utf-8")
     # shards of a version that kept no tokens of the context
     older = [replace(trace, prefix_token_ids=None, infix_token_ids=None) for trace in traces]
     with (

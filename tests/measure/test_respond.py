@@ -70,5 +70,5 @@ def test_what_cannot_be_probed_is_named() -> None:
     with scorer.model.measuring():
         with pytest.raises(UnmeasurableError, match="with a text before it 367, and the window of tiny is 256"):
             react(scorer.model, row, [np.zeros(300, np.int32)], 256)
-        with pytest.raises(UnmeasurableError, match="has 1 tokens, a probe needs two"):
+        with pytest.raises(UnmeasurableError, match="has 1 token, a probe needs two"):
             react(scorer.model, scorer.contexts.row(item("a", cuts=())), [np.zeros(3, np.int32)])

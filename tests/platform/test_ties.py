@@ -88,7 +88,7 @@ def pool(surprisal: Sequence[float]) -> Pool:
     ("surprisal", "says"),
     [
         ([5.5] * 4, "all 4 chains are alike by perplexity, so the choice among them is random (seed 7)"),
-        ([1.0, 2.0, 2.0, 3.0], "1 chains that were left out are alike by perplexity with chosen ones; chance decided (seed 7)"),
+        ([1.0, 2.0, 2.0, 3.0], "1 chain that was left out is alike by perplexity with chosen ones; chance decided (seed 7)"),
         ([1.0, 2.0, 3.0, 3.0], ""),
     ],
 )  # fmt: skip

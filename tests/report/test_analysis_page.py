@@ -98,7 +98,7 @@ def test_every_analysis_writes_its_page(trails: Any, chains_file: Path, tmp_path
 
 def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
     from trails.evaluate.diff import DiffReport, GroupChange, LayerChange
-    from trails.evaluate.difference import Difference
+    from trails.evaluate.difference import LEGENDS, Difference
     from trails.variants.stored import KindDrift, Shown, VariantRun
 
     group = GroupChange("trained", 4, 90, 2.0, 1.5, -0.5, -0.75, -0.25, 1.0, 0.5, 0.1)
@@ -108,11 +108,11 @@ def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
         compared = DiffReport("ra", "rb", (group, alone), layers, (), (), noise, noise, ("collapse",), 0)
         told = Difference(compared, (), ("collapse",), {}).told()
         assert (len(told.scores), len(told.withheld)) == (scores, withheld)
-        assert (
-            told.verdict
-            == "trained: became easier by 0.500 nats per token; unseen: 1 chains are too few for an interval"
+        assert told.verdict == (
+            "trained: became easier by 0.500 nats per token (95 % interval 0.250 to 0.750); "
+            "unseen: 1 chain is too few for an interval"
         )
-        assert told.notes == ("alarm: collapse",)
+        assert told.notes == (LEGENDS["groups"], LEGENDS["layers"], "alarm: collapse")
         assert told.facts["noise"] == (0.01 if scores else None)
         assert told.to_arrow("groups")["surprisal"].to_pylist() == [-0.5, 0.5]
     before = corpus(2, RUN)

@@ -199,13 +199,13 @@ def test_planted_disagreement_is_found(make: Any) -> None:
 def test_too_little_to_compare_is_said(make: Any) -> None:
     trace = make(["a b"])
     one = member("r1", "a", [trace])
-    with pytest.raises(UsageError, match="1 members are there to compare"):
+    with pytest.raises(UsageError, match="1 member is there to compare"):
         agreement([one], {})
     with pytest.raises(UsageError, match="no chain was measured by all of r1, r2"):
         agreement([one, member("r2", "b", [])], {})
     few = agreement([one, replace(one, run="r2")], {trace.chain.id: trace.chain.text})
     assert not few.scores
-    assert "2 members are not compared: 2 spans in 1 chains" in few.report().verdict
+    assert "2 members are not compared: 2 spans in 1 chain" in few.report().verdict
 
 
 @pytest.mark.slow

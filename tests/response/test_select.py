@@ -149,7 +149,7 @@ def test_reaction_orders_by_what_respond_stored(trails: Trails) -> None:
     [
         (("--budget", 100, "--by", "gaps"), "Run: trails gaps"),
         (("--budget", 100, "--by", "diversity"), "--states"),
-        (("--budget", 1, "--by", "random"), "fits into 1 tokens"),
+        (("--budget", 1, "--by", "random"), "fits into 1 token;"),
         (("--budget", 100, "--by", "random", "--pool", "source:none"), "source 'none'"),
     ],
 )

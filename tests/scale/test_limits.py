@@ -67,7 +67,7 @@ def test_a_chain_of_1800_steps_is_measured_and_its_bound_is_said(trails: Any, tm
     steps = "\n".join(f"So {i} follows from {i - 1}." for i in range(1_800))
     path.write_text(json.dumps({"question": "What follows?", "answer": steps}) + "\n", encoding="utf-8")
     told = trails("ingest", path).err
-    assert "bounded     1 chains have more than 256 steps: the graph keeps the 32 strongest earlier steps" in told
+    assert "bounded     1 chain has more than 256 steps: the graph keeps the 32 strongest earlier steps" in told
     assert trails("verify", "--json").json()["differences"] == []
     short = tmp_path / "short.jsonl"
     short.write_text(json.dumps({"question": "What?", "answer": "If so, then yes. But no."}) + "\n", encoding="utf-8")

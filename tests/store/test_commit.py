@@ -55,7 +55,7 @@ def test_an_interrupt_writes_the_partial_shard_and_says_what_is_kept(settings: S
     with pytest.raises(KeyboardInterrupt) as stopped:
         ingest([source], settings, scorer=Stopping(4, KeyboardInterrupt()))
     assert str(stopped.value) == (
-        f"interrupted: 4 chains measured now are kept in 1 whole shards of {settings.home}; 2 are left. The same command "
+        f"interrupted: 4 chains measured now are kept in 1 whole shard of {settings.home}; 2 are left. The same command "
         "again measures only those"
     )
     verdict = verify(settings)
@@ -75,7 +75,7 @@ def test_the_command_prints_that_sentence(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 130
-    assert "interrupted: 2 chains measured now are kept in 1 whole shards of" in capsys.readouterr().err
+    assert "interrupted: 2 chains measured now are kept in 1 whole shard of" in capsys.readouterr().err
 
 
 def test_a_chain_that_fails_costs_no_other(settings: Settings, source: Path) -> None:

@@ -61,7 +61,7 @@ def test_status_of_a_home_without_graph_says_rebuild(tmp_path: Path) -> None:
         shards.put_run(ONE)
         shards.write(corpus(3, ONE))
     shown = trails("status", home=tmp_path)
-    assert "3 measured chains of the shards are not in the graph" in shown.stdout
+    assert "3 measured chains are in the shards and not in the graph" in shown.stdout
     assert "next        trails rebuild" in shown.stdout
     (tmp_path / "graph.kgl").write_bytes(b"broken")
     broken = trails("status", home=tmp_path).stdout

@@ -79,7 +79,7 @@ def test_chains_of_the_export_are_left_out_and_counted(tmp_path: Path) -> None:
     left, count = not_trained_on(items, export)
     mine = sorted((items[0], items[2]), key=lambda item: item.chain.id)
     assert (left, count) == (mine, 2), "the export's chains that nobody selected are not counted"
-    assert said_left_out(count) == "2 chains of the selection were trained on and left out"
+    assert said_left_out(count) == "2 chains were trained on and left out of the selection"
     left, count = not_trained_on(items, None)
     assert (sorted(left, key=lambda item: item.chain.id), count) == (
         sorted(items, key=lambda item: item.chain.id),
@@ -157,13 +157,19 @@ def group(change: float, low: float, high: float, chains: int = 9) -> GroupChang
 
 
 def test_a_sentence_says_what_the_interval_allows() -> None:
-    assert verdict(group(-0.2, -0.3, -0.1), 0.01) == "unseen: became easier by 0.200 nats per token"
-    assert verdict(group(0.2, 0.1, 0.3), 0.01) == "unseen: became harder by 0.200 nats per token"
+    assert verdict(group(-0.2, -0.3, -0.1), 0.01) == (
+        "unseen: became easier by 0.200 nats per token (95 % interval 0.100 to 0.300)"
+    )
+    assert verdict(group(0.2, 0.1, 0.4), 0.01) == (
+        "unseen: became harder by 0.200 nats per token (95 % interval 0.100 to 0.400)"
+    )
     assert verdict(group(0.2, 0.0, 0.3), 0.01) == "unseen: no change that the interval [0.000, 0.300] tells from 0"
     assert verdict(group(-0.2, -0.3, 0.0), 0.01) == "unseen: no change that the interval [-0.300, 0.000] tells from 0"
     assert verdict(group(0.01, 0.005, 0.02), 0.01) == "unseen: no change beyond the noise floor"
     assert verdict(group(-0.01, -0.02, -0.005), 0.01) == "unseen: no change beyond the noise floor"
-    assert verdict(group(-0.01, -0.02, -0.005), math.nan).endswith("easier by 0.010 nats per token")
+    assert verdict(group(-0.01, -0.02, -0.005), math.nan).endswith(
+        "easier by 0.010 nats per token (95 % interval 0.005 to 0.020)"
+    )
     assert verdict(group(0.2, math.nan, math.nan, chains=4), 0.01) == "unseen: 4 chains are too few for an interval"
 
 

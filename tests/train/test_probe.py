@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from trails.evaluate.probe import Probe, chain_kl, chain_nll, continuations, probe, repetition
+from trails.measure.caching import handed_back, kept_by
 from trails.train import TrainOptions
 from trails.train.loop import fit
 
@@ -39,6 +42,22 @@ def test_an_untrained_adapter_does_not_diverge_and_a_trained_one_does(tiny, make
         assert chain_nll(probe(trained, rows)) == pytest.approx(chain_nll(probe(tiny(), rows)), abs=1e-5)
     assert chain_nll(found, base=True) == pytest.approx(chain_nll(probe(tiny(), rows)), abs=1e-5)
     assert chain_nll(found, base=True) != pytest.approx(chain_nll(found), abs=1e-3)
+
+
+def test_what_a_model_kept_is_handed_back_under_the_name_that_it_knows(tiny, make_rows) -> None:
+    plain, adapted = tiny(), fit(tiny(), make_rows(2), TrainOptions(steps=0, rank=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        assert continuations(adapted, [[2, 3, 4]], 5) == continuations(plain, [[2, 3, 4]], 5)
+
+    class Older(torch.nn.Module):
+        def forward(self, input_ids, past_key_values=None):
+            return past_key_values
+
+    assert handed_back(Older(), "kept") == {"past_key_values": "kept"}
+    assert handed_back(plain, None) == {}
+    assert list(handed_back(adapted, "kept")) == list(handed_back(plain, "kept"))
+    assert kept_by(SimpleNamespace(past_key_values="kept")) == kept_by(SimpleNamespace(cache="kept")) == "kept"
 
 
 def test_training_on_a_planted_transition_moves_it_and_not_the_others(tiny, make_rows) -> None:

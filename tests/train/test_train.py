@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from trails.errors import ModelError, UsageError
+from trails.measure.load import adapter_digest
 from trails.train import TrainOptions, train_rows, weight_change
 from trails.train.attention import NAME, TeacherMap, attention_loss, install, key_bins, tapped
 from trails.train.data import Collator, cut, dataset
@@ -272,7 +273,8 @@ def test_the_card_names_the_export(tiny, tokenizer, make_rows, tmp_path) -> None
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "peft"
     assert "| export, SHA-256 | `test` |" in card
     record = json.loads((report.adapter / "train.json").read_text())
-    assert record["adapter_sha256"] in card
+    assert record["adapter"] == adapter_digest(report.adapter)
+    assert f"| adapter, its digest in trails status | `{record['adapter']}` |" in card
     assert not list(report.adapter.glob("*.bin"))
 
 

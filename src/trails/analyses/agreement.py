@@ -24,6 +24,7 @@ from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import how_drawn, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Longs
+from trails.platform.text import agreeing, counted
 from trails.schema import Trace, stable_hash, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -228,11 +229,11 @@ class Agreement(Finding):
             w = self.scores[0]
             said = "agree" if w.beyond() else "do not agree beyond chance"
             verdict = (
-                f"{count} members {said} on which {self.by}s are hard: Kendall's W {w.value:.2f}, "
+                f"{counted(count, 'member')} {said} on which {self.by}s are hard: Kendall's W {w.value:.2f}, "
                 f"with their {self.by}s shifted {w.control:.2f}"
             )
         else:
-            verdict = f"{count} members are not compared: {self.withheld[0].reason}"
+            verdict = f"{counted(count, 'member is', 'members are')} not compared: {self.withheld[0].reason}"
         parted = {"chain": "chain", "step": "step", "text": "text", "statistic": "spread of ranks", "chance": "by chance",
                   "hardest_for": "hardest for", "easiest_for": "easiest for"}  # fmt: skip
         facts = {"by": self.by, "measure": self.measure, "n_members": count, "n_units": self.n_units,
@@ -284,7 +285,8 @@ def agreement(
     """
     if len(members) < 2:
         raise UsageError(
-            f"{len(members)} members are there to compare, two are needed. Run: trails ingest PATH --models A,B"
+            f"{counted(len(members), 'member is', 'members are')} there to compare, two are needed. Run: "
+            "trails ingest PATH --models A,B"
         )
     units, alone = aligned(members, by)
     if not units.chains:
@@ -295,9 +297,12 @@ def agreement(
     notes = []
     measured = {chain for one in members for chain in one.ends}
     if rest := len(measured) - len(units.chains):
-        notes.append(f"{rest} of {len(measured)} chains were not measured by every member: left out")
+        notes.append(
+            f"{rest:,} of {counted(len(measured), 'chain')} {agreeing(rest, 'was', 'were')} not "
+            "measured by every member: left out"
+        )
     if alone:
-        notes.append(f"{alone} chains have no common boundary inside: each is one span")
+        notes.append(f"{counted(alone, 'chain has', 'chains have')} no common boundary inside: each is one span")
     table = pa.table(
         {
             "run": [m.run for m in members],
@@ -315,7 +320,8 @@ def agreement(
     several = len(np.unique(units.chain))
     if len(units.values) < MIN_UNITS or several < 2:
         reason = (
-            f"{len(units.values)} {by}s in {several} chains are in all members, {MIN_UNITS} in two chains are needed"
+            f"{counted(len(units.values), by)} in {counted(several, 'chain is', 'chains are')} in all members, "
+            f"{MIN_UNITS} in two chains are needed"
         )
         withheld = (Withheld("agreement", f"{reason}: ingest more chains with every member"),)
         return Agreement(
@@ -343,7 +349,10 @@ def agreement(
             spread(null[:, at]),
             how_drawn("such draws", draws, f"[{seed}, {2 if by == 'chain' else 1}]"),
         )
-        how = f"95 %: Student's t with the standard error of {draws} bootstrap resamples of the {several} chains, seed {seed}"
+        how = (
+            f"95 %: Student's t with the standard error of {counted(draws, 'bootstrap resample')} of the "
+            f"{counted(several, 'chain')}, seed {seed}"
+        )
         return Score(name, float(own[at]), unit, (control,), (float(span[at, 0]), float(span[at, 1])), how=how)
 
     scores = (

@@ -13,6 +13,7 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spearman, spread, within_group_ranks
 from trails.platform.arrays import Doubles, Longs
+from trails.platform.text import counted
 from trails.platform.ties import same
 from trails.schema import Trace, step_key
 from trails.store.base import GraphBatch
@@ -91,7 +92,7 @@ class Anchors(Finding):
             alike = sum(same(r["nats"], best["nats"]) for r in ends)
             if alike > 1:
                 each = f"without any of them {best['nats']:.3g} nats a token are lost"
-                return f"step {best['later']} needs {alike} earlier steps alike, none of them most: {each}"
+                return f"step {best['later']} needs {counted(alike, 'earlier step')} alike, none of them most: {each}"
             which = f"step {best['later']} needs step {best['earlier']} most"
             return f"{which}: without it {best['nats']:.3g} nats a token are lost"
         means = [max(r["nats"] for r in ends if r["chain"] == chain) for chain in last]
@@ -176,7 +177,10 @@ def _scores(rows: Sequence[dict[str, Any]], seed: int) -> tuple[tuple[Score, ...
     group = np.array([groups.setdefault((r["chain"], r["later"]), len(groups)) for r in rows], np.int64)
     several = np.isin(group, np.flatnonzero(np.bincount(group) > 1)) if len(group) else np.zeros(0, bool)
     if several.sum() < MIN_PAIRS:
-        reason = f"{int(several.sum())} pairs of steps whose later step has several before it; {MIN_PAIRS} are needed"
+        reason = (
+            f"{counted(int(several.sum()), 'pair')} of steps whose later step has several before it; "
+            f"{MIN_PAIRS} are needed"
+        )
         withheld.append(Withheld(CORRELATION, f"{reason}: give a longer chain or more chains"))
     else:
         scores.append(
@@ -194,7 +198,7 @@ def _scores(rows: Sequence[dict[str, Any]], seed: int) -> tuple[tuple[Score, ...
             intervals = [bootstrap(by_chain[:, i]) for i in (0, 1)]
             again = how_resampled()
             controls = (Control(control, float(other), intervals[1], f"one a pair of steps; {again}"),)
-            note = f"the same {len(drawn)} pairs of steps, mean over chains"
+            note = f"the same {counted(len(drawn), 'pair')} of steps, mean over chains"
             scores.append(
                 Score(f"{name}, against {control}", float(own), "nats per token", controls, intervals[0], note, again)
             )

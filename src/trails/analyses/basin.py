@@ -28,6 +28,7 @@ from trails.analyses.sequences import SymbolCorpus, content_key, content_words, 
 from trails.analyses.statistics import bootstrap, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Doubles, Ints, Longs
+from trails.platform.text import counted
 from trails.schema import Trace
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -131,7 +132,7 @@ def basin(
     corpus = token_corpus(watched())
     if corpus.n_chains < MIN_CHAINS:
         raise UsageError(
-            f"a zone was asked for on a map of {corpus.n_chains} chains; {MIN_CHAINS} are needed: ingest more"
+            f"a zone was asked for on a map of {counted(corpus.n_chains, 'chain')}; {MIN_CHAINS} are needed: ingest more"
         )
     if missing := sorted(wanted - set(kept)):
         raise UsageError(f"chain {missing[0]} was asked for, and this run has not measured it. Run: trails chains")
@@ -175,9 +176,13 @@ def basin(
             withheld.append(Withheld(f"share captured, {way}", reason))
     notes = []
     if len(able) < len(wanted):
-        notes.append(f"{len(wanted) - len(able)} chains have fewer than {MIN_QUERY} tokens and were left out")
+        notes.append(
+            f"{counted(len(wanted) - len(able), 'chain has', 'chains have')} fewer than {MIN_QUERY} tokens and were left out"
+        )
     if len(able) < 5:
-        notes.append(f"of {len(able)} chains intervals are over random disturbances of them, not over chains")
+        notes.append(
+            f"of {counted(len(able), 'chain')} intervals are over random disturbances of them, not over chains"
+        )
     if ground.others is None:
         notes.append("the corpus has one source, so there is no map of the others")
     return Basin(
@@ -356,7 +361,9 @@ def _half(way: str, levels: Sequence[_Found], many: int, seed: int = 0) -> Score
         return half_distance(units.mean(axis=0)), spread(drawn) if len(units) >= 5 else None
 
     value, interval = of([found.captured for found in levels])
-    units = f"{len(levels[0].captured) // many} chains" if len(levels[0].captured) // many >= 5 else "disturbed texts"
+    units = (
+        counted(len(levels[0].captured) // many, "chain") if len(levels[0].captured) // many >= 5 else "disturbed texts"
+    )
     how = f"500 resamples of {units}, generator of seed {seed}; the central 95 %"
     found = Control(BAG, *of([found.bag for found in levels]), how=f"nearest bag of words of the same texts; {how}")
     return Score(HALF + way, value, "share of tokens", (found,), interval, how=how)

@@ -26,6 +26,7 @@ from trails.analyses.statistics import how_drawn, spread
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.platform.arrays import Doubles, Floats, Longs
+from trails.platform.text import counted, whole_number
 from trails.schema import Chain, Step, Trace, step_key
 
 REAL_SPANS = 500
@@ -81,18 +82,20 @@ class StepGraph:
         fitting = [number for number, chain in enumerate(self.chains) if chain.id.startswith(chain_name)]
         if len(fitting) != 1 or not chain_name:
             raise UsageError(
-                f"step or chain {name!r} was asked for and {len(fitting)} chains fit. Give a chain id or CHAIN:STEP; "
+                f"step or chain {name!r} was asked for and "
+                f"{counted(len(fitting), 'chain fits', 'chains fit')}. Give a chain id or CHAIN:STEP; "
                 "they are listed by: trails chains"
             )
         number = fitting[0]
         size = len(self.steps[number])
         if not place:
             return int(self.first[number]) + (size - 1 if last else 0)
-        if not place.isdigit() or int(place) >= size:
+        step = whole_number(place)
+        if step is None or step >= size:
             raise UsageError(
                 f"step {place!r} of chain {self.chains[number].id} was asked for; it has steps 0 to {size - 1}"
             )
-        return int(self.first[number]) + int(place)
+        return int(self.first[number]) + step
 
 
 def step_graph(
@@ -285,7 +288,7 @@ class Crossing(Finding):
     def report(self) -> Report:
         """The steps of the way, and its scores."""
         claimed = self.rescored.strictest(CLAIMED).value
-        glue = f"{sum(self.glued)} of {len(self.glued)} edges glued"
+        glue = f"{sum(self.glued):,} of {counted(len(self.glued), 'edge')} glued"
         budget = {None: "", True: ", within the budget", False: ", over the budget"}[self.keeps_budget]
         kinds = ["glued" if glued else "measured" for glued in self.glued]
         edges = pa.table(
@@ -297,7 +300,7 @@ class Crossing(Finding):
         )
         return Report(
             "crossing",
-            f"{self.n_extra} extra steps, {glue}: worst transition {self.rescored.value:.2f} nats re-scored, "
+            f"{counted(self.n_extra, 'extra step')}, {glue}: worst transition {self.rescored.value:.2f} nats re-scored, "
             f"{claimed:.2f} claimed{budget}",
             {
                 "steps": list(self.steps),
@@ -382,7 +385,7 @@ class Bridge(Finding):
                 f"no bridge is better than going straight: the best has a worst transition of {value:.2f} nats, "
                 f"the goal right after the start {straight:.2f}"
             )
-        found = f"a bridge of {best.n_extra} extra steps has a worst transition of {value:.2f} nats"
+        found = f"a bridge of {counted(best.n_extra, 'extra step')} has a worst transition of {value:.2f} nats"
         if random is None:
             return f"{found}, going straight {straight:.2f}; whether random steps do as well is open"
         low = random.interval[0] if random.interval else random.value
@@ -582,14 +585,21 @@ class _Judge:
         withheld = []
         if random:
             how = how_drawn("random splices, measured as one text each", len(random), self.seed)
-            controls.append(Control(f"{SPLICE} of {len(path) - 1} steps", float(np.mean(random)), spread(random), how))
+            controls.append(
+                Control(f"{SPLICE} of {counted(len(path) - 1, 'step')}", float(np.mean(random)), spread(random), how)
+            )
         else:
             withheld.append(Withheld(SPLICE, "there is no step outside the two chains: ingest more"))
         if len(real) >= MIN_REAL_SPANS:
             how = how_drawn(f"stored spans (at most {REAL_SPANS} are drawn)", len(real), self.seed)
-            controls.append(Control(f"real spans of {len(path)} steps", float(np.mean(real)), spread(real), how))
+            controls.append(
+                Control(f"real spans of {counted(len(path), 'step')}", float(np.mean(real)), spread(real), how)
+            )
         else:
-            reason = f"{len(real)} real spans of {len(path)} steps exist and {MIN_REAL_SPANS} are needed: ingest more"
+            reason = (
+                f"{counted(len(real), 'real span')} of {counted(len(path), 'step exists', 'steps exist')} "
+                f"and {MIN_REAL_SPANS} are needed: ingest more"
+            )
             withheld.append(Withheld("real span", reason))
         controls.append(Control(DIRECT, direct[0], how="the goal right after the start, measured, nothing drawn"))
         claimed_total = float(graph.total[nodes].sum())

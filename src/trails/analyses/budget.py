@@ -18,6 +18,7 @@ from trails.analyses.sequences import window_keys
 from trails.analyses.statistics import how_drawn, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Floats, Longs
+from trails.platform.text import counted
 from trails.platform.ties import leading, same
 from trails.schema import Trace, stable_hash
 
@@ -176,9 +177,16 @@ def _tied(pool: Pool, by: By, places: Sequence[int], seed: int) -> str:
     left = np.setdiff1d(able, places)
     same_as = [float(value[i]) for i in left if any(same(float(value[i]), float(value[j])) for j in places)]
     if len(able) > 1 and leading(value[able].tolist()) == len(able):
-        return f"all {len(able):,} chains are alike by {by}, so the choice among them is random (seed {seed})"
+        return (
+            f"all {counted(len(able), 'chain is', 'chains are')} alike by {by}, so the choice among them "
+            f"is random (seed {seed})"
+        )
     if same_as:
-        return f"{len(same_as):,} chains that were left out are alike by {by} with chosen ones; chance decided (seed {seed})"
+        return (
+            f"{counted(len(same_as), 'chain that was left out is', 'chains that were left out are')} alike by {by} with chosen "
+            f"ones; "
+            f"chance decided (seed {seed})"
+        )
     return ""
 
 
@@ -199,7 +207,8 @@ class Chosen(Finding):
         """What was chosen, and how it differs from random choices of the same budget."""
         tokens = sum(self.table["tokens"].to_pylist())
         verdict = (
-            f"{len(self.table):,} of {self.n_pool:,} chains, {tokens:,} of {self.budget:,} tokens, chosen by {self.by}"
+            f"{len(self.table):,} of {counted(self.n_pool, 'chain')}, {tokens:,} of "
+            f"{counted(self.budget, 'token')}, chosen by {self.by}"
         )
         if self.scores:
             apart = [s.name for s in self.scores if (r := s.controls[0].interval) and not r[0] <= s.value <= r[1]]
@@ -222,13 +231,13 @@ def chosen(pool: Pool, by: By, budget: int, run: str, *, seed: int = 0, reverse:
     if not places:
         able = pool.tokens if len(pool.tokens) else np.zeros(1, np.int64)
         raise UsageError(
-            f"no chain of {len(pool.chains)} that can be chosen by {by} fits into {budget} tokens; the shortest has "
+            f"no chain of {len(pool.chains)} that can be chosen by {by} fits into {counted(budget, 'token')}; the shortest has "
             f"{int(able.min())}. Give a larger --budget."
         )
     notes = []
     if int(pool.tokens.sum()) <= budget:
         notes.append(
-            f"the budget holds the whole pool of {int(pool.tokens.sum()):,} tokens: every way chooses the same chains"
+            f"the budget holds the whole pool of {counted(int(pool.tokens.sum()), 'token')}: every way chooses the same chains"
         )
     elif tied := _tied(pool, by, places, seed):
         notes.append(tied)

@@ -38,6 +38,7 @@ from trails.analyses.statistics import auc, bootstrap, how_drawn, how_resampled,
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Doubles, Floats, Ints, Keys, Longs
+from trails.platform.text import agreeing, counted
 from trails.schema import Step, Trace
 
 MIN_CHAINS = 20
@@ -381,14 +382,14 @@ class Captures(Finding):
         columns = {"text": "text", "caught": "caught", "share": "share of tokens", "chance": "chance at most"}
         columns |= {"trail": "trail", "around": "where it enters", "trail_text": "the trail there"}
         judged = [one.is_caught for one in self.found if one is not None and one.is_caught is not None]
-        said = f"{sum(judged)} of {len(judged)} texts are caught beyond chance"
+        said = f"{sum(judged):,} of {counted(len(judged), 'text')} {agreeing(sum(judged), 'is', 'are')} caught beyond chance"
         if len(judged) < len(rows):
             said += f"; {len(rows) - len(judged)} of {len(rows)} could not be judged"
         return Report(
             "capture",
             said,
             {"n_texts": len(rows), "n_judged": len(judged), "n_caught": sum(judged)},
-            (ReportTable("texts", pa.Table.from_pylist(rows, schema), f"{len(rows)} texts", columns),),
+            (ReportTable("texts", pa.Table.from_pylist(rows, schema), counted(len(rows), "text"), columns),),
             withheld=self.withheld,
             notes=self.notes,
         )
@@ -457,7 +458,8 @@ def capture(
     a text of fewer than :data:`MIN_QUERY` tokens."""
     if len(one.tokens) < MIN_QUERY:
         raise UsageError(
-            f"a text of {len(one.tokens)} tokens was given; capture needs {MIN_QUERY} or more, or chance cannot be told apart"
+            f"a text of {counted(len(one.tokens), 'token')} was given; capture needs {MIN_QUERY} or "
+            "more, or chance cannot be told apart"
         )
     notes = []
     ready, same = (corpus if isinstance(corpus, CaptureMap) else CaptureMap(corpus, k, seed)).without(one.text)
@@ -481,11 +483,15 @@ def capture(
                 _match(corpus, one, start, size, a + int(where[start])) for start, size in (stretches[0], stretches[-1])
             )
         else:
-            notes.append(f"the trail shares windows of {k} tokens, but no stretch of {min_match}: no entry, no exit")
+            notes.append(
+                f"the trail shares windows of {counted(k, 'token')}, but no stretch of {min_match}: no entry, no exit"
+            )
     scores: list[Score] = []
     withheld: list[Withheld] = []
     if corpus.n_chains < MIN_CHAINS:
-        reason = f"the map has {corpus.n_chains} chains and {MIN_CHAINS} are needed for its nulls: ingest more"
+        reason = (
+            f"the map has {counted(corpus.n_chains, 'chain')} and {MIN_CHAINS} are needed for its nulls: ingest more"
+        )
         withheld += [Withheld(name, reason) for name in ("caught", "fitness", "votes for the trail")]
     else:
         scores, missing = _scores(ready, one, trail, share, second, lengths, min_match, draws)
@@ -571,7 +577,7 @@ def _scores(
     once = f"one order-1 Markov resample of the map, seed {seed}"
     controls["caught"].append(Control(NULLS[2], float(found[0]), how=once))
     controls["fitness"].append(Control(NULLS[2], float(again[0]), how=once))
-    counted = "counted on the same text, nothing drawn"
+    by_counting = "counted on the same text, nothing drawn"
     other = ready.other_sources(corpus.sources[trail]) if trail >= 0 else None
     if other is None:
         reason = (
@@ -582,22 +588,22 @@ def _scores(
         withheld.append(Withheld("another topic's map", reason))
     else:
         held = other.corpus
-        name = f"{OTHER_SOURCES} ({held.n_tokens} of {corpus.n_tokens} tokens)"
+        name = f"{OTHER_SOURCES} ({held.n_tokens:,} of {counted(corpus.n_tokens, 'token')})"
         found = caught(match_lengths(held.tokens, held.offsets, *single)[0], single[1], min_match)
         fit = window_fitness(other.known, *single, k)
-        controls["caught"].append(Control(name, float(found[0]), how=counted))
-        controls["fitness"].append(Control(name, float(fit[0]), how=counted))
-        controls["votes"].append(Control(name, float(other.index.votes(*single)[1][0]), how=counted))
+        controls["caught"].append(Control(name, float(found[0]), how=by_counting))
+        controls["fitness"].append(Control(name, float(fit[0]), how=by_counting))
+        controls["votes"].append(Control(name, float(other.index.votes(*single)[1][0]), how=by_counting))
     pieces = _packed(without_connectives(one))
     left = match_lengths(corpus.tokens, corpus.offsets, *pieces)[0]
     begins = np.flatnonzero(left >= min_match)
     masked = float(covered(len(left), begins, left[begins].astype(np.int64)).sum() / len(one.tokens))
     windows = window_keys(*pieces, k + 1)[0]
     kept = float(np.isin(windows, known).sum() / max(len(one.tokens) - k, 1))
-    controls["caught"].append(Control(MASKED, masked, how=counted))
-    controls["fitness"].append(Control(MASKED, kept, how=counted))
+    controls["caught"].append(Control(MASKED, masked, how=by_counting))
+    controls["fitness"].append(Control(MASKED, kept, how=by_counting))
     fitting = float(window_fitness(known, *single, k)[0])
-    controls["votes"].append(Control("second-best chain", float(second[0]), how=counted))
+    controls["votes"].append(Control("second-best chain", float(second[0]), how=by_counting))
     own = float(caught(lengths, single[1], min_match)[0])
     return [
         Score("caught", own, "share of tokens", tuple(controls["caught"]), note=_which_is_chance(controls["caught"])),
@@ -659,7 +665,7 @@ def retrieve(
     stack = np.concatenate(vectors) if vectors else np.empty((0, 1), np.float32)
     if len(stack) < MIN_VECTORS:
         reason = (
-            f"{len(stack)} steps have a stored state and {MIN_VECTORS} are needed to whiten: "
+            f"{counted(len(stack), 'step has', 'steps have')} a stored state and {MIN_VECTORS} are needed to whiten: "
             f"ingest more with --states {chosen}"
         )
         return (), (), (Withheld("retrieval in whitened space", reason),)
@@ -752,7 +758,10 @@ def calibrate(
     ``other`` is another topic's map; ``decode`` turns tokens into text for the bag-of-words score (withheld without it).
     """
     if len(held) < MIN_CHAINS or corpus.n_chains < MIN_CHAINS:
-        reason = f"{len(held)} held-out texts and a map of {corpus.n_chains} chains; {MIN_CHAINS} of each are needed"
+        reason = (
+            f"{counted(len(held), 'held-out text')} and a map of {counted(corpus.n_chains, 'chain')}; "
+            f"{MIN_CHAINS} of each are needed"
+        )
         return CaptureCalibration(corpus.n_chains, len(held), (), (Withheld("capture", reason),))
     index = trail_index(corpus, k)
     known = np.unique(window_keys(corpus.tokens, corpus.offsets, k + 1)[0])
@@ -831,7 +840,9 @@ def recovery(
     bag of words where ``decode`` is given. Raises UsageError below :data:`MIN_CHAINS` chains.
     """
     if corpus.n_chains < MIN_CHAINS:
-        raise UsageError(f"recovery was asked for on {corpus.n_chains} chains; {MIN_CHAINS} are needed: ingest more")
+        raise UsageError(
+            f"recovery was asked for on {counted(corpus.n_chains, 'chain')}; {MIN_CHAINS} are needed: ingest more"
+        )
     index = trail_index(corpus, k)
     lengths = np.diff(corpus.offsets)
     able = np.flatnonzero(lengths >= MIN_QUERY)

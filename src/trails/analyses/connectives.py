@@ -18,6 +18,7 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.platform.arrays import Doubles, Longs
+from trails.platform.text import counted
 
 LEAST_STEPS = 60
 LEAST_CHAINS = 10
@@ -96,7 +97,8 @@ def judge(steps: Sequence[Connected], language: str, roles: Sequence[str], *, se
     found = Connectives(language, tuple(roles), len(names), counts, (), ())
     if len(steps) < LEAST_STEPS or len(names) < LEAST_CHAINS or sum(n > 0 for n in counts) < 2:
         reason = (
-            f"{len(steps)} steps with a connective in {len(names)} chains; {LEAST_STEPS} in {LEAST_CHAINS} are needed"
+            f"{counted(len(steps), 'step')} with a connective in {counted(len(names), 'chain')}; "
+            f"{LEAST_STEPS} in {LEAST_CHAINS} are needed"
         )
         return Connectives(language, tuple(roles), len(names), counts, (), (Withheld("gain of the model", reason),))
     y = np.array([step.role for step in steps])

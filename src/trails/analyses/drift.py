@@ -28,6 +28,7 @@ from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import spread, step_change
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Doubles
+from trails.platform.text import counted
 from trails.schema import Trace
 
 MIN_POSITIONS = 8
@@ -118,7 +119,7 @@ def drift(trace: Trace, against: Trace | None = None, *, seed: int = 0) -> Drift
     """
     if trace.n_layers < 1 or trace.hidden_shift.shape[1] < MIN_LAYERS:
         raise UsageError(
-            f"drift was asked for, and run {trace.run} has {trace.n_layers} layers; {MIN_LAYERS - 1} are needed. "
+            f"drift was asked for, and run {trace.run} has {counted(trace.n_layers, 'layer')}; {MIN_LAYERS - 1} are needed. "
             "Measure the chain with a transformer: trails ingest PATH --model NAME"
         )
     shift = trace.hidden_shift.astype(np.float64)
@@ -205,7 +206,10 @@ def _exact_onset(changed: Bools) -> int | None:
 
 def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[Score, ...], tuple[Withheld, ...]]:
     if len(values) < MIN_POSITIONS:
-        reason = f"{len(values)} positions are too few to resample; {MIN_POSITIONS} are needed: give a longer chain"
+        reason = (
+            f"{counted(len(values), 'position is', 'positions are')} too few to resample; "
+            f"{MIN_POSITIONS} are needed: give a longer chain"
+        )
         return None, (), (Withheld("onset", reason),)
     layers = np.arange(values.shape[1])
     if paired:
@@ -223,7 +227,7 @@ def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[
             return exact, (Score(EXACT, value, unit, (before,), note=f"layer {exact}"),), ()
         layers = layers[changed]
         if len(layers) < MIN_LAYERS:
-            reason = f"{len(layers)} layers changed at all, a change point needs {MIN_LAYERS}"
+            reason = f"{counted(len(layers), 'layer')} changed at all, a change point needs {MIN_LAYERS}"
             return None, (), (Withheld("onset", reason),)
         values = values[:, changed]
     rng = np.random.default_rng(seed)
@@ -311,6 +315,6 @@ def picture(found: Drift, *, width: int = 100, height: int = 32) -> Text:
             text.append(_SHADES[level], style=_COLOURS[level])
         text.append(" ← drift sets in\n" if marked else "\n")
     text.append("layer; positions from left to right, ", style="dim")
-    text.append(f"{n} in {columns} columns; shades are sixths of all cells, from ", style="dim")
+    text.append(f"{n} in {counted(columns, 'column')}; shades are sixths of all cells, from ", style="dim")
     text.append(f"{float(cells.min()):.3f} to {float(cells.max()):.3f}\n", style="dim")
     return text

@@ -30,6 +30,7 @@ from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import bootstrap, generator, how_resampled, of_each
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles
+from trails.platform.text import counted
 from trails.schema import Trace, family_key, stable_hash, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -254,7 +255,7 @@ class Flagged:
 def flag(effect: Effect, found: Quantities) -> Flagged | Withheld:
     """The steps that meet every condition of an effect; Withheld where there are too few."""
     if len(found.steps) < MIN_STEPS:
-        reason = f"{len(found.steps)} steps could be looked at ({NEEDS[effect.quantities]}), {MIN_STEPS} are needed"
+        reason = f"{counted(len(found.steps), 'step')} could be looked at ({NEEDS[effect.quantities]}), {MIN_STEPS} are needed"
         return Withheld(effect.name, reason)
     meets = np.ones(len(found.steps), bool)
     chance = np.ones(len(next(iter(found.control.values()))), bool)
@@ -320,7 +321,7 @@ class Effects(Finding):
             said = f"{'more often than' if score.beyond() else 'no more than'} by chance ({percent(one.by_chance)})"
             if one.effect.against == "unrelated":
                 said = f"of unrelated ones {percent(one.by_chance)}"
-            parts.append(f"{one.effect.name}: {len(one.flagged)} of {len(one.steps)} steps, {said}")
+            parts.append(f"{one.effect.name}: {len(one.flagged):,} of {counted(len(one.steps), 'step')}, {said}")
         rows = [
             {
                 "effect": one.effect.name,

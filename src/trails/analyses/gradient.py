@@ -20,6 +20,7 @@ from trails.analyses.statistics import generator, of_each, spearman
 from trails.errors import ModelError
 from trails.measure.base import Scorer, Segmented
 from trails.platform.arrays import Doubles, Floats, Longs
+from trails.platform.text import counted
 from trails.schema import Trace
 
 if TYPE_CHECKING:
@@ -141,7 +142,10 @@ class Gradient(Finding):
             mine = np.asarray(values, np.float64)[self.replaced]
             score = _agreement(name, mine, real, SHUFFLES)
             if score is None:
-                reason = f"{len(mine)} tokens were replaced, {FEWEST} with different changes are needed"
+                reason = (
+                    f"{counted(len(mine), 'token was', 'tokens were')} replaced, {FEWEST} with different changes "
+                    "are needed"
+                )
                 withheld.append(Withheld(name, reason))
                 continue
             scores.append(score)
@@ -149,7 +153,8 @@ class Gradient(Finding):
             steps, deficit = self.deficits[-1]
             withheld.append(
                 Withheld(
-                    "integrated gradients", f"not converged: they lack {deficit:.0%} of the change after {steps} steps"
+                    "integrated gradients",
+                    f"not converged: they lack {deficit:.0%} of the change after {counted(steps, 'step')}",
                 )
             )
         return tuple(scores), tuple(withheld)

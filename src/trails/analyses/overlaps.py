@@ -46,6 +46,7 @@ from trails.analyses.statistics import Interval, bootstrap, how_drawn, how_resam
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Floats, Ints, Longs
+from trails.platform.text import agreeing, counted
 from trails.schema import Role, Trace, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -163,17 +164,17 @@ class Overlaps(Finding):
         ).append_column("nested", pa.array(inside))
         columns = {"id": "overlap", "n_tokens": self.unit, "n_chains": "chains", "n_occurrences": "places"}
         columns |= {"text": "text", "chains": f"in (up to {CHAINS_SHOWN})"}
-        title = f"{len(ids) - int(inside.sum())} {self.kind} overlaps"
+        title = counted(len(ids) - int(inside.sum()), f"{self.kind} overlap")
         if inside.any():
             title += f", and {int(inside.sum())} that occur only inside longer ones (--json has them)"
         tables = [ReportTable("overlaps", data, title, columns, shown=(~inside).tolist())]
         if self.variants is not None:
             headings = {"n_chains": "chains", "roles": "variant"}
-            tables.append(ReportTable("variants", self.variants, f"{len(self.variants)} variants", headings))
+            tables.append(ReportTable("variants", self.variants, counted(len(self.variants), "variant"), headings))
         if self.similar is not None:
             headings = {"start": "step", "end": "near step", "cosine": "cosine", "excess": "excess over control"}
             headings["explained"] = "masked exact finds it too"
-            title = f"{len(self.similar)} near pairs of steps, layer {self.layer}"
+            title = f"{counted(len(self.similar), 'near pair')} of steps, layer {self.layer}"
             ranked = ("cosine", self.similar["cosine"].to_pylist())
             tables.append(ReportTable("similar", self.similar, title, headings, ranked=ranked))
         facts = {"kind": self.kind, "min_length": self.min_length, "n_chains": self.n_chains, "run": self.run or None}
@@ -211,7 +212,8 @@ class Overlaps(Finding):
         if score is None:
             reason = self.withheld[0].reason if self.withheld else "no score could be had"
             found = (
-                f"{len(self.overlaps)} {self.kind} overlaps of {size} were found; whether that is beyond chance is open"
+                f"{counted(len(self.overlaps), f'{self.kind} overlap')} of {size} "
+                f"{agreeing(len(self.overlaps), 'was', 'were')} found; whether that is beyond chance is open"
             )
             judged = f"whether it shares beyond chance is open: {reason}" if self.pair else f"{found}: {reason}"
         else:
@@ -230,7 +232,9 @@ class Overlaps(Finding):
         if not self.pair:
             return judged
         longest = f", the longest of {self.overlaps['n_tokens'][0].as_py()} {self.unit}" if len(self.overlaps) else ""
-        shared = f"{n_shown} overlaps{longest}" if len(self.overlaps) else f"no {self.kind} overlap of {size}"
+        shared = (
+            f"{counted(n_shown, 'overlap')}{longest}" if len(self.overlaps) else f"no {self.kind} overlap of {size}"
+        )
         return f"{' and '.join(self.pair)} share {shared}; the whole corpus: {judged}"
 
 
@@ -369,7 +373,8 @@ def _coverage_scores(
 ) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
     if corpus.n_chains < MIN_CHAINS or corpus.n_tokens < MIN_TOKENS:
         reason = (
-            f"{corpus.n_chains} chains with {corpus.n_tokens} tokens are too few for a Markov resample "
+            f"{counted(corpus.n_chains, 'chain')} with "
+            f"{counted(corpus.n_tokens, 'token is', 'tokens are')} too few for a Markov resample "
             f"({MIN_CHAINS} chains and {MIN_TOKENS} tokens are needed): ingest more, or widen the selection"
         )
         return (), (Withheld("coverage", reason),)
@@ -447,7 +452,10 @@ def skeleton(
     scores: list[Score] = []
     withheld: list[Withheld] = []
     if corpus.n_chains < MIN_CHAINS:
-        reason = f"{corpus.n_chains} chains are too few for a shuffle of roles ({MIN_CHAINS} are needed): ingest more"
+        reason = (
+            f"{counted(corpus.n_chains, 'chain is', 'chains are')} too few for a shuffle of roles "
+            f"({MIN_CHAINS} are needed): ingest more"
+        )
         withheld.append(Withheld("coverage", reason))
     else:
         draws = [shuffled(corpus.tokens, corpus.offsets, seed + draw, within=False) for draw in range(shuffles)]
@@ -555,7 +563,8 @@ def neighbours(
     """
     if len(vectors) < MIN_VECTORS:
         raise UsageError(
-            f"near overlaps were asked for and {len(vectors)} steps have a stored state; whitening needs {MIN_VECTORS}: "
+            f"near overlaps were asked for and {counted(len(vectors), 'step has', 'steps have')} a "
+            f"stored state; whitening needs {MIN_VECTORS}: "
             "ingest more chains with --states LAYER"
         )
     whitening = whitening or fit_whitening(vectors)
@@ -675,7 +684,8 @@ def near(
     rows = np.flatnonzero(usable)
     if len(rows) < MIN_VECTORS:
         reason = (
-            f"{len(rows)} steps have a stored state; whitening needs {MIN_VECTORS}: ingest more chains with --states"
+            f"{counted(len(rows), 'step has', 'steps have')} a stored state; whitening needs "
+            f"{MIN_VECTORS}: ingest more chains with --states"
         )
         empty = _near_tables([], corpus)
         return Overlaps(
@@ -746,7 +756,7 @@ def near(
                     Control(
                         "random pairs of steps",
                         float(chance.mean()),
-                        how=f"share of {len(chance):,} pairs of different chains among 2,000 drawn, seed {seed}",
+                        how=f"share of {counted(len(chance), 'pair')} of different chains among 2,000 drawn, seed {seed}",
                     ),
                 ),
                 bootstrap(explained.astype(np.float64), seed=seed),
@@ -829,7 +839,7 @@ def _beyond_words(
             Control(
                 "random pairs of steps",
                 float((chance <= bound).mean()),
-                how=f"share of {len(chance):,} random pairs of different chains at or below their own 95 % quantile",
+                how=f"share of {counted(len(chance), 'random pair')} of different chains at or below their own 95 % quantile",
             ),
         ),
         bootstrap(beyond),

@@ -23,6 +23,7 @@ from trails.analyses.sequences import content_words, one_instrument, usual_layer
 from trails.analyses.statistics import bootstrap, how_resampled
 from trails.analyses.whitening import MIN_VECTORS, fit_whitening
 from trails.platform.arrays import Doubles, Floats
+from trails.platform.text import counted
 from trails.schema import Trace
 
 LEAST = 5
@@ -55,8 +56,9 @@ class Patterns(Finding):
             nearer = [score.name for score in self.scores if score.beyond(CHANCE)]
             more = [score.name for score in self.scores if score.beyond(CHANCE, BAG)]
             said = (
-                f"versions of {self.n_families} families lie nearer than length-matched chains at {len(nearer)} of "
-                f"{len(self.scores)} layers; beyond what a bag of words tells at {', '.join(more) or 'none'}"
+                f"versions of {counted(self.n_families, 'family lies', 'families lie')} nearer than "
+                f"length-matched chains at {len(nearer)} of "
+                f"{counted(len(self.scores), 'layer')}; beyond what a bag of words tells at {', '.join(more) or 'none'}"
             )
         columns = {"layer": "layer", "within": "within", "between": "matched", "p": "p", "words_within": "words within",
                    "words_between": "words matched"}  # fmt: skip
@@ -106,7 +108,8 @@ def patterns(traces: Iterable[Trace], *, seed: int = 0) -> Patterns:
     steps = sum(len(one.states) for one in kept)
     if len(groups) < LEAST or steps < MIN_VECTORS:
         reason = (
-            f"{len(groups)} families have two versions with states and a chain as long of another family, and {steps} steps "
+            f"{counted(len(groups), 'family has', 'families have')} two versions with states and a chain "
+            f"as long of another family, and {counted(steps, 'step')} "
             f"have a state; {LEAST} and {MIN_VECTORS} are needed (trails ingest PATH --states 16)"
         )
         return Patterns(run, len(groups), len(pairs), nothing, (), (Withheld("patterns", reason),), ())
@@ -127,7 +130,7 @@ def patterns(traces: Iterable[Trace], *, seed: int = 0) -> Patterns:
             | {"words_within": float(words[:, 0].mean()), "words_between": float(words[:, 1].mean())}
         )
         mine, theirs = (_means(_nearer(values), family_of) for values in (found, words))
-        how = how_resampled(f"the {len(groups)} families")
+        how = how_resampled(f"the {counted(len(groups), 'family')}")
         bag = Control(BAG, float(theirs.mean()), bootstrap(theirs), f"the same pairs by their bags of words; {how}")
         scores.append(
             Score(

@@ -19,6 +19,7 @@ from trails.errors import UsageError
 from trails.platform.arrays import Floats
 from trails.platform.markup import HTML_ROWS, escaped, html_table
 from trails.platform.packages import package
+from trails.platform.text import counted
 from trails.platform.ties import tie
 from trails.store.base import GraphBatch
 
@@ -161,7 +162,7 @@ class Report:
             headings, shown = table.view(rows)
             title = table.title or table.name
             if table.n_shown > len(shown):
-                title += f" ({len(shown)} of {table.n_shown} rows)"
+                title += f" ({len(shown):,} of {counted(table.n_shown, 'row')})"
             body = html_table(headings, shown, title, say)
             parts.append(f"<details><summary>{say(title)}</summary>{body}</details>" if table.detail else body)
             if told := table.tie(rows):

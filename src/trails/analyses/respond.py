@@ -13,6 +13,7 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score
 from trails.analyses.statistics import bootstrap, how_resampled
 from trails.platform.arrays import Doubles
+from trails.platform.text import agreeing, counted
 from trails.schema import stable_hash
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -64,7 +65,8 @@ class Responses(Finding):
         rows = self.table.to_pylist()
         consistent = [row for row in rows if row["consistent"]]
         verdict = (
-            f"{len(consistent)} of {len(rows)} spans move {len(self.chains)} unseen probes the same way, beyond a span of "
+            f"{len(consistent):,} of {counted(len(rows), 'span')} {agreeing(len(consistent), 'moves', 'move')} "
+            f"{counted(len(self.chains), 'unseen probe')} the same way, beyond a span of "
             "another source"
         )
         columns = {

@@ -14,6 +14,7 @@ from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import Interval, bootstrap, how_resampled
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles
+from trails.platform.text import counted
 from trails.schema import Chain, Role, Step
 from trails.segment import detect_language, segment
 
@@ -85,7 +86,7 @@ class RoleAgreement(Finding):
         """The verdict first."""
         steps = sum(self.n_steps.values())
         right = steps - sum(case.kind == "role" for case in self.wrong)
-        share = f"{right:,} of {steps:,} steps ({percent(right / steps)})"
+        share = f"{right:,} of {counted(steps, 'step')} ({percent(right / steps)})"
         verdict = f"with the labelled borders given, {share} have the labelled role"
         notes = ["Intervals resample chains. A role with fewer than ten labelled steps is hardly measured."]
         if self.n_stored:
@@ -248,7 +249,7 @@ def score_roles(labelled: Iterable[Labelled], *, draws: int = 1000) -> RoleAgree
                 )
             )
         if len(items) < _LEAST_CHAINS:
-            reason = f"{len(items)} labelled chains in {language}; an interval needs {_LEAST_CHAINS}"
+            reason = f"{counted(len(items), 'labelled chain')} in {language}; an interval needs {_LEAST_CHAINS}"
             withheld.append(Withheld(f"scores of {language}", reason))
             continue
         again = how_resampled(draws=draws)

@@ -121,15 +121,19 @@ def methods(scores: Sequence[Score]) -> dict[str, tuple[str, ...]]:
 SCORE_COLUMNS = ("score", "value", "95 %", "unit", "control", "its value", "its 95 %")
 
 
+def span_text(interval: Interval | None) -> str:
+    """``-0.215 to -0.154``; empty where there is none, or none that is known."""
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval and all(map(math.isfinite, interval)) else ""
+
+
 def score_rows(scores: Sequence[Score]) -> list[list[Any]]:
     """Rows of :data:`SCORE_COLUMNS`: one per control, the score itself on the first."""
-
-    def span(interval: Interval | None) -> str:
-        return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
     rows: list[list[Any]] = []
     for score in scores:
         for number, control in enumerate(score.controls):
-            first = [score.name, score.value, span(score.interval), score.unit] if number == 0 else ["", None, "", ""]
-            rows.append([*first, control.name, control.value, span(control.interval)])
+            first = (
+                [score.name, score.value, span_text(score.interval), score.unit] if number == 0 else ["", None, "", ""]
+            )
+            rows.append([*first, control.name, control.value, span_text(control.interval)])
     return rows

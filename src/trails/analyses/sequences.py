@@ -21,6 +21,7 @@ import numpy.typing as npt
 from trails.analyses.suffixes import suffix_array
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Ints, Keys, Longs
+from trails.platform.text import counted
 from trails.schema import Chain, Role, Trace
 from trails.segment.lexicon import LETTERS, packaged_lexicons
 
@@ -449,7 +450,9 @@ def maximal_repeats(
     beginning of a chain count as symbols of their own. Raises UsageError for ``min_symbols`` < 1.
     """
     if min_symbols < 1:
-        raise UsageError(f"a repeat of at least {min_symbols} tokens was asked for; give a number of 1 or more")
+        raise UsageError(
+            f"a repeat of at least {counted(min_symbols, 'token')} was asked for; give a number of 1 or more"
+        )
     found = found or suffixes(corpus.tokens, corpus.offsets)
     order, lcp = found.order, found.lcp
     none = Repeats(np.empty(0, np.int32), np.empty(0, np.int32), np.zeros(1, np.int64), np.empty(0, np.int32))

@@ -34,6 +34,7 @@ from trails.analyses.sequences import (
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Ints, Keys, Longs
+from trails.platform.text import counted
 from trails.schema import Trace
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -127,10 +128,10 @@ class StateMap(Finding):
             self._verdict(),
             facts,
             (
-                ReportTable("bubbles", bubbles, f"{len(bubbles)} bubbles", headings),
+                ReportTable("bubbles", bubbles, counted(len(bubbles), "bubble"), headings),
                 ReportTable("unitigs", self.unitigs, f"{len(self.unitigs)} unitigs", unitigs, detail=True),
-                ReportTable("states", self.states, f"{len(self.states)} states", detail=True),
-                ReportTable("trails", self.trails, f"{len(self.trails)} trails", detail=True),
+                ReportTable("states", self.states, counted(len(self.states), "state"), detail=True),
+                ReportTable("trails", self.trails, counted(len(self.trails), "trail"), detail=True),
             ),
             self.scores,
             self.withheld,
@@ -172,7 +173,7 @@ def woven_map(
 def build(corpus: SymbolCorpus, k: int = 4, *, score: bool = True, seed: int = 0) -> StateMap:
     """The map of a corpus. Raises UsageError for ``k`` < 1."""
     if k < 1:
-        raise UsageError(f"a map of the last {k} tokens was asked for; k is 1 or more (default 4)")
+        raise UsageError(f"a map of the last {counted(k, 'token')} was asked for; k is 1 or more (default 4)")
     state_of = context_ranks(corpus.tokens, corpus.offsets, k)
     n_states = int(state_of.max(initial=-1)) + 1
     count = np.bincount(state_of, minlength=n_states)
@@ -449,7 +450,10 @@ def _walked(kept: int, seed: int) -> str:
 def _scores(corpus: SymbolCorpus, k: int, seed: int) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
     out = held_out(corpus)
     if corpus.n_chains < MIN_CHAINS or not out.any() or out.all():
-        reason = f"{corpus.n_chains} chains are too few to hold some out ({MIN_CHAINS} are needed): ingest more"
+        reason = (
+            f"{counted(corpus.n_chains, 'chain is', 'chains are')} too few to hold some out "
+            f"({MIN_CHAINS} are needed): ingest more"
+        )
         names = ("fitness", "branching perplexity", "walk is real")
         return (), tuple(Withheld(name, reason) for name in names)
     train, test = corpus.select(~out), corpus.select(out)
@@ -482,7 +486,7 @@ def _scores(corpus: SymbolCorpus, k: int, seed: int) -> tuple[tuple[Score, ...],
                 ),
             ),
             interval,
-            f"{test.n_chains} chains held out",
+            f"{counted(test.n_chains, 'chain')} held out",
             f"{HELD_OUT}; {how_resampled('held-out chains (sum over sum)', seed=seed)}",
         ),
         Score(

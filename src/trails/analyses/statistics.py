@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trails.platform.arrays import Doubles, Longs
+from trails.platform.text import counted
 from trails.schema import stable_hash
 
 Interval = tuple[float, float]
@@ -50,7 +51,9 @@ def how_drawn(what: str, draws: int, seed: int | str, *, apart: bool = False) ->
 
 def how_resampled(units: str = "chains", *, draws: int = 1000, seed: int = 0) -> str:
     """How an interval was made by :func:`bootstrap`, in words."""
-    return f"{LEVEL:.0%}: percentiles of {draws:,} bootstrap resamples of {units}, seed {seed}".replace("%", " %")
+    return f"{LEVEL:.0%}: percentiles of {counted(draws, 'bootstrap resample')} of {units}, seed {seed}".replace(
+        "%", " %"
+    )
 
 
 def spread(values: npt.ArrayLike) -> Interval | None:
@@ -201,7 +204,7 @@ def step_change(curves: Doubles, *, margin: int = 1) -> tuple[int, float]:
     mean = curves.mean(axis=0)
     size = len(mean)
     if size < 2 * margin + 1:
-        raise ValueError(f"{size} values are too few for a change point")
+        raise ValueError(f"{counted(size, 'value is', 'values are')} too few for a change point")
     total = float(((mean - mean.mean()) ** 2).sum())
     at = np.arange(margin, size - margin + 1)
     cumulative, squares = np.cumsum(mean), np.cumsum(mean**2)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trails.platform.arrays import Doubles, Floats
+from trails.platform.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ class Moments:
         :data:`MIN_VECTORS`.
         """
         if self.n < MIN_VECTORS:
-            raise ValueError(f"{self.n} vectors are too few to whiten; {MIN_VECTORS} are needed")
+            raise ValueError(
+                f"{counted(self.n, 'vector is', 'vectors are')} too few to whiten; {MIN_VECTORS} are needed"
+            )
         value, direction = np.linalg.eigh(self.scatter / (self.n - 1))
         value, direction = value[::-1], direction[:, ::-1]
         keep = min(int(self.n / per_component), int((value > floor * value[0]).sum()))

@@ -31,6 +31,9 @@ from trails.errors import StoreError, TrailsError, UsageError
     help="Give every step its role as a second label, for its colour; or take these labels away.",
 )
 @click.option("--open", "open_it", is_flag=True, help="Open the address in your web browser.")
+@click.option(
+    "--run", help="Run whose values favourites and guide hold (default: the latest that is no change of another)."
+)
 @home_option
 def command(
     save: Path | None,
@@ -39,6 +42,7 @@ def command(
     port: int | None,
     role_labels: bool | None,
     open_it: bool,
+    run: str | None,
     home: Path | None,
 ) -> None:
     """Address of Neo4j Browser, and what makes it show trails well.
@@ -59,7 +63,7 @@ def command(
     settings = settings_from(home=home)
     try:
         with TraceStore(settings.home) as traces:
-            values = values_of(traces)
+            values = values_of(traces, run)
     except StoreError as error:
         values = {}
         err.print(f"The values are those of the packaged sample: {error}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from trails.cli.common import BarProgress, echo, err, home_option, json_option, print_json, settings_from
+from trails.platform.text import counted
 
 
 @click.command("bulk", context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,7 +45,7 @@ def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> 
     if as_json:
         print_json({"folder": str(folder), "rows": files.rows, "elements": files.elements, **lines})
         return
-    err.print(f"{files.elements:,} nodes and relationships in {folder}")
+    err.print(f"{counted(files.elements, 'node')} and relationships in {folder}")
     err.print(
         "Stop the server, then type the line below, start the server, and create the indexes with", highlight=False
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from trails.cli.common import csv_option, echo, err, home_option, json_option, print_rows, settings_from
-from trails.platform.text import beginning
+from trails.platform.text import beginning, counted
 
 WORDS = 60
 """Characters of a chain's first words in the table."""
@@ -93,4 +93,4 @@ def command(
     if not rows:
         echo("no chain fits", to_stderr=True)
     elif len(rows) > limit:
-        err.print(f"the first {limit:,} of {len(rows):,} rows; more with --limit")
+        err.print(f"the first {limit:,} of {counted(len(rows), 'row')}; more with --limit")

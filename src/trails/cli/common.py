@@ -25,7 +25,7 @@ from rich.text import Text
 
 from trails.cli import COMMANDS
 from trails.config import Settings, load_settings
-from trails.platform.text import json_text, jsonable, one_line, spreadsheet_text, visible
+from trails.platform.text import counted, json_text, jsonable, one_line, spreadsheet_text, visible
 from trails.report.table import Rows, prose, wrapped
 
 
@@ -269,16 +269,27 @@ def _estimate(tokens: int, done: int, total: int, to_do: int, seconds: float) ->
         return None
     in_all = float(f"{tokens * total / done:.2g}")
     span = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
-    rate = f"{tokens:,} tokens took {seconds:.0f} s, {tokens / seconds:,.0f} tokens/s"
+    rate = f"{counted(tokens, 'token')} took {seconds:.0f} s, {tokens / seconds:,.0f} tokens/s"
     return f"about {in_all:,.0f} tokens in all, about {span} of measuring to go ({rate})"
 
 
 class LogLines(logging.Handler):
-    """What the library logs as lines on stderr; the command line's only handler of the logger ``trails``."""
+    """What the library logs as lines on stderr; the command line's only handler of the logger ``trails``. A record with
+    ``once`` is a line once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line."""
-        err.print(one_line(record.getMessage()))
+        line = one_line(record.getMessage())
+        if getattr(record, "once", False):
+            if line in self._said:
+                return
+            self._said.add(line)
+        err.print(line)
 
 
 def log_to_stderr() -> None:

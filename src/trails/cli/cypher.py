@@ -11,6 +11,7 @@ import click
 
 from trails.cli.common import csv_option, err, home_option, json_option, print_rows, settings_from, store_option
 from trails.errors import QueryError, UsageError
+from trails.platform.text import counted
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 
 timeout_option = click.option(
@@ -102,4 +103,6 @@ def command(
     for line in warnings:
         err.print(line)
     if result.truncated:
-        err.print(f"only the first {limit:,} rows are shown; add LIMIT to the query or raise --limit")
+        err.print(
+            f"only the first {counted(limit, 'row is', 'rows are')} shown; add LIMIT to the query or raise --limit"
+        )

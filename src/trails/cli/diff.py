@@ -92,7 +92,9 @@ def command(
     trails diff --adapter adapter --export rows.parquet --unrelated wikipedia_en
     trails diff r0123 r4567
     """
+    from trails.analyses.score import span_text
     from trails.evaluate.diff import verdict
+    from trails.evaluate.difference import LEGENDS
     from trails.pipeline import Home
 
     with Home(**settings_for(home, store, model=model, device=device)) as opened, BarProgress(quiet=as_json) as bar:
@@ -108,6 +110,7 @@ def command(
             top=limit,
             progress=bar,
         )
+        after_adapter = opened.run(found.report.after).adapter
         stated = None
         if blocks is not None:
             from trails.pipeline.stellating import compared
@@ -118,13 +121,25 @@ def command(
         print_json(found.record() | ({"stellator": stated.record()} if stated is not None else {}))
         return found.told()
     print_rows(
-        ["group", "chains", "tokens", "before", "after", "change", "low", "high", "entropy", "easier", "harder"],
+        ["group", "chains", "change", "95 %", "before", "after", "entropy", "easier", "harder", "tokens"],
         [
-            [g.group, g.chains, g.tokens, g.before, g.after, g.surprisal, g.low, g.high, g.entropy, g.easier, g.harder]
+            [
+                g.group,
+                g.chains,
+                g.surprisal,
+                span_text((g.low, g.high)),
+                g.before,
+                g.after,
+                g.entropy,
+                g.easier,
+                g.harder,
+                g.tokens,
+            ]
             for g in report.groups
         ],
-        title=f"{report.before} → {report.after}: surprisal, nats per token, mean over chains (95 % interval over chains)",
+        title=f"{report.before} → {report.after}{f' (adapter {after_adapter})' if after_adapter else ''}",
     )
+    echo(LEGENDS["groups"])
     floor = (
         "not measured"
         if report.noise != report.noise
@@ -138,8 +153,9 @@ def command(
         print_rows(
             ["layer", "hidden", "noise", "attention", "noise of attention"],
             [[x.layer, x.hidden, x.hidden_noise, x.attention, x.attention_noise] for x in top],
-            title="layers that moved most: mean absolute change of hidden_shift and attention_shift",
+            title="layers that moved most",
         )
+        echo(LEGENDS["layers"])
     for name, moved in (("easier", report.easier), ("harder", report.harder)):
         if moved:
             print_rows(
@@ -151,9 +167,11 @@ def command(
         looked = ", ".join(f"{count} {group}" for group, count in found.chains.items())
         keys = list(found.checkpoints[0])
         rows = [[row[key] for key in keys] for row in found.checkpoints]
-        print_rows(
-            keys, rows, title=f"by checkpoint (0 = base): nats per token, mean over the chains looked at ({looked})"
-        )
+        print_rows(keys, rows, title=f"by checkpoint (0 = base), over the chains looked at ({looked})")
+        echo(LEGENDS["checkpoints"])
+    for note in found.notes:
+        if note not in LEGENDS.values():
+            echo(note)
     for alarm in found.alarms:
         echo(f"alarm: {alarm}")
     if stated is not None:

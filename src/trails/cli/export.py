@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option
+from trails.platform.text import counted
 
 if TYPE_CHECKING:
     from trails.export import ExportReport
@@ -218,19 +219,21 @@ def _print(report: ExportReport, as_json: bool, objective: str = "", said: Seque
     else:
         made = f" ({counts.variants} of them microvariants)" if counts.variants else ""
         echo(
-            f"{counts.rows} rows of {counts.chains} chains{made}, {counts.labelled} of {counts.tokens} tokens with loss"
+            f"{counted(counts.rows, 'row')} of {counted(counts.chains, 'chain')}{made}, "
+            f"{counts.labelled:,} of {counted(counts.tokens, 'token')} with loss"
             f" (mean surprisal {counts.mean_surprisal:.3f} nats)"
         )
         for split_name, path in report.files.items():
             echo(f"{split_name}: {path}")
         if "held_out" in report.files:
             echo(
-                f"held out: {counts.held_out} of {counts.rows} rows ({counts.held_out / max(1, counts.rows):.1%}); versions "
+                f"held out: {counts.held_out:,} of {counted(counts.rows, 'row')} "
+                f"({counts.held_out / max(1, counts.rows):.1%}); versions "
                 "of one thing and near copies stay on one side, so the share can differ from --split"
             )
         echo(f"card: {report.card}")
         if counts.unlabelled:
-            echo(f"{counts.unlabelled} rows were left out: no token of them carries a label")
+            echo(f"{counted(counts.unlabelled, 'row was', 'rows were')} left out: no token of them carries a label")
         echo(report.ends)
         for line in said:
             echo(line)

@@ -8,6 +8,7 @@ import click
 
 from trails.cli.common import echo, err, home_option, json_option, print_json, store_option
 from trails.cli.scores import run_option, settings_for
+from trails.platform.text import counted
 
 
 @click.command("export-graph", context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,4 +73,4 @@ def command(
         names = ", ".join(found.left_out)
         err.print(f"left out, as neo4j-admin reads no lists from Parquet: {names} (trails bulk writes them)")
     rows = ", ".join(f"{name} {count:,}" for name, count in found.rows.items())
-    echo(f"{found.path}: {found.elements:,} nodes and relationships as {found.format}: {rows}")
+    echo(f"{found.path}: {counted(found.elements, 'node')} and relationships as {found.format}: {rows}")

@@ -15,12 +15,12 @@ from trails.cli.common import (
     run_model_option,
     store_option,
 )
-from trails.cli.scores import details_option, graph_option, html_option, run_option, settings_for, tell
+from trails.cli.scores import details_option, graph_option, html_option, limit_option, run_option, settings_for, tell
 
 
 @click.command("gaps", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--chain", help="Only this chain: its id, the beginning of it, SOURCE:RECORD, or #12 of trails chains.")
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Print at most this many seams.")
+@limit_option
 @click.option(
     "--calibrate", is_flag=True, help="Measure what the scores are worth: remove a step of each chain (slow)."
 )
@@ -42,7 +42,7 @@ from trails.cli.scores import details_option, graph_option, html_option, run_opt
 @html_option
 def command(
     chain: str | None,
-    top: int,
+    limit: int,
     calibrate: bool,
     calibrate_chains: int,
     model: str | None,
@@ -61,7 +61,7 @@ def command(
 
     \b
     trails gaps --calibrate
-    trails gaps --top 20
+    trails gaps --limit 20
     trails gaps --chain c1f0
     """
     from trails.analyses.gaps import NOTE
@@ -83,4 +83,4 @@ def command(
         )
     if ranked and not calibrated and not as_json:
         err.print("Ranked without a model. What the model adds is measured by: trails gaps --calibrate")
-    return tell(found.report(), as_json=as_json, limit=top, details=details, home=home)
+    return tell(found.report(), as_json=as_json, limit=limit, details=details, home=home)

@@ -22,6 +22,7 @@ from trails.cli.common import (
     stacked,
     store_option,
 )
+from trails.platform.text import counted
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 run_option = click.option(
@@ -94,7 +95,7 @@ def init(file: Path, from_home: Path | None, books: int, stages: int, overwrite:
             text = genome_of(shelf, name=file.name.split(".")[0], books=books, stages=stages)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text)
-    echo(f"{file}: {text.count('select:'):,} books. Next: trails genome show {file}")
+    echo(f"{file}: {counted(text.count('select:'), 'book')}. Next: trails genome show {file}")
 
 
 @command.command("check", context_settings=_HELP)
@@ -126,13 +127,13 @@ def check(
         with open_shelf(settings, run) as shelf:
             course = course_of(genome, document, shelf, file, seed)
             found |= {"home": str(settings.home), "rows": len(course), "tokens": int(course.tokens.sum(dtype=np.int64))}
-            where = f"{len(course):,} rows, {found['tokens']:,} tokens in {settings.home}"
+            where = f"{counted(len(course), 'row')}, {counted(found['tokens'], 'token')} in {settings.home}"
             for note in course.notes:
                 err.print(note)
     if as_json:
         print_json(found)
         return
-    echo(f"{file}: sound. {genome.name}: {len(genome.stages)} stages, {books:,} books; {where}")
+    echo(f"{file}: sound. {genome.name}: {counted(len(genome.stages), 'stage')}, {counted(books, 'book')}; {where}")
 
 
 @command.command("show", context_settings=_HELP)
@@ -264,14 +265,18 @@ def export(
         )
     else:
         echo(
-            f"{report.counts.rows:,} rows of {report.counts.chains:,} chains, {report.counts.tokens:,} tokens, in order"
+            f"{counted(report.counts.rows, 'row')} of {counted(report.counts.chains, 'chain')}, "
+            f"{counted(report.counts.tokens, 'token')}, in order"
         )
         for name, path in {**report.files, **done.files}.items():
             echo(f"{name}: {path}")
         echo(f"card: {report.card}")
         echo(f"load with: {report.settings}")
     if done.cut:
-        err.print(f"{done.cut} scenes are longer than one sequence, and a trainer cuts them", style="yellow")
+        err.print(
+            f"{counted(done.cut, 'scene is', 'scenes are')} longer than one sequence, and a trainer cuts them",
+            style="yellow",
+        )
     for line in report.lost:
         err.print(f"lost: {line}", style="yellow")
 
@@ -312,7 +317,7 @@ def scenes(file: Path, output: Path, overwrite: bool) -> None:
         for c in chains
     ]
     write_atomic(output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    echo(f"{output}: {len(lines)} chains. Next: trails ingest {output}")
+    echo(f"{output}: {counted(len(lines), 'chain')}. Next: trails ingest {output}")
 
 
 registry_option = click.option(

@@ -76,4 +76,4 @@ def command(
     with Home(**settings_for(home, None, model=model, device=device)) as opened:
         steps = most_steps if integrated else 0
         report = opened.gradient(chain, target=target, replace=replace, integrate=steps, run=run).report()
-    return tell(report, as_json=as_json, limit=None if as_json else limit, details=details, home=home)
+    return tell(report, as_json=as_json, limit=limit, details=details, home=home)

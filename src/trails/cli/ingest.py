@@ -20,6 +20,7 @@ from trails.cli.common import (
     store_option,
 )
 from trails.errors import UsageError
+from trails.platform.text import counted
 
 if TYPE_CHECKING:
     from trails.config import Settings
@@ -442,6 +443,7 @@ def tell_members(found: Sequence[Taking], *, as_json: bool, quiet: bool = False)
         names = ", ".join(one.model for one in failed)
         first = failed[0].error
         raise type(first)(
-            f"{len(failed)} of {len(found)} members failed ({names}), the others are kept; the same command again measures "
+            f"{len(failed):,} of {counted(len(found), 'member')} failed ({names}), the others are kept; "
+            "the same command again measures "
             f"only what is missing. {failed[0].model}: {first}"
         )

@@ -8,6 +8,7 @@ import click
 
 from trails.cli.common import device_option, echo, home_option, json_option, print_json, run_model_option
 from trails.cli.scores import limit_option, print_report, run_option, settings_for, text_or_file
+from trails.platform.text import counted
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -60,7 +61,7 @@ def write(
         print_json({"files": [str(file) for file in files], "vectors": len(made.ids), "layer": made.layer})
         return
     echo(
-        f"{' and '.join(map(str, files))}: {len(made.ids):,} vector{'' if len(made.ids) == 1 else 's'} of "
+        f"{' and '.join(map(str, files))}: {counted(len(made.ids), 'vector')} of "
         f"{made.vectors.shape[1]} numbers, layer {made.layer} of {made.model}"
     )
 

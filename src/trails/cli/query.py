@@ -19,6 +19,7 @@ from trails.cli.common import (
 )
 from trails.cli.cypher import param_option, parameters, timeout_option
 from trails.errors import UsageError
+from trails.platform.text import counted
 from trails.store.base import DEFAULT_MAX_ROWS
 
 
@@ -98,4 +99,4 @@ def command(
         err.print(said)
     if result.rows and bound.get("limit") == len(result.rows):
         count = len(result.rows)
-        err.print(f"the first {f'{count:,} rows' if count > 1 else 'row'}; more with --limit")
+        err.print(f"the first {counted(count, 'row') if count > 1 else 'row'}; more with --limit")

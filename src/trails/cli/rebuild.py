@@ -8,6 +8,7 @@ import click
 
 from trails.cli.common import BarProgress, err, home_option, settings_from, store_option
 from trails.errors import UsageError
+from trails.platform.text import counted
 
 
 @click.command("rebuild", context_settings={"help_option_names": ["-h", "--help"]})
@@ -84,6 +85,6 @@ def command(
             graph.create_indexes()
     if repair:
         shown = ", ".join(chains[:5]) + (", …" if len(chains) > 5 else "")
-        err.print(f"wrote again {len(chains):,} chains{f': {shown}' if chains else ', nothing differs'}")
+        err.print(f"wrote again {counted(len(chains), 'chain')}{f': {shown}' if chains else ', nothing differs'}")
         return
-    err.print(f"loaded {loaded:,} chains into {settings.store_name}")
+    err.print(f"loaded {counted(loaded, 'chain')} into {settings.store_name}")

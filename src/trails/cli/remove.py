@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from trails.cli.common import confirm, echo, home_option, json_option, print_json, settings_from, store_option
+from trails.platform.text import counted
 
 SHOWN = 10
 """Ids of chains that a dry run prints."""
@@ -49,7 +50,7 @@ def command(
     found = remove(of, names, settings, dry_run=True)
     if not dry_run:
         if not yes and sys.stdin.isatty():
-            confirm(f"remove {len(found.pairs):,} measured chains of {settings.home}?")
+            confirm(f"remove {counted(len(found.pairs), 'measured chain')} of {settings.home}?")
         # a number (#2) names what was shown, whatever another process did meanwhile
         chains = sorted({chain for chain, _ in found.pairs})
         found = remove(of, chains if of == "chain" else names, settings, force=yes)
@@ -69,7 +70,7 @@ def command(
     verb = "would go" if dry_run else "removed"
     left = len({chain for chain, _ in found.pairs}) - len(found.chains)
     stays = f"; {left:,} stay, measured by another run" if left else ""
-    echo(f"{verb:<12}{len(found.chains):,} chains{stays}")
+    echo(f"{verb:<12}{counted(len(found.chains), 'chain')}{stays}")
     if dry_run:
         more = f" and {len(found.chains) - SHOWN:,} more (--json lists all)" if len(found.chains) > SHOWN else ""
         echo(f"{'chains':<12}{', '.join(found.chains[:SHOWN])}{more}" if found.chains else "no chain goes")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option, with_home
+from trails.platform.text import counted
 
 
 @click.command("report", context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,7 +81,8 @@ def command(
         for note in written.left_out:
             err.print(with_home(note))
         echo(
-            f"{written.path}: {written.n_chains:,} chains, {written.n_tokens:,} tokens, {written.n_bytes:,} bytes "
+            f"{written.path}: {counted(written.n_chains, 'chain')}, "
+            f"{counted(written.n_tokens, 'token')}, {counted(written.n_bytes, 'byte')} "
             f"({written.n_bytes / max(written.n_tokens, 1):.0f} a token)"
         )
     if opens:

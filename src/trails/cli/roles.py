@@ -18,7 +18,7 @@ from trails.cli.common import (
 )
 from trails.cli.scores import details_option, instrument_options, run_option, settings_for, tell
 from trails.errors import UsageError
-from trails.platform.text import json_text
+from trails.platform.text import counted, json_text
 
 
 @click.group("roles", context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +67,7 @@ def export_command(
 
     text = "".join(f"{line}\n" for line in lines)
     write_atomic(output, text.encode("utf-8", "surrogatepass"))
-    echo(f"{text.count(chr(10)):,} steps in {output}", to_stderr=True)
+    echo(f"{counted(text.count(chr(10)), 'step')} in {output}", to_stderr=True)
 
 
 def _user() -> str:
@@ -97,10 +97,13 @@ def import_command(file: Path, by: str, home: Path | None, store: str | None, as
     if as_json:
         print_json({name: getattr(found, name) for name in ("chains", "steps", "changed", "moved")} | {"by": by})
         return
-    echo(f"{found.steps:,} steps of {found.chains:,} chains; {found.changed:,} roles differ from the segmenter's")
+    echo(
+        f"{counted(found.steps, 'step')} of {counted(found.chains, 'chain')}; "
+        f"{counted(found.changed, 'role differs', 'roles differ')} from the segmenter's"
+    )
     if found.moved:
         echo(
-            f"{found.moved:,} steps have other borders than the home's: they count in the score; "
+            f"{counted(found.moved, 'step has', 'steps have')} other borders than the home's: they count in the score; "
             "the graph keeps the home's steps"
         )
     echo("next        trails roles score")

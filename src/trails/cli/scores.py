@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from trails.analyses.report import Report, method_lines
-from trails.analyses.score import SCORE_COLUMNS, Control, Score, Withheld, score_rows
+from trails.analyses.score import SCORE_COLUMNS, Control, Score, Withheld, score_rows, span_text
 from trails.cli.common import (
     device_option,
     echo,
@@ -29,6 +29,7 @@ from trails.cli.common import (
     with_home,
 )
 from trails.errors import InputError, UsageError
+from trails.platform.text import counted, singular
 
 run_option = click.option(
     "--run",
@@ -40,7 +41,7 @@ limit_option = click.option(
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="Print at most this many rows of a table.",
+    help="Print at most this many rows of a table; --json has all unless this is given.",
 )
 details_option = click.option("--details", is_flag=True, help="Also print the other scores, and the diagnostic tables.")
 instrument_options = stacked(run_model_option, device_option)
@@ -103,7 +104,10 @@ def html_option(function: Callable[..., Report | Callable[[], Report] | None]) -
             written = analysis_page(opened, report, page, run=run, overwrite=overwrite)
         for note in written.left_out:
             err.print(with_home(note))
-        err.print(f"page: {written.path} ({written.n_bytes:,} bytes, {written.n_chains:,} chains)", highlight=False)
+        err.print(
+            f"page: {written.path} ({counted(written.n_bytes, 'byte')}, {counted(written.n_chains, 'chain')})",
+            highlight=False,
+        )
         if opens:
             webbrowser.open(page.resolve().as_uri())
 
@@ -113,9 +117,10 @@ def html_option(function: Callable[..., Report | Callable[[], Report] | None]) -
 def tell(
     report: Report, *, as_json: bool, limit: int | None = None, details: bool = False, home: Path | None
 ) -> Report:
-    """A report as JSON, or as :func:`print_report` prints it; the report itself."""
+    """A report as JSON, whole unless ``--limit`` is given, or as :func:`print_report` prints it; the report itself."""
     if as_json:
-        print_json(report.record(limit))
+        asked = click.get_current_context().get_parameter_source("limit") is click.core.ParameterSource.COMMANDLINE
+        print_json(report.record(limit if asked else None))
     else:
         print_report(report, limit=limit, details=details, home=home)
     return report
@@ -131,9 +136,8 @@ def print_report(
     """
     if not quiet:
         echo(report.verdict)
-    counts = [
-        f"{value:,} {name[2:].replace('_', ' ')}" for name, value in report.facts.items() if name.startswith("n_")
-    ]
+    named = {name[2:].replace("_", " "): value for name, value in report.facts.items() if name.startswith("n_")}
+    counts = [counted(value, singular(name), name) for name, value in named.items()]
     if counts and details:
         echo(", ".join(counts))
     for table in report.tables:
@@ -144,17 +148,21 @@ def print_report(
             print_rows(headings, [[_shown_cell(value) for value in row] for row in rows], title=table.title)
             if said := table.tie(limit):
                 echo(f"{table.name}: {said}")
-    named = [score for score in report.scores if details or not report.evidence or score.name in report.evidence]
-    print_scores(named, report.withheld, report.notes)
+    chosen = [score for score in report.scores if details or not report.evidence or score.name in report.evidence]
+    print_scores(chosen, report.withheld, report.notes)
     for names, part in report.distinct_parts():
         echo()
         echo(f"{', '.join(names)}: {part.verdict}")
         print_report(part, limit=limit, details=details, home=home, quiet=True)
     for does, line in report.commands:
         echo(f"{does}: {line}{f' --home {shlex.quote(str(home))}' if home else ''}")
-    hidden = len(report.scores) - len(named)
-    more = [f"{hidden} more scores"] if hidden else []
-    more += [f"{table.n_shown:,} {table.name}" for table in report.tables if table.detail and not details]
+    hidden = len(report.scores) - len(chosen)
+    more = [counted(hidden, "more score")] if hidden else []
+    more += [
+        counted(table.n_shown, singular(table.name), table.name)
+        for table in report.tables
+        if table.detail and not details
+    ]
     if more:
         err.print(f"More with --details: {', '.join(more)}.")
 
@@ -212,7 +220,7 @@ def print_scores(scores: Sequence[Score], withheld: Sequence[Withheld], notes: S
 
 
 def _with_interval(found: Score | Control) -> tuple[float, str]:
-    return found.value, f"{found.interval[0]:.3f} to {found.interval[1]:.3f}" if found.interval else ""
+    return found.value, span_text(found.interval)
 
 
 def shown(text: str, width: int = 90) -> str:

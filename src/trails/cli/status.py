@@ -17,6 +17,7 @@ from trails.cli.common import (
     store_option,
     with_home,
 )
+from trails.platform.text import counted
 
 
 @click.command("status", context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,19 +40,23 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
     shards = found.shards
     tokens = sum(shards.tokens.values())
     print_field(
-        "home", f"{found.home}: {shards.n_chains:,} chains in {shards.n_shards:,} shards, {_size(shards.n_bytes)}"
+        "home",
+        f"{found.home}: {counted(shards.n_chains, 'chain')} in {counted(shards.n_shards, 'shard')}, {_size(shards.n_bytes)}",
     )
     if tokens:
-        print_field("", f"{tokens:,} measured tokens, {shards.n_bytes / tokens:,.0f} bytes a token")
+        print_field("", f"{counted(tokens, 'measured token')}, {shards.n_bytes / tokens:,.0f} bytes a token")
     for run_id, run in found.runs.items():
-        adapter = f" + adapter {run.adapter[:12]}" if run.adapter else ""
+        adapter = f" + adapter {run.adapter}" if run.adapter else ""
         adapter += " + intervention" if run.intervention else ""
         chains, of_run = shards.chains.get(run_id, 0), shards.tokens.get(run_id, 0)
         called = f"{run.name}: " if run.name else ""
-        print_field("run", f"{run_id}  {called}{run.model}{adapter}, {run.dtype}: {chains:,} chains, {of_run:,} tokens")
-    for name, counted in (("sources", shards.sources), ("languages", shards.languages), ("roles", shards.roles)):
-        if counted:
-            print_field(name, _listed(counted))
+        print_field(
+            "run",
+            f"{run_id}  {called}{run.model}{adapter}, {run.dtype}: {counted(chains, 'chain')}, {counted(of_run, 'token')}",
+        )
+    for name, counts in (("sources", shards.sources), ("languages", shards.languages), ("roles", shards.roles)):
+        if counts:
+            print_field(name, _listed(counts))
     size = f", {_size(found.graph_bytes)}" if found.graph_bytes else ""
     shared = f", shared by {found.homes:,} homes, together:" if found.homes > 1 else ""
     print_field("graph", f"{found.graph}{size}{shared}")
@@ -60,7 +65,11 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
     elif found.counts:
         print_field("", f"{_listed(found.counts)}")
     if found.missing:
-        print_field("", f"{found.missing:,} measured chains of the shards are not in the graph as this home's")
+        print_field(
+            "",
+            f"{counted(found.missing, 'measured chain is', 'measured chains are')} in the shards and not in the graph as this "
+            "home's",
+        )
     echo(f"next        {with_home(found.advice)}")
 
 
@@ -72,4 +81,4 @@ def _size(count: int) -> str:
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
+    return f"{counted(count, 'byte')}"

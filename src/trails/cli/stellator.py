@@ -21,6 +21,7 @@ from trails.cli.common import (
 )
 from trails.cli.scores import details_option, html_option, instrument_options, run_option, settings_for, tell
 from trails.errors import UsageError
+from trails.platform.text import counted
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -84,7 +85,7 @@ def check(file: Path, zones: Path | None, home: Path | None, as_json: bool) -> N
     if as_json:
         print_json({"file": str(file), "blocks": [name for name, _ in program.named()], "lines": lines})
         return
-    echo(f"{file}: {len(program.blocks)} blocks, {lines} lines, no error")
+    echo(f"{file}: {counted(len(program.blocks), 'block')}, {counted(lines, 'line')}, no error")
 
 
 @command.command("format", context_settings=SETTINGS)

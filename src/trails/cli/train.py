@@ -21,6 +21,7 @@ from trails.cli.common import (
 )
 from trails.config import Settings
 from trails.errors import UsageError
+from trails.platform.text import counted
 from trails.train.options import TrainOptions, layers_option
 
 
@@ -239,7 +240,9 @@ def command(
     if report.resumed:
         err.print(f"continued from step {report.resumed}", style="yellow")
     first, last = report.losses[0], report.losses[-1]
-    echo(f"{report.steps} steps over {report.rows} rows, {report.trainable:,} trainable parameters")
+    echo(
+        f"{counted(report.steps, 'step')} over {counted(report.rows, 'row')}, {report.trainable:,} trainable parameters"
+    )
     echo(f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]} (not a measure of success)")
     if journal:
         echo(

@@ -23,6 +23,7 @@ from trails.cli.common import (
     print_rows,
 )
 from trails.cli.scores import html_option, instrument_options, run_option, settings_for
+from trails.platform.text import agreeing, counted
 
 if TYPE_CHECKING:
     from trails.analyses.report import Report
@@ -180,7 +181,10 @@ def command(
             out().print(drift_picture(by_kind, first), soft_wrap=True)
             echo(f"drift map, {title}, mean over variants; layers from left to right, shading up to the largest")
     if reports:
-        echo(f"{enough} of {len(reports)} chains have {count} accepted variants or more")
+        echo(
+            f"{enough:,} of {counted(len(reports), 'chain')} {agreeing(enough, 'has', 'have')} "
+            f"{counted(count, 'accepted variant')} or more"
+        )
     name = found.id or shlex.quote(str(found.path))  # a file of the user's own has no id in the home
     echo(f"stored: {f'{found.id}  ' if found.id else ''}{found.path}\nrejected, with reasons: {found.rejected}")
     if any(k.made > k.accepted for k in found.kinds):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from trails.cli.common import echo, home_option, json_option, print_json, settings_from, store_option
+from trails.platform.text import counted
 
 
 @click.command("verify", context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +28,9 @@ def command(set_aside: bool, home: Path | None, store: str | None, as_json: bool
     if as_json:
         print_json(asdict(verdict))
     else:
-        echo(f"shards      {verdict.chains:,} measured chains, content {verdict.content}, values {verdict.values}")
+        echo(
+            f"shards      {counted(verdict.chains, 'measured chain')}, content {verdict.content}, values {verdict.values}"
+        )
         echo(f"expected    {verdict.expected}")
         echo(f"graph       {verdict.graph}")
         for difference in verdict.differences:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from trails.analyses.statistics import bootstrap, finite
 from trails.errors import UsageError
+from trails.platform.text import counted
 from trails.schema import Trace
 
 GROUPS = ("trained", "held_out", "unseen", "unrelated")
@@ -303,13 +304,15 @@ def repetition_alarm(before: float, after: float) -> str:
 
 
 def verdict(group: GroupChange, noise_mean: float) -> str:
-    """One plain sentence about a group."""
+    """One plain sentence about a group, with the interval where there is one."""
     if math.isfinite(noise_mean) and abs(group.surprisal) <= noise_mean:
         return f"{group.group}: no change beyond the noise floor"
     if math.isnan(group.low):
-        return f"{group.group}: {group.chains} chains are too few for an interval"
+        return f"{group.group}: {counted(group.chains, 'chain is', 'chains are')} too few for an interval"
     if group.high < 0:
-        return f"{group.group}: became easier by {-group.surprisal:.3f} nats per token"
+        span = f"95 % interval {-group.high:.3f} to {-group.low:.3f}"
+        return f"{group.group}: became easier by {-group.surprisal:.3f} nats per token ({span})"
     if group.low > 0:
-        return f"{group.group}: became harder by {group.surprisal:.3f} nats per token"
+        span = f"95 % interval {group.low:.3f} to {group.high:.3f}"
+        return f"{group.group}: became harder by {group.surprisal:.3f} nats per token ({span})"
     return f"{group.group}: no change that the interval [{group.low:.3f}, {group.high:.3f}] tells from 0"

@@ -19,6 +19,7 @@ from trails.evaluate.diff import GROUPS, INTERVAL_DRAWS, DiffReport, compare, re
 from trails.evaluate.probe import chain_kl, chain_nll, continuations, probe, repetition
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
+from trails.platform.text import counted
 from trails.schema import Trace
 from trails.train import check_adapter, put_adapter
 from trails.train.check import check_base, read_json
@@ -71,6 +72,16 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "harder": _MOVED,
 }
 """Headings of the tables of a comparison, as its page shows them."""
+LEGENDS = {
+    "groups": "before, after: surprisal in nats per token, mean over chains of each chain's mean; change: after - before, "
+    "below 0 is easier, with its 95 % interval over chains; entropy: change of the entropy, taken in the same way; easier, "
+    "harder: share of the transitions whose surprisal fell or rose by more than the noise floor (at all, where there is none)",
+    "layers": "hidden, attention: mean absolute change of hidden_shift and attention_shift (1 - cosine, total variation); "
+    "noise: the same between two measurements of the first run's model",
+    "checkpoints": "surprisal, kl: nats per token, mean over chains of each chain's mean, kl from the base to the checkpoint; "
+    "repetition: share of 4-grams of greedy continuations that occurred before",
+}
+"""What the columns of the tables of a difference mean, by table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,17 @@ class Difference:
     alarms: tuple[str, ...]
     chains: Mapping[str, int]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the columns mean, of every table that there is, and what was left out."""
+        report = self.report
+        there = {"groups": True, "layers": bool(report.layers), "checkpoints": bool(self.checkpoints)}
+        notes = tuple(LEGENDS[name] for name, shown in there.items() if shown)
+        if report.missing:
+            left = counted(report.missing, "chain was", "chains were")
+            notes += (f"{left} measured by run {report.before} and not by {report.after}: left out",)
+        return notes
+
     def record(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
         report = self.report
@@ -102,6 +124,8 @@ class Difference:
             **rows,
             "checkpoints": [dict(row) for row in self.checkpoints],
             "checkpoint_chains": dict(self.chains),
+            "missing": report.missing,
+            "notes": list(self.notes),
             "alarms": list(self.alarms),
         }
 
@@ -146,7 +170,7 @@ class Difference:
             tables=tables,
             scores=scores,
             withheld=withheld,
-            notes=tuple(f"alarm: {alarm}" for alarm in self.alarms),
+            notes=(*self.notes, *(f"alarm: {alarm}" for alarm in self.alarms)),
         )
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from trails.errors import UsageError
 from trails.measure.base import Segmented
 from trails.platform.files import sha256
+from trails.platform.text import counted
 from trails.schema import Run
 from trails.train.check import check_adapter, check_base, read_json
 
@@ -100,7 +101,7 @@ def said_left_out(trained_on: int | None) -> str:
     """What a report notes about chains that were trained on; None: no export was given to look into."""
     if trained_on is None:
         return "not checked: whether these chains were trained on. Give the export: --export FILE"
-    return f"{trained_on:,} chains of the selection were trained on and left out"
+    return f"{counted(trained_on, 'chain was', 'chains were')} trained on and left out of the selection"
 
 
 def check_export(exported: Path, adapters: Sequence[Path]) -> None:

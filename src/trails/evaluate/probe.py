@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trails.measure.caching import handed_back, kept_by
 from trails.platform.arrays import Floats
 from trails.train.data import Collator, Row
 from trails.train.loss import labelled_logits, shifted
@@ -135,8 +136,8 @@ def continuations(model: Any, prompts: Sequence[Sequence[int]], n_tokens: int) -
             out: list[Tensor] = []
             step = ids
             for _ in range(n_tokens):
-                result = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache = result.past_key_values
+                result = model(input_ids=step, use_cache=True, logits_to_keep=1, **handed_back(model, cache))
+                cache = kept_by(result)
                 step = result.logits[:, -1].argmax(-1, keepdim=True)
                 out.append(step)
             rows = torch.cat(out, 1).tolist()

@@ -29,6 +29,7 @@ from trails.evaluate.probe import continuations
 from trails.measure.base import Segmented
 from trails.measure.context import Contexts
 from trails.measure.huggingface import HuggingFaceScorer
+from trails.platform.text import counted
 from trails.train import put_adapter
 from trails.train.data import Collator, Row
 from trails.train.loss import labelled_logits, shifted, token_nll
@@ -145,7 +146,7 @@ def verdict(rows: Sequence[RecallRow]) -> str:
     )
     return (
         f"the trained model {' and '.join(said)}{wording}: {row.nll:.3f} nats per token over "
-        f"{row.chains:,} chains, {differences}"
+        f"{counted(row.chains, 'chain')}, {differences}"
     )
 
 
@@ -251,8 +252,9 @@ def recall_of(
     rows = [row for item in left if (row := conclusion_row(scorer.contexts, item, max_tokens)) is not None]
     if not rows:
         raise UsageError(
-            f"of {len(items)} chains {len(left)} were not trained on, and none of those has two steps or more within "
-            f"{max_tokens} tokens. Give another selection, or --max-tokens 0."
+            f"of {counted(len(items), 'chain')} {len(left)} were not trained on, and none of those has "
+            "two steps or more within "
+            f"{counted(max_tokens, 'token')}. Give another selection, or --max-tokens 0."
         )
     results = {UNTRAINED: recall(scorer.model.module, rows)}
     model = put_adapter(scorer.model.module, adapter, TRAINED)

@@ -24,6 +24,7 @@ from trails.errors import UsageError
 from trails.evaluate.groups import check_trained, not_trained_on, said_left_out
 from trails.measure.base import Segmented
 from trails.measure.huggingface import HuggingFaceScorer
+from trails.platform.text import counted
 from trails.train import put_adapter
 from trails.train.attempts import Attempts, written
 
@@ -120,7 +121,7 @@ class Repairs(Finding):
         scores: tuple[Score, ...] = ()
         withheld: tuple[Withheld, ...] = ()
         if len(trained) < LEAST:
-            withheld = (Withheld(GAIN, f"{len(trained)} chains with an answer; {LEAST} are needed"),)
+            withheld = (Withheld(GAIN, f"{counted(len(trained), 'chain')} with an answer; {LEAST} are needed"),)
             verdict = f"repairs are counted, not judged: {withheld[0].reason}"
         else:
             value, span = _net(trained)
@@ -207,7 +208,8 @@ def repairs_of(
             asked.append((item.chain.id, context, item.chain.answer))
     if not asked:
         raise UsageError(
-            f"of {len(items)} chains {len(left)} were not trained on, and none of those has a question and an answer. "
+            f"of {counted(len(items), 'chain')} {len(left)} were not trained on, and none of those has a "
+            "question and an answer. "
             "Select chains that have both: trails chains"
         )
     asked = asked[:most]

@@ -23,6 +23,7 @@ from trails.analyses.statistics import Interval, bootstrap, how_drawn, how_resam
 from trails.errors import UsageError
 from trails.evaluate.probe import probe
 from trails.platform.arrays import Doubles
+from trails.platform.text import counted
 from trails.train import check_adapter, put_adapter
 from trails.train.check import damaged, read_json
 from trails.train.data import Row
@@ -122,7 +123,7 @@ class Routed(Finding):
         elif len(named) < 2:
             reason = f"all rows have the role {named[0]}; two roles are needed"
         elif n < LEAST:
-            reason = f"{n} chains; {LEAST} are needed"
+            reason = f"{counted(n, 'chain')}; {LEAST} are needed"
         scores: tuple[Score, ...] = ()
         withheld: tuple[Withheld, ...] = ()
         if reason:
@@ -149,7 +150,7 @@ class Routed(Finding):
             notes=(
                 "not checked: whether these chains were trained on. Give the export: --export FILE"
                 if left is None
-                else f"{left:,} chains were trained on and left out",
+                else f"{counted(left, 'chain was', 'chains were')} trained on and left out",
             ),
         )
 

@@ -28,6 +28,7 @@ from trails.export.split import GramIndex
 from trails.export.subgraph import Selection
 from trails.export.writer import PROVENANCE
 from trails.export.writing import describe, write
+from trails.platform.text import counted
 from trails.store.traces import TraceStore, id_numbers
 
 __all__ = [
@@ -114,9 +115,9 @@ def _collect(prepared: Prepared, spill: Spill, grams: GramIndex, folder: Path, *
             "Select the chains that the variants were made of."
         )
     if facts.unfit and not options.lossy:
-        raise refusal(writer, f"the mask of {facts.unfit} of {facts.rows} rows", "mask")
+        raise refusal(writer, f"the mask of {facts.unfit:,} of {counted(facts.rows, 'row')}", "mask")
     if facts.conversations and not options.lossy:
-        what = f"the conversation before the question of {facts.conversations} of {facts.rows} rows"
+        what = f"the conversation before the question of {facts.conversations:,} of {counted(facts.rows, 'row')}"
         raise refusal(writer, what, "conversation")
     return facts
 

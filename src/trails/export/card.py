@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files as package_files
 
+from trails.platform.text import counted
 from trails.schema import Run
 
 # SPDX identifiers as the Hub spells them
@@ -179,7 +180,7 @@ def card(
     if counts.held_out or counts.components:
         body += [
             f"- 13-grams of tokens shared by train and held-out rows: {counts.shared_grams}.",
-            f"- {counts.components} groups of rows without a shared 13-gram; the largest holds"
+            f"- {counted(counts.components, 'group')} of rows without a shared 13-gram; the largest holds"
             f" {100 * counts.largest_component:.1f} % of the rows.",
         ]
     body += ["", "## Checks", "", *(f"- {line}" for line in lint), "", "## Known negative results", ""]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from trails.export.words import ORDER_WORDS, english, not_known
 from trails.platform.arrays import Whole
+from trails.platform.text import whole_number
 
 ORDERS = ("shuffled", "rising", "falling", "rhythm:N", "source")
 
@@ -35,8 +36,9 @@ def parse_order(text: str) -> tuple[str, int]:
     if name == "rhythm":
         if not number:
             return name, 3
-        if number.isdigit() and 2 <= int(number) <= 64:
-            return name, int(number)
+        size = whole_number(number) or 0
+        if 2 <= size <= 64:
+            return name, size
     raise not_known("order", text, ORDERS, " (N from 2 to 64).")
 
 

@@ -24,6 +24,7 @@ from trails.export.subgraph import Selection
 from trails.export.writer import Writer
 from trails.platform.arrays import Ints, Keys, Whole
 from trails.platform.columns import Growing
+from trails.platform.text import counted
 from trails.schema import Run
 from trails.store.traces import id_numbers
 
@@ -79,7 +80,7 @@ def plan_arranged(facts: Facts, arrangement: Arrangement) -> Plan:
     if (lost := np.flatnonzero(known[order] != arrangement.chains)).size:
         first = f"c{int(arrangement.chains[lost[0]]):016x}"
         raise UsageError(
-            f"{len(lost)} rows of {arrangement.name} have no token with loss (first: chain {first})."
+            f"{arrangement.name}: {counted(len(lost), 'row has', 'rows have')} no token with loss (first: chain {first})."
             " Leave chains of a single token out."
         )
 
@@ -268,7 +269,9 @@ class Facts:
                 f" {self.largest_id}): no token is added, embeddings keep their size."
             )
         if self.weightless:
-            found.append(f"{self.weightless} rows have weight 0 on every token and teach nothing.")
+            found.append(
+                f"{counted(self.weightless, 'row has', 'rows have')} weight 0 on every token and teach nothing."
+            )
         return found
 
     def counts(

@@ -31,7 +31,8 @@ from trails.export.variant_rows import read_refusals, stored_variants, variant_t
 from trails.export.writer import Writer
 from trails.platform.arrays import Floats
 from trails.platform.threads import ahead
-from trails.schema import SHARD_SCHEMA, Run, fitting_runs
+from trails.schema import SHARD_SCHEMA, Run
+from trails.store.resolve import measured_runs, run_of
 from trails.store.traces import TraceStore
 
 BATCH_ROWS = 2_000
@@ -101,7 +102,7 @@ def prepare(
     parse_order(options.order)
     if not 0 <= options.split < 1:
         raise UsageError(f"split {options.split} must lie in [0, 1). Write for example --split 0.1.")
-    run = _run(traces, options.run)
+    run = run_of(measured_runs(traces), options.run)
     if any(layer < 1 or (run.n_layers and layer > run.n_layers) for layer in options.layers):
         last = run.n_layers or "the last one"
         raise UsageError(f"layers {layers_text(options.layers)} do not exist. This model has layers 1 to {last}.")
@@ -211,18 +212,6 @@ def _ending(options: ExportOptions, writer: Writer) -> Ending | None:
     return Ending(marks, {} if options.answer else None)
 
 
-def _run(traces: TraceStore, name: str | None) -> Run:
-    runs = traces.runs()
-    fitting = fitting_runs(runs, name)
-    if len(fitting) != 1:
-        known = (
-            ", ".join(f"{run.id} ({run.model})" for run in runs.values()) or "none; measure with: trails ingest PATH"
-        )
-        asked = f"run {name!r}" if name else "a run"
-        raise UsageError(f"{asked} was asked for and {len(fitting)} fit. Runs: {known}. Choose with --run.")
-    return fitting[0]
-
-
 def _places(
     to: Path, writer: Writer, options: ExportOptions, further: Sequence[str] = ()
 ) -> tuple[dict[str, Path], Path, dict[str, Path]]:
@@ -259,7 +248,7 @@ def _places(
 def _reference(traces: TraceStore, name: str, selection: Selection) -> dict[str, Floats]:
     if not name:
         return {}
-    run = _run(traces, name)
+    run = run_of(measured_runs(traces), name)
     found: dict[str, Floats] = {}
     for table in traces.tables(["chain", "surprisal"], run.id, selection.numbers):
         rows = ragged(table["surprisal"], np.float32)

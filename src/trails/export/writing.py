@@ -21,6 +21,7 @@ from trails.export.variant_rows import largest_edits
 from trails.export.writer import PROVENANCE, Writer
 from trails.platform.arrays import Whole
 from trails.platform.files import write_atomic
+from trails.platform.text import counted
 
 CHECKED = 2_000
 """Up to so many rows, train and held-out part are compared gram by gram once more: a second way to the same answer."""
@@ -61,7 +62,7 @@ def describe(
     writer, options, selection, files = prepared.writer, prepared.options, prepared.selection, prepared.files
     lost, lint = _lost(writer, prepared, facts), [*facts.lint(), prepared.ends]
     if prepared.ending is not None and prepared.ending.missing:
-        lint.append(f"{len(prepared.ending.missing)} rows have no final answer to end with.")
+        lint.append(f"{counted(len(prepared.ending.missing), 'row has', 'rows have')} no final answer to end with.")
     counts = facts.counts(plan, written.shared)
     if options.variants and counts.variants:
         counts = replace(counts, max_edits=largest_edits(options.variants, selection))
@@ -123,10 +124,10 @@ def _lost(writer: Writer, prepared: Prepared, facts: Facts) -> list[str]:
         if prepared.selection.weighted:
             lost.append("The weights of the selection: every row counts the same.")
     if facts.unfit:
-        lost.append(f"The mask of {facts.unfit} rows: every token of the completion has loss.")
+        lost.append(f"The mask of {counted(facts.unfit, 'row')}: every token of the completion has loss.")
     if facts.conversations:
         lost.append(
-            f"The conversation before the question of {facts.conversations} rows: they begin with the question."
+            f"The conversation before the question of {counted(facts.conversations, 'row')}: they begin with the question."
         )
     return lost
 

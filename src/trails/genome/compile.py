@@ -34,6 +34,7 @@ from trails.genome.scenes import items
 from trails.genome.shelf import Int64
 from trails.platform.arrays import Keys
 from trails.platform.files import write_atomic
+from trails.platform.text import counted
 from trails.store.traces import numbers_of
 
 COLUMNS = pa.schema(
@@ -192,16 +193,16 @@ def gap_lines(gap: Withheld) -> list[str]:
     gone, cut = sum(steps == 0 for steps in gap.cut.values()), sum(steps > 0 for steps in gap.cut.values())
     found = ", ".join(f"{name} {number:,}" for name, number in sorted(gap.leaks.items())) or "none"
     lines = [
-        f"between {gap.between[0]} and {gap.between[1]}, withheld {gap.withhold}: {len(gap.pieces):,} steps of"
-        f" {gap.selected:,} chains;"
-        f" {gone:,} chains are gone, {cut:,} end early",
-        f"{gap.leaking:,} other chains held it ({found}); with a step left that the audit finds: {gap.left:,}",
+        f"between {gap.between[0]} and {gap.between[1]}, withheld {gap.withhold}: {counted(len(gap.pieces), 'step')} of"
+        f" {counted(gap.selected, 'chain')};"
+        f" {counted(gone, 'chain is', 'chains are')} gone, {cut:,} end early",
+        f"{counted(gap.leaking, 'other chain')} held it ({found}); with a step left that the audit finds: {gap.left:,}",
     ]
     for recall in gap.recall:
         unseen = gap.unseen[recall.check]
         share = f"finds {recall.found} of {recall.planted} planted leaks" if recall.planted else "had no leak to plant"
         lines.append(
-            f"{recall.check}: {share}; stops {recall.stopped:,} of {recall.others:,} chains of other families"
+            f"{recall.check}: {share}; stops {recall.stopped:,} of {counted(recall.others, 'chain')} of other families"
             + (f"; cannot look for {unseen:,} of the withheld steps" if unseen else "")
         )
     lines.append("planted leaks are made in the ways that the audit looks for: a paraphrase in other words may remain")
@@ -237,7 +238,7 @@ def card_lines(course: Course) -> list[str]:
     ]
     roles = Counter({name: len(rows) for name, rows in role_rows(course).items() if len(rows)})
     if roles:
-        lines += ["", "### Roles", "", *(f"- {name}: {rows} rows" for name, rows in roles.items())]
+        lines += ["", "### Roles", "", *(f"- {name}: {counted(rows, 'row')}" for name, rows in roles.items())]
         lines += ["", "No chain is in the files of two roles."]
     lines += [
         "",

@@ -26,6 +26,7 @@ from trails.genome.model import ROLES, Book, Genome, fault_at, gaps_of
 from trails.genome.scenes import MATCH, Placed, authored, match_scenes, scene_id
 from trails.genome.shelf import Int64, Shelf, first_lines
 from trails.genome.source import Document, Fault, GenomeError
+from trails.platform.text import counted
 
 UNMET = 0.9
 """A course that holds less than this share of its budget does not meet it."""
@@ -186,7 +187,7 @@ class _Builder:
             if len(rows) < n:
                 self.fault(
                     (*path, "file"),
-                    f"{n - len(rows):,} of {n:,} chains of {book.file} are not measured by run {self.shelf.run.id}",
+                    f"{n - len(rows):,} of {counted(n, 'chain')} of {book.file} are not measured by run {self.shelf.run.id}",
                     f"run: trails ingest {at}",
                 )
             return rows, {}
@@ -220,7 +221,10 @@ class _Builder:
                 known, first = ROLES[int(self.role[other[0]])], self.shelf.id(int(other[0]))
                 self.fault(
                     path,
-                    f"roles overlap: {len(other):,} chains are {known} and {ROLES[number]} (first {first})",
+                    (
+                        f"roles overlap: {counted(len(other), 'chain is', 'chains are')} {known} and {ROLES[number]} "
+                        f"(first {first})"
+                    ),
                     "select disjoint chains for every role",
                 )
             self.role[rows] = number
@@ -319,12 +323,14 @@ class _Builder:
             ordered = self.shelf.arranged(placed.chains, placed.book.order, self.seed)[placed.book.skip :]
             placed.chains = ordered if placed.book.take is None else ordered[: placed.book.take]
             if placed.book.take is not None and len(ordered) < placed.book.take:
-                self.notes.append(f"book {placed.label}: {len(ordered):,} of {placed.book.take:,} chains asked for")
+                self.notes.append(
+                    f"book {placed.label}: {len(ordered):,} of {counted(placed.book.take, 'chain')} asked for"
+                )
             if not len(placed.chains) and not any(
                 fault.path.startswith(self.document.shown(placed.path)) for fault in self.faults
             ):
                 why = (
-                    f"{had:,} chains, and {placed.book.skip:,} are skipped"
+                    f"{counted(had, 'chain')}, and {placed.book.skip:,} are skipped"
                     if had
                     else "gaps withhold every chain of it"
                 )
@@ -343,7 +349,10 @@ class _Builder:
             if clash:
                 self.fault(
                     placed.path,
-                    f"{len(clash):,} chains are in another book with other steps (first {self.shelf.id(clash[0])})",
+                    (
+                        f"{counted(len(clash), 'chain is', 'chains are')} in another book with other steps (first "
+                        f"{self.shelf.id(clash[0])})"
+                    ),
                     "select whole chains in both, or other chains",
                 )
             whole[rest] = True
@@ -380,7 +389,7 @@ class _Builder:
         if held < UNMET * asked:
             self.fault(
                 ("budget", "tokens"),
-                f"the budget cannot be met: the course holds {held:,} of {asked:,} tokens",
+                f"the budget cannot be met: the course holds {held:,} of {counted(asked, 'token')}",
                 f"write {held} or less, take more, or add books",
             )
             return
@@ -388,7 +397,7 @@ class _Builder:
         if left <= 0:
             self.fault(
                 ("budget", "tokens"),
-                f"the budget cannot be met: the scenes alone hold {of_scenes:,} of {asked:,} tokens",
+                f"the budget cannot be met: the scenes alone hold {of_scenes:,} of {counted(asked, 'token')}",
                 "raise it, or leave scenes out",
             )
             return
@@ -399,7 +408,10 @@ class _Builder:
             if not keep.any():
                 self.fault(
                     ("budget", "tokens"),
-                    f"the budget cannot be met: {asked:,} of {held:,} tokens leave book {placed.label} without a chain",
+                    (
+                        f"the budget cannot be met: {asked:,} of {counted(held, 'token')} leave book {placed.label} "
+                        "without a chain"
+                    ),
                     "raise it, or leave the book out",
                 )
             placed.chains = placed.chains[keep]
@@ -470,7 +482,7 @@ class _Builder:
         if len(scenes) + len(first) < count:
             self.fault(
                 ("stages", stage, "initiation", "mismatch_first"),
-                f"{count} rows of mismatch are asked for, and the stage holds {len(scenes) + len(first)}",
+                f"{counted(count, 'row')} of mismatch asked for, and the stage holds {len(scenes) + len(first)}",
                 "ask for fewer, add scenes, or add chains with a step of role BUT or HOWEVER",
             )
         keep = np.ones(len(rows), bool)

@@ -6,7 +6,7 @@ import numpy as np
 
 from trails.errors import UsageError
 from trails.genome.shelf import Int64, Shelf
-from trails.platform.text import visible
+from trails.platform.text import counted, visible
 
 EXAMPLE = """\
 # A course over the hundred canonical families. Measure them first:
@@ -51,12 +51,17 @@ def genome_of(shelf: Shelf, *, name: str, books: int = 12, stages: int = 3) -> s
     made = _books(shelf, max(books, 1))
     stages = min(stages, len(made))
     if not made or stages < 1:
-        raise UsageError(f"run {shelf.run.id} holds {len(shelf)} chains, too few for a course. Run: trails ingest PATH")
+        raise UsageError(
+            f"run {shelf.run.id} holds {counted(len(shelf), 'chain')}, too few for a course. Run: trails ingest PATH"
+        )
     nats = np.array([_mean(shelf, chains) for _, _, chains in made])
     ranked = np.argsort(np.nan_to_num(nats, nan=np.inf), kind="stable")
     lines = [
-        f"# {len(made):,} books of {len(shelf):,} chains that run {shelf.run.id} ({shelf.run.model}) measured,",
-        f"# dealt to {stages} stages by measured surprisal (nats per token). A shuffled order is the control.",
+        (
+            f"# {counted(len(made), 'book')} of {counted(len(shelf), 'chain')} that run {shelf.run.id} "
+            f"({shelf.run.model}) measured,"
+        ),
+        f"# dealt to {counted(stages, 'stage')} by measured surprisal (nats per token). A shuffled order is the control.",
         "genome: 1",
         f"name: {_quoted(name)}",
         "stages:",
@@ -102,7 +107,7 @@ def _described(shelf: Shelf, chains: Int64) -> str:
     more = "".join(
         f", {100 * float(of[chains].mean()):.0f} % {what}" for what, of in shares.items() if of[chains].any()
     )
-    return f"{len(chains):,} chains, {tokens:,} tokens, {_mean(shelf, chains):.3f} nats{more}"
+    return f"{counted(len(chains), 'chain')}, {counted(tokens, 'token')}, {_mean(shelf, chains):.3f} nats{more}"
 
 
 def _quoted(text: str) -> str:

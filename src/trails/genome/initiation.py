@@ -20,6 +20,7 @@ import pyarrow as pa
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
+from trails.platform.text import counted
 
 Cell = Literal["both", "stages", "dialogues", "neither"]
 CELLS: tuple[Cell, ...] = ("both", "stages", "dialogues", "neither")
@@ -46,8 +47,8 @@ class Initiation(Finding):
             reach = score.controls[0].interval or (0.0, 0.0)
             shown = (low > 0 and score.value > reach[1]) or (high < 0 and score.value < reach[0])
             verdict = (
-                f"interaction {score.value:+.4f} nats a token ({low:+.4f} to {high:+.4f}, {len(self.values)} seeds): "
-                + ("shown" if shown else "not shown")
+                f"interaction {score.value:+.4f} nats a token ({low:+.4f} to {high:+.4f}, "
+                f"{counted(len(self.values), 'seed')}): " + ("shown" if shown else "not shown")
             )
         else:
             verdict = f"interaction not judged: {self.withheld[0].reason}"
@@ -76,7 +77,7 @@ def judge(values: Mapping[int, Mapping[Cell, float]], *, seed: int = 0) -> Initi
     """
     whole = {n: of for n, of in values.items() if all(cell in of for cell in CELLS)}
     if len(whole) < LEAST_SEEDS:
-        reason = f"{len(whole)} whole seeds; {LEAST_SEEDS} are needed"
+        reason = f"{counted(len(whole), 'whole seed')}; {LEAST_SEEDS} are needed"
         return Initiation(whole, (), (Withheld("interaction", reason),))
     found = [interaction(of) for of in whole.values()]
     places = list(permutations(range(4)))
@@ -117,5 +118,5 @@ def filled(lengths: Sequence[int], tokens: int) -> list[int]:
         taken.append(min(length, left))
         left -= taken[-1]
     if left > 0:
-        raise ValueError(f"{tokens - left} of {tokens} tokens")
+        raise ValueError(f"{tokens - left:,} of {counted(tokens, 'token')}")
     return taken

@@ -17,6 +17,7 @@ from trails.export.order import arrange
 from trails.export.record import Ragged, ragged
 from trails.export.subgraph import Part, needs_graph, select
 from trails.platform.arrays import Bools, Doubles, Ints, Keys
+from trails.platform.text import counted
 from trails.schema import Role, Run, family_key
 from trails.store.base import GraphStore
 from trails.store.traces import TraceStore, id_numbers, id_of, numbers_of
@@ -124,7 +125,9 @@ class Shelf:
             return np.arange(len(self)), {}
         rows = self.where(numbers_of(list(found.parts)))
         if not (rows >= 0).any():
-            raise UsageError(f"selection {text!r} holds {len(rows)} chains, none of which run {self.run.id} measured")
+            raise UsageError(
+                f"selection {text!r} holds {counted(len(rows), 'chain')}, none of which run {self.run.id} measured"
+            )
         cut = {
             int(row): part
             for row, part in zip(rows.tolist(), found.parts.values(), strict=True)

@@ -13,6 +13,7 @@ from trails.genome.compile import gap_lines, role_rows
 from trails.genome.course import Course
 from trails.genome.model import ROLES
 from trails.genome.shelf import Int64
+from trails.platform.text import counted
 
 
 def course_report(course: Course) -> Report:
@@ -23,12 +24,15 @@ def course_report(course: Course) -> Report:
     asked = course.genome.budget.tokens
     of = f" of a budget of {asked:,}" if asked else ""
     verdict = (
-        f"{course.genome.name}: {rows:,} rows of {chains:,} chains in {len(course.genome.stages)} stages, {total:,} tokens{of}"
+        f"{course.genome.name}: {counted(rows, 'row')} of {counted(chains, 'chain')} in "
+        f"{counted(len(course.genome.stages), 'stage')}, {counted(total, 'token')}{of}"
         f", measured by run {shelf.run.id} ({shelf.run.model})"
     )
     notes = list(course.notes)
     if long := int(course.too_long.sum()):
-        notes.append(f"{long:,} rows are longer than one sequence of the model: a trainer cuts them")
+        notes.append(
+            f"{counted(long, 'row is', 'rows are')} longer than one sequence of the model: a trainer cuts them"
+        )
     tables = [
         ReportTable("tree", pa.Table.from_pylist(_tree(course), schema=_TREE), "course"),
         ReportTable("scenes", pa.Table.from_pylist(_scenes(course), schema=_SCENES), "scenes of conflict"),

@@ -29,6 +29,7 @@ from trails.measure.model import Model
 from trails.measure.passes import TokenSequence
 from trails.measure.premises import packable
 from trails.platform.arrays import Doubles, Ints
+from trails.platform.text import counted
 from trails.schema import Trace
 
 PASS_TOKENS = 4096
@@ -91,7 +92,8 @@ def dependence(
     row, limit = sequence.row, scorer.run.max_tokens
     if limit and sequence.length > limit:
         raise UnmeasurableError(
-            f"chain {row.chain} has {sequence.length} tokens with its context, the window of {model.name} is {limit}: "
+            f"chain {row.chain} has {counted(sequence.length, 'token')} with its context, the window of "
+            f"{model.name} is {limit}: "
             "suppressing a step needs the whole chain in one window. Leave it out."
         )
     if not packable(model, sequence):

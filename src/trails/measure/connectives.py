@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trails.measure.caching import handed_back, kept_by
 from trails.platform.arrays import Doubles
 from trails.schema import Role
 
@@ -84,7 +85,7 @@ def _log_likelihoods(module: Any, ids: Sequence[Sequence[int]], shared: int) -> 
     with torch.no_grad():
         if shared:
             near = module(input_ids=torch.tensor([ids[0][:shared]], device=device), use_cache=True, logits_to_keep=1)
-            cache = getattr(near, "past_key_values", None)
+            cache = kept_by(near)
             if _repeatable(cache):
                 before = near.logits.expand(len(ids), -1, -1)
                 cache.batch_repeat_interleave(len(ids))
@@ -93,7 +94,7 @@ def _log_likelihoods(module: Any, ids: Sequence[Sequence[int]], shared: int) -> 
         longest = max(map(len, ids))
         rest = torch.tensor([[*row[shared:], *[0] * (longest - len(row))] for row in ids], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=device)
-        kept = {} if cache is None else {"past_key_values": cache}
+        kept = handed_back(module, cache)
         logits = module(input_ids=rest, attention_mask=mask, use_cache=cache is not None, **kept).logits
         if before is not None:
             logits, rest = torch.cat([before, logits], 1), torch.nn.functional.pad(rest, (1, 0))

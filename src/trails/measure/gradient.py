@@ -19,6 +19,7 @@ from trails.measure.context import Row
 from trails.measure.model import Model
 from trails.measure.targets import NoTargetError, Target, kind_of, target_of
 from trails.platform.arrays import Doubles, Floats, Ints, Longs
+from trails.platform.text import counted
 from trails.schema import Chain
 
 BATCH_TOKENS = 2_048
@@ -163,7 +164,7 @@ def explain(model: Model, row: Row, chain: Chain, asked: str, replace: int) -> E
     ids = np.concatenate((row.ids, np.asarray(answer, np.int64)))
     if model.max_tokens and len(ids) > model.max_tokens:
         raise UnmeasurableError(
-            f"chain {chain.id} has {len(ids)} tokens with context and target, the window of {model.name} is "
+            f"chain {chain.id} has {counted(len(ids), 'token')} with context and target, the window of {model.name} is "
             f"{model.max_tokens}. Choose a shorter chain."
         )
     first = before + aim.start

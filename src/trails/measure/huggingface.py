@@ -38,6 +38,7 @@ from trails.measure.passes import Pass, TokenSequence, pack, passes_of, unpacked
 from trails.measure.premises import premises
 from trails.measure.replay import Graphs
 from trails.measure.tokens import ControlTokens
+from trails.platform.text import counted
 from trails.schema import Run, Trace, with_arrays
 
 logger = logging.getLogger(__name__)
@@ -303,7 +304,8 @@ class HuggingFaceScorer:
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise UnmeasurableError(
-                    f"chain {batch[0].sequence.item.chain.id} with {batch[0].length} tokens does not fit into the memory of "
+                    f"chain {batch[0].sequence.item.chain.id} with {counted(batch[0].length, 'token')} does not "
+                    "fit into the memory of "
                     f"{self.model.device} next to {self.run.model}. Use a smaller dtype, a smaller model, or --device cpu."
                 ) from None
         # outside the handler: the traceback would keep the tensors of the failed pass alive
@@ -481,7 +483,8 @@ def check_finite(trace: Trace, run: Run) -> None:
         wrong = ~np.isfinite(values.reshape(len(values), -1)).all(1)
         token = int(wrong.argmax()) + known.start
         raise UnmeasurableError(
-            f"chain {trace.chain.id}: {name} of {int(wrong.sum())} of its {trace.n_tokens} tokens is not finite, first of "
+            f"chain {trace.chain.id}: {name} of {int(wrong.sum())} of its "
+            f"{counted(trace.n_tokens, 'token')} is not finite, first of "
             f"token {token} ({trace.pieces[token]!r}). {run.model} in {run.dtype} overflows or its weights are damaged: "
             "use --dtype float32, or leave the chain out."
         )

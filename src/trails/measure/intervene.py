@@ -36,6 +36,7 @@ from trails.measure.model import Model, Site
 from trails.measure.passes import TokenSequence
 from trails.measure.pvq import read_pvq
 from trails.platform.arrays import Floats
+from trails.platform.text import counted
 from trails.schema import Trace
 
 Operation = Literal["add", "replace", "ablate", "scale"]
@@ -111,7 +112,7 @@ class Intervention:
             first, stop = 0, n
         if not first < stop <= n:
             raise UnmeasurableError(
-                f"tokens {first}:{stop} of chain {chain} were to be changed, it has {n} tokens (0 to {n - 1})."
+                f"tokens {first}:{stop} of chain {chain} were to be changed, it has {counted(n, 'token')} (0 to {n - 1})."
             )
         return slice(first, stop)
 
@@ -254,7 +255,7 @@ def check_window(scorer: HuggingFaceScorer, sequence: TokenSequence) -> None:
     limit = scorer.run.max_tokens
     if limit and sequence.length > limit:
         raise UnmeasurableError(
-            f"chain {sequence.item.chain.id} has {sequence.length} tokens with its context, the window of "
+            f"chain {sequence.item.chain.id} has {counted(sequence.length, 'token')} with its context, the window of "
             f"{scorer.run.model} is {limit}: an intervention needs the whole chain in one window. Choose a shorter chain."
         )
 

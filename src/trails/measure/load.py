@@ -21,6 +21,7 @@ from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.packaged import MODEL_ID, cache_folder, packaged_model, quiet
 from trails.measure.remembered import COMMIT, remember, remember_folder
 from trails.measure.tokens import ControlTokens
+from trails.platform.text import counted
 from trails.schema import stable_hash
 
 _PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -156,7 +157,9 @@ def _check_weights(file: Path) -> None:
                 wanted = None
     if wanted != size:
         found = "its beginning is no header of safetensors" if wanted is None else f"its header asks for {wanted:,}"
-        raise ModelError(f"{file} is no whole file of weights: it has {size:,} bytes, and {found}. Copy it again.")
+        raise ModelError(
+            f"{file} is no whole file of weights: it has {counted(size, 'byte')}, and {found}. Copy it again."
+        )
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool = False, pinned: str | None = None) -> None:
@@ -185,7 +188,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, pinned: str |
         missing = sorted(parts - files)
         if missing:
             raise ModelError(
-                f"{folder} lacks {len(missing)} of the {len(parts)} files of weights that {_INDEX} names: "
+                f"{folder} lacks {len(missing)} of the {counted(len(parts), 'file')} of weights that {_INDEX} names: "
                 f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}. Copy the folder again."
             )
         loaded = parts
@@ -375,9 +378,6 @@ def _adapted(model: Any, folder: Path) -> tuple[Any, str]:
         raise ModelError(
             f"{folder} is a {config.get('peft_type')} adapter; trails measures LoRA adapters. Merge it into the model first."
         )
-    # where the base model was and who wrote the file do not change a number
-    config = {k: v for k, v in config.items() if k not in ("base_model_name_or_path", "revision", "inference_mode")}
-    identity = hashlib.sha256(json.dumps(config, sort_keys=True).encode() + _file_digest(weights)).hexdigest()
     with quiet():
         try:
             with warnings.catch_warnings():
@@ -403,8 +403,19 @@ def _adapted(model: Any, folder: Path) -> tuple[Any, str]:
         advice="Give the model that it was trained on, or the whole folder that training wrote.",
     )
     if model.dtype == torch.float32:
-        return adapted.merge_and_unload(), identity[:16]
-    return adapted.get_base_model(), identity[:16]
+        return adapted.merge_and_unload(), adapter_digest(folder)
+    return adapted.get_base_model(), adapter_digest(folder)
+
+
+def adapter_digest(folder: Path) -> str:
+    """What identifies an adapter wherever one is named (:attr:`trails.schema.Run.adapter`, its card, ``trails status``): 16 hex
+    digits over its configuration and its weights. Where the base model was and who wrote the file change no number and do not
+    count.
+    """
+    config = _object(folder / "adapter_config.json")
+    config = {k: v for k, v in config.items() if k not in ("base_model_name_or_path", "revision", "inference_mode")}
+    weights = _file_digest(folder / "adapter_model.safetensors")
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode() + weights).hexdigest()[:16]
 
 
 def _first_line(error: BaseException) -> str:

@@ -31,8 +31,10 @@ from torch.utils.checkpoint import checkpoint
 from trails.errors import ModelError
 from trails.measure import attention as on_the_fly
 from trails.measure.attention import Recorder, recording
+from trails.measure.caching import handed_back, kept_by
 from trails.measure.linear import fast_linear
 from trails.measure.tokens import TextTokenizer
+from trails.platform.text import counted
 
 Attention = Literal["sdpa", "eager"]
 Observed = Literal["interface", "weights"]
@@ -111,8 +113,10 @@ class Model:
 
     def states(self, ids: Tensor, cache: Any = None) -> tuple[list[Tensor], Any]:
         """Hidden states of every layer, L+1 tensors (B, T, d), the last after the final norm, and the cache to go on with."""
-        output = self._trunk(input_ids=ids, past_key_values=cache, use_cache=True, output_hidden_states=True)
-        return [*output.hidden_states[:-1], output.last_hidden_state], output.past_key_values
+        output = self._trunk(
+            input_ids=ids, use_cache=True, output_hidden_states=True, **handed_back(self._trunk, cache)
+        )
+        return [*output.hidden_states[:-1], output.last_hidden_state], kept_by(output)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final logits (…, V) of last hidden states (…, d), in the model's dtype."""
@@ -369,7 +373,7 @@ def _decoder_layers(model: Any, count: int) -> Any:
         if any("attention" in type(m).__name__.lower() for m in layers[0].modules()):
             return layers
     raise ModelError(
-        f"{type(model).__name__} has no list of {count} attention layers that could be observed. Use another model."
+        f"{type(model).__name__} has no list of {counted(count, 'attention layer')} that could be observed. Use another model."
     )
 
 

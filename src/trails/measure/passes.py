@@ -14,6 +14,7 @@ from trails.measure.attention import Layout, NearLayout
 from trails.measure.base import Segmented
 from trails.measure.context import Row
 from trails.platform.arrays import Longs
+from trails.platform.text import counted
 from trails.schema import Chain, Run
 
 MOST_STEPS = 1024
@@ -105,14 +106,14 @@ def passes_of(sequence: TokenSequence, run: Run) -> list[Pass]:
         return [Pass(sequence, 0, 0, n)]
     if run.window == "refuse":
         raise UnmeasurableError(
-            f"chain {sequence.item.chain.id} has {sequence.length} tokens with its context, the window of "
+            f"chain {sequence.item.chain.id} has {counted(sequence.length, 'token')} with its context, the window of "
             f"{run.model} is {limit}. Use --window stride to measure it in overlapping windows, or leave it out."
         )
     room = limit - context
     if room < limit // 2 or room < 2:
         raise UnmeasurableError(
-            f"chain {sequence.item.chain.id}: its context alone has {context} tokens, more than half of "
-            f"the window of {limit} tokens of {run.model}. Shorten the question, or leave the chain out."
+            f"chain {sequence.item.chain.id}: its context alone has {counted(context, 'token')}, more than half of "
+            f"the window of {counted(limit, 'token')} of {run.model}. Shorten the question, or leave the chain out."
         )
     # every window restates the context; from the second on, its first half only gives what came before
     passes, step = [Pass(sequence, 0, 0, room)], room // 2

@@ -14,6 +14,7 @@ from trails.measure.metrics import logit_statistics
 from trails.measure.model import Model
 from trails.measure.passes import TokenSequence
 from trails.platform.arrays import Floats, Ints
+from trails.platform.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ def premises(model: Model, sequence: TokenSequence, first: float) -> Premises:
     found = Premises(np.full(len(spans), np.nan, np.float32), np.full(len(spans), np.nan, np.float32))
     if sequence.length > (model.max_tokens or math.inf):
         raise UnmeasurableError(
-            f"chain {row.chain} has {sequence.length} tokens with its context: premises need the whole "
-            f"chain in one window of {model.name} ({model.max_tokens} tokens). Leave out --premises for it."
+            f"chain {row.chain} has {counted(sequence.length, 'token')} with its context: premises need the whole "
+            f"chain in one window of {model.name} ({counted(model.max_tokens, 'token')}). Leave out --premises for it."
         )
     conditions: list[_Condition] = []
     for step, (begin, end) in enumerate(spans.tolist()):

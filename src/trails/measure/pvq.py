@@ -34,6 +34,7 @@ import numpy as np
 from trails.errors import InputError, UsageError
 from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
+from trails.platform.text import counted
 
 VERSION = 1
 INLINE = 10_000_000
@@ -88,7 +89,9 @@ class Vectors:
         if name not in self.ids:
             shown = ", ".join(self.ids[:8]) + (" …" if len(self.ids) > 8 else "")
             asked = (
-                f"vector {name!r} was asked for" if name else f"there are {len(self.ids)} vectors and none was named"
+                f"vector {name!r} was asked for"
+                if name
+                else f"there are {counted(len(self.ids), 'vector')} and none was named"
             )
             raise UsageError(f"{asked}; write FILE#ID with one of: {shown}")
         return np.asarray(self.vectors[self.ids.index(name)], np.float32)
@@ -103,7 +106,8 @@ def write_pvq(found: Vectors, path: Path) -> list[Path]:
     white = found.whitening
     if vectors.ndim != 2 or not len(vectors) or not len(vectors) == len(found.ids) == len(found.texts):
         raise UsageError(
-            f"{len(found.ids)} ids and {len(found.texts)} texts were given with vectors of shape {vectors.shape}; each "
+            f"{counted(len(found.ids), 'id')} and {counted(len(found.texts), 'text was', 'texts were')} "
+            f"given with vectors of shape {vectors.shape}; each "
             "vector has one of both, and there must be one."
         )
     tensors = {"vectors": vectors}
@@ -206,7 +210,7 @@ def read_pvq(path: Path) -> Vectors:
         if given is not None:
             rows = given["components"]
             if not isinstance(rows, list) or len(rows) != width or not isinstance(rows[0], list):
-                _refuse(path, f"the whitening's components must be {width} rows")
+                _refuse(path, f"the whitening's components must be {counted(width, 'row')}")
             components = np.stack([_vector(path, row, len(rows[0]), "a row of the components") for row in rows])
             white = White(_vector(path, given["mean"], width, "the mean"), components, given["n"])
     else:

@@ -21,6 +21,7 @@ from trails.measure.context import Row
 from trails.measure.metrics import unit_rows
 from trails.measure.model import Model
 from trails.platform.arrays import Doubles, Ints
+from trails.platform.text import counted
 
 BATCH_TOKENS = 1024
 """Padded tokens of a batch on a CPU; on a GPU 16 times as many."""
@@ -92,11 +93,12 @@ def react(model: Model, probe: Row, texts: Sequence[Ints], max_tokens: int = 0) 
     longest = max((len(text) for text in texts), default=0) + len(head) + len(tail)
     if max_tokens and longest > max_tokens:
         raise UnmeasurableError(
-            f"chain {probe.chain} has {len(head) + len(tail)} tokens with its context, with a text before it {longest}, and "
+            f"chain {probe.chain} has {counted(len(head) + len(tail), 'token')} with its context, with a "
+            f"text before it {longest}, and "
             f"the window of {model.name} is {max_tokens}. Choose shorter spans or probes."
         )
     if n < 2:
-        raise UnmeasurableError(f"chain {probe.chain} has {n} tokens, a probe needs two. Leave it out.")
+        raise UnmeasurableError(f"chain {probe.chain} has {counted(n, 'token')}, a probe needs two. Leave it out.")
     alone = np.asarray([*head, *tail], np.int64)
     own = slice(len(alone) - n, len(alone))
     first = _States(_layout(model, [alone], [0], len(head), n), span=own)
@@ -141,11 +143,12 @@ def trained(before: Model, probe: Row, after: Sequence[Model], max_tokens: int =
     alone = np.asarray([*head, *context.question, *context.infix, *probe.tokens.ids.tolist()], np.int64)
     if max_tokens and len(alone) > max_tokens:
         raise UnmeasurableError(
-            f"chain {probe.chain} has {len(alone)} tokens with its context, and the window of {before.name} is {max_tokens}. "
+            f"chain {probe.chain} has {counted(len(alone), 'token')} with its context, and the window of "
+            f"{before.name} is {max_tokens}. "
             "Choose shorter probes."
         )
     if n < 2:
-        raise UnmeasurableError(f"chain {probe.chain} has {n} tokens, a probe needs two. Leave it out.")
+        raise UnmeasurableError(f"chain {probe.chain} has {counted(n, 'token')}, a probe needs two. Leave it out.")
     own = slice(len(alone) - n, len(alone))
 
     def run(model: Model) -> tuple[list[Tensor], Tensor]:

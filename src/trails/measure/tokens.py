@@ -17,6 +17,7 @@ import numpy as np
 
 from trails.errors import ModelError, UnmeasurableError
 from trails.platform.arrays import Ints
+from trails.platform.text import counted
 from trails.schema import stable_hash
 
 ControlTokens = Literal["token", "text", "refuse"]
@@ -130,7 +131,8 @@ class TextTokenizer:
         if control_tokens == "refuse" and (found := self.control_tokens(batch["input_ids"])):
             names = sorted({self._control[token] for token in found})
             raise UnmeasurableError(
-                f"{what} names {len(found)} control tokens of the model ({', '.join(names[:3])}), which --control-tokens "
+                f"{what} names {counted(len(found), 'control token')} of the model ({', '.join(names[:3])}), "
+                "which --control-tokens "
                 "refuse keeps out. Use --control-tokens text to read them as text, or token to take them for what they name."
             )
         return batch

@@ -9,6 +9,7 @@ from trails.measure.anchors import dependence
 from trails.measure.base import Segmented
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress, Silent
+from trails.platform.text import counted
 
 
 def anchors(
@@ -46,7 +47,7 @@ def anchors(
     except KeyboardInterrupt:
         if not found:
             raise
-        left_out.append(f"interrupted: {len(wanted) - len(found)} chains")
+        left_out.append(f"interrupted: {counted(len(wanted) - len(found), 'chain')}")
     result = anchored(found, known.id, layers=chosen, left_out=left_out, seed=seed)
     batch = result.batch() if write else None
     if batch is not None:

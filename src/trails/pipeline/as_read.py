@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trails.platform.text import beginning, one_line
+from trails.platform.text import beginning, counted, one_line
 from trails.readers import Example
 
 SHOWN_EXAMPLES = 4
@@ -22,7 +22,7 @@ def shortened(text: str, width: int = 160) -> str:
     head = beginning(line, width * 2 // 3)
     tail = beginning(line[::-1], width // 3)[::-1]
     between = len(line) - len(head) - len(tail) + 4
-    return f"{head} ({between:,} characters) {tail}"
+    return f"{head} ({counted(between, 'character')}) {tail}"
 
 
 def example_lines(example: Example) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from trails.errors import TrailsError
 from trails.pipeline.home import Home
 from trails.platform.packages import package
+from trails.platform.text import counted
 from trails.report.terminal import trace_record
 from trails.schema import NODES, RELATIONSHIPS
 from trails.store.base import Result
@@ -52,7 +53,9 @@ class Tools:
             return {p.name: f"{p.type}: {p.meaning}" + (f", {p.unit}" if p.unit else "") for p in declared.properties}
 
         with self._home() as home:
-            runs = {run.id: f"{run.model} ({run.dtype}, {run.n_layers} layers)" for run in home.runs().values()}
+            runs = {
+                run.id: f"{run.model} ({run.dtype}, {counted(run.n_layers, 'layer')})" for run in home.runs().values()
+            }
         return {
             "nodes": {n.label: {"meaning": n.meaning, "properties": properties(n)} for n in NODES},
             "relationships": [

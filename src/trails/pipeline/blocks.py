@@ -21,6 +21,7 @@ from trails.errors import StoreError, UnmeasurableError, UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.measure.targets import has_map, kept_target
 from trails.pipeline.loading import SHARD_CHAINS
+from trails.platform.text import counted
 from trails.schema import MEASURES, Run, Trace, with_arrays
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.rows import graph_batch, held_by
@@ -74,7 +75,7 @@ def blocks(items: Iterable[Segmented], scorer: Scorer, tokens: int, refuse: Refu
         if scorer.run.window == "refuse" and scorer.run.max_tokens and length > scorer.run.max_tokens:
             refuse(
                 item,
-                f"chain {item.chain.id} has {length} tokens with its context, the model's window is "
+                f"chain {item.chain.id} has {counted(length, 'token')} with its context, the model's window is "
                 f"{scorer.run.max_tokens}. Use --window stride to measure it in overlapping windows.",
             )
             continue
@@ -219,8 +220,8 @@ class Commit:
 
 def said_kept(chains: int, shards: int, lost: int = 0) -> str:
     """How many measured chains are on the disk in how many shards, and how many were not written."""
-    more = f"; {lost:,} measured chains were not written" if lost else ""
-    return f"{chains:,} chains measured now are kept in {shards:,} whole shards{more}"
+    more = f"; {counted(lost, 'measured chain was', 'measured chains were')} not written" if lost else ""
+    return f"{counted(chains, 'chain')} measured now are kept in {counted(shards, 'whole shard')}{more}"
 
 
 class Behind:

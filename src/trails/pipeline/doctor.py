@@ -13,6 +13,7 @@ from typing import Literal
 
 from trails.config import Settings
 from trails.errors import TrailsError
+from trails.platform.text import counted
 
 NEEDED = (
     "kglite",
@@ -106,7 +107,9 @@ def _home(settings: Settings) -> Iterator[Finding]:
         with TraceStore(settings.home) as traces:
             runs = traces.runs()
             measured = sum(len(traces.done(run)) for run in runs)
-            yield Finding("home", "ok", f"{settings.home}: {measured:,} measured chains, {len(runs)} runs")
+            yield Finding(
+                "home", "ok", f"{settings.home}: {counted(measured, 'measured chain')}, {counted(len(runs), 'run')}"
+            )
             damaged = traces.damaged()
             if damaged:
                 yield Finding("shards", "broken", "; ".join(damaged), "delete the named shards, then ingest again")
@@ -127,7 +130,9 @@ def _graph(settings: Settings) -> Finding:
     try:
         with open_graph(settings) as graph:
             counts = graph.counts()
-            return Finding("graph", "ok", f"{graph.name} at {graph.address}: {counts.get('Chain', 0):,} chains")
+            return Finding(
+                "graph", "ok", f"{graph.name} at {graph.address}: {counted(counts.get('Chain', 0), 'chain')}"
+            )
     except TrailsError as error:
         return Finding("graph", "broken", str(error), "trails rebuild")
 

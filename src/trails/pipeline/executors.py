@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from trails.errors import MissingPackageError, StoreError
 from trails.platform.child import Child
+from trails.platform.text import whole_number
 
 
 class Workers(Protocol):
@@ -125,5 +126,6 @@ class RayWorkers:
 def _reach(address: str) -> None:
     """Raises OSError where nothing listens at ``HOST:PORT``: Ray itself asks again for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    number = whole_number(port)
+    if colon and number is not None:
+        socket.create_connection((host.strip("[]"), number), timeout=10).close()

@@ -18,7 +18,7 @@ from trails.pipeline.loading import load_variants
 from trails.pipeline.measuring import segmented
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress
-from trails.platform.text import beginning
+from trails.platform.text import beginning, counted
 from trails.schema import Chain, family_key
 from trails.store.base import Result
 from trails.store.queries import named_query
@@ -241,7 +241,8 @@ class Home(OpenHome):
         there = len(self._traces.done(of))
         if there < MIN_CHAINS:
             raise UsageError(
-                f"{len(given):,} texts were to be judged, and the map would have {there} chains; {MIN_CHAINS} are needed for "
+                f"{counted(len(given), 'text was', 'texts were')} to be judged, and the map would have "
+                f"{counted(there, 'chain')}; {MIN_CHAINS} are needed for "
                 "its nulls. Ingest more: trails ingest PATH"
             )
         items = [segmented(Chain("captured", str(number), "", text.strip())) for number, (_, text) in enumerate(given)]
@@ -254,7 +255,9 @@ class Home(OpenHome):
         short = [label for (label, _), one in zip(given, found, strict=True) if one is None]
         notes = [f"fewer than {MIN_QUERY} tokens, so not judged: {', '.join(short)}"] if short else []
         if own := sum(one is not None and any(note.endswith(SAME) for note in one.notes) for one in found):
-            notes.append(f"chains of the home that equal a text were left out of its map: {own} of {len(given)} texts")
+            notes.append(
+                f"chains of the home that equal a text were left out of its map: {own:,} of {counted(len(given), 'text')}"
+            )
         labels, texts_ = zip(*given, strict=True)
         return Captures(labels, tuple(beginning(text, 60) for text in texts_), tuple(found), tuple(notes))
 
@@ -461,7 +464,8 @@ class Home(OpenHome):
         if interrupted:
             made = sum(len(report.accepted) for report in reports)
             raise KeyboardInterrupt(
-                f"interrupted: {made:,} accepted variants of {len(reports):,} chains are kept in {path}"
+                f"interrupted: {counted(made, 'accepted variant')} of "
+                f"{counted(len(reports), 'chain is', 'chains are')} kept in {path}"
                 + ("" if to else f", as {name}")
                 + "; those of the other chains were not made. The same command makes all of them again"
             )
@@ -524,7 +528,7 @@ class Home(OpenHome):
 
         if (adapter is None) == (after is None):
             raise UsageError("give two runs, or one run (or none, if there is only one) and --adapter FOLDER.")
-        first = self.run(before)
+        first = self.run(before, "trails diff ID …")
         if after is not None:
             self.run(after)  # a wrong name is told before torch is imported
         if adapter is not None:

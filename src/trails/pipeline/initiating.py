@@ -18,6 +18,7 @@ from trails.genome.initiation import CELLS, Cell, Initiation, filled, judge
 from trails.genome.model import Genome, load_genome
 from trails.pipeline.courses import course_of, open_shelf
 from trails.pipeline.recombining import Measured, Objective
+from trails.platform.text import counted
 from trails.schema import stable_hash
 
 
@@ -73,7 +74,7 @@ def run_initiation(
                 entry = {"key": key, "seed": seed, "cell": cell, "value": value, "tokens": tokens}
                 with output.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(entry) + "\n")
-                on_stage(f"seed {seed}, {cell}: {value:+.4f} nats per token, {tokens:,} tokens")
+                on_stage(f"seed {seed}, {cell}: {value:+.4f} nats per token, {counted(tokens, 'token')}")
     return judge({seed: of for seed, of in done.items() if seed < seeds})
 
 

@@ -13,6 +13,7 @@ from trails.config import Settings, load_settings
 from trails.pipeline.loading import SHARD_CHAINS, graph_has_arrays, in_blocks, split_otherwise, steps_differ
 from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.results import restore_results, results_of
+from trails.platform.text import counted
 from trails.schema import GRAPH_FORMAT, TRANSITION_ARRAYS, family_key
 from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore
@@ -108,10 +109,14 @@ class Judged:
         """What differs, in sentences."""
         found = compare(self.expected, self.actual)
         if unmarked := self.pairs - self.held:
-            found.append(f"HOLDS: {len(unmarked)} chains of the shards are not marked as held by this home")
+            found.append(
+                f"HOLDS: {counted(len(unmarked), 'chain of the shards is', 'chains of the shards are')} "
+                "not marked as held by this home"
+            )
         if surplus := self.held - self.pairs:
             found.append(
-                f"HOLDS: {len(surplus)} chains are marked as held by this home, and its shards do not hold them"
+                f"HOLDS: {counted(len(surplus), 'chain is', 'chains are')} marked as held by this home, and "
+                "its shards do not hold them"
             )
         return found
 
@@ -285,7 +290,9 @@ def repair_part(traces: TraceStore, graph: GraphStore, progress: Progress, *, re
     if other and replace_steps:
         _without_steps(graph, sorted(other))
         progress.note(
-            f"{len(other):,} chains that other homes hold, too, have the steps of this home now; what the others measured "
+            f"{counted(len(other), 'chain that other homes hold, too, has', 'chains that other homes hold, too, have')} "
+            "the steps of this home "
+            "now; what the others measured "
             "over the old steps is gone from the graph. In those homes run: trails rebuild --segment"
         )
     elif other:

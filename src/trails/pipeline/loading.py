@@ -15,6 +15,7 @@ from trails.errors import StoreError
 from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.results import clear_results, keep_results, restore_results, results_of
 from trails.platform.memory import free_bytes
+from trails.platform.text import counted
 from trails.schema import NODES, RELATIONSHIPS, TRANSITION_ARRAYS, Trace
 from trails.store import open_graph
 from trails.store.base import GraphStore
@@ -116,7 +117,8 @@ def steps_differ(chains: Collection[str]) -> str:
     """What to do about chains that :func:`split_otherwise` found."""
     shown = ", ".join(sorted(chains)[:3]) + (", …" if len(chains) > 3 else "")
     return (
-        f"{len(chains):,} chains are in this graph with the steps of another home's segmenter ({shown}); they stay as they "
+        f"{counted(len(chains), 'chain is', 'chains are')} in this graph with the steps of another "
+        f"home's segmenter ({shown}); they stay as they "
         "are. Run trails rebuild --segment in the home whose segmenter is the older one. trails rebuild --segment --yes puts "
         "the steps of this home there, and what others measured over the old steps goes from the graph"
     )
@@ -188,7 +190,7 @@ def foreign_relationships(graph: GraphStore, chains: Collection[str]) -> list[st
     for statement in _ATTACHED:
         for kind, count in graph.run(statement, given, timeout_s=86_400.0, trusted=True).rows:
             found[kind] = found.get(kind, 0) + count
-    return [f"{count:,} {kind} relationship{'' if count == 1 else 's'}" for kind, count in sorted(found.items())]
+    return [f"{counted(count, f'{kind} relationship')}" for kind, count in sorted(found.items())]
 
 
 def foreign_losses(graph: GraphStore, chains: Collection[str]) -> list[str]:
@@ -198,7 +200,9 @@ def foreign_losses(graph: GraphStore, chains: Collection[str]) -> list[str]:
     found = []
     if isinstance(graph, Replaceable):
         known = {*_LABELS, *(r.name for r in RELATIONSHIPS)}
-        found = [f"{count:,} {label} nodes" for label, count in sorted(graph.counts().items()) if label not in known]
+        found = [
+            counted(count, f"{label} node") for label, count in sorted(graph.counts().items()) if label not in known
+        ]
     return [*found, *foreign_relationships(graph, chains)]
 
 

@@ -25,6 +25,7 @@ from trails.pipeline.executors import LocalWorkers, RayWorkers, Workers
 from trails.pipeline.loading import SHARD_CHAINS
 from trails.pipeline.progress import Progress
 from trails.pipeline.sharing import Portion
+from trails.platform.text import counted
 from trails.schema import Chain, Run, checked_run
 from trails.segment import segmenter_hash
 from trails.store.traces import TraceStore
@@ -287,13 +288,14 @@ class Crew:
         if missing and not self._said and now - self._began > _SAY_AFTER_S:
             self._said = True
             self._progress.note(
-                f"{len(self._slots) - len(missing)} of {len(self._slots)} workers are ready; the others have not started yet"
+                f"{len(self._slots) - len(missing):,} of {counted(len(self._slots), 'worker')} ready; "
+                "the others have not started yet"
             )
 
     def _replaced(self, slot: _Slot, why: str) -> None:
         doing = " while it opened the model"
         if slot.blocks:
-            which = "the block" if len(slot.blocks) == 1 else f"{len(slot.blocks)} blocks, the first"
+            which = "the block" if len(slot.blocks) == 1 else f"{counted(len(slot.blocks), 'block')}, the first"
             doing = f" over {which} from chain {slot.blocks[0].chains[0].id} on"
         slot.why = why
         self._progress.note(f"worker {slot.number + 1} {why}{doing}; another takes its place")
@@ -318,9 +320,11 @@ class Crew:
         block.deaths += 1
         first = block.chains[0].id
         if block.deaths >= DEATHS:
-            many = f"{len(block.chains):,} chains from {first} on" if len(block.chains) > 1 else f"chain {first}"
+            many = (
+                f"{counted(len(block.chains), 'chain')} from {first} on" if len(block.chains) > 1 else f"chain {first}"
+            )
             raise ModelError(
-                f"{block.deaths} workers were gone over {many}; the last one {why}. Try "
+                f"{counted(block.deaths, 'worker was', 'workers were')} gone over {many}; the last one {why}. Try "
                 "fewer workers, or measure it in one process (without --workers)"
             )
         half = (len(block.chains) + 1) // 2

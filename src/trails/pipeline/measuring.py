@@ -43,7 +43,7 @@ from trails.pipeline.blocks import (
 from trails.pipeline.loading import load_missing, time_for_neo4j
 from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.sharing import MeasuringCrew, MeasuringPool
-from trails.platform.text import one_line
+from trails.platform.text import counted, one_line
 from trails.platform.threads import ahead
 from trails.readers import ReadOptions, ReadReport, read
 from trails.schema import Chain, Trace
@@ -179,18 +179,19 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
     s = summary
     yield from (f"note        {note}" for note in s.notes)
     bad = f", {s.bad} bad left out" if s.bad else ""
-    duplicates = f", {s.duplicates} duplicates" if s.duplicates else ""
-    yield f"read        {s.read:,} chains{duplicates}{bad}"
+    duplicates = f", {counted(s.duplicates, 'duplicate')}" if s.duplicates else ""
+    yield f"read        {counted(s.read, 'chain')}{duplicates}{bad}"
     yield from (f"bad         {one_line(record)}" for record in s.bad_records[:SHOWN_BAD])
     if s.bad > SHOWN_BAD:
-        yield f"            and {s.bad - SHOWN_BAD:,} more bad records; all of them: --report-file FILE"
+        yield f"            and {counted(s.bad - SHOWN_BAD, 'more bad record')}; all of them: --report-file FILE"
     if s.steps:
         roles = ", ".join(f"{role} {count:,}" for role, count in s.roles.most_common())
         languages = ", ".join(f"{language} {count:,}" for language, count in s.languages.most_common())
         yield f"steps       {s.steps:,}: {roles}; {s.explicit_steps / s.steps:.0%} with a connective; languages: {languages}"
     if s.many_steps:
         yield (
-            f"bounded     {s.many_steps:,} chains have more than {ALL_EDGES_STEPS} steps: the graph keeps the {STRONGEST} "
+            f"bounded     {counted(s.many_steps, 'chain has', 'chains have')} more than "
+            f"{ALL_EDGES_STEPS} steps: the graph keeps the {STRONGEST} "
             "strongest earlier steps of each, of those in the shards; these hold all up to 1,024 steps, then the nearest 64"
         )
     if s.dry_run:
@@ -198,7 +199,7 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
         return
     known = f", {s.already_measured:,} were measured before" if s.already_measured else ""
     refused = f", {s.refused} refused" if s.refused else ""
-    yield f"measured    {s.measured:,} chains, {s.chain_tokens:,} tokens (+ context){known}{refused}"
+    yield f"measured    {counted(s.measured, 'chain')}, {counted(s.chain_tokens, 'token')} (+ context){known}{refused}"
     if s.measured:
         yield (
             f"surprisal   {s.mean_surprisal:.3f} nats/token "
@@ -208,22 +209,27 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
     if s.control_tokens is not None:
         made = f"; {CONTROL_POLICY[s.control_policy]}" if s.control_tokens else ""
         yield (
-            f"control     {s.control_tokens:,} control tokens named in questions and chains "
+            f"control     {counted(s.control_tokens, 'control token')} named in questions and chains "
             f"(--control-tokens {s.control_policy}{made})"
         )
     if s.gradients:
         verdict = "agree" if s.gradients.beyond() else "were not shown to agree"
-        without = f"; {s.gradient_without:,} chains without one that can be judged" if s.gradient_without else ""
+        without = (
+            f"; {counted(s.gradient_without, 'chain')} without one that can be judged" if s.gradient_without else ""
+        )
         yield (
-            f"gradients   maps of {s.gradient_chains:,} chains {verdict} with what replacing tokens does: mean rank "
+            f"gradients   maps of {counted(s.gradient_chains, 'chain')} {verdict} with what replacing tokens does: mean rank "
             f"correlation {s.gradients.value:.2f}, shuffled maps reach {s.gradients.controls[0].reach:.2f}{without}"
         )
     elif s.gradient_without:
-        yield f"gradients   not judged: none of {s.gradient_without:,} chains has a map with enough replaced tokens"
+        yield f"gradients   not judged: none of {counted(s.gradient_without, 'chain')} has a map with enough replaced tokens"
     if s.added:
-        yield f"added       {s.added:,} chains measured before got the measures that they lacked"
+        yield f"added       {counted(s.added, 'chain')} measured before got the measures that they lacked"
     if s.loaded_from_shards:
-        yield f"graph       {s.loaded_from_shards:,} chains were in the shards but not in the graph: loaded"
+        yield (
+            f"graph       {counted(s.loaded_from_shards, 'chain was', 'chains were')} in the shards but "
+            "not in the graph: loaded"
+        )
     yield f"run         {s.run}  {s.model}"
     yield f"home        {s.home}   graph: {s.graph or f'not loaded; load it with: trails rebuild --home {s.home}'}"
 
@@ -307,7 +313,7 @@ def ingest(
         first = report.entries[0]
         at = f"{first.file}:{first.line}" if first.line else first.file
         raise InputError(
-            f"no chain was read: {report.bad:,} bad records and no good one. The first: {at}: {first.message}"
+            f"no chain was read: {counted(report.bad, 'bad record')} and no good one. The first: {at}: {first.message}"
         )
     if options.dry_run:
         summary.seconds["total"] = time.perf_counter() - began
@@ -344,7 +350,7 @@ def _seconds_said(summary: IngestSummary) -> str:
     rest = round(total - sum(stages.values()), 1)
     said = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items())
     if summary.workers:
-        return f"{said}; {total:.1f} s in all; {summary.workers} workers, whose seconds are added up"
+        return f"{said}; {total:.1f} s in all; {counted(summary.workers, 'worker')}, whose seconds are added up"
     if rest < 0:
         return f"{said}, some of them side by side; {total:.1f} s in all"
     return f"{said}, the rest {rest:.1f} s; {total:.1f} s in all"
@@ -670,8 +676,7 @@ def _refusing(summary: IngestSummary, report: ReadReport) -> Refuse:
 
 def _refuse(chain: Chain, reason: str, summary: IngestSummary, report: ReadReport) -> None:
     summary.refused += 1
-    line = int(chain.source_id) if chain.source_id.isdigit() else 0
-    report.bad_record(chain.source, line, reason)
+    report.bad_record(chain.source, chain.line, reason)
 
 
 def _counting_control_tokens(

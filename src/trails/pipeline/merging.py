@@ -17,6 +17,7 @@ from trails.errors import StoreError, UsageError
 from trails.pipeline.loading import load_missing, load_variants
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.files import write_atomic
+from trails.platform.text import counted
 from trails.schema import Run, Trace
 from trails.store import open_graph
 from trails.store.shards import row_digests
@@ -269,7 +270,8 @@ def _take_corrections(part: TraceStore, traces: TraceStore, merged: Merged) -> N
     theirs, ours = part.corrections(), traces.corrections()
     if both := [chain for chain in theirs if chain in ours and theirs[chain] != ours[chain]]:
         merged.notes.append(
-            f"{len(both):,} chains were corrected differently in {part.home} ({both[0]}, …): those that were here stay"
+            f"{counted(len(both), 'chain was', 'chains were')} corrected differently in {part.home} "
+            f"({both[0]}, …): those that were here stay"
         )
     if new := {chain: one for chain, one in theirs.items() if chain not in ours}:
         traces.put_corrections(new)
@@ -294,18 +296,19 @@ def merged_lines(merged: Merged) -> Iterator[str]:
     """What a merge did, as a person reads it."""
     yield from (f"note        {note}" for note in merged.notes)
     yield f"merged      {', '.join(merged.homes)}"
-    yield f"shards      {merged.shards:,} came, {merged.bytes:,} bytes copied as they were"
+    yield f"shards      {merged.shards:,} came, {counted(merged.bytes, 'byte')} copied as they were"
     known = f"; {merged.known:,} were here" if merged.known else ""
-    yield f"chains      {merged.chains:,} measured chains came{known}"
+    yield f"chains      {counted(merged.chains, 'measured chain came', 'measured chains came')}{known}"
     if merged.differing:
         yield (
-            f"differing   {merged.differing:,} chains have other numbers in a home that was named later; those that were here "
+            f"differing   {counted(merged.differing, 'chain has', 'chains have')} other numbers in a "
+            "home that was named later; those that were here "
             "first stay"
         )
     if merged.corrections or merged.variants:
-        yield f"besides     {merged.corrections:,} corrected chains, {merged.variants:,} files of variants"
+        yield f"besides     {counted(merged.corrections, 'corrected chain')}, {counted(merged.variants, 'file')} of variants"
     if merged.graph:
-        yield f"graph       {merged.loaded:,} chains loaded into {merged.graph}"
+        yield f"graph       {counted(merged.loaded, 'chain')} loaded into {merged.graph}"
     yield "            results of analyses counted one home's chains and do not come along: run their commands again"
     yield f"next        trails verify --home {merged.home}"
 

@@ -73,12 +73,13 @@ class OpenHome:
         """Measuring instruments by id: those that measured a chain."""
         return measured_runs(self._traces)
 
-    def run(self, name: str | None = None) -> Run:
+    def run(self, name: str | None = None, another: str = "--run ID") -> Run:
         """The run with this id, unique beginning of one, or name; without a name the only run, or the only one without adapter.
+        Where there are others, that it was taken is logged, with ``another``: how the user names one.
 
         Raises UsageError when there is none, or more than one fits.
         """
-        return run_of(self.runs(), name)
+        return run_of(self.runs(), name, another)
 
     def traces(self, run: str | None = None) -> Iterator[Trace]:
         """Every trace of a run (the only run by default), streamed from the shards."""

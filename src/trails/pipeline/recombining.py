@@ -18,6 +18,7 @@ from trails.genome.model import load_genome, parse_genome
 from trails.genome.recombine import Registry, Values, genome_id, search, text_of, values_of
 from trails.genome.shelf import Shelf
 from trails.pipeline.courses import open_shelf
+from trails.platform.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Measured:
         for name, (ids, _) in self.sides.items():
             if shared := sorted(ids & trained_on):
                 raise UsageError(
-                    f"{len(shared)} chains of the {name} selection are in {where} (first {shared[0]}). "
+                    f"the {name} selection: {counted(len(shared), 'chain is', 'chains are')} in {where} (first {shared[0]}). "
                     "Select chains that no book holds."
                 )
 

@@ -16,7 +16,7 @@ from trails.analyses.statemap import StateMap, build
 from trails.errors import UsageError
 from trails.export.subgraph import GAPS_ADVICE, is_selection
 from trails.pipeline.opened import OpenHome
-from trails.platform.text import beginning
+from trails.platform.text import agreeing, beginning, counted
 from trails.report.analysis import MAX_LINKED, named_chains, write_analysis
 from trails.report.html import MAX_CHAINS, Found, Written, check_free, write_report
 from trails.schema import Run, Trace
@@ -101,7 +101,14 @@ def analysis_page(
     named = [chain for chain in named_chains(report) if chain in measured]
     held = {trace.chain.id: trace for trace in home.shards.traces(of.id, named[:MAX_LINKED])} if named else {}
     left = len(named) - len(held)
-    notes = [f"{left:,} of {len(named):,} chains that are named are not held with their tokens."] if left else []
+    notes = (
+        [
+            f"{left:,} of {counted(len(named), 'chain')} that are named "
+            f"{agreeing(left, 'is', 'are')} not held with their tokens."
+        ]
+        if left
+        else []
+    )
     traces = [held[chain] for chain in named if chain in held]
     second = report.facts.get("after")
     after = {trace.chain.id: trace for trace in home.shards.traces(second, list(held))} if second and held else None
@@ -125,7 +132,7 @@ def course_page(
     with open_course(home.settings, file, run=of.id, seed=seed) as course:
         made = course_report(course)
         rows = plan_table(course, np.arange(min(len(course), PLAN_ROWS)))
-    title = "the course, row by row" if len(rows) == made.facts["n_rows"] else f"the first {len(rows):,} rows"
+    title = "the course, row by row" if len(rows) == made.facts["n_rows"] else f"the first {counted(len(rows), 'row')}"
     shown = replace(made, tables=(*made.tables, ReportTable("plan", rows, title)))
     return analysis_page(home, shown, to, run=of.id, overwrite=overwrite)
 

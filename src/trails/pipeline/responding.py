@@ -17,6 +17,7 @@ from trails.measure.respond import Reaction, react, trained
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.arrays import Ints
+from trails.platform.text import counted
 from trails.schema import Trace, stable_hash, step_key
 from trails.train.check import check_adapter, check_base
 
@@ -76,11 +77,13 @@ def respond(
     notes = []
     if left := len(wanted) - len(kept):
         notes.append(
-            f"{left} of {len(wanted)} probes are a span's own chain or share {GRAM} tokens in a row with a span: left out"
+            f"{left:,} of {counted(len(wanted), 'probe')} are a span's own chain or share {GRAM} tokens "
+            "in a row with a span: left out"
         )
     if len(kept) < 2:
         raise UsageError(
-            f"{len(kept)} of {len(wanted)} probes of {probes!r} share no {GRAM} tokens in a row with a span and are not its "
+            f"{len(kept):,} of {counted(len(wanted), 'probe')} of {probes!r} share no {GRAM} tokens in a "
+            "row with a span and are not its "
             "chain; two are needed, and an interval of twenty says more. Choose other probes with --probes."
         )
     if adapter and adapter_control and adapter_shuffled:
@@ -113,7 +116,7 @@ def respond(
             progress.advance(1, tokens=sum(map(len, texts)) + (len(texts) + 1) * len(row.ids))
     if len(reactions) < 2:
         raise UsageError(
-            f"{len(reactions)} probes could be measured, two are needed. {too_long[0] if too_long else ''}"
+            f"{counted(len(reactions), 'probe')} could be measured, two are needed. {too_long[0] if too_long else ''}"
         )
     result = responses([span for span, _, _ in beside], reactions, known.id, probes=probes, notes=(*notes, *too_long))
     batch = result.batch() if write else None
@@ -151,7 +154,7 @@ def _trained(
             progress.advance(1, tokens=5 * len(row.ids))
     if len(reactions) < 2:
         raise UsageError(
-            f"{len(reactions)} probes could be measured, two are needed. {too_long[0] if too_long else ''}"
+            f"{counted(len(reactions), 'probe')} could be measured, two are needed. {too_long[0] if too_long else ''}"
         )
     name = after[0].run.adapter
     span = Span("a" + stable_hash(name), "adapter", "", f"a training on {spans}", 0, ())
@@ -225,7 +228,8 @@ def _with_controls(
             able = [e for entries in pool.values() for e in entries if len(e[1]) >= len(ids) and e[0] not in own]
         if not able:
             raise UsageError(
-                f"no chain outside the spans and probes has {len(ids)} tokens, so span {span.id} has no length-matched "
+                f"no chain outside the spans and probes has {counted(len(ids), 'token')}, so span {span.id} "
+                "has no length-matched "
                 "control. Choose shorter spans or fewer probes."
             )
         able.sort(key=lambda entry: entry[0])

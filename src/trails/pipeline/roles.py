@@ -14,6 +14,7 @@ from trails.analyses.roles import Labelled, RoleAgreement, score_roles
 from trails.config import Settings
 from trails.errors import InputError, UsageError
 from trails.pipeline.loading import graph_has_arrays
+from trails.platform.text import counted
 from trails.schema import Chain, Role, Trace
 from trails.store import open_graph
 from trails.store.corrections import Correction
@@ -132,7 +133,7 @@ def _steps(path: Path, chain: Chain, records: list[tuple[int, dict[str, Any]]]) 
         at = end
     if at != len(chain.text):
         raise InputError(
-            f"{path}:{records[-1][0]}: the steps of chain {chain.id} end at {at} of {len(chain.text)} characters. "
+            f"{path}:{records[-1][0]}: the steps of chain {chain.id} end at {at:,} of {counted(len(chain.text), 'character')}. "
             "Keep every line of a chain, also those that need no correction"
         )
     return tuple(steps)

@@ -36,7 +36,7 @@ from trails.measure.base import MeasureOptions
 from trails.pipeline.measuring import IngestOptions, ingest, segmented
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.files import write_atomic
-from trails.platform.text import json_text, jsonable
+from trails.platform.text import agreeing, counted, json_text, jsonable
 from trails.readers import ReadOptions
 from trails.schema import Chain, Trace, step_key
 from trails.stellator.language import (
@@ -305,7 +305,7 @@ def _proposed(thought: Mapping[str, Any], distilled: Mapping[str, Any]) -> str:
     if turns:
         lines.append(Line(Select("STEP", tuple(Text(role, False) for role in turns))))
     why = (
-        f"layers whose states shift more than in 97.5 % of {distilled['layers']['others']} other chains: "
+        f"layers whose states shift more than in 97.5 % of {counted(distilled['layers']['others'], 'other chain')}: "
         f"{', '.join(map(str, beyond)) or 'none'}"
     )
     if layer:
@@ -399,7 +399,10 @@ def _check(
     thought = _read(folder, 1)
     there = sorted(home.shards.done(run) - {thought["chain"]})
     if len(there) < MIN_CHAINS:
-        return {"phase": PHASES[4], "withheld": f"{len(there)} other chains, {MIN_CHAINS} are needed for the nulls"}
+        return {
+            "phase": PHASES[4],
+            "withheld": f"{counted(len(there), 'other chain')}, {MIN_CHAINS} are needed for the nulls",
+        }
     if others is None:
         rng = np.random.default_rng(seed)
         picked = [there[i] for i in sorted(rng.permutation(len(there))[:OTHERS].tolist())]
@@ -481,7 +484,7 @@ def _told(folder: Path) -> list[str]:
     """The loop in sentences; the last one is the answer."""
     thought, distilled, reaction, check = (_read(folder, n) for n in (1, 2, 4, 5))
     said = [
-        f"the thought has {len(thought['steps'])} steps and {distilled['n_tokens']} tokens, "
+        f"the thought has {counted(len(thought['steps']), 'step')} and {counted(distilled['n_tokens'], 'token')}, "
         f"{distilled['nats_per_token']:.3f} nats a token; layers beyond other chains: "
         f"{', '.join(map(str, distilled['layers']['beyond_other_chains'])) or 'none'}",
         distilled["response"].get("sentence", f"no response: {distilled['response'].get('withheld')}"),
@@ -493,7 +496,8 @@ def _told(folder: Path) -> list[str]:
         return [*said, f"whether other texts walk this path is open: {check['withheld']}"]
     before = check["before"]
     answer = (
-        f"{before['on_this_path']} of {before['texts']} other texts walk this path beyond chance (95 % "
+        f"{before['on_this_path']:,} of {counted(before['texts'], 'other text')} "
+        f"{agreeing(before['on_this_path'], 'walks', 'walk')} this path beyond chance (95 % "
         f"{before['low']:.0%} to {before['high']:.0%}; one trail in {1 / before['by_chance']:.0f} by chance)"
     )
     if "untrained" in check["after"]:

@@ -19,6 +19,7 @@ from trails.export import ExportOptions, parse_layers
 from trails.export.subgraph import MAX_ROWS, TIMEOUT_S, Part, Selection, merge_spans, select_statement
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
+from trails.platform.text import agreeing, counted
 from trails.schema import Trace, step_key
 from trails.stellator import compile_program, read_file
 from trails.stellator.compiling import Compiled, Distribution, Lookups, Places, compile_block, masked_texts
@@ -132,8 +133,7 @@ def judged(
     counts = [sum(part.facts[name] for part in parts.values() if part) for name in ("pass", "fail", "not decidable")]
     return Report(
         "stellator",
-        f"{len(parts)} block{'' if len(parts) == 1 else 's'}; lines: {counts[0]} pass, {counts[1]} fail, "
-        f"{counts[2]} not decidable",
+        f"{counted(len(parts), 'block')}; lines: {counts[0]} pass, {counts[1]} fail, {counts[2]} not decidable",
         {"file": file.name, "run": of.id},
         parts=parts,
     )
@@ -300,7 +300,10 @@ def compared(
     table = ReportTable("assertions", pa.Table.from_pylist(rows, schema), "what the blocks state, before and after")
     return Report(
         "stellator",
-        f"{turned} of {len(judged_rows)} judged lines have another verdict after the training",
+        (
+            f"{turned:,} of {counted(len(judged_rows), 'judged line')} "
+            f"{agreeing(turned, 'has', 'have')} another verdict after the training"
+        ),
         {"before": one.id, "after": two.id},
         (table,),
         parts=parts,

@@ -20,6 +20,7 @@ from trails.pipeline.measuring import segmented
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
 from trails.platform.arrays import Doubles, Floats
+from trails.platform.text import counted, whole_number
 from trails.platform.ties import leading
 from trails.schema import Chain, Trace, step_key
 
@@ -56,8 +57,9 @@ def write_vectors(
             chosen = {chain: part.steps for chain, part in found.parts.items()}
     else:
         chain, colon, number = steps.rpartition(":")
-        if colon and number.isdigit() and not _is_chain(home, steps, of.id):
-            chosen[home.names.chain(chain, of.id)] = (int(number),)
+        step = whole_number(number)
+        if colon and step is not None and not _is_chain(home, steps, of.id):
+            chosen[home.names.chain(chain, of.id)] = (step,)
         else:
             chosen[home.names.chain(steps, of.id)] = ()
     by_chain: dict[str, list[tuple[str, str, Floats]]] = {}
@@ -125,7 +127,9 @@ class Looked(Finding):
         best = self.table.to_pylist()[0]
         word = "nearer than" if self.score.beyond() else "no nearer than"
         alike = leading(self.table["cosine"].to_pylist())
-        which = f"{best['id']} is nearest" if alike == 1 else f"{alike} entries are nearest alike"
+        which = (
+            f"{best['id']} is nearest" if alike == 1 else f"{counted(alike, 'entry is', 'entries are')} nearest alike"
+        )
         verdict = f"{which} to {self.asked}: cosine {best['cosine']:.3f}, {word} to a random vector"
         return Report(
             "pvq",
@@ -158,9 +162,10 @@ def look_up(home: OpenHome, file: Path, asked: str, *, top: int = 10, seed: int 
             f"{of.revision[:12]}): their spaces have nothing to do with each other. Choose a run with --run."
         )
     chain, _, step = asked.rpartition(":")
-    if step.isdigit() and _is_chain(home, chain, of.id):
+    number = whole_number(step)
+    if number is not None and _is_chain(home, chain, of.id):
         (trace,) = home.shards.traces(of.id, [home.names.chain(chain, of.id)])
-        states, number = _states(trace, index.layer), int(step)
+        states = _states(trace, index.layer)
         if states is None or number >= len(states) or not np.isfinite(states[number]).all():
             raise UsageError(f"step {asked} has no stored state of layer {index.layer} in run {of.id}.")
         new, own = states[number], step_key(trace.chain.id, number)

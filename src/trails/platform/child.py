@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trails.platform.text import counted
+
 _HEAD = 8
 """Bytes of the length before each message."""
 _GRACE_S = 5.0
@@ -191,7 +193,7 @@ def _read_until(process: subprocess.Popen[bytes], deadline: float | None, max_by
             if wanted == _HEAD and len(data) == _HEAD:
                 length = int.from_bytes(data, "little")
                 if max_bytes is not None and length > max_bytes + 2**16:
-                    raise LargeError(f"more than {max_bytes} bytes")
+                    raise LargeError(f"more than {counted(max_bytes, 'byte')}")
                 wanted += length
     return _Plain(io.BytesIO(memoryview(data)[_HEAD:])).load()
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trails.platform.text import visible
+from trails.platform.text import counted, visible
 
 HTML_ROWS = 50
 """Rows of a table that a notebook shows."""
@@ -48,4 +48,4 @@ def _cell(value: Any) -> str:
 def _cut(text: str) -> str:
     if len(text) <= CELL_CHARACTERS:
         return text
-    return f"{text[:CELL_CHARACTERS]} … ({len(text) - CELL_CHARACTERS:,} more characters)"
+    return f"{text[:CELL_CHARACTERS]} … ({counted(len(text) - CELL_CHARACTERS, 'more character')})"

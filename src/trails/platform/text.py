@@ -50,11 +50,24 @@ def one_line(text: str) -> str:
     return visible(text.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n"))
 
 
+def whole_number(text: str) -> int | None:
+    """The number that ``text`` writes with the digits 0 to 9, at most 18 of them; None for anything else. Digits of other
+    scripts and superscripts are no numbers here: nobody types them for one.
+    """
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """``1 chain``, ``2 chains``, ``1,200 families``: a number with its noun. ``many`` is the plural where it is not made by
-    ``-s``, ``-es`` behind a hissing sound, or ``-ies`` for ``-y`` behind a consonant.
+    ``-s``, ``-es`` behind a hissing sound, or ``-ies`` for ``-y`` behind a consonant; with a verb both are given:
+    ``counted(n, "chain is", "chains are")``.
     """
-    return f"{count:,} {one if count == 1 else many or plural(one)}"
+    return f"{count:,} {agreeing(count, one, many or plural(one))}"
+
+
+def agreeing(count: int, one: str, many: str) -> str:
+    """The word that agrees with a number: ``one`` with 1, else ``many``."""
+    return one if count == 1 else many
 
 
 def plural(one: str) -> str:
@@ -62,6 +75,15 @@ def plural(one: str) -> str:
     if re.search(r"[^aeiou]y$", one):
         return f"{one[:-1]}ies"
     return f"{one}es" if re.search(r"(s|x|z|ch|sh)$", one) else f"{one}s"
+
+
+def singular(many: str) -> str:
+    """The noun of a regular plural; a word that is none stays."""
+    if many.endswith("ies"):
+        return f"{many[:-3]}y"
+    if re.search(r"(s|x|z|ch|sh)es$", many):
+        return many[:-2]
+    return many[:-1] if many.endswith("s") and not many.endswith("ss") else many
 
 
 def beginning(text: str, width: int) -> str:

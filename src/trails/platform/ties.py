@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from trails.platform.text import counted
+
 
 def same(one: float, two: float) -> bool:
     """Whether two values differ by no more than rounding does: a millionth of the larger one."""
@@ -31,7 +33,8 @@ def tie(values: Sequence[float], shown: int | None, measure: str, *, more: bool 
     value = f"{values[last]:.4g}"
     if first == 0 and end == count:
         return (
-            f"all {count:,} rows{' shown' if more else ''} have the same {measure} ({value}): none of them comes first"
+            f"all {counted(count, 'row')}{' shown' if more else ''} have the same {measure} ({value}): "
+            "none of them comes first"
         )
     if end - first > 1 and (end > last + 1 or (more and end == count)):
         behind = " and perhaps more" if more and end == count else ""

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.errors import InputError
+from trails.platform.text import counted, whole_number
 from trails.readers.base import ReadReport, SourceFile, as_text, strip_bom
 from trails.readers.encodings import encoding_hint
 from trails.readers.fields import CHAIN_FIELDS, QUESTION_FIELDS
@@ -37,7 +38,7 @@ SAMPLE_CHARS = 16_000_000
 KEY_FIELD = "id"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 _DEEP = "broken JSON: nested too deep."
-_LONG_NUMBER = f"a whole number of more than {sys.get_int_max_str_digits():,} digits"
+_LONG_NUMBER = f"a whole number of more than {counted(sys.get_int_max_str_digits(), 'digit')}"
 """What :mod:`json` refuses with a ValueError that is no JSONDecodeError."""
 
 
@@ -135,7 +136,7 @@ def _too_long(file: SourceFile, report: ReadReport, number: int) -> None:
     report.bad_record(
         file.shown,
         number,
-        f"the line is longer than {file.max_record_bytes:,} bytes (max_record_bytes, --max-record-bytes).",
+        f"the line is longer than {counted(file.max_record_bytes, 'byte')} (max_record_bytes, --max-record-bytes).",
     )
 
 
@@ -248,8 +249,8 @@ def _json_document(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, 
 def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str, report: ReadReport) -> Iterator[tuple[int, Any]]:
     """Elements of a JSON array, decoded one at a time from a sliding buffer."""
     decoder = _Decoder()
-    line, column = 1, 0  # of ``counted``, up to which line breaks were counted
-    counted = 0
+    line, column = 1, 0  # of ``counted``, up to which line breaks were scanned
+    scanned = 0
     position = buffer.index("[") + 1
     grow = CHUNK
     ended = False
@@ -265,9 +266,9 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str, report: ReadRe
                     "one array a file is read."
                 )
             return
-        breaks = buffer.count("\n", counted, position)
-        column = position - buffer.rfind("\n", counted, position) - 1 if breaks else column + position - counted
-        line, counted = line + breaks, position
+        breaks = buffer.count("\n", scanned, position)
+        column = position - buffer.rfind("\n", scanned, position) - 1 if breaks else column + position - scanned
+        line, scanned = line + breaks, position
         if position < len(buffer):
             try:
                 value, end = decoder.raw_decode(buffer, position)
@@ -298,14 +299,14 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str, report: ReadRe
                 if len(buffer) - position > file.max_record_bytes:
                     raise FileError(
                         f"{file.shown}:{place}: broken JSON: {message}, or a record longer than "
-                        f"{file.max_record_bytes:,} bytes (max_record_bytes, --max-record-bytes)."
+                        f"{counted(file.max_record_bytes, 'byte')} (max_record_bytes, --max-record-bytes)."
                     ) from None
         if ended:
             raise FileError(f"{file.shown}:{line}: broken JSON: the array does not end with a closing bracket.")
         piece = text.read(grow)
         grow *= 2  # so that a long element is decoded a logarithmic number of times
         ended = not piece
-        buffer, position, counted = buffer[position:] + piece, 0, 0
+        buffer, position, scanned = buffer[position:] + piece, 0, 0
 
 
 def _objects(file: SourceFile, text: io.TextIOWrapper, start: str, report: ReadReport) -> Iterator[tuple[int, Any]]:
@@ -316,13 +317,13 @@ def _objects(file: SourceFile, text: io.TextIOWrapper, start: str, report: ReadR
             f"{file.shown}: one JSON object of more than {MAX_OBJECT_BYTES:,} characters. Make it JSON Lines."
         )
     decoder = _Decoder()
-    position, line, counted = 0, 1, 0
+    position, line, scanned = 0, 1, 0
     first: Any = None
     number = 0
     while True:
         skipped = _BETWEEN.match(whole, position)
         position = skipped.end() if skipped else position
-        line, counted = line + whole.count("\n", counted, position), position
+        line, scanned = line + whole.count("\n", scanned, position), position
         if position >= len(whole):
             break
         try:
@@ -458,9 +459,8 @@ def _says_failed(name: str, held: Any) -> bool:
     if name in ("success", "ok"):
         return held is False
     if name in ("status", "code", "status_code", "statuscode"):
-        if isinstance(held, str) and not held.isdecimal():
-            return held.lower().startswith(("error", "fail"))
-        return isinstance(held, int | str) and 400 <= int(held) < 600
+        code = whole_number(str(held)) if isinstance(held, int | str) else None
+        return 400 <= code < 600 if code is not None else str(held).lower().startswith(("error", "fail"))
     return False
 
 
@@ -530,7 +530,7 @@ def _columns(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]]:
                     report.bad_record(
                         file.shown,
                         row,
-                        f"the row holds {int(sizes[place]):,} bytes, more than {file.max_record_bytes:,} "
+                        f"the row holds {counted(int(sizes[place]), 'byte')}, more than {file.max_record_bytes:,} "
                         "(max_record_bytes, --max-record-bytes).",
                     )
                     continue
@@ -616,7 +616,8 @@ def _check_expansion(file: SourceFile) -> None:
             loose = compressed_lengths(memoryview(message.metadata), memoryview(body), message.type == "dictionary")
             if loose > FREE_BYTES and loose > MAX_RATIO * max(1, len(body)):
                 raise FileError(
-                    f"{file.shown}: a batch of {len(body):,} bytes would expand to {loose:,}, over {MAX_RATIO} times as many."
+                    f"{file.shown}: a batch of {counted(len(body), 'byte')} would expand to {loose:,}, over "
+                    f"{MAX_RATIO} times as many."
                 )
 
 
@@ -671,7 +672,7 @@ def _parquet_batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
             packed, loose = max(1, chunk.total_compressed_size), chunk.total_uncompressed_size
             if loose > FREE_BYTES and loose > MAX_RATIO * packed:
                 raise FileError(
-                    f"{file.shown}: column {chunk.path_in_schema!r}: {packed:,} bytes would expand to {loose:,}, "
+                    f"{file.shown}: column {chunk.path_in_schema!r}: {counted(packed, 'byte')} would expand to {loose:,}, "
                     f"over {MAX_RATIO} times as many."
                 )
     # a text that a column holds many times stays one text until its row is made
@@ -723,7 +724,7 @@ def _delimited(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]
         if not row:
             continue
         if len(row) != len(header):
-            report.bad_record(file.shown, place, f"{len(row)} fields where the header has {len(header)}.")
+            report.bad_record(file.shown, place, f"{counted(len(row), 'field')} where the header has {len(header)}.")
             continue
         yield place, dict(zip(names, row, strict=True))
 
@@ -732,7 +733,7 @@ def _broken_row(error: csv.Error, of_row: Sequence[str]) -> str:
     """What is wrong with the row of these lines, in words."""
     said = str(error)
     if "unexpected end" in said:
-        return f"a quote opens in this row and is never closed; the {len(of_row):,} lines from here on are one field."
+        return f"a quote opens in this row and is never closed; the {counted(len(of_row), 'line')} from here on are one field."
     if "expected after" in said:
         return (
             "text stands behind a closing quote, so where the field ends cannot be told. Inside a quoted field a quote is "

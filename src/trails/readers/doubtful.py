@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trails.platform.text import beginning
+from trails.platform.text import beginning, counted
 
 PLACEHOLDERS = frozenset(
     (
@@ -103,7 +103,8 @@ def no_chain(text: str) -> str:
         return f"the chain is {_start(line)!r}: tags of HTML without text."
     if _is_blob(line):
         return (
-            f"the chain is {_start(line)!r}: {len(line):,} characters of encoded data (base64 or hexadecimal), no text."
+            f"the chain is {_start(line)!r}: {counted(len(line), 'character')} of encoded data (base64 "
+            "or hexadecimal), no text."
         )
     if len(line) <= SHORT and ((_FAILED.match(line) and not _REASONS.search(line)) or _is_served(line)):
         return f"the chain is {_start(line)!r}: what a server or a program says when it failed."

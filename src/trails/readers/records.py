@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from trails.errors import InputError
+from trails.platform.text import counted
 from trails.readers.base import BadRecordError, Draft, ReadOptions, ReadReport, SourceFile, as_text, finish, record_id
 from trails.readers.containers import records, sample
 from trails.readers.conversation import (
@@ -240,7 +241,9 @@ def _native_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draf
     if not isinstance(boundaries, Sequence) or not all(isinstance(b, int) for b in boundaries):
         raise BadRecordError("field 'boundaries' must be an array of character offsets.")
     if any(not 0 <= b < max(len(record["text"]), 1) for b in boundaries):
-        raise BadRecordError(f"field 'boundaries' has an offset outside the text of {len(record['text'])} characters.")
+        raise BadRecordError(
+            f"field 'boundaries' has an offset outside the text of {counted(len(record['text']), 'character')}."
+        )
     pairs = metadata.items() if isinstance(metadata, Mapping) else metadata  # Arrow maps come as pairs
     yield Draft(
         text=record["text"],

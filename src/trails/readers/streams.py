@@ -207,7 +207,8 @@ class _Bounded(io.RawIOBase):
         self._out += len(data)
         if self._out > FREE_BYTES and self._out > MAX_RATIO * self._size:
             raise FileError(
-                f"{self._shown}: {self._size:,} bytes expand to more than {self._out:,}, over {MAX_RATIO} times as many; "
+                f"{self._shown}: {counted(self._size, 'byte')} expand to more than {self._out:,}, over "
+                f"{MAX_RATIO} times as many; "
                 "the rest is not read. Decompress it yourself if that is meant."
             )
         buffer[: len(data)] = data
@@ -252,12 +253,14 @@ def members(
                 key=lambda info: info.filename,
             )
             if len(infos) > MAX_MEMBERS:
-                raise FileError(f"{shown}: {len(infos):,} members, more than {MAX_MEMBERS:,}. Unpack it first.")
+                raise FileError(
+                    f"{shown}: {counted(len(infos), 'member')}, more than {MAX_MEMBERS:,}. Unpack it first."
+                )
             total = sum(info.file_size for info in infos)
             size = path.stat().st_size
             if total > MAX_ARCHIVE_BYTES or (total > FREE_BYTES and total > MAX_RATIO * size):
                 raise FileError(
-                    f"{shown}: {size:,} bytes would expand to {total:,}. Unpack it yourself if that is meant."
+                    f"{shown}: {counted(size, 'byte')} would expand to {total:,}. Unpack it yourself if that is meant."
                 )
             samples = [info for info in infos if re.fullmatch(r"samples/[^/]+\.json", info.filename)]
             if samples and any(info.filename in ("header.json", "_journal/start.json") for info in infos):

@@ -88,7 +88,8 @@ class TextReader:
             try:
                 if len(text) > options.max_record_bytes:
                     raise BadRecordError(
-                        f"the chain is longer than {options.max_record_bytes:,} bytes (max_record_bytes, --max-record-bytes)."
+                        f"the chain is longer than {counted(options.max_record_bytes, 'byte')} (max_record_bytes, "
+                        "--max-record-bytes)."
                     )
                 metadata = {"heading": heading} if heading else {}
                 draft = Draft(text, metadata=metadata, source_id=record_id([heading, text]))

@@ -11,6 +11,7 @@ from typing import Any
 
 from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, score_rows
+from trails.platform.text import counted
 from trails.report.html import Blob, Found, Written, chain_record, run_record, write_page
 from trails.report.words import russian_html
 from trails.schema import Run, Trace
@@ -110,7 +111,8 @@ def _told(report: Report, notes: list[str]) -> dict[str, Any]:
         columns, rows = table.view(MAX_ROWS)
         if table.n_shown > len(rows):
             notes.append(
-                f"{table.n_shown - len(rows):,} of {table.n_shown:,} rows of {table.name} are left out; --json has all."
+                f"{table.n_shown - len(rows):,} of {counted(table.n_shown, 'row')} of {table.name} left out; "
+                "--json has all."
             )
         if rows:
             title = table.title or table.name

@@ -29,7 +29,7 @@ from trails.errors import UsageError
 from trails.measure.targets import has_map, kept_target
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import write_atomic
-from trails.platform.text import jsonable
+from trails.platform.text import counted, jsonable
 from trails.report.terminal import gradient_control, step_links
 from trails.report.words import russian_html, sentences
 from trails.schema import Run, Trace
@@ -241,7 +241,8 @@ def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: s
     data = page(blob.text(told), record["title"], fallback, views)
     if len(data) > MAX_BYTES:
         raise UsageError(
-            f"the report of {len(record['chains']):,} chains has {len(data):,} bytes; the limit is {MAX_BYTES:,}. "
+            f"the report of {counted(len(record['chains']), 'chain')} has {counted(len(data), 'byte')}; "
+            f"the limit is {MAX_BYTES:,}. "
             "Select fewer chains, for example chain:ID, family:ID or roles:IF>THEN"
         )
     try:
@@ -545,7 +546,8 @@ def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes:
     strongest = strongest[inside[strongest]][:MAX_TRAILS]
     if n_states > len(order) or int(inside.sum()) > len(strongest):
         notes.append(
-            f"The map keeps {len(order):,} of {n_states:,} states and {len(strongest):,} of {len(weight):,} trails."
+            f"The map keeps {len(order):,} of {counted(n_states, 'state')} and {len(strongest):,} of "
+            f"{counted(len(weight), 'trail')}."
         )
     texts = woven.states["text"].to_pylist()
     labels: dict[int, str] = {at: texts[state] for at, state in enumerate(order[:MAX_LABELS].tolist())}

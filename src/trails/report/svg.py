@@ -17,7 +17,7 @@ from trails.errors import UsageError
 from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
 from trails.platform.packages import package
-from trails.platform.text import visible
+from trails.platform.text import counted, visible
 from trails.report.html import check_free
 from trails.report.terminal import control_line, token_values
 from trails.schema import MEASURE, Run, Trace
@@ -83,7 +83,7 @@ def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int 
     chain = trace.chain
     parts: list[str] = []
     y = MARGIN + 14
-    head = f"{chain.id}  {chain.source} · {chain.source_id} · {trace.n_tokens} tokens · {run.model} · run {run.id}"
+    head = f"{chain.id}  {chain.source} · {chain.source_id} · {counted(trace.n_tokens, 'token')} · {run.model} · run {run.id}"
     parts.append(_label(MARGIN, y, head, bold=True))
     y += 20
     parts.append(_label(MARGIN, y, control_line(trace, run, measure, layer)))
@@ -148,7 +148,7 @@ def _drift(trace: Trace, y: float) -> tuple[list[str], float]:
     most = float(np.nanmax(np.abs(means))) if np.isfinite(means).any() else 1.0
     left, wide, tall = MARGIN + 40, (WIDTH - 2 * MARGIN - 40) / len(means), 7.0
     said = f"hidden shift minus random pairs of positions of this chain, from -{most:.3f} (blue) to {most:.3f} (orange)"
-    parts = [_label(MARGIN, y, said + (f"; a column is the mean of {group} tokens" if group > 1 else ""))]
+    parts = [_label(MARGIN, y, said + (f"; a column is the mean of {counted(group, 'token')}" if group > 1 else ""))]
     y += 10
     layers = means.shape[1]
     for layer in range(layers):

@@ -20,7 +20,7 @@ from trails.analyses.gradient import kept_agreement
 from trails.errors import UsageError
 from trails.measure.targets import kept_target
 from trails.platform.arrays import Floats
-from trails.platform.text import visible
+from trails.platform.text import counted, visible
 from trails.platform.ties import tie
 from trails.report.table import Prose, Rows
 from trails.schema import IMPLICIT_LEAST, MEASURE, TRANSITION_MEASURES, Role, Run, Trace
@@ -222,7 +222,7 @@ def gradient_control(trace: Trace) -> str:
         return "not judged: too few tokens before the target were replaced"
     verdict = "agrees" if score.beyond() else "not shown to agree"
     return (
-        f"{verdict} with what replacing {len(trace.more['gradient_replaced'])} tokens does: rank correlation "
+        f"{verdict} with what replacing {counted(len(trace.more['gradient_replaced']), 'token')} does: rank correlation "
         f"{score.value:.2f}, shuffled up to {score.controls[0].reach:.2f}"
     )
 
@@ -297,7 +297,7 @@ def render_chain(
     head = Text()
     head.append(f"{chain.id}", style="bold")
     origin = visible(f"{chain.source} · {chain.source_id} · {chain.language}")
-    head.append(f"  {origin} · {len(trace.steps)} steps · {trace.n_tokens} tokens\n")
+    head.append(f"  {origin} · {counted(len(trace.steps), 'step')} · {counted(trace.n_tokens, 'token')}\n")
     head.append(f"run {run.id}  {visible(run.model)} · {run.dtype}\n")
     lines = [control_line(trace, run, "surprisal", None)]
     if measure != "surprisal":
@@ -306,7 +306,7 @@ def render_chain(
     if chain.question:
         question = chain.question
         if len(question) > _QUESTION:
-            question = f"{question[:_QUESTION].rsplit(None, 1)[0]} … ({len(question):,} characters in all)"
+            question = f"{question[:_QUESTION].rsplit(None, 1)[0]} … ({counted(len(question), 'character')} in all)"
         head.append(f"\nQ: {visible(question)}\n", style="italic")
 
     rows: list[list[Text | str]] = []

@@ -21,6 +21,7 @@ from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spre
 from trails.analyses.whitening import Whitening
 from trails.export.options import layers_text
 from trails.platform.arrays import Bools, Doubles
+from trails.platform.text import agreeing, counted
 from trails.schema import MEASURE, Run, Trace, step_key
 from trails.stellator.compiling import Compiled
 from trails.stellator.explaining import DEFAULT_TOLERANCE, MEASURE_NAMES, TRAINED
@@ -108,7 +109,7 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
     counts = {verdict: sum(one.verdict == verdict for one in judged) for verdict in ("pass", "fail", "not decidable")}
     kind = selected.kind.lower()
     verdict = (
-        f"{len(selected.ids)} {kind}{'' if len(selected.ids) == 1 else 's'} of {len(places.masks)} chains "
+        f"{counted(len(selected.ids), kind)} of {counted(len(places.masks), 'chain')} "
         f"selected; lines: {counts['pass']} pass, {counts['fail']} fail, {counts['not decidable']} not decidable"
     )
     rows = [
@@ -204,7 +205,7 @@ def _judge(
 def _selection(said: str, selected: Selected, *, negated: bool) -> Judged:
     found = len(selected.ids)
     if negated:
-        return Judged(said, "pass" if found else "fail", f"{found} places are left")
+        return Judged(said, "pass" if found else "fail", f"{counted(found, 'place is', 'places are')} left")
     if not found:
         more = (
             f"{selected.outside} are there, none of them in the zone"
@@ -227,7 +228,8 @@ def _selection(said: str, selected: Selected, *, negated: bool) -> Judged:
     return Judged(
         said,
         "pass",
-        f"{found} of {selected.outside} places are in the zone ({percent(score.value)}); of all tokens "
+        f"{found:,} of {counted(selected.outside, 'place')} {agreeing(found, 'is', 'are')} in "
+        f"the zone ({percent(score.value)}); of all tokens "
         f"{percent(score.control)} are",
         score,
     )
@@ -325,14 +327,16 @@ def _drift(said: str, content: Drift, places: _Places, instruments: Instruments)
     others = [name for name in ("attention_entropy", "hidden_shift", "logit_shift") if name != content.measure]
     more = tuple(found for name in others if (found := scored(name)[0]))
     if score is None or count < LEAST:
-        return Judged(said, "not decidable", f"{count} places with a control, {LEAST} are needed", score, more)
+        return Judged(
+            said, "not decidable", f"{counted(count, 'place')} with a control, {LEAST} are needed", score, more
+        )
     control = score.controls[0]
     low, high = control.interval or (control.value, control.value)
     noise = noise_of(run, content.measure)
     holds = score.value > high + noise if content.activates else score.value < low - noise
     side = "above" if score.value > high + noise else "below" if score.value < low - noise else "within"
     text = (
-        f"{content.measure} {where}: {score.value:.4g} {score.unit} at {count} places, {side} the {control.name} "
+        f"{content.measure} {where}: {score.value:.4g} {score.unit} at {counted(count, 'place')}, {side} the {control.name} "
         f"({low:.4g} to {high:.4g}); noise floor {noise:.2g}"
     )
     return Judged(said, "pass" if holds != content.negated else "fail", text, score, more)
@@ -391,7 +395,7 @@ def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> 
         return Judged(said, "not decidable", "nothing is selected to be led from")
     later = {chain: [step for at, step in goals if at == chain] for chain in places.masks}
     reach = sum(any(step > min(places.steps(chain) or [0]) for step in later[chain]) for chain in places.masks)
-    ahead = f"in {reach} of {len(places.masks)} selected chains it comes later"
+    ahead = f"in {reach:,} of {counted(len(places.masks), 'selected chain')} it comes later"
     if instruments.bridge is None:
         return Judged(said, "not decidable", f"{ahead}; {instruments.why_no_bridge}")
     steps = sorted((trace.chain.id, step.index) for trace in instruments.traces() for step in trace.steps)
@@ -424,7 +428,7 @@ def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> 
         said,
         "pass" if holds else "fail",
         f"{ahead}; re-scored, the worst transition on the way is {score.value:.2f} nats, from random steps {score.control:.2f} "
-        f"(difference {span} nats over {len(mine)} pairs; {tried} were tried)",
+        f"(difference {span} nats over {counted(len(mine), 'pair')}; {tried} were tried)",
         score,
     )
 
@@ -519,7 +523,10 @@ def _phase(said: str, content: Phase, places: _Places, instruments: Instruments)
         return Judged(
             said,
             "not decidable",
-            f"{len(mine)} selected steps stand between two others and {len(rest)} random ones do; {LEAST} of each are needed",
+            (
+                f"{counted(len(mine), 'selected step stands', 'selected steps stand')} between two others "
+                f"and {len(rest)} random ones do; {LEAST} of each are needed"
+            ),
         )
     rng = np.random.default_rng(instruments.seed)
     null = np.array([rng.choice(rest, len(mine)).mean() for _ in range(DRAWS)])
@@ -540,7 +547,7 @@ def _phase(said: str, content: Phase, places: _Places, instruments: Instruments)
         ),
         bootstrap(per_chain),
         how=how_resampled(),
-        note=f"layer {layer}, whitened, {len(mine)} steps",
+        note=f"layer {layer}, whitened, {counted(len(mine), 'step')}",
     )
     sign = "; the sign cannot be measured, an angle between vectors has none" if content.angle.radians < 0 else ""
     text = (

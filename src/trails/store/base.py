@@ -18,6 +18,7 @@ import pyarrow as pa
 from trails.errors import UsageError
 from trails.platform.markup import HTML_ROWS, html_table
 from trails.platform.packages import package
+from trails.platform.text import counted
 from trails.store.values import NodeValue, RelationshipValue
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -163,7 +164,11 @@ class Result:
 
     def html(self, rows: int = HTML_ROWS) -> str:
         """The first ``rows`` rows as static HTML without scripts, styles or addresses; every text is escaped."""
-        title = f"{len(self.rows):,} rows" if len(self.rows) <= rows else f"{rows:,} of {len(self.rows):,} rows"
+        title = (
+            counted(len(self.rows), "row")
+            if len(self.rows) <= rows
+            else f"{rows:,} of {counted(len(self.rows), 'row')}"
+        )
         if self.truncated:
             title += "; the query found more, which were left out"
         return html_table(self.columns, self.rows[:rows], title)

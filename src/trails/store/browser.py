@@ -26,7 +26,7 @@ from trails.errors import StoreError
 from trails.schema import Role, Run
 from trails.store.dashboard import dashboard
 from trails.store.queries import NamedQuery, Parameter, named_queries
-from trails.store.resolve import measured_runs
+from trails.store.resolve import measured_runs, run_of, tell_default
 from trails.store.traces import TraceStore
 
 FAVOURITES = "trails-favourites.zip"
@@ -101,13 +101,14 @@ SETTINGS = ":config autoComplete: false"
 """What stops the Browser from drawing relationships between the nodes of a picture that the picture leaves out."""
 
 
-def values_of(traces: TraceStore) -> dict[str, Any]:
+def values_of(traces: TraceStore, run: str | None = None) -> dict[str, Any]:
     """Values for the parameters of the named queries from a home: a run, a chain of it, another run of the same chains, the
     home. Empty for a home without chains.
 
-    The run is the latest that is no change of another (by an adapter or an intervention), since analyses and variants are of
-    such a run unless one was named; the other one is the latest with the same tokens, one with an adapter first. The chain is
-    one that has variants, where there are any, long enough to show something and short enough to read it at once.
+    ``run`` names the run; without it that is the latest that is no change of another (by an adapter or an intervention), since
+    analyses and variants are of such a run unless one was named; the other one is the latest with the same tokens, one with an
+    adapter first. The chain is one that has variants, where there are any, long enough to show something and short enough to
+    read it at once.
     """
     measured = measured_runs(traces)
     by_age = sorted(
@@ -115,7 +116,11 @@ def values_of(traces: TraceStore) -> dict[str, Any]:
     )
     if not by_age:
         return {}
-    run = next((name for name in by_age if not _is_change(measured[name])), by_age[0])
+    if run is None:
+        run = next((name for name in by_age if not _is_change(measured[name])), by_age[0])
+        tell_default(measured[run], measured, "the latest that is no change of another", "--run ID")
+    else:
+        run = run_of(measured, run).id
     others = [name for name in by_age if name != run and measured[name].tokenizer == measured[run].tokenizer]
     other = next((name for name in others if measured[name].adapter), others[0] if others else None)
     again = traces.done(other) if other else set()

@@ -28,6 +28,7 @@ from trails.errors import QueryError, UsageError
 from trails.platform.ties import tie
 from trails.schema import Run, fitting_runs
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphStore, Result
+from trails.store.resolve import tell_default
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -75,8 +76,15 @@ class NamedQuery:
     statement: str
     text: str
 
-    def bind(self, given: Mapping[str, Any], runs: Mapping[str, Run] | None = None, home: str = "") -> dict[str, Any]:
+    def bind(
+        self,
+        given: Mapping[str, Any],
+        runs: Mapping[str, Run] | None = None,
+        home: str = "",
+        another: str = "--param run=ID",
+    ) -> dict[str, Any]:
         """Parameters for the statement: what is given, then ``home`` and the only run if there is one, then defaults.
+        ``another`` is how the user names a run, for the line that says which was taken.
 
         Strings are turned into the declared type. Raises UsageError that names what is missing, unknown or of another type.
         """
@@ -91,6 +99,8 @@ class NamedQuery:
                 bound[parameter.name] = _typed(self.name, parameter, given[parameter.name])
             elif parameter.name == "run" and runs is not None and len(default := fitting_runs(runs)) == 1:
                 bound["run"] = default[0].id
+                which = "the only one that is no change of another by training or intervention"
+                tell_default(default[0], runs, which, another)
             elif parameter.name == "home" and home:
                 bound["home"] = home
             elif parameter.default:

@@ -14,6 +14,7 @@ What is not there, or could be several, is a UsageError that says what there is.
 from __future__ import annotations
 
 import difflib
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +22,15 @@ from typing import Any
 import pyarrow as pa
 
 from trails.errors import UsageError
+from trails.platform.text import counted, whole_number
 from trails.schema import Run, family_key, fitting_runs
 from trails.store.queries import NamedQuery
 from trails.store.traces import TraceStore
 
+LEAST_BEGINNING = 2
+"""Characters of an id that name it where no other begins so: every chain and every family begins with the same one."""
+_TOO_SHORT = f"the beginning of an id needs {LEAST_BEGINNING} characters or more"
+logger = logging.getLogger(__name__)
 _COLUMNS = ("chain", "run", "source", "source_id", "family", "line")
 
 
@@ -67,13 +73,25 @@ class Names:
         if fitting:
             shown = ", ".join(fitting[:5]) + (" …" if len(fitting) > 5 else "")
             raise UsageError(
-                f"chain {text!r} was asked for, {len(fitting)} chains fit{of}: {shown}. Write more of the id."
+                f"chain {text!r} was asked for, {counted(len(fitting), 'chain fits', 'chains fit')}{of}: "
+                f"{shown}. Write more of the id."
             )
         hint = self._hint(text.strip())
         raise UsageError(f"chain {text!r} was asked for, no chain fits{of}.{hint} All chains: trails chains")
 
     def _hint(self, text: str) -> str:
-        """What else has the name ``text``, with the line that lists its chains; else what is written much like it."""
+        """What else has the name ``text``, with the line that lists its chains; why a number or a beginning names none; else
+        what is written much like it.
+        """
+        if text.startswith("#"):
+            number = whole_number(text[1:])
+            if number is None:
+                return " Write # and a number with the digits 0 to 9."
+            if not 1 <= number <= len(self.rows):
+                return f" Chains have the numbers #1 to #{len(self.rows)}."
+            return " It is a chain of another run."
+        if 0 < len(text) < LEAST_BEGINNING and any(row[2].startswith(text) for row in self.rows):
+            return f" {_TOO_SHORT[0].upper()}{_TOO_SHORT[1:]}."
         if text in {name for row in self.rows for name in (row[0], _last(row[0]))}:
             return f" It is a source. Its chains: trails chains --source {shlex.quote(text)}"
         if text and family_key(text) in {row[3] for row in self.rows}:
@@ -87,18 +105,15 @@ class Names:
         rows = [row for row in self.rows if run is None or run in self._runs_of[row[2]]]
         if not text:
             return []
-        if text.startswith("#") and text[1:].isdigit():
-            place = int(text[1:]) - 1
-            return [self.rows[place][2]] if 0 <= place < len(self.rows) and self.rows[place] in rows else []
+        number = whole_number(text[1:]) if text.startswith("#") else None
+        if number is not None:
+            return [self.rows[number - 1][2]] if 1 <= number <= len(self.rows) and self.rows[number - 1] in rows else []
         exact = [row[2] for row in rows if row[2] == text]
         named = [row[2] for row in rows if text in (f"{row[0]}:{row[1]}", f"{_last(row[0])}:{row[1]}")]
-        source, _, line = text.rpartition(":")
-        lined = [
-            row[2]
-            for row in rows
-            if line.isdigit() and self._line[row[2]] == int(line) > 0 and source in (row[0], *_short(row[0]))
-        ]
-        begins = [row[2] for row in rows if len(text) > 1 and row[2].startswith(text)]
+        source, _, last = text.rpartition(":")
+        line = whole_number(last) or 0
+        lined = [row[2] for row in rows if self._line[row[2]] == line > 0 and source in (row[0], *_short(row[0]))]
+        begins = [row[2] for row in rows if len(text) >= LEAST_BEGINNING and row[2].startswith(text)]
         records = [row[2] for row in rows if row[1] == text]
         return exact or named or lined or begins or records
 
@@ -109,11 +124,12 @@ class Names:
     def step(self, text: str, run: str | None = None) -> tuple[str, int]:
         """Chain and index of a step ``CHAIN:STEP``; chain as in :meth:`chain`. Nobody looks whether it has the step."""
         chain, _, index = text.rpartition(":")
-        if not chain or not index.isdigit():
+        number = whole_number(index)
+        if not chain or number is None:
             raise UsageError(
                 f"{text!r} is no step. Write CHAIN:STEP, for example {self.rows[0][2] if self.rows else 'c…'}:3"
             )
-        return self.chain(chain, run), int(index)
+        return self.chain(chain, run), number
 
     def place(self, text: str) -> str:
         """``CHAIN`` or ``CHAIN:STEP`` with the chain's whole id, for a chain or a step named in any way."""
@@ -134,10 +150,16 @@ class Names:
         """Chains of a family, sorted."""
         key = family_key(text)
         found = {row[3] for row in self.rows if row[3]}
-        begins = {value for value in found if len(text) > 1 and value.startswith(text)}
+        begins = {value for value in found if len(text) >= LEAST_BEGINNING and value.startswith(text)}
         wanted = {key} & found or (begins if len(begins) == 1 else set())
         if not wanted:
-            said = f"{len(begins)} families fit: {', '.join(sorted(begins)[:5])}" if begins else "no family fits"
+            said = (
+                f"{counted(len(begins), 'family fits', 'families fit')}: {', '.join(sorted(begins)[:5])}"
+                if begins
+                else "no family fits"
+            )
+            if not begins and text and any(value.startswith(text) for value in found):
+                said += f": {_TOO_SHORT}"
             raise UsageError(f"family {text!r} was asked for, {said}. Families of chains: trails chains")
         return sorted(row[2] for row in self.rows if row[3] in wanted)
 
@@ -157,19 +179,34 @@ def _sortable(record: str) -> tuple[int, int, str]:
     return (0, int(record), record) if record.isdecimal() and len(record) < 19 else (1, 0, record)
 
 
-def run_of(runs: Mapping[str, Run], text: str | None) -> Run:
-    """The run with this id, unique beginning of an id, or name; without one the only run, or the only one without adapter.
+def run_of(runs: Mapping[str, Run], text: str | None, another: str = "--run ID") -> Run:
+    """The run with this id, unique beginning of an id, or name; without one the only run, or the only one without adapter,
+    which is told where there are others. ``another`` is how the user names one.
 
     Raises UsageError when there is none, or more than one fits.
     """
     found = fitting_runs(runs, text)
     if len(found) == 1:
+        if not text:
+            tell_default(
+                found[0], runs, "the only one that is no change of another by training or intervention", another
+            )
         return found[0]
     known = ", ".join(f"{run.id} ({run.name or run.model})" for run in runs.values()) or (
         "none; measure with: trails ingest PATH"
     )
     asked = f"run {text!r}" if text else "a run"
-    raise UsageError(f"{asked} was asked for and {len(found)} fit. Runs: {known}.")
+    raise UsageError(f"{asked} was asked for and {len(found)} fit. Runs: {known}. Choose with {another}.")
+
+
+def tell_default(run: Run, runs: Mapping[str, Run], which: str, another: str) -> None:
+    """Log which run was taken where nobody named one and there are several, and how another is named; once a command."""
+    if len(runs) > 1:
+        logger.info(
+            "run %s (%s) was taken of %d, %s; another: %s",
+            *(run.id, run.name or run.model, len(runs), which, another),
+            extra={"once": True},
+        )
 
 
 def measured_runs(traces: TraceStore) -> dict[str, Run]:

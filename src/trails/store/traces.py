@@ -35,6 +35,7 @@ from trails.platform.arrays import Floats, Keys
 from trails.platform.columns import read_columns, write_columns
 from trails.platform.files import write_atomic
 from trails.platform.locks import HeldError, WriterLock
+from trails.platform.text import counted
 from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, HomeIdentity, Run, Trace, checked_run, stable_hash
 from trails.store.corrections import NAME as CORRECTIONS
 from trails.store.corrections import Correction, automatic, corrected, corrections_json, read_corrections
@@ -697,7 +698,7 @@ def put_file(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
-                f"the disk is full: {path} ({len(data):,} bytes) was not written. Free some space and run the same "
+                f"the disk is full: {path} ({counted(len(data), 'byte')}) was not written. Free some space and run the same "
                 "command again; everything written before is kept"
             ) from error
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error

@@ -29,6 +29,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from trails.errors import UsageError
 from trails.platform.arrays import Floats
+from trails.platform.text import counted
 from trails.schema import Trace
 
 NAME = "trails_binned"
@@ -52,7 +53,8 @@ def teacher_map(trace: Trace) -> TeacherMap:
     """The map that a run stored for a chain."""
     if trace.step_keys is not None:
         raise UsageError(
-            f"chain {trace.chain.id} has {len(trace.steps)} steps, of which its map keeps the nearest only: it cannot be a "
+            f"chain {trace.chain.id} has {counted(len(trace.steps), 'step')}, of which its map keeps the "
+            "nearest only: it cannot be a "
             "teacher. Leave it out of the export."
         )
     return TeacherMap(np.asarray(trace.step_attention, np.float32), len(trace.steps))

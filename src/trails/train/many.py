@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from trails.errors import UsageError
+from trails.platform.text import counted
 from trails.train.data import Collator, Row
 from trails.train.loop import batches
 from trails.train.loss import labelled_logits, shifted, token_loss, token_nll
@@ -56,7 +57,9 @@ class SideBySide(nn.Module):
             return y
         a, b = self.pair
         if x.shape[0] % len(a):
-            raise ValueError(f"{x.shape[0]} rows cannot be divided among {len(a)} adapters in equal parts")
+            raise ValueError(
+                f"{counted(x.shape[0], 'row')} cannot be divided among {counted(len(a), 'adapter')} in equal parts"
+            )
         rows = x.reshape(len(a), -1, x.shape[-1])  # (R, b · T, in)
         update = torch.bmm(torch.bmm(rows, a.mT), b.mT)
         return y + self.scale * update.reshape(y.shape)

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from trails.errors import MissingPackageError, ModelError, UsageError
+from trails.measure.load import adapter_digest
 from trails.measure.packaged import quiet
 from trails.platform.files import contents, sha256, write_atomic
+from trails.platform.text import counted
 from trails.schema import Run, stable_hash
 from trails.train.adapter import chosen_layers, forget_gguf, with_adapter
 from trails.train.attempts import Attempts
@@ -111,12 +113,13 @@ def train_rows(
         room = window - min(longest, options.max_tokens or longest) - attempts.most(options)
         if room < 0:
             raise ModelError(
-                f"a row with its attempt may have {window - room} tokens, the model's window is {window}. Write shorter"
+                f"a row with its attempt may have {counted(window - room, 'token')}, the model's window is "
+                f"{window}. Write shorter"
                 " attempts with --attempt-tokens, or cut rows with --max-tokens"
             )
     if window and not options.max_tokens and longest > window:
         raise ModelError(
-            f"a row has {longest} tokens, the model's window is {window}. Cut rows with --max-tokens {window},"
+            f"a row has {counted(longest, 'token')}, the model's window is {window}. Cut rows with --max-tokens {window},"
             " or select parts of the chains."
         )
     steps = options.steps or -(-len(rows) // (options.batch * options.accumulate))
@@ -186,7 +189,7 @@ def train_rows(
         "layers": list(layers),
         "trainable": sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
         "resumed": int(last.name.rpartition("-")[2]) if last else 0,
-        "adapter_sha256": sha256(output / "adapter_model.safetensors"),
+        "adapter": adapter_digest(output),
     }
     _write(output / "train.json", record)
     write_atomic(output / "README.md", _card(record))
@@ -379,7 +382,7 @@ def _card(record: Mapping[str, Any]) -> str:
     lines += [f"# LoRA adapter trained on {record['title']}", "", "| | |", "|---|---|"]
     lines += [f"| export, SHA-256 | `{identity.get('export', 'rows in memory')}` |"]
     lines += [f"| base model | {identity.get('model', '')}, weights `{identity.get('revision', '')}` |"]
-    lines += [f"| adapter, SHA-256 | `{record['adapter_sha256']}` |"]
+    lines += [f"| adapter, its digest in trails status | `{record['adapter']}` |"]
     lines += [f"| rows, tokens | {record['rows']}, {record['tokens']} |", f"| steps | {record['steps']} |"]
     layers = ", ".join(map(str, record["layers"])) or "all"
     lines += [f"| layers | {layers} (the others are unchanged) |", f"| trainable parameters | {record['trainable']} |"]

@@ -14,6 +14,7 @@ from trails.errors import UsageError
 from trails.measure.base import Segmented
 from trails.measure.context import Contexts
 from trails.measure.tokens import Encoded
+from trails.platform.text import counted
 
 MARKERS = ("[ANCHOR]", "[SHIFT]", "[HIGHLIGHT]", "→ summary:")
 """Markers by name; in the vocabulary of a base model each takes several tokens."""
@@ -242,7 +243,7 @@ def _drop_last(maker: Maker, likely: Sequence[Likely]) -> Iterator[None]:
         parent = maker.add(
             maker.text[:stop],
             "drop_last",
-            f"{len(maker.text) - stop} characters, rung {number}",
+            f"{counted(len(maker.text) - stop, 'character')}, rung {number}",
             parent,
             rung=True,
         )

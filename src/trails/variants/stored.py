@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from trails.analyses.report import Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.errors import UsageError
+from trails.platform.text import counted
 from trails.schema import stable_hash
 from trails.variants.edits import KINDS, VariantOptions
 from trails.variants.files import OWN_COLUMNS
@@ -199,7 +200,7 @@ class VariantRun:
             tables.append(ReportTable("variants", rows, title, VARIANT_COLUMNS, ranked=volatile))
         return Report(
             "variants",
-            f"{accepted:,} of {made:,} variants were accepted",
+            f"{accepted:,} of {counted(made, 'variant')} were accepted",
             facts={"run": self.run, "id": self.id},
             tables=tuple(tables),
             scores=scores,

@@ -33,6 +33,7 @@ from trails.analyses.statistics import bootstrap, centred, how_resampled, spearm
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.platform.arrays import Doubles, Longs
+from trails.platform.text import agreeing, counted
 from trails.schema import Trace
 
 NOTE = "gap_calibration"
@@ -257,7 +258,11 @@ def calibrate(
     every = shortened(corpus, seed=seed)
     cases, rest = every[:limit], every[limit:] if limit is not None else []
     if len(cases) < MIN_CHAINS:
-        reason = f"{len(cases)} of {len(corpus)} chains have four steps or more, a calibration needs {MIN_CHAINS}: ingest more"
+        reason = (
+            f"{len(cases):,} of {counted(len(corpus), 'chain')} "
+            f"{agreeing(len(cases), 'has', 'have')} four steps or more, a calibration "
+            f"needs {MIN_CHAINS}: ingest more"
+        )
         return Calibration(run, len(cases), (), (), (), tuple(Withheld(name, reason) for name in (*NAMES, "all")))
     known = background(corpus)
     measured: Iterator[Trace | Segmented] = iter(item for _, item, _ in cases)
@@ -336,7 +341,7 @@ def _calibration(
     text, text_chains = repeated(
         lambda s: cross_validated_choice(text_columns, table.true, table.chain, seed=s, more=more)
     )
-    removed = f"an interior step of each of {n_chains} chains of four steps or more removed, seed {seed}"
+    removed = f"an interior step of each of {counted(n_chains, 'chain')} of four steps or more removed, seed {seed}"
     divided = f"mean of {DIVISIONS} divisions into {FOLDS} folds of chains, seeds {seed} to {seed + DIVISIONS - 1}"
     fitted = f"{removed}; conditional logit out of fold, {divided}"
     again = how_resampled(seed=seed)

@@ -20,6 +20,7 @@ from trails.analyses.sequences import content_key, one_instrument
 from trails.analyses.statistics import ranks
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Longs
+from trails.platform.text import agreeing, counted
 from trails.platform.ties import leading
 from trails.schema import Trace, step_key
 from trails.store.base import GraphBatch
@@ -102,7 +103,7 @@ class Gaps(Finding):
                 ReportTable(
                     "seams",
                     self.seams,
-                    f"{len(self.seams)} seams, most gap-like first",
+                    f"{counted(len(self.seams), 'seam')}, most gap-like first",
                     columns,
                     ranked=("score", self.seams["score"].to_pylist()),
                 ),
@@ -148,7 +149,9 @@ def find_gaps(traces: Iterable[Trace], calibration: Calibration | None = None) -
     notes = []
     short = sum(len(trace.steps) < 2 for trace in corpus)
     if short:
-        notes.append(f"{short} of {len(corpus)} chains have one step and therefore no seam")
+        notes.append(
+            f"{short:,} of {counted(len(corpus), 'chain')} {agreeing(short, 'has', 'have')} one step and therefore no seam"
+        )
     if not any(trace.nll_given_all is not None for trace in corpus):
         notes.append(
             "no premises were measured; context_gain and premise_usefulness need them, run: trails ingest PATH --premises"

@@ -16,7 +16,7 @@ views.corpus = () => {
   show("wide",
     section(t`chains`, table(["id", t`source`, t`text`, t`tokens`, t`surprisal`], D.chains.map((c) => [c.id, own(`${c.source} ${c.source_id}`), own(c.text.slice(0, 90)), c.pieces.length, c.mean_surprisal])), notes()),
     h("div.cols", section(t`follows`, g, table([t`role`, "→", t`count`, t`expected`, t`surprisal`], C.follows.map(Object.values))),
-      section(t`hist`, bars, small(`${C.n_tokens} ${t`tokens`} · ${C.n_chains} ${t`inchains`}`), table([t`source`, t`inchains`, t`tokens`, t`surprisal`], C.sources.map(Object.values)))),
+      section(t`hist`, bars, small(`${t`tokens`} ${C.n_tokens} · ${t`inchains`} ${C.n_chains}`), table([t`source`, t`inchains`, t`tokens`, t`surprisal`], C.sources.map(Object.values)))),
     h("div.cols", G && section(t`gaps`, small(worth(G)), table(["id", t`step`, t`score`], C.gaps.map((x) => [x.chain, x.step, x.score]))),
       O && section(t`overlaps`, small(O.control_name ? [t`control`, ", ", said(O.control_name), ": " + fmt(O.control)] : t`withheld`), table([t`text`, t`tokens`, t`inchains`, ""], C.overlaps.map((o) => [own(o.text.slice(0, 160)), o.n_tokens, o.n_chains, h("span", o.chains.slice(0, 3).map((id) => [link(id, id.slice(0, 8)), " "]))])))));
 };

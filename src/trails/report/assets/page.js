@@ -150,7 +150,7 @@ views.chain = (id) => {
     layers = h("label", t`layer`, layer, which), less = h("label", minus, t`baseline`),
     strip = h("div.strip", { id: "strip", tabIndex: 0, role: "group", ariaLabel: t`token` });
   left.append(
-    section(own(c.source + " · " + c.source_id), small(`${c.id} · ${c.n} ${t`tokens`} · ${c.steps.length} ${t`nsteps`} · ${D.run.model} · ${t`run`} ${D.run.id}`),
+    section(own(c.source + " · " + c.source_id), small(`${c.id} · ${t`tokens`} ${c.n} · ${t`nsteps`} ${c.steps.length} · ${D.run.model} · ${t`run`} ${D.run.id}`),
       ["question", "answer"].map((key) => c[key] && h("details", h("summary", t(key)), h("p", own(c[key]))))),
     section("", h("div.bar", h("label", t`measure`, pick), layers, less, legend), strip, note));
   let v, scale, colour;
@@ -247,7 +247,7 @@ function stepsOf(c) {
   const rows = c.steps.map((s, i) => {
     const text = c.text.slice(s.start, s.end), cut = text.toLowerCase().indexOf(s.connective.toLowerCase()), end = cut + s.connective.length, g = gaps.get(i), mine = over.get(i) || [], most = mine.length > 3 ? 2 : 3,
       gap = g && g.rank === 0 && h("div.gap", `▸ ${t`gap`} ${fmt(g.score, 3)} · ${worth(g)}`),
-      shared = mine.slice(0, most).map((o) => h("div.ov", `⟷ ${o.n_chains} ${t`inchains`}, ${o.n_tokens} ${t`tokens`}, ${t`excess`} ${fmt(o.excess, 3)}: `, o.others.slice(0, 4).map((other) => [link(other), " "])));
+      shared = mine.slice(0, most).map((o) => h("div.ov", `⟷ ${t`inchains`} ${o.n_chains}, ${t`tokens`} ${o.n_tokens}, ${t`excess`} ${fmt(o.excess, 3)}: `, o.others.slice(0, 4).map((other) => [link(other), " "])));
     return h("tr", { data: { step: i } }, h("td.n dim", i), h("td.role" + (s.explicit ? "" : " dim"), { title: t(s.explicit ? "explicit" : "implicit") }, s.role),
       h("td", gap, h("bdi", cut < 0 ? shown(text) : [shown(text.slice(0, cut)), h("b", shown(text.slice(cut, end))), shown(text.slice(end))]), shared, mine.length > most && h("div.ov dim", "+ " + (mine.length - most))),
       h("td.n", fmt(s.surprisal, 3)));

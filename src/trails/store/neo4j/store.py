@@ -27,6 +27,7 @@ from neo4j import exceptions as bolt
 
 from trails.config import Settings
 from trails.errors import QueryError, StoreError, TrailsError, WritingQueryError
+from trails.platform.text import counted
 from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
 from trails.store.neo4j.errors import (
@@ -520,7 +521,7 @@ class Neo4jStore:
             return self._guarded(lambda: self._run_write(query, values, timeout_s, max_rows), timeout_s)
         if len(query) > MAX_QUERY:
             raise QueryError(
-                f"the statement has {len(query):,} characters; {MAX_QUERY:,} are allowed. Pass data as parameters"
+                f"the statement has {counted(len(query), 'character')}; {MAX_QUERY:,} are allowed. Pass data as parameters"
             )
         return self._guarded(lambda: self._run_read(query, values, timeout_s, max_rows), timeout_s, reading=True)
 
@@ -565,7 +566,7 @@ class Neo4jStore:
             size += sum(map(size_of, row))
             if size > self._max_bytes:
                 raise QueryError(
-                    f"the result is larger than {self._max_bytes // 2**20} MiB after {len(rows):,} rows; "
+                    f"the result is larger than {self._max_bytes // 2**20} MiB after {counted(len(rows), 'row')}; "
                     "return fewer columns or add LIMIT"
                 )
             rows.append(row)
