@@ -905,7 +905,7 @@ NODES: tuple[Node, ...] = (
             _p("question", "string", "what the chain answers; context, not part of the trail"),
             _p("text", "string", "the chain"),
             _p("answer", "string", "final answer, kept apart from the chain"),
-            _p("language", "string", "ISO 639-1 code"),
+            _p("language", "string", "ISO 639-1 code: what the source says, else the lexicon that fits the script"),
             _p("roles", "string", "roles of its steps, joined by >"),
             _p(
                 "roles_implicit",

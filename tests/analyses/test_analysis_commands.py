@@ -137,9 +137,24 @@ def test_gaps_without_and_with_calibration(home: Path) -> None:
         ).rows
     assert rows
     assert all(auc is not None and base is not None and step == index for auc, base, step, index in rows)
+    removed = calibrated["calibration"]["removed"]
+    assert len(removed) == calibrated["calibration"]["n_chains"]
+    for score in calibrated["calibration"]["scores"]:
+        if score["unit"] == "AUC within the chain":
+            assert sum(each["auc"][score["name"]] for each in removed) / len(removed) == pytest.approx(score["value"])
     one = ids(home)[0]
     assert {seam["chain"] for seam in answer(home, "gaps", "--chain", one)["seams"]} == {one}
     assert "Ranked without a model" not in run(home, "gaps", "--limit", "2").stderr
+
+
+def test_too_few_chains_rank_nothing_and_nothing_says_that_they_do(tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("If it rains, then it is wet. It rains. So it is wet. But why?\n")
+    ingest([tmp_path / "few.txt"], load_settings(home=tmp_path / "home", model="uniform", store="embedded"))
+    told = run(tmp_path / "home", "gaps")
+    assert (
+        "no seam can be ranked: 1 of 1 chain has four steps or more, a calibration needs 20: ingest more" in told.stdout
+    )
+    assert "Ranked" not in told.stderr
 
 
 @pytest.mark.slow

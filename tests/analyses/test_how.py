@@ -334,6 +334,9 @@ def test_the_position_control_of_gaps_can_be_made_again(make: Any) -> None:
         ]
         traces.append(make(texts, name=f"n{number}", roles=[Role.THEN] * len(texts)))
     found = calibrate(traces, limit=40)
+    by_chain = {trace.chain.id: trace for trace in traces}
+    for one in found.removed:  # what the calibration names is what it says that it drew
+        assert one.step == 1 + _key("removed step", one.chain, 0) % (len(by_chain[one.chain].steps) - 2)
     control = next(score for score in found.scores if score.name == "no model").controls[0]
     said = re.fullmatch(
         r"an interior step of each of (\d+) chains of four steps or more removed, seed (\d+); conditional logit out of fold, "
@@ -346,6 +349,12 @@ def test_the_position_control_of_gaps_can_be_made_again(make: Any) -> None:
     able = sorted(
         (t for t in traces if len(t.steps) >= 4), key=lambda t: f"{_key('calibration', t.chain.id, seed):016x}"
     )
+    assert [one.chain for one in found.removed] == [trace.chain.id for trace in able[:count]]
+    assert [one.chain for one in found.learnt] == [trace.chain.id for trace in able[count:]]
+    for score in found.scores:
+        if score.unit == "AUC within the chain":
+            assert np.mean([one.auc[score.name] for one in found.removed]) == pytest.approx(score.value, abs=1e-12)
+    assert np.mean([one.auc["position only"] for one in found.removed]) == pytest.approx(control.value, abs=1e-12)
     true, place = [], []
     for trace in able[:count]:
         steps = len(trace.steps)

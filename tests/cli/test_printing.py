@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import unicodedata
 from pathlib import Path
 
@@ -234,3 +235,31 @@ def test_a_property_that_nothing_has_is_told(trails, tmp_path: Path) -> None:
         "MATCH (:Token)-[r:NEXT]->(:Token) RETURN r.surprisal, r.attention_shift LIMIT 1",
     ):
         assert "the property" not in trails("cypher", statement).err, statement
+
+
+@pytest.mark.slow
+def test_a_name_of_the_data_starts_no_line(trails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, id, family, model and field have a line end in their names, as files of strangers may."""
+    rows = [
+        {"text": f"If {n} is even, then it is. So {n} is.", "id": f"r{n} {NAME}", NAME: 1, "family": NAME}
+        for n in (2, 4)
+    ]
+    (tmp_path / "data" / "in").mkdir(parents=True)
+    (tmp_path / "data" / f"{NAME}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "data" / f"skipped {NAME}").write_text("x", encoding="utf-8")
+    for line in (
+        ("ingest", "data", "--family", "family"),
+        ("ingest", "data", "--family", "family", "--dry-run"),
+        ("status",),
+        ("chains",),
+        ("chains", "--source", f"{NAME}.jsonl"),
+        ("show", "#1"),
+        ("query", "corpus"),
+        ("cypher", "MATCH (c:Chain) RETURN c.source AS source, c.source_id AS record"),
+    ):
+        for columns in ("60", "200"):
+            monkeypatch.setenv("COLUMNS", columns)
+            done = trails(*line)
+            for printed in (done.out, done.err):
+                assert not re.search(r"(?m)^\W*Error: lines", printed), (line, printed)
+            assert r"\nError:" in done.out + done.err, (line, done)

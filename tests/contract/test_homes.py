@@ -23,8 +23,7 @@ from trails.pipeline.results import clear_results, keep_results, restore_results
 from trails.schema import Run, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.embedded import EmbeddedStore
-from trails.store.queries import named_queries
-from trails.store.resolve import bound_parameters
+from trails.store.queries import bound_parameters, named_queries
 from trails.store.rows import holding, table_of
 from trails.store.scope import Scope, owned
 from trails.store.traces import HomeIdentity, TraceStore

@@ -81,6 +81,6 @@ def command(
             "Nothing was written to the graph: gap-graph, gaps-top and gaps-of-chain show what an earlier call wrote, "
             "or nothing"
         )
-    if ranked and not calibrated and not as_json:
+    if found.calibration.scores and not calibrated and not as_json:
         err.print("Ranked without a model. What the model adds is measured by: trails gaps --calibrate")
     return tell(found.report(), as_json=as_json, limit=limit, details=details, home=home)

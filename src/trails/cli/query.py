@@ -55,7 +55,7 @@ def command(
     trails query most-surprising --limit 5
     trails query chain-steps --param chain=c0123456789abcdef --csv
     """
-    from trails.store import open_graph, queries, resolve
+    from trails.store import open_graph, queries
     from trails.store.traces import TraceStore
 
     style = "json" if as_json else as_csv or "table"
@@ -78,7 +78,7 @@ def command(
     if limit is not None:
         given["limit"] = limit
     with TraceStore(settings.home) as traces:
-        bound = resolve.bound_parameters(query, given, traces)
+        bound = queries.bound_parameters(query, given, traces)
     with open_graph(settings) as graph:
         result = query.execute(graph, bound, timeout_s=timeout, max_rows=max(limit or 0, DEFAULT_MAX_ROWS))
     columns, shown_rows = result.columns, result.plain()

@@ -17,7 +17,7 @@ from trails.cli.common import (
     store_option,
     with_home,
 )
-from trails.platform.text import counted
+from trails.platform.text import counted, one_line
 
 
 @click.command("status", context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,21 +39,17 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
         echo(f"trails.toml the file in this folder sets {listed}")
     shards = found.shards
     tokens = sum(shards.tokens.values())
-    print_field(
-        "home",
-        f"{found.home}: {counted(shards.n_chains, 'chain')} in {counted(shards.n_shards, 'shard')}, {_size(shards.n_bytes)}",
-    )
+    held = f"{counted(shards.n_chains, 'chain')} in {counted(shards.n_shards, 'shard')}, {_size(shards.n_bytes)}"
+    print_field("home", f"{one_line(found.home)}: {held}")
     if tokens:
         print_field("", f"{counted(tokens, 'measured token')}, {shards.n_bytes / tokens:,.0f} bytes a token")
     for run_id, run in found.runs.items():
         adapter = f" + adapter {run.adapter}" if run.adapter else ""
         adapter += " + intervention" if run.intervention else ""
         chains, of_run = shards.chains.get(run_id, 0), shards.tokens.get(run_id, 0)
-        called = f"{run.name}: " if run.name else ""
-        print_field(
-            "run",
-            f"{run_id}  {called}{run.model}{adapter}, {run.dtype}: {counted(chains, 'chain')}, {counted(of_run, 'token')}",
-        )
+        called = f"{one_line(run.name)}: " if run.name else ""
+        held = f"{counted(chains, 'chain')}, {counted(of_run, 'token')}"
+        print_field("run", f"{run_id}  {called}{one_line(run.model)}{adapter}, {run.dtype}: {held}")
     for name, counts in (("sources", shards.sources), ("languages", shards.languages), ("roles", shards.roles)):
         if counts:
             print_field(name, _listed(counts))
@@ -74,7 +70,7 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name or 'unknown'} {count:,}" for name, count in counts.items())
+    return ", ".join(f"{one_line(name) or 'unknown'} {count:,}" for name, count in counts.items())
 
 
 def _size(count: int) -> str:

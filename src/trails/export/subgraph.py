@@ -44,7 +44,7 @@ from trails.export.words import not_known, role_named
 from trails.platform.arrays import Keys
 from trails.schema import stable_hash, stable_hash_of, step_key
 from trails.store.base import GraphStore
-from trails.store.resolve import Names, bound_parameters
+from trails.store.resolve import Names
 from trails.store.scope import owner_mark
 from trails.store.traces import TraceStore, numbers_of
 
@@ -541,7 +541,7 @@ def _match_roles(steps: list[str], start: int, names: list[str], far: list[bool]
 
 
 def _named(text: str, match: re.Match[str], store: GraphStore, traces: TraceStore) -> Selection:
-    from trails.store.queries import named_queries
+    from trails.store.queries import bound_parameters, named_queries
 
     queries = named_queries()
     if match[1] not in queries:
@@ -556,7 +556,8 @@ def _named(text: str, match: re.Match[str], store: GraphStore, traces: TraceStor
         raise UsageError(
             f'selection {shown!r}: the parameters are not JSON ({error}). Write {{"limit": 50}}.'
         ) from None
-    return _statement(text, query.statement, bound_parameters(query, given, traces), store)
+    another = '{"run": "ID"} behind the name of the query'
+    return _statement(text, query.statement, bound_parameters(query, given, traces, another=another), store)
 
 
 def _statement(text: str, statement: str, parameters: Mapping[str, Any], store: GraphStore) -> Selection:

@@ -19,8 +19,7 @@ from trails.platform.text import counted
 from trails.report.terminal import trace_record
 from trails.schema import NODES, RELATIONSHIPS
 from trails.store.base import Result
-from trails.store.queries import described, named_queries, named_query
-from trails.store.resolve import bound_parameters
+from trails.store.queries import bound_parameters, described, named_queries, named_query
 
 MAX_ROWS = 200
 """Rows that one call gives back at most."""

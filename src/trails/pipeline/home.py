@@ -21,8 +21,7 @@ from trails.pipeline.progress import Progress
 from trails.platform.text import beginning, counted
 from trails.schema import Chain, family_key
 from trails.store.base import Result
-from trails.store.queries import named_query
-from trails.store.resolve import bound_parameters
+from trails.store.queries import bound_parameters, named_query
 from trails.store.traces import TraceStore
 
 if TYPE_CHECKING:

@@ -43,6 +43,7 @@ from trails.pipeline.blocks import (
 from trails.pipeline.loading import load_missing, time_for_neo4j
 from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.sharing import MeasuringCrew, MeasuringPool
+from trails.platform.spoken import spoken
 from trails.platform.text import counted, one_line
 from trails.platform.threads import ahead
 from trails.readers import ReadOptions, ReadReport, read
@@ -177,7 +178,7 @@ class IngestSummary:
 def summary_lines(summary: IngestSummary) -> Iterator[str]:
     """The summary as a person reads it, every score with its control."""
     s = summary
-    yield from (f"note        {note}" for note in s.notes)
+    yield from (f"note        {one_line(note)}" for note in s.notes)
     bad = f", {s.bad} bad left out" if s.bad else ""
     duplicates = f", {counted(s.duplicates, 'duplicate')}" if s.duplicates else ""
     yield f"read        {counted(s.read, 'chain')}{duplicates}{bad}"
@@ -230,8 +231,8 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
             f"graph       {counted(s.loaded_from_shards, 'chain was', 'chains were')} in the shards but "
             "not in the graph: loaded"
         )
-    yield f"run         {s.run}  {s.model}"
-    yield f"home        {s.home}   graph: {s.graph or f'not loaded; load it with: trails rebuild --home {s.home}'}"
+    yield f"run         {s.run}  {one_line(s.model)}"
+    yield f"home        {one_line(s.home)}   graph: {s.graph or f'not loaded; load it with: trails rebuild --home {s.home}'}"
 
 
 def _count_bad(summary: IngestSummary, report: ReadReport) -> None:
@@ -296,7 +297,7 @@ def ingest(
             while shown < min(len(report.examples), SHOWN_EXAMPLES):
                 # before the model is loaded, so that a wrong reading costs seconds
                 for line in example_lines(report.examples[shown]):
-                    progress.note(line)
+                    progress.note(one_line(line))
                 shown += 1
             if chain.id in pending:
                 summary.duplicates += 1
@@ -535,7 +536,7 @@ def _new_only(chains: Iterable[Chain], wanted: set[str]) -> Iterator[Chain]:
 
 def _count(summary: IngestSummary, item: Segmented) -> None:
     summary.steps += len(item.steps)
-    summary.languages[item.chain.language] += 1
+    summary.languages[spoken(item.chain.language, item.chain.text)] += 1
     summary.many_steps += len(item.steps) > ALL_EDGES_STEPS
     for step in item.steps:
         summary.roles[step.role.value] += 1

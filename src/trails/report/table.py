@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from trails.platform.text import visible
+from trails.platform.text import one_line, visible
 
 _SHORT = 24
 """A column of cells up to this width is not wrapped: words, intervals, ids."""
@@ -43,10 +43,18 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def _text(value: Any) -> Text:
+NAMES = frozenset(
+    ("source", "record", "source_id", "family", "model", "run", "name", "file", "id", "chain", "group", "title")
+)
+"""Columns of names: a line end in one is written out, so that it looks like no row of its own."""
+
+
+def _text(value: Any, *, named: bool = False) -> Text:
     """A cell, its steering characters written out before its width counts; a cell of white space alone shows it."""
     if isinstance(value, Text):
         return _Running.of(value)
+    if named:
+        return Text(one_line(cell(value)))
     text = visible(cell(value)).replace("\r\n", "\n").replace("\t", "⇥")
     if text and not text.strip():
         text = text.replace(" ", "␣").replace("\n", "⏎")
@@ -148,9 +156,11 @@ class Rows:
     ) -> None:
         """The cells are taken as they are now. Without ``boxed`` the table has no lines."""
         self._boxed = boxed
-        self.columns = [visible(column) for column in columns]
+        self.columns = [one_line(column) for column in columns]
         self.title = visible(title)
-        self.rows = [[_text(value) for value in row] for row in rows]
+        self.rows = [
+            [_text(value, named=column in NAMES) for value, column in zip(row, columns, strict=True)] for row in rows
+        ]
         self._numeric = [
             bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows)
             for i in range(len(columns))

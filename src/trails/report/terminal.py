@@ -20,7 +20,7 @@ from trails.analyses.gradient import kept_agreement
 from trails.errors import UsageError
 from trails.measure.targets import kept_target
 from trails.platform.arrays import Floats
-from trails.platform.text import counted, visible
+from trails.platform.text import counted, one_line, visible
 from trails.platform.ties import tie
 from trails.report.table import Prose, Rows
 from trails.schema import IMPLICIT_LEAST, MEASURE, TRANSITION_MEASURES, Role, Run, Trace
@@ -296,9 +296,9 @@ def render_chain(
     chain = trace.chain
     head = Text()
     head.append(f"{chain.id}", style="bold")
-    origin = visible(f"{chain.source} · {chain.source_id} · {chain.language}")
+    origin = one_line(f"{chain.source} · {chain.source_id} · {chain.language}")
     head.append(f"  {origin} · {counted(len(trace.steps), 'step')} · {counted(trace.n_tokens, 'token')}\n")
-    head.append(f"run {run.id}  {visible(run.model)} · {run.dtype}\n")
+    head.append(f"run {run.id}  {one_line(run.model)} · {run.dtype}\n")
     lines = [control_line(trace, run, "surprisal", None)]
     if measure != "surprisal":
         lines.append(control_line(trace, run, measure, layer))

@@ -28,7 +28,8 @@ from trails.errors import QueryError, UsageError
 from trails.platform.ties import tie
 from trails.schema import Run, fitting_runs
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphStore, Result
-from trails.store.resolve import tell_default
+from trails.store.resolve import Names, measured_runs, named_parameters, tell_default
+from trails.store.traces import TraceStore
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -250,3 +251,22 @@ def described(query: NamedQuery) -> dict[str, Any]:
         "columns": [asdict(column) for column in query.columns],
         "cypher": query.statement,
     }
+
+
+def bound_parameters(
+    query: NamedQuery,
+    given: Mapping[str, Any],
+    traces: TraceStore,
+    names: Names | None = None,
+    another: str = "--param run=ID",
+) -> dict[str, Any]:
+    """Parameters of a named query as every way of asking it binds them: what is given (:func:`named_parameters`), then the only
+    run of the home and the home itself, then defaults. ``home=""`` asks every home of the graph. ``another`` is how the user
+    names a run, for the line that says which was taken.
+
+    Raises UsageError as :meth:`NamedQuery.bind` and :func:`named_parameters` do.
+    """
+    runs = measured_runs(traces)
+    asks_home = "home" not in given and any(parameter.name == "home" for parameter in query.parameters)
+    home = traces.identity().id if asks_home else ""
+    return query.bind(named_parameters(given, names or Names(traces), runs), runs, home, another)

@@ -24,7 +24,6 @@ import pyarrow as pa
 from trails.errors import UsageError
 from trails.platform.text import counted, whole_number
 from trails.schema import Run, family_key, fitting_runs
-from trails.store.queries import NamedQuery
 from trails.store.traces import TraceStore
 
 LEAST_BEGINNING = 2
@@ -250,20 +249,6 @@ def chain_rows(traces: TraceStore, names: Names) -> pa.Table:
         ]
     )
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def bound_parameters(
-    query: NamedQuery, given: Mapping[str, Any], traces: TraceStore, names: Names | None = None
-) -> dict[str, Any]:
-    """Parameters of a named query as every way of asking it binds them: what is given (:func:`named_parameters`), then the only
-    run of the home and the home itself, then defaults. ``home=""`` asks every home of the graph.
-
-    Raises UsageError as :meth:`NamedQuery.bind` and :func:`named_parameters` do.
-    """
-    runs = measured_runs(traces)
-    asks_home = "home" not in given and any(parameter.name == "home" for parameter in query.parameters)
-    home = traces.identity().id if asks_home else ""
-    return query.bind(named_parameters(given, names or Names(traces), runs), runs, home)
 
 
 KINDS_OF_OVERLAP = ("exact", "masked", "near", "skeleton")

@@ -35,6 +35,7 @@ from trails.platform.arrays import Floats, Keys
 from trails.platform.columns import read_columns, write_columns
 from trails.platform.files import write_atomic
 from trails.platform.locks import HeldError, WriterLock
+from trails.platform.spoken import spoken
 from trails.platform.text import counted
 from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, HomeIdentity, Run, Trace, checked_run, stable_hash
 from trails.store.corrections import NAME as CORRECTIONS
@@ -71,7 +72,9 @@ class TraceDigest:
 
 @dataclass(frozen=True, slots=True)
 class HomeStats:
-    """What a home holds. ``languages`` and ``roles`` count chains and steps, each chain once."""
+    """What a home holds. ``languages`` and ``roles`` count chains and steps, each chain once; a chain whose words are not those
+    of its language counts as ``unknown`` (:func:`trails.platform.spoken.spoken`).
+    """
 
     n_shards: int
     n_bytes: int
@@ -631,21 +634,21 @@ class TraceStore:
         return folder
 
     def stats(self) -> HomeStats:
-        """Counts for ``trails status``, roles as people corrected them; reads the small columns only."""
+        """Counts for ``trails status``, roles as people corrected them; reads no measures."""
         shards = self._shards()
         chains: dict[str, int] = {}
         tokens: dict[str, int] = {}
         counted: tuple[dict[str, int], dict[str, int], dict[str, int]] = ({}, {}, {})
         seen: set[str] = set()
         known = self.corrections()
-        columns = ["chain", "run", "source", "language", "steps", "token_ids"]
+        columns = ["chain", "run", "source", "language", "text", "steps", "token_ids"]
         for table in self.tables(columns):
             lengths = np.diff(list_array(table["token_ids"]).offsets.to_numpy())
             step_array = list_array(table["steps"])
             offsets = step_array.offsets.to_numpy()
             roles = step_array.values.field("role")
             runs, sources = table["run"].to_pylist(), table["source"].to_pylist()
-            languages = table["language"].to_pylist()
+            languages, texts = table["language"].to_pylist(), table["text"]
             for row, chain in enumerate(table["chain"].to_pylist()):
                 chains[runs[row]] = chains.get(runs[row], 0) + 1
                 tokens[runs[row]] = tokens.get(runs[row], 0) + int(lengths[row])
@@ -660,7 +663,8 @@ class TraceStore:
                     names = [
                         given.get(place, name) for place, name in zip(zip(*places, strict=True), names, strict=True)
                     ]
-                for counter, values in zip(counted, ([sources[row]], [languages[row]], names), strict=True):
+                language = spoken(languages[row], texts[row].as_py())
+                for counter, values in zip(counted, ([sources[row]], [language], names), strict=True):
                     for value in values:
                         counter[value] = counter.get(value, 0) + 1
         size = sum(path.stat().st_size for path in shards)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from trails.analyses.choice import (
     FOLDS,
@@ -26,7 +27,7 @@ from trails.analyses.choice import (
 )
 from trails.analyses.gaps.kinds import MODEL, NAMES, NO_MODEL, SIGN
 from trails.analyses.gaps.seams import background, seam_scores, unmeasured_scores
-from trails.analyses.report import Finding, Report
+from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
 from trails.analyses.sequences import content_key, one_instrument
 from trails.analyses.statistics import bootstrap, centred, how_resampled, spearman, within_group_auc, within_group_ranks
@@ -74,6 +75,17 @@ def _removable(item: Segmented, seed: int) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    """A step that calibration took out of a chain, and by every score the AUC of the true seam within this chain, 0..1: the
+    mean over the chains is the value of the score. ``auc`` is empty for a chain that only weights were learnt from.
+    """
+
+    chain: str
+    step: int
+    auc: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration(Finding):
     """What seam scores are worth on a corpus, and how to combine them.
 
@@ -83,7 +95,8 @@ class Calibration(Finding):
     combination with the largest AUC on this corpus, the one without a model where two are equal. ``features`` are its
     scores, ``weights`` combine their ranks within the chain (conditional logit over all chains, penalty by
     cross-validation, the scores without a model first:
-    :func:`trails.analyses.choice.fit_stacked`).
+    :func:`trails.analyses.choice.fit_stacked`). ``removed`` are the steps that were taken out, one a chain, in the order of the
+    folds; ``learnt`` those of the further chains from which the weights of the scores without a model were learnt as well.
     """
 
     run: str
@@ -93,6 +106,8 @@ class Calibration(Finding):
     scores: tuple[Score, ...]
     withheld: tuple[Withheld, ...] = ()
     best: str = "no model"
+    removed: tuple[Removed, ...] = ()
+    learnt: tuple[Removed, ...] = ()
 
     def auc(self, name: str) -> float:
         """AUC of a score or combination; NaN if it was not calibrated."""
@@ -111,6 +126,19 @@ class Calibration(Finding):
             "gap calibration",
             self.worth(),
             {"run": self.run, "n_chains": self.n_chains, "best": self.best},
+            (
+                ReportTable(
+                    "removed",
+                    pa.table(
+                        {
+                            "chain": pa.array([one.chain for one in self.removed], pa.string()),
+                            "step": pa.array([one.step for one in self.removed], pa.int64()),
+                            "auc": pa.array([one.auc.get(self.best) for one in self.removed], pa.float64()),
+                        }
+                    ),
+                    detail=True,
+                ),
+            ),
             scores=self.scores,
             withheld=self.withheld,
             evidence=(self.best, "model's own share"),
@@ -139,6 +167,8 @@ class Calibration(Finding):
             "weights": list(self.weights),
             "scores": [score_record(score) for score in self.scores],
             "withheld": [withheld_record(item) for item in self.withheld],
+            "removed": [{"chain": one.chain, "step": one.step, "auc": dict(one.auc)} for one in self.removed],
+            "learnt": [{"chain": one.chain, "step": one.step} for one in self.learnt],
         }
 
 
@@ -175,6 +205,8 @@ def calibration_from(record: Mapping[str, Any]) -> Calibration:
         tuple(score(entry) for entry in record["scores"]),
         tuple(Withheld(entry["name"], entry["reason"]) for entry in record["withheld"]),
         record.get("best") or ("all" if any(name in MODEL for name in record["features"]) else "no model"),
+        tuple(Removed(one["chain"], one["step"], one["auc"]) for one in record.get("removed", ())),
+        tuple(Removed(one["chain"], one["step"]) for one in record.get("learnt", ())),
     )
 
 
@@ -285,11 +317,14 @@ def calibrate(
     spare = [(item, index) for item in more if item.chain.id not in seen and (index := _removable(item, seed))]
     others = [(item, seam, intact.steps) for intact, item, seam in rest]
     others += [(without_step(item, index), index, ()) for item, index in spare]
+    learnt_from = [(intact.chain.id, seam) for intact, _, seam in rest] + [(item.chain.id, at) for item, at in spare]
+    others = others[:MORE_CHAINS]
     learnt = seam_table(
-        (unmeasured_scores(item, known, steps), number, seam)
-        for number, (item, seam, steps) in enumerate(others[:MORE_CHAINS])
+        (unmeasured_scores(item, known, steps), number, seam) for number, (item, seam, steps) in enumerate(others)
     )
-    return _calibration(seam_table(entries), learnt, run, len(cases), scorer is not None, (nats, guess, tokens), seed)
+    places = [(intact.chain.id, seam) for intact, _, seam in cases]
+    found = _calibration(seam_table(entries), learnt, run, places, scorer is not None, (nats, guess, tokens), seed)
+    return replace(found, learnt=tuple(Removed(chain, seam) for chain, seam in learnt_from[:MORE_CHAINS]))
 
 
 def _measured(items: Sequence[Segmented], scorer: Scorer, block: int) -> Iterator[Trace]:
@@ -302,7 +337,7 @@ def _calibration(
     table: SeamTable,
     learnt: SeamTable,
     run: str,
-    n_chains: int,
+    places: Sequence[tuple[str, int]],
     with_model: bool,
     sizes: tuple[list[float], list[float], list[float]],
     seed: int,
@@ -341,7 +376,7 @@ def _calibration(
     text, text_chains = repeated(
         lambda s: cross_validated_choice(text_columns, table.true, table.chain, seed=s, more=more)
     )
-    removed = f"an interior step of each of {counted(n_chains, 'chain')} of four steps or more removed, seed {seed}"
+    removed = f"an interior step of each of {counted(len(places), 'chain')} of four steps or more removed, seed {seed}"
     divided = f"mean of {DIVISIONS} divisions into {FOLDS} folds of chains, seeds {seed} to {seed + DIVISIONS - 1}"
     fitted = f"{removed}; conditional logit out of fold, {divided}"
     again = how_resampled(seed=seed)
@@ -353,6 +388,7 @@ def _calibration(
     scores: list[Score] = []
     withheld: list[Withheld] = []
     usable: list[str] = []
+    each: dict[str, Doubles] = {POSITION: position_chains, "no model": text_chains}
     for name in NAMES:
         if not np.isfinite(table.values[name]).any():
             if name in MODEL and not with_model:
@@ -362,9 +398,9 @@ def _calibration(
             withheld.append(Withheld(name, reason))
             continue
         usable.append(name)
-        value, per_chain = judged(table.values[name])
+        value, each[name] = judged(table.values[name])
         own = f"{removed}; {again}"
-        scores.append(Score(name, value, unit, baselines, bootstrap(per_chain, seed=seed), how=own))
+        scores.append(Score(name, value, unit, baselines, bootstrap(each[name], seed=seed), how=own))
     scores.append(
         Score("no model", text, unit, baselines[:1], bootstrap(text_chains, seed=seed), how=f"{fitted}; {again}")
     )
@@ -384,6 +420,7 @@ def _calibration(
         combined = f"{fitted}; {again}"
         scores.append(Score("model", model, unit, baselines, bootstrap(model_chains, seed=seed), how=combined))
         scores.append(Score("all", everything, unit, baselines, bootstrap(all_chains, seed=seed), how=combined))
+        each |= {"model": model_chains, "all": all_chains}
         share = all_chains - text_chains
         null = null_chains - text_chains
         scores.append(
@@ -429,7 +466,11 @@ def _calibration(
             features, rows = tuple(model_names), (model_columns, table.true, table.chain)
         weights = fit_choice(*rows, choose_ridge(*rows, seed=seed))
     weighed = tuple(float(weight) for weight in weights)
-    return Calibration(run, n_chains, features, weighed, tuple(scores), tuple(withheld), best)
+    taken = tuple(
+        Removed(chain, step, {name: float(values[number]) for name, values in each.items()})
+        for number, (chain, step) in enumerate(places)
+    )
+    return Calibration(run, len(places), features, weighed, tuple(scores), tuple(withheld), best, taken)
 
 
 def ranked_in_chain(values: Doubles, chain: Longs) -> Doubles:
