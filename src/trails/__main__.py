@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 import traceback
 
-from trails.errors import QueryError, TrailsError
+from trails.errors import QueryError, StoreError, TrailsError
 from trails.platform import static_tls
 from trails.platform.text import one_line, visible
 
 COMPLETING = "_TRAILS_COMPLETE"
 """Set by a shell that completes a line."""
+
+
+_SPACE = "What was there before is as it was. Free some space and run the same command again"
+_PLACE = "Choose another place, or make this one writable"
+_DENIED = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG), _PLACE),
+    errno.EIO: "The disk or its connection failed; look at it before anything else",
+    errno.EMFILE: "Too many files are open; raise the limit (ulimit -n)",
+}
+"""What the system denies to a sound program, and what to do about it. Anything else is a bug."""
 
 
 def start() -> None:
@@ -74,6 +86,13 @@ def _run() -> int:
         return error.exit_code
     except BrokenPipeError:
         raise
+    except OSError as error:
+        if error.errno not in _DENIED:
+            echo(traceback.format_exc(), nl=False, to_stderr=True, as_it_is=True)
+            return 1
+        where = f"{error.filename}: " if error.filename else ""
+        echo(f"Error: {one_line(f'{where}{error.strerror}')}. {_DENIED[error.errno]}", to_stderr=True)
+        return StoreError.exit_code
     except Exception:
         # a bug in trails: the traceback names it, and may quote text of strangers
         echo(traceback.format_exc(), nl=False, to_stderr=True, as_it_is=True)

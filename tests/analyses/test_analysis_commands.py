@@ -216,7 +216,7 @@ def test_a_chain_of_the_home_is_left_out_of_the_map_for_a_text_and_for_a_file(ho
     assert "1 chain of the home is this text, and left out of the map" in one["notes"]
     assert alone == one
     assert one["n_chains"] == 29
-    assert row["notes"] == ["chains of the home that equal a text were left out of its map: 1 of 1 texts"]
+    assert row["notes"] == ["chains of the home that equal a text were left out of its map: 1 of 1 text"]
     (score,) = [s for s in one["scores"] if s["name"] == "caught"]
     assert row["texts"][0]["share"] == score["value"]
 
@@ -231,7 +231,7 @@ def test_capture_of_a_file_of_texts_gives_a_row_each_and_a_summary(home: Path, t
     )
     found = answer(home, "capture", str(file), "--model", "uniform")
     assert (found["n_texts"], found["n_judged"], found["n_caught"]) == (3, 2, 1)
-    assert found["verdict"] == "1 of 2 texts are caught beyond chance; 1 of 3 could not be judged"
+    assert found["verdict"] == "1 of 2 texts is caught beyond chance; 1 of 3 could not be judged"
     rows = found["texts"]
     assert [row["text"] for row in rows] == [f"answers.jsonl:t{n}" for n in range(3)]
     assert [row["caught"] for row in rows] == [True, None, False]

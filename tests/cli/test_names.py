@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -16,7 +17,7 @@ from trails.config import load_settings
 from trails.errors import UsageError
 from trails.export.subgraph import select
 from trails.pipeline import ingest
-from trails.store.resolve import Names
+from trails.store.resolve import Names, chain_rows
 from trails.store.traces import TraceStore
 
 LINES = {
@@ -195,3 +196,12 @@ def test_the_name_of_a_chain_is_kept_as_its_id(home: Path) -> None:
         chain = Names(traces).rows[1][2]
         found = select(None, traces, "#2")
     assert (found.text, found.chains) == (f"chain:{chain}", [chain])
+
+
+def test_a_chain_that_comes_while_the_list_is_made_is_left_for_the_next_one(home: Path) -> None:
+    with TraceStore(home) as traces:
+        names = Names(traces)
+        whole = names.rows
+        stale: Any = SimpleNamespace(rows=whole[:2])  # as they were read before another process wrote a shard
+        assert chain_rows(traces, stale)["chain"].to_pylist() == [row[2] for row in whole[:2]]
+        assert len(chain_rows(traces, names)) == 3

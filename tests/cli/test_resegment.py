@@ -96,7 +96,7 @@ def test_steps_are_new_and_tokens_keep_their_values_to_the_bit(home: Any, tmp_pa
     assert old.nll_given_all is not None
     assert old.nll_given_all.tobytes() == second.nll_given_all.tobytes()
     assert second.steps[0].source_line == 1
-    assert "1 measured chains have other steps" in said
+    assert "1 measured chain has other steps" in said
     assert "attention_shift" in said
     assert "nll_given_all" in said
     with TraceStore(tmp_path / "home") as store:

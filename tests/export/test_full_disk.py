@@ -59,6 +59,38 @@ def test_an_export_on_a_full_disk(make_home, tmp_path: Path, name: str) -> None:
     assert done.stdout.splitlines() == ["code 5", "filler", name, "before"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not may_mount(), reason="no user namespaces here")
+def test_commands_on_a_full_disk_end_with_one_line_and_leave_nothing_half_made(make_home, tmp_path: Path) -> None:
+    home = make_home(n=60).home
+    small = tmp_path / "small"
+    small.mkdir()
+    lines = (
+        ("roles", "export", "#1", "-o", small / "o.jsonl", "--home", home),
+        ("stellator", "init", small / "o.stellator"),
+        ("report", "--home", home, "-o", small / "o.html"),
+        ("show", "#1", "--svg", small / "o.svg", "--home", home),
+        ("browser", "--save", small / "browser", "--home", home),
+        ("genome", "init", small / "o.genome.yaml", "--from", home),
+        ("ingest", "--sample", "--model", "uniform", "--home", small / "home", "--store", "embedded"),
+    )
+    commands = "; ".join(
+        f"{shlex.join([sys.executable, '-m', 'trails', *map(str, line)])}; echo code $?" for line in lines
+    )
+    script = (
+        f"mount -t tmpfs -o size=8k none {shlex.quote(str(small))} && cd {shlex.quote(str(small))} && "
+        f"head -c 9000 /dev/zero > filler; {commands}; ls -A"
+    )
+    done = subprocess.run([*UNSHARE, "sh", "-c", script], capture_output=True, text=True, env=os.environ, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    codes = [line for line in done.stdout.splitlines() if line.startswith("code ")]
+    assert len(codes) == len(lines)
+    assert "code 0" not in codes, done.stdout + done.stderr
+    assert done.stderr.count("Error: ") == len(lines), done.stderr
+    assert set(done.stdout.splitlines()) - {"browser"} >= {"filler"}
+    assert not [name for name in done.stdout.splitlines() if name.startswith(("o.", "home"))], done.stdout
+
+
 def test_an_export_that_fails_at_the_last_write_leaves_what_was_there(
     make_home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import json
 import os
@@ -965,3 +966,17 @@ def test_a_member_that_leads_out_of_its_archive_is_named(tmp_path: Path) -> None
     report = ReadReport()
     assert len(list(read([tmp_path / "z.zip"], report=report))) == 1
     assert any("'../../out.jsonl' was not read" in note for note in report.notes)
+
+
+def test_no_space_to_unpack_an_archive_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("a.jsonl", json.dumps(RECORD))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trails.readers.streams._unpack", full)
+    said = message(tmp_path / "z.zip")
+    assert "no space left in" in said
+    assert "damaged" not in said
+    assert said.endswith("Free some, or name another folder in TMPDIR.")

@@ -97,8 +97,8 @@ def test_every_analysis_writes_its_page(trails: Any, chains_file: Path, tmp_path
 
 
 def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
-    from trails.evaluate.diff import DiffReport, GroupChange, LayerChange
-    from trails.evaluate.difference import LEGENDS, Difference
+    from trails.evaluate.diff import LEGENDS, DiffReport, GroupChange, LayerChange
+    from trails.evaluate.difference import Difference
     from trails.variants.stored import KindDrift, Shown, VariantRun
 
     group = GroupChange("trained", 4, 90, 2.0, 1.5, -0.5, -0.75, -0.25, 1.0, 0.5, 0.1)

@@ -41,6 +41,16 @@ def test_every_token_has_its_value_and_the_map_is_that_of_the_trace(measure: str
     assert set(map(round, rows.values())) == {880}
 
 
+def test_a_chain_in_which_nothing_shifts_is_drawn() -> None:
+    trace = make_trace(1, RUN)
+    still = replace(
+        trace,
+        hidden_shift=np.zeros_like(trace.hidden_shift),
+        hidden_baseline=np.zeros_like(trace.hidden_baseline),
+    )
+    assert "hidden shift minus random pairs" in chain_svg(still, RUN)
+
+
 @pytest.mark.slow
 def test_no_text_leaves_its_element(tmp_path: Path) -> None:
     for number, text in enumerate(HOSTILE):

@@ -229,7 +229,7 @@ def test_a_step_deleted_by_hand_is_written_again_and_nothing_else(settings: Sett
         graph.run("MATCH (s:Step {id: $id}) DETACH DELETE s", {"id": f"{CHAINS[1]}:1"}, write=True)
         graph.run("MATCH (r:Run) SET r.dtype = 'int3'", write=True)
     verdict = verify(settings)
-    assert any(found.startswith("Step: 1 nodes of the shards are not in the graph") for found in verdict.differences)
+    assert any(found.startswith("Step: 1 node of the shards is not in the graph") for found in verdict.differences)
     assert verdict.advice == (
         f"write again what differs, nothing else: trails rebuild --repair --home {settings.home}",
     )

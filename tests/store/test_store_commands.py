@@ -46,14 +46,14 @@ def trails(*arguments: str, home: Path | None = None) -> Result:
 def test_status_counts_shards_and_graph(home: Path) -> None:
     shown = trails("status", home=home)
     assert shown.exit_code == 0
-    assert f"home {home}: 6 chains in 1 shards" in " ".join(shown.stdout.split())
+    assert f"home {home}: 6 chains in 1 shard," in " ".join(shown.stdout.split())
     assert f"run         {ONE.id}  one, float32: 6 chains" in shown.stdout
     assert f"next trails query --home {home} most-surprising" in " ".join(shown.stdout.split())
     found = json.loads(trails("status", "--json", home=home).stdout)
     assert found["shards"]["chains"] == 6
     assert found["graph"]["counts"]["Chain"] == 6
     assert found["graph"]["missing"] == 0
-    assert found["languages"] == {"en": 6}
+    assert found["languages"] == {"en": 5, "unknown": 1}  # one is no words at all
 
 
 def test_status_of_a_home_without_graph_says_rebuild(tmp_path: Path) -> None:

@@ -93,8 +93,7 @@ def command(
     trails diff r0123 r4567
     """
     from trails.analyses.score import span_text
-    from trails.evaluate.diff import verdict
-    from trails.evaluate.difference import LEGENDS
+    from trails.evaluate.diff import LEGENDS, verdict
     from trails.pipeline import Home
 
     with Home(**settings_for(home, store, model=model, device=device)) as opened, BarProgress(quiet=as_json) as bar:

@@ -58,11 +58,12 @@ def init(file: Path, russian: bool) -> None:
     trails stellator init мысль.stellator --russian
     """
     from trails.errors import UsageError
+    from trails.platform.files import write_atomic
     from trails.stellator import example
 
     if file.exists():
         raise UsageError(f"{file} exists. Choose another name.")
-    file.write_text(example(russian=russian), encoding="utf-8")
+    write_atomic(file, example(russian=russian))
     echo(f"{file}: run next: trails stellator explain {file}")
 
 

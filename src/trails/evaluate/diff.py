@@ -28,6 +28,18 @@ COLLAPSE_REPETITION = 0.2
 """A rise of the repetition of greedy continuations by more than this is called a collapse."""
 
 
+LEGENDS = {
+    "groups": "before, after: surprisal in nats per token, mean over chains of each chain's mean; change: after - before, "
+    "below 0 is easier, with its 95 % interval over chains; entropy: change of the entropy, taken in the same way; easier, "
+    "harder: share of the transitions whose surprisal fell or rose by more than the noise floor (at all, where there is none)",
+    "layers": "hidden, attention: mean absolute change of hidden_shift and attention_shift (1 - cosine, total variation); "
+    "noise: the same between two measurements of the first run's model",
+    "checkpoints": "surprisal, kl: nats per token, mean over chains of each chain's mean, kl from the base to the checkpoint; "
+    "repetition: share of 4-grams of greedy continuations that occurred before",
+}
+"""What the columns of the tables of a difference mean, by table."""
+
+
 @dataclass(frozen=True, slots=True)
 class GroupChange:
     """Mean change over the chains of a group, with a 95 % interval over chains.

@@ -15,7 +15,7 @@ import pyarrow as pa
 from trails.analyses.report import Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import how_resampled
-from trails.evaluate.diff import GROUPS, INTERVAL_DRAWS, DiffReport, compare, repetition_alarm, verdict
+from trails.evaluate.diff import GROUPS, INTERVAL_DRAWS, LEGENDS, DiffReport, compare, repetition_alarm, verdict
 from trails.evaluate.probe import chain_kl, chain_nll, continuations, probe, repetition
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
@@ -72,16 +72,6 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "harder": _MOVED,
 }
 """Headings of the tables of a comparison, as its page shows them."""
-LEGENDS = {
-    "groups": "before, after: surprisal in nats per token, mean over chains of each chain's mean; change: after - before, "
-    "below 0 is easier, with its 95 % interval over chains; entropy: change of the entropy, taken in the same way; easier, "
-    "harder: share of the transitions whose surprisal fell or rose by more than the noise floor (at all, where there is none)",
-    "layers": "hidden, attention: mean absolute change of hidden_shift and attention_shift (1 - cosine, total variation); "
-    "noise: the same between two measurements of the first run's model",
-    "checkpoints": "surprisal, kl: nats per token, mean over chains of each chain's mean, kl from the base to the checkpoint; "
-    "repetition: share of 4-grams of greedy continuations that occurred before",
-}
-"""What the columns of the tables of a difference mean, by table."""
 
 
 @dataclass(frozen=True, slots=True)

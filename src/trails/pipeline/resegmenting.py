@@ -14,7 +14,7 @@ from trails.measure.targets import has_map, kept_target
 from trails.pipeline.measuring import segmented
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.arrays import Floats
-from trails.platform.text import counted
+from trails.platform.text import agreeing, counted
 from trails.schema import MEASURES, Trace, with_arrays
 from trails.segment import segmenter_hash
 from trails.segment.align import assign_tokens
@@ -58,12 +58,13 @@ class Resegmented:
     def lines(self) -> Iterator[str]:
         """What happened, as a person reads it."""
         roles = f", {self.roles:,} of them with another role" if self.roles else ""
-        yield f"{counted(self.same, 'measured chain keeps', 'measured chains keep')} their steps and everything measured{roles}"
+        kept = counted(self.same, "measured chain keeps its", "measured chains keep their")
+        yield f"{kept} steps and everything measured{roles}"
         if not self.changed:
             return
         yield (
-            f"{counted(self.changed, 'measured chain has', 'measured chains have')} other steps; their "
-            "tokens keep what was measured of them"
+            f"{counted(self.changed, 'measured chain has', 'measured chains have')} other steps; "
+            f"{agreeing(self.changed, 'its', 'their')} tokens keep what was measured of them"
         )
         lost = ", ".join(f"{name} {count:,}" for name, count in self.lost.items())
         yield f"to be measured again, in chains: {lost}"

@@ -1,6 +1,6 @@
 """Files that are there completely or not at all, even across a kill or a loss of power, and their hashes.
 
-Raises OSError as it comes; callers say what the file was for.
+Raises OSError with the name of the file; callers say what the file was for.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ def replacing(path: Path, *, sweep: bool = True) -> Iterator[Path]:
                 os.fsync(written.fileno())
             temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
     finally:
         temporary.unlink(missing_ok=True)
 

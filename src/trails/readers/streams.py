@@ -7,6 +7,7 @@ In: a file. Out: a stream that cannot run away (a small file that expands withou
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -297,6 +298,10 @@ def members(
         lzma.LZMAError,
         struct.error,
     ) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FileError(
+                f"{shown}: no space left in {scratch.parent} to unpack a member. Free some, or name another folder in TMPDIR."
+            ) from None
         raise FileError(f"{shown}: the zip archive is damaged or locked ({_first_line(error)}).") from None
 
 

@@ -145,7 +145,8 @@ def _drift(trace: Trace, y: float) -> tuple[list[str], float]:
     sums = np.add.reduceat(np.where(defined, excess, 0.0), edges)
     counts = np.add.reduceat(defined.astype(np.float64), edges)
     means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    most = float(np.nanmax(np.abs(means))) if np.isfinite(means).any() else 1.0
+    # where nothing shifts at all every cell is the middle of any scale
+    most = (float(np.nanmax(np.abs(means))) if np.isfinite(means).any() else 0.0) or 1.0
     left, wide, tall = MARGIN + 40, (WIDTH - 2 * MARGIN - 40) / len(means), 7.0
     said = f"hidden shift minus random pairs of positions of this chain, from -{most:.3f} (blue) to {most:.3f} (orange)"
     parts = [_label(MARGIN, y, said + (f"; a column is the mean of {counted(group, 'token')}" if group > 1 else ""))]

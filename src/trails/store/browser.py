@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.errors import StoreError
+from trails.platform.files import write_atomic
 from trails.schema import Role, Run
 from trails.store.dashboard import dashboard
 from trails.store.queries import NamedQuery, Parameter, named_queries
@@ -303,9 +304,9 @@ def save_files(folder: Path, values: Mapping[str, Any] | None = None) -> list[Pa
                 archive.writestr(
                     zipfile.ZipInfo(f"trails/{name}.cypher", (2020, 1, 1, 0, 0, 0)), favourite(query, values)
                 )
-        (folder / STYLE).write_text(style_sheet(), encoding="utf-8")
-        (folder / GUIDE).write_text(guide(queries, values), encoding="utf-8")
-        (folder / DASHBOARD).write_text(dashboard(queries, values), encoding="utf-8")
+        write_atomic(folder / STYLE, style_sheet())
+        write_atomic(folder / GUIDE, guide(queries, values))
+        write_atomic(folder / DASHBOARD, dashboard(queries, values))
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from None
     return [folder / name for name in (FAVOURITES, STYLE, GUIDE, DASHBOARD)]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from trails.platform.text import counted
 from trails.schema import NODE, NODES, RELATIONSHIPS
 from trails.store.base import GraphBatch
 
@@ -108,7 +109,7 @@ def compare(expected: GraphDigest, actual: GraphDigest, *, shown: int = 3) -> li
         kind = "node" if name in NODE else "relationship"
         want, have = expected.tables.get(name, _NOTHING), actual.tables.get(name, _NOTHING)
         if have.duplicates and kind == "relationship":
-            findings.append(f"{name}: {have.duplicates} {kind}s are there twice")
+            findings.append(f"{name}: {counted(have.duplicates, f'{kind} is', f'{kind}s are')} there twice")
         if want.hex == have.hex:
             continue
         a, b = _tuples(want), _tuples(have)
@@ -118,15 +119,13 @@ def compare(expected: GraphDigest, actual: GraphDigest, *, shown: int = 3) -> li
         changed = sorted(set(lost) & set(extra))
         at = "id" if kind == "node" else "start"
         if changed:
-            findings.append(f"{name}: {len(changed)} differ ({at} {_some(changed, shown)})")
+            findings.append(f"{name}: {counted(len(changed), 'differs', 'differ')} ({at} {_some(changed, shown)})")
         if gone := [key for key in lost if key not in set(changed)]:
-            findings.append(
-                f"{name}: {len(missing)} {kind}s of the shards are not in the graph ({at} {_some(gone, shown)})"
-            )
+            lacking = counted(len(missing), f"{kind} of the shards is", f"{kind}s of the shards are")
+            findings.append(f"{name}: {lacking} not in the graph ({at} {_some(gone, shown)})")
         if new := [key for key in extra if key not in set(changed)]:
-            findings.append(
-                f"{name}: {len(surplus)} {kind}s of the graph are not in the shards ({at} {_some(new, shown)})"
-            )
+            besides = counted(len(surplus), f"{kind} of the graph is", f"{kind}s of the graph are")
+            findings.append(f"{name}: {besides} not in the shards ({at} {_some(new, shown)})")
     return findings
 
 
@@ -151,7 +150,7 @@ def _tuples(table: TableDigest) -> dict[tuple[int, int], str]:
 
 
 def _some(keys: list[str], shown: int) -> str:
-    return ", ".join(keys[:shown]) + (f", … {len(keys)} in all" if len(keys) > shown else "")
+    return ", ".join(keys[:shown]) + (f", … {len(keys):,} in all" if len(keys) > shown else "")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -222,6 +222,8 @@ def chain_rows(traces: TraceStore, names: Names) -> pa.Table:
     rows = []
     for table in traces.tables(columns, rows=1_000):
         for row in table.to_pylist():
+            if row["chain"] not in numbers:
+                continue  # it came while the names were read; the next time it has a number
             known = [value for value in row["surprisal"] if value == value]
             rows.append(
                 {

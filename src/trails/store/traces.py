@@ -112,6 +112,8 @@ class TraceStore:
                 )
             self._manifest = self._read_manifest()
         except BaseException:
+            if self._lock is not None:
+                self._unmake()
             self.close()
             raise
 
@@ -132,6 +134,7 @@ class TraceStore:
                 f"{self.home} is being written by process {holder}. Wait until it ends, or choose another folder with --home"
             ) from None
         except OSError as error:
+            self._unmake()
             raise StoreError(
                 f"{self.home} cannot be written: {error.strerror}. Choose another folder with --home"
             ) from error
@@ -140,6 +143,15 @@ class TraceStore:
         if not (self.home / "trails.json").exists():
             self._put_json(self.home / "trails.json", {"format": FORMAT_VERSION, "segmenter": ""})
             self._made.append(self.home / "trails.json")
+
+    def _unmake(self) -> None:
+        """Remove what this opening made of a home that it could not finish; what somebody else put there stays."""
+        if self.home in self._made and not (self.home / "trails.json").exists():
+            (self.home / "lock").unlink(missing_ok=True)
+        for folder in reversed([made for made in self._made if made.is_dir()]):
+            with contextlib.suppress(OSError):  # not empty: something of somebody else's
+                folder.rmdir()
+        self._made = []
 
     def _read_manifest(self) -> dict[str, Any]:
         path = self.home / "trails.json"
