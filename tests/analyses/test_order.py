@@ -53,8 +53,9 @@ from trails.measure.base import Segmented
 from trails.measure.respond import Reaction
 from trails.schema import Trace
 from trails.stellator import compile_program
+from trails.stellator.language import Drift
 from trails.stellator.parsing import parse
-from trails.stellator.verdicts import Instruments, Selected, judge
+from trails.stellator.verdicts import Instruments, Selected, judge, target
 from trails.stellator.zones import zones
 
 pytestmark = pytest.mark.slow
@@ -205,12 +206,24 @@ def bridged(traces: list[Trace]) -> Any:
 def judged(traces: list[Trace]) -> Any:
     text = '[ZONE: all]\nDRIFT → activates attention sweep on layer 2\nPHASE → 90° on layer 3\nANCHOR → "Virginia"\n'
     (one,) = compile_program(parse(text), RUN, traces=lambda: traces, known=zones())
-    ids = tuple(sorted(trace.token_id(t) for trace in traces for t in range(40, 44)))
 
-    def way(pairs: Sequence[tuple[str, str]]) -> list[float]:
-        return [float(made_of(start).random()) for start, _ in pairs]
+    def way(start: str, goal: str) -> float:
+        return float(made_of(start).random() + made_of(goal).random())
 
-    return judge(one, Selected("TOKEN", ids, 200, 100, 1000), Instruments(RUN, lambda: traces, way, white))
+    return judge(one, of_tokens(traces), Instruments(RUN, lambda: traces, way, white))
+
+
+def of_tokens(traces: list[Trace]) -> Selected:
+    return Selected("TOKEN", tuple(sorted(t.token_id(i) for t in traces for i in range(40, 44))), 200, 100, 1000)
+
+
+def aimed(traces: list[Trace]) -> Any:
+    (drift,) = [
+        line.content
+        for line in parse("[ZONE: all]\nDRIFT → activates attention sweep on layer 2\n").blocks[0].lines
+        if isinstance(line.content, Drift)
+    ]
+    return target(drift, of_tokens(traces), lambda: traces, RUN)
 
 
 def compared(traces: list[Trace]) -> Any:
@@ -280,6 +293,7 @@ CASES: dict[str, Callable[[list[Trace]], Any]] = {
         item.chain.id for item in not_trained_on([Segmented(x.chain, x.steps) for x in t], None)[0]
     ],
     "trails.stellator.verdicts:judge": judged,
+    "trails.stellator.verdicts:target": aimed,
     "trails.stellator:compile_program": lambda t: compile_program(
         parse("[ZONE: surprisal > q90]\n"), RUN, traces=lambda: t, known=zones()
     ),

@@ -69,6 +69,7 @@ def asked(home: Path) -> list[tuple[str, ...]]:
         name
         for name, one in named_queries().items()
         if all(p.default or p.name in ("run", "home") for p in one.parameters)
+        and name != "home-graph"  # which shows the home itself, by its id
     ]
     assert len(plain) > 10
     return [
