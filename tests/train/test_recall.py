@@ -122,7 +122,7 @@ def test_the_report_tells_the_gain_beside_that_of_the_shuffled_control(capsys: p
     assert printed.out.startswith(
         "the trained model recalls conclusions better than the untrained one and the one trained on"
     )
-    assert "3 chains of the selection were trained on and left out" in printed.err
+    assert "3 chains were trained on and left out of the selection" in printed.err
     del results["shuffled"]
     open_ = Recall(tuple(summary(results)), None).report()
     assert open_.scores == ()
