@@ -123,7 +123,7 @@ def test_probes_that_share_text_with_a_span_are_left_out(trails: Trails) -> None
     ("spans", "probes", "says"),
     [
         ("chain:probes:1", "source:probes", "0 of 6 probes of 'source:probes' share no 13 tokens in a row"),
-        ("chain:toys:1", "chain:probes:2", "1 of 1 probes"),
+        ("chain:toys:1", "chain:probes:2", "1 of 1 probe "),
         ("nonsense", "all", "no chain fits"),
         ("toys:1:9", "source:probes", "step 9 of chain"),
     ],

@@ -53,7 +53,7 @@ def test_status_counts_shards_and_graph(home: Path) -> None:
     assert found["shards"]["chains"] == 6
     assert found["graph"]["counts"]["Chain"] == 6
     assert found["graph"]["missing"] == 0
-    assert found["languages"] == {"en": 5, "unknown": 1}  # one is no words at all
+    assert found["languages"] == {"en": 5, "unknown": 1}  # one is Russian under that name
 
 
 def test_status_of_a_home_without_graph_says_rebuild(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_status_tells_its_own_chains_from_those_of_other_homes(tmp_path: Path) -
         )
     shown = trails("status", home=tmp_path)
     assert "shared by 2 homes, together:" in shown.stdout
-    assert "6 measured chains of the shards are not in the graph as this home's" in shown.stdout
+    assert "6 measured chains are in the shards and not in the graph as this home's" in shown.stdout
     assert "next        trails rebuild" in shown.stdout
     assert json.loads(trails("status", "--json", home=tmp_path).stdout)["graph"]["homes"] == 2
     assert json.loads(trails("query", "corpus", "--json", home=tmp_path).stdout) == []

@@ -93,7 +93,8 @@ class RoleAgreement(Finding):
             again = steps - self.n_stored
             verdict = f"of the roles that the home stores, those of {share} are the labelled ones"
             said = "Scored are the steps of the home, as the segmenter made them at ingest"
-            of_moved = f"; {again:,} steps with other borders have the role that it finds with these borders given"
+            moved = counted(again, "step with other borders has", "steps with other borders have")
+            of_moved = f"; {moved} the role that it finds with these borders given"
             notes.insert(0, said + (of_moved if again else "") + ".")
         rows = [
             {

@@ -42,6 +42,7 @@ import numpy as np
 from trails.errors import QueryError, UsageError, WritingQueryError
 from trails.export.words import not_known, role_named
 from trails.platform.arrays import Keys
+from trails.platform.text import counted
 from trails.schema import stable_hash, stable_hash_of, step_key
 from trails.store.base import GraphStore
 from trails.store.resolve import Names
@@ -282,9 +283,10 @@ def _of_home(found: Selection, traces: TraceStore) -> Selection:
     held = {chain for chain, _ in pairs}
     parts = {chain: part for chain, part in (found.parts or {}).items() if chain in held}
     if not parts:
+        there = counted(len(found.parts or {}), "chain", "chains")
         raise QueryError(
-            f"selection {found.text!r} holds nothing of this home: the {len(found.parts or {}):,} chains that it found in the "
-            "graph are those of another home, or were removed here. What this home holds: trails status"
+            f"selection {found.text!r} holds nothing of this home: it found {there} in the graph, of another home or removed "
+            "here. What this home holds: trails status"
         )
     return replace(found, parts=parts)
 

@@ -215,7 +215,9 @@ def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: 
             spelled[text] = tuple(tokenizer.encode(text, add_special_tokens=False))
         ids = spelled[f" {anchor}"]
         pieces = ", ".join(repr(tokenizer.decode([token])) for token in ids)
-        told.append(f"ANCHOR {anchor!r} is placed behind each row: {len(ids)} tokens of the base vocabulary ({pieces})")
+        told.append(
+            f"ANCHOR {anchor!r} is placed behind each row: {counted(len(ids), 'token')} of the base vocabulary ({pieces})"
+        )
     selection = Selection(f"stellator:{file.name}", parts, "\n\n".join(statements), spelled=spelled)
     objective = said["objective"][0] if "objective" in said else ""
     return Export(selection, _with(options, said), objective, tuple(told))

@@ -29,7 +29,7 @@ from trails.errors import UsageError
 from trails.measure.targets import has_map, kept_target
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import write_atomic
-from trails.platform.text import counted, jsonable
+from trails.platform.text import agreeing, counted, jsonable
 from trails.report.terminal import gradient_control, step_links
 from trails.report.words import russian_html, sentences
 from trails.schema import Run, Trace
@@ -191,13 +191,15 @@ def write_report(
                 "the run to compare with measured none of these chains. Chains of a run: trails chains --run RUN"
             )
         notes.append(
-            f"{lacking:,} of {len(chains):,} chains were not measured by the run to compare with: they show no change."
+            f"{lacking:,} of {counted(len(chains), 'chain')} {agreeing(lacking, 'was', 'were')} not measured by the run to "
+            f"compare with: {agreeing(lacking, 'it shows', 'they show')} no change."
         )
     if places is not None:
         chains.sort(key=lambda chain: places[chain["id"]])
     if whole > len(chains):
         notes.append(
-            f"All {whole:,} chains are counted on the page of the corpus; the first {len(chains):,}, in the order of trails "
+            f"All {counted(whole, 'chain is', 'chains are')} counted on the page of the corpus; the first {len(chains):,}, in "
+            "the order of trails "
             "chains, are drawn. Others are drawn by a selection: trails report source:NAME, roles:IF>THEN or selected:NAME "
             "(trails select chooses)."
         )
