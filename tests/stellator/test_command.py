@@ -41,9 +41,7 @@ def test_init_check_format_explain_compile(home: Path, tmp_path: Path) -> None:
     for russian in (False, True):
         file = tmp_path / f"{russian}.stellator"
         run("stellator", "init", str(file), *(["--russian"] if russian else []))
-        assert (
-            f"{file}: 1 blocks, 7 lines, no error" in run("stellator", "check", str(file), "--home", str(home)).output
-        )
+        assert f"{file}: 1 block, 7 lines, no error" in run("stellator", "check", str(file), "--home", str(home)).output
         before = file.read_text("utf-8")
         run("stellator", "format", str(file), "--write")
         again = run("stellator", "format", str(file)).output

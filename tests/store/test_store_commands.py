@@ -94,7 +94,7 @@ def test_status_tells_its_own_chains_from_those_of_other_homes(tmp_path: Path) -
         )
     shown = trails("status", home=tmp_path)
     assert "shared by 2 homes, together:" in shown.stdout
-    assert "6 measured chains are in the shards and not in the graph as this home's" in shown.stdout
+    assert "6 measured chains are in the shards and not in the graph as this home's" in " ".join(shown.stdout.split())
     assert "next        trails rebuild" in shown.stdout
     assert json.loads(trails("status", "--json", home=tmp_path).stdout)["graph"]["homes"] == 2
     assert json.loads(trails("query", "corpus", "--json", home=tmp_path).stdout) == []
