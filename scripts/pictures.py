@@ -7,14 +7,15 @@
 Pictures of Neo4j Browser (``browser-…``) show the home that the lines of docs/five-questions.md make. The window is 1,400 x
 900; a picture is one frame of it, with the style sheet of ``trails browser --save``. Look at each before it is committed: a
 layout differs from call to call. Pictures of the report (``report-…``) show the packaged sample after ``trails gaps
---calibrate``, in the light theme, and are the same at every call on one machine. Needs what the tests need: Node.js, Chromium,
-and for the Browser a JDK and Maven. Ends with 1 where a caption, the line in italics below a picture, has a figure that its
-picture does not show.
+--calibrate``, or the texts of docs/thoughts, in the light theme, and are the same at every call on one machine. Needs what the
+tests need: Node.js, Chromium, and for the Browser a JDK and Maven. Ends with 1 where a caption, the line in italics below a
+picture, has a figure that its picture does not show.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -22,7 +23,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,12 +37,14 @@ from tests.neo4j.servers import own
 from tests.report.test_report import look
 
 from trails.pipeline import Home
+from trails.pipeline.stellate import SOURCE
 from trails.store.browser import ROLE_LABELS, SETTINGS, STYLE, browser_address, inlined, save_files, values_of
 from trails.store.queries import named_queries
 from trails.store.traces import TraceStore
 
 IMAGES = ROOT / "docs" / "images"
 PAGE = ROOT / "docs" / "five-questions.md"
+THOUGHTS = ROOT / "docs" / "thoughts"
 BROWSER = {
     "browser-chain-graph": "chain-graph",
     "browser-surprise-graph": "surprise-graph",
@@ -60,17 +64,21 @@ BROWSER = {
 
 
 class Page(NamedTuple):
-    """A page of a report of some selections (none: all chains), and a token that the mouse points at."""
+    """A page of a report of some selections (none: all chains), and a token that the mouse points at. ``thoughts`` says that it
+    is of the texts in docs/thoughts, not of the sample."""
 
     address: str
     size: tuple[int, int]
     hover: str = ""
     selections: tuple[str, ...] = ()
+    thoughts: bool = False
 
 
 REPORT = {
     "report-chain": Page("chain/cf159b6b3909ce9a3", (1400, 1000), " easy"),
     "report-map": Page("map", (1400, 880), selections=("source:trails/canonical",)),
+    "report-ferry": Page("chain/c14e45047e64ad451", (1400, 1000), thoughts=True),
+    "report-clock": Page("chain/cd7fb671a2347229a", (1400, 1000), thoughts=True),
 }
 """Pictures of the report by name."""
 
@@ -122,14 +130,16 @@ def take_browser(names: Sequence[str], home: Path, to: Path, work: Path, *, made
         sys.stdout.write(f"{name}: {' '.join(seen['frames'][name].split())[-200:]}\n")
 
 
-def take_report(names: Sequence[str], home: Path, to: Path, work: Path) -> dict[str, str]:
-    """Pictures of the report, and the text of each page. The home is made where it is missing."""
+def take_report(names: Sequence[str], home: Path, to: Path, work: Path, *, thoughts: bool = False) -> dict[str, str]:
+    """Pictures of the report, and the text of each page. The home is made where it is missing: the sample, or the thoughts, as
+    ``trails stellate`` measures them.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("NEO4J_", "TRAILS_"))}
     environment |= {"PYTHONPATH": str(ROOT / "src")}
     if not (home / "trails.json").exists():
-        for line in ("ingest --sample", "gaps --calibrate"):
-            sys.stderr.write(f"$ trails {line}\n")
-            command = [sys.executable, "-m", "trails", *line.split(), "--home", str(home)]
+        for line in [["ingest", "--sample"], ["gaps", "--calibrate"]] if not thoughts else [thoughts_line(work)]:
+            sys.stderr.write(f"$ trails {shlex.join(line)}\n")
+            command = [sys.executable, "-m", "trails", *line, "--home", str(home)]
             subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
     texts: dict[str, str] = {}
     with Home(home, store="embedded") as opened:
@@ -143,6 +153,15 @@ def take_report(names: Sequence[str], home: Path, to: Path, work: Path) -> dict[
             }
             texts |= look(file, pictures=plan, folder=str(to))["pictures"]
     return texts
+
+
+def thoughts_line(work: Path) -> list[str]:
+    """The command that measures the texts of docs/thoughts, each as the chain that a loop makes of it."""
+    file = work / "thoughts.jsonl"
+    texts = [path.read_text(encoding="utf-8").strip() for path in sorted(THOUGHTS.glob("*.txt"))]
+    rows = [{"id": sha256(text.encode()).hexdigest()[:12], "text": text} for text in texts]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return ["ingest", str(file), "--source", SOURCE]
 
 
 def stale(name: str, text: str, pages: Iterable[Path] = PAGES) -> list[str]:
@@ -176,12 +195,15 @@ def main() -> int:
     names = [name for name in known if name in options.names or not options.names]
     to = options.to.resolve()
     to.mkdir(parents=True, exist_ok=True)
-    texts: Mapping[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         home = (options.home or work / "home").resolve()
-        if reports := [name for name in names if name in REPORT]:
-            texts = take_report(reports, (options.report_home or work / "report").resolve(), to, work)
+        texts: dict[str, str] = {}
+        for thoughts in (False, True):
+            place = (options.report_home or work / "report").resolve()
+            place = place.with_name(f"{place.name}-thoughts") if thoughts else place
+            if reports := [name for name in names if name in REPORT and REPORT[name].thoughts == thoughts]:
+                texts |= take_report(reports, place, to, work, thoughts=thoughts)
         if frames := [name for name in names if name in BROWSER]:
             take_browser(frames, home, to, work, made=(home / "trails.json").exists(), settle=options.settle)
     wrong = [line for name, text in texts.items() for line in stale(name, text)]
