@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,13 @@ def test_a_file_that_is_left_out_whole_is_not_imported(tmp_path: Path) -> None:
 def in_the_fast_set(path: Path) -> list[bool]:
     """Of every test function of a file, whether the fast set has it."""
     return [not marks & LEFT_OUT for marks in marks_of_tests(path)]
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports a file of tests by its bare name, so that a second one of that name stops the whole collection."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(names) > 150
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.slow

@@ -184,5 +184,5 @@ def test_the_objective_trains_and_leaves_the_model_as_it_was(tmp_path: Path, mon
         assert measure(values) == pytest.approx(value, abs=1e-6)  # the adapter of the first was taken off
         assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
         other = Measured(settings_, shelf, tmp_path, replace(asked, held_out="meta:version=plain", rows=24))
-        with pytest.raises(UsageError, match="of the held out selection are in the course of t"):
+        with pytest.raises(UsageError, match="the held out selection: 7 chains are in the course of t"):
             other(values)

@@ -211,7 +211,7 @@ def test_control_tokens_in_plain_text_follow_the_policy() -> None:
     assert text_of(runs["text"], plain.tokens.ids) == text_of(runs["token"], token.tokens.ids) == text
     with pytest.raises(UnmeasurableError) as error:
         runs["refuse"].contexts.row(item(text, "", ()))
-    assert "names 1 control tokens of the model (<|end|>), which --control-tokens refuse keeps out." in str(error.value)
+    assert "names 1 control token of the model (<|end|>), which --control-tokens refuse keeps out." in str(error.value)
     # text is another reading; a refused chain has no number, so the others are the same run
     assert runs["token"].run.id == runs["refuse"].run.id != runs["text"].run.id
     for run in runs.values():

@@ -52,7 +52,7 @@ def test_gradients_are_added_to_what_was_measured_before(source: Path, tmp_path:
     line = next(line for line in summary_lines(added) if line.startswith("gradients"))
     assert f"correlation {added.gradients.value:.2f}, shuffled maps reach {added.gradients.control:.0f}"[:30] in line
     assert ("were not shown to agree" in line) == (not added.gradients.beyond())
-    assert "1 chain without one" in line
+    assert "1 chain without one that can be judged" in line
     assert json.loads(json.dumps(added.record()["gradients"]))["value"] == added.gradients.value
     again = ingest([source], settings, asked("conclusion"), scorer=scorer)
     assert (again.measured, again.added) == (0, 0), "also the chain without a conclusion is not looked at again"

@@ -332,7 +332,7 @@ def test_chains_that_the_second_run_lacks_are_counted_and_a_run_without_any_is_r
     after = {t.chain.id: t for t in before[1:]}
     written = write_report(tmp_path / "r.html", before, RUN, after=after)
     assert any(
-        note.startswith("1 of 3 chains were not measured by the run to compare with") for note in written.left_out
+        note.startswith("1 of 3 chains was not measured by the run to compare with") for note in written.left_out
     )
     assert [("surprisal_after" in c["arrays"]) for c in contents(tmp_path / "r.html")[0]["chains"]] == [
         False,
