@@ -23,7 +23,7 @@ from trails.analyses.statemap import build
 from trails.errors import UsageError
 from trails.report import html
 from trails.report.html import Found, map_layout, write_report
-from trails.schema import Run, Trace
+from trails.schema import Run, Step, Trace
 
 MEASURES = ("surprisal", "entropy", "rank", "logit_shift", "attention_shift", "hidden_shift")
 RUN = make_run()
@@ -361,6 +361,24 @@ def test_the_name_of_a_run_is_escaped_in_the_fallback(tmp_path: Path) -> None:
     traces = [replace(t, run=run.id) for t in corpus(1, RUN)]
     write_report(tmp_path / "r.html", traces, run)
     assert "<script>alert" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "connective", "found"),
+    [
+        ("\u0130zmir is wet, but dry", "but", "but"),  # its first letter has two characters in lower case
+        ("\U0001d465 is wet. However, it", "however", "However"),  # its first letter is two units of UTF-16
+        ("a (so) b", "(so)", "(so)"),
+        ("as\n a result, b", "as a result", "as\n a result"),
+        ("nothing here", "but", None),
+        ("nothing here", "", None),
+    ],
+)
+def test_the_connective_of_a_step_is_where_its_letters_are(text: str, connective: str, found: str | None) -> None:
+    whole = "but " + text  # the same word before the step is not its connective
+    place = html._connective(whole, Step(0, 4, len(whole), connective=connective))
+    units = whole.encode("utf-16-le")
+    assert (place and units[2 * place[0] : 2 * place[1]].decode("utf-16-le")) == found
 
 
 def test_differences_along_a_row_keep_what_is_undefined_and_the_largest(tmp_path: Path) -> None:

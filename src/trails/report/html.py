@@ -13,6 +13,7 @@ import hashlib
 import html
 import json
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ from trails.platform.files import write_atomic
 from trails.platform.text import agreeing, counted, jsonable
 from trails.report.terminal import gradient_control, step_links
 from trails.report.words import russian_html, sentences
-from trails.schema import Run, Trace
+from trails.schema import Run, Step, Trace
 
 MAX_BYTES = 50_000_000
 """A larger file is refused: browsers open it slowly and mail servers not at all."""
@@ -345,7 +346,7 @@ def chain_record(trace: Trace, run: Run, blob: Blob, found: Found, after: Trace 
     steps = [
         {
             "role": step.role.value,
-            "connective": step.connective,
+            "connective": _connective(chain.text, step),
             "explicit": step.explicit,
             "start": _utf16(chain.text, step.start),
             "end": _utf16(chain.text, step.end),
@@ -373,6 +374,16 @@ def chain_record(trace: Trace, run: Run, blob: Blob, found: Found, after: Trace 
         "maps": [],
         "arrays": arrays,
     }
+
+
+def _connective(text: str, step: Step) -> list[int] | None:
+    """Where the connective of a step stands, as offsets of its first unit and of the one behind it; None where it has none.
+
+    Found in the text itself: lower case may have another length ("İ" has two characters in it).
+    """
+    words = r"\s+".join(map(re.escape, step.connective.split()))
+    found = words and re.compile(words, re.IGNORECASE).search(text, step.start, step.end)
+    return [_utf16(text, place) for place in found.span()] if found else None
 
 
 def _utf16(text: str, offset: int) -> int:

@@ -245,11 +245,11 @@ function stepsOf(c) {
   const over = new Map(), gaps = new Map(c.gaps.map((g) => [g.step, g])), grid = h("div.steps"), node = section(t`steps`), box = h("div");
   for (const o of c.overlaps) { const s = stepOf(c, o.first); over.set(s, [...(over.get(s) || []), o]); }
   const rows = c.steps.map((s, i) => {
-    const text = c.text.slice(s.start, s.end), cut = text.toLowerCase().indexOf(s.connective.toLowerCase()), end = cut + s.connective.length, g = gaps.get(i), mine = over.get(i) || [], most = mine.length > 3 ? 2 : 3,
+    const part = (a, b) => shown(c.text.slice(a, b)), [cut, end] = s.connective || [s.start, s.start], g = gaps.get(i), mine = over.get(i) || [], most = mine.length > 3 ? 2 : 3,
       gap = g && g.rank === 0 && h("div.gap", `▸ ${t`gap`} ${fmt(g.score, 3)} · ${worth(g)}`),
       shared = mine.slice(0, most).map((o) => h("div.ov", `⟷ ${t`inchains`} ${o.n_chains}, ${t`tokens`} ${o.n_tokens}, ${t`excess`} ${fmt(o.excess, 3)}: `, o.others.slice(0, 4).map((other) => [link(other), " "])));
     return h("tr", { data: { step: i } }, h("td.n dim", i), h("td.role" + (s.explicit ? "" : " dim"), { title: t(s.explicit ? "explicit" : "implicit") }, s.role),
-      h("td", gap, h("bdi", cut < 0 ? shown(text) : [shown(text.slice(0, cut)), h("b", shown(text.slice(cut, end))), shown(text.slice(end))]), shared, mine.length > most && h("div.ov dim", "+ " + (mine.length - most))),
+      h("td", gap, h("bdi", part(s.start, cut), h("b", part(cut, end)), part(end, s.end)), shared, mine.length > most && h("div.ov dim", "+ " + (mine.length - most))),
       h("td.n", fmt(s.surprisal, 3)));
   });
   grid.append(box, h("table", h("thead", h("tr", h("th.n", "#"), h("th", t`role`), h("th", t`text`), h("th.n", `${t`surprisal`}, ${t`nats`}`))), h("tbody", rows)));
