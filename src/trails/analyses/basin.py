@@ -1,4 +1,4 @@
-"""The attraction zone of a trail: how far a text can be disturbed and still fall on its own trail.
+"""The attraction zone of a trail: how far a text can be disturbed and still follow its own trail.
 
 A text falls on the trail that wins the votes of its windows (:class:`~trails.analyses.capture.TrailIndex`). It is disturbed
 by a growing share of its tokens: drawn again from the corpus (``random tokens``), replaced by what the model held likely

@@ -270,7 +270,7 @@ def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[
                 Control(
                     "the same with the layers shuffled",
                     float((np.abs(shuffled - target) <= 1).mean()),
-                    how=f"the same {RESAMPLES} resamples, the layers permuted anew in each, seed {seed}",
+                    how=f"the same {RESAMPLES} resamples, the layers permuted again in each, seed {seed}",
                 ),
             ),
             how=f"{RESAMPLES} bootstrap resamples of positions, seed {seed}",

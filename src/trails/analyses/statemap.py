@@ -159,7 +159,7 @@ def woven_map(
     k: Annotated[int, "Number of tokens that identify a state."] = 4,
     all_states: Annotated[bool, "Write every state to the graph, not only those of two chains or more."] = False,
 ) -> StateMap:
-    """The woven map: where chains meet, the ways between, and how far held-out chains trust it.
+    """The map of chains: where they meet, the paths between, and how well held-out chains fit it.
 
     Writes :State, :TRAIL and :AT to the graph; a map of the same run and options is replaced.
 

@@ -18,7 +18,7 @@ from trails.cli.scores import details_option, graph_option, limit_option, settin
     type=click.Choice(["surprisal", "entropy"]),
     default="surprisal",
     show_default=True,
-    help="What is compared, per character.",
+    help="Measure to compare, per character.",
 )
 @click.option(
     "--by",
@@ -27,7 +27,9 @@ from trails.cli.scores import details_option, graph_option, limit_option, settin
     show_default=True,
     help="Units: spans between characters at which a token ends in every member, steps, or chains.",
 )
-@click.option("--top", type=click.IntRange(min=1), default=200, show_default=True, help="Store so many disagreements.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=200, show_default=True, help="Store this many disagreements."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the resamples and of the null.")
 @limit_option
 @details_option
@@ -45,7 +47,8 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Do several models find the same spans hard, and where do they part? Beside the same with the spans shifted.
+    """Do several models find the same spans hard, and where do they disagree? The control is the same with the
+    spans shifted.
 
     The members are runs of the home: trails ingest PATH --models A,B,C. Their tokenizers may differ. Writes :Disagreement
     nodes.

@@ -39,11 +39,11 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> Report:
-    """Which earlier steps a step needs: for every pair, attention from the later to the earlier step is suppressed, and what
-    the later step loses is measured. CHAIN is a chain or a selection.
+    """Which earlier steps a step needs. For every pair, attention from the later to the earlier step is
+    suppressed, and the loss of the later step is measured. CHAIN is a chain or a selection.
 
-    Writes (:Step)-[:DEPENDS_ON {nats, kl}]->(:Step), beside the observed ATTENDS_TO. Controls: an equally long random span, and
-    as much mass of the first token.
+    Writes (:Step)-[:DEPENDS_ON {nats, kl}]->(:Step), beside the observed ATTENDS_TO. The controls suppress an
+    equally long random span, and as much mass of the first token.
 
     \b
     trails anchors c1f0

@@ -22,7 +22,8 @@ from trails.cli.scores import html_option, report_options, settings_for, tell
 @click.option(
     "--after",
     metavar="RUN",
-    help="A run of the same chains after a training (trails diff --adapter): likely tokens of the trained model, too.",
+    help="Also use likely tokens of a trained model: a run of the same chains after a training (trails diff "
+    "--adapter).",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the disturbances.")
 @report_options
@@ -37,11 +38,13 @@ def command(
     home: Path | None,
     as_json: bool,
 ) -> Report:
-    """The attraction zone of a trail: how far a text can be disturbed and still fall on its own trail. CHAINS is a chain, a
+    """The attraction zone of a trail: how far a text can be disturbed and still follow its own trail. CHAINS
+    is a chain, a
     selection (family:NAME, all …), or the name of a family.
 
-    Tokens are drawn at random, replaced by likely ones, or left out; versions of the family and other languages are held
-    against the map, too. Beside every share: a bag of words, the tokens in random order, the map of the other sources, and the
+    Tokens are drawn at random, replaced by likely ones, or left out; versions of the family and other
+    languages are compared with the map too. The controls of every share are a bag of words, the tokens in
+    random order, the map of the other sources, and the
     map rewired.
 
     \b

@@ -24,14 +24,15 @@ from trails.cli.scores import (
 @click.option(
     "--budget",
     type=float,
-    help="Also look for the fewest extra steps whose transitions all claim to stay under so many nats.",
+    help="Also look for the path with the fewest extra steps whose transitions all claim to cost less than this "
+    "many nats.",
 )
 @click.option(
     "--neighbours",
     type=click.IntRange(min=0),
     default=4,
     show_default=True,
-    help="How many similar steps a way may continue at.",
+    help="How many similar steps a path may continue from.",
 )
 @click.option(
     "--splices",
@@ -56,9 +57,9 @@ def command(
     home: Path | None,
     as_json: bool,
 ) -> Report:
-    """The cheapest way between two steps or chains, re-scored as one text by the model.
+    """The cheapest path between two steps or chains, re-scored as one text by the model.
 
-    START and GOAL are CHAIN:STEP or a chain id (then from its last step, to its first).
+    START and GOAL are CHAIN:STEP or a chain id (START is then its last step, GOAL its first).
 
     \b
     trails bridge c1f0:2 c77a:1

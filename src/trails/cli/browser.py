@@ -32,7 +32,8 @@ from trails.errors import StoreError, TrailsError, UsageError
 )
 @click.option("--open", "open_it", is_flag=True, help="Open the address in your web browser.")
 @click.option(
-    "--run", help="Run whose values favourites and guide hold (default: the latest that is no change of another)."
+    "--run",
+    help="Run whose values favourites and guide hold (default: the latest that is not a training or an intervention).",
 )
 @home_option
 def command(
@@ -45,7 +46,7 @@ def command(
     run: str | None,
     home: Path | None,
 ) -> None:
-    """Address of Neo4j Browser, and what makes it show trails well.
+    """Print the address of Neo4j Browser, and set the Browser up for trails.
 
     Favourites and guide hold a run of the home (the latest that is not one of a training or an intervention) and some of its
     chains; without a home, those of the packaged sample.

@@ -48,7 +48,7 @@ def command(
     home: Path | None,
     as_json: bool,
 ) -> Report:
-    """Does a new text fall into a known trail? Where it enters, which trail, where it leaves, compared with the nulls.
+    """Does a new text follow a known trail? Where it enters, which trail, where it leaves, compared with the nulls.
 
     TEXT is the text itself, a file, or - for standard input. A file of many texts (.jsonl, .csv, .parquet …) is read as `trails
     ingest` reads it: one row a text, and a summary.

@@ -47,7 +47,8 @@ def command(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Measure the input of FILE with every member that it lists, one after another, and see what they agree on.
+    """Measure the input of FILE with every member (model) that it lists, one after another, and report on what
+    they agree.
 
     A member that fails is reported and the others are kept; the same command again measures only what is missing. FILE is YAML:
 

@@ -33,7 +33,7 @@ from trails.cli.scores import html_option, settings_for, shown
     "--export",
     "exported",
     type=click.Path(path_type=Path, exists=True),
-    help="Export that was trained on: its chains are told from the others.",
+    help="Export that was trained on; its chains are reported apart from the others.",
 )
 @click.option("--unrelated", multiple=True, help="Source whose chains are unrelated text (as in `trails status`).")
 @click.option(
@@ -55,7 +55,7 @@ from trails.cli.scores import html_option, settings_for, shown
     "--stellator",
     "blocks",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="File of blocks: also judge what they state, before and after.",
+    help="Also judge the claims of this file of blocks, before and after.",
 )
 @click.option(
     "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Print at most this many transitions."
@@ -83,10 +83,10 @@ def command(
     store: str | None,
     as_json: bool,
 ) -> Report:
-    """Compare two runs on the same chains: BEFORE and AFTER, or one run and what an --adapter makes of its chains.
+    """Compare two runs on the same chains: BEFORE and AFTER, or BEFORE and a new run of its chains with an --adapter.
 
-    With --adapter every chain of the first run is measured once more, with the adapter, into the shards and the graph as a
-    second run; then the same questions can be asked of both in Cypher.
+    With --adapter every chain of the first run is measured once more with the adapter, and stored in shards
+    and graph as a second run. Cypher can then compare the two.
 
     \b
     trails diff --adapter adapter --export rows.parquet --unrelated wikipedia_en

@@ -29,7 +29,8 @@ MARKS = {"ok": "✓", "missing": "✗", "broken": "✗", "absent": "–"}
 @store_option
 @json_option
 def command(home: Path | None, model: str | None, device: str | None, store: str | None, as_json: bool) -> None:
-    """Versions, model, device, stores; what is missing and the command that helps. Exit code 1 if something needed is."""
+    """Versions, model, device, stores; what is missing, and the command that installs it. The exit code is 1
+    if something necessary is missing."""
     from trails.pipeline.doctor import examine, healthy
 
     findings = list(examine(settings_from(home=home, model=model, device=device, store=store)))

@@ -18,7 +18,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 
 @click.group("effects", context_settings=_HELP)
 def command() -> None:
-    """The registry of effects: what is looked for in measured chains, and where it is seen.
+    """Named effects in measured chains: their definitions, and the steps that show them.
 
     \b
     trails effects list
@@ -31,7 +31,7 @@ def command() -> None:
 @command.command("list", context_settings=_HELP)
 @json_option
 def listed(as_json: bool) -> None:
-    """Every effect with what it is."""
+    """List every effect with its definition."""
     from trails.analyses.effects import registry
 
     rows = [[effect.name, effect.version, effect.meaning] for effect in registry().values()]

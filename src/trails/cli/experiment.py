@@ -21,10 +21,10 @@ from trails.cli.common import device_option, echo, err, json_option, model_optio
     "--out", default=Path("experiments"), show_default=True, type=click.Path(path_type=Path, file_okay=False),
     help="Folder for results.jsonl and the reports.",
 )  # fmt: skip
-@click.option("--seeds", default=0, help="How many seeds to run now (default: as many as the plan's first look has).")
+@click.option("--seeds", default=0, help="How many seeds to run now (default: those of the plan's first look).")
 @click.option("--jobs", default=0, help="Processes that share the device (default: 1 on a CPU, up to 6 on a GPU).")
 @click.option(
-    "--minutes", default=0.0, help="Begin no further arm after so many minutes; the same command goes on later."
+    "--minutes", default=0.0, help="Begin no further arm after this many minutes; repeat the command to go on."
 )
 @click.option(
     "--quick", is_flag=True, help="Run a few steps on a few short chains: tries the machinery, proves nothing."
@@ -41,8 +41,8 @@ from trails.cli.common import device_option, echo, err, json_option, model_optio
 )
 @click.option("--resume", is_flag=True, help="Go on with the plan in OUT; an error if there is none.")
 @click.option("--trained", default="", help="Source to train on (default: the one with the longest chains).")
-@click.option("--unseen", default="", help="Source that is the unseen form.")
-@click.option("--unrelated", multiple=True, help="Source that is unrelated text; may be repeated.")
+@click.option("--unseen", default="", help="Source whose chains are the unseen form.")
+@click.option("--unrelated", multiple=True, help="Source whose chains are unrelated text; may be repeated.")
 @model_option
 @device_option
 @json_option
@@ -68,9 +68,10 @@ def command(
     """Run experiment NAME with its controls: minimal-step (1), anchor (2), depth (3), same-loss (4), neutrality (5),
     volatility (6), reaction (8), capture (9), cheap-paths (10), stages (11), bridges (12), mask-order, block, or all.
 
-    Several names are joined by commas. Learning rates are chosen on seeds of their own; then the plan (arms, criteria with
-    their smallest effects of interest, realised sizes, digests of the rows) is written, then the rows. What is done is not run
-    again: the same command continues, over sessions too. Every experiment ends in OUT/NAME.md.
+    Several names are joined by commas. Learning rates are chosen on seeds of their own. Then the plan (arms,
+    criteria with their smallest effects of interest, realised sizes, digests of the rows) is written, then the
+    rows. Finished rows are not run again: repeat the command to continue, even days later. The report of every
+    experiment is OUT/NAME.md.
 
     \b
     trails experiment depth --data chains.jsonl --out experiments

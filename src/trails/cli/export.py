@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command("export", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--subgraph", "selection", metavar="SELECTION", help="What to export, written as explained below.")
+@click.option(
+    "--subgraph", "selection", metavar="SELECTION", help="Selection to export, in one of the forms listed above."
+)
 @click.option(
     "--stellator",
     "blocks",
@@ -62,34 +64,37 @@ if TYPE_CHECKING:
     help="Keep strata (the column family) in proportion in an order by surprisal.",
 )
 @click.option("--layers", default="", help="Layers that a LoRA changes, 1 … L, e.g. 11-20 (default: all).")
-@click.option("--answer", is_flag=True, help="End a chain's text with its final answer (formats of texts).")
+@click.option("--answer", is_flag=True, help="End a chain's text with its final answer (text formats).")
 @click.option(
     "--think-tags",
     is_flag=False,
     flag_value="<think>,</think>",
     default="",
     metavar="[OPEN,CLOSE]",
-    help="Marks around a chain's text (formats of texts); alone: <think>,</think>.",
+    help="Put marks around a chain's text (text formats); without a value: <think>,</think>.",
 )
 @click.option(
     "--variants",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="What `trails variants` stored: its id (v…) or file.",
+    help="Variants to add, which `trails variants` stored: their id (v…) or file.",
 )
 @click.option(
     "--variants-each",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="With --variants: so many of every chain at most, the first that are stored (0: all).",
+    help="With --variants: at most this many of every chain, the first stored (0: all).",
 )
 @click.option(
     "--refuse",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="File with ids of variants to leave out, one a line.",
+    help="File with ids of variants to leave out, one per line.",
 )
 @click.option(
-    "--split", default=0.0, show_default=True, help="Share of the rows to hold out, without a shared 13-gram."
+    "--split",
+    default=0.0,
+    show_default=True,
+    help="Share of the rows to hold out; rows that share a 13-gram stay on one side.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the shuffle, the split and a random mask.")
 @click.option(

@@ -24,9 +24,9 @@ from trails.platform.text import counted
     "--format",
     "asked",
     type=click.Choice(["gexf", "graphml", "parquet"]),
-    help="Format, where the name does not say it.",
+    help="Format, if the name of the file does not decide it.",
 )
-@click.option("--tokens/--no-tokens", default=True, show_default=True, help="Tokens and their transitions, too.")
+@click.option("--tokens/--no-tokens", default=True, show_default=True, help="Include tokens and their transitions.")
 @click.option("--overwrite", is_flag=True, help="Replace an output file that exists.")
 @run_option
 @home_option

@@ -22,7 +22,7 @@ from trails.cli.scores import details_option, graph_option, html_option, limit_o
 @click.option("--chain", help="Only this chain: its id, the beginning of it, SOURCE:RECORD, or #12 of trails chains.")
 @limit_option
 @click.option(
-    "--calibrate", is_flag=True, help="Measure what the scores are worth: remove a step of each chain (slow)."
+    "--calibrate", is_flag=True, help="Measure the AUC of every score by removing a step of each chain (slow)."
 )
 @click.option(
     "--calibrate-chains",
@@ -54,7 +54,7 @@ def command(
     store: str | None,
     as_json: bool,
 ) -> Report:
-    """Seams where a step seems to be missing, ranked within each chain, with what the scores are worth here.
+    """Seams where a step seems to be missing, ranked within each chain, with the AUC of the scores on these chains.
 
     Before --calibrate (once per run) only scores that need no model rank the seams, and the others are not shown.
     Writes :Gap nodes to the graph.

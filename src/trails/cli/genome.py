@@ -26,9 +26,9 @@ from trails.platform.text import counted
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 run_option = click.option(
-    "--run", help="Run whose chains and numbers count (default: the only one without an adapter)."
+    "--run", help="Run whose chains and numbers are used (default: the only one without an adapter)."
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every order that is drawn.")
+seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every random order.")
 course_options = stacked(run_option, seed_option, home_option, store_option, json_option)
 """Options of a command that compiles a course."""
 trainer_options = stacked(run_option, model_option, device_option, home_option, store_option, json_option)
@@ -38,10 +38,14 @@ training_options = stacked(
         "--steps", type=click.IntRange(min=0), default=0, show_default=True, help="Optimiser steps (0: one pass)."
     ),
     click.option(
-        "--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows of an optimiser step."
+        "--batch", type=click.IntRange(min=1), default=4, show_default=True, help="Rows in one optimiser step."
     ),
     click.option(
-        "--rows", type=click.IntRange(min=1), default=24, show_default=True, help="Chains of each selection, at most."
+        "--rows",
+        type=click.IntRange(min=1),
+        default=24,
+        show_default=True,
+        help="Most chains to use of each selection.",
     ),
 )
 """How much is trained, and on how many chains it is judged."""
@@ -108,7 +112,7 @@ def check(
     """Is the genome in FILE sound? Every fault with its line, its column and what to write instead.
 
     Against the home also: an empty book, one that is not measured, roles that overlap, a stage without tokens, a budget that
-    cannot be met. Exit code 3 where something is wrong.
+    cannot be met. The exit code is 3 if something is wrong.
 
     \b
     trails genome check course.genome.yaml
@@ -183,7 +187,7 @@ def show(
 @file_argument
 @course_options
 def plan(file: Path, run: str | None, seed: int, home: Path | None, store: str | None, as_json: bool) -> None:
-    """Every row of the course of FILE in its order, without writing anything.
+    """List every row of the course of FILE in order; nothing is written.
 
     \b
     trails genome plan course.genome.yaml
@@ -231,7 +235,7 @@ def export(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Compile FILE: training rows in the order of the course, one file a role, and what the course is beside them.
+    """Compile FILE: training rows in the order of the course, one file per role, and files that describe the course.
 
     The same genome, home and seed give the same bytes. The card names the settings with which the trainer keeps the order.
 
@@ -390,7 +394,9 @@ def cross(file: Path, other: Path, folder: Path, seed: int, as_json: bool) -> No
 @click.option(
     "--unrelated", required=True, help="Selection whose chains the damage is measured on; no book may hold them."
 )
-@click.option("--budget", type=click.IntRange(min=1), default=4, show_default=True, help="Trainings of each arm.")
+@click.option(
+    "--budget", type=click.IntRange(min=1), default=4, show_default=True, help="Number of trainings in each arm."
+)
 @training_options
 @seed_option
 @trainer_options
@@ -411,10 +417,11 @@ def search(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Search from FILE by mutation, with a random search of the same budget beside it.
+    """Search from FILE by mutation, compared with a random search of the same budget.
 
     Every genome is compiled, an adapter is trained on its rows in their order, and the objective is the gain on held-out chains
-    minus the damage to unrelated ones, nats per token. What the registry holds with the same settings is not trained again.
+    minus the damage to unrelated ones, nats per token. A genome that the registry holds with the same settings
+    is not trained again.
 
     \b
     trails genome search course.genome.yaml -o genomes --held-out meta:version=lines --unrelated source:gsm8k/train
@@ -465,7 +472,11 @@ def search(
     help="Selection whose chains the damage is measured on; nothing trained may hold them.",
 )
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Seeds; each trains four cells."
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Number of seeds; each trains four adapters (cells).",
 )
 @training_options
 @trainer_options

@@ -23,7 +23,7 @@ from trails.cli.scores import (
     "--target",
     default="conclusion",
     show_default=True,
-    help="What is explained: conclusion (the last step), answer (what follows the chain), or a token's position.",
+    help="Target to explain: conclusion (the last step), answer (the text after the chain), or a token's position.",
 )
 @click.option(
     "--replace",
@@ -35,7 +35,8 @@ from trails.cli.scores import (
 @click.option(
     "--integrated",
     is_flag=True,
-    help="Also integrated gradients; steps are doubled until they are complete within 5 %, else they are withheld.",
+    help="Also compute integrated gradients; steps are doubled until the sum is complete within 5 %, else they "
+    "are withheld.",
 )
 @click.option(
     "--most-steps",
@@ -62,7 +63,8 @@ def command(
     home: Path | None,
     as_json: bool,
 ) -> Report:
-    """What every token of a chain contributes to a target: gradient × input, beside what replacing tokens really does.
+    """What every token of a chain contributes to a target: gradient × input, compared with the real effect of
+    replacing tokens.
 
     CHAIN is named in any way that trails chains shows: an id, the beginning of one, SOURCE:RECORD, #12.
 

@@ -51,7 +51,7 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
 @click.option(
     "--keep-source-steps",
     is_flag=True,
-    help="Keep the steps that the source gives (a line, a premise) whole, also where a connective stands inside one.",
+    help="Keep the source's own steps (a line, a premise) whole, even if one contains a connective.",
 )
 @click.option("--reader", help="Name of the reader; by default the first that recognises the input.")
 @click.option(
@@ -59,9 +59,15 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
     "fields",
     multiple=True,
     metavar="PART=FIELD",
-    help="Take a part (question, chain, answer, id, language) from this field, e.g. chain=steps[].text; before any reader.",
+    help="Take a part (question, chain, answer, id, language) from this field, e.g. chain=steps[].text; takes "
+    "precedence over every reader.",
 )
-@click.option("--family", default="", metavar="FIELD", help="Field that names what a chain is a version of.")
+@click.option(
+    "--family",
+    default="",
+    metavar="FIELD",
+    help="Field that names a chain's family: the thing of which the chain is a version.",
+)
 @click.option(
     "--think-marks",
     "marks",
@@ -73,7 +79,7 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
 @click.option(
     "--source", default="", help="Name of the data set, part of the chains' identity (default: the file's name)."
 )
-@click.option("--licence", default="", help="Licence of the text, where the data does not say it.")
+@click.option("--licence", default="", help="Licence of the text, if the data do not name one.")
 @click.option("--limit", type=click.IntRange(min=1), help="Read this many chains and stop.")
 @click.option(
     "--bad-tolerance",
@@ -100,14 +106,14 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
     type=click.Choice(["auto", "paragraph", "heading", "line", "file"]),
     default="auto",
     show_default=True,
-    help="What ends a chain in a text file.",
+    help="Where a text file is divided into chains.",
 )
 @click.option("--dry-run", is_flag=True, help="Read and segment; measure and write nothing.")
 @model_option
 @click.option(
     "--models",
     default="",
-    help="Several models, separated by commas, one after another; a failed one is reported and the rest kept.",
+    help="Several models, separated by commas, measured one after another; if one fails, the others are kept.",
 )
 @click.option("--revision", help="Revision of the model (a commit); needed with --trust-remote-code.")
 @click.option(
@@ -154,14 +160,14 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
     type=click.Choice(["token", "text", "refuse"]),
     default="token",
     show_default=True,
-    help="The name of a control token in a text: take it for the token, read it as text, or refuse the chain.",
+    help="If a text contains the name of a control token: take it for the token, read it as text, or refuse the chain.",
 )
 @click.option(
     "--window",
     type=click.Choice(["refuse", "stride"]),
     default="refuse",
     show_default=True,
-    help="A chain longer than the model's window: refuse it, or measure it in overlapping windows.",
+    help="If a chain is longer than the model's window: refuse it, or measure it in overlapping windows.",
 )
 @click.option(
     "--batch-tokens",
@@ -174,7 +180,7 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
     "--peaks",
     type=int,
     default=0,
-    help="Also store the so many earlier tokens that every token attends to most (slow).",
+    help="Also store this many earlier tokens that every token attends to most (slow).",
 )
 @click.option(
     "--premises", is_flag=True, help="Also measure every step without the step before it, and with the question only."
@@ -204,8 +210,8 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
 @click.option(
     "--graph",
     type=click.Choice(["during", "after", "none"]),
-    help="When the graph is loaded: behind the measuring, at once when all is measured, or not at all: trails rebuild does it "
-    "at any time (default: during; with workers after).",
+    help="When to load the graph: during the measuring, after it, or not at all (trails rebuild loads it at any "
+    "time). The default is during; with workers, after.",
 )
 @click.option(
     "--workers",
@@ -223,13 +229,13 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
     "--through",
     default="",
     metavar="PLACE",
-    help="Folder or address (s3://…) that all workers see: shards lie there until they are taken into the home.",
+    help="Folder or address (s3://…) that all workers can reach, where shards wait until the home takes them.",
 )
 @click.option(
     "--patience",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="A worker that says nothing for so long is ended, and another gets its block (default: 1800).",
+    help="Stop a worker that has not answered for this long, and give its block to another (default: 1800).",
 )
 @home_option
 @store_option
@@ -284,8 +290,8 @@ def command(
 ) -> None:
     """Read chains, measure them, write shards, load the graph.
 
-    PATHS are files or folders; - is standard input. The same command again goes on where it stopped and measures nothing
-    twice.
+    PATHS are files or folders; - is standard input. Repeat the command to go on where it stopped; nothing is
+    measured twice.
 
     \b
     trails ingest chains.jsonl

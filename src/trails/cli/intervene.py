@@ -23,14 +23,16 @@ from trails.cli.scores import (
 @click.command("intervene", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("chain")
 @click.option("--layer", type=int, required=True, help="Layer to change, from 1.")
-@click.option("--at", default="all", show_default=True, help="Where: all, step:3, a token 12, tokens 12:20.")
+@click.option(
+    "--at", default="all", show_default=True, help="Place of the change: all, step:3, a token 12, tokens 12:20."
+)
 @click.option(
     "--op",
     "operation",
     type=click.Choice(["add", "replace", "ablate", "scale"]),
     default="add",
     show_default=True,
-    help="What is done there with the vector.",
+    help="Operation at that place.",
 )
 @click.option(
     "--component",
@@ -51,13 +53,15 @@ from trails.cli.scores import (
     metavar="CHAIN:STEP|random",
     help="Take the mean state of a step, or a random direction.",
 )
-@click.option("--strength", type=float, default=1.0, show_default=True, help="How much of it; 0 changes nothing.")
+@click.option(
+    "--strength", type=float, default=1.0, show_default=True, help="Strength S of the operation; 0 changes nothing."
+)
 @click.option(
     "--controls",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Random directions or places to compare.",
+    help="Number of random directions or places that serve as controls.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random directions and places.")
 @instrument_options
@@ -75,10 +79,12 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Measure a chain, or every chain of a selection, with a change inside the model and with random changes of its size.
+    """Measure a chain, or every chain of a selection, with a change inside the model and with random changes
+    of the same size.
 
-    The result is a run of its own: diff, drift, report and Cypher work on it. add gives x + S v, replace (1 - S) x + S v;
-    ablate takes the share S of the part of x along v away, scale adds it; without a vector these two act on the whole x.
+    The result is a run of its own: diff, drift, report and Cypher work on it. With x the value in the model, v
+    the vector and S the strength, add gives x + S v, and replace (1 - S) x + S v; ablate removes the share S
+    of the part of x along v, and scale adds it; without a vector these two act on the whole x.
 
     \b
     trails intervene c1f0 --layer 18 --at step:2 --op ablate

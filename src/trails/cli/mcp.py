@@ -16,7 +16,7 @@ from trails.cli.scores import settings_for
 @home_option
 @store_option
 def command(model: str | None, device: str | None, home: Path | None, store: str | None) -> None:
-    """Let an assistant ask the graph: six tools that read, none that writes, over the Model Context Protocol.
+    """Let an assistant query the graph over the Model Context Protocol: six tools that read, none that writes.
 
     The server speaks on standard input and output only; the assistant's program starts it. Needs the extra mcp: pip install
     'trails[mcp]'.

@@ -15,14 +15,14 @@ from trails.cli.common import BarProgress, err, home_option, json_option, print_
 @click.option(
     "--mixed",
     is_flag=True,
-    help="Join them also where they were measured by different runs or with other measures on request.",
+    help="Join homes even if different runs measured them, or with other measures on request.",
 )
 @click.option(
     "--graph",
     type=click.Choice(["after", "none"]),
     default="after",
     show_default=True,
-    help="Load what is new into the graph when the shards are here, or leave that to trails rebuild.",
+    help="Load new chains into the graph after the shards are copied, or leave that to trails rebuild.",
 )
 @home_option
 @store_option

@@ -26,7 +26,8 @@ OF_KIND = {"min_tokens": ("exact", "masked"), "min_steps": ("skeleton",), "layer
     type=click.Choice(["exact", "masked", "near", "skeleton"]),
     default="exact",
     show_default=True,
-    help="What is compared: tokens; tokens with numbers and names masked; steps in whitened hidden space; roles of steps.",
+    help="Units to compare: tokens; tokens with numbers and names masked; steps in whitened hidden space; roles "
+    "of steps.",
 )
 @click.option(
     "--min-tokens",
@@ -43,7 +44,7 @@ OF_KIND = {"min_tokens": ("exact", "masked"), "min_steps": ("skeleton",), "layer
     help="Shortest repeat of roles that counts, in steps (--kind skeleton).",
 )
 @click.option(
-    "--implicit", is_flag=True, help="Steps without a role have their implicit one of p >= 0.6 (--kind skeleton)."
+    "--implicit", is_flag=True, help="Give steps without a role their implicit one, if its p >= 0.6 (--kind skeleton)."
 )
 @click.option("--between", nargs=2, metavar="A B", help="Only overlaps that these two chains share.")
 @click.option("--layer", type=int, help="Layer of the stored states for --kind near (default: nearest the middle).")
@@ -64,7 +65,7 @@ def command(
     store: str | None,
     as_json: bool,
 ) -> Report:
-    """What chains share, compared with what chance alone shares.
+    """Passages that chains share, compared with those that chance alone produces.
 
     Overlaps that lie inside longer ones wherever they occur are not printed (--json has them, marked as nested).
     Writes the overlaps to the graph as :Overlap nodes; those of the same run and options are replaced.

@@ -21,7 +21,7 @@ from trails.cli.scores import html_option, instrument_options, report_options, s
     type=click.IntRange(min=2),
     default=6,
     show_default=True,
-    help="With --variants: so many of every chain, the first that are stored.",
+    help="With --variants: use this many of every chain, the first stored.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the pairs and of the permutation.")
 @instrument_options
@@ -41,7 +41,8 @@ def command(
     """Many versions, one hidden pattern: are versions of a family nearer in whitened state space than chains that only look
     alike?
 
-    Beside every layer: chains of another family that are as long, a permutation, and what a bag of words tells already. States
+    The controls in every layer are chains of another family with the same length, a permutation, and a bag of
+    words. States
     must be stored: trails ingest PATH --states 8,16,24.
 
     \b

@@ -15,7 +15,8 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 @click.group("pvq", context_settings=SETTINGS)
 def command() -> None:
-    """Vectors of meaning in a file (pvq.json): written from stored step states, read by intervene --vector, and looked up in.
+    """Vectors in a file (pvq.json): write them from stored step states, search them, use them with intervene
+    --vector.
 
     \b
     trails pvq write roles:BUT -o but.pvq.json --whiten

@@ -48,7 +48,8 @@ def command(
     home: Path | None,
     store: str | None,
 ) -> None:
-    """Run a named query of the cypher/ library. The run is filled in when the home holds one without an adapter only.
+    """Run a named query of the cypher/ library. If the home has only one run without an adapter, that run is
+    filled in.
 
     \b
     trails query --list

@@ -18,8 +18,8 @@ from trails.platform.text import counted
 @click.option(
     "--yes",
     is_flag=True,
-    help="With --fresh or --segment: let go, without asking, what trails did not write. With --segment or --repair: put this "
-    "home's steps in the place of those that another home gave a chain.",
+    help="With --fresh or --segment: remove, without asking, attachments that trails did not write. With "
+    "--segment or --repair: replace the steps that another home gave a chain by this home's steps.",
 )
 @click.option(
     "--per-layer", is_flag=True, help="Put an array with a value per layer on token transitions (about 7x larger)."
@@ -27,7 +27,8 @@ from trails.platform.text import counted
 @click.option(
     "--segment",
     is_flag=True,
-    help="Split the chains again with this version's segmenter first, then as --fresh; says what must be measured again.",
+    help="Split the chains again with this version's segmenter first, then as --fresh; lists what must be "
+    "measured again.",
 )
 @home_option
 @store_option
@@ -41,16 +42,16 @@ def command(
     home: Path | None,
     store: str | None,
 ) -> None:
-    """Load into the graph what it misses, from the shards. No model is needed and nothing is measured.
+    """Load the chains that the graph lacks from the shards. No model is needed and nothing is measured.
 
     \b
     trails rebuild                  the embedded graph
     trails rebuild --fresh          built next to the old one, which stays until the new one is whole
-    trails rebuild --repair         what trails verify found to differ, and nothing else
-    trails rebuild --segment        steps of this version; tokens keep what was measured of them
+    trails rebuild --repair         only the chains that differ from the shards, as trails verify found
+    trails rebuild --segment        steps of this version's segmenter; tokens keep their measured values
     trails rebuild --store neo4j    the server that NEO4J_URI names
 
-    Several homes may share a graph. Without --yes none of these takes away what another home holds.
+    Several homes may share a graph. Without --yes none of these commands removes anything that another home holds.
     """
     from trails.pipeline import rebuild
     from trails.pipeline.judging import repair as repair_graph

@@ -24,7 +24,7 @@ from trails.cli.scores import html_option, instrument_options, run_option, setti
     type=click.IntRange(min=0),
     default=1024,
     show_default=True,
-    help="Leave out chains of more than so many tokens.",
+    help="Leave out chains of more than this many tokens.",
 )
 @run_option
 @instrument_options
@@ -43,7 +43,8 @@ def command(
     home: Path | None,
     as_json: bool,
 ) -> Report:
-    """Prefix to conclusion on the chains of a SELECTION that were not trained on (--export), against the untrained model.
+    """Does the adapter complete the last step of chains that were not trained on better than the untrained
+    model? Judged on the chains of a SELECTION, without those of --export.
 
     \b
     trails train rows.parquet -o adapter

@@ -26,17 +26,18 @@ AGAIN = {
 @click.argument("kind", type=click.Choice(["chain", "source", "run", "family"]))
 @click.argument("names", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; change nothing.")
-@click.option("--yes", is_flag=True, help="Remove without asking first, and with what others attached.")
+@click.option("--yes", is_flag=True, help="Remove without asking first, including what others attached to the chains.")
 @home_option
 @store_option
 @json_option
 def command(
     kind: str, names: tuple[str, ...], dry_run: bool, yes: bool, home: Path | None, store: str | None, as_json: bool
 ) -> None:
-    """Take chains, sources, families or runs out of the shards, the graph, the variants and what was made of them.
+    """Remove chains, sources, families or runs from the shards, the graph and the variants, and everything
+    made from them.
 
-    NAMES are ids, beginnings of ids, SOURCE:RECORD, or the numbers of trails chains (#12). What is removed is gone: ingest the
-    same input again to measure it again.
+    NAMES are ids, beginnings of ids, SOURCE:RECORD, or the numbers of trails chains (#12). There is no undo:
+    ingest the same input again to measure it again.
 
     \b
     trails remove chain c1f0 --dry-run

@@ -16,7 +16,7 @@ from trails.cli.common import echo, home_option, settings_from, store_option
 @home_option
 @store_option
 def command(kind: str, run: str, name: str, home: Path | None, store: str | None) -> None:
-    """Give a run a NAME; it is accepted wherever the run's id is. An empty NAME takes it away.
+    """Give a run a NAME; it is accepted wherever the run's id is. An empty NAME removes the name.
 
     \b
     trails rename run rb46e base

@@ -35,7 +35,7 @@ def command(
     home: Path | None,
     as_json: bool,
 ) -> Report:
-    """Two attempts at the chains of a SELECTION that have a question and an answer, the second behind the first.
+    """Two attempts at the chains of a SELECTION that have a question and an answer, the second after the first.
 
     Counts wrong to right and right to wrong, and how far the second is from the first, for the untrained model and the adapter.
 

@@ -21,7 +21,7 @@ from trails.platform.text import counted
 @click.option("--compare", metavar="RUN", help="Show every token's change to this run, for example after a training.")
 @click.option(
     "--course", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="The page of a course (trails genome) in place of the corpus: its tree, and its chains in their order.",
+    help="Show this course (trails genome) instead of the corpus: its tree, and its chains in order.",
 )  # fmt: skip
 @click.option("--map/--no-map", "with_map", default=True, show_default=True, help="Include the map of the chains.")
 @click.option("--overwrite", is_flag=True, help="Replace an output file that exists.")

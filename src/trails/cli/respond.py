@@ -32,17 +32,17 @@ from trails.cli.scores import (
 @click.option(
     "--adapter",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Instead of putting SPANS before the probes: an adapter that was trained on them.",
+    help="Use an adapter that was trained on SPANS, instead of putting them before the probes.",
 )
 @click.option(
     "--adapter-control",
     type=click.Path(path_type=Path, file_okay=False),
-    help="With --adapter: one trained on as much text of another source.",
+    help="With --adapter: the control adapter, trained on as much text of another source.",
 )
 @click.option(
     "--adapter-shuffled",
     type=click.Path(path_type=Path, file_okay=False),
-    help="With --adapter: one trained on the same rows with --shuffle-steps.",
+    help="With --adapter: the control adapter, trained on the same rows with --shuffle-steps.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the controls.")
 @instrument_options
@@ -65,7 +65,8 @@ def command(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """The response map: what spans do to unseen probes when they stand before them. SPANS is a selection of steps or chains, a
+    """The response map: how spans change the unseen chains (probes) that they are put before. SPANS is a
+    selection of steps or chains, a
     chain, a step CHAIN:STEP, a text, or a file that holds one.
 
     Every span is compared with spans of as many tokens of other sources, and with its own tokens in random order. Writes

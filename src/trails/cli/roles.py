@@ -45,7 +45,7 @@ def command() -> None:
 def export_command(
     chains: tuple[str, ...], sample: int | None, seed: int, output: Path | None, overwrite: bool, home: Path | None
 ) -> None:
-    """Steps with their roles as JSON Lines, one line a step, for a person to correct.
+    """Write steps with their roles as JSON Lines, one line per step, for a person to correct.
 
     CHAINS are ids, beginnings of ids, SOURCE:RECORD or numbers of trails chains; none means all.
 
@@ -79,14 +79,14 @@ def _user() -> str:
 
 @command.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--by", default=_user, show_default="the user's name", help="Who corrected.")
+@click.option("--by", default=_user, show_default="the user's name", help="Name of the corrector.")
 @home_option
 @store_option
 @json_option
 def import_command(file: Path, by: str, home: Path | None, store: str | None, as_json: bool) -> None:
-    """Take corrected steps into the home and the graph. The automatic roles are kept beside them.
+    """Load corrected steps into the home and the graph. The automatic roles are kept beside them.
 
-    Every line of a chain counts as looked at, also one without a change. The whole file is taken or nothing of it.
+    Every line of a chain counts as checked, even without a change. The file is accepted as a whole or not at all.
 
     \b
     trails roles import roles.jsonl --by anna
@@ -116,11 +116,12 @@ def import_command(file: Path, by: str, home: Path | None, store: str | None, as
 def score_command(details: bool, home: Path | None, as_json: bool) -> None:
     """Precision, recall and F1 of the segmenter on the chains that somebody corrected, beside their controls.
 
-    Scored are the steps of the home, as the segmenter made them at ingest: an export that nobody edits has every role right.
+    The steps of the home are scored as the segmenter made them at ingest: an export that nobody edits has
+    every role right.
 
     \b
     trails roles score
-    trails roles score --details     every step where they differ
+    trails roles score --details     every step that differs
     """
     from trails.pipeline.roles import score_home
 
@@ -130,7 +131,13 @@ def score_command(details: bool, home: Path | None, as_json: bool) -> None:
 
 @command.command("connectives")
 @click.argument("chains", default="all")
-@click.option("--language", type=click.Choice(["en", "ru"]), default="en", show_default=True, help="Chains to look at.")
+@click.option(
+    "--language",
+    type=click.Choice(["en", "ru"]),
+    default="en",
+    show_default=True,
+    help="Language of the chains to use.",
+)
 @click.option(
     "--sample", type=click.IntRange(min=1), default=60, show_default=True, help="Chains to draw from the selection."
 )
@@ -150,10 +157,11 @@ def connectives_command(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Do the model's scores of connectives tell the role of a step, beyond what is known without a model?
+    """Do the model's scores of connectives predict the role of a step better than the classifier without a model?
 
-    Of every step with a connective (so, because, but, then) it is deleted, and the model says how likely the step is behind
-    each of them. Held against the classifier of implicit roles alone, and against scores of other steps. CHAINS is a
+    The connective (so, because, but, then) of every step that has one is deleted, and the model scores how
+    likely the step is after each of them. The controls are the classifier of implicit roles alone, and scores
+    of other steps. CHAINS is a
     selection.
 
     \b

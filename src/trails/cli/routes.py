@@ -38,8 +38,9 @@ def command(
 ) -> Report:
     """Send each of the ROWS of a course to the adapter of its role, of the folder ADAPTERS that `trails train --roles` wrote.
 
-    Surprisal of the rows, beside one adapter of as many parameters, routes at random, the weighted sum of the roles, and the
-    untrained model. ROWS is the file of another course: the files of its roles lie beside it.
+    The surprisal of the rows is compared with that of one adapter of as many parameters, random routes, the
+    weighted sum of the roles, and the untrained model. ROWS is the file of another course: the files of its
+    roles lie beside it.
 
     \b
     trails genome export course.genome.yaml --format trails -o course

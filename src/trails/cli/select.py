@@ -12,7 +12,7 @@ from trails.cli.scores import details_option, limit_option, print_report, run_op
 
 
 @click.command("select", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--budget", type=click.IntRange(min=1), required=True, help="Tokens of the chosen chains at most.")
+@click.option("--budget", type=click.IntRange(min=1), required=True, help="Most tokens of the chosen chains together.")
 @click.option(
     "--by",
     type=click.Choice(["random", "perplexity", "length", "diversity", "overlap", "gaps", "reaction", "learnability"]),
@@ -21,8 +21,8 @@ from trails.cli.scores import details_option, limit_option, print_report, run_op
     help="random, perplexity, length, diversity, overlap, gaps, reaction or learnability; see docs/response.md.",
 )
 @click.option("--pool", default="all", show_default=True, help="Selection to choose from.")
-@click.option("--reverse", is_flag=True, help="The other way round: the most surprising, the longest, … first.")
-@click.option("--layer", type=int, help="Layer whose states diversity takes (default: the middle one that is stored).")
+@click.option("--reverse", is_flag=True, help="Reverse the order: the most surprising, the longest, … first.")
+@click.option("--layer", type=int, help="With diversity: layer of the states (default: the middle one that is stored).")
 @click.option("--after", metavar="RUN", help="With learnability: a run of the same chains after a probe training.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random order and of ties.")
 @limit_option
@@ -34,7 +34,8 @@ from trails.cli.scores import details_option, limit_option, print_report, run_op
 def command(limit: int, details: bool, home: Path | None, store: str | None, as_json: bool, **given: Any) -> None:
     """Choose chains within a budget of tokens, as a selection that can be exported: selected:NAME.
 
-    Printed beside 20 random choices of the same budget. perplexity takes the least surprising first, length the shortest,
+    The choice is compared with 20 random choices of the same budget. perplexity takes the least surprising
+    first, length the shortest,
     overlap the chain with the most new windows of four tokens, diversity facility location over states, gaps the largest
     gaps, reaction the chains that make unseen probes likeliest (trails respond), learnability those that a probe training
     (--after) made likeliest.

@@ -33,7 +33,9 @@ from trails.report.terminal import MEASURES, render_chain, render_comparison, tr
 @click.option(
     "--implicit", is_flag=True, help="Show implicit roles of p >= 0.6, in parentheses, where a step has no role."
 )
-@click.option("--alternatives", is_flag=True, help="Also list what the model held most likely at every token.")
+@click.option(
+    "--alternatives", is_flag=True, help="Also list the items that the model held most likely at every token."
+)
 @click.option(
     "--svg",
     metavar="FILE",
@@ -44,7 +46,7 @@ from trails.report.terminal import MEASURES, render_chain, render_comparison, tr
     "--png",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The same as a bitmap; needs the package resvg-py.",
+    help="Write the chain and its drift map as a bitmap; needs the package resvg-py.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file of --svg or --png if it exists.")
 @home_option

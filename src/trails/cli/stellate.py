@@ -24,16 +24,16 @@ from trails.cli.scores import instrument_options, run_option, settings_for, tell
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the five artefacts.",
 )
-@click.option("--others", help="File of texts to be held against the path (default: 40 chains of the home).")
+@click.option("--others", help="File of texts to compare with the path (default: 40 chains of the home).")
 @click.option(
     "--train",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
     metavar="STEPS",
-    help="Also train an adapter for so many steps on what the block exports, and measure again.",
+    help="Also train an adapter for this many steps on the rows that the block exports, and measure again.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of everything that is drawn.")
+@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @run_option
 @instrument_options
 @home_option
@@ -54,8 +54,9 @@ def command(
 ) -> None:
     """A thought in five steps: chain, distillation, a block, the reaction to it, and whether other texts walk its path.
 
-    TEXT is the text itself, a file, or - for standard input. Every step is a file of the folder; the same line again goes on
-    where it stopped. Edit block.stellator and run the line again: what follows from it is made again.
+    TEXT is the text itself, a file, or - for standard input. Every step is a file of the folder; repeat the
+    command to go on where it stopped. If you edit block.stellator and repeat the command, the later steps are
+    made again.
 
     \b
     trails stellate thought.txt -o thought

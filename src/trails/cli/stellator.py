@@ -29,7 +29,7 @@ file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=
 zones_option = click.option(
     "--zones",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="File of named zones, before zones.toml of the home and those of trails.",
+    help="File of named zones; takes precedence over zones.toml of the home and the zones of trails.",
 )
 compiled_options = stacked(file_argument, zones_option, run_option, home_option, store_option, json_option)
 """Options of a command that compiles a file for a run of a home."""
@@ -37,7 +37,7 @@ compiled_options = stacked(file_argument, zones_option, run_option, home_option,
 
 @click.group("stellator", context_settings=SETTINGS)
 def command() -> None:
-    """Blocks that name a field of the graph, say how training treats it, and state what is to be measured there.
+    """Blocks that select a region of the graph, say how training treats it, and make claims that are measured there.
 
     \b
     trails stellator init thought.stellator      a commented example
@@ -73,7 +73,7 @@ def init(file: Path, russian: bool) -> None:
 @home_option
 @json_option
 def check(file: Path, zones: Path | None, home: Path | None, as_json: bool) -> None:
-    """Read FILE and say whether every line means something; an error names line, column and what could be meant.
+    """Check that every line of FILE is valid; an error names the line, the column and the likely intention.
 
     \b
     trails stellator check thought.stellator
@@ -186,7 +186,7 @@ def compile_(
     type=click.IntRange(min=5),
     default=6,
     show_default=True,
-    help="Bridges with a control that are re-scored for an ANCHOR; pairs of places without a way are replaced.",
+    help="Bridges with a control that are re-scored for an ANCHOR; pairs of places without a path are replaced.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the random places.")
 @instrument_options
@@ -210,7 +210,7 @@ def run_(
     store: str | None,
     as_json: bool,
 ) -> Report:
-    """Select, measure, and judge every line of FILE: pass, fail or not decidable, with its value and its control.
+    """Select, measure, and judge every line of FILE: pass, fail or not decidable, with value and control.
 
     \b
     trails stellator run thought.stellator

@@ -76,7 +76,8 @@ from trails.train.options import TrainOptions, layers_option
     type=click.Choice(["own", "base"]),
     default="own",
     show_default=True,
-    help="Whose attempts are repaired (--objective loop): the model's own as it is then, or, the control, the base model's.",
+    help="Attempts to repair (--objective loop): those of the model in its present state, or, as the control, "
+    "the base model's.",
 )
 @click.option(
     "--attempt-tokens",
@@ -101,30 +102,31 @@ from trails.train.options import TrainOptions, layers_option
 @click.option(
     "--replay",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Journal of an earlier training whose transitions are fed again behind the rows.",
+    help="Journal of an earlier training whose transitions are fed again after the rows.",
 )
 @click.option("--replay-at-random", is_flag=True, help="Control: feed as many other transitions as the journal holds.")
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(min=0),
     default=0,
-    help="Write a checkpoint every so many optimiser steps (0: none).",
+    help="Write a checkpoint each time after this many optimiser steps (0: none).",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=0),
     default=0,
-    help="Cut rows that are longer than so many tokens (0: refuse them).",
+    help="Cut rows that are longer than this many tokens (0: refuse them).",
 )
 @click.option(
     "--roles",
     "by_role",
     is_flag=True,
-    help="One adapter for every role of a course, beside one of as many parameters and the weighted sum of the roles'.",
+    help="Train one adapter for every role of a course, and the controls: one of as many parameters, and the "
+    "roles' weighted sum.",
 )
 @click.option("--shuffle-steps", is_flag=True, help="Control: train on the same chains with their steps shuffled.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the adapter's first weights and of the dropout.")
-@click.option("--force", is_flag=True, help="Train a model with other weights than those that measured the export.")
+@click.option("--force", is_flag=True, help="Train even if the model's weights are not those that measured the export.")
 @click.option("--overwrite", is_flag=True, help="Replace another training in the folder.")
 @model_option
 @device_option
@@ -164,8 +166,8 @@ def command(
 ) -> None:
     """Train a LoRA adapter on EXPORT, a file of `trails export --format trails`.
 
-    The weights, the order and the layers of the export are used as written, and so is its model: that of the run which
-    measured it, found in the home. A model with other weights is refused. An interrupted training continues at its last
+    The weights, the order and the layers of the export are used as written, and so is the model that measured
+    it, which the home names. A model with other weights is refused. An interrupted training continues at its last
     checkpoint when the same command is run again.
 
     \b

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     type=float,
     default=0.1,
     show_default=True,
-    help="Reject a variant with a larger volatility than this, in nats; -1: reject none for it.",
+    help="Reject variants with a volatility above this, in nats (-1: no limit).",
 )
 @click.option(
     "--max-token-edits",
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 @click.option(
     "--accept",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="File with ids of rejected variants to accept all the same, one a line.",
+    help="File with ids of rejected variants to accept all the same, one per line.",
 )
 @click.option(
     "--show",
@@ -101,10 +101,10 @@ def command(
     as_json: bool,
 ) -> Callable[[], Report] | None:
     """Microvariants of a chain (its id) or of every chain of a SELECTION, as in `trails export --subgraph`. They are stored
-    as a run of their own (v…) with the drift map, which its id draws again.
+    as a run of their own (v…) with the drift map; give this id to draw it again.
 
-    Six kinds, each within the bound of token edits from its parent; what is more volatile than the budget is rejected and
-    written, with the reason, next to the output.
+    There are six kinds, each within the bound of token edits from its parent. A variant more volatile than the
+    budget is rejected and written, with the reason, to a file beside the output.
 
     \b
     trails variants c0123456789abcdef

@@ -16,7 +16,7 @@ from trails.platform.text import counted
 @store_option
 @json_option
 def command(set_aside: bool, home: Path | None, store: str | None, as_json: bool) -> None:
-    """Check every shard against its name and the graph against the shards. Exit code 1 if anything differs.
+    """Check every shard against its name and the graph against the shards. The exit code is 1 if anything differs.
 
     A damaged shard is never read. Set it aside and ingest the same input again: only its chains are measured again.
     """

@@ -98,7 +98,7 @@ class Tools:
         return _within(found.report().record(max(1, min(limit, MAX_ROWS))), "seams")
 
     def capture(self, text: str, run: str | None = None) -> dict[str, Any]:
-        """Does a new text fall into a known trail? The verdict, where it enters and leaves, beside the nulls.
+        """Does a new text follow a known trail? The verdict, where it enters and leaves, beside the nulls.
 
         Loads the model, so it takes longer than the others.
         """

@@ -201,7 +201,7 @@ class Home(OpenHome):
         )
 
     def capture(self, text: str, *, k: int = 4, min_match: int = 6, run: str | None = None) -> Capture:
-        """Does a new text fall into a known trail? See :func:`trails.analyses.capture.capture`."""
+        """Does a new text follow a known trail? See :func:`trails.analyses.capture.capture`."""
         from trails.analyses.capture import capture, query_of, retrieve
         from trails.analyses.sequences import token_corpus
         from trails.pipeline.whitening import whitening_of
