@@ -1,5 +1,5 @@
 // The corpus by source and language
-// How many chains and steps each data set brought, per language.
+// How many chains and steps come from each data set, per language.
 // $home: string := "" | a home's id; empty = every home
 // $limit: integer := 50 | rows at most
 // returns source: string

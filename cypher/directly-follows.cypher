@@ -1,5 +1,5 @@
 // Directly-follows counts of roles
-// Which role follows which, how often, and how often it would by chance if roles were independent.
+// Which role follows which, how often, and how often it would if roles were independent.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
 // $home: string := "" | a home's id; empty = every home
 // $limit: integer := 300 | rows at most

@@ -1,5 +1,5 @@
 // Most attended steps of a chain
-// How much attention each step gets from later steps, in all and per token of it, because a longer step catches more.
+// How much attention each step gets from later steps, in total and per token of the step, because a longer step catches more.
 // $chain: string = "ce254d5f805b7567c" | the chain's id
 // $run: string = "rd24d03ce8f154ddc" | a run's id
 // $limit: integer := 50 | rows at most

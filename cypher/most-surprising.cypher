@@ -1,6 +1,6 @@
 // Most surprising transitions
 // The transitions with the highest surprisal over all chains, with the tokens on both sides.
-// First tokens of chains, which nothing but the question stands before, are among the others: position 0, before is empty.
+// First tokens of chains are included: their position is 0, and before is empty.
 // Only the chains and steps with the highest peaks are opened: the top transitions can only lie there.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
 // $home: string := "" | a home's id; empty = every home

@@ -1,5 +1,5 @@
 // From one role to another
-// Ways of at most four steps from a step of one role to a step of another, shortest first.
+// Paths of at most four steps from a step of one role to a step of another, shortest first.
 // $from_role: string := "IF" | role of the first step
 // $to_role: string := "THEREFORE" | role of the last step
 // $home: string := "" | a home's id; empty = every home

@@ -1,5 +1,5 @@
 // States with most branches
-// Places of the map where trails part: merged contexts that go on in the most ways. Needs: trails map.
+// States of the map from which chains go on in the most ways. Needs: trails map.
 // $least: integer := 2 | chains that pass the state, at least
 // $run: string = "rd24d03ce8f154ddc" | a run's id
 // $home: string := "" | a home's id; empty = whoever wrote last

@@ -1,5 +1,5 @@
 // Surprisal by role
-// How hard the steps of each role are for the model; a first step is always hard, so it is counted apart.
+// How hard the steps of each role are for the model; a first step is always hard, so it is counted separately.
 // $run: string = "rd24d03ce8f154ddc" | a run's id
 // $home: string := "" | a home's id; empty = every home
 // $limit: integer := 50 | rows at most

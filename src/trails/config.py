@@ -110,7 +110,7 @@ def load_settings(**flags: Any) -> Settings:
     found = config_file()
     if found is not None and re.search(r"^\s*[\"']?neo4j_password", found.read_text("utf-8", "replace"), re.I | re.M):
         raise UsageError(
-            f"{found} holds a password. Take it out and run: export NEO4J_PASSWORD=…  (a file is easily shared)"
+            f"{found} holds a password. Remove it and run: export NEO4J_PASSWORD=…  (a file is easily shared)"
         )
     try:
         settings = Settings(**given)

@@ -177,7 +177,7 @@ def test_digits_of_other_scripts_name_no_step_and_one_letter_no_family(home: Pat
         names = Names(traces)
         assert names.step("#1:0") == (names.rows[0][2], 0)
         for text in ("#1:²", "#1:１", "#1:-1", "#1:"):
-            with pytest.raises(UsageError, match="is no step. Write CHAIN:STEP"):
+            with pytest.raises(UsageError, match="is not a step. Write CHAIN:STEP"):
                 names.step(text)
         with pytest.raises(UsageError, match="no family fits: the beginning of an id needs 2 characters or more"):
             names.of_family("f")

@@ -179,7 +179,7 @@ def test_moved_borders_count_in_the_score_and_leave_the_graph_alone(home: Any) -
         (lambda rows: [rows[0] | {"end": 10**9}, *rows[1:]], "must begin at 0 and end by"),
         (lambda rows: [rows[0] | {"start": None}, *rows[1:]], "start is 'None' and must be a whole number"),
         (lambda rows: [*rows, rows[-1]], "without hole or overlap"),
-        (lambda rows: ["text"], "no object"),
+        (lambda rows: ["text"], "not an object"),
         (lambda rows: [], "holds no step"),
     ],
 )

@@ -18,7 +18,7 @@ from trails.store.traces import TraceStore
 
 BASE = make_run("base")
 TRAINED = replace(BASE, adapter="ab" * 32)
-SAID = f"run {BASE.id} (base) was taken of 2, the only one that is no change of another by training or intervention; another: "
+SAID = f"run {BASE.id} (base) was taken of 2, the only one that is not a training or an intervention; another: "
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,8 @@ def test_queries_and_the_browser_say_theirs(trails: Callable[..., Any], home: Pa
     page = ("report", "query:most-surprising", "-o", home.parent / "page.html", "--run", BASE.id, "--home", home)
     assert trails(*page).err.count(f'{SAID}{{"run": "ID"}} behind the name of the query') == 1
     told = trails("browser", "--home", home).err
-    assert f"run {BASE.id} (base) was taken of 2, the latest that is no change of another; another: --run ID" in told
+    taken = f"run {BASE.id} (base) was taken of 2, the latest that is not a training or an intervention"
+    assert f"{taken}; another: --run ID" in told
     assert "was taken of" not in trails("browser", "--home", home, "--run", TRAINED.id[:6]).err
     assert f"{SAID}trails diff ID …" in trails("diff", "--adapter", home, "--home", home, code=None).err
 

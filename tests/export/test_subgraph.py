@@ -207,7 +207,7 @@ def test_a_selection_cannot_write_and_says_where_to(tmp_path, graph) -> None:
         with pytest.raises(WritingQueryError) as error:
             select(store, traces, text)
         said = str(error.value)
-        assert "the statement writes, and a selection only reads. Write first: trails cypher --write '" in said
+        assert "the statement writes, but a selection only reads. Write first: trails cypher --write '" in said
         assert shlex.quote(text) in said
         assert "Then select what it wrote" in said
     assert store.run("MATCH (c:Chain) RETURN count(c) AS n").rows == ((len(made),),)

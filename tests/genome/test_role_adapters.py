@@ -226,5 +226,5 @@ def test_a_folder_without_routes_is_refused(course: Path, tmp_path: Path) -> Non
 def test_without_roles_there_is_nothing_to_train_by(course: Path, tmp_path: Path) -> None:
     for path in course.parent.glob("train.*.jsonl"):
         path.unlink()
-    with pytest.raises(UsageError, match="lies no file of a role"):
+    with pytest.raises(UsageError, match="there is no file of a role beside"):
         training.train_roles(load_settings(home=tmp_path, model="toy"), course, tmp_path / "x", TrainOptions())

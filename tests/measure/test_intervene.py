@@ -134,7 +134,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         scorer_with(inner, wide)
     with pytest.raises(ModelError, match=r"layer 4 was asked for, tiny has layers 1 to 3"):
         scorer_with(inner, None, operation="ablate", layer=4)
-    with pytest.raises(UsageError, match="positions '9:3' are none"):
+    with pytest.raises(UsageError, match="positions '9:3' do not exist"):
         Intervention(1, "ablate", positions="9:3")
     with pytest.raises(UsageError, match="strength of nan"):
         Intervention(1, "ablate", strength=float("nan"))
@@ -146,7 +146,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="premises"):
         scorer_with(inner, None, operation="ablate").measure([item()], MeasureOptions(premises=True))
     for name, content, says in (
-        ("a.npy", np.zeros((3, 4)), r"shape \(3, 4\) is no vector"),
+        ("a.npy", np.zeros((3, 4)), r"shape \(3, 4\) is not a vector"),
         ("b.npy", np.array([1.0, np.nan]), "NaN or infinity"),
         ("c.npy", np.array(["x"]), "no array of numbers"),
     ):

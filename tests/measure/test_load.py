@@ -118,7 +118,7 @@ def test_folder_without_config(folder: Path) -> None:
     (folder / "config.json").unlink()
     assert (
         refusal(folder)
-        == f"{folder} has no config.json, so it is no model folder. Save the model with save_pretrained."
+        == f"{folder} has no config.json, so it is not a model folder. Save the model with save_pretrained."
     )
 
 
@@ -177,7 +177,7 @@ def test_remote_code_needs_a_pinned_revision(revision: str | None) -> None:
 def test_broken_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x10" * 64)
     file = folder / "model.safetensors"
-    assert refusal(folder).startswith(f"{file} is no whole file of weights: it has 64 bytes, and its beginning")
+    assert refusal(folder).startswith(f"{file} is not a complete file of weights: it has 64 bytes, and its beginning")
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -253,7 +253,7 @@ def test_damaged_files_give_one_message(folder: Path, name: str) -> None:
 
 
 def test_unknown_device(folder: Path) -> None:
-    assert refusal(folder, device="gpu9") == "--device gpu9 is no device. Use auto, cpu, cuda or cuda:N."
+    assert refusal(folder, device="gpu9") == "--device gpu9 is not a device. Use auto, cpu, cuda or cuda:N."
     count = torch.cuda.device_count()
     assert refusal(folder, device="cuda:99") == (
         f"--device cuda:99 was asked for, this machine has {count} CUDA devices. Use --device cpu."
@@ -380,7 +380,7 @@ def test_adapters_that_are_refused(folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert refusal(folder, adapter=empty) == (
-        f"{empty} has no adapter_config.json, so it is no PEFT adapter. Give the folder that training wrote."
+        f"{empty} has no adapter_config.json, so it is not a PEFT adapter. Give the folder that training wrote."
     )
     target = adapter_of(folder, tmp_path / "adapter", 1.0)
     config = json.loads((target / "adapter_config.json").read_text())
@@ -533,13 +533,13 @@ def test_an_adapter_of_whole_numbers_is_an_error(folder: Path, tmp_path: Path) -
     [
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-            "a pointer of Git LFS.* run: git lfs pull",
+            "a Git LFS pointer.* run: git lfs pull",
         ),
         (
             b"<!DOCTYPE html><html></html>",
-            "it has 28 bytes, and its beginning is no header of safetensors. Copy it again",
+            "it has 28 bytes, and its beginning is not a safetensors header. Copy it again",
         ),
-        (b"", "it has 0 bytes, and its beginning is no header"),
+        (b"", "it has 0 bytes, and its beginning is not a safetensors header"),
         ((2).to_bytes(8, "little") + b"{}x", "it has 11 bytes, and its header asks for 10"),
         (
             (53).to_bytes(8, "little") + b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}' + b"abc",

@@ -105,7 +105,8 @@ def test_a_normalising_tokenizer_is_refused() -> None:
     with pytest.raises(ModelError) as error:
         TextTokenizer(tokenizer).encode("so If", "chain c1")
     assert str(error.value) == (
-        "chain c1: the tokenizer does not give the text back: at character 3 the text has 'If', the decoded tokens have "
+        "chain c1: the tokenizer does not reproduce the text: at character 3 the text has 'If', the decoded "
+        "tokens have "
         "'if'. The tokenizer normalises the text or lacks a character; normalise the source the same way, or use another "
         "model."
     )
@@ -115,7 +116,7 @@ def test_an_unknown_character_is_refused() -> None:
     backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
-    with pytest.raises(ModelError, match=r"^chain c1: the tokenizer does not give the text back: at character 0"):
+    with pytest.raises(ModelError, match=r"^chain c1: the tokenizer does not reproduce the text: at character 0"):
         TextTokenizer(tokenizer).encode("й", "chain c1")
 
 

@@ -98,7 +98,7 @@ def test_text_behind_a_closing_quote_is_a_bad_record_and_the_next_row_is_read(tm
     report = ReadReport()
     found = list(read([path], options=ReadOptions(bad_tolerance=9), report=report))
     assert [chain.text for chain in found] == ['He said "if a", so b.', '5" is short.']
-    behind = "text stands behind a closing quote"
+    behind = "text stands after a closing quote"
     assert [(entry.line, entry.message[: len(behind)]) for entry in report.entries] == [
         *((2, behind), (3, behind), (7, behind)),
         (8, "a carriage return stands alone in "),
@@ -454,7 +454,7 @@ def test_steps_beside_their_question_are_one_record(tmp_path: Path) -> None:
 
 def test_columns_of_unequal_length_are_refused(tmp_path: Path) -> None:
     columns = {"question": ["Is it wet?", "Is it dry?"], "chain": [WET]}
-    says = "columns of unequal length (question 2, chain 1); which values belong to one row cannot be told."
+    says = "columns of unequal length (question 2, chain 1); it is unclear which values belong to one row."
     for beside in ({}, {"version": 1}):
         path = put(tmp_path / "a.json", json.dumps(beside | columns))
         assert message(path).startswith(f"{path}: {says} If it is one record, write it on one line of a file")
@@ -479,9 +479,9 @@ def test_what_a_file_looks_like_is_said_where_its_name_says_otherwise(tmp_path: 
     line = json.dumps(RECORD)
     for name in ("a.csv", "a.tsv"):
         path = put(tmp_path / name, f"{line}\n{line[:-9]}\n")
-        assert message(path) == f"{path}:1: no table: the file looks like JSON Lines. Rename it to .jsonl."
+        assert message(path) == f"{path}:1: not a table: the file looks like JSON Lines. Rename it to .jsonl."
     path = put(tmp_path / "b.csv", f"[{line},\n")
-    assert message(path) == f"{path}:1: no table: the file looks like JSON. Rename it to .json."
+    assert message(path) == f"{path}:1: not a table: the file looks like JSON. Rename it to .json."
     for start, looks in [
         ("question,text\n1,If.\n", "a table: rename it to .csv"),
         ("question\ttext\n1\tIf.\n", "a table: rename it to .tsv"),

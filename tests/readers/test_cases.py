@@ -249,7 +249,7 @@ TABLE_OF_CASES: dict[str, Case] = {
             C(**system(SQUARE_Q), text=SQUARE, answer=SIDE, metadata={"traceId": "t1"}, id="o1"),
             C(**system(EGGS_Q), text=EGGS, answer=NINE, metadata={"traceId": "t2", "model": "m"}, id="o2"),
         ),
-        note="once: an observation that is no generation was passed over (SPAN)",
+        note="once: an observation that is not a generation was passed over (SPAN)",
     ),
     "one_chat_pretty.json": Case("messages", (C(SQUARE_Q, SQUARE_SHORT),)),
     "plain_small.jsonl": Case(
@@ -834,7 +834,9 @@ OWN: dict[str, tuple[list[dict[str, Any]], Case]] = {
             )
         ],
         Case(
-            "spans", (C(SQUARE_Q, SQUARE, SIDE, id="ab"),), note="a span that is no answer of a model was passed over"
+            "spans",
+            (C(SQUARE_Q, SQUARE, SIDE, id="ab"),),
+            note="a span that is not an answer of a model was passed over",
         ),
     ),
     "observation_strings": (
@@ -912,7 +914,7 @@ OWN: dict[str, tuple[list[dict[str, Any]], Case]] = {
         Case(
             "sessions",
             (C(SQUARE_Q, SQUARE, SIDE, id="S#1"),),
-            note="a line that is no message was passed over (summary)",
+            note="a line that is not a message was passed over (summary)",
         ),
     ),
     "session_items": (

@@ -130,7 +130,7 @@ def test_the_registry_says_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="effect 'x' was asked for. There are: logit-collapse"):
         effect_of("x")
     (tmp_path / "bad.toml").write_text("version = 1\n[a]\nmeaning = 1\n")
-    with pytest.raises(UsageError, match=r"bad\.toml is no registry of effects"):
+    with pytest.raises(UsageError, match=r"bad\.toml is not a registry of effects"):
         registry(tmp_path / "bad.toml")
 
 

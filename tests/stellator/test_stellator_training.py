@@ -57,7 +57,7 @@ def test_the_text_of_an_anchor_stands_behind_every_row_in_tokens_of_the_base_voc
     lines = ["STEP → BUT", "ORDER → source"]
     plain, _ = export(home, tmp_path / "a.jsonl", block(tmp_path, *lines))
     placed, said = export(home, tmp_path / "b.jsonl", block(tmp_path, *lines, 'ANCHOR → "quite so"'))
-    assert "ANCHOR 'quite so' is placed behind each row: 2 tokens of the base vocabulary (' quite', ' so')" in said
+    assert "ANCHOR 'quite so' is placed after each row: 2 tokens of the base vocabulary (' quite', ' so')" in said
     with Home(home=home) as opened:
         tokenizer = opened.own_model().model.tokenizer
     ids = tokenizer.encode(" quite so", add_special_tokens=False)
@@ -142,7 +142,7 @@ def test_a_training_on_the_targets_moves_towards_them(home: Path, tmp_path: Path
 def test_two_anchors_for_one_row_are_an_error(home: Path, tmp_path: Path) -> None:
     two = block(tmp_path, "STEP → BUT", 'ANCHOR → "so"', "[ZONE: all]", "STEP → THEREFORE", 'ANCHOR → "thus"')
     with pytest.raises(
-        UsageError, match=r"two blocks place 'so' and 'thus' behind chain c[0-9a-f]{16}, which is one row"
+        UsageError, match=r"two blocks place 'so' and 'thus' after chain c[0-9a-f]{16}, which is one row"
     ):
         export(home, tmp_path / "x.jsonl", two)
     assert not (tmp_path / "x.jsonl").exists()

@@ -139,7 +139,8 @@ def basin(
     able = [name for name in sorted(wanted) if kept[name].n_tokens >= MIN_QUERY]
     if not able:
         raise UsageError(
-            f"every chain asked for has fewer than {MIN_QUERY} tokens, too few to be told from chance. Choose longer ones."
+            f"every chain asked for has fewer than {MIN_QUERY} tokens, too few to be distinguished from chance. "
+            f"Choose longer ones."
         )
     for trace in (after or {}).values():
         _remember(trace, seen)

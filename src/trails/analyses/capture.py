@@ -458,8 +458,8 @@ def capture(
     a text of fewer than :data:`MIN_QUERY` tokens."""
     if len(one.tokens) < MIN_QUERY:
         raise UsageError(
-            f"a text of {counted(len(one.tokens), 'token')} was given; capture needs {MIN_QUERY} or "
-            "more, or chance cannot be told apart"
+            f"a text of {counted(len(one.tokens), 'token')} was given; capture needs {MIN_QUERY} or more, or it "
+            f"cannot be distinguished from chance"
         )
     notes = []
     ready, same = (corpus if isinstance(corpus, CaptureMap) else CaptureMap(corpus, k, seed)).without(one.text)

@@ -94,7 +94,7 @@ def registry(path: Path | None = None) -> Mapping[str, Effect]:
             for name, entry in found.items()
         }
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} is no registry of effects ({error}).") from None
+        raise UsageError(f"{path} is not a registry of effects ({error}).") from None
 
 
 def effect_of(name: str) -> Effect:

@@ -39,13 +39,11 @@ def command(
     as_json: bool,
 ) -> Report:
     """The attraction zone of a trail: how far a text can be disturbed and still follow its own trail. CHAINS
-    is a chain, a
-    selection (family:NAME, all …), or the name of a family.
+    is a chain, a selection (family:NAME, all …), or the name of a family.
 
     Tokens are drawn at random, replaced by likely ones, or left out; versions of the family and other
     languages are compared with the map too. The controls of every share are a bag of words, the tokens in
-    random order, the map of the other sources, and the
-    map rewired.
+    random order, the map of the other sources, and the map rewired.
 
     \b
     trails basin c1f0

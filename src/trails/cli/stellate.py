@@ -70,7 +70,7 @@ def command(
     if others is not None:
         given = texts_of(others) or [(others, text_or_file(others))]
         if not any(body.strip() for _, body in given):
-            raise UsageError(f"{others} holds no text to be held against the path.")
+            raise UsageError(f"{others} holds no text to compare with the path.")
     with (
         BarProgress(quiet=as_json) as progress,
         Home(**settings_for(home, store, model=model, device=device)) as opened,

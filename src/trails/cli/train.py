@@ -278,7 +278,7 @@ def _by_role(
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         print_json({"adapters": found, "mixed": str(report.mixed), "weights": dict(report.weights)})
         return
-    print_rows(columns, rows, title="losses are no measure of success")
+    print_rows(columns, rows, title="losses do not measure success")
     shares = ", ".join(f"{role} {weight:.2f}" for role, weight in report.weights.items())
     echo(f"mixed: {report.mixed} ({shares})\nroutes: {output / 'routes.json'}")
     echo(f"what each did: trails diff --adapter {next(iter(report.roles.values())).adapter}")

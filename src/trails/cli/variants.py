@@ -188,7 +188,7 @@ def command(
     name = found.id or shlex.quote(str(found.path))  # a file of the user's own has no id in the home
     echo(f"stored: {f'{found.id}  ' if found.id else ''}{found.path}\nrejected, with reasons: {found.rejected}")
     if any(k.made > k.accepted for k in found.kinds):
-        err.print("accept some of them: ids in a file, one a line, and --accept FILE", highlight=False)
+        err.print("accept some of them: ids in a file, one per line, and --accept FILE", highlight=False)
     echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
     return page
 
@@ -222,7 +222,9 @@ def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:
         echo(f"    {one.text}".replace("\n", "⏎"))
     if said := tie([one.volatility for one in found], None, "volatility"):
         echo(said)
-    echo(f"leave some out: write their ids to a file, one a line, then trails export … --variants {name} --refuse FILE")
+    echo(
+        f"leave some out: write their ids to a file, one per line, then trails export … --variants {name} --refuse FILE"
+    )
 
 
 _SHADES = " ░▒▓█"

@@ -151,7 +151,8 @@ def compare(
             continue
         if first.tokenizer != second.tokenizer or not np.array_equal(first.token_ids, second.token_ids):
             raise UsageError(
-                f"runs {first.run} and {second.run} cut chain {first.chain.id} into other tokens. A diff needs one tokenizer."
+                f"runs {first.run} and {second.run} cut chain {first.chain.id} into different tokens. A diff "
+                f"needs one tokenizer."
             )
         run_a, run_b = first.run, second.run
         held.append((first, second, (groups or {}).get(first.chain.id, "held_out")))

@@ -90,10 +90,13 @@ def prepare(
     if options.variants and re.fullmatch(r"v[0-9a-f]{16}", str(options.variants)):
         options = replace(options, variants=stored_variants(traces, str(options.variants)))
     if options.refuse and not options.variants:
-        raise UsageError("--refuse leaves out variants, and none were asked for. Add --variants, or leave it out.")
+        raise UsageError(
+            "--refuse leaves out variants, but none were asked for. Add --variants, or leave out --refuse."
+        )
     if options.variants_each and not options.variants:
         raise UsageError(
-            "--variants-each says how many variants of a chain are taken, and none were asked for. Add --variants v…, or the "
+            "--variants-each says how many variants of a chain are taken, but none were asked for. Add "
+            "--variants v…, or the "
             'line VARIANTS → "v…" of a block.'
         )
     writer = writer_named(format)
@@ -116,7 +119,8 @@ def prepare(
         raise refusal(writer, f"the order {options.order!r}", "order")
     if options.variants and selection.damped:
         raise UsageError(
-            "a span of a chain is damped, and variants have other tokens, so the span is not theirs. Leave out the variants, "
+            "a span of a chain is damped, but variants have other tokens, so the span does not fit them. Leave "
+            "out the variants, "
             "or the line GRADIENT DAMPEN."
         )
     if selection.targeted and not writer.open:

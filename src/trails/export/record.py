@@ -487,7 +487,8 @@ def _check_frame(table: pa.Table, context: Ragged) -> None:
     if len(other):
         raise UsageError(
             f"chain {table['chain'][int(other[0])].as_py()} (and {len(other) - 1} more) was measured after a conversation by a "
-            "version of trails that did not keep its tokens: the row would train in another frame than was measured. Remove "
+            "version of trails that did not keep its tokens: the row would be trained in a frame other than the "
+            "measured one. Remove "
             "these chains (trails remove) and ingest them again, or leave them out of the selection."
         )
 

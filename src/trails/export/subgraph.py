@@ -442,8 +442,8 @@ def _between(text: str, store: GraphStore, traces: TraceStore) -> Selection:
     assert last is not None
     if first[1] != last[1]:
         raise UsageError(
-            f"selection {text!r}: {ends[0]} and {ends[1]} lie in two chains. A way from one chain into another must be"
-            f" re-scored by the model. Run: trails bridge {ends[0]} {ends[1]}"
+            f"selection {text!r}: {ends[0]} and {ends[1]} lie in two chains. A path from one chain to another "
+            f"must be re-scored by the model. Run: trails bridge {ends[0]} {ends[1]}"
         )
     if first.re is not last.re:
         raise UsageError(f"selection {text!r}: give two steps or two tokens, not one of each.")
@@ -582,7 +582,7 @@ def _given(text: str, statement: str) -> str:
 
 def _writes(text: str, statement: str) -> WritingQueryError:
     return WritingQueryError(
-        f"selection {text!r}: the statement writes, and a selection only reads. Write first: "
+        f"selection {text!r}: the statement writes, but a selection only reads. Write first: "
         f"trails cypher --write {shlex.quote(_given(text, statement))}. Then select what it wrote, for example MATCH … RETURN c"
     )
 

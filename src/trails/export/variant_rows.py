@@ -32,7 +32,7 @@ def read_ids(path: Path) -> dict[str, int]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error}). Write ids of variants, one a line.") from None
+        raise UsageError(f"{path} cannot be read ({error}). Write ids of variants, one per line.") from None
     return {line.split()[0]: number for number, line in enumerate(lines, 1) if line.strip() and line[0] != "#"}
 
 

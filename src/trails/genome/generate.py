@@ -61,7 +61,8 @@ def genome_of(shelf: Shelf, *, name: str, books: int = 12, stages: int = 3) -> s
             f"# {counted(len(made), 'book')} of {counted(len(shelf), 'chain')} that run {shelf.run.id} "
             f"({shelf.run.model}) measured,"
         ),
-        f"# dealt to {counted(stages, 'stage')} by measured surprisal (nats per token). A shuffled order is the control.",
+        f"# assigned to {counted(stages, 'stage')} by measured surprisal (nats per token). A shuffled order is "
+        f"the control.",
         "genome: 1",
         f"name: {_quoted(name)}",
         "stages:",

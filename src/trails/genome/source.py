@@ -135,7 +135,7 @@ def read_source(path: Path, keys: Mapping[str, str]) -> Document:
         data = path.read_bytes()[: MAX_BYTES + 1]
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read ({error.strerror or error}). A first genome is written by: trails genome init {path}"
+            f"{path} cannot be read ({error.strerror or error}). Write a first genome with: trails genome init {path}"
         ) from None
     if len(data) > MAX_BYTES:
         raise _error(str(path), 1, 1, f"the file has more than {MAX_BYTES:,} bytes", "select by source: or family:")
@@ -157,7 +157,7 @@ def parse_source(text: str, keys: Mapping[str, str], file: str = "genome") -> Do
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-        said = " ".join(str(error.problem or error.context or "this is no YAML").split())
+        said = " ".join(str(error.problem or error.context or "this is not YAML").split())
         raise _error(file, line, column, said, "see the example of: trails genome init") from None
     except YAMLError as error:  # the reader's: a character that YAML does not allow
         place = getattr(error, "position", 0)

@@ -51,7 +51,7 @@ def open_scorer(
         return UniformScorer()
     # what is wrong with the words of the call is said before a library is imported, which takes ten seconds
     if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", device):
-        raise ModelError(f"--device {device} is no device. Use auto, cpu, cuda or cuda:N.")
+        raise ModelError(f"--device {device} is not a device. Use auto, cpu, cuda or cuda:N.")
     if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
         raise ModelError(
             f"there is no model folder {model}. Give an existing folder, or a Hugging Face id like org/name."

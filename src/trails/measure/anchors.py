@@ -98,7 +98,8 @@ def dependence(
         )
     if not packable(model, sequence):
         raise UnmeasurableError(
-            f"chain {row.chain}: {model.name} has attention that a mask by position does not describe (a sliding window "
+            f"chain {row.chain}: {model.name} has attention that a mask over positions cannot describe (a "
+            f"sliding window "
             "shorter than the chain, or no attention interface). Use another model or a shorter chain."
         )
     size = len(row.step_tokens)

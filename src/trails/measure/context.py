@@ -232,7 +232,7 @@ class Contexts:
                 f"the conversation of chain {chain.id} is no JSON: {error}. Ingest it again."
             ) from None
         if not isinstance(messages, list) or not all(isinstance(m, Mapping) for m in messages):
-            raise UnmeasurableError(f"the conversation of chain {chain.id} is no list of messages. Ingest it again.")
+            raise UnmeasurableError(f"the conversation of chain {chain.id} is not a list of messages. Ingest it again.")
         turns = [i for i, m in enumerate(messages) if m.get("role") == "user" and isinstance(m.get("content"), str)]
         if not turns:
             before, _ = self._around(messages)
@@ -260,8 +260,8 @@ class Contexts:
         before, found, after = text.partition(_MARK)
         if marked and not found:
             raise UnmeasurableError(
-                f"the chat template of {self.name} does not show the question as it is, so the question's tokens "
-                "cannot be told apart. Use --template plain."
+                f"the chat template of {self.name} does not show the question unchanged, so the question's "
+                f"tokens cannot be identified. Use --template plain."
             )
         if self.policy.think and not _thought_open(text):
             before, after = (before, after + THINK) if found else (before + THINK, after)

@@ -74,10 +74,11 @@ class Intervention:
         found = _PLACE.fullmatch(self.positions)
         if not found or (found["stop"] and int(found["stop"]) <= int(found["first"])):
             raise UsageError(
-                f"positions {self.positions!r} are none. Write all, step:3, a token 12, or tokens 12:20 (20 not included)."
+                f"positions {self.positions!r} do not exist. Write all, step:3, a token 12, or tokens 12:20 (20 "
+                f"not included)."
             )
         if not np.isfinite(self.strength):
-            raise UsageError(f"a strength of {self.strength} is no number. Give a finite one.")
+            raise UsageError(f"a strength of {self.strength} is not a finite number. Give one.")
         if self.operation in NEEDS_VECTOR and not self.vector_sha256:
             raise UsageError(f"{self.operation} needs a vector: --vector FILE, --from CHAIN:STEP, or --from random.")
 
@@ -155,7 +156,7 @@ def read_vector(path: Path) -> Floats:
     if vector.ndim > 1 and vector.size == max(vector.shape):
         vector = vector.reshape(-1)
     if vector.ndim != 1:
-        raise InputError(f"{path}: an array of shape {values.shape} is no vector. Give one row of it.")
+        raise InputError(f"{path}: an array of shape {values.shape} is not a vector. Give one row of it.")
     if not np.isfinite(vector).all():
         raise InputError(f"{path}: the vector holds NaN or infinity.")
     return vector

@@ -120,7 +120,7 @@ def choose_device(device: str) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError:
-        raise ModelError(f"--device {device} is no device. Use auto, cpu, cuda or cuda:N.") from None
+        raise ModelError(f"--device {device} is not a device. Use auto, cpu, cuda or cuda:N.") from None
     if target.type == "cuda" and (not torch.cuda.is_available() or (target.index or 0) >= torch.cuda.device_count()):
         raise ModelError(
             f"--device {device} was asked for, this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu."
@@ -141,7 +141,7 @@ def _check_weights(file: Path) -> None:
     with file.open("rb") as opened:
         start = opened.read(64)
         if start.startswith(b"version https://git-lfs"):
-            raise ModelError(f"{file} is a pointer of Git LFS and no weights. In its repository run: git lfs pull")
+            raise ModelError(f"{file} is a Git LFS pointer, not weights. In its repository run: git lfs pull")
         length = int.from_bytes(start[:8], "little")
         wanted = None
         if 8 < 8 + length <= size:
@@ -156,9 +156,9 @@ def _check_weights(file: Path) -> None:
             except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
                 wanted = None
     if wanted != size:
-        found = "its beginning is no header of safetensors" if wanted is None else f"its header asks for {wanted:,}"
+        found = "its beginning is not a safetensors header" if wanted is None else f"its header asks for {wanted:,}"
         raise ModelError(
-            f"{file} is no whole file of weights: it has {counted(size, 'byte')}, and {found}. Copy it again."
+            f"{file} is not a complete file of weights: it has {counted(size, 'byte')}, and {found}. Copy it again."
         )
 
 
@@ -171,7 +171,9 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, pinned: str |
             f"there is no model folder {folder}. Give an existing folder, or a Hugging Face id like org/name."
         )
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json, so it is no model folder. Save the model with save_pretrained.")
+        raise ModelError(
+            f"{folder} has no config.json, so it is not a model folder. Save the model with save_pretrained."
+        )
     files = {file.name for file in folder.iterdir()}
     if not any(name.endswith(".safetensors") for name in files):
         pickles = sorted(name for name in files if name.endswith(_PICKLE))
@@ -238,7 +240,8 @@ def _download(model: str, *, trust_remote_code: bool, revision: str | None) -> P
         raise ModelError(f"{model} is neither a folder nor a Hugging Face id like org/name.") from None
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(
-            f"the model {model} cannot be had from the model hub: {_first_line(error)} Give a local folder, or leave "
+            f"the model {model} cannot be fetched from the model hub: {_first_line(error)} Give a local folder, "
+            f"or leave "
             "--model out to use the packaged SmolLM2-135M-Instruct."
         ) from None
     check_folder(folder, trust_remote_code=trust_remote_code, pinned=code_hash(folder))  # the commit pins the code
@@ -368,7 +371,7 @@ def _adapted(model: Any, folder: Path) -> tuple[Any, str]:
         raise MissingPackageError("an adapter needs the package peft: pip install 'trails[train]'") from None
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"{folder} has no adapter_config.json, so it is no PEFT adapter. Give the folder that training wrote."
+            f"{folder} has no adapter_config.json, so it is not a PEFT adapter. Give the folder that training wrote."
         )
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():

@@ -165,7 +165,7 @@ def read_pvq(path: Path) -> Vectors:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes, so this is no pvq.json.")
+            raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes, so this is not a pvq.json.")
         record = json.loads(path.read_text("utf-8"), parse_constant=lambda name: _refuse(path, f"{name} is no number"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
@@ -174,7 +174,7 @@ def read_pvq(path: Path) -> Vectors:
             raise
         raise InputError(f"{path}: not JSON ({error}).") from None
     if not isinstance(record, dict) or record.get("format") != "pvq":
-        raise InputError(f'{path}: no pvq.json: its "format" is not "pvq". Write one with: trails pvq write')
+        raise InputError(f'{path}: not a pvq.json: its "format" is not "pvq". Write one with: trails pvq write')
     if record.get("version") != VERSION:
         raise InputError(f"{path}: pvq version {record.get('version')!r}; this version of trails reads {VERSION}.")
     for key, kind in _KEYS.items():
@@ -247,7 +247,7 @@ def _beside(path: Path, record: Mapping[str, Any]) -> dict[str, Floats]:
     try:
         data = beside.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: its numbers lie in {name}, which cannot be read ({error.strerror}).") from None
+        raise InputError(f"{path}: its numbers are in {name}, which cannot be read ({error.strerror}).") from None
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
         raise InputError(f"{beside}: not the numbers that {path.name} was written with (another hash).")
     from safetensors import SafetensorError
@@ -256,7 +256,7 @@ def _beside(path: Path, record: Mapping[str, Any]) -> dict[str, Floats]:
     try:
         tensors = load(data)
     except SafetensorError as error:
-        raise InputError(f"{beside}: no safetensors file ({error}).") from None
+        raise InputError(f"{beside}: not a safetensors file ({error}).") from None
     width = record["width"]
     wanted: dict[str, Sequence[int | None]] = {"vectors": (len(record["entries"]), width)}
     if record["whitening"] is not None:

@@ -133,7 +133,8 @@ class TextTokenizer:
             raise UnmeasurableError(
                 f"{what} names {counted(len(found), 'control token')} of the model ({', '.join(names[:3])}), "
                 "which --control-tokens "
-                "refuse keeps out. Use --control-tokens text to read them as text, or token to take them for what they name."
+                "refuse keeps out. Use --control-tokens text to read them as text, or token to read them as "
+                "control tokens."
             )
         return batch
 
@@ -182,7 +183,7 @@ class TextTokenizer:
                 (i for i, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b), min(len(decoded), len(text))
             )
             raise UnmeasurableError(
-                f"{what}: the tokenizer does not give the text back: at character {differ} the text has "
+                f"{what}: the tokenizer does not reproduce the text: at character {differ} the text has "
                 f"{text[differ : differ + 12]!r}, the decoded tokens have {decoded[differ : differ + 12]!r}. The tokenizer "
                 "normalises the text or lacks a character; normalise the source the same way, or use another model."
             )

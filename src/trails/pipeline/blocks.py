@@ -290,7 +290,8 @@ def lacking(trace: Trace, options: MeasureOptions) -> MeasureOptions | None:
     if gradients and has_map(trace):
         raise UsageError(
             f"gradients of the target {gradients} were asked for, chain {trace.chain.id} keeps those of the target {kept}. "
-            f"Another target of one chain is shown by: trails gradient {trace.chain.id} --target {gradients}. To keep it, "
+            f"To see another target of one chain, run: trails gradient {trace.chain.id} --target {gradients}. "
+            f"To keep it, "
             "measure into another home: --home FOLDER"
         )
     missing = MeasureOptions(

@@ -277,7 +277,7 @@ class Home(OpenHome):
         later = self.run(after) if after else None
         if later is not None and later.tokenizer != of.tokenizer:
             raise UsageError(
-                f"runs {of.id} and {later.id} have other tokenizers, so a token of one is none of the other."
+                f"runs {of.id} and {later.id} have different tokenizers, so their tokens cannot be compared."
             )
         trained = {t.chain.id: t for t in self._traces.traces(later.id, wanted)} if later else None
         return basin(self.traces(of.id), wanted, after=trained, k=k, seed=seed)
@@ -450,7 +450,8 @@ class Home(OpenHome):
         made_ids = {variant.chain.id for report in reports for variant in report.variants}
         if not interrupted and (unknown := sorted(set(options.accept) - made_ids)):
             raise UsageError(
-                f"variant {unknown[0]!r} was to be accepted and was not made of {text!r} with these options. Take ids from the "
+                f"variant {unknown[0]!r} was to be accepted, but was not made from {text!r} with these options. "
+                f"Take ids from the "
                 "file of rejected variants that the same command names without --accept."
             )
         name = variant_run_id(instrument.id, options, (report.chain for report in reports))

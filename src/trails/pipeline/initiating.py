@@ -96,7 +96,7 @@ def _read(output: Path, key: str) -> dict[int, dict[Cell, float]]:
             if entry["key"] == key:
                 found.setdefault(int(entry["seed"]), {})[entry["cell"]] = float(entry["value"])
         except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-            raise InputError(f"{output}:{number}: no line of an initiation. Name another file with -o.") from None
+            raise InputError(f"{output}:{number}: not a line of an initiation. Name another file with -o.") from None
     return found
 
 

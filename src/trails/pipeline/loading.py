@@ -156,7 +156,8 @@ def rebuild(
                 progress.note("the old graph cannot be read: results of analyses are gone; run their commands again")
             if not force and (losses := foreign_losses(graph, alone_of(traces, graph))):
                 raise StoreError(
-                    f"{graph.address} holds what trails did not write and a fresh graph would not have: {', '.join(losses)}. "
+                    f"{graph.address} holds elements that trails did not write and that a fresh graph would "
+                    f"lack: {', '.join(losses)}. "
                     "Keep it elsewhere, then run: trails rebuild --fresh --yes. "
                     "To repair single chains, run: trails rebuild --repair"
                 )

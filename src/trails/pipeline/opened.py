@@ -146,7 +146,8 @@ class OpenHome:
             )
         if known.intervention:
             raise UsageError(
-                f"run {known.id} measured {known.model} with an intervention, which is not taken up again. Choose a run "
+                f"run {known.id} measured {known.model} with an intervention, which this command cannot repeat. "
+                f"Choose a run "
                 f"without: {', '.join(r.id for r in self.runs().values() if not r.intervention)}"
             )
         model, revision = model_to_open(known, self.settings.model)
@@ -196,7 +197,7 @@ class OpenHome:
     @staticmethod
     def _language_model(found: Scorer, known: Run) -> HuggingFaceScorer:
         refusal = UsageError(
-            f"run {known.id} was measured by {known.model}, which is no language model. Choose with --run."
+            f"run {known.id} was measured by {known.model}, which is not a language model. Choose with --run."
         )
         if not found.run.n_layers:
             raise refusal  # before torch is imported

@@ -82,7 +82,8 @@ def remove(
         plan = _plan(traces, kind, ids)
         if not force and (losses := foreign_relationships(graph, alone_of(traces, graph) & set(plan.chains))):
             raise UsageError(
-                f"what trails did not write hangs on these chains and would go with them: {', '.join(losses)}. Nothing was "
+                f"elements that trails did not write are attached to these chains and would be removed with "
+                f"them: {', '.join(losses)}. Nothing was "
                 f"removed. Keep it elsewhere, then run: {again} --yes"
             )
         for name in plan.shards:
@@ -120,7 +121,8 @@ def _until_saved(settings: Settings) -> Iterator[None]:
         yield
     except (StoreError, OSError) as error:
         raise StoreError(
-            f"{error}. It happened on the way: shards and graph of {settings.home} may differ. When the cause is gone, run: "
+            f"{error}. It happened during the removal: shards and graph of {settings.home} may differ. When the "
+            f"cause is removed, run: "
             f"{shlex.join(['trails', 'rebuild', '--fresh', '--home', str(settings.home)])}"
         ) from error
 

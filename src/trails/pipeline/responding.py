@@ -55,7 +55,8 @@ def respond(
     given = (adapter, adapter_control, adapter_shuffled)
     if any(given) and not all(given):
         raise UsageError(
-            "what a training did to probes is compared with two others: --adapter-control FOLDER, trained on as much text of "
+            "the effect of a training on probes is compared with two others: --adapter-control FOLDER, trained "
+            "on as much text of "
             "another source, and --adapter-shuffled FOLDER (trails train EXPORT --shuffle-steps). Give all three."
         )
     for folder in filter(None, given):

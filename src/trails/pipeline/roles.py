@@ -94,10 +94,10 @@ def _read(path: Path) -> dict[str, list[tuple[int, dict[str, Any]]]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}:{number}: no JSON ({error}). Every line is one step") from None
+            raise InputError(f"{path}:{number}: not JSON ({error}). Every line is one step") from None
         fields = {"chain": str, "start": int, "end": int, "role": str}
         if not isinstance(record, dict):
-            raise InputError(f"{path}:{number}: no object. Every line is one step as trails roles export writes it")
+            raise InputError(f"{path}:{number}: not an object. Every line is one step as trails roles export writes it")
         for name, kind in fields.items():
             if type(record.get(name)) is not kind:
                 raise InputError(
@@ -134,7 +134,7 @@ def _steps(path: Path, chain: Chain, records: list[tuple[int, dict[str, Any]]]) 
     if at != len(chain.text):
         raise InputError(
             f"{path}:{records[-1][0]}: the steps of chain {chain.id} end at {at:,} of {counted(len(chain.text), 'character')}. "
-            "Keep every line of a chain, also those that need no correction"
+            "Keep every line of a chain, even those that need no correction"
         )
     return tuple(steps)
 
@@ -146,7 +146,7 @@ def import_roles(path: Path, settings: Settings, *, by: str, at: datetime | None
     line that is wrong, StoreError where another process writes.
     """
     if not by.strip():
-        raise UsageError("nobody is named. Say who corrected: trails roles import FILE --by NAME")
+        raise UsageError("no name was given. Say who corrected: trails roles import FILE --by NAME")
     records = _read(path)
     when = (at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds")
     with TraceStore(settings.home, write=True) as store, open_graph(settings) as graph:

@@ -104,7 +104,7 @@ def _learnt(home: OpenHome, traces: Sequence[Trace], after: str) -> dict[str, fl
     """
     second = home.run(after)
     if traces and second.tokenizer != home.run(traces[0].run).tokenizer:
-        raise UsageError(f"run {second.id} has another tokenizer, so a token of it is none of the pool's.")
+        raise UsageError(f"run {second.id} has another tokenizer, so its tokens cannot be compared with the pool's.")
     before = {trace.chain.id: float(np.nanmean(trace.surprisal.astype(np.float64))) for trace in traces}
     found = {
         trace.chain.id: float(np.nanmean(trace.surprisal.astype(np.float64))) - before[trace.chain.id]

@@ -111,7 +111,7 @@ def stellate(
     if not text.strip():
         raise UsageError("an empty thought was given. Give a text, or the name of a file that holds one.")
     if not of.n_layers:
-        raise UsageError(f"run {of.id} was measured by {of.model}, which is no language model. Choose with --run.")
+        raise UsageError(f"run {of.id} was measured by {of.model}, which is not a language model. Choose with --run.")
     progress = progress or Silent()
     folder.mkdir(parents=True, exist_ok=True)
     kept = _record(folder)
@@ -170,7 +170,7 @@ def _record(folder: Path) -> dict[str, Any]:
         return {name: dict(found[name]) for name in FILES if name in found}
     except (ValueError, TypeError, OSError) as error:
         raise InputError(
-            f"{path} cannot be read ({error}). Delete it, and run the command again: the loop is made once more."
+            f"{path} cannot be read ({error}). Delete it, and run the command again, which makes the loop again."
         ) from None
 
 

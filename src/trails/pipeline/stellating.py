@@ -127,7 +127,7 @@ def judged(
             lambda layer: whitening_of(home.shards, of.id, layer),
             pairs,
             seed,
-            "no model was asked for: leave out --no-model" if of.n_layers else f"{of.model} is no language model",
+            "no model was asked for: leave out --no-model" if of.n_layers else f"{of.model} is not a language model",
         )
         parts[one.name] = judge(one, selected(home, one, of.id, more_zones=more_zones), instruments)
     counts = [sum(part.facts[name] for part in parts.values() if part) for name in ("pass", "fail", "not decidable")]
@@ -203,7 +203,7 @@ def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: 
                     targets.setdefault(chain, []).extend(own)
         anchor = one.annotations.anchor if of.n_layers else ""
         if one.annotations.anchor and not anchor:
-            told.append(f"{one.name}: ANCHOR is not placed, {of.model} is no language model")
+            told.append(f"{one.name}: ANCHOR is not placed, because {of.model} is not a language model")
         for chain, part in (found.parts or {}).items():
             mine = part if one.annotations.dampen is None else _damped(home, of.id, part, one.annotations.dampen)
             mine = replace(mine, anchor=anchor, drift=tuple(targets.get(chain, ())))
@@ -216,7 +216,8 @@ def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: 
         ids = spelled[f" {anchor}"]
         pieces = ", ".join(repr(tokenizer.decode([token])) for token in ids)
         told.append(
-            f"ANCHOR {anchor!r} is placed behind each row: {counted(len(ids), 'token')} of the base vocabulary ({pieces})"
+            f"ANCHOR {anchor!r} is placed after each row: {counted(len(ids), 'token')} of the base vocabulary "
+            f"({pieces})"
         )
     selection = Selection(f"stellator:{file.name}", parts, "\n\n".join(statements), spelled=spelled)
     objective = said["objective"][0] if "objective" in said else ""
@@ -237,7 +238,8 @@ def _united(one: Part, two: Part, place: str) -> Part:
     """Raises UsageError for two anchors: a chain is one row, and a row has one end."""
     if one.anchor and two.anchor and one.anchor != two.anchor:
         raise UsageError(
-            f"{place}: two blocks place {one.anchor!r} and {two.anchor!r} behind chain {one.chain}, which is one row. Let them "
+            f"{place}: two blocks place {one.anchor!r} and {two.anchor!r} after chain {one.chain}, which is one "
+            f"row. Let them "
             "select other chains, or leave one ANCHOR out."
         )
     more: dict[str, Any] = {"anchor": one.anchor or two.anchor, "drift": (*one.drift, *two.drift)}
@@ -271,7 +273,7 @@ def compared(
     """
     one, two = home.run(before), home.run(after)
     if one.tokenizer != two.tokenizer:
-        raise UsageError(f"runs {one.id} and {two.id} have other tokenizers, so a token of one is none of the other.")
+        raise UsageError(f"runs {one.id} and {two.id} have different tokenizers, so their tokens cannot be compared.")
     rows: list[dict[str, Any]] = []
     parts: dict[str, Report | None] = {}
     for block in compiled(home, file, more_zones=more_zones, run=one.id):

@@ -165,7 +165,8 @@ def role_files(export: Path) -> dict[str, Path]:
     files = {role: path for role, path in files.items() if path.is_file()}
     if not files:
         raise UsageError(
-            f"beside {export} lies no file of a role ({export.stem}.learner{export.suffix}, …). A genome with roles writes"
+            f"there is no file of a role beside {export} ({export.stem}.learner{export.suffix}, …). A genome "
+            f"with roles writes"
             " them: trails genome export FILE --format trails -o FOLDER"
         )
     return files

@@ -159,7 +159,7 @@ def look_up(home: OpenHome, file: Path, asked: str, *, top: int = 10, seed: int 
     if (index.revision, index.tokenizer) != (of.revision, of.tokenizer):
         raise UsageError(
             f"{file} holds vectors of {index.model} (weights {index.revision[:12]}), run {of.id} is of {of.model} (weights "
-            f"{of.revision[:12]}): their spaces have nothing to do with each other. Choose a run with --run."
+            f"{of.revision[:12]}): their spaces cannot be compared. Choose a run with --run."
         )
     chain, _, step = asked.rpartition(":")
     number = whole_number(step)

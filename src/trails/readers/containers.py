@@ -262,8 +262,8 @@ def _array(file: SourceFile, text: io.TextIOWrapper, buffer: str, report: ReadRe
             rest = buffer[position + 1 :] + text.read(CHUNK)
             if rest.strip():
                 raise FileError(
-                    f"{file.shown}:{line}: something follows the end of the array ({rest.strip()[:20]!r}); "
-                    "one array a file is read."
+                    f"{file.shown}:{line}: something follows the end of the array ({rest.strip()[:20]!r}); one "
+                    f"array per file is read."
                 )
             return
         breaks = buffer.count("\n", scanned, position)
@@ -418,7 +418,8 @@ def _table_by_columns(file: SourceFile, value: Mapping[str, Any]) -> dict[str, l
     if len(set(sizes.values())) > 1:
         shown = ", ".join(f"{key} {size:,}" for key, size in sizes.items())
         raise FileError(
-            f"{file.shown}: columns of unequal length ({shown}); which values belong to one row cannot be told. If it is one "
+            f"{file.shown}: columns of unequal length ({shown}); it is unclear which values belong to one row. "
+            f"If it is one "
             "record, write it on one line of a file that ends in .jsonl."
         )
     return columns
@@ -579,9 +580,7 @@ def _check_names(place: str, names: Sequence[str]) -> None:
     """Raises FileError where two columns have one name: a row would hold the last of them only."""
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise FileError(
-            f"{place}: two columns are named {twice[0]!r}; which one holds what cannot be told. Rename one."
-        )
+        raise FileError(f"{place}: two columns are named {twice[0]!r}; it is unclear which holds what. Rename one.")
 
 
 def _batches(file: SourceFile) -> Iterator[pa.RecordBatch]:
@@ -699,7 +698,7 @@ def _delimited(file: SourceFile, report: ReadReport) -> Iterator[tuple[int, Any]
 
     csv.field_size_limit(max(csv.field_size_limit(), file.max_record_bytes))
     if found := _like_json(file):
-        raise FileError(f"{file.shown}:1: no table: {found}")
+        raise FileError(f"{file.shown}:1: not a table: {found}")
     delimiter = delimiter_of(file)
     # a blank before a quote is no part of the field where the file is written so
     spaced = bool(re.search(rf'{re.escape(delimiter)} +"[^"\n]*"(?={re.escape(delimiter)}|\r?\n|$)', file.start))
@@ -736,7 +735,8 @@ def _broken_row(error: csv.Error, of_row: Sequence[str]) -> str:
         return f"a quote opens in this row and is never closed; the {counted(len(of_row), 'line')} from here on are one field."
     if "expected after" in said:
         return (
-            "text stands behind a closing quote, so where the field ends cannot be told. Inside a quoted field a quote is "
+            "text stands after a closing quote, so it is unclear where the field ends. Inside a quoted field a "
+            "quote is "
             'written twice ("").'
         )
     if "new-line" in said:

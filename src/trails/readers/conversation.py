@@ -305,7 +305,7 @@ def parse(messages: Iterable[Any]) -> list[Turn]:
     found: list[Turn] = []
     for message in messages:
         if not isinstance(message, Mapping):
-            raise BadRecordError("a message that is no object.")
+            raise BadRecordError("a message that is not an object.")
         for turn in turns_of(message):
             if turn.role == "assistant" and found and found[-1].role in THOUGHT_ROLES:
                 # the thought is a message of its own before the answer

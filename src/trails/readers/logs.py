@@ -364,7 +364,7 @@ def _one_span(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
         before = [*parse(system), *before]
     if said is None:
         kind = record.get("span_kind", flat.get("openinference.span.kind", flat.get("gen_ai.operation.name", "")))
-        raise Skip(f"a span that is no answer of a model was passed over ({as_text(kind) or 'no kind'})")
+        raise Skip(f"a span that is not an answer of a model was passed over ({as_text(kind) or 'no kind'})")
     identity = next(
         (
             as_text(record[key])
@@ -424,7 +424,7 @@ def _observation_drafts(record: Mapping[str, Any], context: Context) -> Iterable
             yield from _observation_drafts(item, context)
         return
     if record.get("type") != "GENERATION":
-        raise Skip(f"an observation that is no generation was passed over ({as_text(record.get('type'))})")
+        raise Skip(f"an observation that is not a generation was passed over ({as_text(record.get('type'))})")
     given, said = opened(record.get("input")), opened(record.get("output"))
     talk = messages_in(given)
     before = parse(talk) if talk is not None else []
@@ -709,7 +709,7 @@ class Sessions:
                 continue
             if turns is None:
                 kind = _mapping(record.get("payload")).get("type") or record.get("type") or "no message"
-                context.counts[f"a line that is no message was passed over ({as_text(kind)[:40]})"] += 1
+                context.counts[f"a line that is not a message was passed over ({as_text(kind)[:40]})"] += 1
                 continue
             side = "side" if record.get("isSidechain") else ""
             session = next((as_text(record[key]) for key in _SESSION_FIELDS if record.get(key)), "") + side

@@ -1,4 +1,4 @@
-"""Stellator: a small language that names a field of the graph, says how training treats it, and states what is to be measured.
+"""Stellator: a small language of blocks that select a region of the graph, say how training treats it, and make claims.
 
 words, grammar.lark   the words in English and Russian, and how a line is made of them
 language              what a file says, as records, and its canonical spelling

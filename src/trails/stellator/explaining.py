@@ -103,7 +103,7 @@ def sentence(content: Content) -> str:
         case Anchor(text):
             return (
                 f"states that from the selected places the chain leads to {quoted(text)} more cheaply than from random steps; "
-                f"the bridge is re-scored as one text; in training {quoted(text)} is placed behind each row"
+                f"the bridge is re-scored as one text; in training {quoted(text)} is placed after each row"
             )
         case Phase(angle, tolerance, layer):
             import math

@@ -62,8 +62,9 @@ class Result:
                 arrays.append(pa.array(values))
             except (pa.ArrowException, OverflowError) as error:
                 raise UsageError(
-                    f"column {name!r} holds values that one Arrow column cannot hold ({str(error).splitlines()[0]}). Return "
-                    "one type a column, for example toString(x), or take to_pandas() or dicts()"
+                    f"column {name!r} holds values that one Arrow column cannot hold "
+                    f"({str(error).splitlines()[0]}). Return one type per column, for example toString(x), or "
+                    f"take to_pandas() or dicts()"
                 ) from None
         return pa.table(arrays, names=list(self.columns))
 

@@ -106,7 +106,8 @@ def values_of(traces: TraceStore, run: str | None = None) -> dict[str, Any]:
     """Values for the parameters of the named queries from a home: a run, a chain of it, another run of the same chains, the
     home. Empty for a home without chains.
 
-    ``run`` names the run; without it that is the latest that is no change of another (by an adapter or an intervention), since
+    ``run`` names the run; without it that is the latest that is not a training or an intervention (by an
+    adapter or an intervention), since
     analyses and variants are of such a run unless one was named; the other one is the latest with the same tokens, one with an
     adapter first. The chain is one that has variants, where there are any, long enough to show something and short enough to
     read it at once.
@@ -119,7 +120,7 @@ def values_of(traces: TraceStore, run: str | None = None) -> dict[str, Any]:
         return {}
     if run is None:
         run = next((name for name in by_age if not _is_change(measured[name])), by_age[0])
-        tell_default(measured[run], measured, "the latest that is no change of another", "--run ID")
+        tell_default(measured[run], measured, "the latest that is not a training or an intervention", "--run ID")
     else:
         run = run_of(measured, run).id
     others = [name for name in by_age if name != run and measured[name].tokenizer == measured[run].tokenizer]

@@ -90,7 +90,7 @@ class Guard:
         except GoneError as error:
             raise self._too_much_memory(error.status) from None
         except (TypeError, AttributeError, ValueError) as error:
-            raise QueryError(f"a parameter is no plain value: {error}") from None
+            raise QueryError(f"a parameter is not a plain value: {error}") from None
         return tuple(columns), rows
 
     def _too_much_memory(self, status: int = 0) -> QueryError:

@@ -100,7 +100,7 @@ class NamedQuery:
                 bound[parameter.name] = _typed(self.name, parameter, given[parameter.name])
             elif parameter.name == "run" and runs is not None and len(default := fitting_runs(runs)) == 1:
                 bound["run"] = default[0].id
-                which = "the only one that is no change of another by training or intervention"
+                which = "the only one that is not a training or an intervention"
                 tell_default(default[0], runs, which, another)
             elif parameter.name == "home" and home:
                 bound["home"] = home

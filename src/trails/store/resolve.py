@@ -126,7 +126,7 @@ class Names:
         number = whole_number(index)
         if not chain or number is None:
             raise UsageError(
-                f"{text!r} is no step. Write CHAIN:STEP, for example {self.rows[0][2] if self.rows else 'c…'}:3"
+                f"{text!r} is not a step. Write CHAIN:STEP, for example {self.rows[0][2] if self.rows else 'c…'}:3"
             )
         return self.chain(chain, run), number
 
@@ -187,9 +187,7 @@ def run_of(runs: Mapping[str, Run], text: str | None, another: str = "--run ID")
     found = fitting_runs(runs, text)
     if len(found) == 1:
         if not text:
-            tell_default(
-                found[0], runs, "the only one that is no change of another by training or intervention", another
-            )
+            tell_default(found[0], runs, "the only one that is not a training or an intervention", another)
         return found[0]
     known = ", ".join(f"{run.id} ({run.name or run.model})" for run in runs.values()) or (
         "none; measure with: trails ingest PATH"

@@ -338,7 +338,7 @@ class TraceStore:
         self._must_write()
         if hashlib.sha256(data).hexdigest()[:32] != name:
             raise StoreError(
-                f"shard {name} came with other bytes than those that were written; nothing of it was taken. "
+                f"shard {name} arrived with bytes other than those that were written; nothing of it was kept. "
                 "Run the same command again"
             )
         return self._put_shard(name, data)

@@ -44,7 +44,7 @@ class Attempts:
         mark = tuple(tokenizer(MARK, add_special_tokens=False)["input_ids"])
         if not mark:
             raise ModelError(
-                "the objective 'loop' needs a mark behind an attempt, and this tokenizer makes no token of it"
+                "the objective 'loop' needs a mark after an attempt, and this tokenizer makes no token of it"
             )
         end = tokenizer.eos_token_id
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end or 0

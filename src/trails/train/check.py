@@ -59,7 +59,8 @@ def check_model(head: ExportHead, run: Run, *, force: bool = False) -> None:
     if head.model_sha != run.revision and not force:
         raise UsageError(
             f"{head.path} was measured with other weights ({head.model_sha[:12]}) than those of {run.model} "
-            f"({run.revision[:12]}): its masks, weights and order say nothing of this model. Give the model of the export with"
+            f"({run.revision[:12]}): its masks, weights and order say nothing about this model. Give the model "
+            f"of the export with"
             " --model, export again from a run of this one, or add --force."
         )
 
@@ -83,7 +84,7 @@ def check_adapter(folder: Path) -> Path:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise ModelError(
-                f"{folder} has no {name}, so it is no adapter. Give the folder that training wrote: trails train"
+                f"{folder} has no {name}, so it is not an adapter. Give the folder that training wrote: trails train"
             )
     for name in ("adapter_config.json", "train.json"):
         read_json(folder / name)

@@ -104,7 +104,9 @@ def read_journal(path: Path) -> list[Entry]:
             entry = json.loads(line)
             found.append(Entry(**{name: entry[name] for name in Entry.__slots__}))
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise InputError(f"{path}:{number}: no entry of a journal. Name the journal.jsonl of a training.") from None
+            raise InputError(
+                f"{path}:{number}: not an entry of a journal. Name the journal.jsonl of a training."
+            ) from None
     return found
 
 

@@ -53,8 +53,8 @@ def translated(
     whole = " ".join(chain).lower()
     if "certificate" in whole and ("verify" in whole or "ssl" in whole):
         return StoreError(
-            f"the certificate of Neo4j at {address} is not trusted by this machine. Give the server a certificate that is, or "
-            "say bolt+ssc:// (neo4j+ssc://) in NEO4J_URI to accept one that nobody vouches for"
+            f"the certificate of Neo4j at {address} is not trusted by this machine. Give the server a "
+            f"certificate that is, or write bolt+ssc:// (neo4j+ssc://) in NEO4J_URI to accept one that is not verified"
         )
     if "Security.CredentialsExpired" in code:
         return StoreError(
@@ -125,13 +125,13 @@ def translated(
         # while it looks for routes the driver keeps to itself why each server was refused
         return GoneError(
             f"no answer from Neo4j at {address}, or its certificate is not trusted by this machine: the same address with "
-            "bolt+s:// says which. neo4j+ssc:// accepts a certificate that nobody vouches for"
+            "bolt+s:// says which. neo4j+ssc:// accepts a certificate that is not verified"
         )
     if isinstance(error, bolt.ServiceUnavailable | bolt.SessionExpired | bolt.DriverError | OSError | TimeoutError):
         return GoneError(
             f"no answer from Neo4j at {address} ({text.split(' (')[0]}). Is it running? Start it: "
             f"docker compose up -d --wait, or scripts/neo4j start. {NOTHING_CHANGED if reading else LOAD_THE_REST}. "
-            "For the graph in the home folder say --store embedded"
+            "For the graph in the home folder use --store embedded"
         )
     if isinstance(error, bolt.Neo4jError):
         return StoreError(f"Neo4j at {address}: {code or type(error).__name__}: {text}")
@@ -141,7 +141,7 @@ def translated(
 def unsendable(error: Exception) -> QueryError:
     """A parameter that the driver cannot send."""
     if isinstance(error, UnicodeEncodeError):
-        return QueryError("a lone surrogate is no character: Neo4j stores Unicode text only")
+        return QueryError("a lone surrogate is not a character: Neo4j stores Unicode text only")
     return QueryError(f"a parameter cannot be sent to Neo4j: {first_line(error)}")
 
 

@@ -245,7 +245,8 @@ class Neo4jStore:
                     record = session.run(READ_FORMAT).single()
                     if record is None or "format" not in record.keys():  # noqa: SIM118  # a record iterates over values
                         raise StoreError(
-                            f"the server at {self.address} answers a count without a row, so it is no Neo4j. Set NEO4J_URI to "
+                            f"the server at {self.address} answers a count without a row, so it is not Neo4j. "
+                            f"Set NEO4J_URI to "
                             "one"
                         )
                     found: int | None = record["format"]
@@ -273,7 +274,7 @@ class Neo4jStore:
             return self._statement(statement)[0][name]
         except (IndexError, KeyError):
             raise StoreError(
-                f"the server at {self.address} answers a count without a row, so it is no Neo4j. Set NEO4J_URI to one"
+                f"the server at {self.address} answers a count without a row, so it is not Neo4j. Set NEO4J_URI to one"
             ) from None
 
     def _transaction(self, work: Callable[[neo4j.ManagedTransaction], T], timeout_s: float) -> T:
@@ -676,7 +677,7 @@ def _address(uri: str) -> str:
         parts = urlsplit(uri)
         secret = "@" in parts.netloc
     except ValueError:
-        raise StoreError("NEO4J_URI is no address; write bolt://HOST:7687") from None
+        raise StoreError("NEO4J_URI is not an address; write bolt://HOST:7687") from None
     if secret:
         raise StoreError(
             "NEO4J_URI holds a user or a password; write bolt://HOST:7687 and set NEO4J_USERNAME and NEO4J_PASSWORD instead"
