@@ -48,6 +48,26 @@ def test_one_chain_is_shown_as_it_was_read(trails, sums: Path) -> None:
     assert (example["reader"], example["taken"]["chain"], example["passed_over"]) == ("records", "steps", ["level"])
 
 
+@pytest.mark.parametrize(
+    ("fields", "whose"),
+    [
+        ({"solution": "So it is 7.", "gold_answer": "7"}, "gold_answer"),
+        ({"model_output": "So it is 7.", "answer": "7"}, "answer"),
+        ({"solution": "So it is 7.", "answer": "7"}, ""),
+        ({"chain": "So it is 7.", "model_answer": "7", "gold_answer": "7"}, ""),
+    ],
+)
+def test_an_answer_of_the_data_is_told_from_the_chains_own(trails, tmp_path: Path, fields, whose: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "How much?"} | fields) + "\n", encoding="utf-8")
+    said = f" (the data's, of the field {whose!r}: no field says what the chain came to)" if whose else ""
+    assert f"  answer    7{said}\n" in trails("ingest", rows, "--dry-run").err
+    (example,) = trails("ingest", rows, "--dry-run", "--json").json()["as_read"]
+    assert example.get("answer_of_the_data", "") == whose
+    if "model_answer" in fields:
+        assert (example["taken"]["answer"], example["taken"]["gold_answer"]) == ("model_answer", "gold_answer")
+
+
 def test_it_is_shown_before_the_model_is_looked_for(trails, sums: Path) -> None:
     done = trails("ingest", sums, "--model", "no/such-model", code=4)
     assert done.err.index("read as     sums.jsonl") < done.err.index("no/such-model")

@@ -606,6 +606,41 @@ OWN: dict[str, tuple[list[dict[str, Any]], Case]] = {
             ),
         ),
     ),
+    # what a chain came to and what the data have are kept apart
+    "own_answer_beside_the_gold_one": (
+        [
+            {"problem": SQUARE_Q, "chain": SQUARE, "model_answer": "7", "gold_answer": "7"},
+            {"problem": SQUARE_Q, "chain": "It is 8.", "model_answer": "8", "gold_answer": "7"},
+            {"problem": SQUARE_Q, "chain": EVEN, "model_answer": "7 + x", "gold_answer": "x + 7"},
+            {"problem": SQUARE_Q, "chain": EGGS, "model_answer": None, "gold_answer": "9"},
+        ],
+        Case(
+            "records",
+            (
+                C(SQUARE_Q, SQUARE, "7", metadata={"correct": "true", "gold_answer": "7"}),
+                C(SQUARE_Q, "It is 8.", "8", metadata={"correct": "false", "gold_answer": "7"}),
+                C(SQUARE_Q, EVEN, "7 + x", metadata={"gold_answer": "x + 7"}),
+                # others of the file say what they came to, this one does not
+                C(SQUARE_Q, EGGS, "", metadata={"gold_answer": "9"}),
+            ),
+        ),
+    ),
+    "prediction_beside_the_answer": (
+        [{"question": SQUARE_Q, "reasoning": "It is 8.", "prediction": 8, "answer": 7}],
+        Case("records", (C(SQUARE_Q, "It is 8.", "8", metadata={"correct": "false", "gold_answer": "7"}),)),
+    ),
+    "short_output_beside_the_answer": (
+        [{"question": SQUARE_Q, "cot": SQUARE, "model_output": "7", "answer": "7"}],
+        Case("records", (C(SQUARE_Q, SQUARE, "7", metadata={"correct": "true", "gold_answer": "7"}),)),
+    ),
+    "output_that_repeats_the_chain": (
+        [{"question": SQUARE_Q, "cot": SQUARE, "model_output": f"{SQUARE} So 7.", "answer": "7"}],
+        Case("records", (C(SQUARE_Q, SQUARE, "7", metadata={"model_output": f"{SQUARE} So 7."}),)),
+    ),
+    "wrong_chain_with_the_gold_answer_only": (
+        [{"question": SQUARE_Q, "solution": "It is 8.", "is_correct": False, "answer": "7"}],
+        Case("records", (C(SQUARE_Q, "It is 8.", "", metadata={"correct": "false", "gold_answer": "7"}),)),
+    ),
     "steps_as_objects": (
         [{"problem": SQUARE_Q, "steps": [{"text": "Let s be it.", "rating": 1}, {"text": "So s = 7.", "rating": 1}]}],
         Case("records", (C(SQUARE_Q, "Let s be it.\nSo s = 7.", boundaries=(0, 13)),)),
@@ -1291,3 +1326,24 @@ def test_no_word_is_lost_whatever_the_marks(pieces: list[str]) -> None:
     for letter in "abc":
         # marks may hold these letters themselves, so the words are counted with the marks taken out
         assert kept.count(letter) >= sum(piece.count(letter) for piece in pieces if piece in ("a", "b c"))
+
+
+def test_two_answers_are_compared_where_they_can_be(tmp_path: Path) -> None:
+    """Numbers, letters, yes and no; texts that may say the same in two ways give no verdict."""
+    pairs = {
+        ("7", "7.0"): "true",
+        ("1,015", "1015"): "true",
+        ("Yes", "yes"): "true",
+        ("7", "8"): "false",
+        ("A", "b"): "false",
+        ("7", "yes"): "false",
+        ("7 + x", "x + 7"): None,
+        ("\\frac{1}{2}", "0.5"): None,
+        ("None", "10"): None,
+    }
+    rows = [{"question": SQUARE_Q, "chain": SQUARE, "model_answer": a, "gold_answer": b} for a, b in pairs]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = list(read([path]))
+    assert [(chain.answer, chain.metadata["gold_answer"]) for chain in found] == list(pairs)
+    assert [chain.metadata.get("correct") for chain in found] == list(pairs.values())

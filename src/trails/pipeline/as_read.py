@@ -39,7 +39,14 @@ def example_lines(example: Example) -> Iterator[str]:
         roles = [message["role"] for message in json.loads(chain.messages)]
         yield f"  messages  {len(roles)} before the chain: {shortened(', '.join(roles))}"
     yield f"  chain     {shortened(chain.text)}"
-    yield f"  answer    {shortened(chain.answer) or '(none)'}"
+    yield f"  answer    {shortened(chain.answer) or '(none)'}{_whose(example)}"
+
+
+def _whose(example: Example) -> str:
+    """Says of an answer that is the data's that the record does not call it the chain's own."""
+    if not example.given or not example.chain.answer or "gold_answer" in example.chain.metadata:
+        return ""
+    return f" (the data's, of the field {example.given!r}: no field says what the chain came to)"
 
 
 def example_record(example: Example) -> dict[str, Any]:
@@ -47,4 +54,5 @@ def example_record(example: Example) -> dict[str, Any]:
     chain = example.chain
     record: dict[str, Any] = {"file": example.file, "reader": example.reader, "taken": dict(example.taken)}
     record |= {"passed_over": list(example.passed_over), "question": chain.question, "chain": chain.text}
+    record |= {"answer_of_the_data": example.given} if _whose(example) else {}
     return record | {"answer": chain.answer, "messages": json.loads(chain.messages or "[]"), "family": chain.family}

@@ -112,7 +112,8 @@ class Example:
     """The first chain of an input as it was read: what to look at before anything is measured.
 
     ``taken`` maps parts of a chain to the fields they came from, ``passed_over`` names the fields that became metadata or
-    nothing; both are empty for a reader that knows its data set.
+    nothing; both are empty for a reader that knows its data set. ``given`` is the field of an answer that is the data's, where
+    no field says what the chain came to.
     """
 
     file: str
@@ -120,6 +121,7 @@ class Example:
     chain: Chain
     taken: Mapping[str, str]
     passed_over: tuple[str, ...]
+    given: str = ""
 
 
 @dataclass(slots=True)
@@ -139,23 +141,23 @@ class ReadReport:
     examples: list[Example] = field(default_factory=list)
     tolerance: int = 0
     report_file: Path | None = None
-    _fields: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = field(default_factory=dict)
+    _fields: dict[str, tuple[Mapping[str, str], tuple[str, ...], str]] = field(default_factory=dict)
 
     def note(self, sentence: str) -> None:
         """Add a sentence once."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 
-    def fields(self, file: str, taken: Mapping[str, str], passed_over: Sequence[str]) -> None:
-        """Remember which fields of a file were taken and which were not, for :attr:`examples`."""
-        self._fields[file] = (dict(taken), tuple(passed_over))
+    def fields(self, file: str, taken: Mapping[str, str], passed_over: Sequence[str], given: str = "") -> None:
+        """Remember which fields of a file were taken and which were not, for :attr:`examples`; ``given`` as there."""
+        self._fields[file] = (dict(taken), tuple(passed_over), given)
 
     def example(self, file: str, reader: str, chain: Chain) -> None:
         """Keep the first chain of a file, unless the file before was read in the same way."""
-        taken, passed_over = self._fields.pop(file, ({}, ()))
+        taken, passed_over, given = self._fields.pop(file, ({}, (), ""))
         last = self.examples[-1] if self.examples else None
         if last is None or (last.reader, last.taken) != (reader, taken):
-            self.examples.append(Example(file, reader, chain, taken, passed_over))
+            self.examples.append(Example(file, reader, chain, taken, passed_over, given))
 
     def bad_file(self, error: FileError, file: str) -> None:
         """Count a file that cannot be read, or not to its end. Raises the error when there is more than tolerated."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
-from trails.readers.base import ReadOptions
+from trails.readers.base import ReadOptions, as_text
 from trails.readers.conversation import content_text, is_message, messages_in
 from trails.readers.paths import top_field, value_at
 from trails.readers.thought import take_apart
@@ -38,7 +38,29 @@ OTHER_CHAIN_FIELDS = (
 )
 LAST_CHAIN_FIELDS = ("premises", "context", "answer")
 CHAIN_FIELDS = (*THOUGHT_FIELDS, *ALTERNATIVE_FIELDS, *OTHER_CHAIN_FIELDS, *LAST_CHAIN_FIELDS)
-ANSWER_FIELDS = ("answer", "final_answer", "gold_answer", "correct", "target", "expected_answer")
+GOLD_FIELDS = ("gold_answer", "correct", "target", "expected_answer")
+ANSWER_FIELDS = ("answer", "final_answer", *GOLD_FIELDS)
+OWN_ANSWER_FIELDS = (
+    *("model_answer", "predicted_answer", "extracted_answer", "parsed_answer", "model_prediction", "prediction"),
+    *("predicted", "pred", "model_output", "model_response"),
+)
+"""What the chain itself came to, where a record keeps it beside an answer of the data."""
+MODEL_FIELDS = frozenset(
+    {
+        *ALTERNATIVE_FIELDS,
+        *(
+            "generation",
+            "model_output",
+            "prediction",
+            "generated_text",
+            "model_response",
+            "response_text",
+            "output_text",
+        ),
+        *("llm_output", "model_answer"),
+    }
+) - {"solutions"}
+"""Chains that a model wrote: an ``answer`` beside one is the data's."""
 AFTER_THOUGHT_FIELDS = (
     "response",
     "attempt",
@@ -69,6 +91,7 @@ Kind = Literal["text", "steps", "alternatives", "conversation", "preference"]
 class Layout:
     """Which field holds which part. ``parallel`` are lists with one item for every item of the chain's list. ``also`` is a
     second field of the question (``input`` of an instruction), ``after`` the field with the answer that the thought led to.
+    ``own`` is the field that says what the chain came to where ``answer`` is the data's answer.
     """
 
     chain: str
@@ -80,24 +103,35 @@ class Layout:
     language: str = ""
     also: str = ""
     parallel: tuple[str, ...] = ()
+    own: str = ""
     passed_over: tuple[str, ...] = field(default=(), compare=False)
     used: frozenset[str] = field(init=False, compare=False)
     """Paths that are a part of the chain and so no metadata."""
 
     def __post_init__(self) -> None:
         """What is used follows from the parts."""
-        parts = (self.chain, self.question, self.answer, self.after, self.id, self.language, self.also)
+        parts = (self.chain, self.question, self.answer, self.after, self.id, self.language, self.also, self.own)
         object.__setattr__(self, "used", frozenset(filter(None, (*parts, *self.parallel))))
 
     @property
     def taken(self) -> dict[str, str]:
         """Parts and the fields they come from."""
-        parts = {"question": self.question, "chain": self.chain, "answer": self.after or self.answer}
+        answer = self.after or self.own or self.answer
+        gold = self.answer if self.own and not self.after else ""
+        parts = {"question": self.question, "chain": self.chain, "answer": answer, "gold_answer": gold}
         parts |= {"id": self.id, "language": self.language}
         taken = {part: name for part, name in parts.items() if name}
         if self.also:
             taken["question"] += f" + {self.also}"
         return taken
+
+    @property
+    def given(self) -> str:
+        """The field of an answer that is the data's, where no field says what the chain came to; empty for none."""
+        if not self.answer or self.after or self.own:
+            return ""
+        of_model = self.chain.lower().rpartition(".")[2].rstrip("[]0123456789") in MODEL_FIELDS
+        return self.answer if of_model or self.answer.lower() in GOLD_FIELDS else ""
 
 
 def empty(value: Any) -> bool:
@@ -225,12 +259,17 @@ def decide(records: Sequence[Mapping[str, Any]], options: ReadOptions) -> Layout
         if chain.lower() == "deepseek_thinking_trajectory" and "deepseek_attempt" in sample.names:
             after = sample.names["deepseek_attempt"]
         taken.append(after)
+    own = "" if mapped["answer"] else _own_answer(sample, chain, taken)
+    gold = GOLD_FIELDS if own else ()
     # true and false say whether an answer is right, unless the field is named the answer
-    answer = mapped["answer"] or _first(sample, ANSWER_FIELDS[:2], taken, _is_scalar)
+    answer = mapped["answer"] or _first(sample, gold, taken, lambda v: _is_scalar(v) and not isinstance(v, bool))
+    answer = answer or _first(sample, ANSWER_FIELDS[:2], taken, _is_scalar)
     answer = answer or _first(
         sample, ANSWER_FIELDS, taken, lambda value: _is_scalar(value) and not isinstance(value, bool)
     )
-    taken.append(answer)
+    if own and not answer:  # nothing of the data to tell it from
+        answer, own = own, ""
+    taken += [answer, own]
     identity = mapped["id"] or _first(sample, ID_FIELDS, taken, _is_scalar)
     taken.append(identity)
     language = mapped["language"] or _first(sample, LANGUAGE_FIELDS, taken, lambda value: isinstance(value, str))
@@ -239,9 +278,20 @@ def decide(records: Sequence[Mapping[str, Any]], options: ReadOptions) -> Layout
         name for name in (*taken, language, *parallel, *(top_field(records[0], path) for path in taken if path)) if name
     }
     return Layout(
-        *(chain, kind, question, answer, after, identity, language, also, parallel),
+        *(chain, kind, question, answer, after, identity, language, also, parallel, own),
         passed_over=tuple(name for name in sample.names.values() if name not in known),
     )
+
+
+def _own_answer(sample: _Sample, chain: str, taken: Iterable[str]) -> str:
+    """The field with what the chain came to: a value, and no output that holds the whole chain again."""
+    for name in sample.named(OWN_ANSWER_FIELDS, taken):
+        pairs = [(as_text(record.get(name)), content_text(_get(record, chain)).strip()) for record in sample.records]
+        again = sum(bool(text) and text in said for said, text in pairs)
+        fits = [_is_scalar(value) for value in sample.values[name]]
+        if 2 * sum(fits) >= len(fits) and 2 * again < len(pairs):
+            return name
+    return ""
 
 
 def _get(record: Mapping[str, Any], path: str) -> Any:

@@ -109,7 +109,7 @@ class RecordReader:
         if self.plan:
             context.layout = decide(sample(file), options)
             if context.layout is not None:
-                report.fields(file.shown, context.layout.taken, context.layout.passed_over)
+                report.fields(file.shown, context.layout.taken, context.layout.passed_over, context.layout.given)
         if self.takes:
             report.fields(file.shown, dict(self.takes), ())
         source = self.source_name(file)
@@ -156,7 +156,9 @@ class RecordReader:
             if context.layout is None:
                 context.layout = decide(sample(context.file), options)
                 if context.layout is not None:
-                    context.report.fields(context.file.shown, context.layout.taken, context.layout.passed_over)
+                    context.report.fields(
+                        *(context.file.shown, context.layout.taken, context.layout.passed_over, context.layout.given)
+                    )
             yield from _any_drafts(record, context)
             return
         parts = {part: _at(record, options.fields[part], part) for part in options.fields}
@@ -359,7 +361,7 @@ def _any_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
         set(SYSTEM_FIELDS) if before and before[0].role == "system" else set()
     )
     metadata = extras(record, used)
-    gold = _scalar(record, layout.answer)
+    gold, said = _scalar(record, layout.answer), _scalar(record, layout.own)
     after = content_text(_maybe(record, layout.after)) if layout.after else ""
     identity = _scalar(record, layout.id) or ""
     language = content_text(_maybe(record, layout.language)) if layout.language else ""
@@ -420,23 +422,45 @@ def _any_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
         draft.source_id = f"{identity}:{number}" if several else identity
         draft.identity, draft.language = identity, language
         documented(draft.metadata)
-        _answer(draft, gold, after, layout, several)
+        _answer(draft, gold, said, after, layout)
         yield draft
 
 
-def _answer(draft: Draft, gold: str | None, after: str, layout: Layout, several: bool) -> None:
-    """The answer is what the text came to; the data's own answer stands in for it, but not behind a wrong alternative."""
+def _answer(draft: Draft, gold: str | None, said: str | None, after: str, layout: Layout) -> None:
+    """The answer is what the text came to, by its own marks, the field behind the thought or the field that says it (``said``).
+    The data's own answer (``gold``) stands in where no field says that, but not behind a chain that is known to be wrong.
+    """
     own = draft.answer
     if after.strip():
         apart = take_apart(after)
         if own:
             draft.metadata["output"] = own
         own = (apart.answer or apart.chain).strip()
-    wrong = several and draft.metadata.get("correct") == "false"
-    wrong = wrong or draft.metadata.get("preference") == "rejected"
-    draft.answer = own or ("" if wrong else (gold or "").strip())
-    if gold and gold.strip() != draft.answer and "gold_answer" not in draft.metadata:
-        draft.metadata["gold_answer"] = gold.strip()
+    own, gold = own or (said or "").strip(), (gold or "").strip()
+    wrong = draft.metadata.get("correct") == "false"
+    wrong = wrong or draft.metadata.get("preference") == "rejected" or bool(layout.own)
+    draft.answer = own or ("" if wrong else gold)
+    if gold and (gold != draft.answer or layout.own) and "gold_answer" not in draft.metadata:
+        draft.metadata["gold_answer"] = gold
+    if layout.own and gold and own and "correct" not in draft.metadata:
+        same = same_answer(own, gold)
+        if same is not None:
+            draft.metadata["correct"] = "true" if same else "false"
+
+
+_PLAIN = re.compile(r"[-+]?\d+(\.\d+)?|[a-z]|true|false|yes|no")
+
+
+def same_answer(said: str, gold: str) -> bool | None:
+    """Whether two answers are the same; None where the texts differ and one of them is no plain number, letter, yes or no, so
+    that both may say the same in two ways.
+    """
+    one, other = (re.sub(r"(?<=\d),(?=\d{3}\b)", "", " ".join(text.split()).casefold()) for text in (said, gold))
+    if one == other:
+        return True
+    if not (_PLAIN.fullmatch(one) and _PLAIN.fullmatch(other)):
+        return None
+    return one[-1].isdigit() and other[-1].isdigit() and float(one) == float(other)
 
 
 def _maybe(record: Mapping[str, Any], path: str) -> Any:
