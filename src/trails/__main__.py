@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import traceback
 
@@ -29,9 +30,19 @@ _DENIED = {
 
 def start() -> None:
     """The ``trails`` program: :func:`main` in a process with room for every native library."""
+    _end_at_once(True)
     if COMPLETING not in os.environ:  # which needs no native library, and should be quick
         static_tls.ensure()
     main()
+
+
+def _end_at_once(wanted: bool) -> None:
+    """Whether Ctrl-C ends the process at once, in silence: right before a command runs, when there is nothing to keep and an
+    import would answer with its traceback. A process that was told to ignore Ctrl-C goes on ignoring it.
+    """
+    usual, at_once = signal.default_int_handler, signal.SIG_DFL
+    if signal.getsignal(signal.SIGINT) is (usual if wanted else at_once):
+        signal.signal(signal.SIGINT, at_once if wanted else usual)
 
 
 def main() -> None:
@@ -50,6 +61,8 @@ def main() -> None:
 
 
 def _run() -> int:
+    if sys.stderr is None:  # closed by who started us: the warnings go nowhere, as was asked
+        sys.stderr = io.StringIO()
     import click
 
     from trails.cli import cli
@@ -60,18 +73,26 @@ def _run() -> int:
         return complete(cli, os.environ[COMPLETING])
     from trails.cli.common import echo, forget_home, log_to_stderr, with_home
 
+    if sys.stdout is None:
+        said = "standard output is closed, so nothing can be printed. Send it to a file, or to /dev/null"
+        echo(f"Error: {said}", to_stderr=True)
+        return 2
     log_to_stderr()
     forget_home()
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its number
+    _end_at_once(False)
     try:
         status = cli.main(prog_name="trails", standalone_mode=False)
     except click.exceptions.Abort as abort:
         # who was interrupted may say what is kept
         said = str(abort.__cause__ or "")
-        echo(said or "interrupted; what was stored is kept, and the same command does not do it again", to_stderr=True)
+        echo(
+            said or "interrupted; what was stored before is kept. Run the same command again to finish it",
+            to_stderr=True,
+        )
         return 130
     except click.ClickException as error:
         setattr(error, "message", one_line(error.message))  # noqa: B010  # final to mypy, and click has no other way
@@ -92,6 +113,12 @@ def _run() -> int:
             return 1
         where = f"{error.filename}: " if error.filename else ""
         echo(f"Error: {one_line(f'{where}{error.strerror}')}. {_DENIED[error.errno]}", to_stderr=True)
+        return StoreError.exit_code
+    except MemoryError:
+        echo(
+            "Error: the system refused more memory. Close other programs, or raise the limit (ulimit -v)",
+            to_stderr=True,
+        )
         return StoreError.exit_code
     except Exception:
         # a bug in trails: the traceback names it, and may quote text of strangers

@@ -31,7 +31,9 @@ def test_every_command_has_help_and_a_page(name: str, trails) -> None:
 
 def test_no_command_file_is_left_out() -> None:
     files = {path.stem.replace("_", "-") for path in (ROOT / "src/trails/cli").glob("*.py")}
-    assert (files - {"--init--", "analysis", "common", "completion", "scores"}) | set(ANALYSES) == set(COMMANDS)
+    assert (files - {"--init--", "analysis", "common", "completion", "scores", "values"}) | set(ANALYSES) == set(
+        COMMANDS
+    )
 
 
 def test_a_bar_that_never_began_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
@@ -84,6 +85,10 @@ COMMANDS: dict[str, str] = {name: text for commands in STAGES.values() for name,
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports one only when it runs."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._made: dict[str, click.Command] = {}
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the data flow."""
         return [*COMMANDS, *(name for name in ANALYSES if name not in COMMANDS)]
@@ -100,8 +105,12 @@ class LazyGroup(click.Group):
         else:
             return None
         from trails.cli.completion import with_offers
+        from trails.cli.values import with_plain_values
 
-        return with_offers(cmd_name, command)
+        # a command is made once: who asks for it again, as completion and the help do, gets the same
+        if cmd_name not in self._made:
+            self._made[cmd_name] = with_plain_values(with_offers(cmd_name, command))
+        return self._made[cmd_name]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands by stage, without importing them."""

@@ -16,7 +16,7 @@ from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=0.001),
+    type=click.FloatRange(min=0.001, max=31_536_000),
     default=DEFAULT_TIMEOUT_S,
     show_default=True,
     help="Seconds after which the statement is stopped.",

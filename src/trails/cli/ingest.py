@@ -83,7 +83,7 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
 @click.option("--limit", type=click.IntRange(min=1), help="Read this many chains and stop.")
 @click.option(
     "--bad-tolerance",
-    type=int,
+    type=click.IntRange(min=0),
     default=0,
     show_default=True,
     help="Stop only after more bad records than this; those before are left out.",
@@ -95,7 +95,7 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
 )
 @click.option(
     "--max-record-bytes",
-    type=int,
+    type=click.IntRange(min=1),
     default=16_000_000,
     show_default=True,
     help="Refuse a record that is longer than this many bytes.",
@@ -171,14 +171,14 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str:
 )
 @click.option(
     "--batch-tokens",
-    type=int,
+    type=click.IntRange(min=0),
     default=0,
     help="Most tokens of one forward pass, padding included (0: chosen by device).",
 )
 @click.option("--token-attention", is_flag=True, help="Also store which earlier step every token attends to most.")
 @click.option(
     "--peaks",
-    type=int,
+    type=click.IntRange(0, 1000),
     default=0,
     help="Also store this many earlier tokens that every token attends to most (slow).",
 )
@@ -360,7 +360,11 @@ def command(
     def known(own: Settings) -> str:
         return "" if dry_run else remembered(own.model, {"dtype": own.dtype, **instrument})
 
-    members = [name.strip() for name in models.split(",") if name.strip()]
+    members = [name.strip() for name in models.split(",")] if models else []
+    if not all(members):
+        raise UsageError(
+            f"--models {models!r} has an empty name between its commas. Name every model, as in --models A,B."
+        )
     if members:
         if model:
             raise UsageError("--model and --models were both given. Name every member in --models.")

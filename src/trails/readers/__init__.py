@@ -359,6 +359,8 @@ def _spool(shown: str, options: ReadOptions, scratch: Path) -> SourceFile:
     try:
         with path.open("wb") as out:
             if shown == "-":
+                if sys.stdin is None:
+                    raise InputError("-: standard input is closed, so there is nothing to read. Name a file.")
                 shutil.copyfileobj(sys.stdin.buffer, out)
             else:
                 with Path(shown).open("rb") as pipe:

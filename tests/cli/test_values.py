@@ -1,0 +1,119 @@
+"""What no command takes: empty values, numbers that are none, streams that are closed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from trails.cli import COMMANDS, cli
+
+
+def leaves(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
+    if isinstance(command, click.Group):
+        return [leaf for name, part in command.commands.items() for leaf in leaves(part, (*path, name))]
+    return [(path, command)]
+
+
+def every_option() -> list[tuple[tuple[str, ...], click.Option]]:
+    context = click.Context(cli)
+    commands = [leaf for name in COMMANDS for leaf in leaves(cli.get_command(context, name), (name,))]  # type: ignore[arg-type]
+    return [
+        (path, option)
+        for path, command in commands
+        for option in command.params
+        if isinstance(option, click.Option) and not option.is_flag and not option.count
+    ]
+
+
+def told(arguments: list[str]) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, arguments)
+    assert isinstance(done.exception, SystemExit | None), (arguments, done.exception)
+    return done.exit_code, " ".join(done.output.split())
+
+
+@pytest.mark.slow
+def test_no_option_of_any_command_takes_an_empty_value() -> None:
+    options = every_option()
+    assert len(options) > 200
+    for path, option in options:
+        value = ["" if n == 0 else "x" for n in range(option.nargs)]
+        code, said = told([*path, option.opts[0], *value])
+        assert code == 2, (path, option.opts)
+        assert f"Invalid value for '{option.opts[0]}'" in said, (path, said)
+        assert "is empty: give it a value, or leave it out." in said, (path, said)
+
+
+@pytest.mark.slow
+def test_no_option_of_any_command_takes_a_number_that_is_none() -> None:
+    seen = {int: 0, float: 0}
+    for path, option in every_option():
+        kinds: dict[Any, tuple[str, ...]] = {
+            float: ("nan", "inf", "-inf"),
+            int: (f"1{30 * '0'}",),
+        }
+        kind = {"float": float, "integer": int}.get(option.type.name.removesuffix(" range"))
+        for value in kinds.get(kind, ()):
+            seen[kind] += 1  # type: ignore[index]
+            code, said = told([*path, option.opts[0], value])
+            assert code == 2, (path, option.opts, value)
+            assert f"Invalid value for '{option.opts[0]}': {value} is " in said, (path, said)
+    assert seen[int] > 50
+    assert seen[float] > 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", ""], "is empty: give it a value."),
+        (["remove", "run", " "], "is empty: give it a value."),
+        (["cypher", "RETURN 1", "--timeout", "1e300"], "is not in the range"),
+        (["ingest", "x.jsonl", "--peaks", "-1"], "is not in the range"),
+        (["ingest", "x.jsonl", "--batch-tokens", "-5"], "is not in the range"),
+    ],
+)
+def test_a_value_that_is_none_is_refused(arguments: list[str], message: str) -> None:
+    code, said = told(arguments)
+    assert code == 2
+    assert message in said
+
+
+def redirected(line: str, redirection: str, home: Path) -> subprocess.CompletedProcess[str]:
+    command = f'"{sys.executable}" -m trails {line} --home "{home}" {redirection}'
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_stream_that_is_closed_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "chains.jsonl"
+    path.write_text('{"chain": "If it rains, the grass is wet. It is dry."}\n')
+    none = redirected("ingest - --model uniform", "<&-", tmp_path / "home")
+    assert none.returncode == 3
+    assert "-: standard input is closed, so there is nothing to read. Name a file." in none.stderr
+    assert "Traceback" not in none.stderr
+    assert redirected(f"ingest {path} --model uniform", "", tmp_path / "home").returncode == 0
+    mute = redirected("chains", ">&-", tmp_path / "home")
+    assert (mute.returncode, mute.stderr) == (
+        2,
+        "Error: standard output is closed, so nothing can be printed. Send it to a file, or to /dev/null\n",
+    )
+    blind = redirected("chains", "2>&-", tmp_path / "home")
+    assert blind.returncode == 0
+    assert "chains" in blind.stdout
+
+
+@pytest.mark.slow
+def test_memory_that_is_refused_is_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from trails import __main__ as program
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "main", refused)
+    assert program._run() == 5
+    assert capsys.readouterr().err.startswith("Error: the system refused more memory.")
