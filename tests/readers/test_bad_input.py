@@ -98,11 +98,11 @@ def test_text_behind_a_closing_quote_is_a_bad_record_and_the_next_row_is_read(tm
     report = ReadReport()
     found = list(read([path], options=ReadOptions(bad_tolerance=9), report=report))
     assert [chain.text for chain in found] == ['He said "if a", so b.', '5" is short.']
-    behind = "text stands after a closing quote"
-    assert [(entry.line, entry.message[: len(behind)]) for entry in report.entries] == [
-        *((2, behind), (3, behind), (7, behind)),
-        (8, "a carriage return stands alone in "),
-        (9, "a quote opens in this row and is n"),
+    after = "text stands after a closing quote"
+    assert [(entry.line, entry.message[: len(after)]) for entry in report.entries] == [
+        *((2, after), (3, after), (7, after)),
+        (8, "a carriage return stands alone in"),
+        (9, "a quote opens in this row and is "),
     ]
     assert "written twice" in message(path)
 
