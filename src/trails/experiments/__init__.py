@@ -4,7 +4,7 @@ Each experiment is declared before it runs (:class:`trails.experiments.base.Expe
 direction and threshold. The plan with its hash is written first, then one JSON line per (arm, seed); a report in Markdown
 compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 4 (same loss, different
 inside), 5 (paradoxical neutrality), 6 (volatility), 8 (data chosen by reaction), 9 (capture), 10 (cheap paths), 11
-(stages) and 12 (bridges), one on masks and orders, and one on training with a stellator block.
+(stages), 12 (bridges) and 13 (roles), one on masks and orders, and one on training with a stellator block.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def experiments() -> dict[str, Experiment]:
         minimal_step,
         neutrality,
         reaction,
+        roles,
         same_loss,
         stages,
         volatility,
@@ -44,6 +45,7 @@ def experiments() -> dict[str, Experiment]:
         cheap_paths.EXPERIMENT,
         stages.EXPERIMENT,
         bridges.EXPERIMENT,
+        roles.EXPERIMENT,
         mask_order.EXPERIMENT,
         block.EXPERIMENT,
     )

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from trails.errors import UsageError
 from trails.evaluate.probe import Probe, continuations, reduce_logits, repetition
-from trails.experiments.corpus import Corpus, disjoint
+from trails.experiments.corpus import Corpus, grams_of
 from trails.experiments.scale import Metrics, Scale
+from trails.export.split import GRAM, grams
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.context import ContextPolicy, Contexts
@@ -207,11 +208,12 @@ class Bench:
     ) -> tuple[Row, ...]:
         """Rows of the first ``count`` candidates that share no 13-gram with the rows ``taken``."""
         found: list[Row] = []
+        known = grams_of(taken)
         for item in candidates:
             if len(found) == count:
                 break
             row = self.row(item, max_tokens)
-            if len(row["input_ids"]) >= 8 and disjoint([row["input_ids"]], taken):
+            if len(row["input_ids"]) >= 8 and not (grams(row["input_ids"], GRAM) & known):
                 found.append(row)
         return tuple(found)
 

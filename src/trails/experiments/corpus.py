@@ -138,7 +138,13 @@ def _roles(families: Mapping[str, tuple[Segmented, ...]], trained: str, unseen: 
 
 def disjoint(rows: Sequence[Sequence[int]], taken: Sequence[Sequence[int]], n: int = GRAM) -> list[int]:
     """Indices of the rows that share no n-gram with any row of ``taken``."""
-    known: set[tuple[Hashable, ...]] = set()
-    for row in taken:
-        known |= grams(row, n)
+    known = grams_of(taken, n)
     return [index for index, row in enumerate(rows) if not (grams(row, n) & known)]
+
+
+def grams_of(rows: Sequence[Sequence[int]], n: int = GRAM) -> set[tuple[Hashable, ...]]:
+    """Every n-gram of some rows."""
+    found: set[tuple[Hashable, ...]] = set()
+    for row in rows:
+        found |= grams(row, n)
+    return found

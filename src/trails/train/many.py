@@ -197,6 +197,28 @@ class Adam:
         self.flat.grad = None
 
 
+def mixed(adapters: Adapters, ranks: Sequence[int], chosen: Sequence[int], weights: Sequence[float]) -> Adapters:
+    """One adapter whose change of every weight is the weighted sum of those of the ``chosen`` ones, as
+    :func:`trails.train.adapter.mix_adapters` makes it of folders: their factors side by side. ``ranks`` are those of the
+    chosen; the scale of an update, alpha over rank, is that of ``adapters``.
+    """
+    scale = adapters.layers[0].scale
+    rank = sum(ranks)
+    found = Adapters(adapters.model, [Job((), 0, 0.0)], rank=rank)
+    parts = torch.split(adapters.flat.detach(), adapters.sizes, dim=1)
+    whole = []
+    for number, layer in enumerate(adapters.layers):
+        a = parts[2 * number].reshape(adapters.count, adapters.rank, layer.base.in_features)
+        b = parts[2 * number + 1].reshape(adapters.count, layer.base.out_features, adapters.rank)
+        whole.append(torch.cat([a[k, :r] for k, r in zip(chosen, ranks, strict=True)]).reshape(-1))
+        share = [w * b[k, :, :r] for k, r, w in zip(chosen, ranks, weights, strict=True)]
+        whole.append(torch.cat(share, 1).reshape(-1))
+    found.flat = torch.cat(whole)[None]
+    for layer in found.layers:
+        layer.scale = scale
+    return found
+
+
 @contextmanager
 def fit_many(
     model: Any,
