@@ -68,6 +68,27 @@ def test_an_answer_of_the_data_is_told_from_the_chains_own(trails, tmp_path: Pat
         assert (example["taken"]["answer"], example["taken"]["gold_answer"]) == ("model_answer", "gold_answer")
 
 
+def test_the_family_that_was_asked_for_is_shown(trails, tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl"
+    path.write_text('{"text": "It rains. The grass is wet.", "topic": "weather", "level": "1"}\n')
+    plain = trails("ingest", path, "--dry-run", "--model", "uniform").err
+    assert "passed over (metadata): topic, level. " in plain
+    assert "  family" not in plain
+    told = trails("ingest", path, "--dry-run", "--model", "uniform", "--family", "topic").err
+    assert "family = 'topic'; passed over (metadata): level. " in told
+    assert "  family    weather\n" in told
+
+
+def test_a_language_without_a_lexicon_is_told(trails, tmp_path: Path) -> None:
+    path = tmp_path / "splits.jsonl"
+    path.write_text('{"text": "It rains, so the grass is wet.", "split": "train"}\n')
+    told = trails("ingest", path, "--model", "uniform", "--field", "language=split").err
+    assert "languages: train 1 (no lexicon" not in told, "the count stands behind the whole name"
+    assert "languages: train (no lexicon: lines and sentences only) 1" in told
+    plain = trails("ingest", path, "--model", "uniform").err
+    assert "no lexicon" not in plain
+
+
 def test_it_is_shown_before_the_model_is_looked_for(trails, sums: Path) -> None:
     done = trails("ingest", sums, "--model", "no/such-model", code=4)
     assert done.err.index("read as     sums.jsonl") < done.err.index("no/such-model")

@@ -955,8 +955,28 @@ def test_inputs_behind_the_limit_are_named(tmp_path: Path) -> None:
         notes = [note for note in report.notes if "--limit" in note]
         assert len(notes) == (unread > 0)
         if unread:
-            assert notes[0].startswith(f"--limit {limit} was reached, so {unread} of the inputs named were not read: ")
+            assert notes[0].startswith(
+                f"--limit {limit} was reached, so {unread} {'file was' if unread == 1 else 'files were'} not read: "
+            )
             assert str(paths[-unread]) in notes[0]
+
+
+def test_files_of_a_folder_behind_the_limit_are_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    paths = [put(tmp_path / "in" / f"{name}.jsonl", f"{GOOD}\n{GOOD}") for name in "abc"]
+    last = put(tmp_path / "last.jsonl", GOOD)
+    for limit, unread in (
+        (1, [*paths[1:], last]),
+        (2, [*paths[1:], last]),
+        (3, [paths[2], last]),
+        (6, [last]),
+        (7, []),
+    ):
+        report = ReadReport()
+        assert len(list(read([tmp_path / "in", last], options=ReadOptions(limit=limit), report=report))) == limit
+        told = f"--limit {limit} was reached, so {len(unread)} {'file was' if len(unread) == 1 else 'files were'} not read: "
+        names = [note.removeprefix(told).rstrip(".").split(", ") for note in report.notes if note.startswith("--limit")]
+        assert names == ([[str(path) for path in unread]] if unread else [])
 
 
 def test_a_member_that_leads_out_of_its_archive_is_named(tmp_path: Path) -> None:

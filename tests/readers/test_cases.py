@@ -323,8 +323,8 @@ TABLE_OF_CASES: dict[str, Case] = {
     "think_content_info.jsonl": Case(
         "messages", (C(SQUARE_Q, SQUARE, SIDE, metadata={"gold_answer": "7", "source": "own"}),)
     ),
-    "think_no_open_tag.jsonl": Case("messages", THOUGHTS, note="2 of them: a thought has only its closing mark"),
-    "thinking_blocks.jsonl": Case("messages", THOUGHTS, note="2 of them: redacted_thinking was left out"),
+    "think_no_open_tag.jsonl": Case("messages", THOUGHTS, note="2 times: a thought has only its closing mark"),
+    "thinking_blocks.jsonl": Case("messages", THOUGHTS, note="2 times: redacted_thinking was left out"),
     "thinking_trajectories.jsonl": Case(
         "records",
         (

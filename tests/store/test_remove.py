@@ -172,7 +172,7 @@ def test_what_somebody_else_attached_goes_only_when_asked(home: Path) -> None:
     before = digests(home)
     refused = trails(home, "remove", "chain", CHAINS[0], CHAINS[1])
     assert isinstance(refused.exception, UsageError)
-    assert "would go with them: 1 ON relationship. Nothing was removed." in str(refused.exception)
+    assert "would be removed with them: 1 ON relationship. Nothing was removed." in str(refused.exception)
     assert f"trails remove chain {' '.join(sorted(CHAINS[:2]))} --yes" in str(refused.exception)
     assert digests(home) == before
     assert trails(home, "remove", "chain", CHAINS[1]).exit_code == 0

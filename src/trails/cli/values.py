@@ -20,6 +20,10 @@ WIDEST = 2**63 - 1
 Consumed = tuple[Any, ParameterSource | None]
 
 
+MAY_BE_EMPTY = {("rename", "name")}
+"""Command and parameter whose empty value is a value: it takes a run's name away."""
+
+
 def with_plain_values(command: click.Command) -> click.Command:
     """The command, and those of a group; a parameter that the command line gives refuses a value that is none."""
     for parameter in command.params:
@@ -40,7 +44,7 @@ def _plain(
     value, origin = consume(context, given)
     if origin is ParameterSource.COMMANDLINE:
         for one in _flat(value):
-            if isinstance(one, str) and not one.strip():
+            if isinstance(one, str) and not one.strip() and (context.command.name, parameter.name) not in MAY_BE_EMPTY:
                 instead = (
                     "give it a value, or leave it out" if isinstance(parameter, click.Option) else "give it a value"
                 )

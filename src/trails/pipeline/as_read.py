@@ -39,6 +39,8 @@ def example_lines(example: Example) -> Iterator[str]:
         roles = [message["role"] for message in json.loads(chain.messages)]
         yield f"  messages  {len(roles)} before the chain: {shortened(', '.join(roles))}"
     yield f"  chain     {shortened(chain.text)}"
+    if "family" in example.taken:
+        yield f"  family    {shortened(chain.family)}"
     yield f"  answer    {shortened(chain.answer) or '(none)'}{_whose(example)}"
 
 

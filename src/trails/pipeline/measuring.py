@@ -43,12 +43,13 @@ from trails.pipeline.blocks import (
 from trails.pipeline.loading import load_missing, time_for_neo4j
 from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.sharing import MeasuringCrew, MeasuringPool
-from trails.platform.spoken import spoken
+from trails.platform.spoken import UNKNOWN, spoken
 from trails.platform.text import counted, one_line
 from trails.platform.threads import ahead
 from trails.readers import ReadOptions, ReadReport, read
 from trails.schema import Chain, Trace
 from trails.segment import described, detect_language, segment, segmenter_hash
+from trails.segment.lexicon import packaged_lexicons
 from trails.store import open_graph
 from trails.store.base import GraphStore
 from trails.store.rows import ALL_EDGES_STEPS, STRONGEST, graph_batch, held_by
@@ -187,7 +188,7 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
         yield f"            and {counted(s.bad - SHOWN_BAD, 'more bad record')}; all of them: --report-file FILE"
     if s.steps:
         roles = ", ".join(f"{role} {count:,}" for role, count in s.roles.most_common())
-        languages = ", ".join(f"{language} {count:,}" for language, count in s.languages.most_common())
+        languages = ", ".join(f"{_named(language)} {count:,}" for language, count in s.languages.most_common())
         yield f"steps       {s.steps:,}: {roles}; {s.explicit_steps / s.steps:.0%} with a connective; languages: {languages}"
     if s.many_steps:
         yield (
@@ -355,6 +356,16 @@ def _seconds_said(summary: IngestSummary) -> str:
     if rest < 0:
         return f"{said}, some of them side by side; {total:.1f} s in all"
     return f"{said}, the rest {rest:.1f} s; {total:.1f} s in all"
+
+
+def _named(language: str) -> str:
+    """A language as it is printed; of one without a lexicon it says how its chains are split."""
+    code = language.lower().replace("_", "-").partition("-")[0]
+    return (
+        language
+        if language == UNKNOWN or code in packaged_lexicons()
+        else f"{one_line(language)} (no lexicon: lines and sentences only)"
+    )
 
 
 def _measure_into(

@@ -306,7 +306,7 @@ def rename_run(run: str, name: str, settings: Settings | None = None) -> Run:
     settings = settings or load_settings()
     with _alone(settings, "The run was not renamed") as (traces, graph):
         runs = traces.runs()
-        of = run_of(runs, run)
+        of = run_of(runs, run, "its id: trails rename run ID NAME")
         name = name.strip()
         if re.fullmatch(r"r[0-9a-f]{1,16}", name):
             raise UsageError(f"{name!r} looks like the id of a run. Give a name with other letters")

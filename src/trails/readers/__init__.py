@@ -155,10 +155,13 @@ def _chains(
             before = report.chains, report.bad
             without: list[str] = []
             for file in _open(shown, found, options, Path(scratch), report):
+                opened = next((n for n, path in enumerate(found) if file.shown.startswith(str(path))), len(found))
                 at = report.chains, report.bad
                 for chain in _of_file(file, name, options, report):
                     if options.limit is not None and report.chains >= options.limit:
-                        _note_unread([name for name, _ in inputs[number + 1 :]], options.limit, report)
+                        begun = report.chains > at[0]  # some of this file was read
+                        inside = [str(path) for path in found[opened + begun :]] if len(found) > 1 else []
+                        _note_unread([*inside, *(name for name, _ in inputs[number + 1 :])], options.limit, report)
                         return
                     if shas.setdefault(chain.source, chain.source_sha256) != chain.source_sha256:
                         report.note(
@@ -180,7 +183,9 @@ def _chains(
 def _note_unread(names: Sequence[str], limit: int, report: ReadReport) -> None:
     if names:
         shown = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
-        report.note(f"--limit {limit} was reached, so {len(names)} of the inputs named were not read: {shown}.")
+        report.note(
+            f"--limit {limit} was reached, so {counted(len(names), 'file was', 'files were')} not read: {shown}."
+        )
 
 
 def _of_file(file: SourceFile, name: str | None, options: ReadOptions, report: ReadReport) -> Iterator[Chain]:
@@ -198,7 +203,7 @@ def _of_file(file: SourceFile, name: str | None, options: ReadOptions, report: R
         first = True
         for chain in reader.read(file, options, report):
             if first:
-                report.example(file.shown, reader.name, chain)
+                report.example(file.shown, reader.name, chain, options.family)
             first = False
             if what := doubt(chain.text):
                 doubtful.setdefault(what, []).append(chain.line)

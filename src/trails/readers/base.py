@@ -152,9 +152,14 @@ class ReadReport:
         """Remember which fields of a file were taken and which were not, for :attr:`examples`; ``given`` as there."""
         self._fields[file] = (dict(taken), tuple(passed_over), given)
 
-    def example(self, file: str, reader: str, chain: Chain) -> None:
-        """Keep the first chain of a file, unless the file before was read in the same way."""
+    def example(self, file: str, reader: str, chain: Chain, family: str = "") -> None:
+        """Keep the first chain of a file, unless the file before was read in the same way. ``family`` is the field that was
+        asked for as the family.
+        """
         taken, passed_over, given = self._fields.pop(file, ({}, (), ""))
+        if taken and family:
+            taken = {**taken, "family": family}
+            passed_over = tuple(name for name in passed_over if name != family)
         last = self.examples[-1] if self.examples else None
         if last is None or (last.reader, last.taken) != (reader, taken):
             self.examples.append(Example(file, reader, chain, taken, passed_over, given))

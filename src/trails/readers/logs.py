@@ -728,9 +728,7 @@ class Sessions:
                 except BadRecordError as problem:
                     report.bad_record(file.shown, lines_of.get(said.index(found.turn), 0), str(problem))
         for sentence, count in context.counts.items():
-            report.note(
-                f"{file.shown}: {count:,} of them: {sentence}." if count > 1 else f"{file.shown}: once: {sentence}."
-            )
+            report.note(f"{file.shown}: {f'{count:,} times' if count > 1 else 'once'}: {sentence}.")
 
 
 def documented_draft(draft: Draft) -> Draft:

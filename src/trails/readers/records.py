@@ -142,9 +142,7 @@ class RecordReader:
                     f"not a record that --reader {self.name} understands; fields found: {fields_found(record)}.",
                 )
         for sentence, count in context.counts.items():
-            report.note(
-                f"{file.shown}: {count:,} of them: {sentence}." if count > 1 else f"{file.shown}: once: {sentence}."
-            )
+            report.note(f"{file.shown}: {f'{count:,} times' if count > 1 else 'once'}: {sentence}.")
 
     def _drafts(self, record: Mapping[str, Any], context: Context) -> Iterable[Draft]:
         """The reader's chains with the parts that the user mapped. A mapped chain is read as a record of any kind."""
