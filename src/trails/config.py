@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -60,6 +60,14 @@ class Settings(BaseSettings):
     neo4j_database: str = Field(default="neo4j", validation_alias=AliasChoices("neo4j_database", "NEO4J_DATABASE"))
 
     _project: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        """An empty path would be the current folder."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it is empty, as a variable that is not set is; name a folder")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trails.platform.arrays import Floats, Ints
+from trails.platform.text import named
 
 FORMAT_VERSION = 1
 """Version of the home folder's layout. A home with a larger number is refused, not guessed at."""
@@ -240,14 +241,15 @@ def checked_run(run: Run) -> Run:
 def fitting_runs(runs: Mapping[str, Run], name: str | None = None) -> list[Run]:
     """Runs whose id begins with ``name``, or the one that has this name.
 
-    Without a name a run with an adapter or an intervention gives way: it is a change of another run, so
-    the only run without either is the default.
+    Without a name (None) a run with an adapter or an intervention gives way: it is a change of another run, so
+    the only run without either is the default. Raises UsageError for an empty name.
     """
-    if name and (named := [run for run in runs.values() if run.name == name]):
-        return named
-    fitting = [run for run_id, run in runs.items() if run_id.startswith(name or "")]
-    plain = [run for run in fitting if not run.adapter and not run.intervention]
-    return plain if not name and len(plain) == 1 else fitting
+    if name is not None:
+        name = named("run", name)
+        of_name = [run for run in runs.values() if run.name == name]
+        return of_name or [run for run_id, run in runs.items() if run_id.startswith(name)]
+    plain = [run for run in runs.values() if not run.adapter and not run.intervention]
+    return plain if len(plain) == 1 else list(runs.values())
 
 
 @dataclass(frozen=True, slots=True)

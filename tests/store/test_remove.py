@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from tests.store.factory import corpus, make_run
 from tests.store.test_rebuild import SCOPE, results
 
 from trails.cli import cli
+from trails.cli.common import on_terminal
 from trails.config import load_settings
-from trails.errors import StoreError, UsageError
+from trails.errors import StoreError, TrailsError, UsageError
 from trails.export.subgraph import select
 from trails.pipeline import Home, rebuild, verify
+from trails.pipeline.removing import KINDS, remove, rename_run
 from trails.platform.locks import WriterLock
+from trails.schema import fitting_runs
 from trails.store.base import GraphBatch
 from trails.store.bulk import bulk_from_home
 from trails.store.embedded import EmbeddedStore
@@ -50,8 +54,16 @@ def home(tmp_path: Path) -> Path:
 
 def trails(home: Path, *arguments: str) -> Result:
     return CliRunner().invoke(
-        cli, [*arguments, "--home", str(home), *(() if arguments[0] == "chains" else ("--store", "embedded"))]
+        cli,
+        [*arguments, "--home", str(home), *(() if arguments[0] == "chains" else ("--store", "embedded"))],
+        input="y\n",
     )
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody sits at a terminal and answers yes."""
+    monkeypatch.setattr("trails.cli.remove.on_terminal", lambda: True)
 
 
 def digests(home: Path) -> dict[tuple[str, str], bytes]:
@@ -203,7 +215,9 @@ def test_chains_are_named_in_every_way(home: Path) -> None:
             for name in (row["chain"], row["chain"][:12], record, f"#{row['number']}", row["record"]):
                 assert opened.trace(name, ONE.id).chain.id == row["chain"], name
                 assert opened.names.place(f"{name}:0") == f"{row['chain']}:0"
-        for name in ("", "c", "cfffffff", "#0", "#7", "toy0.jsonl:99", "c:0"):
+        with pytest.raises(UsageError, match="the name of a chain was asked for and is empty"):
+            opened.trace(" ", ONE.id)
+        for name in ("c", "cfffffff", "#0", "#7", "toy0.jsonl:99", "c:0"):
             with pytest.raises(UsageError, match="All chains: trails chains|Write more of the id"):
                 opened.trace(name, ONE.id)
         with pytest.raises(UsageError, match="no chain fits in run"):
@@ -242,7 +256,7 @@ def test_a_run_gets_a_name(home: Path) -> None:
         error = trails(home, "rename", "run", TWO.id, name).exception
         assert isinstance(error, UsageError)
         assert message in str(error)
-    trails(home, "rename", "run", "base", "")
+    assert trails(home, "rename", "run", "base", "").exit_code == 0
     assert verify(load_settings(home=home, store="embedded")).differences == ()
     with TraceStore(home) as shards:
         assert shards.runs()[ONE.id].name == ""
@@ -340,6 +354,56 @@ def test_a_removal_that_breaks_off_is_repaired_as_it_says(home: Path, monkeypatc
         assert verify(settings).differences == ()
     with Home(home, store="embedded") as opened:
         assert opened.cypher("MATCH (r:Run) WHERE r.alias = 'base' RETURN r.id").rows == ((ONE.id,),)
+
+
+def test_without_a_terminal_or_a_yes_nothing_is_removed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _files(home)
+    line = ["remove", "run", TWO.id, "--home", str(home), "--store", "embedded"]
+    monkeypatch.setattr("trails.cli.remove.on_terminal", on_terminal)
+    for given in ("", "y\n"):
+        refused = CliRunner().invoke(cli, line, input=given).exception
+        assert isinstance(refused, UsageError)
+        assert f"trails remove run {TWO.id} --home {home} --yes" in str(refused)
+    monkeypatch.setattr("trails.cli.remove.on_terminal", lambda: True)
+    for given in ("n\n", "\n"):
+        declined = CliRunner().invoke(cli, line, input=given).exception
+        assert isinstance(declined, TrailsError)
+        assert declined.exit_code == 1
+        assert str(declined) == f"nothing was removed from {home}."
+    assert _files(home) == before
+    assert CliRunner().invoke(cli, [*line, "--yes"]).exit_code == 0
+    assert {run for _, run in digests(home)} == {ONE.id}
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_names_nothing(home: Path, name: str) -> None:
+    before = _files(home)
+    settings = load_settings(home=home, store="embedded")
+    for kind in KINDS:
+        for line in (["remove", kind, name, "--yes"], ["remove", kind, TWO.id, name, "--yes"]):
+            refused = trails(home, *line)
+            assert refused.exit_code == 2
+            assert "is empty: give it a value" in refused.output
+        with pytest.raises(UsageError, match=f"the name of a {kind} was asked for and is empty"):
+            remove(kind, [name], settings)
+    with pytest.raises(UsageError, match="name of a run was asked for and is empty"):
+        rename_run(name, "x", settings)
+    with Home(home, store="embedded") as opened:
+        asking: list[Callable[[], object]] = [
+            lambda: opened.run(name),
+            lambda: opened.trace(CHAINS[0], name),
+            lambda: opened.basin(CHAINS[0], after=name, run=ONE.id),
+            lambda: opened.query("most-surprising", run=name),
+            lambda: opened.query("chain-steps", chain=name, run=ONE.id),
+            lambda: opened.select(f"chain:{name}"),
+            lambda: opened.select(f"source:{name}"),
+            lambda: opened.select(f"family:{name}"),
+            lambda: opened.shards and fitting_runs(opened.runs(), name),
+        ]
+        for ask in asking:
+            with pytest.raises(UsageError):
+                ask()
+    assert _files(home) == before
 
 
 def test_a_rebuild_makes_no_home(tmp_path: Path) -> None:

@@ -51,9 +51,9 @@ def command(
     with TraceStore(settings.home) as traces:
         known = Names(traces)
         wanted = [set(known.chains(names))] if names else []
-        wanted += [set(known.of_source(source))] if source else []
-        wanted += [set(known.of_family(family))] if family else []
-        of = run_of(measured_runs(traces), run).id if run else None
+        wanted += [set(known.of_source(source))] if source is not None else []
+        wanted += [set(known.of_family(family))] if family is not None else []
+        of = run_of(measured_runs(traces), run).id if run is not None else None
         table = chain_rows(traces, known)
     rows = [
         row

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from trails.cli import COMMANDS
 from trails.config import Settings, load_settings
+from trails.errors import TrailsError
 from trails.platform.text import counted, json_text, jsonable, one_line, spreadsheet_text, visible
 from trails.report.table import Rows, prose, wrapped
 
@@ -84,9 +85,19 @@ def _for_terminal(text: str, stream: Any) -> str:
     return "\n".join(line.plain for line in prose(Text(text), max(shutil.get_terminal_size().columns, 20)))
 
 
-def confirm(question: str) -> None:
-    """Ask on the terminal; anything but yes ends the command."""
-    click.confirm(visible(question), abort=True)
+def confirm(question: str, unchanged: str) -> None:
+    """Ask on the terminal; anything but yes ends the command: exit code 1 and ``unchanged``, which says what stayed."""
+    try:
+        agreed = click.confirm(visible(question))
+    except click.Abort:
+        raise click.Abort from TrailsError(unchanged)
+    if not agreed:
+        raise TrailsError(unchanged)
+
+
+def on_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty()
 
 
 home_option = click.option(

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 from pathlib import Path
 
 import click
 
-from trails.cli.common import confirm, echo, home_option, json_option, print_json, settings_from, store_option
+from trails.cli.common import (
+    confirm,
+    echo,
+    home_option,
+    json_option,
+    on_terminal,
+    print_json,
+    settings_from,
+    store_option,
+)
+from trails.errors import UsageError
 from trails.platform.text import counted
 
 SHOWN = 10
@@ -37,12 +47,13 @@ def command(
     made from them.
 
     NAMES are ids, beginnings of ids, SOURCE:RECORD, or the numbers of trails chains (#12). There is no undo:
-    ingest the same input again to measure it again.
+    ingest the same input again to measure it again. It asks first; without a terminal (in a script) it removes nothing
+    unless --yes is given.
 
     \b
     trails remove chain c1f0 --dry-run
     trails remove source gsm8k/test
-    trails remove run rb46e
+    trails remove run rb46e --yes
     """
     from trails.pipeline.removing import Kind, remove
 
@@ -50,10 +61,17 @@ def command(
     of: Kind = kind  # type: ignore[assignment]  # click.Choice
     found = remove(of, names, settings, dry_run=True)
     if not dry_run:
-        if not yes and sys.stdin.isatty():
-            confirm(f"remove {counted(len(found.pairs), 'measured chain')} of {settings.home}?")
         # a number (#2) names what was shown, whatever another process did meanwhile
         chains = sorted({chain for chain, _ in found.pairs})
+        if not yes:
+            what = counted(len(found.pairs), "measured chain")
+            if not on_terminal():
+                typed = shlex.join(["trails", "remove", kind, *names, "--home", str(settings.home)])
+                raise UsageError(
+                    f"{what} of {settings.home} would go, and there is no terminal to ask on. Nothing was removed. "
+                    f"See what goes: {typed} --dry-run. Remove it: {typed} --yes"
+                )
+            confirm(f"remove {what} of {settings.home}?", f"nothing was removed from {settings.home}.")
         found = remove(of, chains if of == "chain" else names, settings, force=yes)
     if as_json:
         print_json(

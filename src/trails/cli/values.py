@@ -17,6 +17,9 @@ from click.core import ParameterSource
 WIDEST = 2**63 - 1
 """The largest whole number that an option takes: what the engines hold."""
 
+MAY_BE_EMPTY = {("rename", "name")}
+"""Command and parameter for which an empty text says something: it takes the name of a run away."""
+
 Consumed = tuple[Any, ParameterSource | None]
 
 
@@ -27,6 +30,8 @@ MAY_BE_EMPTY = {("rename", "name")}
 def with_plain_values(command: click.Command) -> click.Command:
     """The command, and those of a group; a parameter that the command line gives refuses a value that is none."""
     for parameter in command.params:
+        if (command.name, parameter.name) in MAY_BE_EMPTY:
+            continue
         consume = functools.partial(_plain, parameter, parameter.consume_value)
         setattr(parameter, "consume_value", consume)  # noqa: B010  # a method of click
     if isinstance(command, click.Group):

@@ -274,7 +274,7 @@ class Home(OpenHome):
         families = {row[3] for row in self.names.rows if row[3]}
         named = not is_selection(chains) and family_key(chains.strip()) in families
         wanted = self.chosen(f"family:{chains.strip()}" if named else chains, of.id)
-        later = self.run(after) if after else None
+        later = self.run(after) if after is not None else None
         if later is not None and later.tokenizer != of.tokenizer:
             raise UsageError(
                 f"runs {of.id} and {later.id} have different tokenizers, so their tokens cannot be compared."
@@ -323,7 +323,7 @@ class Home(OpenHome):
         from trails.analyses.drift import drift
 
         trace = self.trace(chain, run)
-        return drift(trace, self.trace(trace.chain.id, against) if against else None)
+        return drift(trace, self.trace(trace.chain.id, against) if against is not None else None)
 
     # --- what is changed, and what depends on what ---------------------------------------------------------------------
 
@@ -368,7 +368,7 @@ class Home(OpenHome):
         from trails.analyses.effects import scan
 
         of = self.run(run).id
-        second = self.run(after).id if after else ""
+        second = self.run(after).id if after is not None else ""
         found = scan(
             lambda: self._traces.traces(of),
             names,

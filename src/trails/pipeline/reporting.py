@@ -58,7 +58,7 @@ def report(
     """
     check_free(to, overwrite=overwrite)  # before the work, not after it
     first = home.run(run)
-    second = home.run(compare) if compare else None
+    second = home.run(compare) if compare is not None else None
     selections = [text if is_selection(text) else home.names.chain(text, first.id) for text in selections]
     chains = _chains(home, selections)
     notes: list[str] = []

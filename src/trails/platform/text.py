@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from trails.errors import UsageError
+
 _STEERING = (
     r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # C0 without tab and line feed, delete, C1: ESC, CSI, OSC and their kind
     r"\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"  # order, invisible
@@ -55,6 +57,18 @@ def whole_number(text: str) -> int | None:
     scripts and superscripts are no numbers here: nobody types them for one.
     """
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def named(what: str, text: str) -> str:
+    """``text`` without the spaces around it: the name of a ``what`` (``run``, ``chain``), or the beginning of its id.
+
+    Raises UsageError for an empty one: every id begins with nothing.
+    """
+    if found := text.strip():
+        return found
+    raise UsageError(
+        f"the name of a {what} was asked for and is empty, as a variable that is not set is. Write the {what}'s name"
+    )
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from trails.errors import UsageError
-from trails.platform.text import counted, whole_number
+from trails.platform.text import counted, named, whole_number
 from trails.schema import Run, family_key, fitting_runs
 from trails.store.traces import TraceStore
 
@@ -65,7 +65,7 @@ class Names:
 
     def chain(self, text: str, run: str | None = None) -> str:
         """Id of the chain that ``text`` names; with ``run`` among the chains of this run only."""
-        fitting = self._fitting(text.strip(), run)
+        fitting = self._fitting(named("chain", text), run)
         if len(fitting) == 1:
             return fitting[0]
         of = f" in run {run}" if run else ""
@@ -139,6 +139,7 @@ class Names:
 
     def of_source(self, text: str) -> list[str]:
         """Chains of a source, sorted."""
+        text = named("source", text)
         found = sorted(row[2] for row in self.rows if text in (row[0], _last(row[0])))
         if not found:
             known = ", ".join(dict.fromkeys(row[0] for row in self.rows)) or "none"
@@ -147,6 +148,7 @@ class Names:
 
     def of_family(self, text: str) -> list[str]:
         """Chains of a family, sorted."""
+        text = named("family", text)
         key = family_key(text)
         found = {row[3] for row in self.rows if row[3]}
         begins = {value for value in found if len(text) >= LEAST_BEGINNING and value.startswith(text)}
@@ -186,13 +188,13 @@ def run_of(runs: Mapping[str, Run], text: str | None, another: str = "--run ID")
     """
     found = fitting_runs(runs, text)
     if len(found) == 1:
-        if not text:
+        if text is None:
             tell_default(found[0], runs, "the only one that is not a training or an intervention", another)
         return found[0]
     known = ", ".join(f"{run.id} ({run.name or run.model})" for run in runs.values()) or (
         "none; measure with: trails ingest PATH"
     )
-    asked = f"run {text!r}" if text else "a run"
+    asked = "a run" if text is None else f"run {text!r}"
     raise UsageError(f"{asked} was asked for and {len(found)} fit. Runs: {known}. Choose with {another}.")
 
 
@@ -261,7 +263,7 @@ def named_parameters(given: Mapping[str, Any], names: Names, runs: Mapping[str, 
     """
     found = dict(given)
     for name, value in given.items():
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str):
             continue
         if name in ("chain", "first", "second"):
             found[name] = names.chain(value)
