@@ -90,6 +90,9 @@ def test_ids_and_parts_take_no_answer_and_missing_ones_are_counted(make_home, tm
         export(home, tmp_path / "o.jsonl", format="messages", think_tags="<think>")
     report = export(home, tmp_path / "o.jsonl", format="messages", answer=True)
     assert "1 row has no final answer to end with." in report.lint
+    partly = "5 rows end with the final answer, 1 has none and stops after the chain"
+    assert partly in report.ends
+    assert report.answered == 5
     result = CliRunner().invoke(
         cli,
         [
@@ -98,7 +101,12 @@ def test_ids_and_parts_take_no_answer_and_missing_ones_are_counted(make_home, tm
         ],
     )
     assert result.exit_code == 0, result.output
-    assert "a row ends with the final answer" in result.stdout
+    assert partly in result.stdout
+    assert "a row ends with the final answer" not in result.stdout
+    bare = make_home(chains=[replace(c, answer="") for c in chains_of(6)], name="bare")
+    nothing = export(bare, tmp_path / "bare.jsonl", format="messages", answer=True)
+    assert nothing.ends.startswith("No row has a final answer, so a row ends after the chain")
+    assert nothing.answered == 0
     assert rows_of(tmp_path / "cli.jsonl")[0]["messages"][-1]["content"].startswith("<think>\n")
 
 

@@ -129,3 +129,82 @@ def test_messages_go_through_a_chat_template(make_home, tmp_path: Path, tiny, to
     trainer = trainer_of(tiny, chat, report.files["train"], tmp_path, assistant_only_loss=True)
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_only_the_last_turn_of_a_conversation_is_trained(make_home, tmp_path: Path, tiny, tokenizer, suffix) -> None:
+    """The settings that the export prints are what is executed here: earlier turns of the assistant carry no loss."""
+    import copy
+    from dataclasses import replace
+
+    from datasets import load_dataset
+    from tests.export.conftest import chains_of
+    from trl import SFTConfig, SFTTrainer
+
+    chat = copy.deepcopy(tokenizer)
+    chat.add_tokens(["draft", "user", "assistant"])
+    chat.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ' ' }}{% generation %}{{ m['content'] + ' <eos> ' }}{% endgeneration %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
+    )
+    before = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "draft draft"}]
+    before.append({"role": "user", "content": "again"})
+    chains = chains_of(4)
+    talks = [replace(chains[0], question="", messages=""), replace(chains[1], messages="")]
+    talks += [replace(chain, messages=json.dumps(before)) for chain in chains[2:]]
+    home = make_home(chains=talks)
+    file = tmp_path / f"t{suffix}"
+    with TraceStore(home.home) as traces:
+        report = export_selection(select(None, traces, "all"), traces, "messages", file)
+    assert report.earlier == 2
+    assert "2 rows have earlier turns of the assistant, of weight 0" in report.loads[0]
+    assert "1 row has one turn and no prompt: the settings leave it out" in report.loads[1]
+    card = report.card.read_text(encoding="utf-8")
+    assert all(line in card for line in (*report.loads, report.settings))
+    kind = "json" if suffix == ".jsonl" else "parquet"
+    data = load_dataset(kind, data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
+    weights = [[m.get("weight") for m in row["messages"]] for row in data]
+    assert sorted(weights, key=len) == [[None], [None, None], [None, 0, None, 1], [None, 0, None, 1]]
+    fixed = {
+        "max_steps": 1,
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": False,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    place = {"data": data}
+    *lines, call = report.settings.split("\n")
+    exec("\n".join(lines), place)
+    assert call.startswith("SFTConfig(")
+    arguments = eval(call.replace("SFTConfig(", "SFTConfig(output_dir=folder, **fixed, "), {
+        "SFTConfig": SFTConfig, "folder": str(tmp_path / "out"), "fixed": fixed,
+    })  # fmt: skip
+    trainer = SFTTrainer(tiny, arguments, train_dataset=place["data"], processing_class=chat)
+    assert len(trainer.train_dataset) == 3
+    texts = {chain.id: chain.text for chain in talks}
+    draft = chat.convert_tokens_to_ids("draft")
+    for row in trainer.train_dataset:
+        trained = [i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
+        last = chat(texts[row["chain"]] + " <eos>", add_special_tokens=False)["input_ids"]
+        assert trained == last
+        assert draft not in trained
+    assert sum(row["input_ids"].count(draft) for row in trainer.train_dataset) == 4
+
+
+def test_the_settings_leave_room_for_the_longest_row(make_home, tmp_path: Path) -> None:
+    """Trainers that cut or drop rows beyond a length of their own are told the length."""
+    home = make_home(6)
+    longest = max(len(t.question_token_ids) + len(t.token_ids) for t in home.traces)
+    said = {}
+    for name in ("axolotl", "axolotl-segments", "llama-factory", "prompt-completion", "messages", "trl"):
+        with TraceStore(home.home) as traces:
+            said[name] = export_selection(
+                select(None, traces, "all"), traces, name, tmp_path / name / "t.jsonl"
+            ).settings
+    assert f"\nsequence_len: {longest}\n" in said["axolotl"]
+    assert f"\nsequence_len: {2 * longest}\n" in said["axolotl-segments"]
+    assert f"\ncutoff_len: {2 * longest}\n" in said["llama-factory"]
+    for name in ("prompt-completion", "messages", "trl"):
+        assert "max_length=None" in said[name]

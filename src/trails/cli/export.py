@@ -216,6 +216,9 @@ def _print(report: ExportReport, as_json: bool, objective: str = "", said: Seque
                 "tokens_with_loss": counts.labelled,
                 "mean_surprisal": counts.mean_surprisal,
                 "ends": report.ends,
+                "rows_with_answer": report.answered,
+                "rows_with_earlier_turns": report.earlier,
+                "loads": list(report.loads),
                 "lost": list(report.lost),
                 "objective": objective,
                 "in_training": list(said),
@@ -241,6 +244,8 @@ def _print(report: ExportReport, as_json: bool, objective: str = "", said: Seque
             echo(f"{counted(counts.unlabelled, 'row was', 'rows were')} left out: no token of them carries a label")
         echo(report.ends)
         for line in said:
+            echo(line)
+        for line in report.loads:
             echo(line)
         if report.settings:
             echo(f"load with: {report.settings}")

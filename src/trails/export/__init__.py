@@ -98,6 +98,10 @@ def _collect(prepared: Prepared, spill: Spill, grams: GramIndex, folder: Path, *
         carries = np.bincount(batch.labels.row_of, batch.labelled, len(batch)) > 0
         facts.unlabelled += int((~carries).sum())
         kept = batch.keep(carries)
+        if prepared.ending is not None and len(kept) < len(batch):
+            written = set(kept.ids_of("chain"))
+            gone = {chain for chain in batch.ids_of("chain") if chain not in written}
+            prepared.ending.missing[:] = [chain for chain in prepared.ending.missing if chain not in gone]
         facts.add(kept, writer)
         if options.split:
             names = [name for name in ("chain", "parent", VERSIONS) if name in kept.rest.column_names]

@@ -40,7 +40,7 @@ WRITER = Writer(
     convert=_tokens,
     schema=SCHEMA,
     keeps=frozenset({"mask", "order", "conversation"}),
-    settings=f"datasets:\n  - path: FILE\n    ds_type: json\n    type:\n{_CURRICULUM}",
+    settings=f"datasets:\n  - path: FILE\n    ds_type: json\n    type:\nsequence_len: LONGEST\n{_CURRICULUM}",
     beside=True,
 )
 
@@ -50,6 +50,9 @@ SEGMENT_WRITER = Writer(
     convert=_segments,
     schema=SEGMENT_SCHEMA,
     keeps=frozenset({"order"}),
-    settings=f"datasets:\n  - path: FILE\n    ds_type: json\n    type: input_output\ntrain_on_inputs: false\n{_CURRICULUM}",
+    settings=(
+        "datasets:\n  - path: FILE\n    ds_type: json\n    type: input_output\ntrain_on_inputs: false\nsequence_len: ROOM\n"
+        f"{_CURRICULUM}"
+    ),
     reads=("prompt", "completion"),
 )

@@ -30,7 +30,7 @@ RAW_JSON = {"json": "1"}
 """Metadata of a string field that holds JSON, to be written as it is: for rows whose shape Arrow has no type for."""
 
 OPTIONAL = {"optional": "1"}
-"""Metadata of a nullable string field of a struct whose key is left out of the JSON where it is null."""
+"""Metadata of a nullable field of a struct (text or whole number) whose key is left out of the JSON where it is null."""
 
 GROUP_BYTES = 2**24
 """Tables are joined to row groups of at least so many bytes: what Parquet notes of every group is held until its end."""
@@ -99,7 +99,7 @@ def _objects(fields: Sequence[pa.Field], parts: Sequence[pa.Array], end: str = "
     for field, part in zip(fields, parts, strict=True):
         told = field.metadata or {}
         optional = b"optional" in told
-        there = pc.fill_null(part, "") if optional else part
+        there = pc.fill_null(part, "" if pa.types.is_string(part.type) else 0) if optional else part
         text = there if b"json" in told else json_text(there)
         key = ("," if pieces else "{") + orjson.dumps(field.name).decode() + ":"
         if optional:

@@ -34,7 +34,7 @@ WRITER = Writer(
     settings=(
         'dataset_info.json: {"trails": {"file_name": "FILE", "formatting": "alpaca",'
         ' "columns": {"prompt": "instruction", "response": "output"}}}\n'
-        "dataset: trails\ntemplate: empty\ndisable_shuffling: true"
+        "dataset: trails\ntemplate: empty\ncutoff_len: ROOM\ndisable_shuffling: true"
     ),
     chat=True,
 )

@@ -1,7 +1,8 @@
 """``messages``: what was said before the chain, then the chain as the assistant's turn; the trainer adds its chat template.
 
 Before the chain stands the conversation that its source has (roles, names, tool calls and answers, thoughts), else the question
-as a user's turn. A chain without either has the assistant's turn only.
+as a user's turn. A chain without either has the assistant's turn only. Earlier turns of the assistant are context: their
+``weight`` is 0, that of the chain 1. TRL takes no weights, so its settings train the last turn alone where there are such rows.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ MESSAGES = pa.list_(
                 pa.field(name, pa.string(), metadata=OPTIONAL | (RAW_JSON if name == "tool_calls" else {}))
                 for name in _FURTHER
             ),
+            pa.field("weight", pa.int8(), metadata=OPTIONAL),
         ]
     )
 )
-"""A turn. ``tool_calls`` is a list in JSON lines and JSON text in Parquet. What a turn lacks is null, and no key there."""
+"""A turn. ``tool_calls`` is a list in JSON lines and JSON text in Parquet; ``weight`` has the
+assistant's turns of a row with several. What a turn lacks is null, and no key there."""
 
 SCHEMA = pa.schema([("messages", MESSAGES), *(RECORD.field(name) for name in PROVENANCE)])
 
@@ -60,7 +63,11 @@ def _conversations(table: pa.Table) -> pa.Array:
     for messages, question, answer in zip(*columns, strict=True):
         asked = [{"role": "user", "content": question}] if question else []
         before = map(_turn, json.loads(messages)) if messages else asked
-        rows.append([*before, {"role": "assistant", "content": answer}])
+        turns = [*before, {"role": "assistant", "content": answer}]
+        said = [turn for turn in turns if turn["role"] == "assistant"]
+        for turn in said if len(said) > 1 else ():
+            turn["weight"] = int(turn is turns[-1])
+        rows.append(turns)
     return pa.array(rows, MESSAGES)
 
 
@@ -73,7 +80,7 @@ def _convert(table: pa.Table) -> pa.Table:
         pa.array(places)
     )
     roles = pa.array(["user", "assistant"]).take(pa.array((places >= len(table)).astype(np.int8)))
-    further = [pa.nulls(len(places), pa.string())] * len(_FURTHER)
+    further = [pa.nulls(len(places), kind.type) for kind in list(MESSAGES.value_type)[2:]]
     turns = pa.StructArray.from_arrays([roles, texts, *further], fields=list(MESSAGES.value_type))
     return pa.table({"messages": pa.ListArray.from_arrays(lists, turns)} | provenance, schema=SCHEMA)
 
@@ -85,6 +92,12 @@ WRITER = Writer(
     schema=SCHEMA,
     keeps=frozenset({"order", "conversation"}),
     reads=("prompt", "completion", "question", "messages"),
-    settings='SFTConfig(assistant_only_loss=True, train_sampling_strategy="sequential")',
+    settings='SFTConfig(assistant_only_loss=True, max_length=None, train_sampling_strategy="sequential")',
+    settings_of_last=(
+        'data = data.filter(lambda row: len(row["messages"]) > 1)\n'
+        'data = data.map(lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},'
+        ' remove_columns=["messages"])\n'
+        'SFTConfig(completion_only_loss=True, max_length=None, train_sampling_strategy="sequential")'
+    ),
     chat=True,
 )

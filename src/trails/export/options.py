@@ -56,7 +56,8 @@ class ExportReport:
     """What was written. ``files`` maps split names to paths; ``digest`` is the SHA-256 of the training rows' file.
 
     ``lost`` says what the format could not hold (only with ``lossy``), ``settings`` how to load the file from where we are,
-    ``ends`` what a row ends with.
+    ``ends`` what a row ends with, ``loads`` what these settings train on. ``earlier`` rows have earlier turns of the assistant;
+    ``answered`` rows end with a final answer (None: not asked for).
     """
 
     files: dict[str, Path]
@@ -68,6 +69,9 @@ class ExportReport:
     writer: str = ""
     settings: str = field(default="", repr=False)
     ends: str = ""
+    loads: tuple[str, ...] = ()
+    earlier: int = 0
+    answered: int | None = None
 
 
 def parse_layers(text: str, *, first: int = 1) -> tuple[int, ...]:

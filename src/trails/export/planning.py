@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -134,6 +135,11 @@ def _further(facts: Facts, parts: Mapping[str, Whole]) -> Further | None:
     return Further(schema, of) if len(schema) else None
 
 
+def _answered_before(messages: str) -> bool:
+    """Whether the assistant has spoken in a conversation, given as JSON."""
+    return bool(messages) and any(message["role"] == "assistant" for message in json.loads(messages))
+
+
 class Facts:
     """A few numbers and names of every row, never its tokens; the numbers lie in files of ``folder``.
 
@@ -160,6 +166,8 @@ class Facts:
         self.weightless = 0
         self.unfit = 0
         self.conversations = 0
+        self.earlier = 0  # rows with earlier turns of the assistant
+        self.bare = 0  # rows of one turn
         self.nats = 0.0
         self.labelled = 0
         self.measured = 0
@@ -198,6 +206,10 @@ class Facts:
             self.unfit += int((~fit).sum())
         if self.run.template == "chat" and "conversation" not in writer.keeps:
             self.conversations += sum(map(bool, batch.ids_of("messages")))
+        if writer.settings_of_last:
+            said = batch.ids_of("messages")
+            self.earlier += sum(map(_answered_before, said))
+            self.bare += sum(not talk and not asked for talk, asked in zip(said, batch.ids_of("question"), strict=True))
         self.rows += n
         codes = [self._codes.setdefault(name, len(self._codes)) for name in batch.ids_of("family")]
         self._families.add(np.array(codes, np.int32))
@@ -228,6 +240,11 @@ class Facts:
             ]
             self._stages.append(np.array([part.stage for part in parts], np.int32))
             self.tags += [part.tag for part in parts]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self._sizes.read()[:, 0].max(initial=0))
 
     @property
     def stages(self) -> npt.NDArray[np.int32]:

@@ -30,6 +30,7 @@ from trails.export.subgraph import Selection
 from trails.export.variant_rows import read_refusals, stored_variants, variant_tables
 from trails.export.writer import Writer
 from trails.platform.arrays import Floats
+from trails.platform.text import counted
 from trails.platform.threads import ahead
 from trails.schema import SHARD_SCHEMA, Run
 from trails.store.resolve import measured_runs, run_of
@@ -56,9 +57,8 @@ class Prepared:
     reference: dict[str, Floats]
     ending: Ending | None
 
-    @property
-    def ends(self) -> str:
-        """What a row ends with, in words."""
+    def ends(self, rows: int) -> str:
+        """What the ``rows`` end with, in words."""
         if self.ending is None:
             return (
                 "A row ends where the selection ends: no end-of-sequence token is added, and the final answer is not in it "
@@ -69,11 +69,17 @@ class Prepared:
             if any(self.ending.think)
             else ""
         )
-        answer = (
-            "a row ends with the final answer"
-            if self.options.answer
-            else "a row ends after the chain, without its answer"
-        )
+        without = len(self.ending.missing)
+        if not self.options.answer:
+            answer = "a row ends after the chain, without its answer"
+        elif not without:
+            answer = "a row ends with the final answer"
+        elif without == rows:
+            answer = "no row has a final answer, so a row ends after the chain"
+        else:
+            ended = counted(rows - without, "row ends", "rows end")
+            bare = counted(without, "has none and stops", "have none and stop")
+            answer = f"{ended} with the final answer, {bare} after the chain"
         whole = "; ".join(filter(None, (tags, answer)))
         return f"{whole[0].upper()}{whole[1:]}; no end-of-sequence token is added."
 

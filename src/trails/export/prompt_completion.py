@@ -20,5 +20,5 @@ WRITER = Writer(
     convert=_convert,
     schema=SCHEMA,
     keeps=frozenset({"order"}),
-    settings='SFTConfig(completion_only_loss=True, train_sampling_strategy="sequential")',
+    settings='SFTConfig(completion_only_loss=True, max_length=None, train_sampling_strategy="sequential")',
 )

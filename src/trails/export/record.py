@@ -227,7 +227,7 @@ class Ending:
     """What the text of a row is completed with, for formats that hold texts.
 
     ``think`` are the marks around the chain, empty for none. ``answers`` are final answers by chain (None: not asked for); a
-    row of another chain, or with an empty answer, ends without one and is counted in ``missing``.
+    row of another chain, or with an empty answer, ends without one; its chain is in ``missing``.
     """
 
     think: tuple[str, str] = ("", "")

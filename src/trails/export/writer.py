@@ -25,7 +25,8 @@ class Writer:
     that its rows have, too. ``keeps`` says what survives: ``mask`` (any set of labelled tokens; without it only rows whose
     labels are exactly the completion), ``weights`` (a number per token), ``order``, ``conversation`` (what was said before the
     question, where the model was measured after it). ``settings`` are the lines a user must give the trainer so that it does
-    survive. ``beside`` writes
+    survive: FILE is the file, LONGEST the tokens of the longest row, ROOM what a trainer that tokenises it again has
+    room for. ``settings_of_last`` are those lines where rows have earlier turns of the assistant. ``beside`` writes
     the provenance columns to a second file, for trainers that accept no further columns. ``folder`` writes a data set as the
     library ``datasets`` saves it to disk, for trainers that load only that. ``chat`` says that a row is
     question and whole chain, so that a prompt cannot hold a part of the chain. ``open`` says that readers of the format take
@@ -38,6 +39,7 @@ class Writer:
     schema: pa.Schema
     keeps: frozenset[Kept]
     settings: str
+    settings_of_last: str = ""
     reads: tuple[str, ...] = ()
     beside: bool = False
     folder: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,10 @@ from trails.platform.text import counted
 
 CHECKED = 2_000
 """Up to so many rows, train and held-out part are compared gram by gram once more: a second way to the same answer."""
+
+
+ROOM = 2
+"""So many times the tokens of the longest row a trainer has room for that tokenises its text again, with a template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +65,21 @@ def describe(
 ) -> ExportReport:
     """Write the card and report what was written."""
     writer, options, selection, files = prepared.writer, prepared.options, prepared.selection, prepared.files
-    lost, lint = _lost(writer, prepared, facts), [*facts.lint(), prepared.ends]
+    ends = prepared.ends(facts.rows)
+    lost, lint = _lost(writer, prepared, facts), [*facts.lint(), ends]
     if prepared.ending is not None and prepared.ending.missing:
         lint.append(f"{counted(len(prepared.ending.missing), 'row has', 'rows have')} no final answer to end with.")
+    loads = _loads(writer, facts)
+    lint += loads
     counts = facts.counts(plan, written.shared)
     if options.variants and counts.variants:
         counts = replace(counts, max_edits=largest_edits(options.variants, selection))
     # names as they lie beside the card, so that the same export into another folder gives the same card
-    settings = writer.settings.replace("FILE", to.name if writer.folder else files["train"].name)
-    typed = writer.settings.replace("FILE", str(to if writer.folder else files["train"]))
+    room = {"LONGEST": facts.longest, "ROOM": ROOM * facts.longest}
+    lines = (writer.settings_of_last if facts.earlier else "") or writer.settings
+    lines = reduce(lambda text, name: text.replace(name, str(room[name])), room, lines)
+    settings = lines.replace("FILE", to.name if writer.folder else files["train"].name)
+    typed = lines.replace("FILE", str(to if writer.folder else files["train"]))
     text = card(
         title=to.name if writer.folder else files["train"].stem,
         files={split: _beside_card(path, prepared.card) for split, path in files.items()},
@@ -91,7 +102,9 @@ def describe(
     write_atomic(prepared.card, text)
     digest = written.digests["train"]
     return ExportReport(
-        files, prepared.card, digest, counts, tuple(lost), tuple(lint), writer.name, typed, prepared.ends
+        *(files, prepared.card, digest, counts, tuple(lost), tuple(lint), writer.name, typed, ends, tuple(loads)),
+        earlier=facts.earlier,
+        answered=facts.rows - len(prepared.ending.missing) if options.answer and prepared.ending is not None else None,
     )
 
 
@@ -130,6 +143,28 @@ def _lost(writer: Writer, prepared: Prepared, facts: Facts) -> list[str]:
             f"The conversation before the question of {counted(facts.conversations, 'row')}: they begin with the question."
         )
     return lost
+
+
+def _loads(writer: Writer, facts: Facts) -> list[str]:
+    """What the settings of the format train on, where that is not what the count of tokens with loss says by itself."""
+    found = []
+    if facts.earlier:
+        found.append(
+            f"{counted(facts.earlier, 'row has', 'rows have')} earlier turns of the assistant, of weight 0: context"
+            " without loss. The settings train the last turn alone. A trainer of every assistant turn that reads no `weight`"
+            " trains on them, too; trl, axolotl and llama-factory-tokens hold the labels themselves."
+        )
+        if facts.bare:
+            found.append(
+                f"{counted(facts.bare, 'row has', 'rows have')} one turn and no prompt: the settings leave"
+                f" {'it' if facts.bare == 1 else 'them'} out, because TRL takes no empty prompt."
+            )
+    if writer.texts:
+        found.append(
+            "The trainer tokenises the texts again: marks, answers and end tokens carry loss, too, and are not in the count of"
+            " tokens with loss."
+        )
+    return found
 
 
 def _schema(writer: Writer, plan: Plan) -> pa.Schema:
