@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from trails.config import load_settings
+from trails.experiments.small import byte_tokenizer, small_model, train_small
 from trails.pipeline import Home, IngestOptions
 from trails.pipeline.consilium import ingest_many
 from trails.pipeline.measuring import scorer_from
@@ -48,45 +49,13 @@ def _bytes(row: dict[str, Any]) -> int:
 
 def trained(folder: Path, rest: Sequence[str], steps: int) -> None:
     """A byte-level language model, saved as a folder that trails loads."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer = byte_tokenizer()
     rows = [json.loads(line) for line in (*rest, *canonical_path().read_text("utf-8").splitlines())]
     text = "\n".join(f"{row.get('question', '')}\n{row['text']}\n" for row in rows)
     ids = torch.tensor(tokenizer(text)["input_ids"])
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=256,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            max_position_embeddings=WINDOW,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
+    model = small_model(256, WINDOW)
     begin = time.perf_counter()
-    losses = []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, (step + 1) / 20) * (1 - step / steps)
-        at = torch.randint(0, len(ids) - WINDOW, (2,)).tolist()
-        batch = torch.stack([ids[a : a + WINDOW] for a in at])
-        loss = model(batch, labels=batch).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
+    losses = train_small(model, ids, steps=steps, window=WINDOW)
     last = float(np.mean(losses[-20:]))
     print(
         f"byte-level model: {len(ids):,} bytes, {steps} steps of 2 x {WINDOW}, {time.perf_counter() - begin:.0f} s, "

@@ -308,6 +308,10 @@ def test_plans_that_no_verdict_could_follow_from_are_refused() -> None:
         check_plan(toy, {**planned(toy), "seeds": dict(list(planned(toy)["seeds"].items())[:4])})
     with pytest.raises(UsageError, match="holds out 19 chains as H for seed 0; 20 are the least"):
         check_plan(toy, planned(toy, sizes={"H": {"chains": 19}}))
+    over_texts = declared(lower(), texts=60)
+    check_plan(over_texts, planned(over_texts, sizes={"H": {"chains": 12}}))
+    with pytest.raises(UsageError, match="holds out 55 chains in all its seeds; it is judged over 60 texts or more"):
+        check_plan(over_texts, planned(over_texts, sizes={"H": {"chains": 11}}))
     with pytest.raises(UsageError, match="not fed the same rows for seed 0: a one, b two"):
         check_plan(toy, planned(toy, rows={"a": "one", "b": "two"}))
     with pytest.raises(UsageError, match="one or two looks, of 5 or more"):

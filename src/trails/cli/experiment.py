@@ -43,6 +43,9 @@ from trails.cli.common import device_option, echo, err, json_option, model_optio
 @click.option("--trained", default="", help="Source to train on (default: the one with the longest chains).")
 @click.option("--unseen", default="", help="Source whose chains are the unseen form.")
 @click.option("--unrelated", multiple=True, help="Source whose chains are unrelated text; may be repeated.")
+@click.option(
+    "--member", "members", multiple=True, help="Another pretrained model, for experiment transfer; may be repeated."
+)
 @model_option
 @device_option
 @json_option
@@ -61,13 +64,14 @@ def command(
     trained: str,
     unseen: str,
     unrelated: tuple[str, ...],
+    members: tuple[str, ...],
     model: str | None,
     device: str | None,
     as_json: bool,
 ) -> None:
     """Run experiment NAME with its controls: minimal-step (1), anchor (2), depth (3), same-loss (4), neutrality (5),
-    volatility (6), reaction (8), capture (9), cheap-paths (10), stages (11), bridges (12), roles (13), mask-order,
-    block, or all.
+    volatility (6), reaction (8), capture (9), cheap-paths (10), stages (11), bridges (12), roles (13), transfer (16),
+    mask-order, block, or all.
 
     Several names are joined by commas. Learning rates are chosen on seeds of their own. Then the plan (arms,
     criteria with their smallest effects of interest, realised sizes, digests of the rows) is written, then the
@@ -108,6 +112,7 @@ def command(
         unrelated=unrelated,
         mode="develop" if develop else "register" if register else "run",
         resume=resume,
+        members=members,
     )
     outcomes = run_experiments(
         name,

@@ -239,8 +239,17 @@ def check_plan(experiment: Experiment, plan: Mapping[str, Any]) -> None:
             f"{name} "
             "--develop (with the same --data, --out and --model)"
         )
+    if experiment.texts:
+        counted = sum(
+            found["sizes"].get(held, {}).get("chains", 0) for found in seeds.values() for held in experiment.held_out
+        )
+        if counted < experiment.texts:
+            raise UsageError(
+                f"the plan of {name} holds out {counted} chains in all its seeds; it is judged over {experiment.texts} texts "
+                "or more. Give more chains: --data PATH"
+            )
     for seed, found in seeds.items():
-        for held in experiment.held_out:
+        for held in () if experiment.texts else experiment.held_out:
             chains = found["sizes"].get(held, {}).get("chains", 0)
             if chains < LEAST_HELD_OUT:
                 raise UsageError(

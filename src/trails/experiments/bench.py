@@ -62,24 +62,22 @@ class Bench:
         deadline: float = 0.0,
         policy: ContextPolicy | None = None,
         folder: Path | None = None,
+        members: Sequence[str] = (),
     ) -> None:
         """``threads`` limits those of torch (0 = its own choice); ``deadline`` in seconds since the epoch (0 = none);
         ``policy`` says what stands before a chain (None: what a run without options puts there); ``folder`` is where
-        :meth:`kept` keeps (None = in memory only).
+        :meth:`kept` keeps (None = in memory only); ``members`` are further models, for :meth:`others`.
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if threads:
             torch.set_num_threads(threads)
-        scorer: Any = open_scorer(model, device=device, **asdict(policy or ContextPolicy()))
-        self.scorer = scorer
-        self.contexts: Contexts = scorer.contexts
-        self.model, self.tokenizer, self.run = scorer.model.module, scorer.model.tokenizer, scorer.run
+        self._asked, self._frame = device, asdict(policy or ContextPolicy())
+        self._take(open_scorer(model, device=device, **self._frame))
+        self.members = tuple(members)
         self.device = next(self.model.parameters()).device
         self.cuda = self.device.type == "cuda"
         if self.cuda:
             torch.set_float32_matmul_precision("high")
-        self.layers = int(self.model.config.get_text_config().num_hidden_layers)
-        self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
         self.batch_tokens = 16384 if self.cuda else 2048
         self.tile = 4096 if self.cuda else 256
         self.deadline = deadline
@@ -87,8 +85,25 @@ class Bench:
         """Ids and spans of texts that were tokenised before."""
         self.made: dict[str, Row] = {}
         """Rows that several seeds use, by a name that says all they are made of."""
+        self.shared: dict[str, Any] = {}
+        """What else several seeds use, by such a name."""
         self.folder = folder
         self._kept: dict[str, Doubles] = {}
+
+    def _take(self, scorer: Any) -> None:
+        self.scorer = scorer
+        self.contexts: Contexts = scorer.contexts
+        self.model, self.tokenizer, self.run = scorer.model.module, scorer.model.tokenizer, scorer.run
+        self.layers = int(self.model.config.get_text_config().num_hidden_layers)
+        self.vocabulary = int(self.model.get_output_embeddings().weight.shape[0])
+
+    def around(self, scorer: Any) -> Bench:
+        """A bench around another model on the same device, that shares everything else with this one. Rows are named by their
+        chain only (:attr:`made`), so the model has the same tokenizer.
+        """
+        other = copy.copy(self)
+        other._take(scorer)
+        return other
 
     @property
     def hardware(self) -> str:
@@ -99,6 +114,13 @@ class Bench:
         """Raise TimeUpError past the deadline; called before each arm."""
         if self.deadline and time.time() > self.deadline:
             raise TimeUpError
+
+    def others(self) -> list[Any]:
+        """Scorers of the further models, opened at the first call, in the frame of this bench."""
+        if "others" not in self.shared:
+            self.shared["others"] = [open_scorer(name, device=self._asked, **self._frame) for name in self.members]
+        found: list[Any] = self.shared["others"]
+        return found
 
     def free(self) -> None:
         """Give cached device memory back, for the other processes on the device."""

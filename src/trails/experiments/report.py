@@ -120,6 +120,7 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
         k: plan[k]
         for k in (
             "model",
+            "members",
             "layers",
             "parameters",
             "precision",
@@ -139,11 +140,14 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
         lines.append(f"- cost: {spent:.1f} minutes of {', '.join(devices)}, development not counted")
     lines += _sizes(plan)
     lines += [f"- {key}: {_words(value)}" for key, value in experiment.settings.items()]
-    lines += [f"- {experiment.limits}", "- One small model; nothing here says that a larger one behaves alike.", ""]
+    several = "Small models; nothing here says that larger ones behave alike."
+    single = "One small model; nothing here says that a larger one behaves alike."
+    lines += [f"- {experiment.limits}", f"- {several if 'members' in plan else single}", ""]
     lines += [
         "Run it again:",
         "",
-        f"    trails experiment {experiment.name} --data FOLDER --out FOLDER",
+        f"    trails experiment {experiment.name} --data FOLDER --out FOLDER"
+        + " --member MODEL" * len(plan.get("members", ())),
         "",
     ]
     return "\n".join(lines)
@@ -158,13 +162,14 @@ def pending(experiment: Experiment) -> str:
         again if experiment.correction else "It has not been run under the present rules: there is no verdict.",
         "",
     ]
-    effect = smallest_effect(experiment.looks[0], experiment.level)
+    count, unit = (experiment.texts, "texts") if experiment.texts else (experiment.looks[0], "seeds")
+    effect = smallest_effect(count, experiment.level)
     lines += ["## What is to be judged", "", experiment.hypothesis, ""]
     for claim in experiment.claims:
         deltas = ", ".join(dict.fromkeys(f"{c.metric} {c.delta:g}" for c in claim.criteria))
         lines.append(f"- **{claim.name}** ({claim.kind}): {claim.sentence}. Smallest effect of interest: {deltas}.")
-    seeds = f"{experiment.looks[0]} seeds find a difference of {effect:.2f} standard deviations with 80 % probability"
-    lines += ["", f"{seeds}; `trails experiment {experiment.name} --power` prints what that is and costs.", ""]
+    found = f"{count} {unit} find a difference of {effect:.2f} standard deviations with 80 % probability"
+    lines += ["", f"{found}; `trails experiment {experiment.name} --power` prints what that is and costs.", ""]
     return "\n".join(lines)
 
 
@@ -293,7 +298,7 @@ def _words(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(_words, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -53,7 +53,8 @@ class RunOptions:
     """How to run. ``jobs`` processes on one device (0 = 1 on a CPU, up to 6 on a GPU). ``minutes`` is the time after which no
     further arm is begun (0 = no limit). ``scale`` is a name of :data:`SCALES`. ``seeds`` are run (0 = the first planned look).
     ``mode``: ``develop`` tries the learning rates on the development seeds, ``register`` writes the plan and ends, ``run`` does
-    both where they are missing and then the seeds. ``resume`` demands a plan that is registered already.
+    both where they are missing and then the seeds. ``resume`` demands a plan that is registered already. ``members`` are
+    further models, for the experiments that compare several.
     """
 
     model: str = ""
@@ -67,6 +68,7 @@ class RunOptions:
     unrelated: tuple[str, ...] = ()
     mode: Mode = "run"
     resume: bool = False
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +439,15 @@ def _start(
 ) -> None:
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     try:
-        _STATE["bench"] = Bench(options.model, device=options.device, threads=threads, deadline=deadline, folder=out)
+        bench = Bench(
+            options.model,
+            device=options.device,
+            threads=threads,
+            deadline=deadline,
+            folder=out,
+            members=options.members,
+        )
+        _STATE["bench"] = bench
     except TrailsError as error:  # an initialiser that raises would break the pool without a word
         _STATE["error"] = error
         return
@@ -454,7 +464,8 @@ def _about() -> dict[str, Any]:
     if "error" in _STATE:
         raise _STATE["error"]
     bench: Bench = _STATE["bench"]
-    return {
+    others = [{"name": one.run.model, "revision": one.run.revision} for one in bench.others()]
+    return ({"members": others} if others else {}) | {
         "model": {"name": bench.run.model, "revision": bench.run.revision},
         "layers": bench.layers,
         "parameters": sum(p.numel() for p in bench.model.parameters()),
