@@ -242,7 +242,7 @@ def test_a_hostile_template_gives_one_message(template: str) -> None:
 @pytest.mark.parametrize("messages", ["{", "{}", "[1]"])
 def test_a_damaged_conversation_is_named(messages: str) -> None:
     scorer = scorer_of(tiny("qwen2"), tokenizer=chatty(), template="chat")
-    with pytest.raises(UnmeasurableError, match=f"the conversation of chain {item().chain.id} is no "):
+    with pytest.raises(UnmeasurableError, match=f"the conversation of chain {item().chain.id} is not "):
         scorer.contexts.of(replace(item().chain, messages=messages))
 
 

@@ -203,7 +203,7 @@ def test_nobody_listens(home: Path) -> None:
         ("http://127.0.0.1:7687", "cannot be used"),
         ("", "set NEO4J_URI"),
         ("bolt://neo4j:secret-in-uri@127.0.0.1:7687", "holds a user or a password"),
-        ("bolt://[::1", "no address"),
+        ("bolt://[::1", "not an address"),
     ],
 )
 def test_addresses_that_cannot_be_one(uri: str, message: str) -> None:

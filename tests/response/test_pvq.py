@@ -192,7 +192,7 @@ def test_what_has_no_state_or_another_model_is_refused(states: Path, tmp_path: P
     assert not (tmp_path / "x.json").exists()
     other = tmp_path / "other.pvq.json"
     pvq.write_pvq(MADE, other)
-    with pytest.raises(UsageError, match="have nothing to do with each other"):
+    with pytest.raises(UsageError, match="cannot be compared"):
         run(states, "pvq", "search", str(other), "But it is dry.")
     with pytest.raises(UsageError, match="exists"):
         run(states, "pvq", "write", "all", "-o", str(other))

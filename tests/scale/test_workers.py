@@ -345,7 +345,10 @@ def test_shards_that_a_killed_head_left_between_are_taken(tmp_path: Path, chains
     assert (found.measured, found.already_measured) == (0, 60)
     same(tmp_path, chains, tmp_path / "home")
     (tmp_path / "between" / f"{'0' * 32}.parquet").write_bytes(b"other bytes")
-    with TraceStore(tmp_path / "home", write=True) as store, pytest.raises(StoreError, match="came with other bytes"):
+    with (
+        TraceStore(tmp_path / "home", write=True) as store,
+        pytest.raises(StoreError, match="arrived with bytes other"),
+    ):
         take_through(f"file://{tmp_path}/between", store)
 
 

@@ -146,7 +146,7 @@ def test_what_a_loop_refuses(place: Path, tmp_path: Path) -> None:
     source = tmp_path / "one.jsonl"
     source.write_text('{"chain": "If a then b. But c."}', encoding="utf-8")
     run("ingest", str(source), "--model", "uniform", "--home", str(tmp_path / "uniform"))
-    with Home(tmp_path / "uniform", store="embedded") as home, pytest.raises(UsageError, match="no language model"):
+    with Home(tmp_path / "uniform", store="embedded") as home, pytest.raises(UsageError, match="not a language model"):
         stellate(home, THOUGHT, tmp_path / "x")
 
 

@@ -124,7 +124,7 @@ def test_runs_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="the two runs share no chain"):
         compare(before, [replace(trace(1), run="rb")])
     other = replace(before[0], run="rb", token_ids=before[0].token_ids + 1)
-    with pytest.raises(UsageError, match="cut chain c[0-9a-f]{16} into other tokens. A diff needs one tokenizer"):
+    with pytest.raises(UsageError, match="cut chain c[0-9a-f]{16} into different tokens. A diff needs one tokenizer"):
         compare(before, [other])
     assert compare([*before, trace(1)], [replace(before[0], run="rb")]).missing == 1
 

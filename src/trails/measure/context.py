@@ -229,7 +229,7 @@ class Contexts:
             messages = json.loads(chain.messages)
         except ValueError as error:
             raise UnmeasurableError(
-                f"the conversation of chain {chain.id} is no JSON: {error}. Ingest it again."
+                f"the conversation of chain {chain.id} is not JSON: {error}. Ingest it again."
             ) from None
         if not isinstance(messages, list) or not all(isinstance(m, Mapping) for m in messages):
             raise UnmeasurableError(f"the conversation of chain {chain.id} is not a list of messages. Ingest it again.")
