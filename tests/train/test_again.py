@@ -159,6 +159,8 @@ def test_the_trained_walk_is_measured_again_compared_and_recalled(trained: Path)
             "--export", trained / "rows.parquet", "--json", *common)
     )  # fmt: skip
     assert recalled["left_out_as_trained_on"] == groups["trained"]["chains"]
+    every = recalled["scored"] + recalled["left_out_as_trained_on"] + sum(recalled["left_out"].values())
+    assert every == recalled["selected"] == sum(group["chains"] for group in groups.values())
     rows = {row["name"]: row for row in recalled["rows"]}
     assert rows["trained"]["chains"] == 36 - groups["trained"]["chains"]
     trained_minus = {pair["against"]: pair for pair in recalled["differences"] if pair["model"] == "trained"}

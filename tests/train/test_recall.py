@@ -7,7 +7,7 @@ import torch
 from tests.measure.reference import byte_tokenizer
 
 from trails.cli.scores import print_report
-from trails.evaluate.recall import Recall, Recalled, conclusion_row, recall, summary, verdict
+from trails.evaluate.recall import Recall, Recalled, conclusion_or_why, conclusion_row, recall, summary, verdict
 from trails.measure.base import Segmented
 from trails.measure.context import ContextPolicy, Contexts
 from trails.measure.tokens import TextTokenizer
@@ -31,9 +31,12 @@ def test_the_conclusion_is_the_last_step() -> None:
     assert row["input_ids"] == ids
     assert row["labels"] == [-100] * 7 + ids[7:]
     assert conclusion_row(BYTES, item(), max_tokens=8) is None
+    assert conclusion_or_why(BYTES, item(), max_tokens=8) == "longer_than_max_tokens"
     assert conclusion_row(BYTES, Segmented(item().chain, (Step(0, 0, 7),))) is None
     empty = (Step(0, 0, 5), Step(1, 5, 7), Step(2, 7, 7))
     assert conclusion_row(BYTES, Segmented(item().chain, empty)) is None  # the last step has no token
+    assert conclusion_or_why(BYTES, Segmented(item().chain, empty)) == "last_step_without_a_token"
+    assert conclusion_or_why(BYTES, Segmented(item().chain, (Step(0, 0, 7),))) == "one_step"
 
 
 def test_shuffled_steps_keep_every_token_and_no_order(make_rows) -> None:
@@ -123,6 +126,14 @@ def test_the_report_tells_the_gain_beside_that_of_the_shuffled_control(capsys: p
         "the trained model recalls conclusions better than the untrained one and the one trained on"
     )
     assert "3 chains were trained on and left out of the selection" in printed.err
+    counts = {"one_step": 2, "longer_than_max_tokens": 1, "last_step_without_a_token": 0, "not_measured": 4}
+    told = Recall(tuple(summary(results)), 3, counts).report()
+    assert told.facts["left_out"] == counts
+    assert told.facts["selected"] == told.facts["scored"] + 3 + sum(counts.values()) == 16
+    assert told.notes[1] == (
+        "16 chains selected: 6 scored, 3 trained on, 2 of one step, so without a conclusion, 1 longer than --max-tokens, "
+        "4 not measured by the run"
+    )
     del results["shuffled"]
     open_ = Recall(tuple(summary(results)), None).report()
     assert open_.scores == ()

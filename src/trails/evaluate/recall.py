@@ -10,8 +10,9 @@ their steps shuffled.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,32 @@ class RecallRow:
 
 
 def conclusion_row(contexts: Contexts, item: Segmented, max_tokens: int = 0) -> Row | None:
-    """Context and all steps but the last as context, the last step as labels; None for a chain of one step, one that is longer
-    than ``max_tokens``, or one whose last step has no token of its own."""
+    """Context and all steps but the last as context, the last step as labels; None where :func:`conclusion_or_why` says why."""
+    found = conclusion_or_why(contexts, item, max_tokens)
+    return None if isinstance(found, str) else found
+
+
+ONE_STEP, TOO_LONG, NO_TOKEN = "one_step", "longer_than_max_tokens", "last_step_without_a_token"
+LEFT_OUT = {
+    "trained_on": "trained on",
+    ONE_STEP: "of one step, so without a conclusion",
+    TOO_LONG: "longer than --max-tokens",
+    NO_TOKEN: "with a last step that has no token of its own",
+    "not_measured": "not measured by the run",
+}
+"""Why a chain of the selection is not scored, in words."""
+
+
+def conclusion_or_why(contexts: Contexts, item: Segmented, max_tokens: int = 0) -> Row | str:
+    """The row of :func:`conclusion_row`, or the reason of :data:`LEFT_OUT` for which a chain has none: it has one step, it is
+    longer than ``max_tokens`` with its context, or its last step has no token of its own."""
     if len(item.steps) < 2:
-        return None
+        return ONE_STEP
     row = contexts.row(item, labelled_from=len(item.steps) - 1)
-    if row.labelled_from >= row.length or (max_tokens and row.length > max_tokens):
-        return None
+    if row.labelled_from >= row.length:
+        return NO_TOKEN
+    if max_tokens and row.length > max_tokens:
+        return TOO_LONG
     return row.record()
 
 
@@ -164,11 +184,24 @@ _THE = {UNTRAINED: "the untrained one", SHUFFLED: "the one trained on shuffled s
 @dataclass(frozen=True, slots=True)
 class Recall(Finding):
     """How well conclusions of unseen chains were recalled, one row per model. ``trained_on`` chains of the selection were left
-    out because the export holds them; None when no export was given to compare with.
+    out because the export holds them; None when no export was given to compare with. ``left_out`` counts the other chains of
+    the selection that were not scored, by the reasons of :data:`LEFT_OUT`.
     """
 
     rows: tuple[RecallRow, ...]
     trained_on: int | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def selected(self) -> int:
+        """Chains of the selection: those scored and those left out."""
+        return self.rows[0].chains + (self.trained_on or 0) + sum(self.left_out.values())
+
+    def _counted(self) -> str:
+        """Every chain of the selection, in one sentence."""
+        left = {"trained_on": self.trained_on or 0, **self.left_out}
+        parts = [f"{count:,} {LEFT_OUT[why]}" for why, count in left.items() if count]
+        return f"{counted(self.selected, 'chain')} selected: " + ", ".join([f"{self.rows[0].chains:,} scored", *parts])
 
     def report(self) -> Report:
         """The verdict, every model, every paired difference, and the gain beside that of the shuffled control."""
@@ -183,7 +216,12 @@ class Recall(Finding):
         return Report(
             "recall",
             verdict(self.rows),
-            facts={"left_out_as_trained_on": self.trained_on},
+            facts={
+                "selected": self.selected,
+                "scored": self.rows[0].chains,
+                "left_out_as_trained_on": self.trained_on,
+                "left_out": {why: self.left_out.get(why, 0) for why in LEFT_OUT if why != "trained_on"},
+            },
             tables=(
                 ReportTable(
                     "rows",
@@ -201,7 +239,7 @@ class Recall(Finding):
             ),
             scores=scores,
             withheld=withheld,
-            notes=(said_left_out(self.trained_on),),
+            notes=(said_left_out(self.trained_on), self._counted()),
         )
 
     def _gain(self, shuffled: RecallRow | None, trained: RecallRow) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
@@ -240,21 +278,26 @@ def recall_of(
     shuffled: Path | None = None,
     exported: Path | None = None,
     max_tokens: int = 1024,
+    selected: int = 0,
 ) -> Recall:
     """Score the conclusions of chains with the untrained model, the adapter, and the control trained on shuffled steps.
 
     With ``exported``, the export that the adapter was trained on, its chains are left out; UsageError when it is another
     export than the one in the adapter's record. Raises UsageError when no chain is left, ModelError for an adapter that was
-    trained on another model.
+    trained on another model. ``selected`` is the number of chains of the selection where the run did not measure all of them.
     """
     check_trained([folder for folder in (adapter, shuffled) if folder is not None], scorer.run, exported)
     left, trained_on = not_trained_on(items, exported)
-    rows = [row for item in left if (row := conclusion_row(scorer.contexts, item, max_tokens)) is not None]
+    found = [conclusion_or_why(scorer.contexts, item, max_tokens) for item in left]
+    rows = [row for row in found if not isinstance(row, str)]
+    left_out = Counter(why for why in found if isinstance(why, str))
+    left_out["not_measured"] = max(selected - len(items), 0)
     if not rows:
+        whys = ", ".join(f"{count:,} {LEFT_OUT[why]}" for why, count in left_out.items() if count)
         raise UsageError(
-            f"of {counted(len(items), 'chain')} {len(left)} were not trained on, and none of those has "
+            f"of {counted(max(selected, len(items)), 'chain')} {len(left)} were not trained on, and none of those has "
             "two steps or more within "
-            f"{counted(max_tokens, 'token')}. Give another selection, or --max-tokens 0."
+            f"{counted(max_tokens, 'token')}{f' ({whys})' if whys else ''}. Give another selection, or --max-tokens 0."
         )
     results = {UNTRAINED: recall(scorer.model.module, rows)}
     model = put_adapter(scorer.model.module, adapter, TRAINED)
@@ -262,4 +305,4 @@ def recall_of(
     if shuffled is not None:
         model = put_adapter(model, shuffled, SHUFFLED)
         results[SHUFFLED] = recall(model, rows)
-    return Recall(tuple(summary(results)), trained_on)
+    return Recall(tuple(summary(results)), trained_on, dict(left_out))

@@ -22,6 +22,7 @@ from trails.platform.text import beginning, counted
 from trails.schema import Chain, family_key
 from trails.store.base import Result
 from trails.store.queries import bound_parameters, named_query
+from trails.store.resolve import Names
 from trails.store.traces import TraceStore
 
 if TYPE_CHECKING:
@@ -584,10 +585,15 @@ class Home(OpenHome):
         check_trained([adapter, *([shuffled] if shuffled else [])], known, export)
         from trails.evaluate.recall import recall_of
 
-        traces = self._traces.traces(known.id, self.select(selection).chains)
-        items = [Segmented(trace.chain, trace.steps) for trace in traces]
+        chains = self.select(selection).chains
+        items = [Segmented(trace.chain, trace.steps) for trace in self._traces.traces(known.id, chains)]
+        selected = len(Names(self._traces).rows if chains is None else chains)
         return recall_of(
-            items, self._model_of(known), adapter, shuffled=shuffled, exported=export, max_tokens=max_tokens
+            *(items, self._model_of(known), adapter),
+            shuffled=shuffled,
+            exported=export,
+            max_tokens=max_tokens,
+            selected=selected,
         )
 
     def repairs(
