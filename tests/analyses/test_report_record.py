@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from trails.analyses.report import Report, ReportTable, percent
+from trails.analyses.report import Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.cli.scores import print_report
 from trails.errors import UsageError
+from trails.platform.text import percent
 
 HOSTILE = "<script>alert(1)</script> & \x1b[31m \u202egnp"
 
@@ -168,4 +169,5 @@ def test_beyond_compares_the_lower_end_with_what_the_control_reaches(
 def test_shares_in_words_do_not_round_something_to_nothing() -> None:
     told_ = [percent(x) for x in (0, 0.0001, 0.005, 0.0549, 0.1, 0.84, 0.9949, 0.998, 0.99999, 1)]
     assert told_ == ["0 %", "under 0.1 %", "0.5 %", "5.5 %", "10 %", "84 %", "99 %", "99.8 %", "over 99.9 %", "100 %"]
+    assert [percent(x) for x in (-0.2, 1.4)] == ["-20 %", "140 %"]
     assert percent(float("nan")) == "an unknown share"

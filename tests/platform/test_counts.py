@@ -69,3 +69,25 @@ def test_no_number_stands_beside_a_plural_that_is_written_out() -> None:
                     found.append(f"{place}:{value.lineno}: {ast.unparse(value.value)}{words[0]}")
     # names of what is compared, not sentences
     assert [one for one in found if not one.startswith("train/training.py")] == []
+
+
+def test_one_function_writes_every_share() -> None:
+    """``36 %`` and never ``36%`` in the same output, and no ``0%`` for what is not 0. Plans of experiments are registered word
+    for word, and their words stay."""
+    found = []
+    for file in sorted(SOURCE.rglob("*.py")):
+        place = file.relative_to(SOURCE)
+        if place.parts[0] == "experiments" or place.as_posix() == "platform/text.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            for value, after in zip(node.values, [*node.values[1:], ast.Constant("")], strict=True):
+                if not isinstance(value, ast.FormattedValue) or value.format_spec is None:
+                    continue
+                spec = ast.unparse(value.format_spec)[2:-1]
+                behind = str(after.value) if isinstance(after, ast.Constant) else ""
+                by_hand = spec.endswith("f") and behind.lstrip().startswith("%") and "100 *" in ast.unparse(value.value)
+                if spec.endswith("%") or by_hand:
+                    found.append(f"{place}:{value.lineno}: {ast.unparse(value)}")
+    assert found == []

@@ -22,13 +22,13 @@ import pyarrow as pa
 
 from trails.analyses.capture import MIN_CHAINS, MIN_QUERY, TrailIndex, trail_index
 from trails.analyses.neighbours import hashed_words, nearest_exact
-from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.sequences import SymbolCorpus, content_key, content_words, markov_resample, token_corpus
 from trails.analyses.statistics import bootstrap, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Doubles, Ints, Longs
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 from trails.schema import Trace
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trails.analyses.neighbours import hashed_words, nearest_exact
-from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.sequences import (
     SymbolCorpus,
@@ -38,7 +38,7 @@ from trails.analyses.statistics import auc, bootstrap, how_drawn, how_resampled,
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Doubles, Floats, Ints, Keys, Longs
-from trails.platform.text import agreeing, counted
+from trails.platform.text import agreeing, counted, percent
 from trails.schema import Step, Trace
 
 MIN_CHAINS = 20
@@ -876,7 +876,7 @@ def recovery(
             controls.append(Control("bag of words", worth, how="tf-idf cosine of content words on the same parts"))
         found, _, _ = index.votes(*_packed(texts))
         hits = (found >= 0) & (twin[np.maximum(found, 0)] == twin[able])
-        name = f"{'undisturbed' if replace_tokens else 'kept'} {part:.0%}"
+        name = f"{'undisturbed' if replace_tokens else 'kept'} {percent(part)}"
         scores.append(
             Score(name, float(hits.mean()), "recall@1", tuple(controls), bootstrap(hits, seed=seed), how=again)
         )

@@ -23,12 +23,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from rich.text import Text
 
-from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import spread, step_change
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Doubles
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 from trails.schema import Trace
 
 MIN_POSITIONS = 8

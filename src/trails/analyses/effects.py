@@ -25,12 +25,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import bootstrap, generator, how_resampled, of_each
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 from trails.schema import Trace, family_key, stable_hash, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of

@@ -20,7 +20,7 @@ from trails.analyses.statistics import generator, of_each, spearman
 from trails.errors import ModelError
 from trails.measure.base import Scorer, Segmented
 from trails.platform.arrays import Doubles, Floats, Longs
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 from trails.schema import Trace
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Gradient(Finding):
             withheld.append(
                 Withheld(
                     "integrated gradients",
-                    f"not converged: they lack {deficit:.0%} of the change after {counted(steps, 'step')}",
+                    f"not converged: they lack {percent(deficit)} of the change after {counted(steps, 'step')}",
                 )
             )
         return tuple(scores), tuple(withheld)

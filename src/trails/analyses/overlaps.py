@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.analyses.neighbours import nearest_exact, nearest_others
-from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.sequences import (
     ROLES,
@@ -46,7 +46,7 @@ from trails.analyses.statistics import Interval, bootstrap, how_drawn, how_resam
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Floats, Ints, Longs
-from trails.platform.text import agreeing, counted
+from trails.platform.text import agreeing, counted, percent
 from trails.schema import Role, Trace, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -391,8 +391,8 @@ def _coverage_scores(
         controls.append(Control(f"order-{order} Markov resample", float(np.mean(values)), spread(values), how))
     interval = _ratio_interval(per_chain.astype(np.float64), seed)
     note = (
-        f"{_lone_contexts(corpus):.0%} of the tokens stand after a pair of tokens that occurs once: there an order-2 resample "
-        "copies the corpus, so on a small corpus it overstates chance"
+        f"{percent(_lone_contexts(corpus))} of the tokens stand after a pair of tokens that occurs once: there an order-2 "
+        "resample copies the corpus, so on a small corpus it overstates chance"
     )
     how = how_resampled("chains (sum over sum)", draws=RATIO_DRAWS, seed=seed)
     return (Score("coverage", float(under.mean()), "share of tokens", tuple(controls), interval, note, how),), ()
@@ -728,7 +728,7 @@ def near(
                     "whitened dimensions permuted",
                     found.false_share,
                     how=f"share above the threshold in one permutation of at most 20,000 steps; the threshold is the "
-                    f"{QUANTILE:.0%} quantile of another, seed {seed}",
+                    f"{percent(QUANTILE)} quantile of another, seed {seed}",
                 ),
                 Control(
                     SAME_KIND,
@@ -844,8 +844,8 @@ def _beyond_words(
         ),
         bootstrap(beyond),
         how=how_resampled("pairs"),
-        note=f"at most {bound:.0%} of their words; mean of near pairs {near_pairs.mean():.0%}, "
-        f"of random pairs {chance.mean():.0%}",
+        note=f"at most {percent(bound)} of their words; mean of near pairs {percent(float(near_pairs.mean()))}, "
+        f"of random pairs {percent(float(chance.mean()))}",
     )
 
 

@@ -7,7 +7,6 @@ function that returns a report.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,15 +209,3 @@ class Finding:
 
     def _repr_html_(self) -> str:
         return self.report().html()
-
-
-def percent(share: float) -> str:
-    """A share in words: "84 %", with a digit after the point near none and all; "0 %" and "100 %" only for exactly that."""
-    if not math.isfinite(share):
-        return "an unknown share"
-    value = 100 * share
-    if value in (0, 100):
-        return f"{value:.0f} %"
-    if not 0.05 <= value < 99.95:
-        return "under 0.1 %" if value < 1 else "over 99.9 %"
-    return f"{value:.0f} %" if 10 <= value < 99.5 else f"{value:.1f} %"

@@ -13,7 +13,7 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score
 from trails.analyses.statistics import bootstrap, how_resampled
 from trails.platform.arrays import Doubles
-from trails.platform.text import agreeing, counted
+from trails.platform.text import agreeing, counted, percent
 from trails.schema import stable_hash
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -141,9 +141,9 @@ def sentence(row: Mapping[str, Any]) -> str:
             "text) → "
             f"logit shift {row['logit_shift']:.1f} % ({row['logit_shift_control']:.1f} %) → "
             f"{row['nll_change']:+.3f} nats a token ({row['nll_change_control']:+.3f}) → "
-            f"reaction on {row['n_probes']} unseen samples = {word} ({row['share']:.0%} on one side of the training on other "
-            f"text, 95 % {row['share_low']:.0%} to {row['share_high']:.0%}; of that on shuffled steps "
-            f"{row['share_shuffled']:.0%})"
+            f"reaction on {row['n_probes']} unseen samples = {word} ({percent(row['share'])} on one side of the training on "
+            f"other text, 95 % {percent(row['share_low'])} to {percent(row['share_high'])}; of that on shuffled steps "
+            f"{percent(row['share_shuffled'])})"
         )
     masses = f"{row['attention']:.3f}, length-matched spans {row['attention_control']:.3f}"
     looked = f"attention in layer {row['layer']} ({masses})"
@@ -153,8 +153,9 @@ def sentence(row: Mapping[str, Any]) -> str:
         f"“{text}” → {looked} → embedding drift {row['drift']:+.3f} in layer {row['drift_layer']} (against those spans) → "
         f"logit shift {row['logit_shift']:.1f} % ({row['logit_shift_control']:.1f} %) → "
         f"{row['nll_change']:+.3f} nats a token ({row['nll_change_control']:+.3f}) → "
-        f"reaction on {row['n_probes']} unseen samples = {word} ({row['share']:.0%} on one side of the length-matched "
-        f"spans, 95 % {row['share_low']:.0%} to {row['share_high']:.0%}; of its shuffled tokens {row['share_shuffled']:.0%})"
+        f"reaction on {row['n_probes']} unseen samples = {word} ({percent(row['share'])} on one side of the length-matched "
+        f"spans, 95 % {percent(row['share_low'])} to {percent(row['share_high'])}; of its shuffled tokens "
+        f"{percent(row['share_shuffled'])})"
     )
 
 

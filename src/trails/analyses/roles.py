@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import Interval, bootstrap, how_resampled
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 from trails.schema import Chain, Role, Step
 from trails.segment import detect_language, segment
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trails.analyses.report import Finding, Report, ReportTable, percent
+from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.sequences import (
     SymbolCorpus,
@@ -34,7 +34,7 @@ from trails.analyses.sequences import (
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Ints, Keys, Longs
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 from trails.schema import Trace
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of

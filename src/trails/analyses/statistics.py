@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trails.platform.arrays import Doubles, Longs
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 from trails.schema import stable_hash
 
 Interval = tuple[float, float]
@@ -46,14 +46,12 @@ def how_drawn(what: str, draws: int, seed: int | str, *, apart: bool = False) ->
     """How a control was drawn, in words: its value is the mean of the draws, its interval their :func:`spread`. ``apart``: draw
     number i has the seed ``seed + i``; otherwise all come from one generator."""
     seeds = f"seeds {seed} to {int(seed) + draws - 1}" if apart and draws > 1 else f"seed {seed}"
-    return f"mean and central {LEVEL:.0%} of {draws:,} {what}, {seeds}".replace("%", " %")
+    return f"mean and central {percent(LEVEL)} of {draws:,} {what}, {seeds}"
 
 
 def how_resampled(units: str = "chains", *, draws: int = 1000, seed: int = 0) -> str:
     """How an interval was made by :func:`bootstrap`, in words."""
-    return f"{LEVEL:.0%}: percentiles of {counted(draws, 'bootstrap resample')} of {units}, seed {seed}".replace(
-        "%", " %"
-    )
+    return f"{percent(LEVEL)}: percentiles of {counted(draws, 'bootstrap resample')} of {units}, seed {seed}"
 
 
 def spread(values: npt.ArrayLike) -> Interval | None:

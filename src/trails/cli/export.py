@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 
 if TYPE_CHECKING:
     from trails.export import ExportReport
@@ -236,7 +236,7 @@ def _print(report: ExportReport, as_json: bool, objective: str = "", said: Seque
         if "held_out" in report.files:
             echo(
                 f"held out: {counts.held_out:,} of {counted(counts.rows, 'row')} "
-                f"({counts.held_out / max(1, counts.rows):.1%}); versions "
+                f"({percent(counts.held_out / max(1, counts.rows))}); versions "
                 "of one thing and near copies stay on one side, so the share can differ from --split"
             )
         echo(f"card: {report.card}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files as package_files
 
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 from trails.schema import Run
 
 # SPDX identifiers as the Hub spells them
@@ -181,7 +181,7 @@ def card(
         body += [
             f"- 13-grams of tokens shared by train and held-out rows: {counts.shared_grams}.",
             f"- {counted(counts.components, 'group')} of rows without a shared 13-gram; the largest holds"
-            f" {100 * counts.largest_component:.1f} % of the rows.",
+            f" {percent(counts.largest_component)} of the rows.",
         ]
     body += ["", "## Checks", "", *(f"- {line}" for line in lint), "", "## Known negative results", ""]
     body += [f"- {line}" for line in negative] or ["- None of the options used has a known negative result."]

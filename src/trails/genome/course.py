@@ -26,7 +26,7 @@ from trails.genome.model import ROLES, Book, Genome, fault_at, gaps_of
 from trails.genome.scenes import MATCH, Placed, authored, match_scenes, scene_id
 from trails.genome.shelf import Int64, Shelf, first_lines
 from trails.genome.source import Document, Fault, GenomeError
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 
 UNMET = 0.9
 """A course that holds less than this share of its budget does not meet it."""
@@ -259,13 +259,13 @@ class _Builder:
                 row, score = next(matches)
                 if score < MATCH:
                     best = (
-                        f"the best is {self.shelf.id(row)} with {score:.0%} of the trigger"
+                        f"the best is {self.shelf.id(row)} with {percent(score)} of the trigger"
                         if row >= 0
                         else "none comes near"
                     )
                     self.fault(
                         (*path, "conflict_scene"),
-                        f"no chain matches level and trigger ({best}, {MATCH:.0%} are needed)",
+                        f"no chain matches level and trigger ({best}, {percent(MATCH)} are needed)",
                         "give the scene a text: of its own, beside conflict_scene",
                     )
                     continue

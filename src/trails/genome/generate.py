@@ -6,7 +6,7 @@ import numpy as np
 
 from trails.errors import UsageError
 from trails.genome.shelf import Int64, Shelf
-from trails.platform.text import counted, visible
+from trails.platform.text import counted, percent, visible
 
 EXAMPLE = """\
 # A course over the hundred canonical families. Measure them first:
@@ -105,9 +105,7 @@ def _mean(shelf: Shelf, chains: Int64) -> float:
 def _described(shelf: Shelf, chains: Int64) -> str:
     tokens = int(shelf.tokens[chains].sum(dtype=np.int64))
     shares = {"asked": shelf.asked, "answered": shelf.answered, "turning back": shelf.reflects}
-    more = "".join(
-        f", {100 * float(of[chains].mean()):.0f} % {what}" for what, of in shares.items() if of[chains].any()
-    )
+    more = "".join(f", {percent(float(of[chains].mean()))} {what}" for what, of in shares.items() if of[chains].any())
     return f"{counted(len(chains), 'chain')}, {counted(tokens, 'token')}, {_mean(shelf, chains):.3f} nats{more}"
 
 

@@ -13,7 +13,7 @@ from trails.genome.compile import gap_lines, role_rows
 from trails.genome.course import Course
 from trails.genome.model import ROLES
 from trails.genome.shelf import Int64
-from trails.platform.text import counted
+from trails.platform.text import counted, percent
 
 
 def course_report(course: Course) -> Report:
@@ -93,9 +93,7 @@ def _line(course: Course, name: str, rows: Int64, order: str = "") -> dict[str, 
     tokens = int(course.tokens[rows].sum(dtype=np.int64))
     shares = {"asked": shelf.asked, "answered": shelf.answered, "turning back": shelf.reflects}
     structure = ", ".join(
-        f"{100 * float(of[chains].mean()):.0f} % {what}"
-        for what, of in shares.items()
-        if len(chains) and of[chains].any()
+        f"{percent(float(of[chains].mean()))} {what}" for what, of in shares.items() if len(chains) and of[chains].any()
     )
     return {
         "course": name,

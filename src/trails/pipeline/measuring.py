@@ -44,7 +44,7 @@ from trails.pipeline.loading import load_missing, time_for_neo4j
 from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.sharing import MeasuringCrew, MeasuringPool
 from trails.platform.spoken import UNKNOWN, spoken
-from trails.platform.text import counted, one_line
+from trails.platform.text import counted, one_line, percent
 from trails.platform.threads import ahead
 from trails.readers import ReadOptions, ReadReport, read
 from trails.schema import Chain, Trace
@@ -189,7 +189,10 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
     if s.steps:
         roles = ", ".join(f"{role} {count:,}" for role, count in s.roles.most_common())
         languages = ", ".join(f"{_named(language)} {count:,}" for language, count in s.languages.most_common())
-        yield f"steps       {s.steps:,}: {roles}; {s.explicit_steps / s.steps:.0%} with a connective; languages: {languages}"
+        yield (
+            f"steps       {s.steps:,}: {roles}; {percent(s.explicit_steps / s.steps)} with a connective; "
+            f"languages: {languages}"
+        )
     if s.many_steps:
         yield (
             f"bounded     {counted(s.many_steps, 'chain has', 'chains have')} more than "

@@ -100,6 +100,22 @@ def singular(many: str) -> str:
     return many[:-1] if many.endswith("s") and not many.endswith("ss") else many
 
 
+def percent(share: float) -> str:
+    """A share in words: "84 %", with a digit after the point near none and all; "0 %" and "100 %" only for exactly that. A
+    share below 0 or above 1, which a difference can be, is written in whole per cent: "-20 %", "140 %".
+    """
+    if not math.isfinite(share):
+        return "an unknown share"
+    value = 100 * share
+    if value in (0, 100):
+        return f"{abs(value):.0f} %"
+    if not 0 < value < 100:
+        return f"{value:.0f} %"
+    if not 0.05 <= value < 99.95:
+        return "under 0.1 %" if value < 1 else "over 99.9 %"
+    return f"{value:.0f} %" if 10 <= value < 99.5 else f"{value:.1f} %"
+
+
 def beginning(text: str, width: int) -> str:
     """The first words of a text on one line, at most ``width`` characters; `` …`` says that there is more. It ends between
     words; a text without spaces ends between characters.

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trails.analyses.report import Report, ReportTable, percent
+from trails.analyses.report import Report, ReportTable
 from trails.analyses.score import Control, Score
 from trails.analyses.sequences import usual_layers
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
 from trails.analyses.whitening import Whitening
 from trails.export.options import layers_text
 from trails.platform.arrays import Bools, Doubles
-from trails.platform.text import agreeing, counted
+from trails.platform.text import agreeing, counted, percent
 from trails.schema import MEASURE, Run, Trace, step_key
 from trails.stellator.compiling import Compiled
 from trails.stellator.explaining import DEFAULT_TOLERANCE, MEASURE_NAMES, TRAINED
