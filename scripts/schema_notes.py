@@ -87,7 +87,7 @@ NULL: Mapping[str, str] = {
     "Gap.premise_usefulness": "before `--calibrate`, or ingested without `--premises`",
     "Gap.control_auc": "too few chains to calibrate",
     "Gap.baseline_auc": "too few chains to calibrate",
-    "Gap.bridge_nats": "before `--calibrate`, or where its size was not shown",
+    "Gap.bridge_nats": "before `--calibrate`",
     "Overlap.coverage": "no control was drawn",
     "Overlap.control": "no control was drawn",
     "Overlap.excess": "no control was drawn",

@@ -116,8 +116,8 @@ class Step:
     """One step of a chain. The spans of a chain's steps partition its text: no hole, no overlap, in order.
 
     ``connective`` is the cue as written (empty if none), ``sense`` its PDTB-3 sense (``Contingency.Cause.Result``) or
-    empty, ``explicit`` whether the role comes from a connective in the text (False: the source's structure gave it, or
-    there is none).
+    empty, ``explicit`` whether the role comes from a connective in the text (False: a rule of the
+    segmenter gave it, or there is none).
 
     ``scene`` (from 0; -1 unknown) and ``source_line`` (from 1; 0 unknown) say what the step is a part of: see
     :mod:`trails.segment.scenes`. ``implicit_role`` with its probability ``implicit_p`` is what a classifier thinks of a step
@@ -1031,9 +1031,19 @@ NODES: tuple[Node, ...] = (
             _p("chain", "string", "id of its chain", indexed=True),
             _p("run", "string", "id of the run that measured it"),
             _p("step", "integer", "index of the step after the seam"),
-            _p("score", "float", "combined seam score, ranked within the chain", "0..1"),
+            _p(
+                "score",
+                "float",
+                "combined seam score as a rank among all seams of the run: share of the others below it, a tie half",
+                "0..1",
+            ),
             _p("rank", "integer", "place within the chain, 0 = most gap-like"),
-            _p("bridge_nats", "float", "size of the bridge", "nats"),
+            _p(
+                "bridge_nats",
+                "float",
+                "excess surprisal of the step after the seam: estimated size of the bridge",
+                "nats",
+            ),
             _p("ungrounded", "float", "values of the step not found in question or earlier steps"),
             _p("value_surprisal", "float", "mean surprisal of digits and names", "nats"),
             _p("context_gain", "float", "NLL(question only) - NLL(everything)", "nats per token"),
@@ -1158,7 +1168,12 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
             _RUN,
             _p("n_tokens", "integer", "tokens of the chain"),
             _p("nll", "float", "-ln p(chain | context)", "nats"),
-            _p("mean_surprisal", "float", "nll / tokens measured", "nats per token"),
+            _p(
+                "mean_surprisal",
+                "float",
+                "nll / tokens with a prediction: the first of a chain without a context has none",
+                "nats per token",
+            ),
             _p("max_surprisal", "float", "largest surprisal in the chain", "nats"),
             _p("hidden_baseline", "floats", "1 - cosine of random pairs of positions, per layer", "0..2"),
             _p(
@@ -1178,7 +1193,12 @@ RELATIONSHIPS: tuple[Relationship, ...] = (
             _RUN,
             _p("n_tokens", "integer", "tokens of the step"),
             _p("nll", "float", "-ln p(step | everything before)", "nats"),
-            _p("mean_surprisal", "float", "nll / tokens measured", "nats per token"),
+            _p(
+                "mean_surprisal",
+                "float",
+                "nll / tokens with a prediction: the first of a chain without a context has none",
+                "nats per token",
+            ),
             _p("max_surprisal", "float", "largest surprisal in the step", "nats"),
             _p("mass_sink", "float", "attention on the first token; mean over layers and heads", "0..1"),
             _p("mass_question", "float", "attention on the rest of the context; mean over layers and heads", "0..1"),

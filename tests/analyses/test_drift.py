@@ -121,7 +121,7 @@ def test_the_layer_that_cannot_change_does_not_hide_an_onset(make: Any) -> None:
     assert found.onset == 15
     assert f"sets in at layer {found.onset} (jump " in found.report().verdict
     assert found.scores[0].note == "layer 15"
-    assert found.scores[1].note == "resampled positions put it between layers 15 and 15"
+    assert found.scores[1].note == "the central 95 % of resampled positions put it in layer 15"
 
 
 def test_equal_first_layers_make_the_onset_a_fact(make: Any) -> None:
@@ -222,3 +222,9 @@ def test_an_intervention_in_the_real_model_is_located(smollm2: Any) -> None:
         found = drift.drift(plain, patched)
         assert found.onset is not None
         assert abs(found.onset - (k + 1)) <= 1
+
+
+def test_the_range_of_resamples_is_their_central_95_percent() -> None:
+    onsets = np.array([2] + [12] * 50 + [14] * 50 + [26] * 2)
+    assert drift._resampled(onsets).endswith("95 % of resampled positions put it between layers 12 and 14")
+    assert drift._resampled(np.array([3, 9])).endswith("between layers 3 and 9")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from trails.analyses import gaps
+from trails.analyses.score import Control, Score
 from trails.errors import UsageError
 from trails.measure.base import Segmented
 from trails.measure.uniform import UniformScorer
@@ -103,6 +104,24 @@ def test_a_model_that_knows_nothing_adds_nothing(make: Any) -> None:
     again = gaps.find_gaps(traces, found)
     assert again.seams["bridge_nats"].null_count == 0
     assert again.seams["onset_surprisal"].null_count == 0
+    # a size that was not shown is handed out with a word that says so
+    (note,) = (one for one in again.notes if one.startswith("bridge_nats"))
+    assert "its size was not shown on this corpus" in note
+    assert again.report().tables[0].columns["bridge_nats"] == "bridge (nats, size not shown)"
+    size = Score(gaps.SIZE, 0.5, "rank correlation", (Control("length of the removed step", 0.1),), (0.3, 0.7))
+    shown = replace(found, scores=(*(one for one in found.scores if one.name != gaps.SIZE), size))
+    assert gaps.find_gaps(traces, shown).report().tables[0].columns["bridge_nats"] == "bridge (nats)"
+    assert shown.size_unshown() == ""
+    low = replace(size, interval=(-0.3, 0.7))
+    said = replace(found, scores=(*shown.scores[:-1], low)).size_unshown()
+    assert "is 0.50 (-0.30 to 0.70), that of the step's length 0.10" in said
+    # the score is a rank over the run, not within the chain: one seam has the largest, not one of every chain
+    scores = again.seams["score"].to_numpy()
+    assert scores.mean() == pytest.approx(0.5)
+    assert (scores == 1).sum() < found.n_chains
+    assert all(
+        s == pytest.approx(((scores < s).sum() + ((scores == s).sum() - 1) / 2) / (len(scores) - 1)) for s in scores
+    )
     # kept by an earlier version: it ranked by all scores wherever a model had measured, and that is said
     names = [name for name in gaps.NAMES if name in found.calibrated]
     old = {**found.stored(), "features": names, "weights": [0.0] * len(names)}
@@ -415,3 +434,8 @@ def test_what_is_handed_out_is_the_score_itself_not_its_sign_or_rank(make: Any) 
             for name, values in expected.items():
                 value = float(values[row["step"]])
                 assert row[name] == (None if np.isnan(value) else pytest.approx(value)), (name, row["step"])
+
+
+def test_a_corpus_of_one_short_chain_is_counted_in_words(make: Any) -> None:
+    found = gaps.calibrate([make(["One. ", "Two. "])])
+    assert found.withheld[0].reason.startswith("0 of 1 chain has four steps or more, a calibration needs ")

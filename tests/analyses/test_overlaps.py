@@ -126,6 +126,9 @@ def test_skeletons_count_variants_and_stand_beside_a_shuffle(make: Any) -> None:
     assert variants.value < variants.control
     assert variants.note.startswith("fewer than the shuffle")
     assert found.n_implicit == found.n_steps - sum(bool(s.connective) for t in traces for s in t.steps)
+    assert found.record()["n_implicit"] == found.n_implicit
+    uncounted = overlaps.exact(overlaps.token_corpus(traces), 4).record()
+    assert not {"n_steps", "n_implicit"} & set(uncounted)  # 0 would say that there are none
     assert found.record()["run"] == traces[0].run
     two = [replace(trace, run="r0" if number else "r1") for number, trace in enumerate(traces)]
     assert overlaps.skeleton(two, 4).record()["run"] is None  # the roles of chains, whichever run measured them
@@ -250,6 +253,8 @@ def test_a_run_without_states_says_what_to_type(make: Any) -> None:
 
 def test_too_few_states_are_withheld(make: Any) -> None:
     found = overlaps.near(near_traces(make, twins=0, chains=5))
+    assert found.record()["n_steps"] == 20
+    assert "n_implicit" not in found.record()  # not counted, and so not 0
     assert found.scores == ()
     assert "50" in found.withheld[0].reason
 
@@ -346,3 +351,21 @@ def test_the_symbols_of_a_mask_are_no_tokens(corpus_of: Any) -> None:
     top = int(corpus.tokens.max())
     assert {symbol for symbol in symbols if symbol > top} == {top + 1, top + 2}
     assert len(symbols) == 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((3, 1, 1), "1 of 3 steps has no connective in the text: 1 begins its chain and follows nothing"),
+        (
+            (5, 3, 2),
+            "3 of 5 steps have no connective in the text: 2 begin their chain and follow nothing, the relation of the "
+            "other one is implicit",
+        ),
+        ((5, 2, 0), "2 of 5 steps have no connective in the text: their relation is implicit"),
+        ((1, 1, 0), "1 of 1 step has no connective in the text: its relation is implicit"),
+        ((4, 0, 0), "each of 4 steps has a connective in the text"),
+    ],
+)
+def test_steps_without_a_connective_are_counted_in_words(counts: tuple[int, int, int], said: str) -> None:
+    assert overlaps._without_connective(*counts) == said

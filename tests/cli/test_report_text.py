@@ -110,8 +110,17 @@ def test_what_gave_a_role_without_a_connective_is_named() -> None:
         steps = (replace(trace.steps[0], role=first), replace(trace.steps[1], role=second))
         console.print(render_chain(replace(trace, steps=steps), run))
     written = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "* the segmenter's rule (main clause after a condition) gave the role, not a connective" in written
-    assert "(main clause after a condition) or the question mark at the end gave the role" in written
+    assert "* the segmenter's rule (main clause beside a condition) gave the role, not a connective" in written
+    for second, because in (
+        (Role.THEREFORE, "the segmenter's rule (main clause beside a cause)"),
+        (Role.BUT, "the segmenter's rule (main clause beside a concession)"),
+        (Role.OR, "the source or another segmenter"),
+    ):
+        steps = (replace(trace.steps[0], role=Role.NONE), replace(trace.steps[1], role=second))
+        console = Console(width=120, file=io.StringIO())
+        console.print(render_chain(replace(trace, steps=steps), run))
+        assert f"* {because} gave the role, not a connective" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "(main clause beside a condition) or the question mark at the end gave the role" in written
 
 
 def test_the_summary_of_an_ingest_lists_every_role() -> None:

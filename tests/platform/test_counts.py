@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import trails
-from trails.platform.text import agreeing, counted
+from trails.cli.common import _LINE
+from trails.platform.text import agreeing, counted, part_of
 
 SOURCE = Path(trails.__file__).parent
 NOUNS = (
@@ -91,3 +92,27 @@ def test_one_function_writes_every_share() -> None:
                 if spec.endswith("%") or by_hand:
                     found.append(f"{place}:{value.lineno}: {ast.unparse(value)}")
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "said"), [(0, 1, "0 of 1 chain has"), (1, 3, "1 of 3 chains has"), (0, 3, "0 of 3 chains have")]
+)
+def test_a_part_agrees_with_its_verb(part: int, whole: int, said: str) -> None:
+    assert part_of(part, whole, "chain", "has", "have") == said
+
+
+def test_every_line_to_run_that_a_command_prints_carries_the_home() -> None:
+    """``with_home`` stands around what is printed, unless the text names a home or no command to copy."""
+    found = []
+    for file in sorted((SOURCE / "cli").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("echo", "err.print", "out"):
+                continue
+            for text in node.args:
+                if isinstance(text, ast.Call) and ast.unparse(text.func) == "with_home":
+                    continue
+                parts = [str(c.value) for c in ast.walk(text) if isinstance(c, ast.Constant)]
+                if _LINE.search(" ".join(parts)) and not any("--home" in part for part in parts):
+                    found.append(f"{file.name}:{node.lineno}")
+    # neither takes a home: one says what another command does, the other makes an example
+    assert [one.split(":")[0] for one in found] == ["browser.py", "browser.py", "export_graph.py", "stellator.py"]

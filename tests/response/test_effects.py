@@ -15,6 +15,7 @@ import pytest
 from trails.analyses.effects import Effects, effect_of, registry, scan
 from trails.errors import UsageError
 from trails.pipeline import Home
+from trails.platform.text import percent
 from trails.schema import Trace
 
 Trails = Callable[..., Any]
@@ -60,7 +61,11 @@ def test_planted_collapse_is_found_and_easy_text_is_not(make: Any) -> None:
     assert found.report().scores[0].beyond()
     nothing = scan(lambda: [plain(make, rng, i) for i in range(80)], ["logit-collapse"], run="r")
     assert nothing.found[0].share < 0.02
-    assert "more often" not in nothing.report().verdict
+    (score,) = nothing.report().scores
+    assert score.interval is not None
+    own, chance, low, high = (percent(x) for x in (score.value, score.control, *score.interval))
+    assert nothing.report().verdict.endswith(f" ({own}, 95 %: {low} to {high}), not beyond chance ({chance})")
+    assert ", beyond chance (" in found.report().verdict
 
 
 def looking(make: Any, rng: np.random.Generator, family: int, number: int, profiles: Any, turned: set[int]) -> Trace:

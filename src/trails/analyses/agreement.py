@@ -24,7 +24,7 @@ from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import how_drawn, spread
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Longs
-from trails.platform.text import agreeing, counted
+from trails.platform.text import counted, part_of
 from trails.schema import Trace, stable_hash, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -297,10 +297,7 @@ def agreement(
     notes = []
     measured = {chain for one in members for chain in one.ends}
     if rest := len(measured) - len(units.chains):
-        notes.append(
-            f"{rest:,} of {counted(len(measured), 'chain')} {agreeing(rest, 'was', 'were')} not "
-            "measured by every member: left out"
-        )
+        notes.append(f"{part_of(rest, len(measured), 'chain', 'was', 'were')} not measured by every member: left out")
     if alone:
         notes.append(f"{counted(alone, 'chain has', 'chains have')} no common boundary inside: each is one span")
     table = pa.table(

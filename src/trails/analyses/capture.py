@@ -38,7 +38,7 @@ from trails.analyses.statistics import auc, bootstrap, how_drawn, how_resampled,
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Bools, Doubles, Floats, Ints, Keys, Longs
-from trails.platform.text import agreeing, counted, percent
+from trails.platform.text import counted, part_of, percent
 from trails.schema import Step, Trace
 
 MIN_CHAINS = 20
@@ -382,7 +382,7 @@ class Captures(Finding):
         columns = {"text": "text", "caught": "caught", "share": "share of tokens", "chance": "chance at most"}
         columns |= {"trail": "trail", "around": "where it enters", "trail_text": "the trail there"}
         judged = [one.is_caught for one in self.found if one is not None and one.is_caught is not None]
-        said = f"{sum(judged):,} of {counted(len(judged), 'text')} {agreeing(sum(judged), 'is', 'are')} caught beyond chance"
+        said = f"{part_of(sum(judged), len(judged), 'text', 'is', 'are')} caught beyond chance"
         if len(judged) < len(rows):
             said += f"; {len(rows) - len(judged)} of {len(rows)} could not be judged"
         return Report(

@@ -25,9 +25,9 @@ from rich.text import Text
 
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
-from trails.analyses.statistics import spread, step_change
+from trails.analyses.statistics import LEVEL, spread, step_change
 from trails.errors import UsageError
-from trails.platform.arrays import Bools, Doubles
+from trails.platform.arrays import Bools, Doubles, Longs
 from trails.platform.text import counted, percent
 from trails.schema import Trace
 
@@ -274,11 +274,19 @@ def _onset(values: Doubles, paired: bool, seed: int) -> tuple[int | None, tuple[
                 ),
             ),
             how=f"{RESAMPLES} bootstrap resamples of positions, seed {seed}",
-            note=f"resampled positions put it between layers {layers[again.min()]} and {layers[again.max()]}",
+            note=_resampled(layers[again]),
         ),
     )
     larger = statistic > high and not math.isclose(statistic, high, rel_tol=TIE)
     return (layer if larger else None), scores, ()
+
+
+def _resampled(onsets: Longs) -> str:
+    """Where resamples put the onset, in words: the layers that hold their central 95 %."""
+    inside = np.quantile(np.arange(len(onsets)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.sort(onsets)[[int(np.floor(inside[0])), int(np.ceil(inside[1]))]].tolist()
+    where = f"between layers {low} and {high}" if low < high else f"in layer {low}"
+    return f"the central {percent(LEVEL)} of resampled positions put it {where}"
 
 
 # --------------------------------------------------------------------------------------------------------------------

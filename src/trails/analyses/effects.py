@@ -303,7 +303,7 @@ class Effects(Finding):
     texts: Mapping[tuple[str, int], str]
 
     def report(self) -> Report:
-        """Which effects are there more often than by chance."""
+        """Which effects are there beyond chance."""
         scores = []
         parts = []
         for one in self.found:
@@ -318,10 +318,15 @@ class Effects(Finding):
             again = how_resampled("chains (sum over sum)") if interval else ""
             score = Score(one.effect.name, one.share, "share of steps", (control,), interval, how=again)
             scores.append(score)
-            said = f"{'more often than' if score.beyond() else 'no more than'} by chance ({percent(one.by_chance)})"
+            said = f"{'beyond chance' if score.beyond() else 'not beyond chance'} ({percent(one.by_chance)})"
             if one.effect.against == "unrelated":
                 said = f"of unrelated ones {percent(one.by_chance)}"
-            parts.append(f"{one.effect.name}: {len(one.flagged):,} of {counted(len(one.steps), 'step')}, {said}")
+            share = percent(one.share)
+            if interval:
+                share += f", 95 %: {percent(interval[0])} to {percent(interval[1])}"
+            parts.append(
+                f"{one.effect.name}: {len(one.flagged):,} of {counted(len(one.steps), 'step')} ({share}), {said}"
+            )
         rows = [
             {
                 "effect": one.effect.name,

@@ -46,7 +46,7 @@ from trails.analyses.statistics import Interval, bootstrap, how_drawn, how_resam
 from trails.analyses.whitening import MIN_VECTORS, Whitening, fit_whitening
 from trails.errors import UsageError
 from trails.platform.arrays import Floats, Ints, Longs
-from trails.platform.text import agreeing, counted, percent
+from trails.platform.text import agreeing, counted, part_of, percent
 from trails.schema import Role, Trace, step_key
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -82,8 +82,8 @@ class Overlaps(Finding):
     variants: pa.Table | None = None
     similar: pa.Table | None = None
     layer: int | None = None
-    n_steps: int = 0
-    n_implicit: int = 0
+    n_steps: int | None = None
+    n_implicit: int | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
     pair: tuple[str, ...] = ()
 
@@ -178,8 +178,11 @@ class Overlaps(Finding):
             ranked = ("cosine", self.similar["cosine"].to_pylist())
             tables.append(ReportTable("similar", self.similar, title, headings, ranked=ranked))
         facts = {"kind": self.kind, "min_length": self.min_length, "n_chains": self.n_chains, "run": self.run or None}
-        facts |= {"n_symbols": self.n_symbols, "n_overlaps": len(ids), "n_steps": self.n_steps}
-        facts |= {"n_implicit": self.n_implicit}
+        facts |= {"n_symbols": self.n_symbols, "n_overlaps": len(ids)}
+        counts = {"n_steps": self.n_steps, "n_implicit": self.n_implicit}
+        facts |= {
+            name: count for name, count in counts.items() if count is not None
+        }  # 0 would say that they were counted
         first = next((name for name, hidden in zip(ids, inside.tolist(), strict=True) if not hidden), None)
         return Report(
             "overlaps",
@@ -488,10 +491,7 @@ def skeleton(
         )
     n_steps, n_implicit = corpus.n_tokens, int((~explicit).sum())
     n_first = int((~explicit[corpus.offsets[:-1][np.diff(corpus.offsets) > 0]]).sum())
-    note = (
-        f"{n_implicit} of {n_steps} steps have no connective in the text: {n_first} begin their chain and follow nothing, "
-        f"the relation of the other {n_implicit - n_first} is implicit"
-    )
+    note = _without_connective(n_steps, n_implicit, n_first)
     return Overlaps(
         "skeleton",
         min_steps,
@@ -507,6 +507,20 @@ def skeleton(
         n_implicit=n_implicit,
         notes=(note,),
     )
+
+
+def _without_connective(n_steps: int, n_implicit: int, n_first: int) -> str:
+    """How many steps have no connective, and how many of those begin their chain and so follow nothing, in words."""
+    if not n_implicit:
+        return f"each of {counted(n_steps, 'step')} has a connective in the text"
+    said = f"{part_of(n_implicit, n_steps, 'step', 'has', 'have')} no connective in the text"
+    first = counted(n_first, "begins its chain and follows nothing", "begin their chain and follow nothing")
+    rest = n_implicit - n_first
+    if not n_first:
+        return f"{said}: {agreeing(rest, 'its', 'their')} relation is implicit"
+    if not rest:
+        return f"{said}: {first}"
+    return f"{said}: {first}, the relation of the other {f'{rest:,}' if rest > 1 else 'one'} is implicit"
 
 
 def _of_variants(found: int, null: Interval | None) -> str:

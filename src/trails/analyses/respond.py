@@ -13,7 +13,7 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score
 from trails.analyses.statistics import bootstrap, how_resampled
 from trails.platform.arrays import Doubles
-from trails.platform.text import agreeing, counted, percent
+from trails.platform.text import counted, part_of, percent
 from trails.schema import stable_hash
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -65,7 +65,7 @@ class Responses(Finding):
         rows = self.table.to_pylist()
         consistent = [row for row in rows if row["consistent"]]
         verdict = (
-            f"{len(consistent):,} of {counted(len(rows), 'span')} {agreeing(len(consistent), 'moves', 'move')} "
+            f"{part_of(len(consistent), len(rows), 'span', 'moves', 'move')} "
             f"{counted(len(self.chains), 'unseen probe')} the same way, beyond a span of "
             "another source"
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import BarProgress, echo, err, home_option, json_option, print_json, settings_from
+from trails.cli.common import BarProgress, echo, err, home_option, json_option, print_json, settings_from, with_home
 from trails.platform.text import counted
 
 
@@ -49,7 +49,7 @@ def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> 
     err.print(
         "Stop the server, then type the line below, start the server, and create the indexes with", highlight=False
     )
-    err.print("  trails rebuild --store neo4j")
+    err.print(with_home("  trails rebuild --store neo4j"))
     err.print("Results of analyses are not in the files: run their commands again afterwards.")
     err.print(
         "With the server of scripts/neo4j put `scripts/neo4j admin --` in the place of neo4j-admin.", highlight=False

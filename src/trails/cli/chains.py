@@ -90,6 +90,10 @@ def command(
         ],
         style=as_csv or "table",
     )
+    if rows and not as_csv:
+        err.print(
+            "per token: nats by the tokens that have a prediction; the first of a chain without a context has none"
+        )
     if not rows:
         echo("no chain fits", to_stderr=True)
     elif len(rows) > limit:

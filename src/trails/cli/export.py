@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option
+from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option, with_home
 from trails.platform.text import counted, percent
 
 if TYPE_CHECKING:
@@ -248,8 +248,8 @@ def _print(report: ExportReport, as_json: bool, objective: str = "", said: Seque
         for line in report.loads:
             echo(line)
         if report.settings:
-            echo(f"load with: {report.settings}")
+            echo(with_home(f"load with: {report.settings}"))
         if objective:
-            echo(f"train with: trails train {report.files['train']} -o adapter --objective {objective}")
+            echo(with_home(f"train with: trails train {report.files['train']} -o adapter --objective {objective}"))
     for line in report.lost:
         err.print(f"lost: {line}", style="yellow")

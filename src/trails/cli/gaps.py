@@ -14,6 +14,7 @@ from trails.cli.common import (
     json_option,
     run_model_option,
     store_option,
+    with_home,
 )
 from trails.cli.scores import details_option, graph_option, html_option, limit_option, run_option, settings_for, tell
 
@@ -82,5 +83,5 @@ def command(
             "or nothing"
         )
     if found.calibration.scores and not calibrated and not as_json:
-        err.print("Ranked without a model. What the model adds is measured by: trails gaps --calibrate")
+        err.print(with_home("Ranked without a model. What the model adds is measured by: trails gaps --calibrate"))
     return tell(found.report(), as_json=as_json, limit=limit, details=details, home=home)

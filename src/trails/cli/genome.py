@@ -21,6 +21,7 @@ from trails.cli.common import (
     settings_from,
     stacked,
     store_option,
+    with_home,
 )
 from trails.platform.text import counted
 
@@ -99,7 +100,7 @@ def init(file: Path, from_home: Path | None, books: int, stages: int, overwrite:
             text = genome_of(shelf, name=file.name.split(".")[0], books=books, stages=stages)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text)
-    echo(f"{file}: {counted(text.count('select:'), 'book')}. Next: trails genome show {file}")
+    echo(with_home(f"{file}: {counted(text.count('select:'), 'book')}. Next: trails genome show {file}"))
 
 
 @command.command("check", context_settings=_HELP)
@@ -275,7 +276,7 @@ def export(
         for name, path in {**report.files, **done.files}.items():
             echo(f"{name}: {path}")
         echo(f"card: {report.card}")
-        echo(f"load with: {report.settings}")
+        echo(with_home(f"load with: {report.settings}"))
     if done.cut:
         err.print(
             f"{counted(done.cut, 'scene is', 'scenes are')} longer than one sequence, and a trainer cuts them",
@@ -321,7 +322,7 @@ def scenes(file: Path, output: Path, overwrite: bool) -> None:
         for c in chains
     ]
     write_atomic(output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    echo(f"{output}: {counted(len(lines), 'chain')}. Next: trails ingest {output}")
+    echo(with_home(f"{output}: {counted(len(lines), 'chain')}. Next: trails ingest {output}"))
 
 
 registry_option = click.option(

@@ -16,6 +16,7 @@ from trails.cli.common import (
     print_json,
     settings_from,
     store_option,
+    with_home,
 )
 from trails.errors import UsageError
 from trails.platform.text import counted
@@ -98,6 +99,6 @@ def command(
             echo(f"{what:<12}{', '.join(values)}")
     if found.cleared:
         again = ", ".join(AGAIN[label] for label in found.cleared)
-        echo(f"            they counted what is gone; make them again: {again}")
+        echo(with_home(f"            they counted what is gone; make them again: {again}"))
     if not dry_run:
         echo(f"next        trails verify --home {settings.home}")

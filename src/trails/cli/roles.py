@@ -15,6 +15,7 @@ from trails.cli.common import (
     print_json,
     settings_from,
     store_option,
+    with_home,
 )
 from trails.cli.scores import details_option, instrument_options, run_option, settings_for, tell
 from trails.errors import UsageError
@@ -106,7 +107,7 @@ def import_command(file: Path, by: str, home: Path | None, store: str | None, as
             f"{counted(found.moved, 'step has', 'steps have')} other borders than the home's: they count in the score; "
             "the graph keeps the home's steps"
         )
-    echo("next        trails roles score")
+    echo(with_home("next        trails roles score"))
 
 
 @command.command("score")

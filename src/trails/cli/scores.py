@@ -135,7 +135,7 @@ def print_report(
     put into the lines to run. ``quiet`` leaves out the verdict (a part of a report has it in its heading).
     """
     if not quiet:
-        echo(report.verdict)
+        echo(with_home(report.verdict))
     named = {name[2:].replace("_", " "): value for name, value in report.facts.items() if name.startswith("n_")}
     counts = [counted(value, singular(name), name) for name, value in named.items()]
     if counts and details:
@@ -214,9 +214,9 @@ def print_scores(scores: Sequence[Score], withheld: Sequence[Withheld], notes: S
     for item in withheld:
         by_reason.setdefault(item.reason, []).append(item.name)
     for reason, names in by_reason.items():
-        echo(f"no score for {', '.join(names)}: {reason}")
+        echo(with_home(f"no score for {', '.join(names)}: {reason}"))
     for note in notes:
-        err.print(note)
+        err.print(with_home(note))
 
 
 def _with_interval(found: Score | Control) -> tuple[float, str]:

@@ -42,7 +42,7 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
     held = f"{counted(shards.n_chains, 'chain')} in {counted(shards.n_shards, 'shard')}, {_size(shards.n_bytes)}"
     print_field("home", f"{one_line(found.home)}: {held}")
     if tokens:
-        print_field("", f"{counted(tokens, 'measured token')}, {shards.n_bytes / tokens:,.0f} bytes a token")
+        print_field("", f"{counted(tokens, 'token')} in measured chains, {shards.n_bytes / tokens:,.0f} bytes a token")
     for run_id, run in found.runs.items():
         adapter = f" + adapter {run.adapter}" if run.adapter else ""
         adapter += " + intervention" if run.intervention else ""

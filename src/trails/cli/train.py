@@ -18,6 +18,7 @@ from trails.cli.common import (
     print_json,
     print_rows,
     settings_from,
+    with_home,
 )
 from trails.config import Settings
 from trails.errors import UsageError
@@ -247,10 +248,10 @@ def command(
     )
     echo(f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]} (not a measure of success)")
     if journal:
-        echo(
-            f"journal: {report.adapter / 'journal.jsonl'}; feed it again: trails train {export} --replay FILE -o FOLDER"
-        )
-    echo(f"adapter: {report.adapter}\nwhat it did: trails diff --adapter {report.adapter} --export {export}")
+        again = f"trails train {export} --replay FILE -o FOLDER"
+        echo(with_home(f"journal: {report.adapter / 'journal.jsonl'}; feed it again: {again}"))
+    echo(f"adapter: {report.adapter}")
+    echo(with_home(f"what it did: trails diff --adapter {report.adapter} --export {export}"))
 
 
 def _by_role(
@@ -281,8 +282,8 @@ def _by_role(
     print_rows(columns, rows, title="losses do not measure success")
     shares = ", ".join(f"{role} {weight:.2f}" for role, weight in report.weights.items())
     echo(f"mixed: {report.mixed} ({shares})\nroutes: {output / 'routes.json'}")
-    echo(f"what each did: trails diff --adapter {next(iter(report.roles.values())).adapter}")
-    echo(f"does routing by role pay: trails routes {output} ROWS-OF-OTHER-CHAINS --export {export}")
+    echo(with_home(f"what each did: trails diff --adapter {next(iter(report.roles.values())).adapter}"))
+    echo(with_home(f"does routing by role pay: trails routes {output} ROWS-OF-OTHER-CHAINS --export {export}"))
 
 
 class _Steps:

@@ -21,9 +21,10 @@ from trails.cli.common import (
     out,
     print_json,
     print_rows,
+    with_home,
 )
 from trails.cli.scores import html_option, instrument_options, run_option, settings_for
-from trails.platform.text import agreeing, counted
+from trails.platform.text import counted, part_of
 
 if TYPE_CHECKING:
     from trails.analyses.report import Report
@@ -181,15 +182,12 @@ def command(
             out().print(drift_picture(by_kind, first), soft_wrap=True)
             echo(f"drift map, {title}, mean over variants; layers from left to right, shading up to the largest")
     if reports:
-        echo(
-            f"{enough:,} of {counted(len(reports), 'chain')} {agreeing(enough, 'has', 'have')} "
-            f"{counted(count, 'accepted variant')} or more"
-        )
+        echo(f"{part_of(enough, len(reports), 'chain', 'has', 'have')} {counted(count, 'accepted variant')} or more")
     name = found.id or shlex.quote(str(found.path))  # a file of the user's own has no id in the home
     echo(f"stored: {f'{found.id}  ' if found.id else ''}{found.path}\nrejected, with reasons: {found.rejected}")
     if any(k.made > k.accepted for k in found.kinds):
         err.print("accept some of them: ids in a file, one per line, and --accept FILE", highlight=False)
-    echo(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE")
+    echo(with_home(f"train on them: trails export --subgraph SELECTION --variants {name} --format trails -o FILE"))
     return page
 
 
@@ -208,7 +206,11 @@ def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:
             echo(f"{version.id}  {version.source} {version.source_id}")
             echo(f"    {version.text}".replace("\n", "⏎"))
         if not versions:
-            echo("no other chain is a version of this one (trails ingest --family FIELD; by default one question)")
+            echo(
+                with_home(
+                    "no other chain is a version of this one (trails ingest --family FIELD; by default one question)"
+                )
+            )
         return
     with Home(**settings) as opened:
         found = opened.shown_variants(name)
@@ -222,9 +224,8 @@ def _show(name: str, settings: Mapping[str, Any], *, as_json: bool) -> None:
         echo(f"    {one.text}".replace("\n", "⏎"))
     if said := tie([one.volatility for one in found], None, "volatility"):
         echo(said)
-    echo(
-        f"leave some out: write their ids to a file, one per line, then trails export … --variants {name} --refuse FILE"
-    )
+    line = f"trails export … --variants {name} --refuse FILE"
+    echo(with_home(f"leave some out: write their ids to a file, one per line, then {line}"))
 
 
 _SHADES = " ░▒▓█"

@@ -26,7 +26,7 @@ from trails.genome.model import ROLES, Book, Genome, fault_at, gaps_of
 from trails.genome.scenes import MATCH, Placed, authored, match_scenes, scene_id
 from trails.genome.shelf import Int64, Shelf, first_lines
 from trails.genome.source import Document, Fault, GenomeError
-from trails.platform.text import counted, percent
+from trails.platform.text import agreeing, counted, percent
 
 UNMET = 0.9
 """A course that holds less than this share of its budget does not meet it."""
@@ -187,7 +187,8 @@ class _Builder:
             if len(rows) < n:
                 self.fault(
                     (*path, "file"),
-                    f"{n - len(rows):,} of {counted(n, 'chain')} of {book.file} are not measured by run {self.shelf.run.id}",
+                    f"{n - len(rows):,} of {counted(n, 'chain')} of {book.file} "
+                    f"{agreeing(n - len(rows), 'is', 'are')} not measured by run {self.shelf.run.id}",
                     f"run: trails ingest {at}",
                 )
             return rows, {}

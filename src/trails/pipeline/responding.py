@@ -17,7 +17,7 @@ from trails.measure.respond import Reaction, react, trained
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.arrays import Ints
-from trails.platform.text import counted
+from trails.platform.text import agreeing, counted
 from trails.schema import Trace, stable_hash, step_key
 from trails.train.check import check_adapter, check_base
 
@@ -78,8 +78,8 @@ def respond(
     notes = []
     if left := len(wanted) - len(kept):
         notes.append(
-            f"{left:,} of {counted(len(wanted), 'probe')} are a span's own chain or share {GRAM} tokens "
-            "in a row with a span: left out"
+            f"{left:,} of {counted(len(wanted), 'probe')} {agreeing(left, 'is', 'are')} a span's own chain or "
+            f"{agreeing(left, 'shares', 'share')} {GRAM} tokens in a row with a span: left out"
         )
     if len(kept) < 2:
         raise UsageError(

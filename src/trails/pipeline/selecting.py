@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from trails.analyses.budget import WAYS, By, Chosen, chosen, pool_of, record
 from trails.analyses.sequences import usual_layers
 from trails.errors import StoreError, UsageError
+from trails.export.subgraph import GAPS_ADVICE
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
 from trails.platform.arrays import Floats
 from trails.platform.files import write_atomic
-from trails.schema import Trace, canonical_json
+from trails.platform.text import counted
+from trails.schema import Run, Trace, canonical_json
 
 _GAPS = "MATCH (g:Gap) WHERE g.run = $run RETURN g.chain AS chain, max(g.bridge_nats) AS value"
 _REACTION = (
@@ -21,7 +24,7 @@ _REACTION = (
     "min(r.nll_change - r.nll_change_control) AS value"
 )
 _ASKED = {
-    "gaps": (_GAPS, "the graph holds no gaps. Run: trails gaps"),
+    "gaps": (_GAPS, f"the graph holds no gaps of this run. {GAPS_ADVICE}"),
     "reaction": (
         _REACTION,
         "no chain was put before probes as a whole. Run: trails respond SELECTION --probes SELECTION",
@@ -57,6 +60,11 @@ def select_within(
         statement, advice = _ASKED[by]
         rows = home.graph.run(statement, {"run": of}, timeout_s=600.0, max_rows=10_000_000, trusted=True).rows
         value = {chain: float(number) for chain, number in rows if number is not None}
+        if by == "gaps" and rows and not value:
+            raise UsageError(
+                f"selection by gaps was asked for, and the {counted(len(rows), 'chain')} with gaps have no size in nats "
+                "(bridge_nats): it needs a calibration with the model. Run: trails gaps --calibrate"
+            )
         if not value:
             raise UsageError(f"selection by {by} was asked for, and {advice}")
     if (by == "learnability") != (after is not None):
@@ -89,6 +97,8 @@ def select_within(
                 mean = white(own).mean(0)
                 states[trace.chain.id] = np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
     found = chosen(pool_of(traces, value, states), by, budget, of, seed=seed, reverse=reverse)
+    if by == "gaps" and (unshown := _size_unshown(home.run(of))):
+        found = replace(found, notes=(*found.notes, unshown))
     path = home.settings.home / "selections" / f"{found.name}.json"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -96,6 +106,14 @@ def select_within(
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
     return found
+
+
+def _size_unshown(run: Run) -> str:
+    """What the calibration of a run says of the sizes that ``gaps`` orders by, where it did not show them; empty otherwise."""
+    from trails.analyses import gaps
+
+    noted = run.notes.get(gaps.NOTE)
+    return gaps.calibration_from(noted).size_unshown() if noted else ""
 
 
 def _learnt(home: OpenHome, traces: Sequence[Trace], after: str) -> dict[str, float]:

@@ -36,7 +36,7 @@ from trails.measure.base import MeasureOptions
 from trails.pipeline.measuring import IngestOptions, ingest, segmented
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.files import write_atomic
-from trails.platform.text import agreeing, counted, json_text, jsonable, percent
+from trails.platform.text import counted, json_text, jsonable, part_of, percent
 from trails.readers import ReadOptions
 from trails.schema import Chain, Trace, step_key
 from trails.stellator.language import (
@@ -496,8 +496,7 @@ def _told(folder: Path) -> list[str]:
         return [*said, f"whether other texts walk this path is open: {check['withheld']}"]
     before = check["before"]
     answer = (
-        f"{before['on_this_path']:,} of {counted(before['texts'], 'other text')} "
-        f"{agreeing(before['on_this_path'], 'walks', 'walk')} this path beyond chance (95 % "
+        f"{part_of(before['on_this_path'], before['texts'], 'other text', 'walks', 'walk')} this path beyond chance (95 % "
         f"{percent(before['low'])} to {percent(before['high'])}; one trail in {1 / before['by_chance']:.0f} by chance)"
     )
     if "untrained" in check["after"]:

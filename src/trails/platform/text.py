@@ -84,6 +84,13 @@ def agreeing(count: int, one: str, many: str) -> str:
     return one if count == 1 else many
 
 
+def part_of(part: int, whole: int, one: str, verb: str, verbs: str) -> str:
+    """``1 of 3 chains has``, ``0 of 1 chain has``, ``2 of 3 chains have``: a part of a number of things with its verb, which is
+    in the singular for one of them, and where there is only one.
+    """
+    return f"{part:,} of {counted(whole, one)} {verb if 1 in (part, whole) else verbs}"
+
+
 def plural(one: str) -> str:
     """The regular plural of an English noun."""
     if re.search(r"[^aeiou]y$", one):

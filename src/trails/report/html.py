@@ -30,7 +30,7 @@ from trails.errors import UsageError
 from trails.measure.targets import has_map, kept_target
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import write_atomic
-from trails.platform.text import agreeing, counted, jsonable
+from trails.platform.text import agreeing, counted, jsonable, part_of
 from trails.report.terminal import gradient_control, step_links
 from trails.report.words import russian_html, sentences
 from trails.schema import Run, Step, Trace
@@ -192,7 +192,7 @@ def write_report(
                 "the run to compare with measured none of these chains. Chains of a run: trails chains --run RUN"
             )
         notes.append(
-            f"{lacking:,} of {counted(len(chains), 'chain')} {agreeing(lacking, 'was', 'were')} not measured by the run to "
+            f"{part_of(lacking, len(chains), 'chain', 'was', 'were')} not measured by the run to "
             f"compare with: {agreeing(lacking, 'it shows', 'they show')} no change."
         )
     if places is not None:

@@ -227,14 +227,20 @@ def gradient_control(trace: Trace) -> str:
     )
 
 
+_MAIN_CLAUSES = {Role.THEN: "a condition", Role.THEREFORE: "a cause", Role.BUT: "a concession"}
+"""What the clause says beside which a main clause without a connective has a role: docs/segmenter.md, rule 5."""
+
+
 def _implied(trace: Trace) -> str:
     """What gave the roles of the steps without a connective, as the segmenter gives them."""
     roles = {step.role for step in trace.steps if not step.explicit} - {Role.NONE}
-    rules = {
-        Role.THEN: "the segmenter's rule (main clause after a condition)",
-        Role.QUESTION: "the question mark at the end",
-    }
-    return " or ".join(dict.fromkeys(rules.get(role, "the source's structure") for role in Role if role in roles))
+    clauses = [clause for role, clause in _MAIN_CLAUSES.items() if role in roles]
+    said = [f"the segmenter's rule (main clause beside {' or '.join(clauses)})"] if clauses else []
+    if Role.QUESTION in roles:
+        said.append("the question mark at the end")
+    if roles - {*_MAIN_CLAUSES, Role.QUESTION}:  # this segmenter gives no other role without a connective
+        said.append("the source or another segmenter")
+    return " or ".join(said)
 
 
 def alternatives(trace: Trace, position: int) -> list[tuple[int, str, float]]:

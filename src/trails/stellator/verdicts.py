@@ -21,7 +21,7 @@ from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spre
 from trails.analyses.whitening import Whitening
 from trails.export.options import layers_text
 from trails.platform.arrays import Bools, Doubles
-from trails.platform.text import agreeing, counted, percent
+from trails.platform.text import counted, part_of, percent
 from trails.schema import MEASURE, Run, Trace, step_key
 from trails.stellator.compiling import Compiled
 from trails.stellator.explaining import DEFAULT_TOLERANCE, MEASURE_NAMES, TRAINED
@@ -228,7 +228,7 @@ def _selection(said: str, selected: Selected, *, negated: bool) -> Judged:
     return Judged(
         said,
         "pass",
-        f"{found:,} of {counted(selected.outside, 'place')} {agreeing(found, 'is', 'are')} in "
+        f"{part_of(found, selected.outside, 'place', 'is', 'are')} in "
         f"the zone ({percent(score.value)}); of all tokens "
         f"{percent(score.control)} are",
         score,

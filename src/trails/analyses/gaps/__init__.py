@@ -14,6 +14,7 @@ from __future__ import annotations
 from trails.analyses.gaps.calibration import (
     MIN_CHAINS,
     NOTE,
+    SIZE,
     Calibration,
     Removed,
     calibrate,
@@ -41,6 +42,7 @@ __all__ = [
     "NOTE",
     "NO_MODEL",
     "SEAM_SCORES",
+    "SIZE",
     "Background",
     "Calibration",
     "Gaps",

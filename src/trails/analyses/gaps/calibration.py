@@ -34,7 +34,7 @@ from trails.analyses.statistics import bootstrap, centred, how_resampled, spearm
 from trails.errors import UsageError
 from trails.measure.base import MeasureOptions, Scorer, Segmented
 from trails.platform.arrays import Doubles, Longs
-from trails.platform.text import agreeing, counted
+from trails.platform.text import counted, part_of
 from trails.schema import Trace
 
 NOTE = "gap_calibration"
@@ -120,6 +120,28 @@ class Calibration(Finding):
         sizes = {"bridge_nats"} if "all" in names else set()
         return frozenset(names & set(NAMES)) | sizes
 
+    @property
+    def size_shown(self) -> bool:
+        """Whether ``bridge_nats`` tells the size of what is missing better than its control does on this corpus."""
+        return any(score.name == SIZE and score.beyond() for score in self.scores)
+
+    def size_unshown(self) -> str:
+        """Why the size of ``bridge_nats`` is not shown, in words; empty where it is shown or nothing was calibrated with a
+        model."""
+        if self.size_shown or "bridge_nats" not in self.calibrated:
+            return ""
+        found = next((score for score in self.scores if score.name == SIZE), None)
+        read = "read it as the excess surprisal of the step after the seam"
+        if found is None:
+            return f"bridge_nats: its size was not shown on this corpus, no rank correlation could be had; {read}"
+        own = f"{found.value:.2f}" + (
+            f" ({found.interval[0]:.2f} to {found.interval[1]:.2f})" if found.interval else ""
+        )
+        return (
+            "bridge_nats: its size was not shown on this corpus. Its rank correlation with the nats that a removed step had "
+            f"saved is {own}, that of the step's length {found.control:.2f}; {read}"
+        )
+
     def report(self) -> Report:
         """What every score is worth."""
         return Report(
@@ -172,6 +194,8 @@ class Calibration(Finding):
         }
 
 
+SIZE = "bridge_nats against the nats the removed step had saved"
+"""Name of the score that says whether ``bridge_nats`` tells a size."""
 POSITION = "position only"
 """Name of the baseline of every score."""
 
@@ -291,8 +315,7 @@ def calibrate(
     cases, rest = every[:limit], every[limit:] if limit is not None else []
     if len(cases) < MIN_CHAINS:
         reason = (
-            f"{len(cases):,} of {counted(len(corpus), 'chain')} "
-            f"{agreeing(len(cases), 'has', 'have')} four steps or more, a calibration "
+            f"{part_of(len(cases), len(corpus), 'chain', 'has', 'have')} four steps or more, a calibration "
             f"needs {MIN_CHAINS}: ingest more"
         )
         return Calibration(run, len(cases), (), (), (), tuple(Withheld(name, reason) for name in (*NAMES, "all")))
@@ -446,7 +469,7 @@ def _calibration(
             pairs = np.stack([guess, nats], axis=1)
             scores.append(
                 Score(
-                    "bridge_nats against the nats the removed step had saved",
+                    SIZE,
                     size,
                     "rank correlation",
                     (Control("length of the removed step", length, how="the same chains, nothing drawn"),),

@@ -20,7 +20,7 @@ from trails.analyses.sequences import content_key, one_instrument
 from trails.analyses.statistics import ranks
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Longs
-from trails.platform.text import agreeing, counted
+from trails.platform.text import counted, part_of
 from trails.platform.ties import leading
 from trails.schema import Trace, step_key
 from trails.store.base import GraphBatch
@@ -31,10 +31,10 @@ from trails.store.rows import table_of
 class Gaps(Finding):
     """Seams, most gap-like first, and what their scores are worth.
 
-    ``seams`` has one row per seam: ``id``, ``chain``, ``step``, ``score`` (share of the corpus's seams with a smaller combined
-    score, 0..1), ``rank`` (within the chain, 0 = most gap-like), ``bridge_nats``, every seam score by name, and what a
-    person needs to judge it: ``before`` and ``after`` (the texts of the two steps), ``ungrounded_values`` of the later
-    one. What was not calibrated is null, and without any there are no rows: no score without its control.
+    ``seams`` has one row per seam: ``id``, ``chain``, ``step``, ``score`` (share of the corpus's other seams with a smaller
+    combined score, a tie half, 0..1), ``rank`` (within the chain, 0 = most gap-like), ``bridge_nats``, every seam score by
+    name, and what a person needs to judge it: ``before`` and ``after`` (the texts of the two steps), ``ungrounded_values``
+    of the later one. What was not calibrated is null, and without any there are no rows: no score without its control.
     """
 
     run: str
@@ -87,7 +87,8 @@ class Gaps(Finding):
         """The seams with both neighbours and what is not grounded, and what the ranking is worth."""
         columns = {"chain": "chain", "step": "before step", "score": "score", "rank": "place in its chain (0 = first)"}
         if self.seams["bridge_nats"].null_count < len(self.seams):
-            columns["bridge_nats"] = "bridge (nats)"
+            shown = "" if self.calibration.size_shown else ", size not shown"
+            columns["bridge_nats"] = f"bridge (nats{shown})"
         columns |= {"ungrounded_values": "not grounded", "before": "the step before", "after": "the step after"}
         return Report(
             "gaps",
@@ -149,13 +150,13 @@ def find_gaps(traces: Iterable[Trace], calibration: Calibration | None = None) -
     notes = []
     short = sum(len(trace.steps) < 2 for trace in corpus)
     if short:
-        notes.append(
-            f"{short:,} of {counted(len(corpus), 'chain')} {agreeing(short, 'has', 'have')} one step and therefore no seam"
-        )
+        notes.append(f"{part_of(short, len(corpus), 'chain', 'has', 'have')} one step and therefore no seam")
     if not any(trace.nll_given_all is not None for trace in corpus):
         notes.append(
             "no premises were measured; context_gain and premise_usefulness need them, run: trails ingest PATH --premises"
         )
+    if unshown := calibration.size_unshown():
+        notes.append(unshown)
     if calibration.auc("no model") > calibration.auc(calibration.best):
         notes.append(
             f"this calibration ranks by {calibration.best!r}, and the scores without a model are worth more on this corpus; "
