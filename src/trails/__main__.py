@@ -11,21 +11,15 @@ import traceback
 
 from trails.errors import QueryError, StoreError, TrailsError
 from trails.platform import static_tls
+from trails.platform.files import what_to_do
 from trails.platform.text import one_line, visible
 
 COMPLETING = "_TRAILS_COMPLETE"
 """Set by a shell that completes a line."""
 
 
-_SPACE = "What was there before is as it was. Free some space and run the same command again"
-_PLACE = "Choose another place, or make this one writable"
-_DENIED = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG), _PLACE),
-    errno.EIO: "The disk or its connection failed; look at it before anything else",
-    errno.EMFILE: "Too many files are open; raise the limit (ulimit -n)",
-}
-"""What the system denies to a sound program, and what to do about it. Anything else is a bug."""
+_AGAIN = "Close other programs, or raise the limit (ulimit -v, ulimit -u), and run the same command again"
+_NO_THREAD = ("launch worker thread", "start new thread", os.strerror(errno.EAGAIN))
 
 
 def start() -> None:
@@ -86,6 +80,7 @@ def _run() -> int:
     _end_at_once(False)
     try:
         status = cli.main(prog_name="trails", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Abort as abort:
         # who was interrupted may say what is kept
         said = str(abort.__cause__ or "")
@@ -108,24 +103,38 @@ def _run() -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if error.errno not in _DENIED:
+        if not (advice := what_to_do(error)):
             echo(traceback.format_exc(), nl=False, to_stderr=True, as_it_is=True)
             return 1
-        where = f"{error.filename}: " if error.filename else ""
-        echo(f"Error: {one_line(f'{where}{error.strerror}')}. {_DENIED[error.errno]}", to_stderr=True)
+        name = error.filename or ("standard output" if _stdout_is_full() else "")
+        where = f"{name}: " if name else ""
+        echo(f"Error: {one_line(f'{where}{error.strerror}')}. {advice}", to_stderr=True)
         return StoreError.exit_code
     except MemoryError:
-        echo(
-            "Error: the system refused more memory. Close other programs, or raise the limit (ulimit -v)",
-            to_stderr=True,
-        )
+        echo(f"Error: the system refused more memory. {_AGAIN}", to_stderr=True)
         return StoreError.exit_code
-    except Exception:
+    except BaseException as error:
+        # a native library that is refused a thread says so in words, or panics
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        if any(said in str(error) for said in _NO_THREAD) or type(error).__name__ == "PanicException":
+            echo(f"Error: {one_line(str(error))}. {_AGAIN}", to_stderr=True)
+            return StoreError.exit_code
         # a bug in trails: the traceback names it, and may quote text of strangers
         echo(traceback.format_exc(), nl=False, to_stderr=True, as_it_is=True)
         return 1
     # click hands over the code of an early exit as the result
     return status if isinstance(status, int) else 0
+
+
+def _stdout_is_full() -> bool:
+    """Whether what is left to print cannot be printed; then it is dropped, so that nothing complains at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from trails.platform.text import counted, one_line
 def command(home: Path | None, store: str | None, as_json: bool) -> None:
     """What the home and the graph hold: runs, chains, languages, roles, bytes, and what to run next."""
     from trails.store import status as stores
+    from trails.store.resolve import chains_without_shard
 
     settings = settings_from(home=home, store=store)
     found = stores.status(settings)
@@ -50,6 +51,8 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
         called = f"{one_line(run.name)}: " if run.name else ""
         held = f"{counted(chains, 'chain')}, {counted(of_run, 'token')}"
         print_field("run", f"{run_id}  {called}{one_line(run.model)}{adapter}, {run.dtype}: {held}")
+    for line in found.undescribed:
+        print_field("missing", line)
     for name, counts in (("sources", shards.sources), ("languages", shards.languages), ("roles", shards.roles)):
         if counts:
             print_field(name, _listed(counts))
@@ -66,6 +69,8 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
             f"{counted(found.missing, 'measured chain is', 'measured chains are')} in the shards and not in the graph as this "
             "home's",
         )
+    if found.surplus:
+        print_field("missing", chains_without_shard(found.surplus))
     echo(f"next        {with_home(found.advice)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +34,10 @@ from trails.platform.arrays import Floats
 from trails.platform.text import counted
 from trails.platform.threads import ahead
 from trails.schema import SHARD_SCHEMA, Run
-from trails.store.resolve import measured_runs, run_of
+from trails.store.resolve import measured_runs, run_of, undescribed
 from trails.store.traces import TraceStore
+
+logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 2_000
 
@@ -111,6 +114,8 @@ def prepare(
     parse_order(options.order)
     if not 0 <= options.split < 1:
         raise UsageError(f"split {options.split} must lie in [0, 1). Write for example --split 0.1.")
+    for line in undescribed(traces):
+        logger.warning(line)
     run = run_of(measured_runs(traces), options.run)
     if any(layer < 1 or (run.n_layers and layer > run.n_layers) for layer in options.layers):
         last = run.n_layers or "the last one"

@@ -18,6 +18,7 @@ from trails.schema import GRAPH_FORMAT, TRANSITION_ARRAYS, family_key
 from trails.store import open_graph
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.digest import GraphDigest, compare, differing_keys, graph_digest
+from trails.store.resolve import DESCRIBE_AGAIN, undescribed
 from trails.store.rows import SHARED, graph_batch, held_by
 from trails.store.shards import damaged_shard
 from trails.store.traces import TraceStore
@@ -62,11 +63,18 @@ def verify(settings: Settings | None = None, *, set_aside: bool = False) -> Veri
             advice = (f"make the graph from the shards: trails rebuild --fresh{at}",)
             found = (*differences, told)
             return Verification(digest.content, digest.values, "", "", len(pairs), found, damaged, advice)
+        if nameless := undescribed(traces):  # without its run no row of the graph can be made
+            advice = (f"{DESCRIBE_AGAIN}: trails ingest PATH{at}", f"then compare shards and graph: trails verify{at}")
+            found = (*differences, *nameless)
+            return Verification(digest.content, digest.values, "", "", len(pairs), found, damaged, advice)
         judged = judge(traces, graph)
         differences += judged.differences()
         steps = []
+        there = {chain for chain, _ in pairs}
+        lost = {chain for chain, _ in judged.held - pairs if chain not in there}
         if damaged:
-            lost = {chain for chain, _ in judged.held | graph.loaded() if chain not in {chain for chain, _ in pairs}}
+            lost |= {chain for chain, _ in graph.loaded() if chain not in there}
+        if damaged or lost:
             sources = graph.run(
                 "MATCH (c:Chain)-[:FROM]->(s:Source) WHERE c.id IN $ids RETURN DISTINCT s.name AS name ORDER BY name",
                 {"ids": sorted(lost)},
@@ -74,12 +82,14 @@ def verify(settings: Settings | None = None, *, set_aside: bool = False) -> Veri
                 trusted=True,
             )
             names = ", ".join(row[0] for row in sources.rows) or "unknown: the graph does not hold its chains"
-            if not set_aside:
+            if damaged and not set_aside:
                 steps.append(f"set the damaged shards aside: trails verify --set-aside{at}")
             steps.append(
                 f"ingest the same input again (sources: {names}), only what is missing is measured: trails ingest PATH{at}"
             )
-        elif differences:
+        if lost and not damaged:
+            steps.append(f"or, if these chains shall go from the graph, too: trails rebuild --repair{at}")
+        elif differences and not damaged:
             steps.append(f"write again what differs, nothing else: trails rebuild --repair{at}")
         return Verification(
             digest.content,

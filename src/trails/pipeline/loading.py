@@ -16,9 +16,10 @@ from trails.pipeline.progress import Progress, Silent
 from trails.pipeline.results import clear_results, keep_results, restore_results, results_of
 from trails.platform.memory import free_bytes
 from trails.platform.text import counted
-from trails.schema import NODES, RELATIONSHIPS, TRANSITION_ARRAYS, Trace
+from trails.schema import GRAPH_FORMAT, NODES, RELATIONSHIPS, TRANSITION_ARRAYS, Trace
 from trails.store import open_graph
 from trails.store.base import GraphStore
+from trails.store.resolve import chains_without_shard
 from trails.store.rows import families, graph_batch, held_by, holding
 from trails.store.shards import damaged_shard
 from trails.store.traces import TraceStore
@@ -151,6 +152,10 @@ def rebuild(
         open_graph(settings, discard_damaged=fresh, any_format=fresh) as graph,
     ):
         graph.hold()
+        if graph.format() == GRAPH_FORMAT and (
+            surplus := graph.held().get(traces.identity().id, set()) - traces.keys()
+        ):
+            progress.note(chains_without_shard(len(surplus)))
         if fresh:
             if getattr(graph, "discarded", False):
                 progress.note("the old graph cannot be read: results of analyses are gone; run their commands again")

@@ -5,13 +5,17 @@ Raises OSError with the name of the file; callers say what the file was for.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from trails.errors import StoreError
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is not finished: ``NAME.XXXXXXXX.tmp`` beside the file ``NAME``."""
@@ -53,6 +57,64 @@ def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
 def contents(folder: Path) -> list[Path]:
     """What lies in a folder, sorted, without unfinished files (:data:`TEMPORARY`)."""
     return sorted(path for path in folder.iterdir() if not path.name.endswith(TEMPORARY))
+
+
+_PLACE = "Choose another place, or make this one writable"
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space and run the same command again"),
+    errno.EFBIG: "This is the limit of the size of a file, not the space: raise it (ulimit -f unlimited) and run the same "
+    "command again",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG), _PLACE),
+    errno.EIO: "The disk or its connection failed; look at it before anything else",
+    errno.EMFILE: "Too many files are open; raise the limit (ulimit -n)",
+    **dict.fromkeys(
+        (errno.EAGAIN, errno.ENOMEM),
+        "Close other programs, or raise the limit (ulimit -u, ulimit -v), and run the same command again",
+    ),
+}
+"""What the system denies to a sound program, and what to do about it."""
+
+
+def what_to_do(error: BaseException) -> str:
+    """What to do about an error of the system, one sentence without its end; empty for any other. A library may have put the
+    system's words into words of its own.
+    """
+    return _ADVICE.get(_number(error), "")
+
+
+def refused(error: BaseException) -> str:
+    """What the system said, and what to do about it: ``No space left on device. Free some space …``."""
+    number = _number(error)
+    why = os.strerror(number) if number in _ADVICE else " ".join(str(error).split())
+    return f"{why}. {_ADVICE.get(number, _PLACE)}"
+
+
+def _number(error: BaseException) -> int:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    return next((number for number in _ADVICE if os.strerror(number) in str(error)), 0)
+
+
+def check_regular(path: Path, *, folder: bool = False) -> None:
+    """Raise StoreError for what is there and no file (a pipe, a device: reading it would wait for ever); with ``folder`` a
+    folder passes.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # whoever opens it will say why
+    if not stat.S_ISREG(mode) and not (folder and stat.S_ISDIR(mode)):
+        kind = next((name for test, name in _KINDS if test(mode)), "something else")
+        raise StoreError(f"{path} is no file but {kind}. Move it out of the home and run the same command again")
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def sha256(path: Path) -> str:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.errors import StoreError, TrailsError
+from trails.platform.files import check_regular
 from trails.platform.locks import HeldError, WriterLock
 from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
@@ -97,6 +98,7 @@ class EmbeddedStore:
     # ---------------------------------------------------------------------------------------------------------------
 
     def _load(self) -> kglite.KnowledgeGraph:
+        check_regular(self._path)
         self._stamp = self._file_stamp()
         self._loaded = None
         self._filled = set()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -212,6 +213,31 @@ def measured_runs(traces: TraceStore) -> dict[str, Run]:
     """The runs that measured a chain of this home: one without chains is no run."""
     measured = traces.measured()
     return {run_id: run for run_id, run in traces.runs().items() if run_id in measured}
+
+
+def chains_without_shard(count: int) -> str:
+    """What to say about chains that the graph holds as this home's and no shard does."""
+    return (
+        f"{counted(count, 'measured chain of this home is', 'measured chains of this home are')} in the graph and in no shard: "
+        "a shard is missing. Put it back, or ingest the same input again: only what is missing is measured"
+    )
+
+
+def undescribed(traces: TraceStore) -> list[str]:
+    """A sentence for every run that measured chains of this home and that no file of the home describes any more."""
+    known = traces.runs()
+    pairs = traces.keys()
+    of = Counter(run for _, run in pairs if run not in known)
+    return [
+        f"{counted(count, 'chain belongs', 'chains belong')} to run {run}, which the home does not describe: "
+        f"runs/{run}.json is missing, and they are left out. {DESCRIBE_AGAIN}"
+        for run, count in sorted(of.items())
+    ]
+
+
+DESCRIBE_AGAIN = (
+    "Restore the file, or ingest with the same model again: nothing is measured twice, and the file is written again"
+)
 
 
 def chain_rows(traces: TraceStore, names: Names) -> pa.Table:

@@ -6,8 +6,10 @@ added is null in the shards of earlier ones (:data:`trails.schema.OPTIONAL_COLUM
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
@@ -206,13 +208,17 @@ def _numbers(rows: Sequence[npt.NDArray[Any] | None], dtype: str) -> pa.ListArra
 # --------------------------------------------------------------------------------------------------------------------
 
 
+SHARD_ERRORS = (OSError, ValueError, KeyError, TypeError, MemoryError, RuntimeError, pa.ArrowException)
+"""What reading a shard raises where its bytes are wrong or the system refuses something: see :func:`unread_shard`."""
+
+
 def open_shard(path: Path) -> pq.ParquetFile:
     """A shard for reading; checksums of pages are compared as they are read. Raises StoreError for a file that is no shard."""
     try:
         file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
         names = set(file.schema_arrow.names)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise damaged_shard(path, error) from error
+    except SHARD_ERRORS as error:
+        raise unread_shard(path, error) from error
     if missing := set(SHARD_SCHEMA.names) - OPTIONAL_COLUMNS - names:
         raise damaged_shard(path, f"columns missing: {', '.join(sorted(missing))}")
     return file
@@ -227,8 +233,8 @@ def read_keys(path: Path, file: pq.ParquetFile) -> tuple[list[str], list[str]]:
         noted = (file.schema_arrow.metadata or {}).get(KEYS_NOTE)
         if noted is not None and noted != keys_hash(chains, runs):
             raise damaged_shard(path, "its chains are not those that were written")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise damaged_shard(path, error) from error
+    except SHARD_ERRORS as error:
+        raise unread_shard(path, error) from error
     return chains, runs
 
 
@@ -241,12 +247,47 @@ def complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
     return pa.table(columns, names=list(names))
 
 
-def damaged_shard(path: Path, why: object) -> StoreError:
-    """The error of a shard that cannot be read."""
-    return StoreError(
+class DamagedError(StoreError):
+    """The bytes of a shard are not those that were written."""
+
+
+def damaged_shard(path: Path, why: object) -> DamagedError:
+    """The error of a shard whose bytes are wrong."""
+    return DamagedError(
         f"shard {path} is damaged ({why}). Set it aside: trails verify --set-aside --home {path.parents[1]}. Then ingest the "
         "same input again: only its chains are measured again"
     )
+
+
+def unread_shard(path: Path, error: BaseException) -> StoreError:
+    """The error of a shard that could not be read: damage where its bytes are wrong, else what the system refused (memory, a
+    thread, the file). The bytes are compared with the name again, with neither a thread nor a mapping.
+    """
+    if isinstance(error, StoreError):
+        return error
+    whole = False
+    if not _refused(error):
+        try:
+            with path.open("rb", buffering=0) as file:
+                whole = hashlib.file_digest(file, "sha256").hexdigest()[:32] == path.stem
+        except (OSError, MemoryError) as second:
+            error = second
+        else:
+            # what was written whole and makes no sense was written wrong
+            if not whole or isinstance(error, (ValueError, KeyError, TypeError)):
+                return damaged_shard(path, error)
+    why = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+    return StoreError(
+        f"shard {path} could not be read: {why}. Nothing says that it is damaged: it stays where it is. When the cause is gone "
+        "(memory, the limit of processes, permissions, the disk), run the same command again"
+    )
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether an error comes from the system and says nothing about the bytes."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        return True
+    return any(said in str(error) for said in ("worker thread", "new thread", os.strerror(errno.EAGAIN)))
 
 
 def list_array(column: pa.ChunkedArray) -> pa.ListArray:

@@ -10,7 +10,7 @@ from trails.config import Settings
 from trails.errors import TrailsError
 from trails.schema import Run
 from trails.store import open_graph
-from trails.store.resolve import measured_runs
+from trails.store.resolve import measured_runs, undescribed
 from trails.store.traces import HomeStats, TraceStore
 
 
@@ -18,7 +18,8 @@ from trails.store.traces import HomeStats, TraceStore
 class Status:
     """Shards and graph side by side. ``counts`` are those of the whole graph, which ``homes`` homes share. ``graph_problem``
     is set where the graph cannot be opened; ``missing`` counts the (chain, run) pairs of the shards that the graph does not
-    hold as this home's, and is None where nobody could look; ``advice`` is a command worth running next.
+    hold as this home's, ``surplus`` those that the graph holds as this home's and no shard does; both are None where nobody
+    could look. ``undescribed`` says which runs have chains and no file. ``advice`` is a command worth running next.
     """
 
     home: str
@@ -29,6 +30,8 @@ class Status:
     graph_bytes: int
     homes: int
     missing: int | None
+    surplus: int | None
+    undescribed: tuple[str, ...]
     graph_problem: str
     advice: str
 
@@ -37,22 +40,25 @@ def status(settings: Settings) -> Status:
     """Read the small columns of the shards and the counts of the graph. Raises StoreError if there is no home."""
     with TraceStore(settings.home) as traces:
         runs, stats, keys = measured_runs(traces), traces.stats(), traces.keys()
-        home = traces.identity().id
+        home, nameless = traces.identity().id, tuple(undescribed(traces))
     counts: Mapping[str, int] = {}
     address: str = settings.store_name
-    problem, missing, homes = "", None, 0
+    problem, missing, surplus, homes = "", None, None, 0
     try:
         with open_graph(settings) as graph:
             address = graph.address
             counts = graph.counts()
             held = graph.held()
             homes = len(held)
+            surplus = len(held.get(home, set()) - keys)
             missing = len(keys - (graph.loaded() & held.get(home, set())))
     except TrailsError as error:
         problem = str(error)
     file = settings.home / "graph.kgl"
     size = file.stat().st_size if settings.store_name == "embedded" and file.is_file() else 0
-    if not keys:
+    if surplus:
+        advice = "trails verify"
+    elif not keys:
         advice = "trails ingest PATH"
     elif missing or (problem and settings.store_name == "embedded"):
         advice = "trails rebuild"
@@ -62,7 +68,9 @@ def status(settings: Settings) -> Status:
         advice = "trails query corpus"  # to a uniform guess nothing is more surprising than anything else
     else:
         advice = "trails query most-surprising"
-    return Status(str(settings.home), runs, stats, address, counts, size, homes, missing, problem, advice)
+    return Status(
+        str(settings.home), runs, stats, address, counts, size, homes, missing, surplus, nameless, problem, advice
+    )
 
 
 def as_json(found: Status) -> dict[str, Any]:
@@ -84,6 +92,7 @@ def as_json(found: Status) -> dict[str, Any]:
             for run_id, run in found.runs.items()
         },
         "shards": {"files": found.shards.n_shards, "bytes": found.shards.n_bytes, "chains": found.shards.n_chains},
+        "undescribed": list(found.undescribed),
         "sources": dict(found.shards.sources),
         "languages": dict(found.shards.languages),
         "roles": dict(found.shards.roles),
@@ -93,6 +102,7 @@ def as_json(found: Status) -> dict[str, Any]:
             "counts": dict(found.counts),
             "homes": found.homes,
             "missing": found.missing,
+            "in_no_shard": found.surplus,
             "problem": found.graph_problem,
         },
         "next": found.advice,

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from trails.errors import StoreError
 from trails.platform.arrays import Floats, Keys
 from trails.platform.columns import read_columns, write_columns
-from trails.platform.files import write_atomic
+from trails.platform.files import check_regular, write_atomic
 from trails.platform.locks import HeldError, WriterLock
 from trails.platform.spoken import spoken
 from trails.platform.text import counted
@@ -42,6 +42,8 @@ from trails.store.corrections import NAME as CORRECTIONS
 from trails.store.corrections import Correction, automatic, corrected, corrections_json, read_corrections
 from trails.store.shards import (
     KEYS_NOTE,
+    SHARD_ERRORS,
+    DamagedError,
     complete,
     damaged_shard,
     decode_shard,
@@ -51,6 +53,7 @@ from trails.store.shards import (
     open_shard,
     read_keys,
     row_digests,
+    unread_shard,
     views,
 )
 
@@ -103,6 +106,9 @@ class TraceStore:
         self._set_aside: frozenset[str] = frozenset()
         self._corrections: dict[str, Correction] | None = None
         try:
+            if self.home.is_dir():
+                for path in (*self.home.iterdir(), *self.home.glob("runs/*.json")):
+                    check_regular(path, folder=True)
             if write:
                 self._open_for_writing()
             elif not (self.home / "trails.json").is_file():
@@ -361,8 +367,8 @@ class TraceStore:
             data = path.read_bytes()
         except FileNotFoundError:
             raise StoreError(f"shard {path} was replaced while it was read. Run the command again") from None
-        except OSError as error:
-            raise damaged_shard(path, error.strerror or error) from error
+        except (OSError, MemoryError) as error:
+            raise unread_shard(path, error) from error
         if hashlib.sha256(data).hexdigest()[:32] != path.stem:
             raise damaged_shard(path, "its bytes are not those that were written")
         return data
@@ -379,8 +385,8 @@ class TraceStore:
         try:
             for group in range(file.metadata.num_row_groups):
                 yield from decode_shard(complete(file.read_row_group(group), SHARD_SCHEMA.names))
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise damaged_shard(path, error) from error
+        except SHARD_ERRORS as error:
+            raise unread_shard(path, error) from error
 
     def rewrite(self, name: str, traces: Sequence[Trace]) -> str:
         """Put traces in the place of a shard and return the new name (empty for none). The new shard is whole before the old
@@ -404,6 +410,8 @@ class TraceStore:
 
     def _shards(self) -> list[Path]:
         found = sorted((self.home / "shards").glob("*.parquet"))
+        for path in found:
+            check_regular(path)
         return [path for path in found if path.name not in self._set_aside]
 
     def _file(self, path: Path, *, whole: bool = True) -> pq.ParquetFile:
@@ -418,8 +426,8 @@ class TraceStore:
                 found = hashlib.file_digest(file, "sha256").hexdigest()[:32]
         except FileNotFoundError:
             raise StoreError(f"shard {path} was replaced while it was read. Run the command again") from None
-        except OSError as error:
-            raise damaged_shard(path, error.strerror or error) from error
+        except (OSError, MemoryError) as error:
+            raise unread_shard(path, error) from error
         if found != path.stem:
             raise damaged_shard(path, "its bytes are not those that were written")
         self._compared.add(path.name)
@@ -519,8 +527,8 @@ class TraceStore:
                     if len(kept):
                         table = complete(file.read_row_groups(groups, stored, use_threads=rows == 1), names)
                         yield path, table if len(kept) == len(table) else table.take(pa.array(kept))
-            except (OSError, ValueError, pa.ArrowException) as error:
-                raise damaged_shard(path, error) from error
+            except SHARD_ERRORS as error:
+                raise unread_shard(path, error) from error
 
     def traces(
         self,
@@ -560,8 +568,8 @@ class TraceStore:
         for path, table in self._tables(columns, run, chains, 1):
             try:
                 yield from decode_shard(table)
-            except (ValueError, KeyError, TypeError) as error:
-                raise damaged_shard(path, error) from error
+            except SHARD_ERRORS as error:
+                raise unread_shard(path, error) from error
 
     def digest(self, run: str | None = None) -> TraceDigest:
         """Order-independent fingerprints of all traces, or of one run's."""
@@ -623,12 +631,14 @@ class TraceStore:
         return self.home / "variants" / f"{name}.parquet"
 
     def damaged(self) -> list[str]:
-        """Names of shards whose bytes no longer have the hash that names them."""
+        """Names of shards whose bytes no longer have the hash that names them. Raises StoreError for one that cannot be read:
+        nobody knows whether it is damaged.
+        """
         found = []
         for path in self._shards():
             try:
                 self._compare(path)
-            except StoreError:
+            except DamagedError:
                 found.append(path.name)
         return found
 
