@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 from trails.errors import QueryError, StoreError, TrailsError
 from trails.platform import static_tls
@@ -106,7 +107,7 @@ def _run() -> int:
         if not (advice := what_to_do(error)):
             echo(traceback.format_exc(), nl=False, to_stderr=True, as_it_is=True)
             return 1
-        name = error.filename or ("standard output" if _stdout_is_full() else "")
+        name = error.filename or ("standard output" if _was_printing(error) else "")
         where = f"{name}: " if name else ""
         echo(f"Error: {one_line(f'{where}{error.strerror}')}. {advice}", to_stderr=True)
         return StoreError.exit_code
@@ -127,14 +128,15 @@ def _run() -> int:
     return status if isinstance(status, int) else 0
 
 
-def _stdout_is_full() -> bool:
-    """Whether what is left to print cannot be printed; then it is dropped, so that nothing complains at the end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+def _was_printing(error: OSError) -> bool:
+    """Whether the error came up where something was printed; then what is left to print is dropped, so that nothing complains
+    at the end.
+    """
+    place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if not (place == Path(__file__) or {"click", "rich"} & set(place.parts)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 if __name__ == "__main__":

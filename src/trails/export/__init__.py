@@ -8,7 +8,6 @@ the same traces with the same options gives the same bytes, in whatever order th
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from trails.export.split import GramIndex
 from trails.export.subgraph import Selection
 from trails.export.writer import PROVENANCE
 from trails.export.writing import describe, write
+from trails.platform.files import refused, scratch_folder
 from trails.platform.text import counted
 from trails.store.traces import TraceStore, id_numbers
 
@@ -63,9 +63,7 @@ def export_selection(
     try:
         return _export(selection, traces, format, to, options or ExportOptions(**given), arrangement)
     except OSError as error:
-        raise StoreError(
-            f"{to} cannot be written ({error.strerror or error}). Free some space, or name another file with -o"
-        ) from error
+        raise StoreError(f"{to} cannot be written: {refused(error)}") from error
 
 
 def _export(
@@ -80,11 +78,11 @@ def _export(
     writer, options = prepared.writer, prepared.options
     prepared.card.parent.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix=".trails-export-", dir=prepared.card.parent) as folder,
-        Spill(Path(folder), [*writer.schema.names, *writer.reads, *PROVENANCE]) as spill,
-        GramIndex(Path(folder)) as grams,
+        scratch_folder(prepared.card.parent, ".trails-export-") as folder,
+        Spill(folder, [*writer.schema.names, *writer.reads, *PROVENANCE]) as spill,
+        GramIndex(folder) as grams,
     ):
-        facts = _collect(prepared, spill, grams, Path(folder), ordered=arrangement is None)
+        facts = _collect(prepared, spill, grams, folder, ordered=arrangement is None)
         planned = plan_arranged(facts, arrangement) if arrangement is not None else plan(facts, grams, options)
         written = write(prepared, facts, planned, spill, to)
         return describe(prepared, facts, planned, written, to, arrangement)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trails.errors import StoreError
-from trails.platform.files import replacing, sha256, write_atomic
+from trails.platform.files import refused, replacing, sha256, write_atomic
 from trails.platform.threads import ahead
 
 DIGITS = 6
@@ -145,12 +146,28 @@ def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str
                 opened: Any = pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts)
             else:
                 opened = pa.ipc.new_stream(str(temporary), schema)
-            with opened as writer:
+            with closing_writer(opened) as writer:
                 for table in _grouped(ahead(tables), GROUP_BYTES if path.suffix == ".parquet" else 0):
                     writer.write_table(table.cast(schema))
             return sha256(temporary)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise StoreError(f"{path} cannot be written: {refused(error)}") from error
+
+
+@contextmanager
+def closing_writer(writer: Any) -> Iterator[Any]:
+    """Close a writer of Arrow at the end; one that cannot write its end is given up, so that it does not try again in the
+    middle of something else.
+    """
+    try:
+        try:
+            yield writer
+        finally:
+            writer.close()
+    except BaseException:
+        if hasattr(writer, "is_open"):
+            writer.is_open = False
+        raise
 
 
 def _grouped(tables: Iterable[pa.Table], least: int) -> Iterator[pa.Table]:

@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trails.errors import UsageError
+from trails.errors import StoreError, UsageError
+from trails.export.files import closing_writer
 from trails.export.subgraph import Part, Selection
-from trails.platform.files import write_atomic
+from trails.platform.files import refused, replacing_folder, write_atomic
 from trails.schema import NODE, RELATIONSHIP, Run, Trace, step_key
 from trails.store.bulk import importer_rows
 from trails.store.rows import graph_batch
@@ -83,12 +85,10 @@ def write_graph(
 
     Of a chain that is selected in part, only the steps and tokens named are there, and the relationships between them.
     Raises UsageError for a target that exists, a selection without a measured chain, or XML of more than
-    :data:`MAX_ELEMENTS` elements.
+    :data:`MAX_ELEMENTS` elements; StoreError where it cannot be written: then what was there before is as it was, and nothing
+    else is left.
     """
-    if path.exists() and not (overwrite and path.is_file() and format != "parquet"):
-        raise UsageError(
-            f"{path} exists. Choose another name" + ("" if format == "parquet" else ", or give --overwrite")
-        )
+    _check_free(path, format, overwrite=overwrite)
     if not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
     tables = _tables(traces, run, selection, tokens=tokens)
@@ -107,7 +107,25 @@ def write_graph(
             return _parquet(all_tables(), path)
         return _xml(all_tables(), path, format)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}. Choose another place") from error
+        raise StoreError(f"{path} cannot be written: {refused(error)}") from error
+
+
+def _check_free(path: Path, format: GraphFormat, *, overwrite: bool) -> None:
+    """Raise UsageError for a target that exists, unless it may be replaced and is of the kind that replaces it."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise UsageError(f"{path} exists. Choose another name, or give --overwrite")
+    if format != "parquet" and not path.is_file():
+        raise UsageError(f"{path} exists and is no file. Choose another name")
+    if format == "parquet":
+        ours = {f"{name}.parquet" for name in (*NODE, *RELATIONSHIP)}
+        if not path.is_dir() or path.is_symlink():
+            raise UsageError(f"{path} exists and is no folder. Choose another name")
+        if strange := sorted(item.name for item in path.iterdir() if item.name not in ours):
+            raise UsageError(
+                f"{path} exists and holds what this command did not write ({strange[0]}). Choose another name"
+            )
 
 
 def _tables(traces: Iterable[Trace], run: Run, selection: Selection, *, tokens: bool) -> Iterator[tuple[str, pa.Table]]:
@@ -155,22 +173,19 @@ def _gone(traces: Iterable[Trace], selection: Selection, *, tokens: bool) -> pa.
 
 
 def _parquet(tables: Iterator[tuple[str, pa.Table]], folder: Path) -> GraphFiles:
-    folder.mkdir()
     writers: dict[str, pq.ParquetWriter] = {}
     rows: dict[str, int] = {}
     left_out: set[str] = set()
-    try:
+    with replacing_folder(folder) as made, ExitStack() as opened:
         for name, table in tables:
             lists = [field.name for field in table.schema if pa.types.is_list(field.type)]
             left_out |= {f"{name}.{column}" for column in lists}
             prepared = importer_rows(table.drop_columns(lists), name)
             if name not in writers:
-                writers[name] = pq.ParquetWriter(folder / f"{name}.parquet", prepared.schema)
+                writer = pq.ParquetWriter(made / f"{name}.parquet", prepared.schema)
+                writers[name] = opened.enter_context(closing_writer(writer))
             writers[name].write_table(prepared)
             rows[name] = rows.get(name, 0) + len(table)
-    finally:
-        for writer in writers.values():
-            writer.close()
     return GraphFiles(folder, "parquet", rows, tuple(sorted(left_out)))
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from trails.export.files import one_array
 from trails.export.record import HELD, Batch, Ragged
 from trails.platform.arrays import Whole
-from trails.platform.columns import Growing
+from trails.platform.columns import Growing, write_all
 
 PER_TOKEN = {
     "input_ids": np.dtype(np.int32),
@@ -73,7 +73,7 @@ class Spill:
         for place, name in enumerate(self._flat):
             column: Ragged = getattr(records, name)
             block[:, place] = column.values.astype(PER_TOKEN[name], copy=False).view(np.int32)
-        block.tofile(self._tokens)
+        write_all(self._tokens, block)
         self._ends.add(records.labels.offsets[1:] + self._end)
         self._end += int(records.labels.offsets[-1])
         rest = pa.table([records.arrow(name) for name in self._rest.names], schema=self._rest)

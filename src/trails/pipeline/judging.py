@@ -64,9 +64,9 @@ def verify(settings: Settings | None = None, *, set_aside: bool = False) -> Veri
             found = (*differences, told)
             return Verification(digest.content, digest.values, "", "", len(pairs), found, damaged, advice)
         if nameless := undescribed(traces):  # without its run no row of the graph can be made
-            advice = (f"{DESCRIBE_AGAIN}: trails ingest PATH{at}", f"then compare shards and graph: trails verify{at}")
             found = (*differences, *nameless)
-            return Verification(digest.content, digest.values, "", "", len(pairs), found, damaged, advice)
+            again = (f"{DESCRIBE_AGAIN}: trails ingest PATH{at}", f"then compare shards and graph: trails verify{at}")
+            return Verification(digest.content, digest.values, "", "", len(pairs), found, damaged, again)
         judged = judge(traces, graph)
         differences += judged.differences()
         steps = []

@@ -54,6 +54,13 @@ def read_columns(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any
     return dict(zip(about["columns"], found[1:], strict=True)), about["told"]
 
 
+def write_all(file: Any, numbers: npt.NDArray[Any]) -> None:
+    """Write an array (contiguous) to a file opened for bytes. Unlike ``tofile`` it raises the system's own OSError."""
+    data = numbers.reshape(-1).view(np.uint8).data
+    while len(data):
+        data = data[file.write(data) :]
+
+
 class Growing:
     """Numbers that come block by block and lie in a file until they are read; ``width`` of them make a row (0: one)."""
 
@@ -63,7 +70,7 @@ class Growing:
 
     def add(self, numbers: npt.NDArray[Any]) -> None:
         """Add a block (n,) or (n, width)."""
-        np.ascontiguousarray(numbers, self._kind).tofile(self._file)
+        write_all(self._file, np.ascontiguousarray(numbers, self._kind))
 
     def read(self) -> npt.NDArray[Any]:
         """All of them, read-only and mapped; nothing is added after that."""

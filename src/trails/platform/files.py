@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,6 +47,85 @@ def replacing(path: Path, *, sweep: bool = True) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(beside: Path, prefix: str) -> Iterator[Path]:
+    """A new folder ``PREFIX…`` in the folder ``beside``, removed at the end. Those of killed processes are removed first: a
+    living process holds the lock on its own.
+    """
+    with _alone_in(beside):
+        for left in beside.glob(f"{prefix}*"):
+            if left.is_dir() and not left.is_symlink() and _is_free(left):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = beside / f"{prefix}{secrets.token_hex(4)}"
+        folder.mkdir(mode=0o700)
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield folder
+    finally:
+        os.close(held)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``folder``; when the block ends its files are flushed to the disk and it is renamed, in
+    the place of a folder that is there. Where the block raises, ``folder`` stays as it was and nothing else is left.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_mount():  # what lies beside it lies on another disk
+        with scratch_folder(folder, ".trails-") as scratch:
+            yield scratch
+            for path in scratch.iterdir():
+                path.replace(folder / path.name)
+        return
+    with scratch_folder(folder.parent, f".{folder.name}.trails-") as scratch:
+        made, before = scratch / "made", scratch / "before"
+        made.mkdir()
+        yield made
+        for path in made.iterdir():
+            with path.open("rb+") as written:
+                os.fsync(written.fileno())
+        _sync_folder(made)
+        if folder.exists() and any(folder.iterdir()):
+            folder.rename(before)
+        try:
+            made.rename(folder)
+        except OSError:
+            if before.exists():
+                before.rename(folder)
+            raise
+    _sync_folder(folder.parent)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other process makes or clears scratch folders there meanwhile."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether no process holds the lock on a folder."""
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(opened)
+    return True
 
 
 def write_atomic(path: Path, data: bytes | memoryview | str) -> None:

@@ -7,6 +7,7 @@ answer apart, and a :class:`ReadReport` of what was guessed, skipped or wrong. A
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,7 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trails.errors import InputError, UsageError
+from trails.errors import InputError, StoreError, UsageError
+from trails.platform.files import refused
 from trails.platform.text import counted
 from trails.readers import datasets, logs, records, text
 from trails.readers.base import (
@@ -371,6 +373,11 @@ def _spool(shown: str, options: ReadOptions, scratch: Path) -> SourceFile:
                 with Path(shown).open("rb") as pipe:
                     shutil.copyfileobj(pipe, out)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(
+                f"{shown}: it is kept in {scratch.parent} while it is read, and cannot be written there: {refused(error)}, or "
+                "name another folder in TMPDIR"
+            ) from None
         raise InputError(f"{shown}: cannot be read ({error.strerror}).") from None
     return SourceFile(
         path=path,

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from trails.analyses.statemap import StateMap
-from trails.errors import UsageError
+from trails.errors import StoreError, UsageError
 from trails.measure.targets import has_map, kept_target
 from trails.platform.arrays import Doubles, Floats, Longs
-from trails.platform.files import write_atomic
+from trails.platform.files import refused, write_atomic
 from trails.platform.text import agreeing, counted, jsonable, part_of
 from trails.report.terminal import gradient_control, step_links
 from trails.report.words import russian_html, sentences
@@ -251,7 +251,7 @@ def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: s
     try:
         write_atomic(path, data)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another file") from error
+        raise StoreError(f"{path} cannot be written: {refused(error)}") from error
     return len(data)
 
 

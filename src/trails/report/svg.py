@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from rich.cells import cell_len
 
-from trails.errors import UsageError
+from trails.errors import StoreError, UsageError
 from trails.platform.arrays import Floats
-from trails.platform.files import write_atomic
+from trails.platform.files import refused, write_atomic
 from trails.platform.packages import package
 from trails.platform.text import counted, visible
 from trails.report.html import check_free
@@ -73,7 +73,7 @@ def _write(path: Path, data: bytes) -> int:
     try:
         write_atomic(path, data)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another file") from error
+        raise StoreError(f"{path} cannot be written: {refused(error)}") from error
     return len(data)
 
 

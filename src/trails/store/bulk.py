@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from trails.errors import StoreError, UsageError
+from trails.platform.files import refused, replacing_folder
 from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Trace, properties_of
 from trails.store.base import GraphBatch
 from trails.store.neo4j import LOADED, STORE_LABEL
@@ -132,7 +134,7 @@ def _joined(values: pa.ChunkedArray) -> pa.Array:
 def write_bulk(batches: Iterable[GraphBatch], folder: Path, *, per_layer: bool = False) -> BulkFiles:
     """Write the rows of all batches, each once, and say how to import them.
 
-    Raises StoreError for a folder that holds something already.
+    The folder is there whole or not at all. Raises StoreError for one that holds something already.
     """
     if folder.exists() and any(folder.iterdir()):
         raise StoreError(f"{folder} is not empty; name a new folder, so that old and new files do not mix")
@@ -141,7 +143,11 @@ def write_bulk(batches: Iterable[GraphBatch], folder: Path, *, per_layer: bool =
             f"{folder}: the importer reads file names as patterns, so the path may not hold {' '.join(sorted(strange))}; "
             "name another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(folder) as made:
+        return replace(_write_bulk(batches, made, per_layer=per_layer), folder=folder)
+
+
+def _write_bulk(batches: Iterable[GraphBatch], folder: Path, *, per_layer: bool) -> BulkFiles:
     sinks: dict[str, _Sink] = {}
     seen: dict[str, set[Any]] = {}
     longest = 0
@@ -155,9 +161,13 @@ def write_bulk(batches: Iterable[GraphBatch], folder: Path, *, per_layer: bool =
                     longest = max(
                         longest, *(pc.max(pc.binary_length(table[c])).as_py() or 0 for c in ("text", "question"))
                     )
-    finally:
+    except BaseException:
         for sink in sinks.values():
-            sink.close()
+            with suppress(OSError):
+                sink.close()
+        raise
+    for sink in sinks.values():
+        sink.close()
     if "Chain" not in sinks:
         raise StoreError("there is nothing to write: the home holds no measured chains. First: trails ingest FILE")
     marker = pa.table({f"id:ID({STORE_LABEL})": ["trails"], "format:long": [GRAPH_FORMAT]})
@@ -241,6 +251,4 @@ def bulk_from_home(
         try:
             return write_bulk(batches(), folder, per_layer=per_layer)
         except OSError as error:
-            raise StoreError(
-                f"{folder} cannot be written ({error.strerror or error}). Free some space, or name another folder"
-            ) from error
+            raise StoreError(f"{folder} cannot be written: {refused(error)}") from error

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trails.errors import StoreError, TrailsError
-from trails.platform.files import check_regular
+from trails.platform.files import check_regular, refused, what_to_do
 from trails.platform.locks import HeldError, WriterLock
 from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
@@ -172,12 +172,10 @@ class EmbeddedStore:
                 warnings.simplefilter("ignore", kglite.MappedFallbackWarning)
                 self._graph.save(str(self._path))
         except (kglite.KgError, OSError) as error:
-            if "No space left" in str(error) or "os error 28" in str(error):
-                raise StoreError(
-                    f"the disk is full: the graph {self._path} was not saved. Free some space and run: "
-                    "trails rebuild --fresh"
-                ) from error
-            raise StoreError(f"the graph {self._path} cannot be saved ({_first_line(error)})") from error
+            why = refused(error) if what_to_do(error) else _first_line(error)
+            raise StoreError(
+                f"the graph {self._path} was not saved: {why}. The shards are whole: trails rebuild makes the graph from them"
+            ) from error
         self._changed = False
         self._stamp = self._file_stamp()
 

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from trails.errors import StoreError
 from trails.platform.arrays import Floats, Keys
 from trails.platform.columns import read_columns, write_columns
-from trails.platform.files import check_regular, write_atomic
+from trails.platform.files import check_regular, refused, write_atomic
 from trails.platform.locks import HeldError, WriterLock
 from trails.platform.spoken import spoken
 from trails.platform.text import counted
@@ -727,7 +727,7 @@ def put_file(path: Path, data: bytes | memoryview) -> None:
                 f"the disk is full: {path} ({counted(len(data), 'byte')}) was not written. Free some space and run the same "
                 "command again; everything written before is kept"
             ) from error
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+        raise StoreError(f"{path} cannot be written: {refused(error)}") from error
 
 
 def _as_segmented(trace: Trace) -> Trace:
