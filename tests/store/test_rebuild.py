@@ -16,6 +16,7 @@ from trails.store import open_graph
 from trails.store.base import GraphBatch
 from trails.store.digest import ALL_TABLES, graph_digest
 from trails.store.embedded import BUILDING, EmbeddedStore
+from trails.store.resolve import chains_without_shard
 from trails.store.rows import graph_batch, held_by, table_of
 from trails.store.scope import Scope
 from trails.store.traces import TraceStore
@@ -93,6 +94,7 @@ def test_results_about_chains_that_are_gone_go_and_are_told(settings: Settings) 
     noted = Noted()
     assert rebuild(settings, fresh=True, progress=noted) == 3
     assert noted.notes == [
+        chains_without_shard(1),
         "results of analyses kept: 2 State, 1 Overlap, 1 Gap",
         "results of analyses about chains that are gone: 1 Gap, 1 IN, 1 BEFORE",
     ]
