@@ -26,7 +26,7 @@ from trails.store.bulk import bulk_from_home
 from trails.store.embedded import EmbeddedStore
 from trails.store.resolve import Names
 from trails.store.rows import graph_batch, held_by, table_of
-from trails.store.scope import OWNED, owned, owner_mark
+from trails.store.scope import OWNED, Scope, now, owned, owner_mark
 from trails.store.traces import TraceStore
 
 ONE = make_run("one")
@@ -130,6 +130,27 @@ def counted(home: str) -> GraphBatch:
         "ON": table_of("ON", {"start": ["r1", "r1"], "end": [CHAINS[2], CHAINS[5]]}),
     }
     return owned(GraphBatch(nodes, relationships), home)
+
+
+@pytest.mark.parametrize(("arguments", "left"), [(["chain", CHAINS[5]], {"g2"}), (["chain", CHAINS[0]], set())])
+def test_gaps_that_were_calibrated_on_what_is_removed_go_with_it(home: Path, arguments: list[str], left: set) -> None:
+    """Chain 5 was measured by the first run only: the gaps of the second stay, and those of others."""
+    with TraceStore(home) as shards, EmbeddedStore(home) as graph:
+        mine = shards.identity().id
+        for owner in (mine, "hffffffffffffffff"):
+            for gap, run in (("g1", ONE.id), ("g2", TWO.id)):
+                row = {"id": [gap], "chain": [CHAINS[1]], "run": [run], "step": [0], "control_auc": [0.7]}
+                scope = Scope(owner, "gaps", run, {}, date=now())
+                graph.write([scope.put(GraphBatch({"Gap": table_of("Gap", row)}, {}))])
+    done = trails(home, "remove", *arguments)
+    assert done.exit_code == 0, done.output
+    with EmbeddedStore(home) as graph:
+        rows = graph.run("MATCH (n:Gap) RETURN n.id AS id, n.home AS home").rows
+    assert {i.split("@")[0] for i, of in rows if of == mine} == left
+    assert len([of for _, of in rows if of != mine]) == 2
+    assert "Gap" in done.stdout
+    assert "make them again: " in done.stdout
+    assert "trails gaps" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ SHOWN = 10
 AGAIN = {
     "State": "trails map",
     "Overlap": "trails overlaps",
+    "Gap": "trails gaps",
+    "SIMILAR": "trails overlaps",
     "Effect": "trails effects scan",
     "Disagreement": "trails agreement",
     "Response": "trails respond",
@@ -98,7 +100,7 @@ def command(
         if values:
             echo(f"{what:<12}{', '.join(values)}")
     if found.cleared:
-        again = ", ".join(AGAIN[label] for label in found.cleared)
+        again = ", ".join(dict.fromkeys(AGAIN[label] for label in found.cleared))
         echo(with_home(f"            they counted what is gone; make them again: {again}"))
     if not dry_run:
         echo(f"next        trails verify --home {settings.home}")

@@ -212,7 +212,9 @@ def _remove_from_graph(graph: GraphStore, plan: Removal, home: str) -> tuple[str
             run=run,
             chains=sorted(chain for chain, of in plan.pairs if of == run),
         )
-    cleared = clear_results(graph, home, None, ("State", "Overlap")) if plan.pairs else []
+    cleared = clear_results(graph, home, None, ("State", "Overlap", "SIMILAR")) if plan.pairs else []
+    # their scores were calibrated on all chains of the run
+    cleared += clear_results(graph, home, {run for _, run in plan.pairs}, ("Gap",)) if plan.pairs else []
     cleared += _clear_counted(graph, plan, home)
     graph.delete(gone, home=home)
     known = _tokenizers(graph)

@@ -90,7 +90,9 @@ def _read(graph: GraphStore, name: str, statement: str, home: str) -> pa.Table:
 def clear_results(
     graph: GraphStore, home: str, runs: Collection[str] | None = None, labels: Collection[str] = ()
 ) -> list[str]:
-    """Remove the results of analyses of a home, or of some of its runs and labels only; return the labels that went."""
+    """Remove the results of analyses of a home, or of some of its runs and labels (or types of relationships) only;
+    return the labels and types that went.
+    """
     scopes: set[str] = set()
     gone: list[str] = []
     counts = graph.counts()
@@ -102,11 +104,13 @@ def clear_results(
             gone += [node.label] if mine else []
             scopes |= mine
     for of in RESULT_RELATIONSHIPS:
-        if of.scoped and counts.get(of.name) and not labels:
+        if of.scoped and counts.get(of.name) and (not labels or of.name in labels):
             match = f"MATCH (:{of.start})-[r:{of.type}]->(:{of.end}) WHERE r.home = $home "
             match += "RETURN DISTINCT r.scope AS scope, r.run AS run"
             found = graph.run(match, {"home": home}, timeout_s=86_400.0, max_rows=2**31 - 2, trusted=True).rows
-            scopes |= {scope for scope, run in found if runs is None or run in runs}
+            mine = {scope for scope, run in found if runs is None or run in runs}
+            gone += [of.name] if mine else []
+            scopes |= mine
     if scopes:
         graph.clear(sorted(scopes))
     return gone
