@@ -226,6 +226,46 @@ def test_two_runs_are_compared_token_by_token(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_control_of_a_layer_is_that_of_the_layer_and_the_mean_is_reached_again(tmp_path: Path) -> None:
+    trace = corpus(1, RUN)[0]
+    file = tmp_path / "r.html"
+    write_report(file, [trace], RUN)
+    last = RUN.n_layers
+    moves = [
+        *[["hidden_shift", None, False], ["hidden_shift", 0, False], ["hidden_shift", last, False]],
+        *[["hidden_shift", last, True], ["hidden_shift", -1, True], ["hidden_shift", 0, False]],
+        *[["attention_shift", None, False], ["attention_shift", 1, False], ["attention_shift", 0, False]],
+    ]
+    seen = look(file, "layers.mjs", id=trace.chain.id, moves=moves)
+    assert seen["console"] == []
+    baseline = trace.hidden_baseline.astype(np.float64)
+    hidden, drawn = np.rint(trace.hidden_shift.astype(np.float64) * 1000) / 1000, trace.attention_shift
+    mean = baseline[1:].mean()
+    assert min(abs(mean - baseline[layer]) for layer in (0, last)) > 1e-3, "a wrong control would be seen"
+    pairs = "random pairs of positions of this chain: "
+    wanted: list[tuple[str, str, Any]] = [
+        ("mean of layers", f"{pairs}{mean:.4f} ·", hidden[:, 1:].mean(1)),
+        ("0", f"{pairs}{baseline[0]:.4f} ·", hidden[:, 0]),
+        (str(last), f"{pairs}{baseline[last]:.4f} ·", hidden[:, last]),
+        (str(last), f"{pairs}{baseline[last]:.4f}, already subtracted ·", hidden[:, last] - baseline[last]),
+        ("mean of layers", f"{pairs}{mean:.4f}, already subtracted ·", hidden[:, 1:].mean(1) - mean),
+        ("0", f"{pairs}{baseline[0]:.4f} ·", hidden[:, 0]),
+        ("mean of layers", "identical distributions: 0.0000 ·", drawn.mean(1)),
+        ("1", "identical distributions: 0.0000 ·", drawn[:, 0]),
+        ("mean of layers", "identical distributions: 0.0000 ·", drawn.mean(1)),
+    ]
+    for move, (shown, control, values), one in zip(moves, wanted, seen["moves"], strict=True):
+        assert one["shown"] == f"Layer{shown}", move
+        assert control in one["note"], move
+        first = -1 if move[0] == "hidden_shift" else 0
+        at = str(first) if shown.startswith("mean") else shown
+        assert one["at"] == [str(first), str(last), "1", at], move
+        painted = np.array([np.nan if value is None else value for value in one["values"]], np.float64)
+        np.testing.assert_allclose(painted, values, atol=6e-4, err_msg=str(move))
+
+
 def test_the_policy_allows_the_packaged_script_and_style_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "r.html"
     write_report(file, corpus(2, RUN), RUN)

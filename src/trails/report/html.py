@@ -257,11 +257,11 @@ def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: s
 
 def script(views: Sequence[str]) -> str:
     """The script of a page with these views (``corpus``, ``report``, ``map``) beside that of a chain: the files as they are
-    written, less indentation and the lines that are comments."""
+    written, less indentation, the lines that are comments, and the blanks around arrows (no literal holds ``=>``)."""
     before, _, after = _asset("page.js").partition(PARTS_MARK)
     whole = before + "".join(_asset(f"{name}.js") for name in views) + after
     lines = (line.strip() for line in whole.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("//")) + "\n"
+    return "\n".join(line.replace(" => ", "=>") for line in lines if line and not line.startswith("//")) + "\n"
 
 
 def _asset(name: str) -> str:

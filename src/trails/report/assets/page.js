@@ -28,7 +28,7 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   section = (title, ...kids) => h("section", title && h("h2", title), ...kids),
   picture = (w, hgt, name) => svg("svg", { viewBox: `0 0 ${w} ${hgt}`, width: w, height: hgt, role: "img", "aria-label": name }),
   arc = (d, width, opacity, title) => svg("path", { class: "arc", d, "stroke-width": width, "stroke-opacity": opacity }, title),
-  slider = (id, min, max, value, step) => h("input", { type: "range", id, min, max, step, value }),
+  slider = (id, min, max, value, step = 1) => h("input", { type: "range", id, min, max, step, value }),
   option = (value, text, selected) => h("option", { value, selected }, text),
   small = (...kids) => h("p.small dim", ...kids),
   bounds = (e) => e.getBoundingClientRect(), pen = (canvas) => canvas.getContext("2d"),
@@ -145,7 +145,7 @@ views.chain = (id) => {
   const { maps } = c, measures = [...SCALARS, ...LAYERED].filter((m) => c.a[m]).concat(maps, c.a.surprisal_after ? ["change"] : []);
   if (!measures.includes(ui.measure)) ui.measure = maps[0] || (c.a.surprisal_after ? "change" : "surprisal");
   const pick = h("select", { id: "measure" }, measures.map((m) => option(m, t(m), m === ui.measure))),
-    layer = slider("layer", 0, D.run.n_layers, ui.layer || 0), which = h("span.small"),
+    layer = slider("layer", 0, D.run.n_layers, 0), which = h("span.small"),
     minus = h("input", { type: "checkbox", id: "minus", checked: ui.minus }), legend = h("span.legend"), note = small({ id: "note" }),
     layers = h("label", t`layer`, layer, which), less = h("label", minus, t`baseline`),
     strip = h("div.strip", { id: "strip", tabIndex: 0, role: "group", ariaLabel: t`token` });
@@ -167,17 +167,20 @@ views.chain = (id) => {
   for (let from = 0; from < c.n; from += BLOCK) blocks.push(h("div.empty", { from, to: min(c.n, from + BLOCK) }));
   strip.append(...blocks);
   const refresh = () => {
-    const m = ui.measure, noise = D.run.noise[m === "change" ? "surprisal" : m], control = c.controls[m],
-      both = ["change", "gradient_effect"].includes(m) || maps.includes(m) || (m === HIDDEN && ui.minus);
-    layers.hidden = !LAYERED.includes(m); less.hidden = m !== HIDDEN;
-    if (ui.layer === 0 && m !== HIDDEN) ui.layer = null;
+    const m = ui.measure, noise = D.run.noise[m === "change" ? "surprisal" : m], control = c.controls[m], base = m === HIDDEN && c.a.hidden_baseline,
+      // the mean of layers stands before the first layer; the embeddings are layer 0 of hidden states
+      none = D.run.n_layers - columns(m),
+      both = ["change", "gradient_effect"].includes(m) || maps.includes(m) || (base && ui.minus);
+    layers.hidden = !LAYERED.includes(m); less.hidden = !base;
+    if (ui.layer <= none) ui.layer = null;
+    layer.min = none; layer.value = ui.layer ?? none;
     which.textContent = ui.layer ?? t`mean`;
-    v = values(c, m, ui.layer === null ? null : ui.layer - D.run.n_layers + columns(m) - 1, ui.minus);
+    v = values(c, m, ui.layer === null ? null : ui.layer - none - 1, ui.minus);
     scale = scaleOf(v, both); colour = palette(both);
     for (const s of strip.querySelectorAll(".tok")) paint(s);
     legend.replaceChildren(fmt(scale.low, 3), ...[0, 1, 2, 3, 4, 5].map((i) => { const b = h("i"); b.style.background = css(colour(i / 5)); return b; }), fmt(scale.high, 3) + " " + unit(m));
     const f = finite(v), mean = f.reduce((a, b) => a + b, 0) / f.length;
-    note.replaceChildren(h("span", `${t(m)} ${fmt(mean)} ${unit(m)} / ${t`token`.toLowerCase()} · `, control && [said(control.name), control.value !== null && ": " + fmt(control.value), " · "], `${t`floor`}: ${noise?.toExponential(1) ?? t`notmeasured`}`));
+    note.replaceChildren(h("span", `${t(m)} ${fmt(mean)} ${unit(m)} / ${t`token`.toLowerCase()} · `, control && [said(control.name), control.value !== null && ": " + fmt(base && ui.layer !== null ? base[ui.layer] : control.value), base && ui.minus && t`subtracted`, " · "], `${t`floor`}: ${noise?.toExponential(1) ?? t`notmeasured`}`));
     heat(); detail(ui.token);
   },
     detail = (i) => {
@@ -203,7 +206,7 @@ views.chain = (id) => {
     e.preventDefault(); fill(blocks[floor(i / BLOCK)]); mark(i).scrollIntoView({ block: "nearest" });
   });
   for (const e of [pick, minus]) on(e, "change", () => { ui.measure = pick.value; ui.minus = minus.checked; refresh(); });
-  on(layer, "input", () => { ui.layer = +layer.value || (ui.measure === HIDDEN ? 0 : null); refresh(); });
+  on(layer, "input", () => { ui.layer = +layer.value; refresh(); });
   const steps = stepsOf(c), curve = h("canvas"), cvs = h("canvas.cells"), readout = small(), hot = section(t`heat`, h("div.scroll", cvs), readout);
   left.append(section([h("span.ov", t`surprisal`), " ", h("span.dim", t`entropy`)], curve), steps.node, hot);
   const heat = () => {
