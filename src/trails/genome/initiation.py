@@ -20,6 +20,7 @@ import pyarrow as pa
 from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import bootstrap, how_drawn, how_resampled, spread
+from trails.platform.arrays import Doubles
 from trails.platform.text import counted
 
 Cell = Literal["both", "stages", "dialogues", "neither"]
@@ -103,6 +104,16 @@ def judge(values: Mapping[int, Mapping[Cell, float]], *, seed: int = 0) -> Initi
         how=how_resampled("seeds of training"),
     )
     return Initiation(whole, (score,), ())
+
+
+def first_mismatches(turn: Doubles, count: int) -> list[int]:
+    """Which rows of a stage come first: at most ``count`` of those that contradict, the most surprising contradiction first.
+
+    ``turn`` (rows,) is the surprisal of each row's contradiction, NaN where it has none; of equal ones the earlier comes first.
+    """
+    turning = np.flatnonzero(np.isfinite(turn))
+    ranked: list[int] = turning[np.lexsort((turning, -turn[turning]))].tolist()
+    return ranked[:count]
 
 
 def filled(lengths: Sequence[int], tokens: int) -> list[int]:
