@@ -278,6 +278,30 @@ def test_the_card_names_the_export(tiny, tokenizer, make_rows, tmp_path) -> None
     assert not list(report.adapter.glob("*.bin"))
 
 
+def test_what_was_not_trained_is_counted(tiny, tokenizer, make_rows, tmp_path) -> None:
+    """Rows of 12, 13, 14, 12, … tokens, of which the first three are context; the last two carry a label at their end only."""
+    rows = make_rows(8)
+    for row in rows[6:]:
+        row["labels"] = [-100] * 11 + row["labels"][11:]
+    report = run(tmp_path, tiny(), tokenizer, rows, steps=2, max_tokens=10)
+    assert (report.rows, report.cut, report.emptied) == (6, 8, 2)
+    assert report.cut_labels == sum(len(row["input_ids"]) - 10 for row in rows[:6]) + (12 - 11) + (13 - 11)
+    assert (report.seen, report.labelled) == (4, 4 * 7), "two steps of two rows, seven tokens with loss each"
+    assert report.tokens == 60
+    card = (report.adapter / "README.md").read_text()
+    assert "| rows fed, their tokens with loss | 4, 28 |" in card
+    assert f"| tokens with loss behind the cut, not trained on | {report.cut_labels} |" in card
+    assert "| rows left out because the cut left no token with loss | 2 |" in card
+    again = run(tmp_path, tiny(), tokenizer, rows, steps=2, max_tokens=10)
+    assert again.finished_before
+    assert (again.seen, again.cut_labels, again.emptied) == (4, report.cut_labels, 2)
+    whole = run(tmp_path, tiny(), tokenizer, rows, name="whole")
+    assert (whole.seen, whole.cut, whole.cut_labels, whole.emptied) == (8, 0, 0, 0)
+    assert "cut" not in (whole.adapter / "README.md").read_text()
+    with pytest.raises(UsageError, match=r"cut to 3 tokens, none of 8 rows has a token with loss left"):
+        run(tmp_path, tiny(), tokenizer, rows, name="none", max_tokens=3)
+
+
 # ------------------------------------------------------------------------------------------------- attention objective
 
 

@@ -23,7 +23,7 @@ from trails.cli.common import (
 from trails.config import Settings
 from trails.errors import UsageError
 from trails.platform.text import counted
-from trails.train.options import TrainOptions, layers_option
+from trails.train.options import LEFT_OUT, TrainOptions, layers_option
 
 
 @click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
@@ -229,6 +229,9 @@ def command(
                 "adapter": str(report.adapter),
                 "steps": report.steps,
                 "rows": report.rows,
+                "rows_fed": report.seen,
+                "tokens_with_loss_fed": report.labelled,
+                "left_out": {name: getattr(report, name) for name in LEFT_OUT},
                 "tokens": report.tokens,
                 "layers": list(report.layers) or "all",
                 "trainable": report.trainable,
@@ -243,9 +246,15 @@ def command(
     if report.resumed:
         err.print(f"continued from step {report.resumed}", style="yellow")
     first, last = report.losses[0], report.losses[-1]
-    echo(
-        f"{counted(report.steps, 'step')} over {counted(report.rows, 'row')}, {report.trainable:,} trainable parameters"
+    fed = (
+        f"{report.seen:,} of {counted(report.rows, 'row')}"
+        if report.seen < report.rows
+        else counted(report.rows, "row")
     )
+    echo(f"{counted(report.steps, 'step')} over {fed}, {report.trainable:,} trainable parameters")
+    for name, what in LEFT_OUT.items():
+        if count := getattr(report, name):
+            echo(f"{what}: {count:,}")
     echo(f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]} (not a measure of success)")
     if journal:
         again = f"trails train {export} --replay FILE -o FOLDER"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from trails.train.attention import Target, key_bins
 Row = dict[str, Any]
 
 
-def load_rows(path: Path) -> list[Row]:
-    """Training rows of a canonical export in the order written; rows without a label are left out. ``layers`` of a row count
+def load_rows(path: Path, counts: Counter[str] | None = None) -> list[Row]:
+    """Training rows of a canonical export in the order written; rows without a label are left out, and counted in ``counts`` as
+    ``unlabelled``. ``layers`` of a row count
     from 0, as its column ``layers_to_transform`` does; ``order`` is the place in the file, ``targets`` what lines DRIFT ask.
 
     Raises UsageError for another file, or one in which no token carries a label.
@@ -39,7 +41,10 @@ def load_rows(path: Path) -> list[Row]:
         drift = table[DRIFT].to_pylist() if DRIFT in table.column_names else [None] * len(table)
         models, tokenizers = table["model_sha"].to_pylist(), table["tokenizer_sha"].to_pylist()
         for index in range(len(table)):
-            if any(label != IGNORED for label in labels[index][1:]):
+            if not any(label != IGNORED for label in labels[index][1:]):
+                if counts is not None:
+                    counts["unlabelled"] += 1
+            else:
                 rows.append(
                     {
                         "order": order[index],
@@ -80,6 +85,31 @@ def dataset(rows: Sequence[Row], max_tokens: int = 0) -> Any:
             for row in whole
         ]
     )
+
+
+def losses_in(row: Row) -> int:
+    """Tokens of a row that carry loss; the first of a sequence is predicted by nothing."""
+    return sum(label != IGNORED for label in row["labels"][1:])
+
+
+def cut_rows(rows: Sequence[Row], max_tokens: int, counts: Counter[str]) -> list[Row]:
+    """The rows cut to ``max_tokens`` (0 = whole), without those that are left without a label. ``counts`` has what went:
+    ``cut`` rows, ``cut_labels`` (tokens with loss behind the cut), and ``emptied`` rows.
+    """
+    if not max_tokens:
+        return list(rows)
+    found = []
+    for row in rows:
+        short = cut(row, max_tokens)
+        if short is not row:
+            left = losses_in(short)
+            counts["cut"] += 1
+            counts["cut_labels"] += losses_in(row) - left
+            if not left and not short.get("targets"):
+                counts["emptied"] += 1
+                continue
+        found.append(short)
+    return found
 
 
 def cut(row: Row, max_tokens: int) -> Row:

@@ -65,7 +65,10 @@ class TrainOptions:
 class TrainReport:
     """What was trained. ``losses`` are (step, loss) as logged; ``checkpoints`` are folders by step, the last one ``adapter``.
 
-    ``layers`` are those with an adapter, 1 … L, empty for all; ``resumed`` the step it continued from (0 = from the start).
+    ``rows`` were there to train on. ``seen`` of them were fed, with ``labelled`` tokens with loss. ``cut`` rows were cut to
+    ``max_tokens``, which took ``cut_labels`` tokens with loss and left ``emptied`` rows out. ``unlabelled`` rows of the export
+    had no label. ``layers`` are those with an adapter, 1 … L, empty for all; ``resumed`` the step it continued from (0 = from
+    the start).
     """
 
     adapter: Path
@@ -78,6 +81,21 @@ class TrainReport:
     trainable: int
     resumed: int = 0
     finished_before: bool = False
+    seen: int = 0
+    labelled: int = 0
+    cut: int = 0
+    cut_labels: int = 0
+    emptied: int = 0
+    unlabelled: int = 0
+
+
+LEFT_OUT = {
+    "cut": "rows cut to --max-tokens",
+    "cut_labels": "tokens with loss behind the cut, not trained on",
+    "emptied": "rows left out because the cut left no token with loss",
+    "unlabelled": "rows of the export left out because no token carries a label",
+}
+"""What of an export was not trained on, in words, by the names of :class:`TrainReport`."""
 
 
 def layers_option(text: str | None) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -24,10 +25,10 @@ from trails.train.adapter import chosen_layers, forget_gguf, with_adapter
 from trails.train.attempts import Attempts
 from trails.train.attention import TeacherMap
 from trails.train.check import NOTHING_TO_LEARN, check_model, export_head, read_json
-from trails.train.data import Collator, Row, dataset, load_rows, shuffled_steps
+from trails.train.data import Collator, Row, cut_rows, dataset, load_rows, losses_in, shuffled_steps
 from trails.train.journal import Journal, read_journal, replayed
 from trails.train.loss import batch_loss
-from trails.train.options import TrainOptions, TrainReport, check_options
+from trails.train.options import LEFT_OUT, TrainOptions, TrainReport, check_options
 
 
 def train(
@@ -58,7 +59,8 @@ def train(
     options = options or TrainOptions()
     head = export_head(export)
     check_model(head, run, force=force)
-    rows = load_rows(export)
+    counts: Counter[str] = Counter()
+    rows = load_rows(export, counts)
     if keep is not None:
         rows = [row for row in rows if row["chain"] in keep]
     if options.shuffle_steps:
@@ -83,6 +85,7 @@ def train(
         overwrite=overwrite,
         on_step=on_step,
         callbacks=callbacks,
+        counts=counts,
     )
 
 
@@ -100,8 +103,10 @@ def train_rows(
     overwrite: bool = False,
     on_step: Callable[[int, int, float], None] | None = None,
     callbacks: Sequence[Any] = (),
+    counts: Counter[str] | None = None,
 ) -> TrainReport:
-    """As :func:`train`, from rows in memory; ``identity`` is what they and the model are named by."""
+    """As :func:`train`, from rows in memory; ``identity`` is what they and the model are named by, ``counts`` what was left out
+    before (:func:`trails.train.data.load_rows`)."""
     trainer_class = _trainer_class()
     check_options(options)
     if options.objective == "attention" and not teachers and not any(row.get("targets") for row in rows):
@@ -121,6 +126,14 @@ def train_rows(
         raise ModelError(
             f"a row has {counted(longest, 'token')}, the model's window is {window}. Cut rows with --max-tokens {window},"
             " or select parts of the chains."
+        )
+    counts = Counter() if counts is None else counts
+    given = len(rows)
+    rows = cut_rows(rows, options.max_tokens, counts)
+    if not rows:
+        raise UsageError(
+            f"cut to {counted(options.max_tokens, 'token')}, none of {counted(given, 'row')} has a token with loss left. "
+            "Write a larger --max-tokens, or export shorter parts."
         )
     steps = options.steps or -(-len(rows) // (options.batch * options.accumulate))
     settings = _said(options) | {"steps": steps, "layers": list(layers)}
@@ -153,7 +166,7 @@ def train_rows(
     }
     _write(output / "train.json", record)
 
-    data = dataset(rows, options.max_tokens)
+    data = dataset(rows)
     forget_gguf(model)
     last = _last_checkpoint(checkpoints)
     with quiet(), warnings.catch_warnings():
@@ -185,6 +198,8 @@ def train_rows(
         "steps": int(trainer.state.global_step),
         "rows": len(rows),
         "tokens": sum(len(ids) for ids in data["input_ids"]),
+        **_fed(rows, int(trainer.state.global_step), options),
+        **{name: counts[name] for name in ("cut", "cut_labels", "emptied", "unlabelled")},
         "losses": losses,
         "layers": list(layers),
         "trainable": sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
@@ -194,6 +209,12 @@ def train_rows(
     _write(output / "train.json", record)
     write_atomic(output / "README.md", _card(record))
     return _report(output, record)
+
+
+def _fed(rows: Sequence[Row], steps: int, options: TrainOptions) -> dict[str, int]:
+    """Rows that ``steps`` steps feed, each counted once, and their tokens with loss."""
+    seen = min(len(rows), steps * options.batch * options.accumulate)
+    return {"seen": seen, "labelled": sum(map(losses_in, rows[:seen]))}
 
 
 JOURNAL = "journal.jsonl"
@@ -369,6 +390,8 @@ def _report(output: Path, record: Mapping[str, Any], *, finished_before: bool = 
         trainable=record["trainable"],
         resumed=record["resumed"],
         finished_before=finished_before,
+        **{name: int(record.get(name, 0)) for name in ("labelled", "cut", "cut_labels", "emptied", "unlabelled")},
+        seen=int(record.get("seen", record["rows"])),  # a record of an earlier version does not say
     )
 
 
@@ -384,6 +407,8 @@ def _card(record: Mapping[str, Any]) -> str:
     lines += [f"| base model | {identity.get('model', '')}, weights `{identity.get('revision', '')}` |"]
     lines += [f"| adapter, its digest in trails status | `{record['adapter']}` |"]
     lines += [f"| rows, tokens | {record['rows']}, {record['tokens']} |", f"| steps | {record['steps']} |"]
+    lines += [f"| rows fed, their tokens with loss | {record['seen']}, {record['labelled']} |"]
+    lines += [f"| {what} | {record[name]} |" for name, what in LEFT_OUT.items() if record[name]]
     layers = ", ".join(map(str, record["layers"])) or "all"
     lines += [f"| layers | {layers} (the others are unchanged) |", f"| trainable parameters | {record['trainable']} |"]
     lines += [f"| {name} | {options[name]} |" for name in sorted(options) if name not in ("layers", "steps")]
