@@ -23,6 +23,7 @@ from trails.analyses.statemap import build
 from trails.errors import UsageError
 from trails.report import html
 from trails.report.html import Found, map_layout, write_report
+from trails.report.words import in_russian
 from trails.schema import Run, Step, Trace
 
 MEASURES = ("surprisal", "entropy", "rank", "logit_shift", "attention_shift", "hidden_shift")
@@ -84,9 +85,9 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
     gap = {"step": 1, "rank": 0, "score": 0.875, "control_auc": 0.8123, "baseline_auc": 0.5511}
     overlap = {
         **{"id": "o1", "kind": "exact", "text": "so", "n_tokens": 12, "n_chains": 2, "excess": -0.25, "control": 0.3},
-        **{"control_name": "order-2 Markov resample", "first": 0, "stop": 3, "others": [traces[2].chain.id]},
+        **{"control_name": "order-2 Markov resample", "first": 0, "stop": 3},
     }
-    found = Found({traces[1].chain.id: [gap]}, {traces[1].chain.id: [overlap]})
+    found = Found({traces[1].chain.id: [gap]}, {traces[n].chain.id: [overlap, overlap] for n in (1, 2)})
     file = tmp_path / "r.html"
     write_report(file, traces, RUN, found=found, woven=build(token_corpus(traces)), title="all <of> it")
     seen = look(file, chains=[t.chain.id for t in traces], measures=list(MEASURES), map=True)
@@ -122,7 +123,14 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
     assert "score 0.875" in marked
     assert "0.812" in marked, "the AUC of the score"
     assert "0.551" in marked, "its control"
-    assert "beyond chance -0.250" in seen["chains"][traces[1].chain.id]["steps"][0][2]
+    mark = seen["chains"][traces[1].chain.id]["steps"][0][2]
+    said = "exact repeat of 12 tokens in 2 chains; coverage of this kind 0.250 below its control"
+    assert f"⟷ {said} · {traces[2].chain.id}" in mark
+    assert "exact: 1 of 1 text is held by these chains" in seen["corpus"]
+    assert "coverage 0.050, order-2 Markov resample 0.300; 0.250 below its control" in seen["corpus"]
+    assert [href for text, href in seen["links"] if text == traces[1].chain.id[:8]] == [
+        f"#chain/{traces[1].chain.id}"
+    ], "two places in a chain are one link"
     mean = np.nanmean(np.concatenate([t.surprisal for t in traces]).astype(np.float64))
     assert f"{mean:.3f}" in seen["corpus"]
     assert f"{math.log(100):.3f}" in seen["corpus"], "the uniform guess stands beside the surprisal"
@@ -169,7 +177,7 @@ def test_no_text_of_a_chain_runs_or_asks_for_anything(tmp_path: Path) -> None:
         },
         **{"text": "<img src=x onerror=window.__hit=20>", "control_name": "<script>window.__hit=21</script>"},
     }
-    overlaps = {t.chain.id: [{**rows, "id": t.chain.source, "others": [t.chain.source_id]}] for t in traces}
+    overlaps = {t.chain.id: [{**rows, "id": t.chain.source}] for t in traces}
     run = replace(RUN, model="<script>window.__hit=22</script>")
     traces = [replace(t, run=run.id) for t in traces]
     file = tmp_path / "r.html"
@@ -279,6 +287,66 @@ def test_the_policy_allows_the_packaged_script_and_style_and_nothing_else(tmp_pa
     assert "unsafe" not in policy.group(1)
     outside = set(re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text))
     assert outside <= {"http://www.w3.org"}, "the name space of SVG is no address that is asked"
+
+
+def test_of_chains_outside_the_report_only_their_number_is_in_it(tmp_path: Path) -> None:
+    inside, outside = corpus(6, RUN)[:2], corpus(6, RUN)[2:]
+    a, b, c, d = (trace.chain.id for trace in (*inside, *outside[:2]))
+    gap = {"step": 1, "rank": 0, "score": 0.5, "control_auc": 0.8, "baseline_auc": 0.5}
+    worse = {**gap, "score": 0.9}
+
+    def row(name: str, kind: str, excess: float | None, at: int = 0) -> dict[str, Any]:
+        control = None if excess is None else 0.3
+        named = {"id": name, "kind": kind, "text": "SECRET of another chain", "n_tokens": 4, "n_chains": 3}
+        return {**named, "excess": excess, "control": control, "control_name": "order-2 Markov resample"} | {
+            "first": at,
+            "stop": at + 2,
+        }
+
+    overlaps = {
+        a: [row("o1", "masked", 0.125), row("o1", "masked", 0.125, 3), row("o2", "exact", -0.25)],
+        b: [row("o1", "masked", 0.125, 1)],
+        c: [row("o1", "masked", 0.125), row("o2", "exact", -0.25), row("o3", "exact", -0.25)],
+        d: [row("o2", "exact", -0.25), row("o3", "exact", -0.25)],
+    }
+    write_report(tmp_path / "r.html", inside, RUN, found=Found({a: [gap], c: [worse], d: [worse, worse]}, overlaps))
+    record, _ = contents(tmp_path / "r.html")
+    told = json.dumps({name: record[name] for name in ("corpus", "chains")})
+    assert "SECRET" not in told
+    assert not [trace.chain.id for trace in outside if trace.chain.id in told]
+    found = record["corpus"]
+    assert found["seams"] == "1 of 4 seams is of these chains"
+    assert [row["chain"] for row in found["gaps"]] == [a]
+    assert found["shared"] == [
+        "exact: 1 of 2 texts is held by these chains; coverage 0.050, order-2 Markov resample 0.300; 0.250 below its control",
+        "masked: 1 of 1 text is held by these chains; coverage 0.425, order-2 Markov resample 0.300; 0.125 above its control",
+    ]
+    pieces = record["chains"][0]["pieces"]
+    shown = [(row["kind"], row["text"], row["n_chains"], row["chains"]) for row in found["overlaps"]]
+    text = "".join(pieces[:2])
+    assert shown == [("exact", text, 3, [a]), ("masked", text, 3, [a, b])], "the text is that of the chain linked first"
+    marks = [(row["said"], row["others"]) for row in record["chains"][0]["overlaps"]]
+    masked = "masked repeat of 4 tokens in 3 chains; coverage of this kind 0.125 above its control"
+    exact = "exact repeat of 4 tokens in 3 chains; coverage of this kind 0.250 below its control"
+    assert marks == [(masked, [b]), (masked, [b]), (exact, [])]
+
+
+def test_a_list_that_is_cut_says_of_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "LISTED", 2)
+    (trace,) = corpus(1, RUN)
+    rows = [{"step": n, "rank": n, "score": 1 / (1 + n), "control_auc": 0.8, "baseline_auc": 0.5} for n in range(3)]
+    one = {"kind": "exact", "n_tokens": 4, "n_chains": 2, "excess": None, "control": None, "control_name": None}
+    shared = [{**one, "id": f"o{n}", "first": 0, "stop": 1} for n in range(3)]
+    found = Found({trace.chain.id: rows, "outside": rows}, {trace.chain.id: shared})
+    write_report(tmp_path / "r.html", [trace], RUN, found=found)
+    said = contents(tmp_path / "r.html")[0]["corpus"]
+    assert said["seams"] == "3 of 6 seams are of these chains; 2 of 3 are listed"
+    assert said["shared"] == [
+        "exact: 3 of 3 texts are held by these chains; 2 of 3 are listed; too few chains for a control"
+    ]
+    assert [len(said[name]) for name in ("gaps", "overlaps")] == [2, 2]
+    for text in (said["seams"], *said["shared"]):
+        assert all(known for _, known in in_russian(text)), text
 
 
 def test_the_record_and_the_numbers_read_back(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_gaps_and_overlaps_of_the_graph_are_in_it(home: Any, tmp_path: Path) -> 
     assert len(marked) >= 2
     assert all(chain["id"] not in overlap["others"] for chain in marked for overlap in chain["overlaps"])
     assert record["corpus"]["overlaps"][0]["n_chains"] >= 2
+    one = marked[0]["id"]
+    home("report", one, "-o", "one.html")
+    alone, _ = contents(tmp_path / "one.html")
+    told = str([alone["corpus"], alone["chains"]])
+    assert not [chain["id"] for chain in record["chains"] if chain["id"] != one and chain["id"] in told]
+    n_texts = len({row["text"] for row in alone["corpus"]["overlaps"]})
+    assert alone["corpus"]["shared"][0].startswith(f"exact: {n_texts} of ")
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ ORDER BY chain, step
 _OVERLAPS = """
 MATCH (o:Overlap)-[i:IN]->(c:Chain)
 WHERE o.run = $run AND o.home = $home AND o.kind IN ['exact', 'masked']
-RETURN o.id AS id, o.kind AS kind, o.text AS text, o.n_tokens AS n_tokens, o.n_chains AS n_chains, o.excess AS excess,
+RETURN o.id AS id, o.kind AS kind, o.n_tokens AS n_tokens, o.n_chains AS n_chains, o.excess AS excess,
        o.control AS control, o.control_name AS control_name, c.id AS chain, i.first AS first, i.stop AS stop
 ORDER BY id, chain, first
 """
@@ -161,14 +161,8 @@ def _found(home: OpenHome, run: Run, notes: list[str]) -> Found:
     for row in home.graph.run(_GAPS, asked, max_rows=MAX_ROWS).dicts():
         gaps.setdefault(row.pop("chain"), []).append(row)
     overlaps: dict[str, list[dict[str, Any]]] = {}
-    holders: dict[str, list[str]] = {}
-    rows = home.graph.run(_OVERLAPS, asked, max_rows=MAX_ROWS).dicts()
-    for row in rows:
-        holders.setdefault(row["id"], []).append(row["chain"])
-    for row in rows:
-        chain = row.pop("chain")
-        row["others"] = [other for other in dict.fromkeys(holders[row["id"]]) if other != chain][:20]
-        overlaps.setdefault(chain, []).append(row)
+    for row in home.graph.run(_OVERLAPS, asked, max_rows=MAX_ROWS).dicts():
+        overlaps.setdefault(row.pop("chain"), []).append(row)
     if not gaps:
         notes.append(f"The graph holds no gaps of this run. {GAPS_ADVICE}")
     if not overlaps:

@@ -12,7 +12,7 @@ from typing import Any
 from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, score_rows
 from trails.platform.text import counted
-from trails.report.html import Blob, Found, Written, chain_record, run_record, write_page
+from trails.report.html import Blob, Written, chain_record, run_record, write_page
 from trails.report.words import russian_html
 from trails.schema import Run, Trace
 
@@ -67,12 +67,12 @@ def write_analysis(
     The file appears whole or not at all. Raises UsageError for a file that exists, and for a page above
     :data:`trails.report.html.MAX_BYTES`.
     """
-    blob, notes, found = Blob(), list(left_out), Found()
+    blob, notes = Blob(), list(left_out)
     chains: list[dict[str, Any]] = []
     pieces: dict[int, str] = {}
     n_tokens = 0
     for trace in traces:
-        chain = chain_record(trace, run, blob, found, (after or {}).get(trace.chain.id))
+        chain = chain_record(trace, run, blob, (after or {}).get(trace.chain.id))
         maps = report.maps.get(trace.chain.id, {})
         chain["maps"] = list(maps)
         chain["arrays"] |= {name: blob.floats(name, values) for name, values in maps.items()}

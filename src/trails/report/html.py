@@ -64,7 +64,9 @@ SCALARS = ("surprisal", "entropy", "logit_shift", "margin", "gradient_effect", "
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What analyses found and wrote into the graph, by chain: rows of the graph's own properties."""
+    """What analyses found and wrote into the graph, by chain: rows of the graph's own properties. It may hold other chains
+    than a report has: of those only their number reaches the page.
+    """
 
     gaps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     overlaps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -176,14 +178,13 @@ def write_report(
     chains: list[dict[str, Any]] = []
     places = None if order is None else {chain: place for place, chain in enumerate(order[:MAX_CHAINS])}
     facts = _Facts(run)
-    found = found or Found()
     expected: dict[int, str] = {}
     for trace in traces:
         whole += 1
         facts.add(trace)
         if len(chains) < MAX_CHAINS if places is None else trace.chain.id in places:
             expected |= trace.top_texts()
-            chains.append(chain_record(trace, run, blob, found, (after or {}).get(trace.chain.id)))
+            chains.append(chain_record(trace, run, blob, (after or {}).get(trace.chain.id)))
     if not chains:
         raise UsageError("no chain is selected, so there is nothing to report. Chains are listed by: trails chains")
     if after is not None and (lacking := sum("surprisal_after" not in chain["arrays"] for chain in chains)):
@@ -217,7 +218,7 @@ def write_report(
         "subtitle": subtitle,
         "left_out": notes,
         "run": run_record(run),
-        "corpus": facts.record(found),
+        "corpus": facts.record() | _placed(found or Found(), chains),
         "chains": chains,
         "pieces": expected,
         "map": _map(woven, blob, {chain["id"]: chain["pieces"] for chain in chains}, notes)
@@ -319,7 +320,7 @@ def run_record(run: Run) -> dict[str, Any]:
     }
 
 
-def chain_record(trace: Trace, run: Run, blob: Blob, found: Found, after: Trace | None) -> dict[str, Any]:
+def chain_record(trace: Trace, run: Run, blob: Blob, after: Trace | None) -> dict[str, Any]:
     chain, spans = trace.chain, trace.step_tokens
     pieces = [chain.text[a:b] for a, b in zip(trace.token_start.tolist(), trace.token_end.tolist(), strict=True)]
     arrays = {name: blob.floats(name, values) for name in SCALARS if (values := trace.array(name)) is not None}
@@ -369,8 +370,8 @@ def chain_record(trace: Trace, run: Run, blob: Blob, found: Found, after: Trace 
         "mean_surprisal": _mean(trace.surprisal),
         "controls": _controls(trace, run),
         "links": _links(trace),
-        "gaps": list(found.gaps.get(chain.id, ())),
-        "overlaps": sorted(found.overlaps.get(chain.id, ()), key=lambda row: -row["n_tokens"]),
+        "gaps": [],
+        "overlaps": [],
         "maps": [],
         "arrays": arrays,
     }
@@ -465,7 +466,7 @@ class _Facts:
             if last > first:
                 self._nats.setdefault(pair, []).append(_mean(trace.surprisal[first:last]))
 
-    def record(self, found: Found) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """The corpus page. ``expected`` is the count of a pair of roles if neighbours were independent."""
         total = sum(self._pairs.values())
         before: Counter[str] = Counter()
@@ -483,16 +484,6 @@ class _Facts:
             }
             for (a, b), count in sorted(self._pairs.items(), key=lambda item: (-item[1], item[0]))
         ]
-        gaps = sorted(
-            ({"chain": chain, **row} for chain, rows in found.gaps.items() for row in rows),
-            key=lambda row: (-row["score"], row["chain"], row["step"]),
-        )
-        overlaps: dict[str, dict[str, Any]] = {}
-        for chain, rows in found.overlaps.items():
-            for row in rows:
-                kept = overlaps.setdefault(str(row["id"]), {**row, "chains": []})
-                kept["chains"].append(chain)
-        largest = sorted(overlaps.values(), key=lambda row: (-row["n_tokens"] * row["n_chains"], str(row["id"])))
         return {
             "n_chains": self.n_chains,
             "n_tokens": self.n_tokens,
@@ -504,9 +495,83 @@ class _Facts:
                 {"source": name, "n_chains": int(n), "n_tokens": int(k), "surprisal": s / d if d else math.nan}
                 for name, (n, k, s, d) in sorted(self._sources.items(), key=lambda item: (-item[1][0], item[0]))
             ],
-            "gaps": gaps[:30],
-            "overlaps": largest[:30],
         }
+
+
+LISTED = 30
+"""Seams, and texts of each kind, that the page of the corpus lists."""
+
+
+def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put what was found into the records of the chains of a report, and give its part of the page of the corpus.
+
+    The report may be mailed: of chains that are not in it, no id and no text reaches the page, only how many there are.
+    """
+    gaps = []
+    holders: dict[str, dict[str, str]] = {}  # of each overlap the chains of the report, each with its own text
+    for chain in chains:
+        chain["gaps"] = list(found.gaps.get(chain["id"], ()))
+        gaps += [{"chain": chain["id"], **row} for row in chain["gaps"]]
+        for row in found.overlaps.get(chain["id"], ()):
+            text = "".join(chain["pieces"][row["first"] : row["stop"]])
+            holders.setdefault(str(row["id"]), {}).setdefault(chain["id"], text)
+    for chain in chains:
+        rows = sorted(found.overlaps.get(chain["id"], ()), key=lambda row: -row["n_tokens"])
+        chain["overlaps"] = [
+            {
+                "first": row["first"],
+                "said": _mark(row),
+                "others": [other for other in holders[str(row["id"])] if other != chain["id"]][:4],
+            }
+            for row in rows
+        ]
+    gaps.sort(key=lambda row: (-row["score"], row["chain"], row["step"]))
+    whole = {str(row["id"]): row for rows in found.overlaps.values() for row in rows}
+    shared, overlaps = [], []
+    for kind in dict.fromkeys(sorted(row["kind"] for row in whole.values())):
+        rows = [row for row in whole.values() if row["kind"] == kind]
+        here = sorted(
+            (row for row in rows if str(row["id"]) in holders),
+            key=lambda row: (-row["n_tokens"] * row["n_chains"], str(row["id"])),
+        )
+        held = part_of(len(here), len(rows), "text", "is", "are")
+        shared.append(f"{kind}: {held} held by these chains{_listed(len(here))}; {_coverage(rows[0])}")
+        overlaps += [
+            {
+                "kind": kind,
+                "text": next(iter(holders[str(row["id"])].values())),
+                "n_tokens": row["n_tokens"],
+                "n_chains": row["n_chains"],
+                "chains": list(holders[str(row["id"])])[:3],
+            }
+            for row in here[:LISTED]
+        ]
+    n_gaps = sum(map(len, found.gaps.values()))
+    seams = f"{part_of(len(gaps), n_gaps, 'seam', 'is', 'are')} of these chains{_listed(len(gaps))}" if n_gaps else None
+    return {"seams": seams, "gaps": gaps[:LISTED], "shared": shared, "overlaps": overlaps}
+
+
+def _listed(count: int) -> str:
+    return f"; {LISTED} of {count:,} are listed" if count > LISTED else ""
+
+
+def _beside(row: Mapping[str, Any]) -> str:
+    """How far the coverage of a kind is from its control, on the side on which it is."""
+    return f"{abs(row['excess']):.3f} {'above' if row['excess'] > 0 else 'below'} its control"
+
+
+def _mark(row: Mapping[str, Any]) -> str:
+    """A repeat in a chain. Coverage and control are those of all repeats of the kind: one repeat has none of its own."""
+    what = f"{row['kind']} repeat of {counted(row['n_tokens'], 'token')} in {counted(row['n_chains'], 'chain')}"
+    if row.get("excess") is None:
+        return f"{what}; too few chains for a control"
+    return f"{what}; coverage of this kind {_beside(row)}"
+
+
+def _coverage(row: Mapping[str, Any]) -> str:
+    if row.get("excess") is None:
+        return "too few chains for a control"
+    return f"coverage {row['control'] + row['excess']:.3f}, {row['control_name']} {row['control']:.3f}; {_beside(row)}"
 
 
 def map_layout(chain: Longs, state: Longs, depth: Doubles, n_states: int, rounds: int = 12) -> tuple[Doubles, Doubles]:

@@ -250,7 +250,7 @@ function stepsOf(c) {
   const rows = c.steps.map((s, i) => {
     const part = (a, b) => shown(c.text.slice(a, b)), [cut, end] = s.connective || [s.start, s.start], g = gaps.get(i), mine = over.get(i) || [], most = mine.length > 3 ? 2 : 3,
       gap = g && g.rank === 0 && h("div.gap", `▸ ${t`gap`} ${fmt(g.score, 3)} · ${worth(g)}`),
-      shared = mine.slice(0, most).map((o) => h("div.ov", `⟷ ${t`inchains`} ${o.n_chains}, ${t`tokens`} ${o.n_tokens}, ${t`excess`} ${fmt(o.excess, 3)}: `, o.others.slice(0, 4).map((other) => [link(other), " "])));
+      shared = mine.slice(0, most).map((o) => h("div.ov", "⟷ ", said(o.said), o.others.map((id) => [" · ", link(id)])));
     return h("tr", { data: { step: i } }, h("td.n dim", i), h("td.role" + (s.explicit ? "" : " dim"), { title: t(s.explicit ? "explicit" : "implicit") }, s.role),
       h("td", gap, h("bdi", part(s.start, cut), h("b", part(cut, end)), part(end, s.end)), shared, mine.length > most && h("div.ov dim", "+ " + (mine.length - most))),
       h("td.n", fmt(s.surprisal, 3)));
