@@ -75,7 +75,7 @@ def test_a_correction_reaches_graph_selection_show_and_score_and_survives(home: 
     before = graph_roles(home)
     assert all(automatic is None for _, _, automatic, _ in before)
     done = home("roles", "import", str(written(corrected(rows))), "--by", "anna", "--json")
-    assert json.loads(done.out) == {"chains": 2, "steps": len(rows), "changed": 1, "moved": 0, "by": "anna"}
+    assert json.loads(done.out) == {"chains": 2, "steps": len(rows), "changed": 1, "moved": 0, "kept": {}, "by": "anna"}
     after = graph_roles(home)
     differing = [(a, b) for a, b in zip(before, after, strict=True) if a[1] != b[1]]
     assert [(a[1], b[1], b[2]) for a, b in differing] == [("NONE", "THEREFORE", "NONE")]
@@ -167,6 +167,96 @@ def test_moved_borders_count_in_the_score_and_leave_the_graph_alone(home: Any) -
     assert {(case["kind"], case["labelled"], case["found"]) for case in wrong} == {("border", "none", "border")}
 
 
+def edited(rows: list[dict[str, Any]], text: str, role: str) -> list[dict[str, Any]]:
+    return [row | {"role": role} if row["text"].startswith(text) else row for row in rows]
+
+
+def said_of(home: Any, text: str) -> tuple[str, str | None]:
+    (row,) = (row for row in exported(home) if row["text"].startswith(text))
+    return row["role"], row["corrected_by"]
+
+
+@pytest.mark.slow
+def test_two_people_who_correct_the_same_export_lose_nothing(home: Any) -> None:
+    rows = exported(home)
+    home("roles", "import", str(written(edited(rows, "The sun", "AND"))), "--by", "anna")
+    done = home("roles", "import", str(written(edited(rows, "Therefore", "OR"))), "--by", "bob")
+    assert "1 step keeps the correction of anna" in " ".join(done.out.split())
+    assert said_of(home, "The sun") == ("AND", "anna")
+    assert said_of(home, "Therefore") == ("OR", "bob")
+    statement = "MATCH (s:Step) WHERE s.role <> s.automatic_role RETURN s.role, s.corrected_by ORDER BY s.role"
+    graph = [list(row.values()) for row in json.loads(home("cypher", statement, "--json").out)]
+    assert graph == [["AND", "anna"], ["OR", "bob"]]
+    # one step that both changed differently: nothing of the file is taken
+    both = edited(edited(rows, "The sun", "IF"), "But it", "OR")
+    refused = home("roles", "import", str(written(both)), "--by", "bob", code=None)
+    assert refused.code != 0
+    assert "anna corrected the step" in " ".join(refused.err.split())
+    assert "Export again" in " ".join(refused.err.split())
+    assert said_of(home, "But it")[0] == "BUT"
+    # an old file that changes nothing undoes nothing; the newest one can take a correction back
+    done = json.loads(home("roles", "import", str(written(rows)), "--by", "carol", "--json").out)
+    assert done["kept"] == {"anna": 1, "bob": 1}
+    fresh = exported(home)
+    home("roles", "import", str(written(edited(fresh, "The sun", "NONE"))), "--by", "anna")
+    assert said_of(home, "The sun") == ("NONE", "anna")
+    assert said_of(home, "Therefore") == ("OR", "bob")
+
+
+@pytest.mark.slow
+def test_a_person_goes_on_in_the_file_that_was_imported(home: Any) -> None:
+    rows = exported(home)
+    home("roles", "import", str(written(edited(rows, "The sun", "AND"))), "--by", "anna")
+    home("roles", "import", str(written(edited(rows, "The sun", "OR"))), "--by", "anna")
+    assert said_of(home, "The sun") == ("OR", "anna")
+
+
+def border_moved(rows: list[dict[str, Any]], by: int, **more: Any) -> list[dict[str, Any]]:
+    """The border before "The sun shines" moved; the texts stay as they were exported."""
+    i = next(i for i, row in enumerate(rows) if "sun shines" in row["text"])
+    moved = [dict(row) for row in rows]
+    moved[i - 1]["end"] += by
+    moved[i]["start"] += by
+    for row in moved[i - 1 : i + 1]:
+        row.update(more)
+    return moved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, {"text": None}])
+def test_a_border_is_moved_by_its_numbers_and_survives_export_and_import(
+    home: Any, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    rows = border_moved(exported(home), 4, **more)
+    done = json.loads(home("roles", "import", str(written(rows)), "--by", "anna", "--json").out)
+    assert done["moved"] == 2
+    file = tmp_path / "home" / "corrections.json"
+    steps = {chain: one["steps"] for chain, one in json.loads(file.read_text()).items()}
+    score = home("roles", "score", "--json").out
+    again = exported(home)
+    assert [(r["start"], r["end"], r["role"]) for r in again] == [(r["start"], r["end"], r["role"]) for r in rows]
+    assert [r["automatic_role"] for r in again].count(None) == 2
+    home("roles", "import", str(written(again)), "--by", "bob")
+    assert {chain: one["steps"] for chain, one in json.loads(file.read_text()).items()} == steps
+    assert home("roles", "score", "--json").out == score
+    assert exported(home) == again  # who and when, too
+
+
+@pytest.mark.slow
+def test_a_border_that_was_moved_is_not_moved_back_by_an_older_file(home: Any) -> None:
+    rows = exported(home)
+    home("roles", "import", str(written(border_moved(rows, 4))), "--by", "anna")
+    moved = [(row["start"], row["end"]) for row in exported(home)]
+    done = json.loads(home("roles", "import", str(written(rows)), "--by", "bob", "--json").out)
+    assert done["kept"] == {"anna": 2}
+    assert [(row["start"], row["end"]) for row in exported(home)] == moved
+    refused = home("roles", "import", str(written(border_moved(rows, -2))), "--by", "bob", code=None)
+    assert "anna corrected the step" in " ".join(refused.err.split())
+    # who has seen it may move it again
+    home("roles", "import", str(written(rows := border_moved(exported(home), -4))), "--by", "bob")
+    assert [row["end"] for row in exported(home)] == [row["end"] for row in rows]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
@@ -175,7 +265,8 @@ def test_moved_borders_count_in_the_score_and_leave_the_graph_alone(home: Any) -
         (lambda rows: [rows[0] | {"chain": "c0"}, *rows[1:]], "is not in"),
         (lambda rows: rows[1:], "must begin at 0"),
         (lambda rows: rows[:-1], "Keep every line"),
-        (lambda rows: [rows[0] | {"text": "else"}, *rows[1:]], "roles.jsonl:1: the text is not that"),
+        (lambda rows: [rows[0] | {"text": "else"}, *rows[1:]], "roles.jsonl:1: the text is neither that"),
+        (lambda rows: [{k: v for k, v in rows[0].items() if k != "role"}, *rows[1:]], "the field role is missing"),
         (lambda rows: [rows[0] | {"end": 10**9}, *rows[1:]], "must begin at 0 and end by"),
         (lambda rows: [rows[0] | {"start": None}, *rows[1:]], "start is 'None' and must be a whole number"),
         (lambda rows: [*rows, rows[-1]], "without hole or overlap"),

@@ -19,7 +19,7 @@ from trails.cli.common import (
 )
 from trails.cli.scores import details_option, instrument_options, run_option, settings_for, tell
 from trails.errors import UsageError
-from trails.platform.text import counted, json_text
+from trails.platform.text import counted, json_text, one_line
 
 
 @click.group("roles", context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,7 +87,9 @@ def _user() -> str:
 def import_command(file: Path, by: str, home: Path | None, store: str | None, as_json: bool) -> None:
     """Load corrected steps into the home and the graph. The automatic roles are kept beside them.
 
-    Every line of a chain counts as checked, even without a change. The file is accepted as a whole or not at all.
+    Every line of a chain counts as checked, even without a change. What the file leaves as it was exported stays
+    as it is in the home, with corrections that others made since; a step that both changed is refused. The file is
+    accepted as a whole or not at all.
 
     \b
     trails roles import roles.jsonl --by anna
@@ -96,12 +98,19 @@ def import_command(file: Path, by: str, home: Path | None, store: str | None, as
 
     found = import_roles(file, settings_from(home=home, store=store), by=by)
     if as_json:
-        print_json({name: getattr(found, name) for name in ("chains", "steps", "changed", "moved")} | {"by": by})
+        print_json(
+            {name: getattr(found, name) for name in ("chains", "steps", "changed", "moved", "kept")} | {"by": by}
+        )
         return
     echo(
         f"{counted(found.steps, 'step')} of {counted(found.chains, 'chain')}; "
         f"{counted(found.changed, 'role differs', 'roles differ')} from the segmenter's"
     )
+    for name, count in found.kept.items():
+        echo(
+            f"{counted(count, 'step keeps', 'steps keep')} the correction of {one_line(name)}, later than this file; to take "
+            "one back, export again and change that file"
+        )
     if found.moved:
         echo(
             f"{counted(found.moved, 'step has', 'steps have')} other borders than the home's: they count in the score; "

@@ -1,15 +1,15 @@
 """Roles that a person corrected, kept beside the automatic ones in the home's file ``corrections.json``.
 
-By chain id: who, when, and all steps of the chain as (start, end, role). The shards keep what the segmenter found; what is read
-from a home has the corrected roles, where the steps have the same borders. The file knows chains, not runs, so corrections
-survive that a chain is removed and ingested again.
+By chain id: who, when, and all steps of the chain as (start, end, role); ``kept`` names the steps that stay as somebody
+corrected them earlier. The shards keep what the segmenter found; what is read from a home has the corrected roles, where the
+steps have the same borders. The file knows chains, not runs, so corrections survive that a chain is removed and ingested again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,18 @@ NAME = "corrections.json"
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """All steps of one chain as a person left them: (first character, one past the last, role); who and when (ISO 8601)."""
+    """All steps of one chain as people left them: (first character, one past the last, role); who was the last and when (ISO
+    8601). ``kept`` has who and when of the steps, by borders, that the last person left as an earlier one had made them.
+    """
 
     by: str
     at: str
     steps: tuple[tuple[int, int, Role], ...]
+    kept: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
+
+    def mark(self, start: int, end: int) -> tuple[str, str]:
+        """Who checked the step of these borders, and when."""
+        return self.kept.get((start, end), (self.by, self.at))
 
 
 def read_corrections(home: Path) -> dict[str, Correction]:
@@ -35,7 +42,10 @@ def read_corrections(home: Path) -> dict[str, Correction]:
         table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {
             chain: Correction(
-                str(one["by"]), str(one["at"]), tuple((int(a), int(b), Role(role)) for a, b, role in one["steps"])
+                str(one["by"]),
+                str(one["at"]),
+                tuple((int(a), int(b), Role(role)) for a, b, role in one["steps"]),
+                {(int(a), int(b)): (str(by), str(at)) for a, b, by, at in one.get("kept", ())},
             )
             for chain, one in table.items()
         }
@@ -51,6 +61,7 @@ def corrections_json(corrections: Mapping[str, Correction]) -> str:
     """The text of the file."""
     table = {
         chain: {"by": one.by, "at": one.at, "steps": [[a, b, role.value] for a, b, role in one.steps]}
+        | ({"kept": [[*span, *mark] for span, mark in sorted(one.kept.items())]} if one.kept else {})
         for chain, one in sorted(corrections.items())
     }
     return json.dumps(table, ensure_ascii=False, indent=0) + "\n"
@@ -67,8 +78,8 @@ def corrected(trace: Trace, corrections: Mapping[str, Correction]) -> Trace:
             step,
             role=roles[step.start, step.end],
             automatic_role=step.automatic_role or step.role.value,
-            corrected_by=found.by,
-            corrected_at=found.at,
+            corrected_by=found.mark(step.start, step.end)[0],
+            corrected_at=found.mark(step.start, step.end)[1],
         )
         if (step.start, step.end) in roles
         else step
