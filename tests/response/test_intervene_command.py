@@ -93,7 +93,7 @@ def test_a_selection_is_one_run_and_strength_0_changes_nothing(trails: Trails) -
         (("--layer", 2, "--at", "step:7", "--op", "ablate"), 4, "step 7 of chain"),
         (("--layer", 2), 2, "add needs a vector"),
         (("--layer", 2, "--vector", "wide.npy", "--from", "random"), 2, "two vectors"),
-        (("--layer", 2, "--at", "x", "--op", "ablate"), 2, "positions 'x' are none"),
+        (("--layer", 2, "--at", "x", "--op", "ablate"), 2, "positions 'x' do not exist"),
     ],
 )
 def test_bad_input_stores_nothing(
