@@ -18,11 +18,14 @@ import pytest
 from tests.browser.test_neo4j_browser import playwright
 from tests.store.factory import corpus, make_chain, make_run, make_trace
 
+from trails.analyses.report import Report
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import build
 from trails.errors import UsageError
 from trails.report import html
+from trails.report.analysis import write_analysis
 from trails.report.html import Found, map_layout, write_report
+from trails.report.terminal import control_line, gradient_control
 from trails.report.words import in_russian
 from trails.schema import Run, Step, Trace
 
@@ -272,6 +275,62 @@ def test_the_control_of_a_layer_is_that_of_the_layer_and_the_mean_is_reached_aga
         assert one["at"] == [str(first), str(last), "1", at], move
         painted = np.array([np.nan if value is None else value for value in one["values"]], np.float64)
         np.testing.assert_allclose(painted, values, atol=6e-4, err_msg=str(move))
+
+
+def with_map(n_tokens: int = 40) -> Trace:
+    """A trace that keeps a map: the sizes of its effect are those of the changes, its signs and its norm are not."""
+    words = tuple(f"w{i:03} " for i in range(n_tokens))
+    trace = make_trace(make_chain("map", "".join(words)), RUN, n_steps=2, words=words)
+    size = np.linspace(0.5, 2.0, n_tokens, dtype=np.float32)
+    replaced = np.arange(1, 17, dtype=np.int32)
+    kept = {
+        "gradient_effect": size * np.where(np.arange(n_tokens) % 2, 1, -1).astype(np.float32),
+        "gradient_norm": size[::-1].copy(),
+        "gradient_target": np.array([0, n_tokens - 4, n_tokens], np.int32),
+        "gradient_replaced": replaced,
+        "gradient_change": size[replaced],
+    }
+    return replace(trace, more={**trace.more, **kept})
+
+
+def test_the_effect_is_judged_in_size_and_in_sign_and_the_norm_by_its_own_correlation(tmp_path: Path) -> None:
+    trace = with_map()
+    write_report(tmp_path / "r.html", [trace], RUN)
+    controls = contents(tmp_path / "r.html")[0]["chains"][0]["controls"]
+    effect, norm = (controls[f"gradient_{name}"]["name"] for name in ("effect", "norm"))
+    shuffled = r"shuffled up to \d\.\d\d"
+    wanted = (
+        rf"target conclusion; agrees in size with what replacing 16 tokens does: rank correlation 1\.00, {shuffled}; "
+    )
+    wanted += rf"not shown to agree in sign: rank correlation -?\d\.\d\d, {shuffled}"
+    assert re.fullmatch(wanted, effect), effect
+    assert "in size with what replacing 16 tokens does: rank correlation -1.00" in norm
+    assert norm.startswith("target conclusion; not shown to agree in size")
+    assert "in sign" not in norm
+    assert f"({effect.removeprefix('target conclusion; ')})" in control_line(trace, RUN, "gradient_effect", None)
+    for text in (effect, norm):
+        assert all(known for _, known in in_russian(text)), text
+    few = replace(trace, more={**trace.more, "gradient_replaced": np.arange(1, 4), "gradient_change": np.ones(3)})
+    told = gradient_control(few)
+    assert told == "not judged: too few tokens before the target were replaced"
+    assert all(known for _, known in in_russian(told))
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_map_is_offered_once_on_the_page_of_an_analysis_and_the_norm_has_its_unit(tmp_path: Path) -> None:
+    trace = with_map()
+    other = {f"gradient {name}": np.linspace(-3, 3, trace.n_tokens, dtype=np.float32) for name in ("effect", "norm")}
+    write_analysis(tmp_path / "a.html", Report("gradient", "agrees", maps={trace.chain.id: other}), RUN, [trace])
+    seen = look(tmp_path / "a.html", "layers.mjs", id=trace.chain.id, moves=[["gradient effect", None, False]])
+    assert [option for option in seen["options"] if "gradient" in option] == list(other)
+    assert seen["moves"][0]["values"][0] == -3, "of the analysis, not the kept one"
+    write_report(tmp_path / "r.html", [trace], RUN)
+    moves = [["gradient_norm", None, False], ["gradient_effect", None, False]]
+    norm, effect = look(tmp_path / "r.html", "layers.mjs", id=trace.chain.id, moves=moves)["moves"]
+    assert "nats per unit of embedding" in norm["legend"]
+    assert "rank correlation -1.00" in norm["note"]
+    assert "rank correlation 1.00" in effect["note"]
 
 
 def test_the_policy_allows_the_packaged_script_and_style_and_nothing_else(tmp_path: Path) -> None:

@@ -56,12 +56,21 @@ def _agreement(name: str, mine: Doubles, real: Doubles, draws: int) -> Score | N
     return Score(name, found, "rank correlation with the real change", (control,))
 
 
-def kept_agreement(trace: Trace) -> Score | None:
-    """:func:`agreement` of the map that a trace keeps; None where it keeps none or too few tokens were replaced."""
-    effect, replaced, change = (trace.array(f"gradient_{name}") for name in ("effect", "replaced", "change"))
-    if effect is None or replaced is None or change is None:
+def kept_agreement(trace: Trace, of: str = "size") -> Score | None:
+    """Rank correlation of the map that a trace keeps with the real changes, beside that of the map shuffled: ``size`` of the
+    effect as in :func:`agreement`, ``sign`` the effect with its sign (a token that raises the target lowers it when replaced),
+    ``norm`` the gradient norm with the sizes of the changes. None where the trace keeps none or too few tokens were replaced.
+    """
+    kept = "norm" if of == "norm" else "effect"
+    values, replaced, change = (trace.array(f"gradient_{name}") for name in (kept, "replaced", "change"))
+    if values is None or replaced is None or change is None:
         return None
-    return agreement(effect, replaced.astype(np.int64), change)
+    if of == "size":
+        return agreement(values, replaced.astype(np.int64), change)
+    mine, real = values.astype(np.float64)[replaced], change.astype(np.float64)
+    if of == "norm":
+        return _agreement("gradient norm", mine, np.abs(real), SHUFFLES)
+    return _agreement("gradient × input, with its sign", mine, -real, SHUFFLES)
 
 
 class Agreements:
@@ -167,7 +176,7 @@ class Gradient(Finding):
             verdict = f"not judged: too few tokens stand before {self.target.name} to replace"
         else:
             reach = by_size.controls[0].reach
-            agrees = "agrees" if by_size.beyond() else "was not shown to agree"
+            agrees = "agrees in size" if by_size.beyond() else "was not shown to agree in size"
             verdict = (
                 f"the map of {self.target.name} {agrees} with what replacing tokens does: rank correlation "
                 f"{by_size.value:.2f}, a shuffled map reaches {reach:.2f}"

@@ -223,8 +223,8 @@ def summary_lines(summary: IngestSummary) -> Iterator[str]:
             f"; {counted(s.gradient_without, 'chain')} without one that can be judged" if s.gradient_without else ""
         )
         yield (
-            f"gradients   maps of {counted(s.gradient_chains, 'chain')} {verdict} with what replacing tokens does: mean rank "
-            f"correlation {s.gradients.value:.2f}, shuffled maps reach {s.gradients.controls[0].reach:.2f}{without}"
+            f"gradients   maps of {counted(s.gradient_chains, 'chain')} {verdict} in size with what replacing tokens does: "
+            f"mean rank correlation {s.gradients.value:.2f}, shuffled maps reach {s.gradients.controls[0].reach:.2f}{without}"
         )
     elif s.gradient_without:
         yield f"gradients   not judged: none of {counted(s.gradient_without, 'chain')} has a map with enough replaced tokens"

@@ -75,6 +75,9 @@ def write_analysis(
         chain = chain_record(trace, run, blob, (after or {}).get(trace.chain.id))
         maps = report.maps.get(trace.chain.id, {})
         chain["maps"] = list(maps)
+        for name in maps:  # the run may keep a map of that name, of another target perhaps: the page is of this one
+            for held in ("arrays", "controls"):
+                chain[held].pop(name.replace(" ", "_"), None)
         chain["arrays"] |= {name: blob.floats(name, values) for name, values in maps.items()}
         chains.append(chain)
         pieces |= trace.top_texts()

@@ -412,8 +412,9 @@ def _controls(trace: Trace, run: Run) -> dict[str, dict[str, Any]]:
             "value": _mean(trace.hidden_baseline[1:]),
         }
     if has_map(trace):
-        agrees = {"name": f"target {kept_target(trace)}; {gradient_control(trace)}", "value": None}
-        found |= {"gradient_effect": agrees, "gradient_norm": agrees}
+        for name in ("gradient_effect", "gradient_norm"):
+            told = f"target {kept_target(trace)}; {gradient_control(trace, name)}"
+            found[name] = {"name": told, "value": None}
     return found
 
 

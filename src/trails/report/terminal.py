@@ -17,6 +17,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from trails.analyses.gradient import kept_agreement
+from trails.analyses.score import Score
 from trails.errors import UsageError
 from trails.measure.targets import kept_target
 from trails.platform.arrays import Floats
@@ -215,16 +216,23 @@ def control_line(trace: Trace, run: Run, measure: str, layer: int | None) -> str
     return f"{measure} {mean:.3f}{unit}{at} (no control is known for this measure)"
 
 
-def gradient_control(trace: Trace) -> str:
-    """How far the map that a trace keeps agrees with what replacing tokens does, beside the same of shuffled maps."""
-    score = kept_agreement(trace)
-    if score is None:
+def gradient_control(trace: Trace, measure: str = "gradient_effect") -> str:
+    """How far the map that a trace keeps agrees with what replacing tokens does, beside the same of shuffled maps: the gradient
+    effect in size and in sign, the gradient norm (which has no sign) in size.
+    """
+
+    def told(score: Score, of: str) -> str:
+        verdict = "agrees" if score.beyond() else "not shown to agree"
+        return f"{verdict} {of}: rank correlation {score.value:.2f}, shuffled up to {score.controls[0].reach:.2f}"
+
+    norm = measure == "gradient_norm"
+    size = kept_agreement(trace, "norm" if norm else "size")
+    if size is None:
         return "not judged: too few tokens before the target were replaced"
-    verdict = "agrees" if score.beyond() else "not shown to agree"
-    return (
-        f"{verdict} with what replacing {counted(len(trace.more['gradient_replaced']), 'token')} does: rank correlation "
-        f"{score.value:.2f}, shuffled up to {score.controls[0].reach:.2f}"
-    )
+    replaced = counted(len(trace.more["gradient_replaced"]), "token")
+    by_size = told(size, f"in size with what replacing {replaced} does")
+    sign = None if norm else kept_agreement(trace, "sign")
+    return by_size if sign is None else f"{by_size}; {told(sign, 'in sign')}"
 
 
 _MAIN_CLAUSES = {Role.THEN: "a condition", Role.THEREFORE: "a cause", Role.BUT: "a concession"}

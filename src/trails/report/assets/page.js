@@ -100,7 +100,7 @@ const pixels = (colour) => Uint32Array.from({ length: 256 }, (_, i) => { const [
   ink = (c) => c ? 0.299 * c[0] + 0.587 * c[1] + 0.114 * c[2] > 140 ? "#111" : "#fff" : "";
 
 const FONT = "12px system-ui,sans-serif", SCALARS = ["surprisal", "entropy", "rank", "logit_shift", "margin", "gradient_effect", "gradient_norm"], HIDDEN = "hidden_shift", LAYERED = ["attention_shift", HIDDEN],
-  UNIT = { rank: "items", logit_shift: "share", attention_shift: "share", hidden_shift: "cos" },
+  UNIT = { rank: "items", gradient_norm: "slope", "gradient norm": "slope", logit_shift: "share", attention_shift: "share", hidden_shift: "cos" },
   unit = (m) => t(UNIT[m] || "nats"),
   cache = new Map();
 function chainOf(id) {
