@@ -23,7 +23,7 @@ try {
       const e = document.getElementById('layer'), p = e.parentNode
       return {
         at: [e.min, e.max, e.step, e.value], shown: p.textContent, note: document.getElementById('note').textContent,
-        legend: document.querySelector('.legend').textContent,
+        legend: document.querySelector('.legend').textContent, bar: document.querySelector('.bar').textContent,
         values: [...document.querySelectorAll('#strip .tok')].map(t => +t.dataset.value),
       }
     }))

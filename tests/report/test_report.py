@@ -25,6 +25,7 @@ from trails.errors import UsageError
 from trails.report import html
 from trails.report.analysis import write_analysis
 from trails.report.html import Found, map_layout, write_report
+from trails.report.svg import ENDS, chain_svg, scale_ends
 from trails.report.terminal import control_line, gradient_control
 from trails.report.words import in_russian
 from trails.schema import Run, Step, Trace
@@ -331,6 +332,32 @@ def test_a_map_is_offered_once_on_the_page_of_an_analysis_and_the_norm_has_its_u
     assert "nats per unit of embedding" in norm["legend"]
     assert "rank correlation -1.00" in norm["note"]
     assert "rank correlation 1.00" in effect["note"]
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_page_and_the_picture_end_their_colours_at_the_same_labelled_value(tmp_path: Path) -> None:
+    trace = with_map(97)
+    rng = np.random.default_rng(3)
+    ranks = rng.integers(0, 90, trace.n_tokens).astype(np.int32)
+    trace = replace(trace, surprisal=rng.gamma(2.0, 1.5, trace.n_tokens).astype(np.float32), rank=ranks)
+    write_report(tmp_path / "r.html", [trace], RUN)
+    measures = ["surprisal", "rank", "gradient_effect"]
+    moves = [[measure, None, False] for measure in measures]
+    seen = look(tmp_path / "r.html", "layers.mjs", id=trace.chain.id, moves=moves)
+    for measure, one in zip(measures, seen["moves"], strict=True):
+        values = np.asarray(trace.array(measure))
+        low, high = scale_ends(values, signed=measure == "gradient_effect")
+        assert high in np.abs(values), "a value of a token"
+        assert 0.98 <= (values <= high).mean() < 1, measure
+        places = 0 if measure == "rank" else 3
+        ends = [f"{low:.{places}f}", f"{high:.{places}f}"]
+        assert one["legend"].startswith(f"{ends[0]}{ends[1]} "), measure
+        assert ENDS in one["bar"], "what the end is"
+        drawn = chain_svg(trace, RUN, measure=measure)
+        assert f">{ends[0]}</text>" in drawn
+        assert re.search(rf">{re.escape(ends[1])} [^<]*\({re.escape(ENDS)}\)</text>", drawn), measure
+    assert scale_ends(np.full(3, np.nan, np.float32)) == (0.0, 0.0)
 
 
 def test_the_policy_allows_the_packaged_script_and_style_and_nothing_else(tmp_path: Path) -> None:

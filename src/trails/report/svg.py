@@ -37,6 +37,9 @@ MAP_COLUMNS = 440
 _SCALE = ((253, 253, 252), (255, 234, 150), (240, 190, 90), (214, 130, 70), (160, 70, 80), (90, 30, 80))
 _DIVERGING = ((30, 90, 170), (140, 180, 220), (253, 253, 252), (245, 190, 130), (190, 90, 10))
 _LEVELS = 48
+ENDS = "at least 98 % of the values are not above this end"
+"""What the upper end of a scale is, here and on the page."""
+
 _FONT = "ui-monospace,'DejaVu Sans Mono','Liberation Mono',monospace"
 
 
@@ -88,9 +91,11 @@ def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int 
     y += 20
     parts.append(_label(MARGIN, y, control_line(trace, run, measure, layer)))
     y += 14
-    low, high = _range(values)
-    parts.append(_legend(y, low, high, MEASURE[measure].unit))
-    strip, y = _strip(trace, values, low, high, y + 42)
+    signed = measure == "gradient_effect"
+    low, high = scale_ends(values, signed=signed)
+    scale, whole = _DIVERGING if signed else _SCALE, MEASURE[measure].dtype == "int32"
+    parts.append(_legend(y, low, high, MEASURE[measure].unit, scale, 0 if whole else 3))
+    strip, y = _strip(trace, values, low, high, scale, y + 42)
     parts += strip
     if trace.n_layers:
         drift, y = _drift(trace, y + 30)
@@ -103,7 +108,9 @@ def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int 
     )
 
 
-def _strip(trace: Trace, values: Floats, low: float, high: float, y: float) -> tuple[list[str], float]:
+def _strip(
+    trace: Trace, values: Floats, low: float, high: float, scale: tuple[tuple[int, int, int], ...], y: float
+) -> tuple[list[str], float]:
     """Tokens in lines of the picture's width; a step begins with a line on its left."""
     parts: list[str] = []
     x = MARGIN
@@ -114,7 +121,7 @@ def _strip(trace: Trace, values: Floats, low: float, high: float, y: float) -> t
         width = CELL * cell_len(shown)
         if x + width > WIDTH - MARGIN and x > MARGIN:
             x, y = MARGIN, y + LINE
-        fill, ink = _colour(_share(value, low, high), _SCALE)
+        fill, ink = _colour(_share(value, low, high), scale)
         number = f"{value:.4g}" if np.isfinite(value) else "–"
         parts.append(
             f"<g><title>{_escaped(f'{position} {shown!r}: {number}')}</title>"
@@ -174,21 +181,30 @@ def _drift(trace: Trace, y: float) -> tuple[list[str], float]:
     return parts, bottom + 18
 
 
-def _legend(y: float, low: float, high: float, unit: str) -> str:
+def _legend(y: float, low: float, high: float, unit: str, scale: tuple[tuple[int, int, int], ...], places: int) -> str:
     cells = "".join(
         f'<rect x="{MARGIN + 70 + 24 * i:.0f}" y="{y:.0f}" width="24" height="12" stroke="#ccc" '
-        f'fill="{_colour(i / 5, _SCALE)[0]}"/>'
+        f'fill="{_colour(i / 5, scale)[0]}"/>'
         for i in range(6)
     )
-    return _label(MARGIN, y + 11, f"{low:.3f}") + cells + _label(MARGIN + 222, y + 11, f"{high:.3f} {unit}")
+    end = f"{high:.{places}f} {unit}".rstrip() + f" ({ENDS})"
+    return _label(MARGIN, y + 11, f"{low:.{places}f}") + cells + _label(MARGIN + 222, y + 11, end)
 
 
-def _range(values: Floats) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
+def scale_ends(values: Floats, *, signed: bool = False) -> tuple[float, float]:
+    """The ends of a scale of colours, as the page has them: from the lowest value to the first at or below which 98 % of the
+    defined values lie; of values with a sign as far to both sides as the further of that one and its counterpart below.
+    0 and 0 where no value is defined.
+    """
+    finite = np.sort(values[np.isfinite(values)])
     if not len(finite):
         return 0.0, 0.0
-    low, high = float(finite.min()), float(np.quantile(finite, 0.98))
-    return low, max(high, low)
+
+    def at(share: float) -> float:
+        return float(finite[min(len(finite) - 1, int(share * len(finite)))])
+
+    most = max(abs(at(0.02)), abs(at(0.98)))
+    return (-most, most) if signed else (at(0.0), at(0.98))
 
 
 def _share(value: float, low: float, high: float) -> float:

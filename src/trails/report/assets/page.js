@@ -152,7 +152,7 @@ views.chain = (id) => {
   left.append(
     section(own(c.source + " · " + c.source_id), small(`${c.id} · ${t`tokens`} ${c.n} · ${t`nsteps`} ${c.steps.length} · ${D.run.model} · ${t`run`} ${D.run.id}`),
       ["question", "answer"].map((key) => c[key] && h("details", h("summary", t(key)), h("p", own(c[key]))))),
-    section("", h("div.bar", h("label", t`measure`, pick), layers, less, legend), strip, note));
+    section("", h("div.bar", h("label", t`measure`, pick), layers, less, legend, h("span.small dim", t`ends`)), strip, note));
   let v, scale, colour;
   // the strip: only the blocks near the view hold their tokens
   const BLOCK = 48, edges = new Set(c.steps.map((s) => s.tok[0])), blocks = [],
@@ -178,7 +178,8 @@ views.chain = (id) => {
     v = values(c, m, ui.layer === null ? null : ui.layer - none - 1, ui.minus);
     scale = scaleOf(v, both); colour = palette(both);
     for (const s of strip.querySelectorAll(".tok")) paint(s);
-    legend.replaceChildren(fmt(scale.low, 3), ...[0, 1, 2, 3, 4, 5].map((i) => { const b = h("i"); b.style.background = css(colour(i / 5)); return b; }), fmt(scale.high, 3) + " " + unit(m));
+    const whole = m === "rank" ? 0 : 3;
+    legend.replaceChildren(fmt(scale.low, whole), ...[0, 1, 2, 3, 4, 5].map((i) => { const b = h("i"); b.style.background = css(colour(i / 5)); return b; }), fmt(scale.high, whole) + " " + unit(m));
     const f = finite(v), mean = f.reduce((a, b) => a + b, 0) / f.length;
     note.replaceChildren(h("span", `${t(m)} ${fmt(mean)} ${unit(m)} / ${t`token`.toLowerCase()} · `, control && [said(control.name), control.value !== null && ": " + fmt(base && ui.layer !== null ? base[ui.layer] : control.value), base && ui.minus && t`subtracted`, " · "], `${t`floor`}: ${noise?.toExponential(1) ?? t`notmeasured`}`));
     heat(); detail(ui.token);
@@ -218,7 +219,7 @@ views.chain = (id) => {
     const x = pen(cvs), image = x.createImageData(n, L), out = new Uint32Array(image.data.buffer);
     for (let i = 0; i < n; i++) for (let l = 0; l < L; l++) out[(L - 1 - l) * n + i] = ink[round(255 * s.share(a[i * L + l]))];
     x.putImageData(image, 0, 0);
-    readout.textContent = `${what}, ${fmt(s.low, 3)} … ${fmt(s.high, 3)}` + (n < c.n ? ` · 1–${n} / ${c.n}` : "");
+    readout.textContent = `${what}, ${fmt(s.low, 3)} … ${fmt(s.high, 3)} (${t`ends`})` + (n < c.n ? ` · 1–${n} / ${c.n}` : "");
     cvs.onpointermove = (e) => { const i = floor(e.offsetX / cvs.offsetWidth * n), l = L - 1 - floor(e.offsetY / cvs.offsetHeight * L); if (i < n && l >= 0) readout.textContent = `${what} · ${t`layer`} ${l + 1 - L + D.run.n_layers} · ${t`position`} ${i} ${visible(shown(c.pieces[i]))}: ${fmt(a[i * L + l], 3)}`; };
   };
   for (const b of blocks) watch.observe(b);
