@@ -196,6 +196,26 @@ def test_comparing_leaves_the_instrument_as_it_was(trained: Path) -> None:
         assert measured() == before == trace.surprisal.tolist()
 
 
+def test_what_a_training_was_not_fed_is_not_called_trained(trained: Path) -> None:
+    """Two steps of four rows, cut to 24 tokens: the rows say which chains and tokens that were."""
+    common = ("--home", trained / "home", "--model", trained / "model", "--device", "cpu")
+    export, short = trained / "rows.parquet", trained / "short"
+    run("train", export, "-o", short, "--steps", 2, "--max-tokens", 24, *common)
+    rows = pq.read_table(export).to_pylist()
+    found = json.loads(run("diff", "--adapter", short, "--export", export, "--noise", 0, "--json", *common))
+    groups = {group["group"]: group for group in found["groups"]}
+    assert (groups["trained"]["chains"], groups["not_fed"]["chains"]) == (8, len(rows) - 8)
+    fed = sum(sum(label != -100 for label in row["labels"][1:24]) for row in rows[:8])
+    every = sum(sum(label != -100 for label in row["labels"][1:]) for row in rows[:8])
+    assert groups["trained"]["tokens"] == fed < every
+    assert found["tokens_behind_the_cut"] == every - fed
+    notes = " ".join(found["notes"])
+    assert (
+        f"{every - fed} tokens lie behind the cut of the training (--max-tokens), so in no group: not trained" in notes
+    )
+    assert f"not_fed: {len(rows) - 8} chains of the export that the training ended before, or cut to nothing" in notes
+
+
 def test_another_model_and_another_export_are_refused(trained: Path) -> None:
     save_model(trained / "other-model", seed=1)
     with Home(trained / "home", model=str(trained / "other-model"), device="cpu") as home:

@@ -74,6 +74,21 @@ def test_the_transition_that_moved_is_named_and_the_others_stay_within_the_floor
     assert verdict(held, report.noise_mean) == "held_out: no change beyond the noise floor"
 
 
+def test_tokens_behind_the_cut_of_a_training_are_in_no_group() -> None:
+    before = [trace(i) for i in range(3)]
+    after = [changed(before[0], 5, -2.0), changed(before[1], 5, -2.0), changed(before[2], 5, -2.0)]
+    ids = [t.chain.id for t in before]
+    groups = {ids[0]: "trained", ids[1]: "not_fed"}
+    report = compare(before, after, groups, first_fed={ids[0]: 4, ids[1]: 4, ids[2]: 4})
+    trained, never, held = report.groups
+    assert [g.group for g in report.groups] == ["trained", "not_fed", "held_out"]
+    assert (trained.tokens, trained.surprisal, report.behind) == (4, 0, N - 4)
+    assert trained.before == pytest.approx(float(before[0].surprisal[:4].mean()), rel=1e-6)
+    assert never.surprisal == pytest.approx(-2.0 / N, rel=1e-3)
+    assert held.tokens == N, "a chain that was not trained was not cut either"
+    assert {t.token.split(":")[0] for t in report.easier} == {ids[1], ids[2]}
+
+
 def test_the_same_run_twice_changes_nothing() -> None:
     before = [trace(i) for i in range(3)]
     report = compare(before, [replace(t, run="rb") for t in before], again=before)

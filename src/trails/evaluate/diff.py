@@ -21,7 +21,7 @@ from trails.errors import UsageError
 from trails.platform.text import counted
 from trails.schema import Trace
 
-GROUPS = ("trained", "held_out", "unseen", "unrelated")
+GROUPS = ("trained", "not_fed", "held_out", "unseen", "unrelated")
 COLLAPSE_ENTROPY = 0.5
 """Entropy on unrelated text below this share of the base's is called a collapse."""
 COLLAPSE_REPETITION = 0.2
@@ -96,7 +96,8 @@ class LayerChange:
 @dataclass(frozen=True, slots=True)
 class DiffReport:
     """The comparison. ``noise`` is the largest absolute change of a surprisal between two measurements of the first run's
-    model (nats), ``noise_mean`` the mean; NaN when it was not measured. ``alarms`` are collapses, in words.
+    model (nats), ``noise_mean`` the mean; NaN when it was not measured. ``alarms`` are collapses, in words. ``behind``
+    tokens of trained chains lie behind the cut of the training and are in no group.
     """
 
     before: str
@@ -109,6 +110,7 @@ class DiffReport:
     noise_mean: float
     alarms: tuple[str, ...]
     missing: int
+    behind: int = 0
 
 
 class _Group:
@@ -127,12 +129,14 @@ def compare(
     groups: Mapping[str, str] | None = None,
     *,
     again: Iterable[Trace] = (),
+    first_fed: Mapping[str, int] | None = None,
     top: int = 20,
 ) -> DiffReport:
     """Compare two runs on the chains they share.
 
     ``after`` is looked up by chain, so it is kept in memory; ``before`` streams. ``groups`` names the group of a chain
-    (default ``held_out``). ``again`` are chains of the first run measured once more: the noise floor. ``top`` transitions that
+    (default ``held_out``). ``first_fed`` says of chains that a training cut how many of their tokens it was fed: the
+    others are in no group. ``again`` are chains of the first run measured once more: the noise floor. ``top`` transitions that
     moved most are named in each direction. Raises UsageError when the runs share no chain or differ in tokenizer.
     """
     later = after if isinstance(after, Mapping) else {trace.chain.id: trace for trace in after}
@@ -166,17 +170,22 @@ def compare(
     floor = float(np.nanmax(np.concatenate(floors))) if floors else math.nan
     floor_mean = float(np.nanmean(np.concatenate(floors))) if floors else math.nan
     threshold = floor if math.isfinite(floor) else 0.0
+    behind = 0
     for first, second, name in held:
         group = found.setdefault(name, _Group())
         change = second.surprisal - first.surprisal
+        fed = (first_fed or {}).get(first.chain.id) if name == "trained" else None
+        if fed is not None:
+            behind += int(np.isfinite(change[fed:]).sum())
+            change[fed:] = np.nan
         valid = np.isfinite(change)
         if not valid.any():
             continue
         group.change.append(float(change[valid].mean()))
         group.before.append(float(first.surprisal[valid].mean()))
         group.after.append(float(second.surprisal[valid].mean()))
-        group.entropy.append(float(np.nanmean(second.entropy - first.entropy)))
-        group.entropy_before.append(float(np.nanmean(first.entropy)))
+        group.entropy.append(float(np.nanmean((second.entropy - first.entropy)[:fed])))
+        group.entropy_before.append(float(np.nanmean(first.entropy[:fed])))
         group.easier += int((change[valid] < -threshold).sum())
         group.harder += int((change[valid] > threshold).sum())
         group.tokens += int(valid.sum())
@@ -197,6 +206,7 @@ def compare(
         noise_mean=floor_mean,
         alarms=tuple(_alarms(found)),
         missing=missing,
+        behind=behind,
     )
 
 

@@ -16,6 +16,7 @@ from trails.analyses.report import Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import how_resampled
 from trails.evaluate.diff import GROUPS, INTERVAL_DRAWS, LEGENDS, DiffReport, compare, repetition_alarm, verdict
+from trails.evaluate.groups import Fed
 from trails.evaluate.probe import chain_kl, chain_nll, continuations, probe, repetition
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
@@ -97,6 +98,13 @@ class Difference:
         if report.missing:
             left = counted(report.missing, "chain was", "chains were")
             notes += (f"{left} measured by run {report.before} and not by {report.after}: left out",)
+        if report.behind:
+            left = counted(report.behind, "token lies", "tokens lie")
+            notes += (f"{left} behind the cut of the training (--max-tokens), so in no group: not trained",)
+        if never := next((group.chains for group in report.groups if group.group == "not_fed"), 0):
+            notes += (
+                f"not_fed: {counted(never, 'chain')} of the export that the training ended before, or cut to nothing",
+            )
         return notes
 
     def record(self) -> dict[str, Any]:
@@ -115,6 +123,7 @@ class Difference:
             "checkpoints": [dict(row) for row in self.checkpoints],
             "checkpoint_chains": dict(self.chains),
             "missing": report.missing,
+            "tokens_behind_the_cut": report.behind,
             "notes": list(self.notes),
             "alarms": list(self.alarms),
         }
@@ -175,9 +184,11 @@ def difference(
     kl: int = 16,
     checkpoints: bool = False,
     top: int = 20,
+    fed: Fed | None = None,
 ) -> Difference:
     """Compare two runs by their traces. ``base`` gives the model of ``before``; it is asked for only when ``noise`` chains are
     to be measured once more, or an ``adapter`` is to be looked at on ``kl`` chains of each group, in the frame of the run.
+    ``fed`` says what the training was fed of its export.
 
     Raises ModelError when the adapter was trained on another model.
     """
@@ -187,12 +198,12 @@ def difference(
         # together in batches, where the run measured them one by one
         items = [Segmented(trace.chain, trace.steps) for trace in nsmallest(noise, before(), key=_id)]
         again = scorer.measure(items, MeasureOptions(batch_tokens=4096))
-    report = compare(before(), after, groups, again=again, top=top)
+    report = compare(before(), after, groups, again=again, first_fed=fed.first if fed else None, top=top)
     rows: list[dict[str, Any]] = []
     chosen: dict[str, list[Row]] = {}
     if scorer is not None and adapter is not None and kl:
         check_base(adapter, scorer.run)
-        chosen = _chosen(scorer, before(), groups, kl)
+        chosen = _chosen(scorer, before(), groups, kl, fed.max_tokens if fed else 0)
         rows = _by_checkpoint(scorer, adapter, chosen, checkpoints)
     alarms = list(report.alarms)
     if rows and (alarm := repetition_alarm(rows[0]["repetition"], rows[-1]["repetition"])):
@@ -201,16 +212,18 @@ def difference(
 
 
 def _chosen(
-    scorer: HuggingFaceScorer, traces: Iterable[Trace], groups: Mapping[str, str], count: int
+    scorer: HuggingFaceScorer, traces: Iterable[Trace], groups: Mapping[str, str], count: int, fed: int = 0
 ) -> dict[str, list[Row]]:
     """The ``count`` chains with the smallest ids of every group as the run measured them, in their context, cut to
-    :data:`MAX_TOKENS`. Chains may come in any order.
+    :data:`MAX_TOKENS`, trained ones to the ``fed`` tokens of the training (0: whole). Chains may come in any order.
     """
     chosen: dict[str, list[tuple[str, Row]]] = {}
     for trace in traces:
-        rows = chosen.setdefault(groups.get(trace.chain.id, "held_out"), [])
+        group = groups.get(trace.chain.id, "held_out")
+        rows = chosen.setdefault(group, [])
         if len(rows) < count or trace.chain.id < rows[-1][0]:
-            row = scorer.contexts.row(Segmented(trace.chain, trace.steps), max_tokens=MAX_TOKENS)
+            longest = min(MAX_TOKENS, fed) if fed and group == "trained" else MAX_TOKENS
+            row = scorer.contexts.row(Segmented(trace.chain, trace.steps), max_tokens=longest)
             if row.labelled_from < row.length:
                 insort(rows, (trace.chain.id, row.record()), key=lambda one: one[0])
                 del rows[count:]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,11 +34,52 @@ def exported_chains(path: Path) -> set[str]:
         ) from None
 
 
-def groups_of(sources: Mapping[str, str], exported: Path | None, unrelated: Collection[str]) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What a training was fed of its export. ``never`` are chains of the export of which no row was; ``first`` is, for chains
+    that were cut, how many of their tokens were fed, from the first on; ``max_tokens`` the length of the cut (0: none).
+    """
+
+    never: frozenset[str] = frozenset()
+    first: Mapping[str, int] = field(default_factory=dict)
+    max_tokens: int = 0
+
+
+def fed_of(exported: Path | None, adapter: Path | None) -> Fed:
+    """What an adapter was fed of the export that it was trained on, by its record and by the order of the rows.
+
+    Where the record names no number of rows, or other rows than the export's, everything is believed to have been fed; of
+    shuffled steps no token is told from another.
+    """
+    record = (read_json(adapter / "train.json") or {}) if adapter is not None else {}
+    options = record.get("options", {})
+    longest, rows_there = int(options.get("max_tokens", 0)), int(record.get("rows", 0))
+    seen = int(record.get("seen", rows_there))
+    if exported is None or "rows" in record.get("identity", {}) or not (longest or seen < rows_there):
+        return Fed()
+    from trails.train.data import cut_rows, load_rows, shuffled_steps
+
+    rows = load_rows(exported)
+    every = {row["chain"] for row in rows}
+    whole = shuffled_steps(rows, int(options.get("seed", 0))) if options.get("shuffle_steps") else rows
+    lengths = {row["order"]: len(row["input_ids"]) for row in whole}
+    first: dict[str, int] = {}
+    fed = cut_rows(whole, longest, Counter())[: seen or None]
+    uncut = {row["chain"] for row in fed if len(row["input_ids"]) == lengths[row["order"]]}
+    for row in fed:
+        if row["chain"] not in uncut and not options.get("shuffle_steps"):
+            tokens = row["first"] + len(row["input_ids"]) - row["offset"]
+            first[row["chain"]] = max(first.get(row["chain"], 0), tokens)
+    return Fed(frozenset(every - {row["chain"] for row in fed}), first, longest if first else 0)
+
+
+def groups_of(
+    sources: Mapping[str, str], exported: Path | None, unrelated: Collection[str], never: Collection[str] = ()
+) -> dict[str, str]:
     """Group of every chain, by its source: trained and held out by the export's files, unseen (another source than the
-    trained ones), unrelated by name. Without an export every chain that is not unrelated is held out. Raises UsageError
-    for a name in ``unrelated`` that fits no source, and for a source of which a chain was trained on: its other chains are
-    held out, and a loss on them is no damage to text of another kind.
+    trained ones), unrelated by name, and not_fed: chains ``never`` fed of the export. Without an export every chain that is
+    not unrelated is held out. Raises UsageError for a name in ``unrelated`` that fits no source, and for a source of which a
+    chain was trained on: its other chains are held out, and a loss on them is no damage to text of another kind.
     """
     for name in unrelated:
         if not any(_named(source, name) for source in sources.values()):
@@ -61,7 +104,7 @@ def groups_of(sources: Mapping[str, str], exported: Path | None, unrelated: Coll
     groups = {}
     for chain, source in sources.items():
         if chain in trained:
-            groups[chain] = "trained"
+            groups[chain] = "not_fed" if chain in never else "trained"
         elif any(_named(source, name) for name in unrelated):
             groups[chain] = "unrelated"
         elif chain in held or source in families or not trained:

@@ -525,7 +525,7 @@ class Home(OpenHome):
         :func:`trails.evaluate.diff.compare`. Raises UsageError unless exactly one of ``after`` and ``adapter`` is given,
         and for an ``export`` that the adapter was not trained on.
         """
-        from trails.evaluate.groups import check_trained, groups_of
+        from trails.evaluate.groups import check_trained, fed_of, groups_of
 
         if (adapter is None) == (after is None):
             raise UsageError("give two runs, or one run (or none, if there is only one) and --adapter FOLDER.")
@@ -537,7 +537,8 @@ class Home(OpenHome):
         sources: dict[str, str] = {}
         for table in self._traces.tables(["chain", "source"], first.id):
             sources |= dict(zip(table["chain"].to_pylist(), table["source"].to_pylist(), strict=True))
-        groups = groups_of(sources, export, unrelated)
+        fed = fed_of(export, adapter)
+        groups = groups_of(sources, export, unrelated, fed.never)
         if adapter is not None:
             from trails.pipeline.again import measure_again
 
@@ -564,6 +565,7 @@ class Home(OpenHome):
             kl=kl,
             checkpoints=checkpoints,
             top=top,
+            fed=fed,
         )
 
     def recall(
