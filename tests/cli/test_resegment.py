@@ -155,3 +155,32 @@ def test_results_about_steps_that_change_go_and_the_others_stay(home: Any, tmp_p
             assert graph.run(f"MATCH (n:{label}) RETURN n.id").rows == ((f"{left}@{me[:9]}",),)
         for kind in ("DEPENDS_ON", "SIMILAR"):
             assert graph.run(f"MATCH (a:Step)-[:{kind}]->(:Step) RETURN a.chain").rows == ((same,),)
+
+
+@pytest.mark.slow
+def test_corrections_that_do_not_fit_the_new_borders_are_counted(home: Any) -> None:
+    rows = home("roles", "export").out
+    Path("roles.jsonl").write_text(rows, encoding="utf-8")
+    home("roles", "import", "roles.jsonl", "--by", "anna")
+    assert "all 4 corrected steps" in " ".join(home("status").out.split())
+    said = " ".join(home("rebuild", "--segment").err.split())
+    told = "3 of 4 corrected steps have the borders of the home's steps and are applied; the other 1"
+    assert told in said
+    assert told in " ".join(home("status").out.split())
+    assert json.loads(home("status", "--json").out)["corrections"] == {"applied": 3, "steps": 4}
+    score = json.loads(home("roles", "score", "--json").out)
+    assert (score["n_stored"], score["n_steps"]) == (3, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [(), ("--keep-source-steps",)])
+def test_the_other_choice_of_source_steps_is_an_option_and_no_version(trails: Any, first: tuple[str, ...]) -> None:
+    Path("c.jsonl").write_text(json.dumps({"id": "0", "question": "q", "chain": TEXTS[0]}), encoding="utf-8")
+    Path("d.jsonl").write_text(json.dumps({"id": "1", "question": "q", "chain": TEXTS[1]}), encoding="utf-8")
+    trails("ingest", "c.jsonl", *first)
+    other = () if first else ("--keep-source-steps",)
+    said = " ".join(trails("ingest", "d.jsonl", *other, code=None).err.split())
+    word = "with" if first else "without"
+    assert f"was made {word} --keep-source-steps: run the same command {word} --keep-source-steps" in said
+    assert "rebuild --segment" not in said
+    assert trails("ingest", "d.jsonl", *first).code == 0

@@ -27,6 +27,7 @@ from trails.platform.text import counted, one_line
 def command(home: Path | None, store: str | None, as_json: bool) -> None:
     """What the home and the graph hold: runs, chains, languages, roles, bytes, and what to run next."""
     from trails.store import status as stores
+    from trails.store.corrections import fitting_line
     from trails.store.resolve import chains_without_shard
 
     settings = settings_from(home=home, store=store)
@@ -56,6 +57,8 @@ def command(home: Path | None, store: str | None, as_json: bool) -> None:
     for name, counts in (("sources", shards.sources), ("languages", shards.languages), ("roles", shards.roles)):
         if counts:
             print_field(name, _listed(counts))
+    if shards.corrections[1]:
+        print_field("corrected", fitting_line(*shards.corrections))
     size = f", {_size(found.graph_bytes)}" if found.graph_bytes else ""
     shared = f", shared by {found.homes:,} homes, together:" if found.homes > 1 else ""
     print_field("graph", f"{found.graph}{size}{shared}")

@@ -53,7 +53,7 @@ from trails.segment.lexicon import packaged_lexicons
 from trails.store import open_graph
 from trails.store.base import GraphStore
 from trails.store.rows import ALL_EDGES_STEPS, STRONGEST, graph_batch, held_by
-from trails.store.traces import TraceStore
+from trails.store.traces import SOURCE_STEPS, TraceStore
 
 STAGES = ("reading", "model", "segmenting", "tokenising", "measuring", "shards", "graph")
 """Stages whose busy time the summary tells; ``model`` is opening it. With workers that of all of them together; in one process
@@ -386,7 +386,7 @@ def _measure_into(
     progress: Progress,
     report: ReadReport,
 ) -> None:
-    traces.set_segmenter(segmenter_hash() + ("-source" if options.keep_source_steps else ""))
+    traces.set_segmenter(segmenter_hash() + (SOURCE_STEPS if options.keep_source_steps else ""))
     time_of_graph = options.graph or ("after" if pool else "during")
     known = traces.runs().get(known_run)
     whole = known is not None and pending.keys() <= traces.done(known.id)

@@ -21,7 +21,7 @@ from trails.platform.text import counted
 from trails.schema import Run, Trace
 from trails.store import open_graph
 from trails.store.shards import row_digests
-from trails.store.traces import TraceStore
+from trails.store.traces import SOURCE_STEPS, TraceStore
 
 Measures = frozenset[tuple[str, ...]]
 """Which measures on request the chains of a run hold: one entry for every combination that occurs."""
@@ -114,6 +114,11 @@ def merge(
 
 
 def _check_segmenter(part: TraceStore, other: TraceStore) -> None:
+    if part.segmenter.endswith(SOURCE_STEPS) != other.segmenter.endswith(SOURCE_STEPS):
+        raise StoreError(
+            f"one of {part.home} and {other.home} was made with --keep-source-steps and the other without. Nothing was merged: "
+            "ingest the chains of one of them again, with the option of the other"
+        )
     if part.segmenter != other.segmenter:
         raise StoreError(
             f"{part.home} holds chains split by another version of the segmenter, or with other options, than {other.home} "

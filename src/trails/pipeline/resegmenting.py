@@ -20,11 +20,9 @@ from trails.segment import segmenter_hash
 from trails.segment.align import assign_tokens
 from trails.store import open_graph
 from trails.store.base import GraphStore
+from trails.store.corrections import fitting, fitting_line
 from trails.store.scope import owner_mark
-from trails.store.traces import TraceStore
-
-SOURCE_STEPS = "-source"
-"""End of a segmenter's name in the home of chains whose source steps were kept whole."""
+from trails.store.traces import SOURCE_STEPS, TraceStore
 
 COUNTED_STEPS = {
     "Gap": "MATCH (n:Gap) WHERE n.home = $home AND n.chain IN $chains",
@@ -47,6 +45,7 @@ ADDED_AGAIN = ("nll_given_all", "nll_given_question", "nll_without_previous")
 class Resegmented:
     """What a segmentation changed, in measured chains: ``same`` kept all steps and measures, ``roles`` of them have another
     role somewhere; ``changed`` have other steps. ``lost`` counts, by measure, the changed chains that must be measured again.
+    ``corrections`` counts the corrected steps that have the new borders, and all of them.
     """
 
     same: int = 0
@@ -54,12 +53,15 @@ class Resegmented:
     changed: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     cleared: tuple[str, ...] = ()
+    corrections: tuple[int, int] = (0, 0)
 
     def lines(self) -> Iterator[str]:
         """What happened, as a person reads it."""
         roles = f", {self.roles:,} of them with another role" if self.roles else ""
         kept = counted(self.same, "measured chain keeps its", "measured chains keep their")
         yield f"{kept} steps and everything measured{roles}"
+        if self.corrections[1]:
+            yield fitting_line(*self.corrections)
         if not self.changed:
             return
         yield (
@@ -92,16 +94,20 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
         keep = store.segmenter.endswith(SOURCE_STEPS)
         names = store.shard_names()
         touched: set[str] = set()
+        known, fits = store.corrections(), dict[str, int]()
         progress.begin("splitting again", len(names))
         for name in names:
             before = list(store.shard(name))
             rows = [_again(trace, found, keep=keep) for trace in before]
             for old, new in zip(before, rows, strict=True):
+                if old.chain.id in known:
+                    fits[old.chain.id] = fitting(known[old.chain.id], ((s.start, s.end) for s in new.steps))
                 if [(s.end, s.role) for s in old.steps] != [(s.end, s.role) for s in new.steps]:
                     touched.add(old.chain.id)
             store.rewrite(name, rows)
             progress.advance(1)
         store.resegmented(segmenter_hash() + (SOURCE_STEPS if keep else ""))
+        found.corrections = sum(fits.values()), sum(len(known[chain].steps) for chain in fits)
         found.cleared = _clear(graph, touched, store.identity().id)
         if found.changed:
             for path in (store.home / "whitening").glob("*.npz"):

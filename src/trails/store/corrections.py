@@ -8,12 +8,13 @@ steps have the same borders. The file knows chains, not runs, so corrections sur
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trails.errors import StoreError
+from trails.platform.text import counted
 from trails.schema import Role, Step, Trace
 
 NAME = "corrections.json"
@@ -65,6 +66,22 @@ def corrections_json(corrections: Mapping[str, Correction]) -> str:
         for chain, one in sorted(corrections.items())
     }
     return json.dumps(table, ensure_ascii=False, indent=0) + "\n"
+
+
+def fitting(correction: Correction, borders: Iterable[tuple[int, int]]) -> int:
+    """How many steps of a correction have the borders of a step of the home: these have effect there."""
+    own = set(borders)
+    return sum((start, end) in own for start, end, _ in correction.steps)
+
+
+def fitting_line(fitting: int, steps: int) -> str:
+    """How many corrected steps have effect and how many do not, as a person reads it."""
+    if fitting == steps:
+        return f"all {counted(steps, 'corrected step')} have the borders of the home's steps and are applied"
+    return (
+        f"{fitting:,} of {counted(steps, 'corrected step')} have the borders of the home's steps and are applied; the other "
+        f"{steps - fitting:,} are kept and count in trails roles score only"
+    )
 
 
 def corrected(trace: Trace, corrections: Mapping[str, Correction]) -> Trace:

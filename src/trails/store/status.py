@@ -96,6 +96,7 @@ def as_json(found: Status) -> dict[str, Any]:
         "sources": dict(found.shards.sources),
         "languages": dict(found.shards.languages),
         "roles": dict(found.shards.roles),
+        "corrections": dict(zip(("applied", "steps"), found.shards.corrections, strict=True)),
         "graph": {
             "address": found.graph,
             "bytes": found.graph_bytes,

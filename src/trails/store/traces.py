@@ -39,7 +39,7 @@ from trails.platform.spoken import spoken
 from trails.platform.text import counted
 from trails.schema import FORMAT_VERSION, SHARD_SCHEMA, HomeIdentity, Run, Trace, checked_run, stable_hash
 from trails.store.corrections import NAME as CORRECTIONS
-from trails.store.corrections import Correction, automatic, corrected, corrections_json, read_corrections
+from trails.store.corrections import Correction, automatic, corrected, corrections_json, fitting, read_corrections
 from trails.store.shards import (
     KEYS_NOTE,
     SHARD_ERRORS,
@@ -58,6 +58,9 @@ from trails.store.shards import (
 )
 
 _DIGITS = re.compile(r"[0-9a-f]*")
+
+SOURCE_STEPS = "-source"
+"""End of a segmenter's name in the home of chains whose source steps were kept whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class HomeStats:
     sources: Mapping[str, int]
     languages: Mapping[str, int]
     roles: Mapping[str, int]
+    corrections: tuple[int, int] = (0, 0)  # corrected steps with the borders of the home's steps, and all of them
 
 
 class TraceStore:
@@ -244,6 +248,8 @@ class TraceStore:
         if value == self.segmenter:
             return
         if self.segmenter and self._shards():
+            if self.segmenter.endswith(SOURCE_STEPS) != value.endswith(SOURCE_STEPS):
+                raise StoreError(f"{self.home} {other_option(self.segmenter)}")
             raise StoreError(
                 f"{self.home} holds chains split by another version of the segmenter ({self.segmenter}, now {value}). "
                 "Choose another folder with --home, or split what is there again: trails rebuild --segment --home "
@@ -663,6 +669,7 @@ class TraceStore:
         counted: tuple[dict[str, int], dict[str, int], dict[str, int]] = ({}, {}, {})
         seen: set[str] = set()
         known = self.corrections()
+        fit = steps = 0
         columns = ["chain", "run", "source", "language", "text", "steps", "token_ids"]
         for table in self.tables(columns):
             lengths = np.diff(list_array(table["token_ids"]).offsets.to_numpy())
@@ -682,16 +689,32 @@ class TraceStore:
                 if chain in known:
                     given = {(a, b): role.value for a, b, role in known[chain].steps}
                     places = (step_array.values.field(name)[own].to_pylist() for name in ("start", "end"))
-                    names = [
-                        given.get(place, name) for place, name in zip(zip(*places, strict=True), names, strict=True)
-                    ]
+                    own_places = list(zip(*places, strict=True))
+                    names = [given.get(place, name) for place, name in zip(own_places, names, strict=True)]
+                    fit += fitting(known[chain], own_places)
+                    steps += len(known[chain].steps)
                 language = spoken(languages[row], texts[row].as_py())
                 for counter, values in zip(counted, ([sources[row]], [language], names), strict=True):
                     for value in values:
                         counter[value] = counter.get(value, 0) + 1
         size = sum(path.stat().st_size for path in shards)
-        by_count = [dict(sorted(c.items(), key=lambda item: (-item[1], item[0]))) for c in counted]
-        return HomeStats(len(shards), size, len(seen), chains, tokens, *by_count)
+        sources_n, languages_n, roles_n = (
+            dict(sorted(c.items(), key=lambda item: (-item[1], item[0]))) for c in counted
+        )
+        return HomeStats(len(shards), size, len(seen), chains, tokens, sources_n, languages_n, roles_n, (fit, steps))
+
+
+def other_option(segmenter: str) -> str:
+    """What to do where a home's steps were made with the other choice of ``--keep-source-steps``: no new segmentation helps."""
+    if segmenter.endswith(SOURCE_STEPS):
+        return (
+            "was made with --keep-source-steps: run the same command with --keep-source-steps, or choose another folder with "
+            "--home"
+        )
+    return (
+        "was made without --keep-source-steps: run the same command without --keep-source-steps, or choose another folder with "
+        "--home"
+    )
 
 
 def shard_of(traces: Iterable[Trace]) -> tuple[str, memoryview]:
