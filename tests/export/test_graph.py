@@ -38,8 +38,7 @@ def written(properties: dict[str, Any]) -> dict[str, Any]:
             value = re.sub("[\x00-\x08\x0b-\x1f\ufffe\uffff]", lambda m: f"\\u{ord(m[0]):04x}", value)
         if isinstance(value, (list, tuple)):
             value = json.dumps(list(value))
-        if value != "":
-            out[NAMES.get(name, name)] = value
+        out[NAMES.get(name, name)] = value
     return out
 
 

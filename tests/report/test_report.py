@@ -475,6 +475,7 @@ def test_a_reader_without_scripts_gets_the_main_numbers(tmp_path: Path) -> None:
     assert fallback
     assert trace.chain.id in fallback.group(1)
     assert f"{trace.surprisal.astype(np.float64).mean():.4f}" in fallback.group(1)
+    assert f": 1 chain, {trace.n_tokens} tokens, mean surprisal" in fallback.group(1)
     assert "&lt;i&gt;" in fallback.group(1)
     assert "<i>" not in fallback.group(1)
     assert '<p lang="ru">Эту страницу рисует скрипт' in fallback.group(1)

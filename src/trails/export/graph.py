@@ -4,7 +4,8 @@ The rows are those of :func:`trails.store.rows.graph_batch`, so they follow from
 tokens, the run, and every relationship among those that are left. What analyses wrote into a graph is not in them.
 
 XML has no lists and cannot hold control characters. Lists become JSON text there, and a character that XML cannot give back
-(a control character, a carriage return, half of a surrogate pair) becomes ``\\uXXXX``. Empty properties are left out.
+(a control character, a carriage return, half of a surrogate pair) becomes ``\\uXXXX``. Undefined values are left out; an empty
+text is written.
 ``start`` and ``end`` of steps and tokens are called ``text_start`` and ``text_end``: in GEXF the short names are times.
 """
 
@@ -221,10 +222,10 @@ def _xml(tables: Iterator[tuple[str, pa.Table]], path: Path, format: GraphFormat
 
 
 def _properties(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What XML can hold of a row; empty properties are left out."""
+    """What XML can hold of a row: undefined values are left out."""
     found: dict[str, Any] = {}
     for name, value in row.items():
-        if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
             continue
         if isinstance(value, list):
             value = json.dumps(value)

@@ -680,7 +680,8 @@ def _fallback(record: Mapping[str, Any]) -> str:
     some = len(chains) > FALLBACK_ROWS
     told = {
         "en": "This page is drawn by a script, and this browser runs none. "
-        f"{of}: {n_chains} chains, {n_tokens} tokens, mean surprisal {mean} nats per token (a uniform guess: {uniform})."
+        f"{of}: {counted(corpus['n_chains'], 'chain')}, {counted(corpus['n_tokens'], 'token')}, "
+        f"mean surprisal {mean} nats per token (a uniform guess: {uniform})."
         + (f" The table has the first {FALLBACK_ROWS} chains." if some else ""),
         "ru": "Эту страницу рисует скрипт, а в этом браузере скрипты выключены. "
         f"{of}: цепочек {n_chains}, токенов {n_tokens}, средняя неожиданность {mean} ната на токен "
