@@ -302,7 +302,6 @@ def test_python_writes_to_the_graph_as_the_shell_does(home: Path) -> None:
         (("overlaps", "--run", "rnothing"), "rnothing"),
         (("bridge", "CHAIN:99", "CHAIN:1", "--model", "uniform"), "steps 0 to"),
         (("capture", "short", "--model", "uniform"), "8 or more"),
-        (("capture", " \n", "--model", "uniform"), "an empty text was given"),
         (("capture", "not/there.txt", "--model", "uniform"), "there is no file not/there.txt"),
     ],
 )

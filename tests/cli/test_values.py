@@ -71,6 +71,7 @@ def test_no_option_of_any_command_takes_a_number_that_is_none() -> None:
     ("arguments", "message"),
     [
         (["show", ""], "is empty: give it a value."),
+        (["capture", " \n"], "is empty: give it a value."),
         (["remove", "run", " "], "is empty: give it a value."),
         (["cypher", "RETURN 1", "--timeout", "1e300"], "is not in the range"),
         (["ingest", "x.jsonl", "--peaks", "-1"], "is not in the range"),
