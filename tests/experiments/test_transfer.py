@@ -64,6 +64,11 @@ def test_what_frequency_says_is_no_agreement_however_it_is_bent() -> None:
     others = transfer.predicted({"map": one}, consilium("base", "other"), "others", 0)
     assert others["raw_base"].mean() > 0.9
     assert abs(others["map_base"].mean()) < 0.1
+    # what is rarest and what is most frequent may both be hard
+    both = field(base=np.abs(frequency) + 0.1 * a, other=np.abs(frequency) + 0.1 * b, frequency=frequency)
+    others_of_both = transfer.predicted({"map": both}, consilium("base", "other"), "others", 0)
+    assert others_of_both["raw_base"].mean() > 0.9
+    assert others_of_both["map_base"].mean() < others_of_both["raw_base"].mean() - 0.2
     # a control that keeps frequency predicts as much of what is left over as frequency does: here all
     alike = transfer.predicted({"map": one}, consilium("base", "other"), "alike", 0)
     assert alike["map_base"].mean() == pytest.approx(others["map_base"].mean(), abs=0.05)
@@ -220,6 +225,20 @@ def test_nothing_is_trained_on_what_is_measured(bench: Bench, corpus, small: Sca
     asked = {seed: {transfer._question(item) for item in one.extra["items"]} for seed, one in parts.items()}
     assert not asked[0] & asked[1]
     assert not asked[1000] & (asked[0] | asked[1])
+
+
+def test_no_question_that_is_measured_is_trained_on(bench: Bench, corpus, small: Scale) -> None:
+    full = replace(small, name="full texts", size=1.0)
+    able = list(corpus.block("debate", 0, 1))[:30]
+    feeds, texts = transfer._texts(bench, corpus, {"debate": able}, 1, full)
+    measured = [*able[: transfer.SEEDS], *able[-2:]]  # of the seeds, and of the two development seeds
+    rows = [row["chain"] for half in "AB" for row in feeds[f"half {half}"]]
+    assert not set(rows) & {item.chain.id for item in measured}
+    assert len(rows) == len(set(rows)) == 45 - 12
+    assert {row["chain"] for row in feeds["adapter"]} <= set(rows)
+    for half in "AB":
+        assert len(texts[half]) == len(feeds[f"half {half}"])
+        assert not any(item.chain.text in text for item in measured for text in texts[half])
 
 
 def test_a_page_of_several_members_names_them_and_the_command() -> None:

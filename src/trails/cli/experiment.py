@@ -70,7 +70,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Run experiment NAME with its controls: minimal-step (1), anchor (2), depth (3), same-loss (4), neutrality (5),
-    volatility (6), reaction (8), capture (9), cheap-paths (10), stages (11), bridges (12), roles (13),
+    volatility (6), flags (7), reaction (8), capture (9), cheap-paths (10), stages (11), bridges (12), roles (13),
     initiation (15), transfer (16), mask-order, block, or all.
 
     Several names are joined by commas. Learning rates are chosen on seeds of their own. Then the plan (arms,

@@ -3,9 +3,9 @@
 Each experiment is declared before it runs (:class:`trails.experiments.base.Experiment`): hypothesis, arms, criteria with
 direction and threshold. The plan with its hash is written first, then one JSON line per (arm, seed); a report in Markdown
 compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 4 (same loss, different
-inside), 5 (paradoxical neutrality), 6 (volatility), 8 (data chosen by reaction), 9 (capture), 10 (cheap paths), 11
-(stages), 12 (bridges), 13 (roles), 15 (initiation) and 16 (what carries over to another model), one on masks and orders,
-and one on training with a stellator block.
+inside), 5 (paradoxical neutrality), 6 (volatility), 7 (flags of effects), 8 (data chosen by reaction), 9 (capture), 10
+(cheap paths), 11 (stages), 12 (bridges), 13 (roles), 15 (initiation) and 16 (what carries over to another model), one on
+masks and orders, and one on training with a stellator block.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def experiments() -> dict[str, Experiment]:
         capture,
         cheap_paths,
         depth,
+        flags,
         initiation,
         mask_order,
         minimal_step,
@@ -43,6 +44,7 @@ def experiments() -> dict[str, Experiment]:
         same_loss.EXPERIMENT,
         neutrality.EXPERIMENT,
         volatility.EXPERIMENT,
+        flags.EXPERIMENT,
         reaction.EXPERIMENT,
         capture.EXPERIMENT,
         cheap_paths.EXPERIMENT,
