@@ -170,6 +170,10 @@ def test_without_the_positive_control_or_with_a_placebo_difference_nothing_is_ju
     )
     (verdict,) = judge(declared(lower(), positive=(Criterion("x", "c", "d", "lower", delta=0.1),)), rows)
     assert verdict.reason.startswith("the positive control was not seen: x of c against d is +1.04")
+    # a bound is told as one, and beside it what was measured
+    (verdict,) = judge(declared(lower(), positive=(Criterion("x", "c", "", "lower", delta=0.1, against=0.5),)), rows)
+    assert verdict.reason.startswith("the positive control was not seen: x of c is +1.04")
+    assert verdict.reason.endswith("against 0.5")
     (verdict,) = judge(declared(lower(), placebo=(lower("c", "d"),)), rows)
     assert verdict.reason.startswith("the placebo pair differs")
     assert judge(declared(lower(), placebo=(lower("d", "d"),)), rows)[0].outcome == "held"

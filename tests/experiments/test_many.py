@@ -13,6 +13,7 @@ import torch
 from trails.errors import UsageError
 from trails.train import TrainOptions
 from trails.train.adapter import mix_adapters, put_adapter
+from trails.train.attempts import Attempts, prompt_of, with_attempt, written
 from trails.train.loop import fit
 from trails.train.many import Adapters, Job, fit_many, mixed
 
@@ -194,3 +195,45 @@ def test_a_mixture_is_that_of_the_adapters_folders(tmp_path: Path) -> None:
         expected = theirs(input_ids=test, use_cache=False).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert float((found - bare).abs().max()) > 1e-2
+
+
+def test_the_loop_side_by_side_is_that_of_one_adapter_alone() -> None:
+    """Rows made anew before every step, behind each adapter's own attempts, give the adapters of the objective loop."""
+    how = Attempts(mark=(5, 6, 7), end=(1,), pad=0)
+    options = TrainOptions(steps=4, batch=4, layers=(), rank=4, alpha=8)
+    feeds = {seed: rows_of(seed, 12) for seed in (1, 2)}
+    test = torch.tensor([row["input_ids"][:6] for row in rows_of(99, 4)])
+    model = tiny("llama").double()
+    steps: list[int] = []
+
+    def feed(step: int, rows: list[list[Any]], _: Adapters) -> list[list[Any]]:
+        steps.append(step)
+        made = iter(written(model, [prompt_of(row) for mine in rows for row in mine], how, 6, 0.0, 0))
+        return [[with_attempt(row, next(made), how) for row in mine] for mine in rows]
+
+    jobs = [Job(rows, seed, 3e-2) for seed, rows in feeds.items()]
+    with fit_many(model, jobs, options, feed=feed) as adapters, torch.inference_mode():
+        together = model(input_ids=test.repeat(2, 1), use_cache=False).logits.reshape(2, *test.shape, -1)
+    assert steps == [1, 2, 3, 4]
+    assert adapters.count == 2
+    for index, (seed, rows) in enumerate(feeds.items()):
+        of = {"objective": "loop", "attempt_tokens": 6, "temperature": 0.0}
+        chosen = replace(options, seed=seed, learning_rate=3e-2, **of)
+        alone = fit(tiny("llama").double(), rows, chosen, attempts=how)
+        plain = fit(tiny("llama").double(), rows, replace(options, seed=seed, learning_rate=3e-2))
+        with torch.inference_mode():
+            expected, other = (m(input_ids=test, use_cache=False).logits for m in (alone, plain))
+        torch.testing.assert_close(together[index], expected, rtol=0, atol=1e-3)
+        assert float((together[index] - other).abs().max()) > 0.1
+
+
+def test_a_training_begins_where_another_ended() -> None:
+    options = TrainOptions(steps=3, batch=4, layers=())
+    rows = rows_of(1, 8)
+    with fit_many(tiny("llama"), [Job(rows, 1, 1e-2), Job(rows, 2, 1e-2)], options) as adapters:
+        first = adapters.flat.detach()[1].clone()
+    jobs = [Job(rows, 5, 1e-12, start=first), Job(rows, 6, 1e-2, start=first)]
+    with fit_many(tiny("llama"), jobs, options) as again:
+        torch.testing.assert_close(again.flat.detach()[0], first, rtol=0, atol=1e-9)
+        assert float((again.flat.detach()[1] - first).abs().max()) > 1e-3
+    torch.testing.assert_close(adapters.flat.detach()[1], first, rtol=0, atol=0)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.train
 
 SCALES = {
     "roles": Scale("full", max_tokens=120, evaluate=3, steps=0.2, batch=4, size=0.45),
+    "loop-loss": Scale("full", max_tokens=120, evaluate=3, batch=2, steps=0.07, size=0.03),
     "initiation": Scale("full", max_tokens=120, evaluate=3, batch=2),
 }
 """A scale for each, of twenty held-out chains or more."""

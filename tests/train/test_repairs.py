@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from trails.evaluate.repairs import Repaired, Repairs, distance, is_right, repaired
+from trails.train import TrainOptions
 from trails.train.attempts import Attempts
+from trails.train.many import Job, fit_many
 
 pytestmark = pytest.mark.train
 
@@ -100,3 +102,23 @@ def test_the_second_attempt_stands_behind_the_first_and_the_mark(tiny, tokenizer
     assert one.second
     assert one.first == (tokenizer.decode(first).split()[-1] == words[-1])
     assert one.distance == pytest.approx(distance(first, second))
+
+
+def test_repairs_of_several_adapters_are_those_of_each_alone(tiny, tokenizer, make_rows) -> None:
+    """Side by side and many at once, behind another mark and with another end: the same attempts as one by one."""
+    model = tiny()
+    how = Attempts(mark=(7,), end=(5,), pad=0)
+    asked = [(f"c{k}", row["input_ids"][: 2 + k], "w3") for k, row in enumerate(make_rows(3))]
+    jobs = [Job(make_rows(4), seed, rate) for seed, rate in ((1, 1e-6), (2, 0.1))]
+    with fit_many(model, jobs, TrainOptions(steps=4, layers=())) as adapters:
+        whole = adapters.flat.detach()
+        together = repaired(model, tokenizer, asked, 5, how=how, batch=2, adapters=2)
+        alone = []
+        for index in (0, 1):
+            adapters.flat, adapters.count = whole[index : index + 1], 1
+            adapters.set()
+            alone += repaired(model, tokenizer, asked, 5, how=how, batch=1)
+    assert together == alone
+    assert [one.chain for one in together] == ["c0", "c1", "c2"] * 2
+    assert together[:3] != together[3:]
+    assert repaired(model, tokenizer, asked, 5, how=how) != repaired(model, tokenizer, asked, 5)

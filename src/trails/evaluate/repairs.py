@@ -77,20 +77,31 @@ def distance(one: Sequence[int], two: Sequence[int]) -> float:
 
 
 def repaired(
-    model: Any, tokenizer: Any, asked: Sequence[tuple[str, Sequence[int], str]], tokens: int
+    model: Any,
+    tokenizer: Any,
+    asked: Sequence[tuple[str, Sequence[int], str]],
+    tokens: int,
+    *,
+    how: Attempts | None = None,
+    batch: int = BATCH,
+    adapters: int = 1,
 ) -> list[Repaired]:
-    """Two attempts of at most ``tokens`` tokens at every chain: its id, the tokens of its context, its answer."""
-    how = Attempts.of(tokenizer)
-    found = []
-    for start in range(0, len(asked), BATCH):
-        part = asked[start : start + BATCH]
+    """Two attempts of at most ``tokens`` tokens at every chain: its id, the tokens of its context, its answer.
+
+    ``how`` gives another mark and other ends (None: those of the tokenizer). With ``adapters`` in use side by side those of the
+    first adapter come first. ``batch`` chains are asked at once.
+    """
+    how = how or Attempts.of(tokenizer)
+    found: list[list[Repaired]] = [[] for _ in range(adapters)]
+    for start in range(0, len(asked), batch):
+        part = [*asked[start : start + batch]] * adapters
         first = written(model, [ids for _, ids, _ in part], how, tokens, 0.0, 0)
         behind = [[*ids, *attempt, *how.mark] for (_, ids, _), attempt in zip(part, first, strict=True)]
         second = written(model, behind, how, tokens, 0.0, 0)
-        for (chain, _, answer), a, b in zip(part, first, second, strict=True):
+        for place, ((chain, _, answer), a, b) in enumerate(zip(part, first, second, strict=True)):
             right = [is_right(tokenizer.decode(attempt), answer) for attempt in (a, b)]
-            found.append(Repaired(chain, right[0], right[1], distance(a, b)))
-    return found
+            found[place * adapters // len(part)].append(Repaired(chain, right[0], right[1], distance(a, b)))
+    return [one for mine in found for one in mine]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Each experiment is declared before it runs (:class:`trails.experiments.base.Expe
 direction and threshold. The plan with its hash is written first, then one JSON line per (arm, seed); a report in Markdown
 compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 4 (same loss, different
 inside), 5 (paradoxical neutrality), 6 (volatility), 7 (flags of effects), 8 (data chosen by reaction), 9 (capture), 10
-(cheap paths), 11 (stages), 12 (bridges), 13 (roles), 15 (initiation) and 16 (what carries over to another model), one on
+(cheap paths), 11 (stages), 12 (bridges), 13 (roles), 14 (loop loss), 15 (initiation) and 16 (what carries over), one on
 masks and orders, and one on training with a stellator block.
 """
 
@@ -26,6 +26,7 @@ def experiments() -> dict[str, Experiment]:
         depth,
         flags,
         initiation,
+        loop_loss,
         mask_order,
         minimal_step,
         neutrality,
@@ -51,6 +52,7 @@ def experiments() -> dict[str, Experiment]:
         stages.EXPERIMENT,
         bridges.EXPERIMENT,
         roles.EXPERIMENT,
+        loop_loss.EXPERIMENT,
         initiation.EXPERIMENT,
         transfer.EXPERIMENT,
         mask_order.EXPERIMENT,

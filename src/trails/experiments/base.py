@@ -349,7 +349,9 @@ def withheld(
         i = one.interval
         told = f"{criterion.metric} of {criterion.treatment}"
         told += f" against {criterion.control}" if criterion.control else ""
-        told += f" is {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}]"
+        mean, low, high = (v + (0.0 if criterion.control else criterion.against) for v in (i.mean, i.low, i.high))
+        told += f" is {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+        told += f" against {criterion.against:g}" if criterion.against and not criterion.control else ""
         if word == "positive control" and one.state != "met":
             return f"the positive control was not seen: {told}"
         apart = i.low > 0 or i.high < 0

@@ -314,11 +314,14 @@ class Bench:
         at: Sequence[int] = (),
         on: Callable[[int, Adapters], None] | None = None,
         shapes: Mapping[str, tuple[tuple[int, ...], int]] | None = None,
+        start: Tensor | None = None,
+        feed: Callable[[int, list[list[Row]], Adapters], list[list[Row]]] | None = None,
     ) -> Iterator[tuple[Adapters, dict[str, list[float]]]]:
         """One adapter for each arm, trained together; within the block they are in use. Also the losses by arm and step.
 
-        All arms of one shape begin with the same weights. ``on`` is called after steps ``at``, with the adapters in use.
-        ``shapes`` are the layers (1 … L, empty for all) and the rank of arms that differ from the options.
+        All arms of one shape begin with the same weights, those of ``start`` (P,) if given. ``on`` is called after steps
+        ``at``, with the adapters in use. ``shapes`` are the layers (1 … L, empty for all) and the rank of arms that differ
+        from the options. ``feed`` makes the rows of a step, as :func:`trails.train.many.fit_many` says.
         """
         self.check_time()
         losses: dict[str, list[float]] = {arm: [] for arm in feeds}
@@ -330,8 +333,10 @@ class Bench:
                 on(number, adapters)
 
         shapes = shapes or {}
-        jobs = [Job(rows, options.seed, rates[arm], *shapes.get(arm, ((), 0))) for arm, rows in feeds.items()]
-        with fit_many(self.model, jobs, options, on_step=step, tokens=self.batch_tokens // 2) as adapters:
+        jobs = [
+            Job(rows, options.seed, rates[arm], *shapes.get(arm, ((), 0)), start=start) for arm, rows in feeds.items()
+        ]
+        with fit_many(self.model, jobs, options, on_step=step, feed=feed, tokens=self.batch_tokens // 2) as adapters:
             yield adapters, losses
 
     # --- measures ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from torch import Tensor
 from trails.errors import ModelError
 from trails.export.record import IGNORED
 from trails.schema import stable_hash
+from trails.train.data import Row
 from trails.train.options import TrainOptions
 
 MARK = "\n\nLet me check this and write it again:\n"
@@ -104,6 +105,26 @@ def _quietly(model: Any) -> Iterator[None]:
         model.train(training)
 
 
+def _first_label(row: Row) -> int:
+    first = next((at for at, label in enumerate(row["labels"]) if label != IGNORED), len(row["input_ids"]))
+    return max(first, 1)
+
+
+def prompt_of(row: Row) -> list[int]:
+    """The tokens before a row's first labelled one, behind which an attempt is written; one token at least."""
+    return list(row["input_ids"][: _first_label(row)])
+
+
+def with_attempt(row: Row, attempt: Sequence[int], how: Attempts) -> Row:
+    """The row with an attempt and the mark before its first labelled token; labels and weights move along, spans do not."""
+    first, between = _first_label(row), [*attempt, *how.mark]
+    return row | {
+        "input_ids": [*row["input_ids"][:first], *between, *row["input_ids"][first:]],
+        "labels": [*[IGNORED] * (first + len(between)), *row["labels"][first:]],
+        "loss_weights": [*[0.0] * (first + len(between)), *row["loss_weights"][first:]],
+    }
+
+
 def with_attempts(
     model: Any, batch: Mapping[str, Any], options: TrainOptions, how: Attempts, at: tuple[int, int]
 ) -> dict[str, Any]:
@@ -113,41 +134,28 @@ def with_attempts(
     labelled keeps it as its context: an attempt needs something to begin from.
     """
     device = batch["input_ids"].device
-    rows = []
-    for ids, labels, weights, mask in zip(
-        *(batch[name].tolist() for name in ("input_ids", "labels", "loss_weights", "attention_mask")), strict=True
-    ):
-        n = sum(mask)
-        first = next((i for i, label in enumerate(labels) if label != IGNORED), n)
-        rows.append((ids[:n], labels[:n], weights[:n], max(first, 1)))
+    names = ("input_ids", "labels", "loss_weights")
+    rows: list[Row] = []
+    for *columns, mask in zip(*(batch[name].tolist() for name in (*names, "attention_mask")), strict=True):
+        rows.append({name: column[: sum(mask)] for name, column in zip(names, columns, strict=True)})
     seed = int(stable_hash("attempt", str(options.seed), *map(str, at)), 16) % 2**63
     bare = model.disable_adapter() if options.attempts == "base" else nullcontext()
     with bare:
-        made = written(
-            model, [ids[:p] for ids, _, _, p in rows], how, options.attempt_tokens, options.temperature, seed
-        )
-    whole = []
-    for (ids, labels, weights, p), attempt in zip(rows, made, strict=True):
-        between = [*attempt, *how.mark]
-        whole.append(
-            (
-                [*ids[:p], *between, *ids[p:]],
-                [IGNORED] * (p + len(between)) + labels[p:],
-                [0.0] * (p + len(between)) + weights[p:],
-            )
-        )
-    longest = max(len(ids) for ids, _, _ in whole)
+        made = written(model, [prompt_of(row) for row in rows], how, options.attempt_tokens, options.temperature, seed)
+    whole = [with_attempt(row, attempt, how) for row, attempt in zip(rows, made, strict=True)]
+    lengths = [len(row["input_ids"]) for row in whole]
+    longest = max(lengths)
 
-    def padded(column: int, fill: float, like: str) -> Tensor:
-        values = [[*row[column], *[fill] * (longest - len(row[0]))] for row in whole]
-        return torch.tensor(values, dtype=batch[like].dtype, device=device)
+    def padded(name: str, fill: float) -> Tensor:
+        values = [[*row[name], *[fill] * (longest - n)] for row, n in zip(whole, lengths, strict=True)]
+        return torch.tensor(values, dtype=batch[name].dtype, device=device)
 
-    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _, _ in whole], device=device)
+    mask = torch.tensor([[1] * n + [0] * (longest - n) for n in lengths], device=device)
     return {
         **batch,
-        "input_ids": padded(0, how.pad, "input_ids"),
-        "labels": padded(1, IGNORED, "labels"),
-        "loss_weights": padded(2, 0.0, "loss_weights"),
+        "input_ids": padded("input_ids", how.pad),
+        "labels": padded("labels", IGNORED),
+        "loss_weights": padded("loss_weights", 0.0),
         "attention_mask": mask,
         "attempts": made,
         "skip": [len(attempt) + len(how.mark) for attempt in made],

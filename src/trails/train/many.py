@@ -33,6 +33,7 @@ class Job:
     """One adapter to train: its rows in the order fed, the seed of its first weights, its learning rate.
 
     ``layers`` are the only ones it has, 1 … L (empty: all); ``rank`` is its own (0: that of the options, the most there is).
+    ``start`` are weights (P,) to begin with instead of those that the seed draws: an adapter's row of :attr:`Adapters.flat`.
     """
 
     rows: Sequence[Row]
@@ -40,6 +41,7 @@ class Job:
     learning_rate: float
     layers: tuple[int, ...] = ()
     rank: int = 0
+    start: Tensor | None = None
 
 
 class SideBySide(nn.Module):
@@ -97,7 +99,7 @@ class Adapters:
             for job in jobs
         ]
         """Trained numbers of every adapter."""
-        self.flat = torch.stack([self._start(job) for job in jobs]).to(self.device).requires_grad_(True)
+        self.flat = torch.stack([self._start(job).to(self.device) for job in jobs]).requires_grad_(True)
 
     def _linear(self) -> list[tuple[str, nn.Linear]]:
         return [(name, base) for name, (_, _, base) in zip(self.names, self.places, strict=True)]
@@ -107,6 +109,8 @@ class Adapters:
 
         Raises UsageError for a rank above that of the others, and for a layer that the model does not have.
         """
+        if job.start is not None:
+            return job.start.detach().clone()
         rank = job.rank or self.rank
         missing = set(job.layers) - {_layer(name) for name in self.names}
         if rank > self.rank or missing:
@@ -226,11 +230,13 @@ def fit_many(
     options: Any,
     *,
     on_step: Callable[[int, list[float], Adapters], None] | None = None,
+    feed: Callable[[int, list[list[Row]], Adapters], list[list[Row]]] | None = None,
     tokens: int = 16384,
 ) -> Iterator[Adapters]:
     """Train one adapter for each job, ``options.steps`` steps of ``options.batch`` rows; within the block they are in use.
 
-    ``on_step`` is called after every step with its number, the losses and the adapters in use. ``tokens`` is the largest
+    ``on_step`` is called after every step with its number, the losses and the adapters in use; ``feed`` before every step with
+    its number, each adapter's rows and the adapters in use, and gives the rows that are trained on. ``tokens`` is the largest
     number of padded tokens of one forward pass: a step of more is done in parts of some rows of every adapter, with the same
     gradient. The learning rate is constant and the model is as it was afterwards.
     """
@@ -239,9 +245,12 @@ def fit_many(
     feeds = [batches(job.rows, options.batch) for job in jobs]
     training = model.training
     with adapters.installed():
+        adapters.set(on=True)
         for step in range(1, options.steps + 1):
+            rows = [next(mine) for mine in feeds]
+            rows = rows if feed is None else feed(step, rows, adapters)
             model.train()
-            losses = _step(adapters, [next(feed) for feed in feeds], tokens)
+            losses = _step(adapters, rows, tokens)
             optimiser.step()
             adapters.set(on=True)
             model.eval()
