@@ -309,7 +309,7 @@ def test_split_of_real_looking_rows(make_home, tmp_path: Path) -> None:
     assert {row["split"] for row in rows} == {"train"}
     assert {row["split"] for row in held} == {"held_out"}
     card = (tmp_path / "o.README.md").read_text()
-    assert "26 groups of rows without a shared 13-gram; the largest holds 16.7 % of the rows." in card
+    assert "26 groups of rows without a shared 13-gram; the largest holds 17 % of the rows." in card
 
 
 def test_rows_that_all_hang_together_leave_nothing_to_hold_out(make_home, tmp_path: Path) -> None:
@@ -320,4 +320,4 @@ def test_rows_that_all_hang_together_leave_nothing_to_hold_out(make_home, tmp_pa
     assert (tmp_path / "o.held_out.jsonl").read_text() == ""
     card = (tmp_path / "o.README.md").read_text()
     assert "13-grams of tokens shared by train and held-out rows: 0." in card
-    assert "1 group of rows without a shared 13-gram; the largest holds 100.0 % of the rows." in card
+    assert "1 group of rows without a shared 13-gram; the largest holds 100 % of the rows." in card

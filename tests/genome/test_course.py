@@ -202,7 +202,7 @@ def test_a_book_may_be_a_file_that_was_ingested(packaged: Path, compiled, tmp_pa
     with (tmp_path / "book.jsonl").open("a", encoding="utf-8") as file:
         file.write(extra)
     with pytest.raises(
-        GenomeError, match=r"1 of 21 chains of book.jsonl are not measured by run r\w+; run: trails ingest"
+        GenomeError, match=r"1 of 21 chains of book.jsonl is not measured by run r\w+; run: trails ingest"
     ):
         compiled(text, folder=tmp_path)
 

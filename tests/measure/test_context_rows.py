@@ -157,7 +157,8 @@ def test_a_chain_after_a_conversation_is_exported_in_the_frame_in_which_it_was_m
         assert kept[talk.chain.id].infix_token_ids.tolist() == list(context.infix)
         assert kept[alone.chain.id].prefix_token_ids is None  # it is that of the run
         answer = {"role": "assistant", "content": TEXT}
-        assert turns[talk.chain.id]["messages"] == [*TOOLS, answer]
+        before = [turn | {"weight": 0} if turn["role"] == "assistant" else turn for turn in TOOLS]
+        assert turns[talk.chain.id]["messages"] == [*before, answer | {"weight": 1}]
         assert turns[alone.chain.id]["messages"] == [{"role": "user", "content": QUESTION}, answer]
         # a format of texts begins with the question, so it says what it would lose
         with pytest.raises(UsageError, match="would lose the conversation before the question of 1 of 2 rows"):
