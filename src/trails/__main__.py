@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import signal
@@ -12,15 +11,11 @@ from pathlib import Path
 
 from trails.errors import QueryError, StoreError, TrailsError
 from trails.platform import static_tls
-from trails.platform.files import what_to_do
+from trails.platform.files import lacking, refused, what_to_do
 from trails.platform.text import one_line, visible
 
 COMPLETING = "_TRAILS_COMPLETE"
 """Set by a shell that completes a line."""
-
-
-_AGAIN = "Close other programs, or raise the limit (ulimit -v, ulimit -u), and run the same command again"
-_NO_THREAD = ("launch worker thread", "start new thread", os.strerror(errno.EAGAIN))
 
 
 def start() -> None:
@@ -111,15 +106,11 @@ def _run() -> int:
         where = f"{name}: " if name else ""
         echo(f"Error: {one_line(f'{where}{error.strerror}')}. {advice}", to_stderr=True)
         return StoreError.exit_code
-    except MemoryError:
-        echo(f"Error: the system refused more memory. {_AGAIN}", to_stderr=True)
-        return StoreError.exit_code
-    except BaseException as error:
-        # a native library that is refused a thread says so in words, or panics
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-        if any(said in str(error) for said in _NO_THREAD) or type(error).__name__ == "PanicException":
-            echo(f"Error: {one_line(str(error))}. {_AGAIN}", to_stderr=True)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of a native library is no Exception
+        if lacking(error):
+            echo(f"Error: {one_line(refused(error))}", to_stderr=True)
             return StoreError.exit_code
         # a bug in trails: the traceback names it, and may quote text of strangers
         echo(traceback.format_exc(), nl=False, to_stderr=True, as_it_is=True)

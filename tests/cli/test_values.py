@@ -108,13 +108,32 @@ def test_a_stream_that_is_closed_is_told(tmp_path: Path) -> None:
     assert "chains" in blind.stdout
 
 
-@pytest.mark.slow
-def test_memory_that_is_refused_is_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+class PanicError(BaseException):
+    """As a native library panics."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "begins"),
+    [
+        (MemoryError(), 5, "Error: Cannot allocate memory. Close other programs, or raise the limit"),
+        (RuntimeError("can't start new thread"), 5, "Error: Resource temporarily unavailable. Close other programs"),
+        (
+            PanicError('ThreadPoolBuildError: "Resource temporarily unavailable"'),
+            5,
+            "Error: Resource temporarily unavail",
+        ),
+        (PanicError("index out of bounds"), 1, "Traceback"),
+        (ValueError("No space left on device"), 1, "Traceback"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug_and_a_bug_is_none_of_its_refusals(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, error: BaseException, code: int, begins: str
+) -> None:
     from trails import __main__ as program
 
-    def refused(*_: Any, **__: Any) -> None:
-        raise MemoryError
+    def raises(*_: Any, **__: Any) -> None:
+        raise error
 
-    monkeypatch.setattr(cli, "main", refused)
-    assert program._run() == 5
-    assert capsys.readouterr().err.startswith("Error: the system refused more memory.")
+    monkeypatch.setattr(cli, "main", raises)
+    assert program._run() == code
+    assert capsys.readouterr().err.startswith(begins)

@@ -121,7 +121,7 @@ def test_what_is_no_file_is_named_and_not_opened(home: Path, place: str) -> None
     for line in (["status"], ["rebuild"], ["verify"], ["export-graph", "all", "-o", str(home / "part")]):
         error = trails(home, *line).exception
         assert isinstance(error, StoreError), line
-        assert f"{home / place} is no file but a pipe (FIFO)" in str(error)
+        assert f"{home / place} is not a file but a pipe (FIFO)" in str(error)
 
 
 def test_a_shard_that_vanished_is_told(home: Path) -> None:

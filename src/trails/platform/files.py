@@ -169,9 +169,24 @@ def refused(error: BaseException) -> str:
     return f"{why}. {_ADVICE.get(number, _PLACE)}"
 
 
+_THREAD = ("launch worker thread", "start new thread", os.strerror(errno.EAGAIN))
+"""How native libraries and Python say that the system refused a thread."""
+
+
+def lacking(error: BaseException) -> bool:
+    """Whether the system refused memory or a thread: no fault of the program or of its data, whatever the kind of the error
+    (a panic of a native library is no ``Exception``).
+    """
+    return _number(error) in (errno.EAGAIN, errno.ENOMEM)
+
+
 def _number(error: BaseException) -> int:
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
+    if any(said in str(error) for said in _THREAD):
+        return errno.EAGAIN
     return next((number for number in _ADVICE if os.strerror(number) in str(error)), 0)
 
 
@@ -185,7 +200,7 @@ def check_regular(path: Path, *, folder: bool = False) -> None:
         return  # whoever opens it will say why
     if not stat.S_ISREG(mode) and not (folder and stat.S_ISDIR(mode)):
         kind = next((name for test, name in _KINDS if test(mode)), "something else")
-        raise StoreError(f"{path} is no file but {kind}. Move it out of the home and run the same command again")
+        raise StoreError(f"{path} is not a file but {kind}. Move it out of the home and run the same command again")
 
 
 _KINDS = (

@@ -6,10 +6,8 @@ added is null in the shards of earlier ones (:data:`trails.schema.OPTIONAL_COLUM
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
@@ -23,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.errors import InputError, StoreError
+from trails.platform.files import lacking
 from trails.schema import (
     ADDED_COLUMNS,
     ARRAYS,
@@ -266,7 +265,7 @@ def unread_shard(path: Path, error: BaseException) -> StoreError:
     if isinstance(error, StoreError):
         return error
     whole = False
-    if not _refused(error):
+    if not (lacking(error) or (isinstance(error, OSError) and error.errno is not None)):
         try:
             with path.open("rb", buffering=0) as file:
                 whole = hashlib.file_digest(file, "sha256").hexdigest()[:32] == path.stem
@@ -281,13 +280,6 @@ def unread_shard(path: Path, error: BaseException) -> StoreError:
         f"shard {path} could not be read: {why}. Nothing says that it is damaged: it stays where it is. When the cause is gone "
         "(memory, the limit of processes, permissions, the disk), run the same command again"
     )
-
-
-def _refused(error: BaseException) -> bool:
-    """Whether an error comes from the system and says nothing about the bytes."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
-        return True
-    return any(said in str(error) for said in ("worker thread", "new thread", os.strerror(errno.EAGAIN)))
 
 
 def list_array(column: pa.ChunkedArray) -> pa.ListArray:
