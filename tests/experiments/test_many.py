@@ -198,7 +198,7 @@ def test_a_mixture_is_that_of_the_adapters_folders(tmp_path: Path) -> None:
 
 
 def test_the_loop_side_by_side_is_that_of_one_adapter_alone() -> None:
-    """Rows made anew before every step, behind each adapter's own attempts, give the adapters of the objective loop."""
+    """Rows made again before every step, after each adapter's own attempts, give the adapters of the objective loop."""
     how = Attempts(mark=(5, 6, 7), end=(1,), pad=0)
     options = TrainOptions(steps=4, batch=4, layers=(), rank=4, alpha=8)
     feeds = {seed: rows_of(seed, 12) for seed in (1, 2)}

@@ -112,7 +112,7 @@ def spoilt(one: Calculation, seed: int) -> int:
 
 
 def compute_of(rows: Sequence[Row], mark: int, *, loop: bool) -> int:
-    """Tokens that training on these rows passes through the model, those that are trained on counted thrice (forward, and
+    """Tokens that training on these rows passes through the model, those that are trained on counted three times (forward, and
     backward for twice that). In the loop an attempt is taken to be as long as its answer; it is written before it is repaired.
     """
     total = 0
@@ -346,7 +346,8 @@ EXPERIMENT = Experiment(
         "wrong_to_right": "share wrong at first and right at second",
         "right_to_wrong": "share right at first and wrong at second",
         "distance": "edit distance of the two attempts over the longer one, 0 to 1",
-        "compute": "tokens passed through the model, those trained on counted thrice, attempts taken to be as long as answers",
+        "compute": "tokens passed through the model, those trained on counted three times, attempts taken to be as long as "
+        "answers",
         "change_d": "change of NLL on unrelated text, positive = forgotten",
         "kl_d": "KL(base ‖ trained) on unrelated text, nats per token",
         "loss": "loss of the last step",
