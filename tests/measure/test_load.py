@@ -295,6 +295,24 @@ def test_models_that_see_the_future_are_refused() -> None:
         )
 
 
+def test_a_model_is_tried_with_exact_products() -> None:
+    """TF32, which a caller may have chosen, is coarser than the tolerance: a causal model was refused as not causal."""
+    import torch
+
+    model, seen = tiny("llama (grouped-query)"), []
+    model.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    model.model.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        scorer_of(model)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen
+    assert set(seen) == {"highest"}
+
+
 def test_an_unknown_change_of_the_logits_is_refused() -> None:
     model = tiny("llama (grouped-query)")
     forward = model.forward

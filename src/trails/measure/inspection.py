@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,7 +21,19 @@ def inspect(model: Model) -> None:
 
     Raises ModelError with the reason when they are not: a wrong number must not pass for a measurement.
     """
-    model.observed = _observed(model)
+    with _exact_products():
+        model.observed = _observed(model)
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Products of float32 in full precision within: TF32, which a caller may have chosen, is coarser than the tolerance."""
+    chosen = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(chosen)
 
 
 def _observed(model: Model) -> Observed:
