@@ -38,7 +38,7 @@ def report_of(text: str, traces: Sequence[Trace], **more: object) -> Report:
 
 
 def verdict_of(text: str, traces: Sequence[Trace], **more: object) -> str:
-    return verdicts(report_of(f"[ZONE: all]\n{text}", traces, **more))[0][1]
+    return verdicts(report_of(f"[ZONE: all]\n{text}", traces, **more))[0]["verdict"]
 
 
 def raised(measure: str, column: int, by: float) -> Callable[[Trace], Trace]:
@@ -66,7 +66,7 @@ def test_a_drift_is_compared_with_the_slow_mean_and_a_layer_must_exist() -> None
     traces = corpus()
     report = report_of("[ZONE: all]\nDRIFT → activates attention sweep on layers 2,4", traces)
     slow = np.mean([np.mean(t.attention_entropy[MARKED.start : MARKED.stop][:, [1, 3]].astype(float)) for t in traces])
-    assert verdicts(report)[0][2] == pytest.approx(slow)
+    assert verdicts(report)[0]["value"] == pytest.approx(slow)
     assert verdict_of("DRIFT → activates attention sweep on layer 5", traces) == "not decidable"
     assert verdict_of("DRIFT → activates attention sweep on layer 3", traces[:2]) == "not decidable"
 
@@ -79,7 +79,7 @@ def test_the_noise_floor_is_part_of_the_bar() -> None:
     )
     ids = tuple(trace.token_id(t) for trace in traces for t in MARKED)
     report = judge(one, Selected("TOKEN", ids), Instruments(noisy, lambda: traces))
-    assert verdicts(report)[0][1] == "fail"
+    assert verdicts(report)[0]["verdict"] == "fail"
 
 
 @pytest.mark.slow
@@ -109,8 +109,8 @@ def test_a_planted_turn_is_measured(turn: float, claim: str, wanted: str) -> Non
 
     assert turning_angles([[0, 0], [1, 0], [1, 1], [1, 1]])[1] == pytest.approx(90)
     report = report_of(f"[ZONE: all]\nPHASE → {claim} ± 20° on layer 2", corpus(change))
-    assert verdicts(report)[0][1] == wanted
-    assert verdicts(report)[0][2] == pytest.approx(turn, abs=0.01)
+    assert verdicts(report)[0]["verdict"] == wanted
+    assert verdicts(report)[0]["value"] == pytest.approx(turn, abs=0.01)
 
 
 def test_a_turn_that_random_steps_make_too_is_a_metaphor() -> None:
@@ -121,7 +121,7 @@ def test_a_turn_that_random_steps_make_too_is_a_metaphor() -> None:
     report = report_of(
         "[ZONE: all]\nPHASE → 2π/3", corpus(change)
     )  # differences of independent points turn by 120 degrees
-    assert verdicts(report)[0][1] == "not decidable"
+    assert verdicts(report)[0]["verdict"] == "not decidable"
     assert "metaphor: not measurable here" in report.notes[0]
     without = [replace(trace, step_states=None, state_layers=()) for trace in corpus()]
     assert "trails ingest PATH --states 3" in report_of("[ZONE: all]\nPHASE → π on layer 3", without).notes[0]
@@ -170,9 +170,9 @@ def test_places_without_a_way_are_replaced_until_there_are_bridges_enough_to_dec
 
 def test_what_is_selected_stands_beside_the_share_of_the_zone() -> None:
     report = report_of('[ZONE: all]\nTOKEN → "abc"\nGRADIENT DAMPEN → 0.1', corpus())
-    assert [row[1] for row in verdicts(report)] == ["pass", "training"]
+    assert [row["verdict"] for row in verdicts(report)] == ["pass", "training"]
     assert (report.scores[0].value, report.scores[0].control) == (0.5, 0.1)
     (one,) = compile_program(parse('[ZONE: all]\nTOKEN → "abc"'), RUN, traces=list, known=zones())
     nothing = judge(one, Selected("TOKEN", (), 4, 1, 10), Instruments(RUN, list))
-    assert verdicts(nothing)[0][1] == "fail"
+    assert verdicts(nothing)[0]["verdict"] == "fail"
     assert "4 are there, none of them in the zone" in nothing.notes[0]

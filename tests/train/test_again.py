@@ -21,6 +21,7 @@ from trails.cli import cli
 from trails.errors import ModelError, UsageError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.pipeline import Home
+from trails.pipeline.stellating import compared
 from trails.variants import VariantOptions
 from trails.variants.stored import read_variant_run
 
@@ -178,6 +179,56 @@ def test_the_trained_walk_is_measured_again_compared_and_recalled(trained: Path)
     (gain,) = recalled["scores"]
     assert gain["value"] == pytest.approx(rows["untrained"]["nll"] - rows["trained"]["nll"], abs=1e-6)
     assert gain["controls"][0]["value"] == pytest.approx(rows["untrained"]["nll"] - rows["shuffled"]["nll"], abs=1e-6)
+
+
+def test_bridges_to_an_anchor_are_scored_again_by_the_trained_model(trained: Path) -> None:
+    """Before: as `stellator run` scores them. After: as it scores them in a home measured by a model into which the adapter was
+    merged, which needs no adapter to be scored."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    common = ("--model", trained / "model", "--device", "cpu")
+    block = trained / "anchor.stellator"
+    block.write_text('[ZONE: all]\nSTEP → "So odd"\nANCHOR → "Thus even"\n', encoding="utf-8")
+    page = trained / "anchor.html"
+    arguments = ("--adapter", trained / "adapter", "--stellator", block, "--pairs", 8, "--home", trained / "home")
+    shown = CliRunner().invoke(cli, [str(a) for a in ("diff", *arguments, "--html", page, *common)])
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(run("diff", *arguments, "--json", *common))
+    row = next(row for row in found["stellator"]["assertions"] if row["line"].startswith("ANCHOR"))
+
+    base = AutoModelForCausalLM.from_pretrained(trained / "model", dtype=torch.float32)
+    PeftModel.from_pretrained(base, str(trained / "adapter")).merge_and_unload().save_pretrained(trained / "merged")
+    byte_tokenizer().save_pretrained(trained / "merged")
+    files = [trained / f"{n}.jsonl" for n in ("walks", "other", "noise")]
+    merged = ("--home", trained / "home-merged", "--model", trained / "merged", "--device", "cpu")
+    run("ingest", *files, *merged, "--family", "thing")
+    first = ("--run", found["before"], "--home", trained / "home", *common)
+    for side, places in (("was", first), ("now", merged)):
+        alone = json.loads(run("stellator", "run", block, "--pairs", 8, "--json", *places))["block 1"]
+        line = next(line for line in alone["lines"] if line["line"].startswith("ANCHOR"))
+        assert row["before" if side == "was" else "after"] == line["verdict"] != "not decidable"
+        assert row[side] == pytest.approx(line["value"], abs=1e-4)
+        assert row[f"control_{side}"] == pytest.approx(line["control"], abs=1e-4)
+    assert row["now"] < row["was"], "the walk was trained"
+    assert row["change"] == pytest.approx(row["now"] - row["was"], abs=1e-9)
+    assert row["control_change"] == pytest.approx(row["control_now"] - row["control_was"], abs=1e-9)
+    for said in ("control before", "change of control", "block 1, before: ANCHOR", "block 1, after: ANCHOR"):
+        assert said in " ".join(shown.output.split())
+        assert said in page.read_text("utf-8")
+
+    # two runs by name: the adapter is not at hand, and one side alone compares nothing
+    two = (found["before"], found["after"], "--stellator", block, "--noise", 0, "--home", trained / "home")
+    kept = json.loads(run("diff", *two, "--json", *common))["stellator"]
+    row = next(row for row in kept["assertions"] if row["line"].startswith("ANCHOR"))
+    assert row["before"] == row["after"] == "not decidable"
+    assert row["was"] is row["now"] is row["change"] is None
+    assert any("trails diff BEFORE --adapter FOLDER" in note for note in kept["notes"])
+    with (
+        Home(trained / "home", model=str(trained / "model"), device="cpu") as home,
+        pytest.raises(UsageError, match="Give the adapter of that run"),
+    ):
+        compared(home, block, found["before"], found["after"], adapter=trained / "control")
 
 
 def test_comparing_leaves_the_instrument_as_it_was(trained: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,8 +18,9 @@ from trails.cli.common import (
     print_rows,
     run_model_option,
     store_option,
+    with_home,
 )
-from trails.cli.scores import html_option, settings_for, shown
+from trails.cli.scores import html_option, pairs_option, settings_for, shown
 
 
 @click.command("diff", context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,6 +59,7 @@ from trails.cli.scores import html_option, settings_for, shown
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Also judge the claims of this file of blocks, before and after.",
 )
+@pairs_option
 @click.option(
     "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Print at most this many transitions."
 )
@@ -76,6 +79,7 @@ def command(
     kl: int,
     checkpoints: bool,
     blocks: Path | None,
+    pairs: int,
     limit: int,
     model: str | None,
     device: str | None,
@@ -114,11 +118,12 @@ def command(
         if blocks is not None:
             from trails.pipeline.stellating import compared
 
-            stated = compared(opened, blocks, found.report.before, found.report.after)
+            stated = compared(opened, blocks, found.report.before, found.report.after, adapter=adapter, pairs=pairs)
     report = found.report
+    told = found.told() if stated is None else replace(found.told(), parts={"stellator": stated})
     if as_json:
         print_json(found.record() | ({"stellator": stated.record()} if stated is not None else {}))
-        return found.told()
+        return told
     print_rows(
         ["group", "chains", "change", "95 %", "before", "after", "entropy", "easier", "harder", "tokens"],
         [
@@ -177,4 +182,6 @@ def command(
         (table,) = stated.tables
         print_rows(*table.view(), title=table.title)
         echo(stated.verdict)
-    return found.told()
+        for note in stated.notes:
+            echo(with_home(note))
+    return told

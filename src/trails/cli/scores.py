@@ -46,6 +46,13 @@ limit_option = click.option(
 details_option = click.option("--details", is_flag=True, help="Also print the other scores, and the diagnostic tables.")
 instrument_options = stacked(run_model_option, device_option)
 """Options of a command that measures with the model of a run."""
+pairs_option = click.option(
+    "--pairs",
+    type=click.IntRange(min=5),
+    default=6,
+    show_default=True,
+    help="Bridges with a control that are re-scored for an ANCHOR; pairs of places without a path are replaced.",
+)
 trained_options = stacked(
     click.option(
         "--adapter",

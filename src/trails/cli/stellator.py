@@ -19,7 +19,15 @@ from trails.cli.common import (
     stacked,
     store_option,
 )
-from trails.cli.scores import details_option, html_option, instrument_options, run_option, settings_for, tell
+from trails.cli.scores import (
+    details_option,
+    html_option,
+    instrument_options,
+    pairs_option,
+    run_option,
+    settings_for,
+    tell,
+)
 from trails.errors import UsageError
 from trails.platform.text import counted
 
@@ -181,13 +189,7 @@ def compile_(
 @file_argument
 @zones_option
 @click.option("--no-model", is_flag=True, help="Re-score no bridge: ANCHOR is then not decidable.")
-@click.option(
-    "--pairs",
-    type=click.IntRange(min=5),
-    default=6,
-    show_default=True,
-    help="Bridges with a control that are re-scored for an ANCHOR; pairs of places without a path are replaced.",
-)
+@pairs_option
 @click.option("--seed", default=0, show_default=True, help="Seed of the random places.")
 @instrument_options
 @details_option

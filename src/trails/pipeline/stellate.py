@@ -352,7 +352,7 @@ def _reaction(home: Home, folder: Path, run: str, train: int, seed: int, progres
         "said": list(said),
         "verdict": difference.told().verdict,
         "after": difference.report.after,
-        "assertions": compared(home, block, run, difference.report.after, seed=seed).record(),
+        "assertions": compared(home, block, run, difference.report.after, adapter=adapter, seed=seed).record(),
     }
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ import pyarrow as pa
 from trails.analyses.bridge import StepGraph, find_bridge, step_graph
 from trails.analyses.report import Report, ReportTable
 from trails.analyses.whitening import Whitening
-from trails.errors import QueryError, UsageError
+from trails.errors import QueryError, TrailsError, UsageError
 from trails.export import ExportOptions, parse_layers
 from trails.export.subgraph import MAX_ROWS, TIMEOUT_S, Part, Selection, merge_spans, select_statement
+from trails.measure.base import Scorer
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
 from trails.platform.text import agreeing, counted
-from trails.schema import Trace, step_key
+from trails.schema import Run, Trace, step_key
 from trails.stellator import compile_program, read_file
 from trails.stellator.compiling import Compiled, Distribution, Lookups, Places, compile_block, masked_texts
-from trails.stellator.language import ZoneName
+from trails.stellator.language import Anchor, ZoneName
 from trails.stellator.verdicts import Bridging, Instruments, Selected, judge, target, verdicts
 from trails.stellator.zones import Zone, zones
 
@@ -139,14 +140,17 @@ def judged(
     )
 
 
-def _bridging(home: OpenHome, run: str) -> Bridging:
-    """Bridges between steps; the graph of steps is made at the first question."""
+def _bridging(
+    home: OpenHome, run: str, scorer: Scorer | None = None, chains: Collection[str] | None = None
+) -> Bridging:
+    """Bridges between steps of a run, over the steps of these chains (None: of all), scored by ``scorer`` (None: by the run's
+    own, opened at the first question). The graph of steps is made at the first question."""
     made: list[StepGraph] = []
 
     def bridge(start: str, goal: str) -> float:
         if not made:
-            made.append(step_graph(home.traces(run)))
-        best = find_bridge(made[0], home.scorer(run), start, goal, splices=1, rounds=1).best
+            made.append(step_graph(home.shards.traces(run, chains)))
+        best = find_bridge(made[0], scorer or home.scorer(run), start, goal, splices=1, rounds=1).best
         return math.nan if best is None else best.rescored.value
 
     return bridge
@@ -265,43 +269,70 @@ def _with(options: ExportOptions, said: Mapping[str, tuple[str, str]]) -> Export
 
 
 def compared(
-    home: OpenHome, file: Path, before: str, after: str, *, more_zones: Path | None = None, seed: int = 0
+    home: OpenHome,
+    file: Path,
+    before: str,
+    after: str,
+    *,
+    adapter: Path | None = None,
+    more_zones: Path | None = None,
+    pairs: int = 6,
+    seed: int = 0,
 ) -> Report:
-    """What a file states, before and after: the places that the run ``before`` selects, judged by the numbers of both runs.
+    """What a file states, before and after: the places that the run ``before`` selects, judged by the numbers of both runs, on
+    the chains that both measured.
 
-    No bridge is re-scored: the model of an adapter is not kept. Raises UsageError for runs of two tokenizers.
+    ANCHOR re-scores as many bridges as ``pairs`` with the model of each run, between the same pairs of places. The model of a
+    run with an adapter needs the folder ``adapter``; without it, and where a model cannot be opened, ANCHOR is not decidable on
+    either side. Raises UsageError for runs of two tokenizers and for an ``adapter`` that is not that of the run ``after``.
     """
     one, two = home.run(before), home.run(after)
     if one.tokenizer != two.tokenizer:
         raise UsageError(f"runs {one.id} and {two.id} have different tokenizers, so their tokens cannot be compared.")
+    blocks = compiled(home, file, more_zones=more_zones, run=one.id)
+    mine, theirs = home.shards.done(one.id), home.shards.done(two.id)
+    shared = None if mine == theirs else sorted(mine & theirs)
+    anchors = any(isinstance(line.content, Anchor) for block in blocks for line in block.block.lines)
+    bridges, why = _two_bridgings(home, one, two, adapter, shared) if anchors else ({}, "")
     rows: list[dict[str, Any]] = []
     parts: dict[str, Report | None] = {}
-    for block in compiled(home, file, more_zones=more_zones, run=one.id):
+    notes: list[str] = []
+    for block in blocks:
         places = selected(home, block, one.id, more_zones=more_zones)
         found = []
         for run in (one, two):
 
             def traces(of: str = run.id) -> Iterator[Trace]:
-                return home.traces(of)
+                return home.shards.traces(of, shared)
 
             def whitening(layer: int, of: str = run.id) -> Whitening:
                 return whitening_of(home.shards, of, layer)
 
-            why = "bridges are re-scored by: trails stellator run"
-            found.append(judge(block, places, Instruments(run, traces, None, whitening, seed=seed, why_no_bridge=why)))
+            instruments = Instruments(run, traces, bridges.get(run.id), whitening, pairs, seed, why)
+            found.append(judge(block, places, instruments))
         parts |= {f"{block.name}, before": found[0], f"{block.name}, after": found[1]}
-        for (line, was, a), (_, now, b) in zip(verdicts(found[0]), verdicts(found[1]), strict=True):
-            change = b - a if a is not None and b is not None else None
-            rows.append(
-                {"block": block.name, "line": line, "before": was, "after": now, "was": a, "now": b, "change": change}
-            )
+        lines = [line.content for line in block.block.lines]
+        for content, was, now in zip(lines, verdicts(found[0]), verdicts(found[1]), strict=True):
+            row = {"block": block.name, "line": was["line"], "before": was["verdict"], "after": now["verdict"]}
+            row |= {"was": was["value"], "control_was": was["control"], "now": now["value"]}
+            row |= {"control_now": now["control"], "change": _change(was["value"], now["value"])}
+            rows.append(row | {"control_change": _change(was["control"], now["control"])})
+            if isinstance(content, Anchor) or "not decidable" in (was["verdict"], now["verdict"]):
+                sides = {"before and after": was} if was["said"] == now["said"] else {"before": was, "after": now}
+                notes += [f"{block.name}, {side}: {line['line']}: {line['said']}" for side, line in sides.items()]
     judged_rows = [row for row in rows if row["before"] in ("pass", "fail") or row["after"] in ("pass", "fail")]
     turned = sum(row["before"] != row["after"] for row in judged_rows)
     schema = pa.schema(
         [(name, pa.string()) for name in ("block", "line", "before", "after")]
-        + [(name, pa.float64()) for name in ("was", "now", "change")]
+        + [(name, pa.float64()) for name in ("was", "control_was", "now", "control_now", "change", "control_change")]
     )
-    table = ReportTable("assertions", pa.Table.from_pylist(rows, schema), "what the blocks state, before and after")
+    columns = {"block": "block", "line": "line", "before": "before", "after": "after", "was": "was"}
+    columns |= {"control_was": "control before", "now": "now", "control_now": "control after"}
+    columns |= {"change": "change", "control_change": "change of control"}
+    title = "what the blocks state, before and after"
+    table = ReportTable("assertions", pa.Table.from_pylist(rows, schema), title, columns)
+    if shared is not None:
+        notes.append(f"judged on the {counted(len(shared), 'chain')} that both runs measured")
     return Report(
         "stellator",
         (
@@ -310,5 +341,37 @@ def compared(
         ),
         {"before": one.id, "after": two.id},
         (table,),
+        notes=tuple(notes),
         parts=parts,
     )
+
+
+def _change(was: float | None, now: float | None) -> float | None:
+    return now - was if was is not None and now is not None else None
+
+
+def _two_bridgings(
+    home: OpenHome, one: Run, two: Run, adapter: Path | None, shared: Sequence[str] | None
+) -> tuple[Mapping[str, Bridging], str]:
+    """Bridges by the model of each run, by run id. Empty, with the reason, where one of the models cannot be had: the value of
+    one side compares nothing."""
+    found: dict[str, Bridging] = {}
+    for run in (one, two):
+        if not run.n_layers:
+            return {}, f"{run.model} is not a language model"
+        if run.adapter and (adapter is None or run is one):
+            return {}, (
+                f"the adapter of run {run.id} is not kept, so no bridge is re-scored. "
+                "Run: trails diff BEFORE --adapter FOLDER --stellator FILE"
+            )
+        try:
+            scorer: Scorer = home.trained_model(adapter, one.id) if run.adapter and adapter else home.scorer(run.id)
+        except TrailsError as error:
+            return {}, f"the model of run {run.id} cannot be opened, so no bridge is re-scored: {error}"
+        if scorer.run.id != run.id:
+            raise UsageError(
+                f"the adapter in {adapter} makes run {scorer.run.id}, and run {run.id} is to be judged. Give the adapter "
+                "of that run."
+            )
+        found[run.id] = _bridging(home, run.id, scorer, shared)
+    return found, ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -151,10 +151,11 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
     )
 
 
-def verdicts(report: Report) -> list[tuple[str, str, float | None]]:
-    """Line, verdict and value of a report of :func:`judge`, to be compared with another."""
+def verdicts(report: Report) -> list[dict[str, Any]]:
+    """The lines of a report of :func:`judge`, with verdict, value, control and what was said, to be compared with another."""
     (table,) = (table for table in report.tables if table.name == "lines")
-    return [(row["line"], row["verdict"], row["value"]) for row in table.data.to_pylist()]
+    rows: list[dict[str, Any]] = table.data.to_pylist()
+    return rows
 
 
 def _end(score: Score | None, which: int) -> float | None:
