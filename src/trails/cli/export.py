@@ -210,6 +210,7 @@ def _print(report: ExportReport, as_json: bool, objective: str = "", said: Seque
                 "sha256": report.digest,
                 "rows": counts.rows,
                 "left_out_without_label": counts.unlabelled,
+                "left_out_without_shard": list(report.gone),
                 "held_out": counts.held_out,
                 "chains": counts.chains,
                 "tokens": counts.tokens,

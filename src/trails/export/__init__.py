@@ -91,20 +91,21 @@ def _export(
 def _collect(prepared: Prepared, spill: Spill, grams: GramIndex, folder: Path, *, ordered: bool) -> Facts:
     """Read every row once, to the disk. Raises UsageError where nothing is left, or the format cannot hold what is."""
     selection, options, writer = prepared.selection, prepared.options, prepared.writer
+    gone: set[str] = set()
     facts = Facts(prepared.run, selection, folder, ordered=ordered, named=ordered and options.order == "source")
     for batch in batches(prepared):
         carries = np.bincount(batch.labels.row_of, batch.labelled, len(batch)) > 0
         facts.unlabelled += int((~carries).sum())
         kept = batch.keep(carries)
         if prepared.ending is not None and len(kept) < len(batch):
-            written = set(kept.ids_of("chain"))
-            gone = {chain for chain in batch.ids_of("chain") if chain not in written}
-            prepared.ending.missing[:] = [chain for chain in prepared.ending.missing if chain not in gone]
+            gone |= set(batch.ids_of("chain")) - set(kept.ids_of("chain"))
         facts.add(kept, writer)
         if options.split:
             names = [name for name in ("chain", "parent", VERSIONS) if name in kept.rest.column_names]
             grams.add(kept.input_ids, *(id_numbers(kept.rest[name]) for name in names))
         spill.add(kept)
+    if prepared.ending is not None and gone:
+        prepared.ending.missing[:] = [chain for chain in prepared.ending.missing if chain not in gone]
     if not facts.rows:
         if facts.unlabelled:
             raise UsageError(f"mask {options.mask!r} leaves no token with loss. Choose another threshold.")

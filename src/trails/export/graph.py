@@ -118,11 +118,11 @@ def _check_free(path: Path, format: GraphFormat, *, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError(f"{path} exists. Choose another name, or give --overwrite")
     if format != "parquet" and not path.is_file():
-        raise UsageError(f"{path} exists and is no file. Choose another name")
+        raise UsageError(f"{path} exists and is not a file. Choose another name")
     if format == "parquet":
         ours = {f"{name}.parquet" for name in (*NODE, *RELATIONSHIP)}
         if not path.is_dir() or path.is_symlink():
-            raise UsageError(f"{path} exists and is no folder. Choose another name")
+            raise UsageError(f"{path} exists and is not a folder. Choose another name")
         if strange := sorted(item.name for item in path.iterdir() if item.name not in ours):
             raise UsageError(
                 f"{path} exists and holds what this command did not write ({strange[0]}). Choose another name"

@@ -57,7 +57,7 @@ class ExportReport:
 
     ``lost`` says what the format could not hold (only with ``lossy``), ``settings`` how to load the file from where we are,
     ``ends`` what a row ends with, ``loads`` what these settings train on. ``earlier`` rows have earlier turns of the assistant;
-    ``answered`` rows end with a final answer (None: not asked for).
+    ``answered`` rows end with a final answer (None: not asked for). ``gone`` are selected chains whose shard is missing.
     """
 
     files: dict[str, Path]
@@ -72,6 +72,7 @@ class ExportReport:
     loads: tuple[str, ...] = ()
     earlier: int = 0
     answered: int | None = None
+    gone: tuple[str, ...] = ()
 
 
 def parse_layers(text: str, *, first: int = 1) -> tuple[int, ...]:

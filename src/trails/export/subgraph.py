@@ -28,10 +28,11 @@ steps, else chains. What one chain contributes is united: a chain gives at most 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,12 +43,14 @@ import numpy as np
 from trails.errors import QueryError, UsageError, WritingQueryError
 from trails.export.words import not_known, role_named
 from trails.platform.arrays import Keys
-from trails.platform.text import counted
+from trails.platform.text import agreeing, counted
 from trails.schema import stable_hash, stable_hash_of, step_key
 from trails.store.base import GraphStore
 from trails.store.resolve import Names
 from trails.store.scope import owner_mark
 from trails.store.traces import TraceStore, numbers_of
+
+logger = logging.getLogger(__name__)
 
 MAX_ROWS = 5_000_000
 TIMEOUT_S = 600.0
@@ -149,8 +152,8 @@ class Selection:
     """A selection and what it stands for. ``parts`` is None for ``all`` (nothing is listed, so memory stays flat).
 
     ``statement`` and ``parameters`` are the Cypher that answered it, empty where none was needed. ``spelled`` are the tokens of
-    the anchors that parts place. What all parts are looked through for is found once: an export asks for it with every batch of
-    rows.
+    the anchors that parts place. ``lost`` are (chain, run) pairs that were found in the graph and whose shard is gone. What all
+    parts are looked through for is found once: an export asks for it with every batch of rows.
     """
 
     text: str
@@ -158,6 +161,7 @@ class Selection:
     statement: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     spelled: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    lost: tuple[tuple[str, str], ...] = ()
 
     def part(self, chain: str) -> Part | None:
         """What is selected of a chain; None if nothing is."""
@@ -274,21 +278,70 @@ def select(store: GraphStore | None, traces: TraceStore, selection: str) -> Sele
             return found(text, traces)
     if store is None:
         raise UsageError(f"selection {text!r} asks the graph, and no graph is open. Run: trails rebuild")
-    return _of_home(_asked(text, store, traces), traces)
+    return _of_home(_asked(text, store, traces), store, traces)
 
 
-def _of_home(found: Selection, traces: TraceStore) -> Selection:
-    """The part of a selection that this home holds: a graph may have the chains of others, too. Raises QueryError for none."""
+def _of_home(found: Selection, store: GraphStore, traces: TraceStore) -> Selection:
+    """The part of a selection that this home holds: a graph may have the chains of others, too. What the graph says this home
+    holds and no shard does is in ``lost``, and logged. Raises QueryError for none."""
     pairs = traces.keys()
     held = {chain for chain, _ in pairs}
     parts = {chain: part for chain, part in (found.parts or {}).items() if chain in held}
+    lost = _lost(found.parts or {}, pairs, store, traces)
+    if lost and not parts:
+        raise QueryError(f"selection {found.text!r} holds nothing that can be read: {'; '.join(_told_lost(lost))}")
+    for line in _told_lost(lost):
+        logger.warning("selection %r: %s", found.text, line)
     if not parts:
         there = counted(len(found.parts or {}), "chain", "chains")
         raise QueryError(
             f"selection {found.text!r} holds nothing of this home: it found {there} in the graph, of another home or removed "
             "here. What this home holds: trails status"
         )
-    return replace(found, parts=parts)
+    return replace(found, parts=parts, lost=lost)
+
+
+def _lost(
+    chains: Collection[str], pairs: Collection[tuple[str, str]], store: GraphStore, traces: TraceStore
+) -> tuple[tuple[str, str], ...]:
+    """(chain, run) pairs of these chains that the graph holds as this home's and no shard does, sorted. Only chains that some
+    run of the home did not measure are asked for."""
+    runs = {run for _, run in pairs} | set(traces.runs())
+    ids = sorted(chain for chain in chains if any((chain, run) not in pairs for run in runs))
+    if runs and not ids:
+        return ()
+    asked = store.run(
+        "MATCH (h:Home {id: $home})-[r:HOLDS]->(c:Chain) WHERE c.id IN $ids RETURN c.id AS chain, r.run AS run",
+        {"home": traces.identity().id, "ids": ids or sorted(chains)},
+        timeout_s=TIMEOUT_S,
+        max_rows=MAX_ROWS,
+        trusted=True,
+    )
+    return tuple(sorted(pair for row in asked.rows if (pair := (str(row[0]), str(row[1]))) not in pairs))
+
+
+NAMED = 5
+"""So many lost chains are named."""
+
+
+def lost_line(chains: Sequence[str], run: str) -> str:
+    """What to say of selected chains whose measures by a run are lost."""
+    return (
+        f"{counted(len(chains), 'selected chain is', 'selected chains are')} left out, because a shard is missing: the graph "
+        f"holds {agreeing(len(chains), 'it', 'them')} as measured by run {run}, and no shard does ({_few(chains)}). "
+        "What to do: trails verify"
+    )
+
+
+def _few(chains: Sequence[str]) -> str:
+    return ", ".join(chains[:NAMED]) + (f" and {len(chains) - NAMED:,} more" if len(chains) > NAMED else "")
+
+
+def _told_lost(lost: Iterable[tuple[str, str]]) -> list[str]:
+    by_run: dict[str, list[str]] = {}
+    for chain, run in lost:
+        by_run.setdefault(run, []).append(chain)
+    return [lost_line(by_run[run], run) for run in sorted(by_run)]
 
 
 def _asked(text: str, store: GraphStore, traces: TraceStore) -> Selection:
@@ -332,7 +385,7 @@ def select_statement(
 ) -> Selection:
     """The chains, steps or tokens of this home that a statement returns; ``text`` stands in messages. Raises QueryError for
     none."""
-    return _of_home(_statement(text, statement, parameters, store), traces)
+    return _of_home(_statement(text, statement, parameters, store), store, traces)
 
 
 def needs_graph(selection: str) -> bool:
@@ -392,7 +445,7 @@ def _meta(text: str, traces: TraceStore) -> Selection:
 
 
 def _selected(text: str, traces: TraceStore) -> Selection:
-    """A choice that ``trails select`` keeps; chains that were removed since are left out."""
+    """A choice that ``trails select`` keeps; chains that the home does not hold any more are left out, which is logged."""
     name = text.removeprefix("selected:").strip()
     folder = traces.home / "selections"
     path = folder / f"{name}.json"
@@ -409,7 +462,17 @@ def _selected(text: str, traces: TraceStore) -> Selection:
         raise UsageError(f"{path} cannot be read ({error}). Delete it and run trails select again.") from None
     chains = wanted & {row[2] for row in Names(traces).rows}
     if not chains:
-        raise UsageError(f"selection {text!r} holds nothing: its chains were removed from the home.")
+        raise UsageError(
+            f"selection {text!r} holds nothing: its chains were removed from the home, or their shards are missing. "
+            "Compare: trails verify"
+        )
+    if gone := sorted(wanted - chains):
+        logger.warning(
+            "selection %r: %s left out, because this home holds no measures of %s any more (%s): removed, or a shard is "
+            "missing. Compare: trails verify",
+            *(text, counted(len(gone), "chosen chain is", "chosen chains are"), agreeing(len(gone), "it", "them")),
+            _few(gone),
+        )
     return Selection(text, {chain: Part(chain) for chain in sorted(chains)}, parameters=asked)
 
 

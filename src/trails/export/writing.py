@@ -18,6 +18,7 @@ from trails.export.preparing import BATCH_ROWS, Prepared
 from trails.export.record import RECORD, ragged
 from trails.export.spill import Spill
 from trails.export.split import shared_grams
+from trails.export.subgraph import lost_line
 from trails.export.variant_rows import largest_edits
 from trails.export.writer import PROVENANCE, Writer
 from trails.platform.arrays import Whole
@@ -69,6 +70,9 @@ def describe(
     lost, lint = _lost(writer, prepared, facts), [*facts.lint(), ends]
     if prepared.ending is not None and prepared.ending.missing:
         lint.append(f"{counted(len(prepared.ending.missing), 'row has', 'rows have')} no final answer to end with.")
+    gone = [chain for chain, run in selection.lost if run == prepared.run.id]
+    if gone:
+        lint.append(lost_line(gone, prepared.run.id))
     loads = _loads(writer, facts)
     lint += loads
     counts = facts.counts(plan, written.shared)
@@ -104,6 +108,7 @@ def describe(
     return ExportReport(
         *(files, prepared.card, digest, counts, tuple(lost), tuple(lint), writer.name, typed, ends, tuple(loads)),
         earlier=facts.earlier,
+        gone=tuple(gone),
         answered=facts.rows - len(prepared.ending.missing) if options.answer and prepared.ending is not None else None,
     )
 

@@ -185,6 +185,7 @@ def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: 
     said: dict[str, tuple[str, str]] = {}
     parts: dict[str, Part] = {}
     statements = []
+    lost: set[tuple[str, str]] = set()
     told: list[str] = []
     for one in compiled(home, file, more_zones=more_zones, run=of.id):
         for name, value in one.annotations.options.items():
@@ -197,6 +198,7 @@ def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: 
             f"block {one.name!r} of {one.place}", one.statement, one.parameters, home.graph, home.shards
         )
         statements.append(one.statement)
+        lost |= set(found.lost)
         targets: dict[str, list[Any]] = {}
         if one.annotations.drift:
             here = selected(home, one, of.id, more_zones=more_zones)
@@ -223,7 +225,9 @@ def exported(home: OpenHome, file: Path, options: ExportOptions, *, more_zones: 
             f"ANCHOR {anchor!r} is placed after each row: {counted(len(ids), 'token')} of the base vocabulary "
             f"({pieces})"
         )
-    selection = Selection(f"stellator:{file.name}", parts, "\n\n".join(statements), spelled=spelled)
+    selection = Selection(
+        f"stellator:{file.name}", parts, "\n\n".join(statements), spelled=spelled, lost=tuple(sorted(lost))
+    )
     objective = said["objective"][0] if "objective" in said else ""
     return Export(selection, _with(options, said), objective, tuple(told))
 

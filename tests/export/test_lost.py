@@ -1,0 +1,97 @@
+"""A shard that is gone: an export never leaves out its chains without a word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trails.cli import cli
+from trails.errors import QueryError
+from trails.store.embedded import EmbeddedStore
+from trails.store.rows import graph_batch, held_by
+from trails.store.traces import TraceStore
+
+EVERY = "MATCH (c:Chain) RETURN c"
+
+
+@pytest.fixture
+def made(make_home: Callable[..., SimpleNamespace]) -> SimpleNamespace:
+    """Six chains, each measured by two runs, two shards a run, all in the graph."""
+    found = make_home(6, runs=("one", "two"))
+    with TraceStore(found.home) as shards, EmbeddedStore(found.home) as graph:
+        graph.write([held_by(graph_batch(shards.traces(), shards.runs()), shards.identity())])
+        graph.save()
+        found.names = shards.shards_of([(trace.chain.id, trace.run) for trace in found.traces])
+        found.held = {name: shards.shard_keys(name) for name in found.names}
+    return found
+
+
+def export(made: SimpleNamespace, selection: str, run: str) -> Result:
+    file = made.home.parent / "x.jsonl"
+    line = ["export", "--subgraph", selection, "--format", "trails", "-o", str(file), "--overwrite", "--run", run]
+    return CliRunner().invoke(cli, [*line, "--json", "--home", str(made.home), "--store", "embedded"])
+
+
+def read(result: Result) -> Any:
+    assert result.exit_code == 0, result.exception
+    return json.loads(result.stdout)
+
+
+def test_selected_chains_whose_shard_is_gone_are_named(made: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = (run.id for run in made.runs)
+    with caplog.at_level("WARNING", "trails"):
+        whole = read(export(made, EVERY, one))
+    assert (whole["chains"], whole["left_out_without_shard"]) == (6, [])
+    assert not caplog.text
+    gone = next(name for name in made.names if {run for _, run in made.held[name]} == {one})
+    chains = sorted(chain for chain, _ in made.held[gone])
+    (made.home / "shards" / gone).unlink()
+    told = (
+        f"{len(chains)} selected chains are left out, because a shard is missing: "
+        f"the graph holds them as measured by run {one}"
+    )
+    with caplog.at_level("WARNING", "trails"):
+        part = read(export(made, EVERY, one))
+    assert (part["chains"], part["left_out_without_shard"]) == (6 - len(chains), chains)
+    assert told in caplog.text
+    assert all(chain in caplog.text for chain in chains)
+    assert "What to do: trails verify" in caplog.text
+    assert told in Path(part["card"]).read_text("utf-8")
+    # the other run measured all of them, and its export lacks nothing
+    other = read(export(made, EVERY, two))
+    assert (other["chains"], other["left_out_without_shard"]) == (6, [])
+    # of a chain that no run measured any more nothing is left
+    last = next(name for name in made.names if name != gone and (chains[0], two) in made.held[name])
+    (made.home / "shards" / last).unlink()
+    error = export(made, f"MATCH (c:Chain) WHERE c.id = '{chains[0]}' RETURN c", one).exception
+    assert isinstance(error, QueryError)
+    assert "1 selected chain is left out, because a shard is missing" in str(error)
+
+
+def test_a_choice_whose_chains_are_gone_says_so(made: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    one, name = made.runs[0].id, "x0123456789abcdef"
+    chains = sorted(chain.id for chain in made.chains)
+    (made.home / "selections").mkdir()
+    record = {"by": "random", "budget": 1, "pool": "all", "seed": 0, "run": one, "chains": chains}
+    file = Path(made.home / "selections" / f"{name}.json")
+    file.write_text(json.dumps(record), encoding="utf-8")
+    with caplog.at_level("WARNING", "trails"):
+        assert export(made, f"selected:{name}", one).exit_code == 0
+    assert "chosen chain" not in caplog.text
+    with TraceStore(made.home) as shards:
+        lost = shards.shards_of([(chains[0], run.id) for run in made.runs])
+    for shard in lost:
+        (made.home / "shards" / shard).unlink()
+    gone = sorted(set.intersection(*({chain for chain, _ in made.held[shard]} for shard in lost)))
+    with caplog.at_level("WARNING", "trails"):
+        assert export(made, f"selected:{name}", one).exit_code == 0
+    assert (
+        f"{len(gone)} chosen chains are left out, because this home holds no measures of them any more" in caplog.text
+    )
+    assert all(chain in caplog.text for chain in gone)
