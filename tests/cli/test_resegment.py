@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trails.config import load_settings
 from trails.pipeline import segmented
+from trails.pipeline.resegmenting import resegment
 from trails.schema import Role, Step, Trace
 from trails.segment import segmenter_hash
 from trails.segment.align import assign_tokens
@@ -117,6 +119,68 @@ def test_a_second_time_changes_nothing(home: Any, tmp_path: Path) -> None:
     assert "2 measured chains keep their steps" in " ".join(home("rebuild", "--segment").err.split())
     with TraceStore(tmp_path / "home") as store:
         assert (store.digest(), store.shard_names()) == (digest, names)
+
+
+@pytest.mark.parametrize(
+    "killed", ["before the new shard", "between the two shards", "after the old shard", "at the end"]
+)
+def test_the_call_after_a_killed_one_tells_what_both_changed(
+    home: Any, tmp_path: Path, killed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shards: one with the chain that gets other steps, one with that which gets other roles. Wherever the first call dies
+    while it replaces the first or the second, the next one says what one call would have said, and clears the same results."""
+    with TraceStore(tmp_path / "home", write=True) as store:
+        (name,) = store.shard_names()
+        for trace in list(store.shard(name)):
+            store.write([trace])
+        (tmp_path / "home" / "shards" / name).unlink()
+    with TraceStore(tmp_path / "home") as store, EmbeddedStore(tmp_path / "home") as graph:
+        every = [trace.chain.id for trace in store.traces()]
+        gaps = {"id": ["g", "h"], "chain": sorted(every), "home": [store.identity().id] * 2}
+        graph.write([GraphBatch({"Gap": table_of("Gap", gaps)})])
+        graph.save()
+
+    class KilledError(Exception):
+        pass
+
+    rewrite, resegmented = TraceStore.rewrite, TraceStore.resegmented
+    done: list[str] = []
+
+    def dies(self: TraceStore, name: str, rows: Any) -> str:
+        if killed == "before the new shard" and done:
+            raise KilledError
+        if killed == "between the two shards":
+            self.write(rows)
+            raise KilledError
+        done.append(rewrite(self, name, rows))
+        if killed == "after the old shard":
+            raise KilledError
+        return done[-1]
+
+    def ends(self: TraceStore, value: str) -> None:
+        raise KilledError
+
+    settings = load_settings(home=tmp_path / "home", store="embedded")
+    monkeypatch.setattr(TraceStore, "rewrite", dies)
+    if killed == "at the end":
+        monkeypatch.setattr(TraceStore, "resegmented", ends)
+    with pytest.raises(KilledError):
+        resegment(settings)
+    monkeypatch.setattr(TraceStore, "rewrite", rewrite)
+    monkeypatch.setattr(TraceStore, "resegmented", resegmented)
+    found = resegment(settings)
+    assert (found.same, found.roles, found.changed) == (1, 1, 1)
+    assert set(found.lost) == {"attention_shift", "step_attention", "nll_given_all"}
+    assert set(found.lost.values()) == {1}
+    assert found.cleared == ("Gap",)
+    if killed == "at the end":
+        assert found.before == 1
+        assert "other steps (1 of them since an earlier run, which was stopped)" in " ".join(found.lines())
+    with EmbeddedStore(tmp_path / "home") as graph:
+        assert graph.run("MATCH (n:Gap) RETURN count(n) AS n").rows[0][0] == 0, "chains with other roles, too"
+    assert not (tmp_path / "home" / "resegmenting").exists()
+    again = resegment(settings)
+    assert (again.same, again.roles, again.changed, again.before) == (2, 0, 0, 0)
 
 
 @pytest.mark.slow

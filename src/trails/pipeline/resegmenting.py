@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,13 +47,15 @@ ADDED_AGAIN = ("nll_given_all", "nll_given_question", "nll_without_previous")
 @dataclass(slots=True)
 class Resegmented:
     """What a segmentation changed, in measured chains: ``same`` kept all steps and measures, ``roles`` of them have another
-    role somewhere; ``changed`` have other steps. ``lost`` counts, by measure, the changed chains that must be measured again.
-    ``corrections`` counts the corrected steps that have the new borders, and all of them.
+    role somewhere; ``changed`` have other steps, ``before`` of them since an earlier call that did not end. ``lost`` counts,
+    by measure, the changed chains that must be measured again. ``corrections`` counts the corrected steps that have the new
+    borders, and all of them.
     """
 
     same: int = 0
     roles: int = 0
     changed: int = 0
+    before: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     cleared: tuple[str, ...] = ()
     corrections: tuple[int, int] = (0, 0)
@@ -64,8 +69,9 @@ class Resegmented:
             yield fitting_line(*self.corrections)
         if not self.changed:
             return
+        stopped = f" ({self.before:,} of them since an earlier run, which was stopped)" if self.before else ""
         yield (
-            f"{counted(self.changed, 'measured chain has', 'measured chains have')} other steps; "
+            f"{counted(self.changed, 'measured chain has', 'measured chains have')} other steps{stopped}; "
             f"{agreeing(self.changed, 'its', 'their')} tokens keep what was measured of them"
         )
         lost = ", ".join(f"{name} {count:,}" for name, count in self.lost.items())
@@ -84,8 +90,9 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
     Values of tokens stay to the bit. Where the steps stay too, everything does. Where they change, ``step_tokens`` follow from
     the tokens; states of steps are kept where a new step is one old step or several; attention between steps, its shift, and
     NLLs of steps cannot be had from what is stored: they become undefined (NaN or absent) and are counted in ``lost``. A shard
-    at a time is replaced, so that a kill leaves whole shards; the same call finishes the work. Raises StoreError where another
-    process writes.
+    at a time is replaced, so that a kill leaves whole shards; the same call finishes the work. What a shard's chains lose is
+    written to ``resegmenting/`` of the home before the shard is replaced, so that the call that ends the work counts and clears
+    for all of them. Raises StoreError where another process writes.
     """
     progress = progress or Silent()
     found = Resegmented()
@@ -93,12 +100,26 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
         graph.hold()
         keep = store.segmenter.endswith(SOURCE_STEPS)
         names = store.shard_names()
-        touched: set[str] = set()
+        folder = store.home / UNDER_WAY
+        earlier = _under_way(folder)
+        touched = {chain for chain, _ in earlier}
+        seen: set[tuple[str, str]] = set()
         known, fits = store.corrections(), dict[str, int]()
         progress.begin("splitting again", len(names))
         for name in names:
             before = list(store.shard(name))
-            rows = [_again(trace, found, keep=keep) for trace in before]
+            rows: list[Trace] = []
+            done: list[list[Any] | None] = []
+            for trace in before:
+                new, lost = _again(trace, keep=keep)
+                rows.append(new)
+                key = trace.chain.id, trace.run
+                # a kill between the new shard and the end of the old one left both
+                counted_in = Resegmented() if key in seen else found
+                done.append(_counted(counted_in, trace, new, lost, earlier))
+                if earlier:
+                    seen.add(key)
+            store.note(folder / f"{name.removesuffix('.parquet')}.json", {"chains": [one for one in done if one]})
             for old, new in zip(before, rows, strict=True):
                 if old.chain.id in known:
                     fits[old.chain.id] = fitting(known[old.chain.id], ((s.start, s.end) for s in new.steps))
@@ -113,7 +134,54 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
             for path in (store.home / "whitening").glob("*.npz"):
                 path.unlink(missing_ok=True)  # made from states of steps
         graph.save()
+        shutil.rmtree(folder, ignore_errors=True)
     return found
+
+
+UNDER_WAY = "resegmenting"
+"""Folder of the home with what the shards that were replaced lost, as long as the work is not ended."""
+
+
+def _under_way(folder: Path) -> dict[tuple[str, str], list[str] | None]:
+    """By chain and run what a call that did not end changed: the measures that were lost, None where only roles changed."""
+    found: dict[tuple[str, str], list[str] | None] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            for chain, run, lost in json.loads(path.read_text(encoding="utf-8"))["chains"]:
+                if found.get((chain, run)) is None:
+                    found[chain, run] = lost
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path} cannot be read ({error}). It says what a stopped rebuild --segment changed; delete it to go on "
+                "without, then run: trails rebuild --segment"
+            ) from error
+    return found
+
+
+def _counted(
+    found: Resegmented, old: Trace, new: Trace, lost: Sequence[str] | None, earlier: Mapping[tuple[str, str], Any]
+) -> list[Any] | None:
+    """Count a chain into ``found``. ``lost`` are the measures that it loses now (None: its borders stay), ``earlier`` is what
+    :func:`_under_way` tells. What must be kept of it until the work is ended; None where nothing changed."""
+    key = old.chain.id, old.run
+    told: Sequence[str] | None = earlier.get(key)
+    roles = key in earlier or [step.role for step in old.steps] != [step.role for step in new.steps]
+    if lost is None and told is None:
+        found.same += 1
+        found.roles += roles
+        return [*key, None] if roles else None
+    found.changed += 1
+    found.before += lost is None
+    gone = lost if lost is not None else [name for name in told or () if _is_lost(new, name)]
+    for name in gone:
+        found.lost[name] = found.lost.get(name, 0) + 1
+    return [*key, list(gone)]
+
+
+def _is_lost(trace: Trace, name: str) -> bool:
+    """Whether a measure that a chain lost has not been measured again since."""
+    values = trace.step_states if name == "step_states" else trace.array(name)
+    return values is None or bool(np.isnan(np.asarray(values, np.float64)).all())
 
 
 def _clear(graph: GraphStore, chains: set[str], home: str) -> tuple[str, ...]:
@@ -136,16 +204,14 @@ def _clear(graph: GraphStore, chains: set[str], home: str) -> tuple[str, ...]:
     return tuple(gone)
 
 
-def _again(trace: Trace, found: Resegmented, *, keep: bool) -> Trace:
-    """The trace with the steps of this version; counts what happened into ``found``."""
+def _again(trace: Trace, *, keep: bool) -> tuple[Trace, list[str] | None]:
+    """The trace with the steps of this version, and the measures that it loses; None where its borders stay."""
     now = segmented(trace.chain, keep_source_steps=keep)
     before = [(step.start, step.end) for step in trace.steps]
     after = [(step.start, step.end) for step in now.steps]
     if before == after:
-        found.same += 1
-        found.roles += [s.role for s in trace.steps] != [s.role for s in now.steps]
-        return replace(trace, steps=now.steps)
-    found.changed += 1
+        return replace(trace, steps=now.steps), None
+    gone: list[str] = []
     spans = np.stack([trace.token_start, trace.token_end], axis=1)
     try:
         step_tokens = assign_tokens(after, spans)
@@ -161,15 +227,15 @@ def _again(trace: Trace, found: Resegmented, *, keep: bool) -> Trace:
     if kept_target(trace) == "conclusion":
         lost |= dict.fromkeys(GRADIENTS)
         if has_map(trace):
-            found.lost["gradient_effect"] = found.lost.get("gradient_effect", 0) + 1
+            gone.append("gradient_effect")
     for name in ("attention_shift", "step_attention", *DEPENDENT[:1], *ADDED_AGAIN[:1]):
         if trace.array(name) is not None:
-            found.lost[name] = found.lost.get(name, 0) + 1
+            gone.append(name)
     states = _states(trace, before, after)
     if trace.step_states is not None and states is None:
-        found.lost["step_states"] = found.lost.get("step_states", 0) + 1
+        gone.append("step_states")
     changed = with_arrays(replace(trace, steps=now.steps), {**lost, "step_tokens": step_tokens})
-    return replace(changed, step_states=states, state_layers=trace.state_layers if states is not None else ())
+    return replace(changed, step_states=states, state_layers=trace.state_layers if states is not None else ()), gone
 
 
 def _states(trace: Trace, before: list[tuple[int, int]], after: list[tuple[int, int]]) -> Floats | None:

@@ -611,6 +611,12 @@ class TraceStore:
             path.parent.mkdir(exist_ok=True)
             self._put(path, data)
 
+    def note(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Write JSON into a folder of the home, whole or not at all. Raises StoreError where it cannot be written."""
+        self._must_write()
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        self._put_json(path, value)
+
     def columns(
         self, run: str, version: str, make: Callable[[], tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]]
     ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
