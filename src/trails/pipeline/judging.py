@@ -63,11 +63,11 @@ def verify(settings: Settings | None = None, *, set_aside: bool = False) -> Veri
             advice = (f"make the graph from the shards: trails rebuild --fresh{at}",)
             found = (*differences, told)
             return Verification(digest.content, digest.values, "", "", len(pairs), found, damaged, advice)
-        if nameless := undescribed(traces):  # without its run no row of the graph can be made
+        if nameless := undescribed(traces, pairs):  # without its run no row of the graph can be made
             found = (*differences, *nameless)
             again = (f"{DESCRIBE_AGAIN}: trails ingest PATH{at}", f"then compare shards and graph: trails verify{at}")
             return Verification(digest.content, digest.values, "", "", len(pairs), found, damaged, again)
-        judged = judge(traces, graph)
+        judged = judge(traces, graph, pairs)
         differences += judged.differences()
         steps = []
         there = {chain for chain, _ in pairs}
@@ -136,9 +136,10 @@ class Judged:
         return found | {key.split(":")[0] for key in differing_keys(self.expected, self.actual) if key.startswith("c")}
 
 
-def judge(traces: TraceStore, graph: GraphStore) -> Judged:
-    """Compare this home's part of the graph with the shards."""
-    home, runs, pairs = traces.identity().id, traces.runs(), traces.keys()
+def judge(traces: TraceStore, graph: GraphStore, pairs: set[tuple[str, str]] | None = None) -> Judged:
+    """Compare this home's part of the graph with the shards. ``pairs`` are their (chain, run) pairs; None: they are read."""
+    home, runs = traces.identity().id, traces.runs()
+    pairs = traces.keys() if pairs is None else pairs
     others = graph.held()
     held = others.pop(home, set())
     elsewhere = {pair for found in others.values() for pair in found}

@@ -106,11 +106,9 @@ def values_of(traces: TraceStore, run: str | None = None) -> dict[str, Any]:
     """Values for the parameters of the named queries from a home: a run, a chain of it, another run of the same chains, the
     home. Empty for a home without chains.
 
-    ``run`` names the run; without it that is the latest that is not a training or an intervention (by an
-    adapter or an intervention), since
-    analyses and variants are of such a run unless one was named; the other one is the latest with the same tokens, one with an
-    adapter first. The chain is one that has variants, where there are any, long enough to show something and short enough to
-    read it at once.
+    ``run`` names the run; without it that is the latest without an adapter or an intervention, since analyses and variants are
+    of such a run unless one was named; the other one is the latest with the same tokens, one with an adapter first. The chain
+    is one that has variants, where there are any, long enough to show something and short enough to read it at once.
     """
     measured = measured_runs(traces)
     by_age = sorted(

@@ -17,7 +17,7 @@ import difflib
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -223,11 +223,11 @@ def chains_without_shard(count: int) -> str:
     )
 
 
-def undescribed(traces: TraceStore) -> list[str]:
-    """A sentence for every run that measured chains of this home and that no file of the home describes any more."""
+def undescribed(traces: TraceStore, keys: Collection[tuple[str, str]]) -> list[str]:
+    """A sentence for every run that measured chains of this home and that no file of the home describes any more. ``keys`` are
+    those of the home's shards (:meth:`TraceStore.keys`)."""
     known = traces.runs()
-    pairs = traces.keys()
-    of = Counter(run for _, run in pairs if run not in known)
+    of = Counter(run for _, run in keys if run not in known)
     return [
         f"{counted(count, 'chain belongs', 'chains belong')} to run {run}, which the home does not describe: "
         f"runs/{run}.json is missing, and they are left out. {DESCRIBE_AGAIN}"

@@ -40,7 +40,7 @@ def status(settings: Settings) -> Status:
     """Read the small columns of the shards and the counts of the graph. Raises StoreError if there is no home."""
     with TraceStore(settings.home) as traces:
         runs, stats, keys = measured_runs(traces), traces.stats(), traces.keys()
-        home, nameless = traces.identity().id, tuple(undescribed(traces))
+        home, nameless = traces.identity().id, tuple(undescribed(traces, keys))
     counts: Mapping[str, int] = {}
     address: str = settings.store_name
     problem, missing, surplus, homes = "", None, None, 0
