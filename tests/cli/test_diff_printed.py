@@ -45,6 +45,8 @@ def test_the_interval_stands_beside_the_change_at_every_width(
     found = trails(*line, "--json").json()
     (group,) = found["groups"]
     told = trails(*line).out
+    assert group["group"] == "compared", "no export says what was trained on"
+    assert "compared: without --export nothing says whether a training saw these chains" in " ".join(told.split())
     assert f"{group['low']:.3f} to {group['high']:.3f}" in " ".join(told.split())
     with TraceStore(home) as store:
         one, two = ({t.chain.id: t for t in store.traces(run.id)} for run in (BASE, TRAINED))

@@ -34,7 +34,7 @@ try {
   for (const id of plan.chains || []) {
     await page.goto(address + '#chain/' + id)
     await page.waitForFunction(want => document.body.dataset.ready === 'chain' && document.querySelector('main').innerText.includes(want), id)
-    const chain = { measures: {}, detail: {}, alternatives: {}, first: await page.inputValue('#measure') }
+    const chain = { measures: {}, detail: {}, named: {}, alternatives: {}, first: await page.inputValue('#measure') }
     for (const measure of plan.measures || ['surprisal']) {
       const has = await page.locator(`#measure option[value="${measure}"]`).count()
       if (!has) continue
@@ -58,6 +58,7 @@ try {
     await page.keyboard.press('Home')
     for (let i = 0; i < 3; i++) {
       chain.detail[i] = await page.locator('#detail dd').evaluateAll(all => all.map(d => [d.dataset.measure || '', d.textContent]))
+      chain.named[i] = await page.locator('#detail dt').evaluateAll(all => all.map(d => d.textContent))
       chain.alternatives[i] = await page.locator('#detail .alt > *').evaluateAll(all => all.map(d => d.textContent))
       await page.keyboard.press('ArrowRight')
     }

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.cli.test_names import commands as commands_of
 from tests.report.test_report import HOSTILE, RUN, _visible, contents, look, values
 from tests.store.factory import corpus
 
 from trails.analyses.report import Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
+from trails.cli import cli
 from trails.report.analysis import named_chains, write_analysis
 
 
@@ -29,7 +31,10 @@ def report_of(texts: list[str], chain: str, n_tokens: int) -> Report:
         f"{texts[1]} in {chain}",
         facts={"fact": texts[2], "whole": 7},
         tables=(ReportTable("rows", table, texts[3]), ReportTable("more", table, "more", detail=True)),
-        scores=tuple(Score(text, 0.25, text, (Control(text, 0.125),), (0.0, 1.0), text) for text in texts),
+        scores=(
+            *(Score(text, 0.25, text, (Control(text, 0.125),), (0.0, 1.0), text) for text in texts),
+            Score("variants", 18.0, "distinct role sequences", (Control("shuffled", 17.5, (16.0, 19.0)),)),
+        ),
         withheld=tuple(Withheld(text, text) for text in texts),
         notes=tuple(texts),
         commands=tuple((text, text) for text in texts),
@@ -54,6 +59,9 @@ def test_a_page_shows_the_report_and_runs_nothing_of_it(tmp_path: Path) -> None:
     cells: list[list[str]] = seen["cells"]
     for text in HOSTILE:
         assert [_visible(text), "0.2500", "0.000 to 1.000", _visible(text), _visible(text), "0.1250", ""] in cells
+    assert ["variants", "18", "", "distinct role sequences", "shuffled", "17.5000", "16 to 19"] in cells, (
+        "a count is whole"
+    )
     assert [f"{held}:0", _visible(HOSTILE[0]), "1.0e-7"] in cells
     assert {href for text, href in seen["links"] if text == held} == {f"#chain/{held}"}
     assert seen["chains"][held]["first"] == "gradient effect"
@@ -86,8 +94,12 @@ def test_every_analysis_writes_its_page(trails: Any, chains_file: Path, tmp_path
     assert file.read_bytes() == before
     trails(*command, "--html", file, "--overwrite")
     assert "Give it: --html FILE" in trails("map", "--open", code=2).err
-    for name in ("overlaps", "gaps", "bridge", "capture", "map", "drift", "anchors", "variants", "diff", "recall"):
-        assert "--html FILE" in trails(name, "--help").out
+    with_a_page = {name for name, command in commands_of(cli) if "page" in {one.name for one in command.params}}
+    assert with_a_page >= {
+        *("agreement", "anchors", "basin", "bridge", "capture", "diff", "drift", "effects scan", "gaps", "gradient"),
+        *("intervene", "map", "overlaps", "patterns", "recall", "respond", "select", "stellate", "stellator run"),
+        "variants",
+    }
     (tmp_path / "t.stellator").write_text(
         "[ZONE: all]\nSTEP → BUT\nDRIFT → activates attention sweep\n", encoding="utf-8"
     )

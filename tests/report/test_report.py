@@ -114,6 +114,9 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
             detail = dict(shown["detail"][str(index)])
             value = trace.surprisal[index]
             assert detail["surprisal"] == (f"{value:.4f}" if np.isfinite(value) else "–")
+            assert {"attention shift, mean of layers", "hidden shift, mean of layers"} <= set(
+                shown["named"][str(index)]
+            )
             assert detail["entropy"] == f"{trace.entropy[index]:.4f}"
             assert detail["rank"] == str(trace.rank[index])
             expected = []

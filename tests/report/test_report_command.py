@@ -63,6 +63,27 @@ def test_gaps_and_overlaps_of_the_graph_are_in_it(home: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_what_the_graph_holds_beyond_the_limit_is_said_on_page_and_terminal(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home("overlaps", "--min-tokens", "4")
+    cut = (
+        "The graph holds more occurrences of overlaps of this run than the 1 that was read; "
+        "the rest is neither shown nor counted."
+    )
+    from trails.pipeline import reporting
+
+    whole = home("report", "-o", "whole.html")
+    assert "that were read" not in whole.err
+    monkeypatch.setattr(reporting, "MAX_ROWS", 1)
+    told = home("report", "-o", "cut.html").err
+    assert cut in " ".join(told.split())
+    assert cut in contents(tmp_path / "cut.html")[0]["left_out"]
+    marks = [len(chain["overlaps"]) for chain in contents(tmp_path / "cut.html")[0]["chains"]]
+    assert sum(marks) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -14,17 +14,20 @@ from tests.store.factory import corpus, make_chain, make_trace
 
 from trails.analyses.drift import drift
 from trails.analyses.report import Report, method_lines
+from trails.analyses.score import span_text
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import build
 from trails.evaluate import difference
-from trails.evaluate.diff import GroupChange, verdict
+from trails.evaluate.diff import DiffReport, GroupChange, LayerChange, verdict
+from trails.evaluate.difference import Difference
 from trails.evaluate.recall import Recall, Recalled, summary
 from trails.evaluate.recall import verdict as verdict_of_recall
+from trails.platform.text import counted
 from trails.platform.ties import tie
 from trails.report import html
 from trails.report.analysis import write_analysis
 from trails.report.html import Found, script, write_report
-from trails.report.words import SLOT, in_russian, sentences
+from trails.report.words import SLOT, filled, in_russian, sentences
 from trails.variants.stored import KIND_COLUMNS, VARIANT_COLUMNS
 
 ASSETS = Path(html.__file__).parent / "assets"
@@ -114,9 +117,14 @@ def test_the_verdicts_of_the_commands_are_in_the_table(trails: Any, chains_file:
     ("change", "low", "high"), [(-0.5, -0.7, -0.2), (0.5, 0.2, 0.7), (0.5, -0.1, 0.7), (0.5, float("nan"), 1.0)]
 )
 def test_the_verdict_of_a_group_is_in_the_table(noise: float, change: float, low: float, high: float) -> None:
-    for name in ("trained", "held_out", "unseen", "unrelated"):
-        said = verdict(GroupChange(name, 4, 90, 2.0, 1.5, change, low, high, 1.0, 0.5, 0.1), noise)
-        assert told_whole(said), said
+    for name in ("compared", "trained", "not_fed", "held_out", "unseen", "unrelated"):
+        group = GroupChange(name, 4, 90, 2.0, 1.5, change, low, high, 1.0, 0.5, 0.1)
+        layers = (LayerChange(0, 0.0, float("nan"), 0.0, float("nan")),)
+        runs = (f"r{'0' * 16}", f"r{'1' * 16}")
+        compared = DiffReport(*runs, (group,), layers, (), (), noise, noise, (), missing=1, behind=2)
+        told = Difference(compared, ({"step": 0},), (), {}).told()
+        for said in (told.verdict, *(score.name for score in told.scores), *told.notes):
+            assert told_whole(said), said
 
 
 def test_the_headings_of_variants_and_of_a_comparison_are_in_the_table() -> None:
@@ -172,6 +180,61 @@ def test_how_the_map_was_drawn_and_ties_are_in_the_table() -> None:
     assert told_whole(
         f"{removed}; conditional logit out of fold, mean of 3 divisions into 5 folds of chains, seeds 0 to 2"
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [("1", "переход"), ("2", "перехода"), ("4", "перехода"), ("5", "переходов"), ("11", "переходов"), ("0", "переходов"),
+     ("12", "переходов"), ("21", "переход"), ("101", "переход"), ("111", "переходов"), ("1,022", "перехода"),
+     ("0.5", "перехода"), ("1,000", "переходов")],
+)  # fmt: skip
+def test_a_counted_noun_has_the_form_of_its_number(number: str, told: str) -> None:
+    assert russian(f"{number} trail" if number == "1" else f"{number} trails") == f"{number} {told}"
+
+
+def russian(text: str) -> str:
+    """A text as a Russian page says it."""
+    return "".join(part for part, _ in in_russian(text))
+
+
+def test_a_word_before_its_number_has_its_form_too() -> None:
+    assert russian("1 chain selected") == "выбрана 1 цепочка"
+    assert russian("22 chains selected") == "выбраны 22 цепочки"
+    assert russian("1 step of 21 chains selected") == "выбран 1 шаг из 21 цепочки"
+
+
+def test_no_counted_noun_of_the_table_stands_in_one_form_alone() -> None:
+    """Behind a number stands the noun in its forms, or a word that goes with every number."""
+    free = "из|до|для|к|и|не|нет|нат|у|в|во|ко|только|равны|даёт|копирует|заявлено|выше|ниже|отличает|значит|косинус"
+    free += "|одна|один|одно|цепочки(?= @)"
+    for text, told in sentences().items():
+        assert not re.search(rf"# (?!(?:{free})\b)[а-яё]+", told), text
+        assert not re.search(r"(цепочек|токенов|шагов|мест|блоков|переходов|состояний|швов):? #(?! %)", told), text
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [1, 2, 11, 21])
+def test_the_page_gives_a_counted_noun_the_form_that_python_gives(tmp_path: Path, tokens: int) -> None:
+    words = tuple(f"w{n} " for n in range(tokens))
+    trace = make_trace(make_chain("n", "".join(words)), RUN, n_steps=1, words=words)
+    write_analysis(tmp_path / "r.html", Report("odd", f"{tokens} trails"), RUN, [trace])
+    for locale, told, steps in (
+        ("ru-RU", filled("# [токен|токена|токенов]", [str(tokens)]), "1 шаг"),
+        ("en-GB", counted(tokens, "token"), "1 step"),
+    ):
+        seen = look(tmp_path / "r.html", "language.mjs", views=["report", f"chain/{trace.chain.id}"], locale=locale)
+        said = " ".join(seen[f"chain/{trace.chain.id}"]["texts"])
+        assert f"· {told} · {steps} ·" in said
+        if locale == "ru-RU":
+            assert russian(f"{tokens} trails") in seen["report"]["texts"]
+
+
+def test_an_interval_is_written_in_one_way() -> None:
+    for low, high in ((-0.015, 0.003), (0.0, 0.3), (-0.3, 0.0)):
+        said = russian(verdict(GroupChange("unseen", 9, 90, 2.0, 1.5, 0.1, low, high, 1.0, 0.5, 0.1), 0.01))
+        assert f"от {low:.3f} до {high:.3f}" in said
+        assert russian(span_text((low, high))) == f"от {low:.3f} до {high:.3f}"
 
 
 def test_a_text_that_is_not_in_the_table_is_not_held_for_russian() -> None:

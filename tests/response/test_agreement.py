@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import friedmanchisquare, rankdata, spearmanr
+from tests.report.test_report import contents
 from tests.response.conftest import saved_model, texts
 
 from trails.analyses.agreement import (
@@ -230,7 +231,14 @@ def test_members_are_ingested_compared_and_a_failed_one_is_reported(
         assert sorted(run.model for run in runs.values()) == ["shallow", "toy", "uniform"]
         assert all(len(opened.shards.done(run)) == 8 for run in runs)
     three = ",".join(run.id for run in runs.values() if run.model != "uniform")
-    found = trails("agreement", "--runs", three, *home, "--json", "--limit", 999).json()
+    file = tmp_path / "page.html"
+    found = trails("agreement", "--runs", three, *home, "--json", "--limit", 999, "--html", file).json()
+    page, _ = contents(file)
+    assert page["report"]["verdict"] == found["verdict"]
+    assert page["run"]["id"] == found["runs"][0] == found["members"][0]["run"], (
+        "the tokens are those of the first member"
+    )
+    assert {chain["id"] for chain in page["chains"]} == {row["chain"] for row in found["disagreements"]}
     assert (found["n_members"], found["n_chains"]) == (2, 8)
     with Home(tmp_path / "many") as opened:
         pair = [

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.report.test_report import contents
 
 from trails.analyses.effects import Effects, effect_of, registry, scan
 from trails.errors import UsageError
@@ -140,7 +141,9 @@ def test_the_registry_says_what_it_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_flags_reach_the_graph_and_are_a_selection(trails: Trails, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_reach_the_graph_and_are_a_selection(
+    trails: Trails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert [row["effect"] for row in trails("effects", "list", "--json").json()] == list(registry())
     assert "no example" in trails("effects", "explain", "logit-collapse").out
     import trails.analyses.effects as module
@@ -150,7 +153,11 @@ def test_flags_reach_the_graph_and_are_a_selection(trails: Trails, monkeypatch: 
         conditions=tuple(replace(c, quantile=0.6) for c in effect_of("logit-collapse").conditions),
     )
     monkeypatch.setattr(module, "registry", lambda path=None: {"logit-collapse": wide})
-    found = trails("effects", "scan", "logit-collapse", "--json", "--limit", 999).json()
+    file = tmp_path / "page.html"
+    found = trails("effects", "scan", "logit-collapse", "--json", "--limit", 999, "--html", file).json()
+    page, _ = contents(file)
+    assert page["report"]["verdict"] == found["verdict"]
+    assert {row["id"] for row in page["chains"]} == {row["chain"] for row in found["flagged"]}
     steps = {f"{row['chain']}:{row['step']}" for row in found["flagged"]}
     assert steps
     again = trails("effects", "scan", "logit-collapse", "--json", "--limit", 999).json()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.report.test_report import contents, values
 
 from trails.analyses.intervention import effect_of
 from trails.measure.intervene import vector_hash
@@ -27,13 +28,16 @@ def chain(trails: Trails) -> str:
 
 
 @pytest.mark.slow
-def test_it_is_a_run_like_any_other(trails: Trails, chain: str) -> None:
-    found = trails(
-        "intervene", chain, "--layer", 2, "--at", "step:1", "--from", f"{chain}:3", "--strength", 2, "--json"
-    ).json()
+def test_it_is_a_run_like_any_other(trails: Trails, chain: str, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    change = ("--layer", 2, "--at", "step:1", "--from", f"{chain}:3", "--strength", 2)
+    found = trails("intervene", chain, *change, "--json", "--html", file).json()
     (plain,) = [run for run in runs() if not run.intervention]
     assert found["other_run"] == plain.id != found["run"]
     assert found["largest_change_before"] == 0
+    page, numbers = contents(file)
+    assert page["report"]["verdict"] == found["verdict"]
+    assert (page["run"]["id"], [row["id"] for row in page["chains"]]) == (plain.id, [chain])
     with Home() as home:
         before, after = (home.trace(chain, run) for run in (plain.id, found["run"]))
         rows = home.cypher(
@@ -41,6 +45,8 @@ def test_it_is_a_run_like_any_other(trails: Trails, chain: str) -> None:
         ).rows
         kept = np.load(next((home.settings.home / "vectors").glob("*.npy")))
         assert home.run().id == plain.id  # without a name the run as it is counts
+    changed = values(page, numbers, page["chains"][0]["arrays"]["surprisal_after"])
+    np.testing.assert_array_equal(changed, after.surprisal, "the page shows what the change did to every token")
     first = int(before.step_tokens[1, 0])
     size, change, _ = effect_of(before, after, first)
     own = np.abs(after.surprisal[first + 1 :].astype(float) - before.surprisal[first + 1 :]).mean()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from tests.report.test_report import contents
 
 from trails.analyses.respond import Span, responses, share_interval
 from trails.measure.base import MeasureOptions, Segmented
@@ -54,8 +55,13 @@ def test_a_planted_layer_and_reaction_are_found_and_nothing_else() -> None:
 
 
 @pytest.mark.slow
-def test_the_map_is_stored_and_said(trails: Trails) -> None:
-    found = trails("respond", "chain:toys:1", "--probes", "source:probes", "--json").json()
+def test_the_map_is_stored_and_said(trails: Trails, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    found = trails("respond", "chain:toys:1", "--probes", "source:probes", "--json", "--html", file).json()
+    page, _ = contents(file)
+    assert page["report"]["verdict"] == found["verdict"]
+    assert page["report"]["notes"][-1:] == found["sentences"], "the sentences are on the page"
+    assert found["responses"][0]["span"] in {row["id"] for row in page["chains"]}
     (row,) = found["responses"]
     pairs = found["reactions"]
     assert found["n_probes"] == len(pairs) == 6

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.report.test_report import contents
 from tests.response.conftest import saved_model, texts
 
 from trails.analyses.budget import WAYS, Pool, choose, chosen, lazy_greedy, taken
@@ -115,7 +116,11 @@ def test_what_differs_from_random_choices_is_said() -> None:
 
 @pytest.mark.slow
 def test_a_choice_is_exported(trails: Trails, tmp_path: Path) -> None:
-    found = trails("select", "--budget", 1000, "--by", "overlap", "--json").json()
+    file = tmp_path / "page.html"
+    found = trails("select", "--budget", 1000, "--by", "overlap", "--json", "--html", file).json()
+    page, _ = contents(file)
+    assert page["report"]["verdict"] == found["verdict"]
+    assert [row["id"] for row in page["chains"]] == [row["chain"] for row in found["chosen"]]
     chains = [row["chain"] for row in found["chosen"]]
     assert sum(row["tokens"] for row in found["chosen"]) <= 1000
     trails("export", "--subgraph", found["selection"], "--format", "trails", "-o", tmp_path / "rows.parquet")

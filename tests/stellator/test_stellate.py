@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from tests.measure.families import tiny
 from tests.measure.reference import byte_tokenizer
+from tests.report.test_report import contents
 
 from trails import Home
 from trails.cli import cli
@@ -172,9 +173,15 @@ def test_the_command_trains_and_judges_with_a_model_whose_folder_was_renamed(pla
     found = run(
         *("stellate", THOUGHT, "-o", str(place / "t"), "--train", "2", "--home", str(place / "home")),
         *("--model", str(place / "moved"), "--device", "cpu", "--json"),
+        *("--html", str(place / "t.html")),
     )
     assert found.exit_code == 0, found.output
     record = json.loads(found.stdout)
+    page, _ = contents(place / "t.html")
+    assert page["report"]["verdict"] == record["verdict"]
+    assert (page["run"]["id"], page["chains"][0]["id"]) == (record["run"], record["chain"]), (
+        "the thought, token by token"
+    )
     assert "of what the model writes after their beginnings" in record["verdict"]
     with Home(place / "home", store="embedded") as home:
         runs = home.runs()

@@ -64,14 +64,14 @@ def test_the_transition_that_moved_is_named_and_the_others_stay_within_the_floor
     assert (easy.token, easy.piece, round(easy.change, 3)) == (before[0].token_id(5), "w05 ", -2.0)
     assert easy.context.endswith("w03 w04 ")
     assert (hard.token, round(hard.change, 3)) == (before[1].token_id(7), 1.5)
-    trained, held = report.groups
+    held, trained = report.groups
     assert (trained.group, trained.chains, trained.tokens) == ("trained", 2, 2 * N)
     assert trained.surprisal == pytest.approx((-2.0 + 1.5) / 2 / N, rel=1e-3)
     assert trained.before == pytest.approx(np.mean([t.surprisal for t in before[:2]]), rel=1e-6)
     assert trained.after - trained.before == pytest.approx(trained.surprisal, abs=1e-6)
     assert (trained.easier, trained.harder) == (1 / (2 * N), 1 / (2 * N))
-    assert (held.group, held.easier, held.harder) == ("held_out", 0, 0)
-    assert verdict(held, report.noise_mean) == "held_out: no change beyond the noise floor"
+    assert (held.group, held.easier, held.harder) == ("compared", 0, 0)
+    assert verdict(held, report.noise_mean) == "compared: no change beyond the noise floor"
 
 
 def test_tokens_behind_the_cut_of_a_training_are_in_no_group() -> None:
@@ -80,8 +80,8 @@ def test_tokens_behind_the_cut_of_a_training_are_in_no_group() -> None:
     ids = [t.chain.id for t in before]
     groups = {ids[0]: "trained", ids[1]: "not_fed"}
     report = compare(before, after, groups, first_fed={ids[0]: 4, ids[1]: 4, ids[2]: 4})
-    trained, never, held = report.groups
-    assert [g.group for g in report.groups] == ["trained", "not_fed", "held_out"]
+    held, trained, never = report.groups
+    assert [g.group for g in report.groups] == ["compared", "trained", "not_fed"]
     assert (trained.tokens, trained.surprisal, report.behind) == (4, 0, N - 4)
     assert trained.before == pytest.approx(float(before[0].surprisal[:4].mean()), rel=1e-6)
     assert never.surprisal == pytest.approx(-2.0 / N, rel=1e-3)

@@ -237,7 +237,7 @@ class Agreement(Finding):
         parted = {"chain": "chain", "step": "step", "text": "text", "statistic": "spread of ranks", "chance": "by chance",
                   "hardest_for": "hardest for", "easiest_for": "easiest for"}  # fmt: skip
         facts = {"by": self.by, "measure": self.measure, "n_members": count, "n_units": self.n_units,
-                 "n_chains": len(self.chains)}  # fmt: skip
+                 "n_chains": len(self.chains), "runs": self.members["run"].to_pylist()}  # fmt: skip
         tables = (
             ReportTable("members", self.members, "members"),
             ReportTable("pairs", self.pairs, "rank correlation of every two members"),

@@ -376,8 +376,8 @@ def _coverage_scores(
 ) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
     if corpus.n_chains < MIN_CHAINS or corpus.n_tokens < MIN_TOKENS:
         reason = (
-            f"{counted(corpus.n_chains, 'chain')} with "
-            f"{counted(corpus.n_tokens, 'token is', 'tokens are')} too few for a Markov resample "
+            f"{counted(corpus.n_chains, 'chain')} with {counted(corpus.n_tokens, 'token')} "
+            f"{agreeing(corpus.n_chains, 'is', 'are')} too few for a Markov resample "
             f"({MIN_CHAINS} chains and {MIN_TOKENS} tokens are needed): ingest more, or widen the selection"
         )
         return (), (Withheld("coverage", reason),)

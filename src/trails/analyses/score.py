@@ -122,8 +122,11 @@ SCORE_COLUMNS = ("score", "value", "95 %", "unit", "control", "its value", "its 
 
 
 def span_text(interval: Interval | None) -> str:
-    """``-0.215 to -0.154``; empty where there is none, or none that is known."""
-    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval and all(map(math.isfinite, interval)) else ""
+    """``-0.215 to -0.154``, of counts ``10 to 13``; empty where there is none, or none that is known."""
+    if not interval or not all(map(math.isfinite, interval)):
+        return ""
+    whole = all(end % 1 == 0 for end in interval) and max(map(abs, interval)) > 1
+    return " to ".join(f"{end:.{0 if whole else 3}f}" for end in interval)
 
 
 def score_rows(scores: Sequence[Score]) -> list[list[Any]]:

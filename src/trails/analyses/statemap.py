@@ -129,7 +129,7 @@ class StateMap(Finding):
             facts,
             (
                 ReportTable("bubbles", bubbles, counted(len(bubbles), "bubble"), headings),
-                ReportTable("unitigs", self.unitigs, f"{len(self.unitigs)} unitigs", unitigs, detail=True),
+                ReportTable("unitigs", self.unitigs, counted(len(self.unitigs), "unitig"), unitigs, detail=True),
                 ReportTable("states", self.states, counted(len(self.states), "state"), detail=True),
                 ReportTable("trails", self.trails, counted(len(self.trails), "trail"), detail=True),
             ),

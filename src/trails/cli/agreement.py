@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import home_option, json_option, store_option
-from trails.cli.scores import details_option, graph_option, limit_option, settings_for, tell
+from trails.cli.scores import details_option, graph_option, html_option, limit_option, settings_for, tell
 
 
 @click.command("agreement", context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,6 +38,7 @@ from trails.cli.scores import details_option, graph_option, limit_option, settin
 @home_option
 @store_option
 @json_option
+@html_option
 def command(
     runs: str,
     limit: int,
@@ -46,7 +48,7 @@ def command(
     store: str | None,
     as_json: bool,
     **given: Any,
-) -> None:
+) -> Report:
     """Do several models find the same spans hard, and where do they disagree? The control is the same with the
     spans shifted.
 
@@ -62,4 +64,4 @@ def command(
     named = [name.strip() for name in runs.split(",") if name.strip()]
     with Home(**settings_for(home, store)) as opened:
         report = opened.agreement(named, write=not no_graph, **given).report()
-    tell(report, as_json=as_json, limit=limit, details=details, home=home)
+    return tell(report, as_json=as_json, limit=limit, details=details, home=home)

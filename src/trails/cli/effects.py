@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import json_option, print_field, print_json, print_rows
 from trails.cli.scores import (
+    html_option,
     settings_for,
     tell,
     written_options,
@@ -73,6 +75,7 @@ def explain(name: str, as_json: bool) -> None:
 @click.option("--after", metavar="RUN", help="A run of the same chains after a training, for embedding-phantom.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the controls.")
 @written_options
+@html_option
 def scan(
     names: tuple[str, ...],
     after: str | None,
@@ -84,7 +87,7 @@ def scan(
     home: Path | None,
     store: str | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """Look for effects (all, or those named) in the chains of a run, each beside the share that its control has by chance.
 
     Writes :Effect nodes with SEEN_IN for every flagged step.
@@ -98,4 +101,4 @@ def scan(
 
     with Home(**settings_for(home, store)) as opened:
         report = opened.effects(names, after=after, seed=seed, run=run, write=not no_graph).report()
-    tell(report, as_json=as_json, limit=limit, details=details, home=home)
+    return tell(report, as_json=as_json, limit=limit, details=details, home=home)

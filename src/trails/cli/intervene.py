@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import (
     BarProgress,
     store_option,
 )
 from trails.cli.scores import (
+    html_option,
     instrument_options,
     limit_option,
     report_options,
@@ -68,6 +71,7 @@ from trails.cli.scores import (
 @limit_option
 @report_options
 @store_option
+@html_option
 def command(
     chain: str,
     limit: int,
@@ -78,7 +82,7 @@ def command(
     store: str | None,
     as_json: bool,
     **given: Any,
-) -> None:
+) -> Report:
     """Measure a chain, or every chain of a selection, with a change inside the model and with random changes
     of the same size.
 
@@ -97,5 +101,7 @@ def command(
         BarProgress(quiet=as_json) as progress,
         Home(**settings_for(home, store, model=model, device=device)) as opened,
     ):
-        report = opened.intervene(chain, progress=progress, **given).report()
-    tell(report, as_json=as_json, limit=limit, details=details, home=home)
+        found = opened.intervene(chain, progress=progress, **given)
+    report = tell(found.report(), as_json=as_json, limit=limit, details=details, home=home)
+    # the page colours the tokens by what the change did to each
+    return replace(report, facts={**report.facts, "before": found.other, "after": found.run})

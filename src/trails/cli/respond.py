@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import (
     BarProgress,
     echo,
 )
 from trails.cli.scores import (
+    html_option,
     instrument_options,
     settings_for,
     tell,
@@ -47,6 +50,7 @@ from trails.cli.scores import (
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the controls.")
 @instrument_options
 @written_options
+@html_option
 def command(
     spans: str,
     probes: str,
@@ -64,7 +68,7 @@ def command(
     home: Path | None,
     store: str | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """The response map: how spans change the unseen chains (probes) that they are put before. SPANS is a
     selection of steps or chains, a
     chain, a step CHAIN:STEP, a text, or a file that holds one.
@@ -96,6 +100,7 @@ def command(
             write=not no_graph,
             progress=progress,
         )
-    tell(found.report(), as_json=as_json, limit=limit, details=details, home=home)
+    report = tell(found.report(), as_json=as_json, limit=limit, details=details, home=home)
     for line in () if as_json else found.sentences()[:limit]:
         echo(line)
+    return replace(report, notes=(*report.notes, *found.sentences()))  # the page says them, too

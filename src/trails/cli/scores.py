@@ -107,8 +107,7 @@ def html_option(function: Callable[..., Report | Callable[[], Report] | None]) -
         from trails.pipeline.reporting import analysis_page
 
         with Home(**settings_for(given.get("home"), None)) as opened:
-            run = report.facts.get("run") or report.facts.get("before") or given.get("run")
-            written = analysis_page(opened, report, page, run=run, overwrite=overwrite)
+            written = analysis_page(opened, report, page, run=given.get("run"), overwrite=overwrite)
         for note in written.left_out:
             err.print(with_home(note))
         err.print(

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import home_option, json_option, print_json, store_option
-from trails.cli.scores import details_option, limit_option, print_report, run_option, settings_for
+from trails.cli.scores import details_option, html_option, limit_option, print_report, run_option, settings_for
 
 
 @click.command("select", context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,7 +32,8 @@ from trails.cli.scores import details_option, limit_option, print_report, run_op
 @home_option
 @store_option
 @json_option
-def command(limit: int, details: bool, home: Path | None, store: str | None, as_json: bool, **given: Any) -> None:
+@html_option
+def command(limit: int, details: bool, home: Path | None, store: str | None, as_json: bool, **given: Any) -> Report:
     """Choose chains within a budget of tokens, as a selection that can be exported: selected:NAME.
 
     The choice is compared with 20 random choices of the same budget. perplexity takes the least surprising
@@ -51,5 +53,6 @@ def command(limit: int, details: bool, home: Path | None, store: str | None, as_
         report = opened.select_within(**given).report()
     if as_json:
         print_json(report.record())
-        return
-    print_report(report, limit=limit, details=details, home=home)
+    else:
+        print_report(report, limit=limit, details=details, home=home)
+    return report

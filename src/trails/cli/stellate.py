@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from trails.analyses.report import Report
 from trails.cli.common import (
     BarProgress,
     home_option,
     json_option,
     store_option,
 )
-from trails.cli.scores import instrument_options, run_option, settings_for, tell, text_or_file, texts_of
+from trails.cli.scores import html_option, instrument_options, run_option, settings_for, tell, text_or_file, texts_of
 
 
 @click.command("stellate", context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +40,7 @@ from trails.cli.scores import instrument_options, run_option, settings_for, tell
 @home_option
 @store_option
 @json_option
+@html_option
 def command(
     text: str,
     output: Path,
@@ -51,7 +53,7 @@ def command(
     home: Path | None,
     store: str | None,
     as_json: bool,
-) -> None:
+) -> Report:
     """A thought in five steps: chain, distillation, a block, the reaction to it, and whether other texts walk its path.
 
     TEXT is the text itself, a file, or - for standard input. Every step is a file of the folder; repeat the
@@ -78,4 +80,4 @@ def command(
         report = stellate(
             opened, text_or_file(text), output, others=given, train=train, seed=seed, run=run, progress=progress
         ).report()
-    tell(report, as_json=as_json, home=home)
+    return tell(report, as_json=as_json, home=home)

@@ -1,9 +1,9 @@
 """What changed between two runs, transition by transition, compared with the noise of the same model measured twice.
 
 Both runs measured the same chains with the same tokenizer (a base model, and the model with an adapter). Every difference is
-``after - before``, so a negative surprisal change means: became easier. Chains are grouped (trained, held_out, unseen,
-unrelated); intervals are bootstraps over chains, because the tokens of one chain are not independent. A change within the
-noise floor is reported as none.
+``after - before``, so a negative surprisal change means: became easier. Chains are grouped (trained, not_fed, held_out,
+unseen, unrelated; compared where nothing says what a training saw). Intervals are bootstraps over chains, because the tokens
+of one chain are not independent. A change within the noise floor is reported as none.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from trails.analyses.score import span_text
 from trails.analyses.statistics import bootstrap, finite
 from trails.errors import UsageError
+from trails.evaluate.groups import COMPARED
 from trails.platform.text import counted
 from trails.schema import Trace
 
-GROUPS = ("trained", "not_fed", "held_out", "unseen", "unrelated")
+GROUPS = ("compared", "trained", "not_fed", "held_out", "unseen", "unrelated")
 COLLAPSE_ENTROPY = 0.5
 """Entropy on unrelated text below this share of the base's is called a collapse."""
 COLLAPSE_REPETITION = 0.2
@@ -135,7 +137,7 @@ def compare(
     """Compare two runs on the chains they share.
 
     ``after`` is looked up by chain, so it is kept in memory; ``before`` streams. ``groups`` names the group of a chain
-    (default ``held_out``). ``first_fed`` says of chains that a training cut how many of their tokens it was fed: the
+    (default ``compared``). ``first_fed`` says of chains that a training cut how many of their tokens it was fed: the
     others are in no group. ``again`` are chains of the first run measured once more: the noise floor. ``top`` transitions that
     moved most are named in each direction. Raises UsageError when the runs share no chain or differ in tokenizer.
     """
@@ -159,7 +161,7 @@ def compare(
                 f"needs one tokenizer."
             )
         run_a, run_b = first.run, second.run
-        held.append((first, second, (groups or {}).get(first.chain.id, "held_out")))
+        held.append((first, second, (groups or {}).get(first.chain.id, COMPARED)))
     if not held:
         raise UsageError("the two runs share no chain. Measure the same chains with both: trails ingest, trails diff")
     held.sort(key=lambda pair: pair[0].chain.id)
@@ -333,9 +335,9 @@ def verdict(group: GroupChange, noise_mean: float) -> str:
     if math.isnan(group.low):
         return f"{group.group}: {counted(group.chains, 'chain is', 'chains are')} too few for an interval"
     if group.high < 0:
-        span = f"95 % interval {-group.high:.3f} to {-group.low:.3f}"
+        span = f"95 % interval {span_text((-group.high, -group.low))}"
         return f"{group.group}: became easier by {-group.surprisal:.3f} nats per token ({span})"
     if group.low > 0:
-        span = f"95 % interval {group.low:.3f} to {group.high:.3f}"
+        span = f"95 % interval {span_text((group.low, group.high))}"
         return f"{group.group}: became harder by {group.surprisal:.3f} nats per token ({span})"
-    return f"{group.group}: no change that the interval [{group.low:.3f}, {group.high:.3f}] tells from 0"
+    return f"{group.group}: no change that the 95 % interval {span_text((group.low, group.high))} tells from 0"

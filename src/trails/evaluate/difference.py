@@ -16,7 +16,7 @@ from trails.analyses.report import Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
 from trails.analyses.statistics import how_resampled
 from trails.evaluate.diff import GROUPS, INTERVAL_DRAWS, LEGENDS, DiffReport, compare, repetition_alarm, verdict
-from trails.evaluate.groups import Fed
+from trails.evaluate.groups import COMPARED, Fed
 from trails.evaluate.probe import chain_kl, chain_nll, continuations, probe, repetition
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
@@ -105,6 +105,8 @@ class Difference:
             notes += (
                 f"not_fed: {counted(never, 'chain')} of the export that the training ended before, or cut to nothing",
             )
+        if any(group.group == COMPARED for group in report.groups):
+            notes += (f"{COMPARED}: without --export nothing says whether a training saw these chains",)
         return notes
 
     def record(self) -> dict[str, Any]:
@@ -219,7 +221,7 @@ def _chosen(
     """
     chosen: dict[str, list[tuple[str, Row]]] = {}
     for trace in traces:
-        group = groups.get(trace.chain.id, "held_out")
+        group = groups.get(trace.chain.id, COMPARED)
         rows = chosen.setdefault(group, [])
         if len(rows) < count or trace.chain.id < rows[-1][0]:
             longest = min(MAX_TOKENS, fed) if fed and group == "trained" else MAX_TOKENS

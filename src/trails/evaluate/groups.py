@@ -34,6 +34,10 @@ def exported_chains(path: Path) -> set[str]:
         ) from None
 
 
+COMPARED = "compared"
+"""Group of chains of which nothing says whether a training saw them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fed:
     """What a training was fed of its export. ``never`` are chains of the export of which no row was; ``first`` is, for chains
@@ -77,9 +81,11 @@ def groups_of(
     sources: Mapping[str, str], exported: Path | None, unrelated: Collection[str], never: Collection[str] = ()
 ) -> dict[str, str]:
     """Group of every chain, by its source: trained and held out by the export's files, unseen (another source than the
-    trained ones), unrelated by name, and not_fed: chains ``never`` fed of the export. Without an export every chain that is
-    not unrelated is held out. Raises UsageError for a name in ``unrelated`` that fits no source, and for a source of which a
-    chain was trained on: its other chains are held out, and a loss on them is no damage to text of another kind.
+    trained ones), unrelated by name, and not_fed: chains ``never`` fed of the export. Without an export nothing says what a
+    training saw: every chain that is not unrelated is :data:`COMPARED`.
+
+    Raises UsageError for a name in ``unrelated`` that fits no source, and for a source of which a chain was trained on: its
+    other chains are held out, and a loss on them is no damage to text of another kind.
     """
     for name in unrelated:
         if not any(_named(source, name) for source in sources.values()):
@@ -107,6 +113,8 @@ def groups_of(
             groups[chain] = "not_fed" if chain in never else "trained"
         elif any(_named(source, name) for name in unrelated):
             groups[chain] = "unrelated"
+        elif exported is None:
+            groups[chain] = COMPARED
         elif chain in held or source in families or not trained:
             groups[chain] = "held_out"
         else:

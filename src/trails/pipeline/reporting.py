@@ -50,11 +50,13 @@ def report(
     compare: str | None = None,
     with_map: bool = True,
     overwrite: bool = False,
+    max_rows: int | None = None,
 ) -> Written:
     """Write the report of some selections (as in ``trails export --subgraph``) or chain ids; none means all chains.
 
     ``compare`` is a second run of the same chains. Gaps and overlaps are those that ``trails gaps`` and ``trails overlaps``
-    wrote into the graph; what is missing there is named in the report. Raises UsageError as :func:`write_report` does.
+    wrote into the graph, at most ``max_rows`` rows of each (:data:`MAX_ROWS`). What is missing there or cut is named in the
+    report. Raises UsageError as :func:`write_report` does.
     """
     check_free(to, overwrite=overwrite)  # before the work, not after it
     first = home.run(run)
@@ -62,7 +64,7 @@ def report(
     selections = [text if is_selection(text) else home.names.chain(text, first.id) for text in selections]
     chains = _chains(home, selections)
     notes: list[str] = []
-    found = _found(home, first, notes)
+    found = _found(home, first, notes, max_rows or MAX_ROWS)
     measured = home.shards.done(first.id)
     order = [name for *_, name, _ in home.names.rows if name in measured and (chains is None or name in chains)]
     after = None
@@ -94,9 +96,11 @@ def analysis_page(
     home: OpenHome, report: Report, to: Path, *, run: str | None = None, overwrite: bool = False
 ) -> Written:
     """Write the page of an analysis with the first :data:`MAX_LINKED` chains that it names; where it compares two runs
-    (``before`` and ``after`` of its facts), with what every token of them changed by.
+    (``before`` and ``after`` of its facts), with what every token of them changed by. The tokens are those of the run that its
+    facts name (``before``, ``run``, the first of ``runs``), else of ``run``.
     """
-    of = home.run(run)
+    facts = report.facts
+    of = home.run(facts.get("before") or facts.get("run") or next(iter(facts.get("runs") or ()), None) or run)
     measured = home.shards.done(of.id)
     named = [chain for chain in named_chains(report) if chain in measured]
     held = {trace.chain.id: trace for trace in home.shards.traces(of.id, named[:MAX_LINKED])} if named else {}
@@ -155,14 +159,20 @@ def _chains(home: OpenHome, selections: Sequence[str]) -> set[str] | None:
     return ids
 
 
-def _found(home: OpenHome, run: Run, notes: list[str]) -> Found:
+def _found(home: OpenHome, run: Run, notes: list[str], max_rows: int) -> Found:
     asked = {"run": run.id, "home": home.shards.identity().id}
-    gaps: dict[str, list[dict[str, Any]]] = {}
-    for row in home.graph.run(_GAPS, asked, max_rows=MAX_ROWS).dicts():
-        gaps.setdefault(row.pop("chain"), []).append(row)
-    overlaps: dict[str, list[dict[str, Any]]] = {}
-    for row in home.graph.run(_OVERLAPS, asked, max_rows=MAX_ROWS).dicts():
-        overlaps.setdefault(row.pop("chain"), []).append(row)
+    found: list[dict[str, list[dict[str, Any]]]] = []
+    for name, query in (("gaps", _GAPS), ("occurrences of overlaps", _OVERLAPS)):
+        rows = home.graph.run(query, asked, max_rows=max_rows)
+        if rows.truncated:
+            notes.append(
+                f"The graph holds more {name} of this run than the {max_rows:,} that {agreeing(max_rows, 'was', 'were')} read; "
+                "the rest is neither shown nor counted."
+            )
+        found.append({})
+        for row in rows.dicts():
+            found[-1].setdefault(row.pop("chain"), []).append(row)
+    gaps, overlaps = found
     if not gaps:
         notes.append(f"The graph holds no gaps of this run. {GAPS_ADVICE}")
     if not overlaps:

@@ -69,12 +69,15 @@ OTHERS = 40
 
 @dataclass(frozen=True, slots=True)
 class Loop(Finding):
-    """What a loop made: a row per step in ``table``; ``made`` are the steps that were made now."""
+    """What a loop made: a row per step in ``table``; ``made`` are the steps that were made now,
+    ``run`` and ``chain`` the thought as it was measured."""
 
     folder: Path
     table: pa.Table
     made: tuple[int, ...]
     said: tuple[str, ...]
+    run: str
+    chain: str
 
     def report(self) -> Report:
         """What the thought is, what it did, and whether other texts walk its path."""
@@ -82,7 +85,7 @@ class Loop(Finding):
         return Report(
             "stellate",
             self.said[-1],
-            {"folder": str(self.folder)},
+            {"folder": str(self.folder), "run": self.run, "chain": self.chain},
             (ReportTable("steps", self.table, "the five steps"),),
             notes=(*self.said[:-1], done, f"to go on: edit {self.folder / FILES[2]} and run the same line again"),
         )
@@ -154,7 +157,9 @@ def stellate(
         {"step": n, "file": name, "phase": PHASES[n - 1], "sha256": kept[name]["sha256"][:12]}
         for n, name in enumerate(FILES, start=1)
     ]
-    return Loop(folder, pa.Table.from_pylist(rows), tuple(made), tuple(_told(folder)))
+    return Loop(
+        folder, pa.Table.from_pylist(rows), tuple(made), tuple(_told(folder)), of.id, str(_read(folder, 1)["chain"])
+    )
 
 
 def _hash(text: str) -> str:

@@ -32,7 +32,7 @@ from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import refused, write_atomic
 from trails.platform.text import agreeing, counted, jsonable, part_of
 from trails.report.terminal import gradient_control, step_links
-from trails.report.words import russian_html, sentences
+from trails.report.words import filled, russian_html, sentences
 from trails.schema import Run, Step, Trace
 
 MAX_BYTES = 50_000_000
@@ -258,11 +258,13 @@ def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: s
 
 def script(views: Sequence[str]) -> str:
     """The script of a page with these views (``corpus``, ``report``, ``map``) beside that of a chain: the files as they are
-    written, less indentation, the lines that are comments, and the blanks around arrows (no literal holds ``=>``)."""
+    written, less indentation, the lines that are comments, and the blanks around arrows and behind semicolons (no literal
+    holds ``=>`` or a semicolon with a blank)."""
     before, _, after = _asset("page.js").partition(PARTS_MARK)
     whole = before + "".join(_asset(f"{name}.js") for name in views) + after
     lines = (line.strip() for line in whole.splitlines())
-    return "\n".join(line.replace(" => ", "=>") for line in lines if line and not line.startswith("//")) + "\n"
+    kept = (line.replace(" => ", "=>").replace("; ", ";") for line in lines if line and not line.startswith("//"))
+    return "\n".join(kept) + "\n"
 
 
 def _asset(name: str) -> str:
@@ -684,10 +686,11 @@ def _fallback(record: Mapping[str, Any]) -> str:
         f"mean surprisal {mean} nats per token (a uniform guess: {uniform})."
         + (f" The table has the first {FALLBACK_ROWS} chains." if some else ""),
         "ru": "Эту страницу рисует скрипт, а в этом браузере скрипты выключены. "
-        f"{of}: цепочек {n_chains}, токенов {n_tokens}, средняя неожиданность {mean} ната на токен "
+        f"{of}: {filled('# [цепочка|цепочки|цепочек]', [n_chains])}, {filled('# [токен|токена|токенов]', [n_tokens])}"
+        f", средняя неожиданность {mean} нат на токен "
         f"(равномерное угадывание: {uniform})." + (f" В таблице первые {FALLBACK_ROWS} цепочек." if some else ""),
     }
-    heads = {"chain": "цепочка", "source": "источник", "tokens": "токенов", "surprisal, nats": "неожиданность, наты"}
+    heads = {"chain": "цепочка", "source": "источник", "tokens": "токенов", "surprisal, nats": "неожиданность, нат"}
     return (
         "".join(f'<p lang="{language}">{text}</p>' for language, text in told.items())
         + "<table><tr>"

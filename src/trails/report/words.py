@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
@@ -12,6 +13,7 @@ from trails.platform.markup import escaped
 SLOT = re.compile(r"\b[a-z][0-9a-f]{16}\b|\d[\d,.]*\d|\d")
 """Ids (``@`` in the table) and numbers (``#``)."""
 
+_PLACES = re.compile(r"[#@]|\[([^\]|]*\|[^\]]*)\]")
 _AS_IT_IS = re.compile(r"trails .*|\S*[_/]\S*")
 _CLAUSES = (re.compile(r"([;:] | · )"), re.compile(r"(, )"))
 
@@ -24,6 +26,34 @@ def sentences() -> dict[str, str]:
     return found
 
 
+def filled(text: str, slots: Sequence[str]) -> str:
+    """A Russian sentence of the table with its numbers and ids, in their order.
+
+    ``[цепочка|цепочки|цепочек]`` becomes the form that goes with the last number before it, or with the first one: with 1,
+    21, 31 …, with 2 to 4, 22 to 24 … and fractions, with every other number.
+    """
+    at = -1
+
+    def put(found: re.Match[str]) -> str:
+        nonlocal at
+        if found[1] is not None:
+            return found[1].split("|")[_form(slots[max(at, 0)])]
+        at += 1
+        return slots[at]
+
+    return _PLACES.sub(put, text)
+
+
+def _form(number: str) -> int:
+    """Which of three Russian forms goes with a number, as ``Intl.PluralRules`` says."""
+    value = float(number.replace(",", ""))
+    if value % 1:
+        return 1
+    if value % 10 == 1 and value % 100 != 11:
+        return 0
+    return 1 if value % 10 in (2, 3, 4) and value % 100 not in (12, 13, 14) else 2
+
+
 def in_russian(text: str) -> list[tuple[str, bool]]:
     """The parts of a text in their order, each in Russian or, where the table lacks it, as it is with False.
 
@@ -32,8 +62,7 @@ def in_russian(text: str) -> list[tuple[str, bool]]:
     found = SLOT.findall(text)
     template = SLOT.sub(lambda slot: "@" if len(slot[0]) == 17 and not slot[0][0].isdigit() else "#", text)
     if template in sentences():
-        rest = iter(found)
-        return [(re.sub("[#@]", lambda _: next(rest), sentences()[template]), True)]
+        return [(filled(sentences()[template], found), True)]
     if _AS_IT_IS.fullmatch(text) or not re.search("[a-z]{2}", SLOT.sub("", text), re.IGNORECASE):
         return [(text, True)]
     clauses = next((parts for at in _CLAUSES if len(parts := at.split(text)) > 1), None)

@@ -16,7 +16,7 @@ views.corpus = () => {
   show("wide",
     section(t`chains`, table(["id", t`source`, t`text`, t`tokens`, t`surprisal`], D.chains.map((c) => [c.id, own(`${c.source} ${c.source_id}`), own(c.text.slice(0, 90)), c.pieces.length, c.mean_surprisal])), notes()),
     h("div.cols", section(t`follows`, g, table([t`role`, "→", t`count`, t`expected`, t`surprisal`], C.follows.map(Object.values))),
-      section(t`hist`, bars, small(`${t`tokens`} ${C.n_tokens} · ${t`inchains`} ${C.n_chains}`), table([t`source`, t`inchains`, t`tokens`, t`surprisal`], C.sources.map(Object.values)))),
+      section(t`hist`, bars, small(`${count("ntokens", C.n_tokens)} · ${count("nchains", C.n_chains)}`), table([t`source`, t`inchains`, t`tokens`, t`surprisal`], C.sources.map(Object.values)))),
     h("div.cols", C.seams && section(t`gaps`, small(said(C.seams), G && [" · ", worth(G)]), G && table(["id", t`step`, t`score`], C.gaps.map((x) => [x.chain, x.step, x.score]))),
       C.shared[0] && section(t`overlaps`, C.shared.map((s) => small(said(s))), table(["", t`text`, t`tokens`, t`inchains`, ""], C.overlaps.map((o) => [h("span", said(o.kind)), own(o.text.slice(0, 160)), o.n_tokens, o.n_chains, h("span", o.chains.map((id) => [link(id, id.slice(0, 8)), " "]))])))));
 };

@@ -8,7 +8,7 @@ views.map = () => {
   show("wide", section(t`map`, small(said(M.verdict), " " + t`maphelp`), h("div.bar", find, follow, info), box));
   let zx = 0.92, zy = 0.92, ox = 0, oy = 0, frame = 0, budget = min(S.length, 40000), path, drag, hit = -1;
   const G = gl.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
-  info.textContent = `${X.length} ${t`states`}, ${S.length} ${t`trails`}` + (G ? "" : " · canvas 2D");
+  info.textContent = `${count("states", X.length)}, ${count("trails", S.length)}` + (G ? "" : " · canvas 2D");
   const program = G?.createProgram(), buffer = (data) => { const b = G.createBuffer(); G.bindBuffer(G.ARRAY_BUFFER, b); G.bufferData(G.ARRAY_BUFFER, data, G.STATIC_DRAW); return b; };
   let layers = [];
   if (G) {
@@ -72,7 +72,7 @@ views.map = () => {
     if (drag) { move(2 * e.movementX / w, -2 * e.movementY / tall); return; }
     let best = -1, near = 100;
     for (let i = 0; i < min(X.length, 20000); i++) { const d = (sx(i) - e.offsetX) ** 2 + (sy(i) - e.offsetY) ** 2; if (d < near) { near = d; best = i; } }
-    if (best >= 0) info.textContent = `${visible(label(best))} · ${N[best]} ${t`inchains`}`;
+    if (best >= 0) info.textContent = `${visible(label(best))} · ${count("nchains", N[best])}`;
   });
   on(box, "keydown", (e) => {
     const step = { Left: [0.1, 0], Right: [-0.1, 0], Up: [0, -0.1], Down: [0, 0.1] }[e.key.slice(5)], factor = { "+": 1.25, "=": 1.25, "-": 0.8 }[e.key];

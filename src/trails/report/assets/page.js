@@ -3,7 +3,7 @@
 // has its own line, and a literal never goes over two lines: a page gets this less its comments and its indentation.
 (() => {
 let D, bytes, lang = /^ru/i.test(navigator.language || "") ? 1 : 0;
-const { min, max, floor, abs, round, sqrt } = Math, set = Object.assign, on = (e, name, f) => e.addEventListener(name, f),
+const { min, max, floor, abs, round, sqrt } = Math, set = Object.assign, on = (e, ...how) => e.addEventListener(...how),
   ui = { layer: null, minus: false, least: 1, token: -1 },
   views = {}, $ = (id) => document.getElementById(id), main = $("main"), page = document.documentElement, theme = page.classList,
   t = (key) => D.words[key]?.[lang] ?? key;
@@ -41,12 +41,15 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   own = (s) => h("bdi", shown(s)),
   // a long name without a blank may break behind > and / and behind its first 18 letters, and ids of chains that the page holds are links
   linked = (s) => s.split(/\b(c[0-9a-f]{16})\b|(?<=[>/]|\w{18})/).map((part, i) => part && (part.length === 17 && D.chains.some((c) => c.id === part) ? link(part) : [i > 0 && h("wbr"), shown(part)])),
+  // a text with its numbers and ids; [one|few|many] is the form of a word with the last number before it, or else the first
+  fill = (text, slots, at = -1) => text.replace(/[#@]|\[([^\]|]*\|[^\]]*)\]/g, (_, forms) => forms ? forms.split("|")[{ one: 0, many: 2 }[new Intl.PluralRules(page.lang).select(slots[max(at, 0)].replace(/,/g, ""))] ?? 1] : slots[++at]),
+  count = (key, n) => fill(t(key), [String(n)]),
   // what the program says, in the reader's language where the table of words has it (numbers stand there as #, ids as @), else
   // clause by clause, and marked as English where it has not; commands and names with _ or / stay as they are
   SLOT = /\b[a-z][0-9a-f]{16}\b|\d[\d,.]*\d|\d/g,
   said = (s) => {
     const slots = s.match(SLOT) || [], w = lang && D.said[s.replace(SLOT, (m) => m[16] && m[0] > "9" ? "@" : "#")], clauses = [/([;:] | · )/, /(, )/].map((at) => s.split(at)).find((c) => c[1]);
-    if (!lang || w || /^(trails .*|\S*[_/]\S*)$/.test(s) || !/[a-z]{2}/i.test(s.replace(SLOT, ""))) return linked((w ? w.replace(/[#@]/g, () => slots.shift()) : s).replace(/ %/g, "\u00a0%"));
+    if (!lang || w || /^(trails .*|\S*[_/]\S*)$/.test(s) || !/[a-z]{2}/i.test(s.replace(SLOT, ""))) return linked((w ? fill(w, slots) : s).replace(/ %/g, "\u00a0%"));
     return clauses ? clauses.map(said) : h("span", { lang: "en" }, linked(s));
   },
   // a noise floor is not 0: small values keep two digits
@@ -150,7 +153,7 @@ views.chain = (id) => {
     layers = h("label", t`layer`, layer, which), less = h("label", minus, t`baseline`),
     strip = h("div.strip", { id: "strip", tabIndex: 0, role: "group", ariaLabel: t`token` });
   left.append(
-    section(own(c.source + " · " + c.source_id), small(`${c.id} · ${t`tokens`} ${c.n} · ${t`nsteps`} ${c.steps.length} · ${D.run.model} · ${t`run`} ${D.run.id}`),
+    section(own(c.source + " · " + c.source_id), small(`${c.id} · ${count("ntokens", c.n)} · ${count("nsteps", c.steps.length)} · ${D.run.model} · ${t`run`} ${D.run.id}`),
       ["question", "answer"].map((key) => c[key] && h("details", h("summary", t(key)), h("p", own(c[key]))))),
     section("", h("div.bar", h("label", t`measure`, pick), layers, less, legend, h("span.small dim", t`ends`)), strip, note));
   let v, scale, colour;
@@ -188,7 +191,8 @@ views.chain = (id) => {
     aside.replaceChildren(h("h3", t`token`)); aside.className = i < 0 ? "idle" : "";
     if (i < 0) { aside.append(small(t`hover`)); return; }
     const s = stepOf(c, i), number = (name, measure, x, d) => [h("dt", name), h("dd", { data: { measure } }, fmt(x, d))], top = c.a.top_id,
-      all = measures.flatMap((m) => number(t(m), m, m === ui.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : null));
+      which = (m) => LAYERED.includes(m) ? `, ${m === ui.measure && ui.layer !== null ? `${t`layer`} ${ui.layer}` : t`mean`}` : "",
+      all = measures.flatMap((m) => number(t(m) + which(m), m, m === ui.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : null));
     aside.append(h("p", h("code", own(visible(c.pieces[i]))), h("span.dim small", `  ${t`position`} ${i}${s >= 0 ? ` · ${t`step`} ${s} ${c.steps[s].role}` : ""}`)),
       h("dl", all, c.a.surprisal_after && number(`${t`surprisal`} ${t`after`}`, "after", c.a.surprisal_after[i])));
     if (top) {
@@ -288,11 +292,11 @@ function cell(v, whole = Number.isInteger(v)) {
   if (typeof v === "number") return whole ? String(v) : fmt(v);
   return h("bdi", linked(Array.isArray(v) ? v.map((x) => typeof x === "number" ? cell(x) : x).join(", ") : typeof v === "object" ? JSON.stringify(v) : String(v).replace(/^\s+$/, visible)));
 }
-// names are in the reader's language; words: the texts of the cells are the program's
+// names are in the reader's language; words: the texts of the cells are the program's, and each row has a unit of its own
 function table(names, rows, words) {
   const every = (test) => names.map((_, i) => rows.every((r) => r[i] === null || test(r[i]))), numeric = every((z) => typeof z === "number"), whole = every(Number.isInteger),
     row = (tag, cells) => h("tr", cells.map((v, i) => h(tag + (numeric[i] ? ".n" : ""), { data: { name: names[i].textContent ?? names[i] } }, v)));
-  return h("div.list", h("table", h("thead", row("th", names)), h("tbody", rows.map((r) => row("td", r.map((v, i) => words && typeof v === "string" ? said(v) : cell(v, whole[i])))))));
+  return h("div.list", h("table", h("thead", row("th", names)), h("tbody", rows.map((r) => row("td", r.map((v, i) => words && typeof v === "string" ? said(v) : words ? cell(v) : cell(v, whole[i])))))));
 }
 const notes = () => D.left_out[0] && h("div", h("h3", t`left`), D.left_out.map((s) => h("p.small", said(s))));
 /* PARTS */
