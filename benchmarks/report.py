@@ -1,10 +1,12 @@
 """What a report costs to write and to open: seconds, bytes a token, frames; and what the alternatives cost to measure.
 
     python -m benchmarks.report [--chains 100] [--tokens 10000] [--states 100000] [--no-browser] [--no-model]
+        [--pages FOLDER] [--gpu [vulkan|vulkan-angle|gl-egl]] [--whole]
 
 Chains are made up in the shape of a model of 30 layers; bytes a token of random numbers are an upper bound, those of real
-numbers are printed by ``trails report``. Frames are timed in headless Chromium, whose renderer is named. The alternatives are
-measured with the real SmolLM2-135M, with and without, interleaved, in CPU seconds.
+numbers are printed by ``trails report``. Frames are timed in headless Chromium, whose renderer is named; ``--gpu`` asks for a
+GPU and refuses software. ``--pages`` keeps the pages, which ``benchmarks/frames.py`` times on a machine without the project.
+The alternatives are measured with the real SmolLM2-135M, with and without, interleaved, in CPU seconds.
 """
 
 from __future__ import annotations
@@ -12,9 +14,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import shutil
 import statistics
-import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.frames import BACKENDS, RefusedError, timed, told
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import StateMap, build
 from trails.measure.base import MeasureOptions, Segmented
@@ -78,18 +80,6 @@ def made_map(states: int, chains: int) -> StateMap:
     return replace(woven, states=table, trails=trails, state_of=np.arange(woven.corpus.n_tokens) % states)
 
 
-def browser(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What Chromium measures."""
-    drive = module("drive", ROOT / "tests" / "browser" / "test_neo4j_browser.py")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    path = folder / "plan.json"
-    path.write_text(json.dumps(plan | {"chromium": chromium, "modules": str(drive.playwright())}))
-    script = Path(__file__).with_name("report.mjs")
-    done = subprocess.run(["node", str(script), str(path)], capture_output=True, text=True, timeout=500, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def alternatives(chains: int, repeats: int) -> None:
     """CPU seconds of measuring with and without the five likeliest items."""
     import torch
@@ -134,6 +124,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-browser", action="store_true")
     parser.add_argument("--no-model", action="store_true")
+    parser.add_argument("--pages", type=Path, help="keep the pages in this folder")
+    parser.add_argument(
+        "--gpu", nargs="?", const="vulkan", choices=sorted(BACKENDS), help="render on a GPU, through this"
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="move the map once more with everything drawn in every frame"
+    )
     given = parser.parse_args()
     factory = module("factory", ROOT / "tests" / "store" / "factory.py")
     sizes = [len(script(views).encode()) / 1000 for views in (("report",), ("corpus",), ("corpus", "map"))]
@@ -144,7 +141,8 @@ def main() -> None:
     )
     run = factory.make_run(n_layers=30)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = given.pages or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
 
         def trace(key: str, n: int) -> Any:
             words = tuple(f"w{i:04} " for i in range(n))
@@ -166,16 +164,20 @@ def main() -> None:
         began = time.perf_counter()
         write_report(folder / "map.html", traces[:1], run, woven=made_map(given.states, 20))
         print(f"report with a map of {given.states:,} states: {time.perf_counter() - began:.1f} s")
+        pages = {
+            "chain": long.chain.id,
+            "tokens": given.tokens,
+            "states": given.states,
+            "transitions": 2 * given.states,
+        }
+        (folder / "pages.json").write_text(json.dumps(pages))
         if not given.no_browser:
-            plan = {"long": {"file": str(folder / "long.html"), "id": long.chain.id}, "map": str(folder / "map.html")}
-            seen = browser(plan, folder)
-            print(f"Chromium {seen['version']}, {seen['renderer']}")
-            print(f"  a chain of {given.tokens:,} tokens: {seen['open'][1] / 1000:.2f} s to its first tokens (goal 1)")
-            for what, key in (("scrolling it", "scroll"), (f"moving the map of {given.states:,} states", "pan")):
-                gaps = seen[key]
-                print(
-                    f"  {what}: median frame {statistics.median(gaps):.0f} ms, slowest of {len(gaps)} {gaps[-1]:.0f} ms"
-                )
+            try:
+                seen = timed(folder, gpu=given.gpu, whole=given.whole)
+            except RefusedError as refused:
+                sys.exit(str(refused))
+            for line in told(seen):
+                print(line)
     if not given.no_model:
         alternatives(given.model_chains, given.repeats)
 
