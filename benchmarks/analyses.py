@@ -4,8 +4,7 @@
 
 DATA is a folder with the public data sets (gsm8k/train.jsonl, prontoqa/prontoqa.json, …). Sections without a model: overlaps,
 growth, map, near, texts. With the packaged model: gaps, fresh, premises, prontoqa, nearsteps, bridges. Measured traces are kept
-in the cache folder and not measured again (not those of fresh). Each section prints a goal beside its figure, and negative
-results as they are.
+in the cache folder and not measured again. Each section prints a goal beside its figure, and negative results as they are.
 """
 
 from __future__ import annotations
@@ -375,8 +374,8 @@ def section_texts(data: Path, args: argparse.Namespace) -> None:
 class Cached:
     """A scorer that keeps what it has measured in a file."""
 
-    def __init__(self, file: Path) -> None:
-        self.scorer = open_scorer(device="cpu")
+    def __init__(self, file: Path, device: str = "cpu") -> None:
+        self.scorer = open_scorer(device=device)
         self.run = self.scorer.run
         self.file = file
         self.known: dict[tuple[str, bool, tuple[int, ...]], Trace] = {}
@@ -445,8 +444,8 @@ def section_fresh(data: Path, args: argparse.Namespace) -> None:
     fresh = [item for item in items if len(item.steps) >= 4][-args.chains :]
     known = {item.chain.id for item in fresh}
     more = [item for item in items if item.chain.id not in known]
-    scorer = open_scorer(device=args.device) if args.device else None
-    measure = scorer or UniformScorer()
+    scorer = Cached(args.cache / "fresh.pickle", args.device) if args.device else None
+    measure: Cached | UniformScorer = scorer or UniformScorer()
     traces: list[Trace] = []
     for a in range(0, len(fresh), 10):
         traces += measure.measure(fresh[a : a + 10], MeasureOptions())
