@@ -234,7 +234,7 @@ def test_an_interval_is_written_in_one_way() -> None:
     for low, high in ((-0.015, 0.003), (0.0, 0.3), (-0.3, 0.0)):
         said = russian(verdict(GroupChange("unseen", 9, 90, 2.0, 1.5, 0.1, low, high, 1.0, 0.5, 0.1), 0.01))
         assert f"от {low:.3f} до {high:.3f}" in said
-        assert russian(span_text((low, high))) == f"от {low:.3f} до {high:.3f}"
+        assert russian(span_text((low, high))).replace("\u00a0", " ") == f"от {low:.3f} до {high:.3f}"
 
 
 def test_a_text_that_is_not_in_the_table_is_not_held_for_russian() -> None:

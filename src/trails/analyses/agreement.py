@@ -238,8 +238,9 @@ class Agreement(Finding):
                   "hardest_for": "hardest for", "easiest_for": "easiest for"}  # fmt: skip
         facts = {"by": self.by, "measure": self.measure, "n_members": count, "n_units": self.n_units,
                  "n_chains": len(self.chains), "runs": self.members["run"].to_pylist()}  # fmt: skip
+        named = {name: "its run" if name == "run" else name for name in self.members.column_names}
         tables = (
-            ReportTable("members", self.members, "members"),
+            ReportTable("members", self.members, "members", named),
             ReportTable("pairs", self.pairs, "rank correlation of every two members"),
             ReportTable(
                 "left_out", self.left, "every member left out: rank correlation with the mean rank of the others"

@@ -73,7 +73,7 @@ class Responses(Finding):
             "span": "span", "text": "text", "layer": "layer", "attention": "attention", "attention_control": "control",
             "drift_layer": "drift layer", "drift": "drift", "logit_shift": "logit shift %", "logit_shift_control": "control %",
             "nll_change": "nats", "nll_change_control": "control nats", "nll_change_shuffled": "shuffled nats",
-            "share": "share", "share_low": "from", "share_high": "to",
+            "share": "share", "share_low": "its low", "share_high": "its high",
         }  # fmt: skip
         facts = {
             "run": self.run,
