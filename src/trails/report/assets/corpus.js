@@ -10,7 +10,7 @@ views.corpus = () => {
   R.forEach((r) => { const [x, y] = at(r.role), out = 5 + 14 * sqrt(r.count / max(1, R[0].count)), far = 1 + (out + 14) / 150; g.append(svg("circle", { cx: x, cy: y, r: out }), svg("text", { x: 280 + (x - 280) * far, y: 204 + (y - 200) * far, "text-anchor": x > 281 ? "start" : x < 279 ? "end" : "middle" }, `${r.role} ${r.count}`)); });
   const H = C.histogram, bars = picture(460, 200, t`hist`), top = max(1, ...H.counts), last = H.edges.at(-1), px = (z) => 30 + 420 * min(1, z / last);
   H.counts.forEach((n, i) => { const [a, b] = H.edges.slice(i), height = 150 * n / top; bars.append(svg("rect", { x: px(a), y: 176 - height, width: max(1, px(b) - px(a) - 1), height }, `${fmt(a, 1)}–${fmt(b, 1)}: ${n}`)); });
-  for (const [z, name, dash] of [[D.run.uniform, "uniform", "4 4"], [C.mean_surprisal, "average", ""]]) if (z !== null) { const x = px(z); bars.append(svg("path", { d: `M${x} 16V176`, "stroke-dasharray": dash }), svg("text", { x, y: 12, "text-anchor": x > 230 ? "end" : "start" }, `${t(name)} ${fmt(z, 3)}`)); }
+  for (const [z, name, dash, y] of [[D.run.uniform, "uniform", "4 4", 9], [C.mean_surprisal, "average", "", 22]]) if (z !== null) { const x = px(z); bars.append(svg("path", { d: `M${x} 16V176`, "stroke-dasharray": dash }), svg("text", { x, y, "text-anchor": x > 230 ? "end" : "start" }, `${t(name)} ${fmt(z, 3)}`)); }
   bars.append(svg("text", { x: 230, y: 196, "text-anchor": "middle" }, t`nats`));
   const G = C.gaps[0];
   show("wide",
