@@ -31,6 +31,8 @@ try {
   seen.links = await page.locator('main a').evaluateAll(all => all.map(a => [a.textContent, a.getAttribute('href')]))
   seen.cells = await page.locator('main tbody tr').evaluateAll(all => all.map(r => [...r.cells].map(c => c.textContent)))
   seen.title = await page.title()
+  // how far a table is wider than its place
+  seen.wide = await page.locator('.list').evaluateAll(all => all.map(e => e.scrollWidth - e.clientWidth))
   for (const id of plan.chains || []) {
     await page.goto(address + '#chain/' + id)
     await page.waitForFunction(want => document.body.dataset.ready === 'chain' && document.querySelector('main').innerText.includes(want), id)

@@ -70,6 +70,19 @@ def test_a_page_shows_the_report_and_runs_nothing_of_it(tmp_path: Path) -> None:
     assert absent not in [text for text, _ in seen["links"]]
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_table_wider_than_the_page_has_its_rows_as_blocks(tmp_path: Path) -> None:
+    trace = corpus(1, RUN)[0]
+    wide = ReportTable("wide", pa.table({f"quantity {n}": [n + 0.5] for n in range(18)}))
+    narrow = ReportTable("narrow", pa.table({"one": [0.5], "two": [1.5]}))
+    write_analysis(tmp_path / "r.html", Report("odd", "odd", tables=(wide, narrow)), RUN, [trace])
+    seen = look(tmp_path / "r.html", home="report", size=[800, 900])
+    assert len(seen["wide"]) >= 2
+    assert max(seen["wide"]) <= 0
+    assert ["0.5000", "1.5000"] in seen["cells"]
+
+
 @pytest.mark.slow
 def test_every_analysis_writes_its_page(trails: Any, chains_file: Path, tmp_path: Path) -> None:
     trails("ingest", chains_file)

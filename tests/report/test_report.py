@@ -27,7 +27,7 @@ from trails.report.analysis import write_analysis
 from trails.report.html import Found, map_layout, write_report
 from trails.report.svg import ENDS, chain_svg, scale_ends
 from trails.report.terminal import control_line, gradient_control
-from trails.report.words import in_russian
+from trails.report.words import filled, in_russian
 from trails.schema import Run, Step, Trace
 
 MEASURES = ("surprisal", "entropy", "rank", "logit_shift", "attention_shift", "hidden_shift")
@@ -482,7 +482,10 @@ def test_a_reader_without_scripts_gets_the_main_numbers(tmp_path: Path) -> None:
     assert "&lt;i&gt;" in fallback.group(1)
     assert "<i>" not in fallback.group(1)
     assert '<p lang="ru">Эту страницу рисует скрипт' in fallback.group(1)
-    assert f"токенов {trace.n_tokens}, средняя неожиданность" in fallback.group(1)
+    assert (
+        f"1 цепочка, {filled('# [токен|токена|токенов]', [str(trace.n_tokens)])}, средняя неожиданность"
+        in fallback.group(1)
+    )
     for russian in ("цепочка", "источник", "токенов", "неожиданность, наты"):
         assert f'<span lang="ru">{russian}</span></th>' in fallback.group(1)
 
