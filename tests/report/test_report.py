@@ -486,7 +486,7 @@ def test_a_reader_without_scripts_gets_the_main_numbers(tmp_path: Path) -> None:
         f"1 цепочка, {filled('# [токен|токена|токенов]', [str(trace.n_tokens)])}, средняя неожиданность"
         in fallback.group(1)
     )
-    for russian in ("цепочка", "источник", "токенов", "неожиданность, наты"):
+    for russian in ("цепочка", "источник", "токенов", "неожиданность, нат"):
         assert f'<span lang="ru">{russian}</span></th>' in fallback.group(1)
 
 
