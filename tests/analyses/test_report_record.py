@@ -169,5 +169,9 @@ def test_beyond_compares_the_lower_end_with_what_the_control_reaches(
 def test_shares_in_words_do_not_round_something_to_nothing() -> None:
     told_ = [percent(x) for x in (0, 0.0001, 0.005, 0.0549, 0.1, 0.84, 0.9949, 0.998, 0.99999, 1)]
     assert told_ == ["0 %", "under 0.1 %", "0.5 %", "5.5 %", "10 %", "84 %", "99 %", "99.8 %", "over 99.9 %", "100 %"]
-    assert [percent(x) for x in (-0.2, 1.4)] == ["-20 %", "140 %"]
+    beyond = [percent(x) for x in (-0.2, -0.016, -0.0099, -0.004, -0.0001, -1e-9, 1.0001, 1.004, 1.016, 1.4)]
+    assert beyond == [
+        *("-20 %", "-2 %", "-1.0 %", "-0.4 %", "under 0 %", "under 0 %", "over 100 %", "100.4 %", "102 %", "140 %")
+    ]
+    assert percent(-0.0) == "0 %"
     assert percent(float("nan")) == "an unknown share"

@@ -22,6 +22,7 @@ from trails.evaluate.diff import DiffReport, GroupChange, LayerChange, verdict
 from trails.evaluate.difference import Difference
 from trails.evaluate.recall import Recall, Recalled, summary
 from trails.evaluate.recall import verdict as verdict_of_recall
+from trails.pipeline.stellating import COMPARED, COMPARED_COLUMNS
 from trails.platform.text import counted
 from trails.platform.ties import tie
 from trails.report import html
@@ -130,6 +131,14 @@ def test_the_verdict_of_a_group_is_in_the_table(noise: float, change: float, low
 def test_the_headings_of_variants_and_of_a_comparison_are_in_the_table() -> None:
     headings = {*KIND_COLUMNS.values(), *VARIANT_COLUMNS.values()}
     headings |= {heading for columns in difference._COLUMNS.values() for heading in columns.values()}
+    headings |= {*COMPARED_COLUMNS.values(), COMPARED}
+    headings |= {
+        f"{turned} of {lines} {verb} another verdict after the training"
+        for turned, lines, verb in (
+            *((0, "1 judged line", "have"), (1, "1 judged line", "has")),
+            *((1, "2 judged lines", "has"), (2, "12 judged lines", "have")),
+        )
+    }
     for heading in sorted(headings | set(difference._TITLES.values())):
         assert told_whole(heading), heading
 

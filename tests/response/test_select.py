@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 from tests.report.test_report import contents
 from tests.response.conftest import saved_model, texts
 
+from trails.analyses import gaps
 from trails.analyses.budget import WAYS, Pool, choose, chosen, lazy_greedy, taken
+from trails.analyses.score import Control, Score
 from trails.errors import UsageError
 from trails.pipeline import Home
+from trails.store.base import GraphBatch
+from trails.store.rows import table_of
+from trails.store.traces import TraceStore
 
 Trails = Callable[..., Any]
 
@@ -146,6 +151,34 @@ def test_reaction_orders_by_what_respond_stored(trails: Trails) -> None:
     order = sorted(rows, key=lambda row: row["nll_change"] - row["nll_change_control"])
     found = trails("select", "--budget", 100000, "--by", "reaction", "--json").json()
     assert [row["chain"] for row in found["chosen"]] == [row["chain"] for row in order]
+
+
+@pytest.mark.slow
+def test_a_choice_by_gaps_says_where_the_calibration_did_not_show_their_size(trails: Trails) -> None:
+    with Home() as home:
+        run = home.run()
+        chains = sorted(home.shards.done(run.id))
+        mine = {"id": [f"g{n}" for n in range(len(chains))], "chain": chains, "run": [run.id] * len(chains)}
+        gap = table_of("Gap", {**mine, "bridge_nats": [float(n) for n in range(len(chains))]})
+        home.graph.write([GraphBatch({"Gap": gap})])
+        home.graph.save()
+        folder = home.settings.home
+
+    def notes(value: float, low: float) -> list[str]:
+        size = Score(
+            gaps.SIZE, value, "rank correlation", (Control("length of the removed step", 0.3),), (low, value + 0.1)
+        )
+        every = Score("all", 0.7, "AUC", (Control("position", 0.5),))
+        with TraceStore(folder, write=True) as store:
+            noted = gaps.Calibration(run.id, 20, (), (), (every, size)).stored()
+            store.update_run_notes(run.id, {gaps.NOTE: noted})
+        found: list[str] = trails("select", "--budget", 100000, "--by", "gaps", "--json").json()["notes"]
+        return [note for note in found if note.startswith("bridge_nats")]
+
+    assert trails("select", "--budget", 100000, "--by", "gaps", "--json").json()["chosen"][0]["chain"] == chains[-1]
+    (told,) = notes(0.1, -0.2)
+    assert "its size was not shown on this corpus" in told
+    assert notes(0.6, 0.5) == []
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from trails.pipeline import verify
 from trails.pipeline.merging import measures_of, merge
 from trails.schema import Role, Run, Trace
 from trails.store.corrections import Correction
-from trails.store.traces import TraceStore
+from trails.store.traces import SOURCE_STEPS, TraceStore
 
 RUN = make_run()
 
@@ -127,6 +127,14 @@ def test_another_segmentation_or_configuration_is_refused_even_mixed(tmp_path: P
     home_of(tmp_path / "a", some(0, 3))
     home_of(tmp_path / "b", some(3, 6), segmenter="s2")
     assert "trails rebuild --segment --home" in refused(tmp_path, "a", "b", mixed=True)
+    home_of(tmp_path / "e", some(3, 6), segmenter=f"s1{SOURCE_STEPS}")
+    for pair in (("a", "e"), ("e", "a")):
+        # rebuild --segment keeps the choice of a home, so it would not help
+        told = refused(tmp_path, *pair, mixed=True)
+        assert (
+            "was made with --keep-source-steps and the other without. Nothing was merged: ingest the chains of" in told
+        )
+        assert "rebuild --segment" not in told
     notes = {"transformers": "5", "config": {"rope_theta": 1.0}}
     home_of(tmp_path / "c", some(0, 3), run=replace(RUN, notes=notes))
     home_of(tmp_path / "d", some(3, 6), run=replace(RUN, notes={**notes, "config": {"rope_theta": 2.0}}))

@@ -137,9 +137,11 @@ def test_a_shard_that_vanished_is_told(home: Path) -> None:
         output = " ".join(trails(home, *line).output.split())
         if line == ["rebuild"]:
             assert told in output
-    advice = verify(load_settings(home=home, store="embedded")).advice
-    assert advice[0].startswith("ingest the same input again (sources: toy0.jsonl, toy1.jsonl)")
-    assert "rebuild --repair" in advice[1]
+    assert verify(load_settings(home=home, store="embedded")).advice == (
+        "ingest the same input again (sources: toy0.jsonl, toy1.jsonl), only what is missing is measured: "
+        f"trails ingest PATH --home {home}",
+        f"or, if these chains shall go from the graph, too: trails rebuild --repair --home {home}",
+    )
 
 
 def test_a_run_without_its_file_is_told(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from tests.measure.reference import byte_tokenizer
 
 from trails.cli.scores import print_report
-from trails.evaluate.recall import Recall, Recalled, conclusion_or_why, conclusion_row, recall, summary, verdict
+from trails.errors import UsageError
+from trails.evaluate.recall import (
+    Recall,
+    Recalled,
+    conclusion_or_why,
+    conclusion_row,
+    recall,
+    recall_of,
+    summary,
+    verdict,
+)
 from trails.measure.base import Segmented
 from trails.measure.context import ContextPolicy, Contexts
 from trails.measure.tokens import TextTokenizer
@@ -37,6 +52,38 @@ def test_the_conclusion_is_the_last_step() -> None:
     assert conclusion_row(BYTES, Segmented(item().chain, empty)) is None  # the last step has no token
     assert conclusion_or_why(BYTES, Segmented(item().chain, empty)) == "last_step_without_a_token"
     assert conclusion_or_why(BYTES, Segmented(item().chain, (Step(0, 0, 7),))) == "one_step"
+
+
+def test_every_chain_of_the_selection_is_scored_or_counted_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scored(model: Any, rows: Sequence[Any]) -> list[Recalled]:
+        return [Recalled(1.0, 0.5, False) for _ in rows]
+
+    monkeypatch.setattr("trails.evaluate.recall.check_trained", lambda *_: None)
+    monkeypatch.setattr("trails.evaluate.recall.put_adapter", lambda *_: None)
+    monkeypatch.setattr("trails.evaluate.recall.recall", scored)
+    scorer: Any = SimpleNamespace(contexts=BYTES, run=None, model=SimpleNamespace(module=None))
+    long = Chain("s", "2", "x", "abcdefgh" * 4)
+    items = [
+        *[item()] * 3,
+        *[Segmented(item().chain, (Step(0, 0, 7),))] * 2,
+        Segmented(item().chain, (Step(0, 0, 5), Step(1, 5, 7), Step(2, 7, 7))),
+        *[Segmented(long, (Step(0, 0, 4), Step(1, 4, len(long.text))))] * 4,
+    ]
+    found = recall_of(items, scorer, Path("adapter"), max_tokens=16, selected=15)
+    assert found.report().facts["left_out"] == {
+        "one_step": 2,
+        "longer_than_max_tokens": 4,
+        "last_step_without_a_token": 1,
+        "not_measured": 5,
+    }
+    assert (found.rows[0].chains, found.selected) == (3, 15)
+    whole = recall_of(items, scorer, Path("adapter"), max_tokens=0, selected=10)
+    assert whole.report().facts["left_out"]["longer_than_max_tokens"] == 0
+    assert (whole.rows[0].chains, whole.selected) == (7, 10)
+    with pytest.raises(
+        UsageError, match=r"of 5 chains 3 were not .*\(2 of one step, .*, 1 with a last step .*, 2 not measured"
+    ):
+        recall_of(items[3:6], scorer, Path("adapter"), max_tokens=16, selected=5)
 
 
 def test_shuffled_steps_keep_every_token_and_no_order(make_rows) -> None:

@@ -330,11 +330,7 @@ def compared(
         [(name, pa.string()) for name in ("block", "line", "before", "after")]
         + [(name, pa.float64()) for name in ("was", "control_was", "now", "control_now", "change", "control_change")]
     )
-    columns = {"block": "block", "line": "line", "before": "before", "after": "after", "was": "was"}
-    columns |= {"control_was": "control before", "now": "now", "control_now": "control after"}
-    columns |= {"change": "change", "control_change": "change of control"}
-    title = "what the blocks state, before and after"
-    table = ReportTable("assertions", pa.Table.from_pylist(rows, schema), title, columns)
+    table = ReportTable("assertions", pa.Table.from_pylist(rows, schema), COMPARED, COMPARED_COLUMNS)
     if shared is not None:
         notes.append(f"judged on the {counted(len(shared), 'chain')} that both runs measured")
     return Report(
@@ -348,6 +344,22 @@ def compared(
         notes=tuple(notes),
         parts=parts,
     )
+
+
+COMPARED = "what the blocks state, before and after"
+COMPARED_COLUMNS = {
+    "block": "block",
+    "line": "line",
+    "before": "before",
+    "after": "after",
+    "was": "was",
+    "control_was": "control before",
+    "now": "now",
+    "control_now": "control after",
+    "change": "change",
+    "control_change": "change of control",
+}
+"""Title and headings of a comparison of what blocks state."""
 
 
 def _change(was: float | None, now: float | None) -> float | None:

@@ -109,7 +109,8 @@ def singular(many: str) -> str:
 
 def percent(share: float) -> str:
     """A share in words: "84 %", with a digit after the point near none and all; "0 %" and "100 %" only for exactly that. A
-    share below 0 or above 1, which a difference can be, is written in whole per cent: "-20 %", "140 %".
+    share below 0 or above 1, which a difference can be, is written in the same way: "-20 %", "-0.4 %", "under 0 %", "140 %",
+    "100.4 %", "over 100 %".
     """
     if not math.isfinite(share):
         return "an unknown share"
@@ -117,7 +118,10 @@ def percent(share: float) -> str:
     if value in (0, 100):
         return f"{abs(value):.0f} %"
     if not 0 < value < 100:
-        return f"{value:.0f} %"
+        beyond = max(-value, value - 100)
+        if beyond < 0.05:
+            return "under 0 %" if value < 0 else "over 100 %"
+        return f"{value:.0f} %" if beyond >= 1 else f"{value:.1f} %"
     if not 0.05 <= value < 99.95:
         return "under 0.1 %" if value < 1 else "over 99.9 %"
     return f"{value:.0f} %" if 10 <= value < 99.5 else f"{value:.1f} %"
