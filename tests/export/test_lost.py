@@ -7,15 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from click.testing import CliRunner, Result
 
 from trails.cli import cli
+from trails.config import load_settings
 from trails.errors import QueryError
+from trails.pipeline.training import train_export
 from trails.store.embedded import EmbeddedStore
 from trails.store.rows import graph_batch, held_by
 from trails.store.traces import TraceStore
+from trails.train.options import TrainOptions
 
 EVERY = "MATCH (c:Chain) RETURN c"
 
@@ -95,3 +99,29 @@ def test_a_choice_whose_chains_are_gone_says_so(made: SimpleNamespace, caplog: p
         f"{len(gone)} chosen chains are left out, because this home holds no measures of them any more" in caplog.text
     )
     assert all(chain in caplog.text for chain in gone)
+
+
+def test_chains_without_a_map_of_the_teacher_are_named(
+    made: SimpleNamespace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of a chain whose map is lost teach no attention; the training itself is not what is tested here."""
+    one = made.runs[0].id
+    assert export(made, EVERY, one).exit_code == 0
+    monkeypatch.setattr("trails.pipeline.training._scorer", lambda *_: MagicMock())
+    monkeypatch.setattr("trails.train.train", MagicMock())
+    settings = load_settings(home=made.home, store="embedded")
+    options = TrainOptions(objective="attention")
+
+    def told() -> str:
+        caplog.clear()
+        with caplog.at_level("WARNING", "trails"):
+            train_export(settings, made.home.parent / "x.jsonl", made.home.parent / "out", options, teacher=one)
+        return caplog.text
+
+    assert "attention map" not in told()
+    gone = next(name for name in made.names if {run for _, run in made.held[name]} == {one})
+    chains = sorted(chain for chain, _ in made.held[gone])
+    (made.home / "shards" / gone).unlink()
+    said = told()
+    assert f"{len(chains)} of 6 chains have no attention map of run {one}" in said
+    assert all(chain in said for chain in chains)

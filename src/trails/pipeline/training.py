@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from trails.config import Settings
 from trails.errors import UsageError
+from trails.export import read_records
 from trails.platform.files import write_atomic
+from trails.platform.text import agreeing, part_of
 from trails.schema import Run
 from trails.store.traces import TraceStore
 from trails.train.check import NOTHING_TO_LEARN, check_output, export_head
 from trails.train.options import TrainOptions, TrainReport, check_options
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from trails.evaluate.routes import Routed
@@ -59,6 +64,8 @@ def train_export(
     if name == "uniform":
         raise UsageError("the uniform scorer cannot be trained. Give a model with --model.")
     teachers = _teachers(settings, teacher) if teacher else None
+    if teachers is not None and (told := _without_map(export, teachers, teacher)):
+        logger.warning(told)
     if replay is not None and not replay.is_file():
         raise UsageError(f"{replay} does not exist. A training writes it: trails train EXPORT --journal 0.95 -o FOLDER")
     if replay_at_random and replay is None:
@@ -93,6 +100,22 @@ def _scorer(settings: Settings, export: Path) -> Any:
     known = _run_of(settings, export_head(export).run)
     model, revision = model_to_open(known, settings.model) if known else (settings.model, None)
     return open_scorer(model, device=settings.device, dtype=settings.dtype, revision=revision)
+
+
+def _without_map(export: Path, teachers: Collection[str], run: str) -> str:
+    """What to say of chains of an export that the teaching run has no map of; empty where it has all."""
+    chains: set[str] = set()
+    for table in read_records(export):
+        columns = (table[name].to_pylist() for name in ("parent", "chain"))
+        chains.update(parent or chain for parent, chain in zip(*columns, strict=True))
+    lacking = sorted(chains - set(teachers))
+    if not lacking:
+        return ""
+    return (
+        f"{part_of(len(lacking), len(chains), 'chain', 'has', 'have')} no attention map of run {run} in the shards, so "
+        f"{agreeing(len(lacking), 'its', 'their')} rows teach no attention: {', '.join(lacking[:5])}"
+        f"{', …' if len(lacking) > 5 else ''}. The run did not measure them, or a shard is missing. Compare: trails verify"
+    )
 
 
 ONE, MIXED = "one", "mixed"
