@@ -518,7 +518,7 @@ def section_premises(data: Path, args: argparse.Namespace) -> None:
         interval = bootstrap(np.unique(of)[:, None].astype(np.float64), statistic, draws=200)
         _, level = within_group_auc(column, truth, np.array(distance).astype(np.int64))
         print(
-            f"  {name}: AUC {auc(column[truth], column[~truth]):.3f} {interval}; "
+            f"  {name}: AUC {auc(column[truth], column[~truth]):.3f} ({interval[0]:.3f}–{interval[1]:.3f}); "
             f"mean over pairs of equal distance {float(level.mean()):.3f}"
         )
 

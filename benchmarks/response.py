@@ -1,6 +1,6 @@
 """What suppressing attention and probing cost, against the bare passes that they need.
 
-python -m benchmarks.response [--spans 8] [--probes 3] [--chains 40]
+python -m benchmarks.response [--spans 8] [--probes 3] [--chains 40] [--lengths 20] [--steps 4] [--only respond]
 """
 
 from __future__ import annotations
@@ -69,12 +69,14 @@ def anchors(scorer: HuggingFaceScorer) -> None:
     print(f"anchors, CPU time: {seconds / best(bare):.2f} passes over the chain with its logits")
 
 
-def respond(scorer: HuggingFaceScorer, spans: int, probes: int) -> None:
-    """Probing against the same batches without any reduction: hidden states, and logits of the probe's tokens."""
+def respond(scorer: HuggingFaceScorer, spans: int, probes: int, length: int, steps: int) -> None:
+    """Probing against the same batches without any reduction: hidden states, and logits of the probe's tokens. Spans of
+    ``length`` to ``length + 6`` tokens before probes of so many ``steps``.
+    """
     model = scorer.model
-    rows = [scorer.contexts.row(chain(i, 4)) for i in range(probes)]
+    rows = [scorer.contexts.row(chain(i, steps)) for i in range(probes)]
     rng = np.random.default_rng(0)
-    texts = [rng.integers(100, 40_000, 20 + i % 7).astype(np.int32) for i in range(3 * spans)]
+    texts = [rng.integers(100, 40_000, length + i % 7).astype(np.int32) for i in range(3 * spans)]
 
     def probed() -> None:
         with model.measuring():
@@ -98,7 +100,8 @@ def respond(scorer: HuggingFaceScorer, spans: int, probes: int) -> None:
 
     tokens = sum((len(texts) + 1) * len(row.ids) + sum(map(len, texts)) for row in rows)
     one, other = best(probed, 2), best(bare, 2)
-    print(f"respond, {spans} spans x {probes} probes with two controls, {tokens:,} tokens: {one / other:.2f} x the CPU time of "
+    print(f"respond, {spans} spans of {length} to {length + 6} tokens x {probes} probes of {len(rows[0].tokens)} tokens "
+          f"with two controls, {tokens:,} tokens: {one / other:.2f} x the CPU time of "
           f"the bare passes (goal 1.2); {tokens / one:,.0f} tokens a CPU second")  # fmt: skip
 
 
@@ -146,13 +149,21 @@ def main() -> None:
     parser.add_argument("--spans", type=int, default=8)
     parser.add_argument("--probes", type=int, default=3)
     parser.add_argument("--chains", type=int, default=40)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[20], help="tokens of a span of respond")
+    parser.add_argument("--steps", type=int, nargs="+", default=[4], help="steps of a probe of respond, 15 words each")
+    parser.add_argument("--only", choices=["anchors", "respond", "consilium"], default="")
     options = parser.parse_args()
     scorer = open_scorer(device="cpu")
     assert isinstance(scorer, HuggingFaceScorer)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {scorer.run.model}")
-    anchors(scorer)
-    respond(scorer, options.spans, options.probes)
-    consilium(scorer, options.chains)
+    if options.only in ("", "anchors"):
+        anchors(scorer)
+    if options.only in ("", "respond"):
+        for length in options.lengths:
+            for steps in options.steps:
+                respond(scorer, options.spans, options.probes, length, steps)
+    if options.only in ("", "consilium"):
+        consilium(scorer, options.chains)
 
 
 if __name__ == "__main__":
