@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trails.platform.columns import Growing, read_columns, write_columns
+from trails.platform.columns import Growing, let_go, parked, read_columns, write_columns
 
 COLUMNS = {
     "flag": np.array([True, False, True]),
@@ -61,3 +63,34 @@ def test_what_grows_is_read_whole(tmp_path: Path) -> None:
     assert pairs.read().tolist() == [[0, 1], [2, 3], [10, 11], [12, 13], [20, 21], [22, 23]]
     assert one.read().tolist() == [0, 0, 1]
     assert none.read().shape == (0, 3)
+
+
+def test_a_parked_array_is_the_same_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for array in (np.arange(12).reshape(3, 4).T, np.array([True, False]), np.zeros((0, 3), np.int8), COLUMNS["nats"][::2]):
+        found = parked(array)
+        assert found.dtype == array.dtype
+        assert found.shape == array.shape
+        assert found.tobytes() == array.tobytes()
+        assert not found.size or not found.flags.writeable
+        let_go(found, array)
+        assert found.tobytes() == array.tobytes()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert parked(COLUMNS["name"]) is COLUMNS["name"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_what_is_let_go_is_not_held(tmp_path: Path) -> None:
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    array = parked(np.ones(2**22))
+    write_columns(tmp_path / "c", {"a": np.ones(2**22)}, {})
+    kept = read_columns(tmp_path / "c")[0]["a"]
+    let_go(array, kept)
+    before = held()
+    assert array[1:].sum() + kept[1:].sum() == 2 * (2**22 - 1)
+    assert held() - before > 2 * 30 * 2**20
+    let_go(array[5:], kept)
+    assert held() - before < 2 * 2**20

@@ -342,6 +342,23 @@ def test_long_shards_are_read_in_row_groups(tmp_path: Path, monkeypatch: pytest.
         assert [same(a, b) for a, b in zip(corpus(12), store.traces(), strict=True)] == [True] * 12
 
 
+def test_chains_that_were_asked_for_come_once_whatever_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = make_run("one"), make_run("two")
+    with TraceStore(tmp_path, write=True) as store:
+        store.put_run(one)
+        store.write([*corpus(5, one), *corpus(3, two)])
+        store.write([*corpus(6, one)[::-1], *corpus(4, two)])  # most of it again
+    wanted = sorted(trace.chain.id for trace in corpus(6))[:4]
+    expected = sorted((t.chain.id, t.run) for t in (*corpus(6, one), *corpus(4, two)) if t.chain.id in wanted)
+    for kept in (0, 2**20):
+        monkeypatch.setattr(module, "KEPT_NUMBERS", kept)
+        with TraceStore(tmp_path) as store:
+            for _ in range(2):
+                rows = [row for table in store.tables(["chain", "run"], None, wanted) for row in table.to_pylist()]
+                assert sorted((row["chain"], row["run"]) for row in rows) == expected
+            assert store.nameless() == {(t.chain.id, two.id) for t in corpus(4, two)}
+
+
 @pytest.mark.slow
 def test_row_groups_read_together_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "ROW_GROUP_TOKENS", 40)

@@ -24,10 +24,14 @@ from trails.export.split import GramIndex
 from trails.export.subgraph import Selection
 from trails.export.writer import Writer
 from trails.platform.arrays import Ints, Keys, Whole
-from trails.platform.columns import Growing
+from trails.platform.columns import Growing, let_go, parked
 from trails.platform.text import counted
 from trails.schema import Run
 from trails.store.traces import id_numbers
+
+
+_BLOCK = 2**16
+"""Rows that are looked up at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +77,21 @@ class Plan:
 
 def plan_arranged(facts: Facts, arrangement: Arrangement) -> Plan:
     """The order of an arrangement. Raises UsageError for a chain that gave no row."""
-    known = facts.chains
+    known, chains = facts.chains, arrangement.chains
     by_number = np.argsort(known, kind="stable").astype(np.int32)
-    at = np.minimum(np.searchsorted(known[by_number], arrangement.chains), len(known) - 1)
-    order = by_number[at]
-    del at, by_number
-    if (lost := np.flatnonzero(known[order] != arrangement.chains)).size:
-        first = f"c{int(arrangement.chains[lost[0]]):016x}"
+    placed, lost, first = Growing(facts.folder / "order", np.int32), 0, 0
+    for start in range(0, len(chains), _BLOCK):
+        asked = chains[start : start + _BLOCK]
+        rows = by_number[np.minimum(np.searchsorted(known, asked, sorter=by_number), len(known) - 1)]
+        missing = asked[known[rows] != asked]
+        first = first if lost or not len(missing) else int(missing[0])
+        lost += len(missing)
+        placed.add(rows)
+    order = placed.read()
+    let_go(known, chains)
+    if lost:
         raise UsageError(
-            f"{arrangement.name}: {counted(len(lost), 'row has', 'rows have')} no token with loss (first: chain {first})."
+            f"{arrangement.name}: {counted(lost, 'row has', 'rows have')} no token with loss (first: chain c{first:016x})."
             " Leave chains of a single token out."
         )
 
@@ -90,7 +100,7 @@ def plan_arranged(facts: Facts, arrangement: Arrangement) -> Plan:
         return arrangement.columns(every if split == "train" else arrangement.parts[split][start:stop])
 
     further = Further(arrangement.schema, of)
-    parts = {"train": order, **{name: order[mine] for name, mine in arrangement.parts.items()}}
+    parts = {"train": order, **{name: parked(order[mine]) for name, mine in arrangement.parts.items()}}
     return Plan(parts, order, np.zeros(facts.rows, dtype=bool), further=further)
 
 
@@ -148,7 +158,7 @@ class Facts:
 
     def __init__(self, run: Run, selection: Selection, folder: Path, *, ordered: bool, named: bool) -> None:
         self._selection, self._staged = selection, selection.staged
-        self.run, self._ordered, self._named = run, ordered, named
+        self.run, self.folder, self._ordered, self._named = run, folder, ordered, named
         self.rows = 0
         self.unlabelled = 0
         self.variants = 0
@@ -298,8 +308,9 @@ class Facts:
     ) -> Counts:
         """Counts over the rows that were written. ``shared`` grams were found in both parts."""
         order, held = plan.order, plan.held
-        sizes, blocks = self._sizes.read(), range(0, len(order), 2**16)
-        tokens, labelled, variants = sum(sizes[order[at : at + 2**16]].sum(0, dtype=np.int64) for at in blocks).tolist()
+        sizes, blocks = self._sizes.read(), range(0, len(order), _BLOCK)
+        tokens, labelled, variants = sum(sizes[order[at : at + _BLOCK]].sum(0, dtype=np.int64) for at in blocks).tolist()
+        let_go(sizes)
         return Counts(
             rows=int((~held[order]).sum() + held.sum()),
             held_out=int(held.sum()),

@@ -114,7 +114,7 @@ def prepare(
     parse_order(options.order)
     if not 0 <= options.split < 1:
         raise UsageError(f"split {options.split} must lie in [0, 1). Write for example --split 0.1.")
-    for line in undescribed(traces, traces.keys()):
+    for line in undescribed(traces, traces.nameless()):
         logger.warning(line)
     run = run_of(measured_runs(traces), options.run)
     if any(layer < 1 or (run.n_layers and layer > run.n_layers) for layer in options.layers):

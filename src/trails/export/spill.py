@@ -21,7 +21,7 @@ import pyarrow as pa
 from trails.export.files import one_array
 from trails.export.record import HELD, Batch, Ragged
 from trails.platform.arrays import Whole
-from trails.platform.columns import Growing, write_all
+from trails.platform.columns import Growing, let_go, write_all
 
 PER_TOKEN = {
     "input_ids": np.dtype(np.int32),
@@ -96,6 +96,7 @@ class Spill:
                 for start in range(0, len(rest), batch):
                     mine = rest.slice(start, batch)
                     yield self._with_tokens(rows[first + start : first + start + len(mine)], mine)
+                let_go(rows, self._rows)
 
     def _with_tokens(self, rows: Whole, rest: pa.Table) -> pa.Table:
         starts = np.where(rows > 0, self._rows[rows - 1], 0)
@@ -129,6 +130,7 @@ class Spill:
         """Put the other columns of every window of rows into a file of its own: all of them are read once."""
         by_row = np.argsort(rows, kind="stable").astype(np.int32)
         sorted_rows = rows[by_row]
+        let_go(rows)
         for start, table in self._blocks(window, sorted_rows):
             first, last = np.searchsorted(sorted_rows, [start, start + len(table)])
             places, of = by_row[first:last], sorted_rows[first:last] - start

@@ -33,6 +33,7 @@ from trails.genome.model import ROLES
 from trails.genome.scenes import items
 from trails.genome.shelf import Int64
 from trails.platform.arrays import Keys
+from trails.platform.columns import parked
 from trails.platform.files import write_atomic
 from trails.platform.text import counted
 from trails.store.traces import numbers_of
@@ -46,7 +47,7 @@ COLUMNS = pa.schema(
 """Columns that a course adds to a row of the canonical record."""
 
 _COURSE = pa.schema([("order", pa.int64()), ("chain", pa.string()), *COLUMNS, ("tokens", pa.int32())])
-_CHUNK = 20_000
+_CHUNK = 5_000
 
 
 class Parts(OrderedParts):
@@ -72,11 +73,12 @@ class Parts(OrderedParts):
     @property
     def numbers(self) -> Keys:
         """Of the ids of the chains, ascending."""
-        return self._course.shelf.keys(self._held)
+        return parked(self._course.shelf.keys(self._held))
 
     def of(self, chains: Sequence[str]) -> list[Part | None]:
         """The part of every chain; None for one that the course does not hold."""
         rows = self._course.shelf.where(numbers_of(chains))
+        self._course.shelf.let_go()
         held = (rows >= 0) & self._held[rows]
         own = self._course.parts
         return [
@@ -116,15 +118,22 @@ def export_course(course: Course, format: str, to: Path, *, parquet: bool = Fals
         for path in written.values():
             if path.exists():
                 raise UsageError(f"{path} exists. Choose another folder, or add --overwrite.")
+
+    def columns(places: Int64) -> pa.Table:
+        made = course.columns(places).cast(COLUMNS)
+        course.let_go()
+        return made
+
     selection = Selection(f"genome:{course.genome.name}", Parts(course))
     arrangement = Arrangement(
         f"genome {course.genome.name}",
-        course.shelf.numbers[course.chain],
+        parked(course.shelf.numbers[course.chain]),
         COLUMNS,
-        lambda places: course.columns(places).cast(COLUMNS),
+        columns,
         {name: places for name, places in role_rows(course).items() if len(places)},
         card_lines(course),
     )
+    course.let_go()
     report = export_selection(
         selection,
         course.shelf.traces,
@@ -157,6 +166,7 @@ def _lines(values: Sequence[Mapping[str, object]]) -> str:
 def _course_tables(course: Course) -> Iterator[pa.Table]:
     for start in range(0, len(course), _CHUNK):
         yield plan_table(course, np.arange(start, min(start + _CHUNK, len(course))))
+        course.let_go()
 
 
 def plan_table(course: Course, places: Int64) -> pa.Table:
@@ -169,7 +179,7 @@ def plan_table(course: Course, places: Int64) -> pa.Table:
 
 def role_rows(course: Course) -> dict[str, Int64]:
     """Places of the rows of every role. A chain has one role at most, so no two share a chain."""
-    return {name: np.flatnonzero(course.role == number) for number, name in enumerate(ROLES)}
+    return {name: parked(np.flatnonzero(course.role == number)) for number, name in enumerate(ROLES)}
 
 
 def gap_items(course: Course) -> list[Mapping[str, object]]:

@@ -3,8 +3,8 @@
     books (select, gaps, skip, take, order, times) → stages → budget → rehearsal → rows
 
 A row of stage k+1 never comes before stage k is through, except for rows of rehearsal, which are rows of earlier stages. Rows
-are columns of small numbers, so that a million of them cost some tens of megabytes. Everything follows from the genome, the
-home's content and the seed.
+are columns of small numbers, which lie in files once they are made. Everything follows from the genome, the home's content and
+the seed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from trails.genome.model import ROLES, Book, Genome, fault_at, gaps_of
 from trails.genome.scenes import MATCH, Placed, authored, match_scenes, scene_id
 from trails.genome.shelf import Int64, Shelf, first_lines
 from trails.genome.source import Document, Fault, GenomeError
+from trails.platform.columns import let_go, parked
 from trails.platform.text import agreeing, counted, percent
 
 UNMET = 0.9
@@ -105,6 +106,11 @@ class Course:
                 "rehearsal": pa.array(self.rehearsed[rows]),
             }
         )
+
+    def let_go(self) -> None:
+        """Hold of the rows, and of the shelf, only what is looked at from now on."""
+        let_go(self.chain, self.stage, self.during, self.book, self.scene, self.role, self.rehearsed, self.tokens)
+        self.shelf.let_go()
 
     @property
     def too_long(self) -> npt.NDArray[np.bool_]:
@@ -453,6 +459,8 @@ class _Builder:
         twice = sum(count > 1 for count in repeated.values())
         if twice and not any(placed.book.times > 1 for placed in books):
             self.notes.append(f"{twice:,} chain{'s stand' if twice > 1 else ' stands'} in more than one book")
+        for placed in books:
+            placed.chains = parked(placed.chains)
         return Course(
             self.genome,
             self.document,
@@ -462,14 +470,11 @@ class _Builder:
             [scene for _, _, scene in scenes],
             gaps,
             self.parts,
-            chain,
-            table["stage"].copy(),
-            table["during"].copy(),
-            table["book"].copy(),
-            table["scene"].copy(),
-            self.role[chain],
-            table["rehearsed"].copy(),
-            tokens[chain],
+            parked(chain),
+            *(parked(table[name]) for name in ("stage", "during", "book", "scene")),
+            parked(self.role[chain]),
+            parked(table["rehearsed"]),
+            parked(tokens[chain]),
             self.notes,
         )
 

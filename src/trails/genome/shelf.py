@@ -17,6 +17,7 @@ from trails.export.order import arrange
 from trails.export.record import Ragged, ragged
 from trails.export.subgraph import Part, needs_graph, select
 from trails.platform.arrays import Bools, Doubles, Ints, Keys
+from trails.platform.columns import let_go
 from trails.platform.text import counted
 from trails.schema import Role, Run, family_key
 from trails.store.base import GraphStore
@@ -46,6 +47,7 @@ class Shelf:
         self._graph: GraphStore | None = None
         self._found: dict[str, tuple[Int64, dict[int, Part]]] = {}
         columns, names = traces.columns(run.id, _VERSION, lambda: _columns_of(traces, run))
+        self._columns = columns
         self.numbers: Keys = columns["number"]
         self.sources, self.families, self.languages = (list(names[name]) for name in _NAMED)
         self.source: Ints = columns["source"]
@@ -88,6 +90,10 @@ class Shelf:
         """The numbers of the ids of those chains, ascending."""
         return self._rising[among[self._at]]
 
+    def let_go(self) -> None:
+        """Hold of the columns only what is looked at from now on."""
+        let_go(*self._columns.values())
+
     def close(self) -> None:
         """Close the graph, if a selection opened it."""
         if self._graph is not None:
@@ -100,22 +106,28 @@ class Shelf:
         Raises UsageError and QueryError as :func:`trails.export.subgraph.select`, and UsageError where the run measured none.
         """
         text = text.strip()
+        if (near := self._listed(text)) is not None:
+            return near, {}
         if text not in self._found:
             self._found[text] = self._select(text)
         return self._found[text]
 
-    def _select(self, text: str) -> tuple[Int64, dict[int, Part]]:
+    def _listed(self, text: str) -> Int64 | None:
+        """The chains of a selection that the columns answer, which is too cheap to be kept."""
         if text == "all":
-            return np.arange(len(self)), {}
+            return np.arange(len(self))
         name = text.partition(":")[2].strip()
         if text.startswith("source:"):
             fitting = [i for i, known in enumerate(self.sources) if name in (known, known.rsplit("/", 1)[-1])]
             if fitting:  # chains are numbered by source: those of a book are not looked for among all
                 sought = np.array(fitting, self.source.dtype)  # of another type, all sources would be copied
                 ends = [np.searchsorted(self.source, sought, side) for side in ("left", "right")]
-                return np.concatenate([np.arange(first, last) for first, last in zip(*ends, strict=True)]), {}
+                return np.concatenate([np.arange(first, last) for first, last in zip(*ends, strict=True)])
         if text.startswith("family:") and family_key(name) in self.families:
-            return np.flatnonzero(self.family == self.families.index(family_key(name))), {}
+            return np.flatnonzero(self.family == self.families.index(family_key(name)))
+        return None
+
+    def _select(self, text: str) -> tuple[Int64, dict[int, Part]]:
         if needs_graph(text) and self._graph is None:
             if self._open is None:
                 raise UsageError(f"selection {text!r} asks the graph, and no graph is open. Run: trails rebuild")

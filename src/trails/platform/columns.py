@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,28 @@ def write_all(file: Any, numbers: npt.NDArray[Any]) -> None:
     data = numbers.reshape(-1).view(np.uint8).data
     while len(data):
         data = data[file.write(data) :]
+
+
+def parked(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same array, read-only, in a file without a name in the system's temporary folder, which goes with the array: memory
+    holds of it what is looked at. The array itself where no such file can be made.
+    """
+    if not numbers.nbytes:
+        return numbers
+    with suppress(OSError), tempfile.TemporaryFile(buffering=0) as file:
+        write_all(file, np.ascontiguousarray(numbers))
+        return np.asarray(np.memmap(file, numbers.dtype, "r", shape=numbers.shape))
+    return numbers
+
+
+def let_go(*arrays: npt.NDArray[Any]) -> None:
+    """Hold nothing of mapped arrays until they are looked at again; other arrays stay as they are."""
+    for array in arrays:
+        under: Any = array
+        while under is not None and not isinstance(under, mmap.mmap):
+            under = getattr(under, "base", None)
+        if under is not None and hasattr(mmap, "MADV_DONTNEED"):
+            under.madvise(mmap.MADV_DONTNEED)
 
 
 class Growing:

@@ -225,7 +225,7 @@ def chains_without_shard(count: int) -> str:
 
 def undescribed(traces: TraceStore, keys: Collection[tuple[str, str]]) -> list[str]:
     """A sentence for every run that measured chains of this home and that no file of the home describes any more. ``keys`` are
-    those of the home's shards (:meth:`TraceStore.keys`)."""
+    those of the home's shards (:meth:`TraceStore.keys`), or of such runs alone (:meth:`TraceStore.nameless`)."""
     known = traces.runs()
     of = Counter(run for _, run in keys if run not in known)
     return [

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from trails.errors import StoreError
 from trails.platform.arrays import Floats, Keys
-from trails.platform.columns import read_columns, write_columns
+from trails.platform.columns import let_go, read_columns, write_columns
 from trails.platform.files import check_regular, refused, write_atomic
 from trails.platform.locks import HeldError, WriterLock
 from trails.platform.spoken import spoken
@@ -58,6 +58,9 @@ from trails.store.shards import (
 )
 
 _DIGITS = re.compile(r"[0-9a-f]*")
+
+KEPT_NUMBERS = 2**20
+"""So many numbers of chains are kept once they were read (8 bytes each); those of further shards are read again."""
 
 SOURCE_STEPS = "-source"
 """End of a segmenter's name in the home of chains whose source steps were kept whole."""
@@ -452,10 +455,12 @@ class TraceStore:
 
     def _numbers(self, path: Path) -> Keys:
         """:func:`number_of` of the chain of every row of a shard: a tenth of the memory of its ids."""
-        if path.name not in self._known_numbers:
-            chains, _ = self._known_keys.get(path.name) or self._read_keys(path)
-            self._known_numbers[path.name] = numbers_of(chains)
-        return self._known_numbers[path.name]
+        if (known := self._known_numbers.get(path.name)) is not None:
+            return known
+        numbers = numbers_of((self._known_keys.get(path.name) or self._read_keys(path))[0])
+        if sum(map(len, self._known_numbers.values())) < KEPT_NUMBERS:
+            self._known_numbers[path.name] = numbers
+        return numbers
 
     def measured(self) -> set[str]:
         """Ids of the runs that measured a chain of this home; reads no more shards than it takes to have met every run."""
@@ -491,6 +496,16 @@ class TraceStore:
             found.update(zip(*self._keys(path), strict=True))
         return found
 
+    def nameless(self) -> set[tuple[str, str]]:
+        """(chain, run) of every trace of a run that the home does not describe; of all others nothing is held."""
+        known = set(self.runs())
+        found: set[tuple[str, str]] = set()
+        for path in self._shards():
+            chains, runs = self._known_keys.get(path.name) or self._read_keys(path)
+            if not known.issuperset(runs):
+                found.update(pair for pair in zip(chains, runs, strict=True) if pair[1] not in known)
+        return found
+
     def tables(
         self,
         columns: Sequence[str] | None = None,
@@ -503,7 +518,8 @@ class TraceStore:
 
         Where several shards hold the same chain and run, the first in that order counts, so every reader sees the same
         row. ``columns`` are names of SHARD_SCHEMA (all if None); ``run`` and ``chains`` (ids, or their :func:`id_numbers`,
-        ascending) select rows. A few columns are read faster with more ``rows``; of every row, 8 bytes are remembered.
+        ascending) select rows. A few columns are read faster with more ``rows``; of every row, 8 bytes are remembered, of one
+        of ``chains`` a single one.
         """
         return (table for _, table in self._tables(columns, run, chains, rows))
 
@@ -513,7 +529,7 @@ class TraceStore:
         names = list(SHARD_SCHEMA.names if columns is None else columns)
         wanted = chains if chains is None or isinstance(chains, np.ndarray) else np.unique(numbers_of(list(chains)))
         del chains  # of a million chains the ids are a hundred megabytes, the numbers eight
-        seen: dict[str, _Seen] = {}
+        seen: dict[str, _Seen | _Met] = {}
         for path in self._shards():
             if wanted is not None and not _among(self._numbers(path), wanted).any():
                 continue  # a shard of none of these chains is neither read nor compared with its name
@@ -527,7 +543,12 @@ class TraceStore:
                 of = runs.indices.to_numpy(zero_copy_only=False)
                 for code, name in enumerate(runs.dictionary.to_pylist()):
                     mine = np.flatnonzero(keep & (of == code))
-                    keep[mine] = run in (None, name) and seen.setdefault(name, _Seen()).fresh(numbers[mine])
+                    if run in (None, name):
+                        if name not in seen:
+                            seen[name] = _Seen() if wanted is None else _Met(wanted)
+                        keep[mine] = seen[name].fresh(numbers[mine])
+                    else:
+                        keep[mine] = False
                 for groups, start, stop in _bundles(file.metadata, rows):
                     kept = np.flatnonzero(keep[start:stop])
                     if len(kept):
@@ -535,6 +556,8 @@ class TraceStore:
                         yield path, table if len(kept) == len(table) else table.take(pa.array(kept))
             except SHARD_ERRORS as error:
                 raise unread_shard(path, error) from error
+            if wanted is not None:
+                let_go(wanted)
 
     def traces(
         self,
@@ -787,6 +810,22 @@ class _Seen:
         self._parts.append(np.sort(numbers[first]) if len(found) else found)
         while len(self._parts) > 1 and len(self._parts[-2]) <= 2 * len(self._parts[-1]):
             self._parts[-2:] = [np.sort(np.concatenate(self._parts[-2:]), kind="stable")]
+        return first
+
+
+class _Met:
+    """Which of ``wanted`` numbers (ascending) were seen so far."""
+
+    def __init__(self, wanted: Keys) -> None:
+        self._wanted, self._seen = wanted, np.zeros(len(wanted), np.bool_)
+
+    def fresh(self, numbers: Keys) -> npt.NDArray[np.bool_]:
+        """Which of ``numbers``, all of them wanted, occur here for the first time; they are seen from now on."""
+        first = np.zeros(len(numbers), dtype=bool)
+        found, places = np.unique(numbers, return_index=True)
+        at = np.searchsorted(self._wanted, found)
+        first[places] = ~self._seen[at]
+        self._seen[at] = True
         return first
 
 
