@@ -10,6 +10,7 @@ in the cache folder and not measured again. Each section prints a goal beside it
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import pickle
 import platform
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from trails.analyses import bridge, capture, gaps, overlaps, statemap
-from trails.analyses.neighbours import nearest_others
+from trails.analyses.neighbours import PROBES, ROUNDS, WIDTH, nearest_others
 from trails.analyses.score import Score, Withheld
 from trails.analyses.sequences import (
     SymbolCorpus,
@@ -273,24 +274,43 @@ def many_steps(states: np.ndarray, chain: np.ndarray, count: int, noise: float) 
     return result, np.concatenate([chain, chain.max() + 1 + np.arange(more) // 5])
 
 
+def made_steps(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random vectors (n, 576) of independent directions, four of them a chain, and the number of its chain."""
+    made = np.random.default_rng(7).standard_normal((count, 576)).astype(np.float32)
+    return made, np.arange(count) // 4
+
+
+def whitened_in_place(raw: np.ndarray) -> np.ndarray:
+    """Whitened vectors in the memory of the raw ones: of a million there is no room for both and what lies between."""
+    whitening = fit_whitening(raw)
+    width = whitening.components.shape[1]
+    for start in range(0, len(raw), 65_536):
+        raw[start : start + 65_536, :width] = whitening(raw[start : start + 65_536])
+    return raw[:, :width]
+
+
 def section_near(data: Path, args: argparse.Namespace) -> None:
     """Nearest steps of other chains in whitened space: time of the product's way, recall against all pairs; an HNSW graph
     (usearch) beside it on the smaller sets.
     """
-    real, of = step_states(data, args)
-    for count in args.vectors:
+    real, of = made_steps(args.originals) if args.originals else step_states(data, args)
+    for count, setting in itertools.product(args.vectors, args.settings):
+        probes, width, rounds = map(int, setting.split(","))
         raw, chain = many_steps(real, of, count, args.noise)
-        white = fit_whitening(raw)(raw)
+        white = whitened_in_place(raw)
         del raw
-        start = time.perf_counter()
-        found, cosine = nearest_others(white, chain, 5)
-        seconds = time.perf_counter() - start
+        start, cpu = time.perf_counter(), time.process_time()
+        found, cosine = nearest_others(white, chain, 5, probes=probes, width=width, rounds=rounds)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         sample = np.random.default_rng(1).permutation(count)[:500]
         start = time.perf_counter()
-        every = white[sample] @ white.T
-        every[chain[sample][:, None] == chain] = -1
-        bar = np.partition(every, count - 5, axis=1)[:, count - 5]
-        truth = [np.flatnonzero(row >= least) for row, least in zip(every, bar, strict=True)]
+        truth: list[np.ndarray] = []
+        for some in np.split(sample, 10):
+            every = white[some] @ white.T
+            every[chain[some][:, None] == chain] = -1
+            bar = np.partition(every, count - 5, axis=1)[:, count - 5]
+            truth += [np.flatnonzero(row >= least) for row, least in zip(every, bar, strict=True)]
+            del every
         brute = (time.perf_counter() - start) * count / len(sample)
         of_real = sample < len(real)
 
@@ -300,13 +320,13 @@ def section_near(data: Path, args: argparse.Namespace) -> None:
         hits = recall(found)
         best = cosine[sample, 0]
         print(
-            f"{count:,} x {white.shape[1]} ({len(real):,} real): {seconds:.1f} s clock, recall {hits.mean():.3f} (of real "
+            f"{count:,} x {white.shape[1]} ({len(real):,} {'made' if args.originals else 'real'}), probes {probes}, width "
+            f"{width}, rounds {rounds}: {seconds:.1f} s clock, {cpu:.1f} s CPU, recall {hits.mean():.3f} (of real "
             f"steps {hits[of_real].mean():.3f}, where the best cosine exceeds 0.3 {hits[best > 0.3].mean():.3f}); brute "
             f"force {brute:.0f} s (from {len(sample):,}); best cosine {np.nanmedian(best):.2f} in the median; "
             f"peak {peak_gb():.1f} GB",
             flush=True,
         )
-        del every
         if count <= args.hnsw:
             from usearch.index import Index
 
@@ -603,6 +623,18 @@ def main() -> None:
     )
     parser.add_argument(
         "--state-chains", type=int, default=2_200, help="chains whose real step states section near starts from"
+    )
+    parser.add_argument(
+        "--originals",
+        type=int,
+        default=0,
+        help="section near starts from so many random vectors in place of real states",
+    )
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        default=[f"{PROBES},{WIDTH},{ROUNDS}"],
+        help="PROBES,WIDTH,ROUNDS: what section near searches with, one after the other",
     )
     parser.add_argument("--hnsw", type=int, default=0, help="sets up to this size are also searched with usearch")
     parser.add_argument("--device", default="", help="where the model of section fresh runs (default: without a model)")

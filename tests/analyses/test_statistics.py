@@ -160,6 +160,22 @@ def test_nearest_of_other_groups_are_those_of_all_pairs(exact: bool) -> None:
     assert (np.diff(cosine, axis=1) <= 1e-6).all()
 
 
+def test_a_vector_that_keeps_more_neighbours_finds_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trails.analyses.neighbours.CLUSTER", 64)
+    unit, group = planted_vectors(4000, 7)
+    every = unit[:400] @ unit.T
+    every[group[:400, None] == group] = -np.inf
+    truth = np.argsort(-every, axis=1)[:, :5]
+    share = {}
+    for width in (5, 15):
+        found, cosine = nearest_others(unit, group, 5, exact=False, probes=2, lead=8, width=width, rounds=1)
+        assert found.shape == cosine.shape == (4000, 5)
+        share[width] = np.mean(
+            [len({*a} & {*b}) / 5 for a, b in zip(truth.tolist(), found[:400].tolist(), strict=True)]
+        )
+    assert share[15] > share[5] + 0.04
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_neighbours_that_do_not_exist_are_told(exact: bool) -> None:
     unit, _ = planted_vectors(300, 6)

@@ -67,7 +67,12 @@ def test_what_grows_is_read_whole(tmp_path: Path) -> None:
 
 def test_a_parked_array_is_the_same_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for array in (np.arange(12).reshape(3, 4).T, np.array([True, False]), np.zeros((0, 3), np.int8), COLUMNS["nats"][::2]):
+    for array in (
+        np.arange(12).reshape(3, 4).T,
+        np.array([True, False]),
+        np.zeros((0, 3), np.int8),
+        COLUMNS["nats"][::2],
+    ):
         found = parked(array)
         assert found.dtype == array.dtype
         assert found.shape == array.shape

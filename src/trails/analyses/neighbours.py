@@ -43,6 +43,9 @@ CLUSTER = 512
 PROBES = 40
 """Clusters that every vector is compared with: about 20,000 vectors, whatever the number of all."""
 
+WIDTH = 10
+"""Neighbours that every vector keeps while it searches, at least: with more of them, theirs lead further."""
+
 ROUNDS = 3
 """Times that the neighbours of the neighbours are looked at."""
 
@@ -58,6 +61,8 @@ def nearest_others(
     exact: bool | None = None,
     probes: int = PROBES,
     lead: int = LEAD,
+    width: int = WIDTH,
+    rounds: int = ROUNDS,
     seed: int = 0,
 ) -> tuple[Longs, Floats]:
     """For every vector the k most similar ones of other groups: indices (n, k) and cosines (n, k), best first; -1 and NaN
@@ -66,8 +71,8 @@ def nearest_others(
     Vectors have unit length. Up to :data:`EXACT_UP_TO` vectors every pair is compared. Beyond, vectors lie in clusters
     (spherical k-means on the ``lead`` first coordinates; an inverted file, Sivic and Zisserman 2003), and each is compared
     with those in the ``probes`` clusters whose centres are nearest. What lies in other clusters is looked for among the
-    neighbours of the neighbours (Dong, Moses, Li, "Efficient k-nearest neighbor graph construction", 2011). Cosines are exact,
-    but a neighbour may be missed.
+    neighbours of the neighbours (Dong, Moses, Li, "Efficient k-nearest neighbor graph construction", 2011), for which each
+    keeps ``width`` of them (k where that is more) in each of ``rounds``. Cosines are exact, but a neighbour may be missed.
     """
     n = len(vectors)
     if exact if exact is not None else n <= EXACT_UP_TO:
@@ -88,7 +93,7 @@ def nearest_others(
     home = np.concatenate([(leading[a : a + 8192] @ centres.T).argmax(axis=1) for a in range(0, n, 8192)])
     order = np.argsort(home, kind="stable")
     bounds = np.searchsorted(home[order], np.arange(count + 1)).tolist()
-    found = _Best(vectors[order], group[order], k)
+    found = _Best(vectors[order], group[order], max(width, k))
     probes = min(probes, count)
     for start in range(0, n, BLOCK):
         block = order[start : start + BLOCK]
@@ -103,12 +108,13 @@ def nearest_others(
             if bounds[cluster] < bounds[cluster + 1]:
                 found.offer(start + np.flatnonzero(wanted[cluster]), bounds[cluster], bounds[cluster + 1])
         found.settle()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         found.follow()
     back = np.empty(n, np.int64)
     back[order] = np.arange(n)
-    index = np.where(found.index >= 0, order[np.maximum(found.index, 0)], -1)
-    return index[back], found.cosine[back]
+    best, cosine = found.index[:, :k], found.cosine[:, :k]
+    index = np.where(best >= 0, order[np.maximum(best, 0)], -1)
+    return index[back], cosine[back]
 
 
 def _unit(vectors: Floats) -> Floats:

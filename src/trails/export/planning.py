@@ -29,7 +29,6 @@ from trails.platform.text import counted
 from trails.schema import Run
 from trails.store.traces import id_numbers
 
-
 _BLOCK = 2**16
 """Rows that are looked up at once."""
 
@@ -309,7 +308,9 @@ class Facts:
         """Counts over the rows that were written. ``shared`` grams were found in both parts."""
         order, held = plan.order, plan.held
         sizes, blocks = self._sizes.read(), range(0, len(order), _BLOCK)
-        tokens, labelled, variants = sum(sizes[order[at : at + _BLOCK]].sum(0, dtype=np.int64) for at in blocks).tolist()
+        tokens, labelled, variants = sum(
+            sizes[order[at : at + _BLOCK]].sum(0, dtype=np.int64) for at in blocks
+        ).tolist()
         let_go(sizes)
         return Counts(
             rows=int((~held[order]).sum() + held.sum()),
