@@ -170,3 +170,60 @@ def test_the_command(tiny_scale, tiny_folder: Path, data: Path, tmp_path: Path) 
     rows = json.loads(result.stdout)
     assert [row["claim"] for row in rows] == ["depth itself", "depth itself, half way", "against full fine-tuning"]
     assert (tmp_path / "depth.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("cuda:0,cuda:0", "--device cuda:0,cuda:0: several devices are named as cuda:0,cuda:1 …, each once"),
+        ("cpu,cpu", "--device cpu,cpu: several devices are named as cuda:0,cuda:1 …, each once"),
+        ("cuda:0,", "--device cuda:0,: several devices are named as cuda:0,cuda:1 …, each once"),
+        ("cuda:0,cuda:98", "--device cuda:0,cuda:98: cuda:98 is not there; this machine has 2 CUDA devices"),
+        ("cuda:0,cuda:2", "--device cuda:0,cuda:2: cuda:2 is not there; this machine has 2 CUDA devices"),
+    ],
+)
+def test_devices_that_cannot_be_shared_out_are_refused(asked: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError) as error:
+        runner.devices_of(asked)
+    assert str(error.value) == told
+
+
+def test_gpus_of_one_kind_are_taken_together_and_others_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    names = {"cuda:0": "A", "cuda:1": "A", "cuda:2": "B"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    assert runner.devices_of("cuda:1, cuda:0") == ("cuda:1", "cuda:0")
+    assert runner.devices_of("auto") == ("auto",)
+    with pytest.raises(UsageError, match=r"the GPUs are of different kinds \(A, B\)"):
+        runner.devices_of("cuda:0,cuda:2")
+
+
+def test_processes_are_dealt_out_on_the_devices_in_turn(tmp_path: Path, data: Path, tiny_folder: Path) -> None:
+    """Each process asks for its device: of two processes on cpu and on a device that is not there, one says so."""
+    from trails.experiments.corpus import load_corpus
+
+    options = RunOptions(model=str(tiny_folder), device="cpu,cuda:77", scale="quick")
+    workers = runner._Workers(2, ("cpu", "cuda:77"), options, (str(data),), tmp_path, load_corpus([data]), 0.0)
+    try:
+        asked = [workers._pool.submit(_device_of) for _ in range(60)]  # type: ignore[union-attr]
+        found = {one.result() for one in asked}
+    finally:
+        workers.close()
+    assert len(found) == 2
+    assert "cpu" in found
+    assert any("cuda:77" in one for one in found)
+
+
+def _device_of() -> str:
+    import time
+
+    time.sleep(0.05)  # so that neither process takes all
+    error = runner._STATE.get("error")
+    return str(error) if error else str(runner._STATE["bench"].device)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, echo, err, json_option, model_option, print_json, settings_from
+from trails.cli.common import echo, err, json_option, model_option, print_json, settings_from
 
 
 @click.command("experiment", context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +22,7 @@ from trails.cli.common import device_option, echo, err, json_option, model_optio
     help="Folder for results.jsonl and the reports.",
 )  # fmt: skip
 @click.option("--seeds", default=0, help="How many seeds to run now (default: those of the plan's first look).")
-@click.option("--jobs", default=0, help="Processes that share the device (default: 1 on a CPU, up to 6 on a GPU).")
+@click.option("--jobs", default=0, help="Processes on all devices together (default: 1 on a CPU, up to 6 a GPU).")
 @click.option(
     "--minutes", default=0.0, help="Begin no further arm after this many minutes; repeat the command to go on."
 )
@@ -47,7 +47,10 @@ from trails.cli.common import device_option, echo, err, json_option, model_optio
     "--member", "members", multiple=True, help="Another pretrained model, for experiment transfer; may be repeated."
 )
 @model_option
-@device_option
+@click.option(
+    "--device", help="Where the model runs: auto (CUDA if there is one), cpu, cuda, cuda:1 … or several GPUs of one kind, "
+    "cuda:0,cuda:1 (TRAILS_DEVICE).",
+)  # fmt: skip
 @json_option
 def command(
     name: str,

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -50,11 +51,12 @@ Mode = Literal["run", "develop", "register"]
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run. ``jobs`` processes on one device (0 = 1 on a CPU, up to 6 on a GPU). ``minutes`` is the time after which no
-    further arm is begun (0 = no limit). ``scale`` is a name of :data:`SCALES`. ``seeds`` are run (0 = the first planned look).
-    ``mode``: ``develop`` tries the learning rates on the development seeds, ``register`` writes the plan and ends, ``run`` does
-    both where they are missing and then the seeds. ``resume`` demands a plan that is registered already. ``members`` are
-    further models, for the experiments that compare several.
+    """How to run. ``device`` is one device or several of one kind, joined by commas, on which the processes are dealt out in
+    turn. ``jobs`` is the number of processes on all of them (0 = 1 on a CPU, up to 6 a GPU). ``minutes`` is the time
+    after which no further arm is begun (0 = no limit). ``scale`` is a name of :data:`SCALES`. ``seeds`` are run (0 =
+    the first planned look). ``mode``: ``develop`` tries the learning rates on the development seeds, ``register``
+    writes the plan and ends, ``run`` does both where they are missing and then the seeds. ``resume`` demands a plan
+    that is registered already. ``members`` are further models, for the experiments that compare several.
     """
 
     model: str = ""
@@ -113,9 +115,12 @@ def run_experiments(
     corpus = load_corpus(data, trained=options.trained, unseen=options.unseen, unrelated=options.unrelated)
     out.mkdir(parents=True, exist_ok=True)
     deadline = time.time() + 60 * options.minutes if options.minutes else 0.0
-    jobs = options.jobs or _jobs(options.device)
+    devices = devices_of(options.device)
+    jobs = options.jobs or _jobs(devices)
+    if len(devices) > jobs:
+        raise UsageError(f"--jobs {jobs}: {len(devices)} devices need as many processes or more")
     given = tuple(str(one) for one in data)
-    workers = _Workers(jobs, options, given, out, corpus, deadline)
+    workers = _Workers(jobs, devices, options, given, out, corpus, deadline)
     refused: dict[str, str] = {}
     plans: dict[str, Mapping[str, Any]] = {name: found.plan for name, found in before.items()}
     try:
@@ -420,11 +425,37 @@ class Task:
 _STATE: dict[str, Any] = {}
 
 
-def _jobs(device: str) -> int:
+def devices_of(device: str) -> tuple[str, ...]:
+    """The devices named in ``--device``, in order.
+
+    Raises UsageError for an empty name, a device that is named twice, several that are not all CUDA devices with a number, and
+    GPUs of different kinds: rows of one experiment come from one kind of device.
+    """
+    found = tuple(one.strip() for one in device.split(","))
+    if len(found) == 1:
+        return found
+    if len(set(found)) < len(found) or not all(re.fullmatch(r"cuda:\d+", one) for one in found):
+        raise UsageError(f"--device {device}: several devices are named as cuda:0,cuda:1 …, each once")
     import torch
 
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return max(1, min(6, (os.cpu_count() or 2) // 2))  # a process takes up to 27 GB, 15 GB on average
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    missing = [one for one in found if int(one.partition(":")[2]) >= there]
+    if missing:
+        raise UsageError(f"--device {device}: {missing[0]} is not there; this machine has {there} CUDA devices")
+    kinds = {torch.cuda.get_device_name(one) for one in found}
+    if len(kinds) > 1:
+        raise UsageError(
+            f"--device {device}: the GPUs are of different kinds ({', '.join(sorted(kinds))}). Name those of one kind"
+        )
+    return found
+
+
+def _jobs(devices: Sequence[str]) -> int:
+    import torch
+
+    if devices[0].startswith("cuda") or (devices[0] == "auto" and torch.cuda.is_available()):
+        # a process takes up to 27 GB, 15 GB on average
+        return max(len(devices), min(6 * len(devices), (os.cpu_count() or 2) // 2))
     return 1
 
 
@@ -436,12 +467,14 @@ def _start(
     deadline: float,
     scale: Scale,
     corpus: Corpus | None = None,
+    devices: Any = None,
 ) -> None:
+    """Open the model in this process; ``devices`` is a queue with the device of every process."""
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     try:
         bench = Bench(
             options.model,
-            device=options.device,
+            device=devices.get() if devices is not None else options.device,
             threads=threads,
             deadline=deadline,
             folder=out,
@@ -526,17 +559,28 @@ class _Workers:
     """One process, or a pool of them, that hold the model."""
 
     def __init__(
-        self, jobs: int, options: RunOptions, data: tuple[str, ...], out: Path, corpus: Corpus, deadline: float
+        self,
+        jobs: int,
+        devices: Sequence[str],
+        options: RunOptions,
+        data: tuple[str, ...],
+        out: Path,
+        corpus: Corpus,
+        deadline: float,
     ) -> None:
         self._pool: ProcessPoolExecutor | None = None
         if jobs == 1:
             _start(options, data, out, 1, deadline, SCALES[options.scale], corpus)
         else:
+            context = get_context("spawn")
+            given = context.Queue()
+            for number in range(jobs):
+                given.put(devices[number % len(devices)])
             self._pool = ProcessPoolExecutor(
                 jobs,
-                mp_context=get_context("spawn"),
+                mp_context=context,
                 initializer=_start,
-                initargs=(options, data, out, jobs, deadline, SCALES[options.scale]),
+                initargs=(options, data, out, jobs, deadline, SCALES[options.scale], None, given),
             )
 
     def about(self) -> dict[str, Any]:
