@@ -217,6 +217,13 @@ def test_a_selection_cannot_write_and_says_where_to(tmp_path, graph) -> None:
         select(store, traces, str(file))
 
 
+def test_a_file_of_a_statement_that_is_no_text_is_named(graph, tmp_path: Path) -> None:
+    store, traces, _ = graph
+    (tmp_path / "x.cypher").write_bytes(b"MATCH (c) \xe4 RETURN c")
+    with pytest.raises(UsageError, match=r"x\.cypher': not text in UTF-8 \(byte 10\)\. Convert it first"):
+        select(store, traces, str(tmp_path / "x.cypher"))
+
+
 @pytest.mark.parametrize("word", ["PROFILE", "explain", "/* why slow */ Profile"])
 def test_a_plan_is_no_selection(graph, word: str) -> None:
     store, traces, _ = graph

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import subprocess
+import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -47,13 +48,26 @@ def look(file: Path, script: str = "report.mjs", **plan: Any) -> dict[str, Any]:
     return seen
 
 
-def contents(file: Path) -> tuple[dict[str, Any], bytes]:
-    """Record and numbers of a report, read back without its script."""
+def read_back(file: Path) -> tuple[dict[str, Any], bytes]:
+    """Record and numbers of a report, read without its script."""
     data = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', file.read_text(encoding="utf-8"))
     assert data
     raw = zlib.decompress(base64.b64decode(data.group(1)))
     size = int.from_bytes(raw[:4], "little")
     return json.loads(raw[4 : 4 + size]), raw[4 + size :]
+
+
+def contents(file: Path) -> tuple[dict[str, Any], bytes]:
+    """Record and numbers of a report that names no folder of this machine: every page that a test reads is held to that."""
+    assert folders_named(file) == []
+    return read_back(file)
+
+
+def folders_named(file: Path) -> list[str]:
+    """Folders of this machine that a page names anywhere: those of the user, of temporary files, of the page and of work."""
+    page = file.read_text(encoding="utf-8") + json.dumps(read_back(file)[0], ensure_ascii=False)
+    places = {str(one) for one in (file.parent, Path.home(), Path.cwd(), tempfile.gettempdir())}
+    return sorted(place for place in places if re.search(rf"(?<![\w.]){re.escape(place)}\b", page))
 
 
 def values(record: dict[str, Any], numbers: bytes, reference: list[int]) -> np.ndarray[Any, Any]:

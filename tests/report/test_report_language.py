@@ -12,9 +12,12 @@ import pytest
 from tests.report.test_report import RUN, look
 from tests.store.factory import corpus, make_chain, make_trace
 
+from trails.analyses.agreement import Member, agreement
 from trails.analyses.drift import drift
+from trails.analyses.effects import DRAWN, NEEDS, Effects, Flagged, Quantities, flag, registry, scan
 from trails.analyses.report import Report, method_lines
-from trails.analyses.score import span_text
+from trails.analyses.respond import sentence
+from trails.analyses.score import Withheld, span_text
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import build
 from trails.evaluate import difference
@@ -163,6 +166,78 @@ def test_the_verdict_of_a_drift_is_in_the_table() -> None:
     assert judged[0].startswith("no onset")
     for said in judged:
         assert told_whole(said), said
+
+
+def texts_of(report: Report) -> list[str]:
+    """What a page says of a report beside the cells of its tables."""
+    notes = [score.note for score in report.scores if score.note]
+    names = [name for score in report.scores for name in (score.name, *(one.name for one in score.controls))]
+    withheld = [text for item in report.withheld for text in (item.name, item.reason)]
+    headings = [text for table in report.tables for text in (table.title, *table.view(1)[0])]
+    return [report.verdict, *names, *notes, *withheld, *headings, *report.notes, *method_lines(report.scores)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0003, 0.4, 0.9997, 1.0])
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("kind", ["step", "adapter"])
+def test_every_sentence_of_a_response_is_in_the_table(kind: str, sign: int, share: float) -> None:
+    row = {"text": "If it rains, then: so; but → not, yes", "kind": kind, "n_probes": 6, "layer": 2, "drift_layer": 0}
+    row |= {"attention": 0.3, "attention_control": 0.3 - sign * 0.1, "consistent": sign > 0, "drift": sign * 0.02}
+    row |= dict.fromkeys(("share", "share_low", "share_high", "share_shuffled"), share)
+    row |= {"logit_shift": 39.5, "logit_shift_control": 40.0, "nll_change": sign * 0.12}
+    for other in (-0.1, 0.1):
+        said = sentence(row | {"nll_change_control": other})
+        told = in_russian(said)
+        assert all(known for _, known in told), said
+        assert "“If it rains, then: so; but → not, yes” → " in "".join(part for part, _ in told), "a quotation stays"
+
+
+def test_the_verdicts_of_effects_and_their_reasons_are_in_the_table() -> None:
+    for share in (0, 1, 30, 3000):
+        for by_chance in (0.0, 0.0002, 0.3, 1.0):
+            for chains in (1, 2):
+                steps = tuple((f"c{n % chains:016x}", n) for n in range(3000))
+                found = tuple(
+                    Flagged(effect, steps, tuple(range(share)), np.zeros(3000), (0.5,), by_chance, 900)
+                    for effect in registry().values()
+                )
+                for text in texts_of(Effects("r", "", found, (), {}).report()):
+                    assert told_whole(text), text
+    assert DRAWN.keys() == NEEDS.keys()
+    for effect in registry().values():
+        for n in (1, 12):
+            few = flag(effect, Quantities([("c", i) for i in range(n)], {}, {}))
+            assert isinstance(few, Withheld)
+            for text in texts_of(Effects("r", "", (), (few,), {}).report()):
+                assert told_whole(text), text
+    alone = scan(lambda: [], ["embedding-phantom"], run="r").report()
+    for text in texts_of(alone):
+        assert told_whole(text), text
+
+
+@pytest.mark.parametrize("by", ["span", "step", "chain"])
+@pytest.mark.parametrize("measure", ["surprisal", "entropy"])
+def test_an_agreement_is_in_the_table_and_its_headings_are_words(by: Any, measure: Any) -> None:
+    rng = np.random.default_rng(1)
+    names = [f"c{n:016x}" for n in range(40)]
+    ends = {name: np.arange(3, 63, 3) for name in names}
+    members = [
+        Member(
+            f"r{n}",
+            f"model {n}",
+            "t",
+            ends,
+            {name: rng.random(20) for name in names},
+            dict.fromkeys(names, np.array([30, 60])),
+        )
+        for n in range(3)
+    ]
+    report = agreement(members, dict.fromkeys(names, "abc" * 20), by=by, measure=measure, draws=20).report()
+    assert report.scores
+    for text in texts_of(report):
+        assert told_whole(text), text
+    headings = [heading for table in report.tables for heading in table.view(1)[0]]
+    assert [heading for heading in headings if "_" in heading] == []
 
 
 def test_how_the_map_was_drawn_and_ties_are_in_the_table() -> None:

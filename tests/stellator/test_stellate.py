@@ -177,7 +177,7 @@ def test_the_command_trains_and_judges_with_a_model_whose_folder_was_renamed(pla
     )
     assert found.exit_code == 0, found.output
     record = json.loads(found.stdout)
-    page, _ = contents(place / "t.html")
+    page, _ = contents(place / "t.html")  # which names no folder
     assert page["report"]["verdict"] == record["verdict"]
     assert (page["run"]["id"], page["chains"][0]["id"]) == (record["run"], record["chain"]), (
         "the thought, token by token"

@@ -238,12 +238,17 @@ class Agreement(Finding):
                   "hardest_for": "hardest for", "easiest_for": "easiest for"}  # fmt: skip
         facts = {"by": self.by, "measure": self.measure, "n_members": count, "n_units": self.n_units,
                  "n_chains": len(self.chains), "runs": self.members["run"].to_pylist()}  # fmt: skip
-        named = {name: "its run" if name == "run" else name for name in self.members.column_names}
+        named = {name: "its run" if name == "run" else name.replace("_", " ") for name in self.members.column_names}
+        more = {"shifted_high": "shifted, 97.5 %"}
+        pairs, left = (
+            {name: more.get(name, name.replace("_", " ")) for name in table.column_names}
+            for table in (self.pairs, self.left)
+        )
         tables = (
             ReportTable("members", self.members, "members", named),
-            ReportTable("pairs", self.pairs, "rank correlation of every two members"),
+            ReportTable("pairs", self.pairs, "rank correlation of every two members", pairs),
             ReportTable(
-                "left_out", self.left, "every member left out: rank correlation with the mean rank of the others"
+                "left_out", self.left, "every member left out: rank correlation with the mean rank of the others", left
             ),
             ReportTable(
                 "disagreements",

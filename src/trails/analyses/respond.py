@@ -75,6 +75,10 @@ class Responses(Finding):
             "nll_change": "nats", "nll_change_control": "control nats", "nll_change_shuffled": "shuffled nats",
             "share": "share", "share_low": "its low", "share_high": "its high",
         }  # fmt: skip
+        each = {
+            "span": "span", "probe": "probe", "nll_change": "nats", "nll_change_control": "control nats",
+            "nll_change_shuffled": "shuffled nats", "logit_shift": "logit shift %",
+        }  # fmt: skip
         facts = {
             "run": self.run,
             "probes": self.probes,
@@ -94,7 +98,7 @@ class Responses(Finding):
                     [abs(row["nll_change"] - row["nll_change_control"]) for row in rows],
                 ),
             ),
-            ReportTable("reactions", self.reactions, "every span and probe", detail=True),
+            ReportTable("reactions", self.reactions, "every span and probe", each, detail=True),
         )
         return Report("respond", verdict, facts, tables, self.scores, notes=self.notes, evidence=(NLL,))
 

@@ -120,6 +120,14 @@ class StateMap(Finding):
         bubbles = self.bubbles.append_column("walks", walks)
         headings = {"walks": "walks", "before": "from", "ways": "alternative ways", "counts": "taken", "after": "to"}
         unitigs = {"n_states": "states", "n_occurrences": "walks", "text": "text"}
+        states = {"id": "id", "text": "text", "n_occurrences": "places", "n_chains": "chains"}
+        trails = {
+            "start": "from",
+            "end": "to",
+            "count": "count",
+            "n_chains": "chains",
+            "mean_surprisal": "mean surprisal",
+        }
         facts = {"k": self.k, "run": self.run, "n_chains": self.n_chains, "n_tokens": self.n_tokens}
         facts |= {"n_states": len(self.states), "n_shared_states": shared, "n_trails": len(self.trails)}
         facts |= {"n_unitigs": len(self.unitigs), "n_bubbles": len(self.bubbles)}
@@ -130,8 +138,8 @@ class StateMap(Finding):
             (
                 ReportTable("bubbles", bubbles, counted(len(bubbles), "bubble"), headings),
                 ReportTable("unitigs", self.unitigs, counted(len(self.unitigs), "unitig"), unitigs, detail=True),
-                ReportTable("states", self.states, counted(len(self.states), "state"), detail=True),
-                ReportTable("trails", self.trails, counted(len(self.trails), "trail"), detail=True),
+                ReportTable("states", self.states, counted(len(self.states), "state"), states, detail=True),
+                ReportTable("trails", self.trails, counted(len(self.trails), "trail"), trails, detail=True),
             ),
             self.scores,
             self.withheld,

@@ -89,7 +89,9 @@ def init(file: Path, from_home: Path | None, books: int, stages: int, overwrite:
     from trails.errors import UsageError
     from trails.genome.generate import EXAMPLE, genome_of
     from trails.platform.files import write_atomic
+    from trails.store.outputs import check_output
 
+    check_output(file)
     if file.exists() and not overwrite:
         raise UsageError(f"{file} exists. Choose another name, or add --overwrite.")
     text = EXAMPLE
@@ -160,13 +162,18 @@ def show(
     from trails.genome.show import course_report
     from trails.pipeline.courses import open_course
 
+    if html is not None:
+        from trails.store.outputs import check_output
+
+        check_output(html)  # before the work, not after it
     with open_course(settings_from(home=home, store=store), file, run=run, seed=seed) as course:
         report = course_report(course)
     if html is not None:
         from trails.platform.files import write_atomic
         from trails.report.html import static_page
+        from trails.report.portable import portable
 
-        write_atomic(html, static_page(report.html(rows=10_000), f"course {file.name}"))
+        write_atomic(html, static_page(portable(report).html(rows=10_000), f"course {file.name}"))
     if as_json:
         print_json(report.record())
         return
@@ -303,7 +310,9 @@ def scenes(file: Path, output: Path, overwrite: bool) -> None:
     from trails.genome.model import load_genome
     from trails.genome.scenes import authored
     from trails.platform.files import write_atomic
+    from trails.store.outputs import check_output
 
+    check_output(output)
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists. Choose another name, or add --overwrite.")
     genome, _ = load_genome(file)

@@ -55,7 +55,10 @@ def export_command(
     trails roles export c1f0 --home .trails
     """
     from trails.pipeline.roles import export_roles
+    from trails.store.outputs import check_output
 
+    if output is not None and str(output) != "-":
+        check_output(output)
     if output is not None and output.exists() and not overwrite:
         raise UsageError(f"{output} exists, and may hold corrections. Name another file, or add --overwrite.")
     records = export_roles(settings_from(home=home), chains, sample=sample, seed=seed)

@@ -31,6 +31,7 @@ from trails.export.subgraph import Part, Selection
 from trails.platform.files import refused, replacing_folder, write_atomic
 from trails.schema import NODE, RELATIONSHIP, Run, Trace, step_key
 from trails.store.bulk import importer_rows
+from trails.store.outputs import check_output
 from trails.store.rows import graph_batch
 
 GraphFormat = Literal["gexf", "graphml", "parquet"]
@@ -112,7 +113,9 @@ def write_graph(
 
 
 def _check_free(path: Path, format: GraphFormat, *, overwrite: bool) -> None:
-    """Raise UsageError for a target that exists, unless it may be replaced and is of the kind that replaces it."""
+    """Raise UsageError for a target that exists, unless it may be replaced and is of the kind that replaces it, and for what no
+    output may replace (:func:`~trails.store.outputs.check_output`)."""
+    check_output(path)
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:

@@ -34,6 +34,7 @@ from trails.platform.arrays import Floats
 from trails.platform.text import counted
 from trails.platform.threads import ahead
 from trails.schema import SHARD_SCHEMA, Run
+from trails.store.outputs import check_output
 from trails.store.resolve import measured_runs, run_of, undescribed
 from trails.store.traces import TraceStore
 
@@ -252,6 +253,8 @@ def _places(
         named = {split: path.with_suffix("") for split, path in files.items()}
     if not options.split:
         del files["held_out"]
+    for path in (*files.values(), card_file):
+        check_output(path)
     beside = {k: named[k].with_name(f"{named[k].name}.graph.jsonl") for k in files} if writer.beside else {}
     if not options.overwrite:
         for path in (*files.values(), card_file, *beside.values()):

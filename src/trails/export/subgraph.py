@@ -362,7 +362,13 @@ def _asked(text: str, store: GraphStore, traces: TraceStore) -> Selection:
         file = Path(text)
         if not file.is_file():
             raise UsageError(f"selection {text!r}: there is no such file.")
-        return _statement(text, file.read_text(encoding="utf-8"), {}, store)
+        try:
+            statement = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"selection {text!r}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
+        except OSError as error:
+            raise UsageError(f"selection {text!r} cannot be read: {error.strerror}.") from None
+        return _statement(text, statement, {}, store)
     return _statement(text, text, {}, store)
 
 

@@ -88,7 +88,8 @@ def describe(
         title=to.name if writer.folder else files["train"].stem,
         files={split: _beside_card(path, prepared.card) for split, path in files.items()},
         run=prepared.run,
-        selection=selection.text,
+        # a card travels with the rows: a file of a statement is named without its folder
+        selection=Path(selection.text).name if selection.text.endswith(".cypher") else selection.text,
         statement=selection.statement,
         parameters=selection.parameters,
         digest=selection.digest,

@@ -87,7 +87,11 @@ class Loop(Finding):
             self.said[-1],
             {"folder": str(self.folder), "run": self.run, "chain": self.chain},
             (ReportTable("steps", self.table, "the five steps"),),
-            notes=(*self.said[:-1], done, f"to go on: edit {self.folder / FILES[2]} and run the same line again"),
+            notes=(
+                *self.said[:-1],
+                done,
+                f"to go on, edit this file and run the same line again: {self.folder / FILES[2]}",
+            ),
         )
 
 

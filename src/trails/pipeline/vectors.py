@@ -23,6 +23,7 @@ from trails.platform.arrays import Doubles, Floats
 from trails.platform.text import counted, whole_number
 from trails.platform.ties import leading
 from trails.schema import Chain, Trace, step_key
+from trails.store.outputs import check_output
 
 DRAWS = 200
 """Random vectors of the control."""
@@ -44,6 +45,7 @@ def write_vectors(
     Raises UsageError where the file exists, where the run keeps no state of the layer, and where no step has one.
     """
     of = home.run(run)
+    check_output(to)
     if to.exists() and not overwrite:
         raise UsageError(f"{to} exists. Choose another name, or give --overwrite.")
     if not to.parent.is_dir():

@@ -13,6 +13,7 @@ from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, score_rows
 from trails.platform.text import counted
 from trails.report.html import Blob, Written, chain_record, run_record, write_page
+from trails.report.portable import portable, without_folders
 from trails.report.words import russian_html
 from trails.schema import Run, Trace
 
@@ -62,12 +63,14 @@ def write_analysis(
     overwrite: bool = False,
 ) -> Written:
     """Write the page of a report. ``traces`` are chains that it names, by the run: where one is named, the page links to it.
-    ``after`` holds traces of the same chains by another run, whose tokens are then compared.
+    ``after`` holds traces of the same chains by another run, whose tokens are then compared. Folders of this machine are left
+    out of what the page says (:func:`~trails.report.portable.without_folders`).
 
     The file appears whole or not at all. Raises UsageError for a file that exists, and for a page above
     :data:`trails.report.html.MAX_BYTES`.
     """
-    blob, notes = Blob(), list(left_out)
+    report = portable(report)
+    blob, notes = Blob(), [without_folders(note) for note in left_out]
     chains: list[dict[str, Any]] = []
     pieces: dict[int, str] = {}
     n_tokens = 0
@@ -87,7 +90,7 @@ def write_analysis(
         told_run["noise"]["surprisal"] = noise
     record = {
         "title": f"trails {report.analysis}",
-        "subtitle": subtitle,
+        "subtitle": without_folders(subtitle),
         "left_out": notes,
         "run": told_run,
         "report": _told(report, notes),

@@ -31,9 +31,11 @@ from trails.measure.targets import has_map, kept_target
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import refused, write_atomic
 from trails.platform.text import agreeing, counted, jsonable, part_of
+from trails.report.portable import without_folders
 from trails.report.terminal import gradient_control, step_links
 from trails.report.words import filled, russian_html, sentences
 from trails.schema import Run, Step, Trace
+from trails.store.outputs import check_output
 
 MAX_BYTES = 50_000_000
 """A larger file is refused: browsers open it slowly and mail servers not at all."""
@@ -174,7 +176,7 @@ def write_report(
     chain at all, a file that exists, and a report above :data:`MAX_BYTES`.
     """
     check_free(path, overwrite=overwrite)
-    blob, notes, whole = Blob(), list(left_out), 0
+    blob, notes, whole = Blob(), [without_folders(note) for note in left_out], 0
     chains: list[dict[str, Any]] = []
     places = None if order is None else {chain: place for place, chain in enumerate(order[:MAX_CHAINS])}
     facts = _Facts(run)
@@ -214,8 +216,8 @@ def write_report(
         "number per token are as stored."
     )
     record = {
-        "title": title,
-        "subtitle": subtitle,
+        "title": without_folders(title),
+        "subtitle": without_folders(subtitle),
         "left_out": notes,
         "run": run_record(run),
         "corpus": facts.record() | _placed(found or Found(), chains),
@@ -230,8 +232,10 @@ def write_report(
 
 
 def check_free(path: Path, *, overwrite: bool = False) -> None:
-    """Raises UsageError for a file that exists, unless it may be overwritten, and for a folder that does not exist."""
-    if path.exists() and not overwrite:
+    """Raises UsageError for a file that exists, unless it may be overwritten, for a folder that does not exist, and for what no
+    output may replace (:func:`~trails.store.outputs.check_output`)."""
+    check_output(path)
+    if (path.exists() or path.is_symlink()) and not overwrite:
         raise UsageError(f"{path} exists. Choose another name, or overwrite it with --overwrite")
     if not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: there is no folder {path.parent}. Make it, or choose another file")
@@ -258,12 +262,12 @@ def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: s
 
 def script(views: Sequence[str]) -> str:
     """The script of a page with these views (``corpus``, ``report``, ``map``) beside that of a chain: the files as they are
-    written, less indentation, the lines that are comments, and the blanks around arrows and behind semicolons (no literal
-    holds ``=>`` or a semicolon with a blank)."""
+    written, less indentation, the lines that are comments, and the blanks around arrows, inside braces and behind semicolons
+    (no literal holds ``=>``, or a brace or a semicolon with a blank)."""
     before, _, after = _asset("page.js").partition(PARTS_MARK)
     whole = before + "".join(_asset(f"{name}.js") for name in views) + after
     lines = (line.strip() for line in whole.splitlines())
-    kept = (line.replace(" => ", "=>").replace("; ", ";") for line in lines if line and not line.startswith("//"))
+    kept = (re.sub(r" (=>) |({) | (})|(;) ", r"\1\2\3\4", line) for line in lines if line and not line.startswith("//"))
     return "\n".join(kept) + "\n"
 
 
@@ -311,7 +315,7 @@ def run_record(run: Run) -> dict[str, Any]:
     floor = noise.get("batch", noise) if isinstance(noise, Mapping) else {}
     return {
         "id": run.id,
-        "model": run.model,
+        "model": without_folders(run.model),
         "adapter": run.adapter,
         "dtype": run.dtype,
         "n_layers": run.n_layers,

@@ -14,8 +14,8 @@ SLOT = re.compile(r"\b[a-z][0-9a-f]{16}\b|\d[\d,.]*\d|\d")
 """Ids (``@`` in the table) and numbers (``#``)."""
 
 _PLACES = re.compile(r"[#@]|\[([^\]|]*\|[^\]]*)\]")
-_AS_IT_IS = re.compile(r"trails .*|\S*[_/]\S*")
-_CLAUSES = (re.compile(r"([;:] | · )"), re.compile(r"(, )"))
+_AS_IT_IS = re.compile(r"(?:trails |--).*|\S*[_/]\S*|“[^”]*”", re.DOTALL)
+_CLAUSES = (re.compile("(“[^”]*”| → )"), re.compile(r"([;:] | · )"), re.compile(r"(, )"))
 
 
 @cache
@@ -57,7 +57,8 @@ def _form(number: str) -> int:
 def in_russian(text: str) -> list[tuple[str, bool]]:
     """The parts of a text in their order, each in Russian or, where the table lacks it, as it is with False.
 
-    A text is looked up whole, then clause by clause. Commands, names with ``_`` or ``/`` and what has no word stay as they are.
+    A text is looked up whole, then clause by clause. Commands, options, names with ``_`` or ``/``,
+    “quotations” and what has no word stay as they are.
     """
     found = SLOT.findall(text)
     template = SLOT.sub(lambda slot: "@" if len(slot[0]) == 17 and not slot[0][0].isdigit() else "#", text)

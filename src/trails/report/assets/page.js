@@ -45,11 +45,11 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   fill = (text, slots, at = -1) => text.replace(/[#@]|\[([^\]|]*\|[^\]]*)\]/g, (_, forms) => forms ? forms.split("|")[{ one: 0, many: 2 }[new Intl.PluralRules(page.lang).select(slots[max(at, 0)].replace(/,/g, ""))] ?? 1] : slots[++at]),
   count = (key, n) => fill(t(key), [String(n)]),
   // what the program says, in the reader's language where the table of words has it (numbers stand there as #, ids as @), else
-  // clause by clause, and marked as English where it has not; commands and names with _ or / stay as they are
+  // clause by clause, and marked as English where it has not; commands, options, names with _ or / and “quotations” stay as they are
   SLOT = /\b[a-z][0-9a-f]{16}\b|\d[\d,.]*\d|\d/g,
   said = (s) => {
-    const slots = s.match(SLOT) || [], w = lang && D.said[s.replace(SLOT, (m) => m[16] && m[0] > "9" ? "@" : "#")], clauses = [/([;:] | · )/, /(, )/].map((at) => s.split(at)).find((c) => c[1]);
-    if (!lang || w || /^(trails .*|\S*[_/]\S*)$/.test(s) || !/[a-z]{2}/i.test(s.replace(SLOT, ""))) return linked((w ? fill(w, slots) : s).replace(/ %/g, "\u00a0%"));
+    const slots = s.match(SLOT) || [], w = lang && D.said[s.replace(SLOT, (m) => m[16] && m[0] > "9" ? "@" : "#")], clauses = [/(“[^”]*”| → )/, /([;:] | · )/, /(, )/].map((at) => s.split(at)).find((c) => c[1]);
+    if (!lang || w || /^((trails |--).*|\S*[_/]\S*|“[^”]*”)$/s.test(s) || !/[a-z]{2}/i.test(s.replace(SLOT, ""))) return linked((w ? fill(w, slots) : s).replace(/ %/g, "\u00a0%"));
     return clauses ? clauses.map(said) : h("span", { lang: "en" }, linked(s));
   },
   // a noise floor is not 0: small values keep two digits

@@ -1,0 +1,33 @@
+"""Where an output may not be written: over a device or a pipe, over what a home consists of, and to ``-``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trails.errors import StoreError, UsageError
+from trails.platform.files import check_regular
+from trails.store.corrections import NAME as CORRECTIONS
+
+OWN = frozenset(
+    {"trails.json", "lock", "graph.kgl", "graph.lock", "runs", "shards", "columns", "results", "whitening", "vectors"}
+    | {"selections", "thoughts", "variants", "damaged", CORRECTIONS}
+)
+"""Files and folders that a home is made of."""
+
+
+def check_output(path: Path) -> None:
+    """Raise UsageError for a target that may not be replaced, whatever ``--overwrite`` says: what is there and is no file, a
+    part of a home (measurements would be lost), and ``-``. A folder that is no part of a home passes.
+    """
+    if str(path) == "-":
+        raise UsageError(
+            "- was given as the name of the output, which is not written to standard output. Give a file name"
+        )
+    place = path.parent.resolve() / path.name
+    for inside in (place, *place.parents):
+        if inside.name in OWN and (inside.parent / "trails.json").is_file():
+            raise UsageError(f"{path} is a part of the home {inside.parent}. Choose another name")
+    try:
+        check_regular(path, folder=True)
+    except StoreError as error:
+        raise UsageError(f"{str(error).partition('. ')[0]}. Choose another name") from None
