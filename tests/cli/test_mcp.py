@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from trails.errors import MissingPackageError, TrailsError
+from trails.errors import MissingPackageError, TrailsError, UsageError
 from trails.pipeline import assistant
 from trails.pipeline.assistant import Tools, server_of
 from trails.store.embedded import EmbeddedStore
@@ -94,6 +94,13 @@ def test_an_answer_is_bounded_and_says_what_it_leaves_out(
     assert 0 < len(cut["rows"]) < 100
     assert len(cut["rows"]) + cut["rows_left_out"] == 100
     assert len(json.dumps(cut)) < 2_200
+    monkeypatch.setattr(assistant, "MAX_CHARACTERS", 60_000)
+    long = tools.cypher(f"RETURN '{'x' * 100_000}', 'y'")
+    assert len(json.dumps(long)) < 2 * assistant.MAX_CELL + 300, "neither a value nor the name of a column has no bound"
+    assert long["rows"][0][0].endswith("x … (96,000 more characters)")
+    assert long["rows"][0][1] == "y"
+    with pytest.raises(UsageError, match="20,001 characters was given, at most 20,000 are taken"):
+        tools.capture("a" * 20_001)
 
 
 def test_without_the_extra_the_command_says_what_to_install(
@@ -103,7 +110,7 @@ def test_without_the_extra_the_command_says_what_to_install(
     monkeypatch.setitem(sys.modules, "mcp.server", None)
     with pytest.raises(MissingPackageError, match="trails mcp needs the package mcp"):
         server_of({})
-    assert "pip install mcp" in trails("mcp", code=7).err
+    assert "pip install 'trails[mcp]'" in trails("mcp", code=7).err
 
 
 def test_a_client_calls_every_tool_over_standard_input(trails: Any, chains_file: Path, tmp_path: Path) -> None:

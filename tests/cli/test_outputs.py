@@ -26,12 +26,14 @@ def test_a_part_of_a_home_is_no_output(tmp_path: Path) -> None:
         check_output(path)
 
 
-def test_a_device_and_a_pipe_are_no_output(tmp_path: Path) -> None:
+def test_a_device_a_pipe_and_a_link_are_no_output(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to(tmp_path / "pipe")
-    for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path / "link", "a pipe"), (Path(os.devnull), "a device")):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (Path(os.devnull), "a device")):
         with pytest.raises(UsageError, match=f"is not a file but {kind}.*Choose another name"):
             check_output(path)
+    with pytest.raises(UsageError, match="link is a link to .*file, and a link is not replaced"):
+        check_output(tmp_path / "link")
     with pytest.raises(UsageError, match="not written to standard output"):
         check_output(Path("-"))
     (tmp_path / "file").write_text("")
@@ -71,4 +73,4 @@ def test_every_command_that_writes_a_file_refuses_them(trails: Any, chains_file:
     assert "standard output" in trails("report", "-o", "-", code=2).err
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
     (tmp_path / "gone.html").symlink_to(tmp_path / "nowhere.html")
-    assert "exists" in trails("report", "-o", tmp_path / "gone.html", code=2).err, "a link is not replaced unasked"
+    assert "is not replaced" in trails("report", "-o", tmp_path / "gone.html", "--overwrite", code=2).err

@@ -35,7 +35,7 @@ def written(properties: dict[str, Any]) -> dict[str, Any]:
     out = {}
     for name, value in properties.items():
         if isinstance(value, str):
-            value = re.sub("[\x00-\x08\x0b-\x1f\ufffe\uffff]", lambda m: f"\\u{ord(m[0]):04x}", value)
+            value = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", lambda m: f"\\u{ord(m[0]):04x}", value)
         if isinstance(value, (list, tuple)):
             value = json.dumps(list(value))
         out[NAMES.get(name, name)] = value

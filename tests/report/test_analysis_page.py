@@ -76,11 +76,13 @@ def test_a_table_wider_than_the_page_has_its_rows_as_blocks(tmp_path: Path) -> N
     trace = corpus(1, RUN)[0]
     wide = ReportTable("wide", pa.table({f"quantity {n}": [n + 0.5] for n in range(18)}))
     narrow = ReportTable("narrow", pa.table({"one": [0.5], "two": [1.5]}))
-    write_analysis(tmp_path / "r.html", Report("odd", "odd", tables=(wide, narrow)), RUN, [trace])
+    lists = ReportTable("lists", pa.table({"ways": [["", ", and Carl"]], "in": [["c1", "c2"]]}))
+    write_analysis(tmp_path / "r.html", Report("odd", "odd", tables=(wide, narrow, lists)), RUN, [trace])
     seen = look(tmp_path / "r.html", home="report", size=[800, 900])
     assert len(seen["wide"]) >= 2
     assert max(seen["wide"]) <= 0
     assert ["0.5000", "1.5000"] in seen["cells"]
+    assert ["∅ | , and Carl", "c1, c2"] in seen["cells"], "texts of a list are told apart"
 
 
 @pytest.mark.slow
@@ -134,10 +136,10 @@ def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
         told = Difference(compared, (), ("collapse",), {}).told()
         assert (len(told.scores), len(told.withheld)) == (scores, withheld)
         assert told.verdict == (
-            "trained: became easier by 0.500 nats per token (95 % interval 0.250 to 0.750); "
+            "alarm: collapse; trained: became easier by 0.500 nats per token (95 % interval 0.250 to 0.750); "
             "unseen: 1 chain is too few for an interval"
         )
-        assert told.notes == (LEGENDS["groups"], LEGENDS["layers"], "alarm: collapse")
+        assert told.notes == (LEGENDS["groups"], LEGENDS["layers"])
         assert told.facts["noise"] == (0.01 if scores else None)
         assert told.to_arrow("groups")["surprisal"].to_pylist() == [-0.5, 0.5]
     before = corpus(2, RUN)

@@ -21,7 +21,7 @@ from trails.analyses.score import Withheld, span_text
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import build
 from trails.evaluate import difference
-from trails.evaluate.diff import DiffReport, GroupChange, LayerChange, verdict
+from trails.evaluate.diff import DiffReport, GroupChange, LayerChange, repetition_alarm, verdict
 from trails.evaluate.difference import Difference
 from trails.evaluate.recall import Recall, Recalled, summary
 from trails.evaluate.recall import verdict as verdict_of_recall
@@ -126,8 +126,12 @@ def test_the_verdict_of_a_group_is_in_the_table(noise: float, change: float, low
         layers = (LayerChange(0, 0.0, float("nan"), 0.0, float("nan")),)
         runs = (f"r{'0' * 16}", f"r{'1' * 16}")
         compared = DiffReport(*runs, (group,), layers, (), (), noise, noise, (), missing=1, behind=2)
-        told = Difference(compared, ({"step": 0},), (), {}).told()
-        for said in (told.verdict, *(score.name for score in told.scores), *told.notes):
+        alarm = repetition_alarm(0.1, 0.9)
+        told = Difference(compared, ({"step": 0},), (alarm,), {"trained": 2, "held_out": 3}).told()
+        assert told.verdict.startswith(f"alarm: {alarm}; ")
+        titles = [table.title for table in told.tables]
+        assert titles[-1].endswith("over the chains looked at (2 trained, 3 held_out)")
+        for said in (told.verdict, *(score.name for score in told.scores), *told.notes, *titles):
             assert told_whole(said), said
 
 

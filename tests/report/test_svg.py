@@ -135,7 +135,7 @@ def test_a_bitmap_shows_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_without_the_package_the_line_to_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(MissingPackageError, match="pip install resvg_py"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'trails\[png\]'"):
         write_png(tmp_path / "c.png", make_trace(1, RUN), RUN)
 
 

@@ -124,6 +124,8 @@ def command(
     if as_json:
         print_json(found.record() | ({"stellator": stated.record()} if stated is not None else {}))
         return told
+    for alarm in found.alarms:
+        echo(f"alarm: {alarm}")
     print_rows(
         ["group", "chains", "change", "95 %", "before", "after", "entropy", "easier", "harder", "tokens"],
         [
@@ -176,8 +178,6 @@ def command(
     for note in found.notes:
         if note not in LEGENDS.values():
             echo(note)
-    for alarm in found.alarms:
-        echo(f"alarm: {alarm}")
     if stated is not None:
         (table,) = stated.tables
         print_rows(*table.view(), title=table.title)

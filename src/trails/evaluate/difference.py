@@ -153,15 +153,26 @@ class Difference:
             if measured
         )
         reason = "no noise floor was measured; give --noise 8"
+        alarms = [f"alarm: {alarm}" for alarm in self.alarms]
         withheld = tuple(Withheld(f"change of surprisal, {g.group}", reason) for g in changes if not measured)
+        looked = (
+            f", over the chains looked at ({', '.join(f'{count} {group}' for group, count in self.chains.items())})"
+        )
         tables = tuple(
-            ReportTable(name, pa.Table.from_pylist(rows[name]), title, _COLUMNS.get(name, {}))
+            ReportTable(
+                name,
+                pa.Table.from_pylist(rows[name]),
+                title + (looked if name == "checkpoints" else ""),
+                _COLUMNS.get(name, {}),
+            )
             for name, title in _TITLES.items()
             if rows[name]
         )
         return Report(
             "diff",
-            "; ".join(verdict(group, report.noise_mean) for group in report.groups) or "no chain was compared",
+            # a collapse comes first: what else the training did is told of a damaged model
+            "; ".join((*alarms, *(verdict(group, report.noise_mean) for group in report.groups)))
+            or "no chain was compared",
             facts={
                 "before": report.before,
                 "after": report.after,
@@ -171,7 +182,7 @@ class Difference:
             tables=tables,
             scores=scores,
             withheld=withheld,
-            notes=(*self.notes, *(f"alarm: {alarm}" for alarm in self.alarms)),
+            notes=self.notes,
         )
 
 

@@ -42,7 +42,7 @@ _CHAINS_PER_BATCH = 500
 _SHARED = ("Source", "Run", "Family")
 _LABELS = {"Chain": "source_id", "Step": "text", "Token": "piece", "Source": "name", "Run": "model", "Family": "name"}
 _RENAMED = {"start": "text_start", "end": "text_end"}
-_NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +216,14 @@ def _xml(tables: Iterator[tuple[str, pa.Table]], path: Path, format: GraphFormat
     for number, (start, end, properties) in enumerate(edges):  # after the nodes, which an edge would else make bare
         graph.add_edge(start, end, key=f"e{number}", **properties)
     if format == "gexf":
-        lines: Iterable[str] = nx.generate_gexf(graph, version="1.3")
-    else:
-        lines = nx.generate_graphml(graph, named_key_ids=True)
-    text = '<?xml version="1.0" encoding="utf-8"?>\n' + "\n".join(lines) + "\n"
-    write_atomic(path, text.encode("utf-8"))
+        body = "\n".join(nx.generate_gexf(graph, version="1.3"))
+    else:  # as generate_graphml does, which ends a line at every carriage return of a text
+        writer = nx.GraphMLWriter(encoding="utf-8", prettyprint=True, named_key_ids=True)
+        writer.add_graph_element(graph)
+        body = str(writer)
+    text = f'<?xml version="1.0" encoding="utf-8"?>\n{body}\n'
+    # a parser reads a bare carriage return as a line feed; the marks of XML hold none
+    write_atomic(path, text.replace("\r", "&#13;").encode("utf-8"))
     return GraphFiles(path, format, rows, ())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from trails.errors import TrailsError
+from trails.errors import TrailsError, UsageError
 from trails.pipeline.home import Home
 from trails.platform.packages import package
 from trails.platform.text import counted
@@ -26,6 +26,12 @@ MAX_ROWS = 200
 
 MAX_CHARACTERS = 60_000
 """Characters of JSON that one call gives back at most; rows beyond them are left out and counted."""
+
+MAX_TEXT = 20_000
+"""Characters of a text that the tool capture takes at most."""
+
+MAX_CELL = 4_000
+"""Characters of a name or a text that stand in an answer to a statement; the rest is left out and counted."""
 
 TIMEOUT_S = 30.0
 
@@ -102,12 +108,24 @@ class Tools:
 
         Loads the model, so it takes longer than the others.
         """
+        if len(text) > MAX_TEXT:
+            raise UsageError(
+                f"a text of {counted(len(text), 'character')} was given, at most {MAX_TEXT:,} are taken here. Give a part of it"
+            )
         with self._home() as home:
             return home.capture(text, run=run).report().record(MAX_ROWS)
 
 
 def _rows(found: Result) -> dict[str, Any]:
-    return _within({"columns": list(found.columns), "rows": [list(row) for row in found.plain()[:MAX_ROWS]]}, "rows")
+    rows = [[_cut(cell) for cell in row] for row in found.plain()[:MAX_ROWS]]
+    return _within({"columns": [_cut(name) for name in found.columns], "rows": rows}, "rows")
+
+
+def _cut(value: Any) -> Any:
+    """A text of at most :data:`MAX_CELL` characters; what was left out is counted behind it."""
+    if not isinstance(value, str) or len(value) <= MAX_CELL:
+        return value
+    return f"{value[:MAX_CELL]} … ({counted(len(value) - MAX_CELL, 'more character')})"
 
 
 def _within(record: dict[str, Any], rows: str) -> dict[str, Any]:
@@ -129,9 +147,9 @@ def serve(settings: Mapping[str, Any]) -> None:
 
 def server_of(settings: Mapping[str, Any]) -> Any:
     """The server with every tool marked as one that only reads."""
-    module = package("mcp.server", "trails mcp")
-    types = package("mcp.types", "trails mcp")
-    exceptions = package("mcp.server.mcpserver.exceptions", "trails mcp")
+    module = package("mcp.server", "trails mcp", "mcp")
+    types = package("mcp.types", "trails mcp", "mcp")
+    exceptions = package("mcp.server.mcpserver.exceptions", "trails mcp", "mcp")
     server = module.MCPServer("trails", instructions=INSTRUCTIONS)
     for tool in Tools(**settings).all():
         server.tool(annotations=types.ToolAnnotations(read_only_hint=True, open_world_hint=False))(

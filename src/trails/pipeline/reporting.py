@@ -176,7 +176,9 @@ def _found(home: OpenHome, run: Run, notes: list[str], max_rows: int) -> Found:
     if not gaps:
         notes.append(f"The graph holds no gaps of this run. {GAPS_ADVICE}")
     if not overlaps:
-        notes.append("The graph holds no overlaps. Run: trails overlaps")
+        notes.append(
+            "The graph holds no exact and no masked overlaps: none were found, or none were looked for. Run: trails overlaps"
+        )
     return Found(gaps, overlaps)
 
 

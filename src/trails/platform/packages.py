@@ -8,9 +8,13 @@ from typing import Any
 from trails.errors import MissingPackageError
 
 
-def package(name: str, need: str) -> Any:
-    """The package ``name``, imported now. Raises MissingPackageError that says what ``need`` is and how to install it."""
+def package(name: str, need: str, extra: str = "") -> Any:
+    """The module ``name``, imported now. Raises MissingPackageError that says what ``need`` is and how to install it: as the
+    ``extra`` of trails that holds it, where there is one."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingPackageError(f"{need} needs the package {name} ({error}). Run: pip install {name}") from None
+        line = f"'trails[{extra}]'" if extra else name
+        raise MissingPackageError(
+            f"{need} needs the package {name.partition('.')[0]} ({error}). Run: pip install {line}"
+        ) from None

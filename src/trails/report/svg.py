@@ -61,7 +61,7 @@ def write_png(
     higher than :data:`MAX_PIXELS`.
     """
     check_free(path, overwrite=overwrite)
-    painter = package("resvg_py", "a PNG picture")
+    painter = package("resvg_py", "a PNG picture", "png")
     picture = chain_svg(trace, run, measure=measure, layer=layer)
     height = int(float(picture.partition('height="')[2].partition('"')[0]) * ZOOM)
     if height > MAX_PIXELS:

@@ -17,7 +17,7 @@ OWN = frozenset(
 
 def check_output(path: Path) -> None:
     """Raise UsageError for a target that may not be replaced, whatever ``--overwrite`` says: what is there and is no file, a
-    part of a home (measurements would be lost), and ``-``. A folder that is no part of a home passes.
+    link, a part of a home (measurements would be lost), and ``-``. A folder that is no part of a home passes.
     """
     if str(path) == "-":
         raise UsageError(
@@ -27,6 +27,10 @@ def check_output(path: Path) -> None:
     for inside in (place, *place.parents):
         if inside.name in OWN and (inside.parent / "trails.json").is_file():
             raise UsageError(f"{path} is a part of the home {inside.parent}. Choose another name")
+    if path.is_symlink():
+        raise UsageError(
+            f"{path} is a link to {path.readlink()}, and a link is not replaced. Give the name of the file itself"
+        )
     try:
         check_regular(path, folder=True)
     except StoreError as error:

@@ -43,7 +43,7 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   linked = (s) => s.split(/\b(c[0-9a-f]{16})\b|(?<=[>/]|\w{18})/).map((part, i) => part && (part.length === 17 && D.chains.some((c) => c.id === part) ? link(part) : [i > 0 && h("wbr"), shown(part)])),
   // a text with its numbers and ids; [one|few|many] is the form of a word with the last number before it, or else the first
   fill = (text, slots, at = -1) => text.replace(/[#@]|\[([^\]|]*\|[^\]]*)\]/g, (_, forms) => forms ? forms.split("|")[{ one: 0, many: 2 }[new Intl.PluralRules(page.lang).select(slots[max(at, 0)].replace(/,/g, ""))] ?? 1] : slots[++at]),
-  count = (key, n) => fill(t(key), [String(n)]),
+  count = (key, n) => fill(t(key), [n.toLocaleString("en")]),
   // what the program says, in the reader's language where the table of words has it (numbers stand there as #, ids as @), else
   // clause by clause, and marked as English where it has not; commands, options, names with _ or / and “quotations” stay as they are
   SLOT = /\b[a-z][0-9a-f]{16}\b|\d[\d,.]*\d|\d/g,
@@ -247,7 +247,7 @@ views.chain = (id) => {
   drawCurve();
 };
 // of gaps, what their score finds
-const worth = (g) => `${t`auc`} ${fmt(g.control_auc, 3)} (${t`byplace`} ${fmt(g.baseline_auc, 3)})`;
+const worth = (g) => `${t`auc`} ${fmt(g.control_auc, 3)} (${t`byplace`} ${fmt(g.baseline_auc, 3)}, ${t`judged`})`;
 // the table of steps with attention as arcs, or as a matrix where arcs would be a disc
 function stepsOf(c) {
   const over = new Map(), gaps = new Map(c.gaps.map((g) => [g.step, g])), grid = h("div.steps"), node = section(t`steps`), box = h("div");
@@ -286,11 +286,11 @@ function stepsOf(c) {
 }
 
 // ---- corpus and analysis ---------------------------------------------------------------------------------------------
-// a cell: numbers as they are, whole where the column is, lists joined, ids of chains that the page holds as links
+// a cell: numbers as they are, whole where the column is, lists joined (texts as the terminal does), ids of chains that the page holds as links
 function cell(v, whole = Number.isInteger(v)) {
   if (v == null || v instanceof Node) return v;
   if (typeof v === "number") return whole ? String(v) : fmt(v);
-  return h("bdi", linked(Array.isArray(v) ? v.map((x) => typeof x === "number" ? cell(x) : x).join(", ") : typeof v === "object" ? JSON.stringify(v) : String(v).replace(/^\s+$/, visible)));
+  return h("bdi", linked(Array.isArray(v) ? v.map((x) => typeof x === "number" ? cell(x) : visible(String(x))).join(v.every((x) => /^[\w:.-]*$/.test(x)) ? ", " : " | ") : typeof v === "object" ? JSON.stringify(v) : String(v).replace(/^\s+$/, visible)));
 }
 // names are in the reader's language; words: the texts of the cells are the program's, and each row has a unit of its own
 function table(names, rows, words) {
