@@ -325,6 +325,31 @@ def test_broken_json_document(tmp_path: Path, text: str, line: int, what: str) -
             '{"question": "\\udfff", "chain": "a"}',
             "the question holds a lone surrogate (U+DFFF at character 0), which is not Unicode text.",
         ),
+        (
+            '{"id": "x\\ud800", "chain": "a"}',
+            "the id holds a lone surrogate (U+D800 at character 1), which is not Unicode text.",
+        ),
+        (
+            '{"chain": "a b c", "id": "1", "n\\ud800": "b"}',
+            "the name of a field holds a lone surrogate (U+D800 at character 1), which is not Unicode text.",
+        ),
+        *(
+            (
+                json.dumps(
+                    {"source": "s", "source_id": "1", "question": "", "text": "a", "answer": "", "language": "en"}
+                    | {
+                        "boundaries": [],
+                        "source_sha256": "",
+                        "licence": "",
+                        "family": "",
+                        "metadata": {},
+                        key: "f\ud800",
+                    }
+                ),
+                f"the {part} holds a lone surrogate (U+D800 at character 1), which is not Unicode text.",
+            )
+            for key, part in (("family", "family"), ("source", "source"), ("licence", "licence"), ("source_id", "id"))
+        ),
         ('{"messages": [{"role": "user", "content": "hi"}]}', "no message of the assistant, so no chain."),
         ("[" * 5_000 + "]" * 5_000, "broken JSON: nested too deep."),
     ],

@@ -90,6 +90,8 @@ def test_what_the_graph_holds_beyond_the_limit_is_said_on_page_and_terminal(
         (["c0000000000000000"], "no chain fits"),
         (["roles:ANSWER>IF"], "holds nothing"),
         (["--compare", "rffff"], "run 'rffff' was asked for and 0 fit"),
+        (["--compare", "rffff"], "Choose with --compare ID"),
+        (["--compare", "r"], "was asked to be compared with itself"),
         (["-o", "missing/r.html"], "missing"),
     ],
 )

@@ -13,11 +13,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from tests.report.test_report import HOSTILE, RUN
 from tests.store.factory import make_chain, make_run, make_trace
 
 from trails.errors import MissingPackageError, UsageError
-from trails.report.svg import MAX_PIXELS, chain_svg, write_png, write_svg
+from trails.report.svg import CELL, MARGIN, MAX_PIXELS, WIDTH, chain_svg, write_png, write_svg
 
 NS = "{http://www.w3.org/2000/svg}"
 
@@ -39,6 +40,18 @@ def test_every_token_has_its_value_and_the_map_is_that_of_the_trace(measure: str
             rows[rect.get("y")] = rows.get(rect.get("y"), 0) + float(rect.get("width"))
     assert len(rows) == RUN.n_layers + 1
     assert set(map(round, rows.values())) == {880}
+
+
+@pytest.mark.parametrize("name", ["short", "a long name of a record " * 20, "日本語" * 60])
+def test_the_heading_ends_inside_the_picture_and_the_title_has_it_whole(name: str) -> None:
+    chain = replace(make_chain(1, "If a then b."), source_id=name)
+    root = ElementTree.fromstring(chain_svg(make_trace(chain, RUN), RUN))
+    heading = next(text.text or "" for text in root.findall(f"{NS}text"))
+    assert CELL * cell_len(heading) <= WIDTH - 2 * MARGIN
+    assert heading.endswith(f"{RUN.model} · run {RUN.id}"), "what is cut is the name"
+    title = root.findtext(f"{NS}title") or ""
+    assert name in title
+    assert ("…" in heading) == (name != "short")
 
 
 def test_a_chain_in_which_nothing_shifts_is_drawn() -> None:

@@ -60,7 +60,7 @@ def report(
     """
     check_free(to, overwrite=overwrite)  # before the work, not after it
     first = home.run(run)
-    second = home.run(compare) if compare is not None else None
+    second = _second(home, first, compare) if compare is not None else None
     selections = [text if is_selection(text) else home.names.chain(text, first.id) for text in selections]
     chains = _chains(home, selections)
     notes: list[str] = []
@@ -90,6 +90,17 @@ def report(
         left_out=notes,
         overwrite=overwrite,
     )
+
+
+def _second(home: OpenHome, first: Run, asked: str) -> Run:
+    """The run to compare with. Raises UsageError for one that is not there, and for the first run itself."""
+    found = home.run(asked, "--compare ID")
+    if found.id == first.id:
+        raise UsageError(
+            f"run {found.id} was asked to be compared with itself. Name another run of the same chains with --compare, or the "
+            "first one with --run"
+        )
+    return found
 
 
 def analysis_page(

@@ -404,17 +404,27 @@ def family_of(question: str, source: str, identity: str) -> str:
     return "f" + (stable_hash("question", words) if words else stable_hash("record", source, identity))
 
 
+def check_unicode(part: str, text: str) -> None:
+    """Raises BadRecordError for a ``part`` of a record that holds a lone surrogate."""
+    if found := _SURROGATE.search(text):
+        raise BadRecordError(
+            f"the {part} holds a lone surrogate (U+{ord(found.group()):04X} at character {found.start()}), which is not "
+            "Unicode text."
+        )
+
+
 def finish(draft: Draft, file: SourceFile, options: ReadOptions, source: str) -> Chain:
     """The chain of a draft. Raises BadRecordError for a text that is no chain (:func:`no_chain`) and for a lone surrogate."""
     if problem := no_chain(draft.text):
         raise BadRecordError(problem)
-    for part in ("text", "question", "answer"):
-        found = _SURROGATE.search(getattr(draft, part))
-        if found:
-            raise BadRecordError(
-                f"the {'chain' if part == 'text' else part} holds a lone surrogate "
-                f"(U+{ord(found.group()):04X} at character {found.start()}), which is not Unicode text."
-            )
+    check_unicode("chain", draft.text)
+    check_unicode("question", draft.question)
+    check_unicode("answer", draft.answer)
+    # two of these could become one where a character of theirs was replaced
+    check_unicode("id", draft.source_id)
+    check_unicode("family", draft.family or "")
+    for key in draft.metadata:
+        check_unicode("name of a field", key)
     metadata = {key: _SURROGATE.sub("\ufffd", value) for key, value in draft.metadata.items()}
     messages = draft.messages
     if not messages or messages == [{"role": "user", "content": draft.question}]:
@@ -424,7 +434,7 @@ def finish(draft: Draft, file: SourceFile, options: ReadOptions, source: str) ->
         boundaries = (0, *boundaries)
     return Chain(
         source=options.source or source,
-        source_id=_SURROGATE.sub("\ufffd", draft.source_id),
+        source_id=draft.source_id,
         question=draft.question,
         text=draft.text,
         answer=draft.answer,
@@ -434,10 +444,7 @@ def finish(draft: Draft, file: SourceFile, options: ReadOptions, source: str) ->
         source_sha256=file.sha256,
         licence=options.licence or file.licence,
         messages=_SURROGATE.sub("\ufffd", canonical_json(messages)) if messages else "",
-        family=_SURROGATE.sub(
-            "\ufffd",
-            family_of(draft.question, options.source or source, draft.identity or draft.source_id)
-            if draft.family is None
-            else draft.family,
-        ),
+        family=family_of(draft.question, options.source or source, draft.identity or draft.source_id)
+        if draft.family is None
+        else draft.family,
     )

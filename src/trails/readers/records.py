@@ -15,7 +15,17 @@ from typing import IO, Any
 
 from trails.errors import InputError
 from trails.platform.text import counted
-from trails.readers.base import BadRecordError, Draft, ReadOptions, ReadReport, SourceFile, as_text, finish, record_id
+from trails.readers.base import (
+    BadRecordError,
+    Draft,
+    ReadOptions,
+    ReadReport,
+    SourceFile,
+    as_text,
+    check_unicode,
+    finish,
+    record_id,
+)
 from trails.readers.containers import records, sample
 from trails.readers.conversation import (
     LIST_FIELDS,
@@ -237,6 +247,8 @@ def _native_drafts(record: Mapping[str, Any], context: Context) -> Iterable[Draf
     for key in ("answer", "language", "licence", "source_sha256", "messages", "family"):
         if not isinstance(record.get(key, ""), str):
             raise BadRecordError(f"field {key!r} is {_json_type(record[key])}, text is needed.")
+    for key in ("source", "language", "licence", "source_sha256", "messages"):
+        check_unicode(key, record.get(key) or "")
     boundaries, metadata = record.get("boundaries") or [], record.get("metadata") or {}
     if not isinstance(boundaries, Sequence) or not all(isinstance(b, int) for b in boundaries):
         raise BadRecordError("field 'boundaries' must be an array of character offsets.")

@@ -86,8 +86,12 @@ def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int 
     chain = trace.chain
     parts: list[str] = []
     y = MARGIN + 14
-    head = f"{chain.id}  {chain.source} · {chain.source_id} · {counted(trace.n_tokens, 'token')} · {run.model} · run {run.id}"
-    parts.append(_label(MARGIN, y, head, bold=True))
+    tail = f" · {counted(trace.n_tokens, 'token')} · {run.model} · run {run.id}"
+    name = f"{chain.source} · {chain.source_id}"
+    head = f"{chain.id}  {name}{tail}"
+    room = int((WIDTH - 2 * MARGIN) / CELL) - cell_len(f"{chain.id}  {tail}")
+    shown = _fitting(f"{chain.id}  {_fitting(name, room)}{tail}", int((WIDTH - 2 * MARGIN) / CELL))
+    parts.append(_label(MARGIN, y, shown, bold=True))
     y += 20
     parts.append(_label(MARGIN, y, control_line(trace, run, measure, layer)))
     y += 14
@@ -106,6 +110,15 @@ def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int 
         f'font-family="{_FONT}" font-size="13"><title>{_escaped(head)}</title>'
         f'<rect width="{WIDTH}" height="{height:.0f}" fill="#fff"/>{"".join(parts)}</svg>\n'
     )
+
+
+def _fitting(text: str, room: int) -> str:
+    """A text of at most ``room`` cells, 8 or more; what was left out at its end is marked. The title of the picture has all."""
+    if cell_len(text) <= max(room, 8):
+        return text
+    while cell_len(text) > max(room, 8) - 1:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def _strip(
