@@ -1051,6 +1051,9 @@ NODES: tuple[Node, ...] = (
             _p("role_bigram", "float", "surprisal of the role pair", "nats"),
             _p("control_auc", "float", "removed-step AUC of the score on this corpus", "0..1"),
             _p("baseline_auc", "float", "the same AUC of the position-only baseline", "0..1"),
+            _p(
+                "worth", "string", "whether the ranking is beyond chance: both AUCs with their 95 % intervals, in words"
+            ),
             *SCOPE,
         ),
     ),

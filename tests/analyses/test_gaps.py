@@ -204,6 +204,8 @@ def test_graph_rows_carry_what_the_score_is_worth(make: Any) -> None:
     assert len(rows) == 40 * 5
     assert {row["control_auc"] for row in rows} == {1.0}
     assert all(0 <= row["baseline_auc"] <= 1 for row in rows)
+    assert {row["worth"] for row in rows} == {found.calibration.beside()}
+    assert found.calibration.beside().startswith("beyond chance: AUC 1.000 (1.000 to 1.000), position alone ")
     assert all(row["value_surprisal"] is None for row in rows)  # not calibrated, so not handed out
     assert all(row["bridge_nats"] is None for row in rows)
     ends = {row["end"] for row in batch.relationships["BEFORE"].to_pylist()}

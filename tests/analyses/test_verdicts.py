@@ -180,10 +180,14 @@ def test_drift() -> None:
 
 
 def worth(best: str, value: float, low: float, **others: float) -> str:
+    return calibration(best, value, low, **others).worth()
+
+
+def calibration(best: str, value: float, low: float, **others: float) -> gaps.Calibration:
     position = (Control(gaps.calibration.POSITION, 0.45, (0.4, 0.5)),)
     scores = [Score(best, value, "AUC", position, (low, value + 0.02))]
     scores += [Score(name.replace("_", " "), auc, "AUC", position) for name, auc in others.items()]
-    return gaps.Calibration("r", 30, (), (), tuple(scores), (), best).worth()
+    return gaps.Calibration("r", 30, (), (), tuple(scores), (), best)
 
 
 def test_gaps() -> None:
@@ -194,6 +198,13 @@ def test_gaps() -> None:
     assert worth("no model", 0.53, 0.5).startswith(
         "not beyond chance: ranked by the scores without a model, AUC 0.530 for a removed step (position alone 0.450)"
     )
+    assert calibration("no model", 0.53, 0.5).beside() == (
+        "not beyond chance: AUC 0.530 (0.500 to 0.550), position alone 0.450 (0.400 to 0.500)"
+    )
+    assert calibration("all", 0.866, 0.84).beside() == (
+        "beyond chance: AUC 0.866 (0.840 to 0.886), position alone 0.450 (0.400 to 0.500)"
+    )
     none = gaps.Calibration("r", 3, (), (), (), (Withheld("ungrounded", "3 chains are too few"),))
     assert none.worth() == "no seam can be ranked: 3 chains are too few"
     assert none.report().verdict == none.worth()
+    assert none.beside() == ""

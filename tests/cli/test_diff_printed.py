@@ -52,6 +52,7 @@ def test_the_interval_stands_beside_the_change_at_every_width(
         one, two = ({t.chain.id: t for t in store.traces(run.id)} for run in (BASE, TRAINED))
     mean, low, high = interval([float(np.nanmean(two[c].surprisal - one[c].surprisal)) for c in sorted(two)])
     assert f"became easier by {-mean:.3f} nats per token (95 % interval {-high:.3f} to {-low:.3f})" in told
+    assert told.startswith("compared: became easier by "), "the verdict comes first"
     assert f"{BASE.id} → {TRAINED.id} (adapter {TRAINED.adapter})" in told
     for column in ("entropy: change of", "easier, harder: share of", "hidden, attention: mean absolute change"):
         assert column in told

@@ -133,13 +133,14 @@ def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
     layers = (LayerChange(0, 0.0, math.nan, 0.0, math.nan),)
     for noise, scores, withheld in ((0.01, 2, 0), (math.nan, 0, 2)):
         compared = DiffReport("ra", "rb", (group, alone), layers, (), (), noise, noise, ("collapse",), 0)
-        told = Difference(compared, (), ("collapse",), {}).told()
+        told = Difference(compared, ({"step": 0},), ("collapse",), {"trained": 2, "held_out": 1}).told()
         assert (len(told.scores), len(told.withheld)) == (scores, withheld)
         assert told.verdict == (
             "alarm: collapse; trained: became easier by 0.500 nats per token (95 % interval 0.250 to 0.750); "
             "unseen: 1 chain is too few for an interval"
         )
-        assert told.notes == (LEGENDS["groups"], LEGENDS["layers"])
+        assert told.notes == (LEGENDS["groups"], LEGENDS["layers"], LEGENDS["checkpoints"])
+        assert "their means are not those of the groups" in LEGENDS["checkpoints"]
         assert told.facts["noise"] == (0.01 if scores else None)
         assert told.to_arrow("groups")["surprisal"].to_pylist() == [-0.5, 0.5]
     before = corpus(2, RUN)
@@ -162,3 +163,9 @@ def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
     assert told.to_arrow("variants")["text"].to_pylist() == ["He [-saw-]{+saws+}"]
     assert named_chains(told) == [shown.chain], "the page holds the chain of its variants"
     assert json.dumps(told.record())
+
+
+def test_a_list_of_texts_keeps_its_members_apart() -> None:
+    ways = pa.table({"ways": pa.array([["", ", and Carl", "so"], []], pa.list_(pa.string()))})
+    told = Report("odd", "a verdict", tables=(ReportTable("ways", ways),)).html()
+    assert "<td>∅ | , and Carl | so</td>" in told

@@ -100,7 +100,8 @@ def stored(trace: Trace, measure: str) -> np.ndarray[Any, Any]:
 @pytest.mark.slow
 def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
     traces = corpus(6, RUN)
-    gap = {"step": 1, "rank": 0, "score": 0.875, "control_auc": 0.8123, "baseline_auc": 0.5511}
+    worth = "not beyond chance: AUC 0.812 (0.581 to 0.841), position alone 0.551 (0.388 to 0.609)"
+    gap = {"step": 1, "rank": 0, "score": 0.875, "control_auc": 0.8123, "baseline_auc": 0.5511, "worth": worth}
     overlap = {
         **{"id": "o1", "kind": "exact", "text": "so", "n_tokens": 12, "n_chains": 2, "excess": -0.25, "control": 0.3},
         **{"control_name": "order-2 Markov resample", "first": 0, "stop": 3},
@@ -141,9 +142,9 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
                     expected += [texts[int(item)], f"{100 * math.exp(log_p):.2f} %"]
             assert shown["alternatives"][str(index)] == expected
     marked = seen["chains"][traces[1].chain.id]["steps"][1][2]
-    assert "score 0.875" in marked
-    assert "0.812" in marked, "the AUC of the score"
-    assert "0.551" in marked, "its control"
+    assert "rank among all seams (0 to 1, one always has 1) 0.875" in marked
+    assert gap["worth"] in marked, "the verdict and both intervals"
+    assert gap["worth"] in seen["corpus"]
     mark = seen["chains"][traces[1].chain.id]["steps"][0][2]
     said = "exact repeat of 12 tokens in 2 chains; coverage of this kind 0.250 below its control"
     assert f"⟷ {said} · {traces[2].chain.id}" in mark
@@ -418,7 +419,7 @@ def test_of_chains_outside_the_report_only_their_number_is_in_it(tmp_path: Path)
     assert "SECRET" not in told
     assert not [trace.chain.id for trace in outside if trace.chain.id in told]
     found = record["corpus"]
-    assert found["seams"] == "1 of 4 seams is of these chains"
+    assert found["seams"] == ["1 of 4 seams is of these chains", html._worth(gap), html.RANKED]
     assert [row["chain"] for row in found["gaps"]] == [a]
     assert found["shared"] == [
         "exact: 1 of 2 texts is held by these chains; coverage 0.050, order-2 Markov resample 0.300; 0.250 below its control",
@@ -434,6 +435,27 @@ def test_of_chains_outside_the_report_only_their_number_is_in_it(tmp_path: Path)
     assert marks == [(masked, [b]), (masked, [b]), (exact, [])]
 
 
+def test_a_mark_of_a_gap_carries_verdict_and_intervals(tmp_path: Path) -> None:
+    (trace,) = corpus(1, RUN)
+    worth = "not beyond chance: AUC 0.723 (0.581 to 0.841), position alone 0.497 (0.388 to 0.609)"
+    rows = [{"step": n, "rank": n, "score": 1 - n / 2, "control_auc": 0.723, "baseline_auc": 0.497} for n in (0, 1)]
+    for name, of, told in (
+        ("new", [{**row, "worth": worth} for row in rows], worth),
+        (
+            "old",
+            rows,
+            "AUC 0.723, position alone 0.497; the graph holds no interval of them, so no verdict. Run: trails gaps",
+        ),
+    ):
+        write_report(tmp_path / f"{name}.html", [trace], RUN, found=Found({trace.chain.id: of}, {}))
+        record, _ = contents(tmp_path / f"{name}.html")
+        assert record["chains"][0]["gaps"] == [{"step": 0, "score": 1.0, "worth": told}], "one mark a chain"
+        assert record["corpus"]["seams"][1:] == [told, html.RANKED]
+        assert "one seam always has 1" in html.RANKED
+        for text in (told, html.RANKED):
+            assert all(known for _, known in in_russian(text)), text
+
+
 def test_a_list_that_is_cut_says_of_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "LISTED", 2)
     (trace,) = corpus(1, RUN)
@@ -443,12 +465,12 @@ def test_a_list_that_is_cut_says_of_how_many(tmp_path: Path, monkeypatch: pytest
     found = Found({trace.chain.id: rows, "outside": rows}, {trace.chain.id: shared})
     write_report(tmp_path / "r.html", [trace], RUN, found=found)
     said = contents(tmp_path / "r.html")[0]["corpus"]
-    assert said["seams"] == "3 of 6 seams are of these chains; 2 of 3 are listed"
+    assert said["seams"][0] == "3 of 6 seams are of these chains; 2 of 3 are listed"
     assert said["shared"] == [
         "exact: 3 of 3 texts are held by these chains; 2 of 3 are listed; too few chains for a control"
     ]
     assert [len(said[name]) for name in ("gaps", "overlaps")] == [2, 2]
-    for text in (said["seams"], *said["shared"]):
+    for text in (*said["seams"], *said["shared"]):
         assert all(known for _, known in in_russian(text)), text
 
 

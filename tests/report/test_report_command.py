@@ -10,6 +10,8 @@ import pytest
 from tests.cli.conftest import chains_file, trails  # noqa: F401  (fixtures)
 from tests.report.test_report import contents
 
+from trails.report.words import in_russian
+
 
 @pytest.fixture
 def home(trails: Any, chains_file: Path) -> Any:  # noqa: F811
@@ -60,6 +62,20 @@ def test_gaps_and_overlaps_of_the_graph_are_in_it(home: Any, tmp_path: Path) -> 
     assert not [chain["id"] for chain in record["chains"] if chain["id"] != one and chain["id"] in told]
     n_texts = len({row["text"] for row in alone["corpus"]["overlaps"]})
     assert alone["corpus"]["shared"][0].startswith(f"exact: {n_texts} of ")
+
+
+@pytest.mark.slow
+def test_overlaps_of_another_kind_are_named_and_not_denied(home: Any, tmp_path: Path) -> None:
+    home("report", "-o", "none.html")
+    none = [note for note in contents(tmp_path / "none.html")[0]["left_out"] if "verlaps" in note]
+    assert none == [
+        "The graph holds no exact and no masked overlaps: none were found, or none were looked for. Run: trails overlaps"
+    ]
+    assert home("overlaps", "--kind", "skeleton", "--min-steps", "2", "--json").json()["overlaps"]
+    home("report", "-o", "skeleton.html")
+    told = [note for note in contents(tmp_path / "skeleton.html")[0]["left_out"] if "verlaps" in note]
+    assert told == [*none, "Overlaps of kind skeleton are in the graph and not drawn."]
+    assert all(known for note in (*none, *told) for _, known in in_russian(note))
 
 
 @pytest.mark.slow

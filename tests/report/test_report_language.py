@@ -61,7 +61,8 @@ def left_in_english(texts: list[str], names: tuple[str, ...]) -> list[str]:
 def test_no_text_of_the_interface_is_left_in_english(tmp_path: Path) -> None:
     traces = [replace(t, chain=replace(t.chain, question="Why?", answer="So.")) for t in corpus(6, RUN)]
     first = traces[0].chain.id
-    gap = {"step": 1, "rank": 0, "score": 0.875, "control_auc": 0.8123, "baseline_auc": 0.5511}
+    worth = "not beyond chance: AUC 0.812 (0.581 to 0.841), position alone 0.551 (0.388 to 0.609)"
+    gap = {"step": 1, "rank": 0, "score": 0.875, "control_auc": 0.8123, "baseline_auc": 0.5511, "worth": worth}
     overlap = {
         **{"id": "o1", "kind": "exact", "text": "so", "n_tokens": 12, "n_chains": 2, "excess": -0.25, "control": 0.3},
         **{"control_name": "order-2 Markov resample", "first": 0, "stop": 3, "others": [traces[2].chain.id]},
@@ -126,7 +127,7 @@ def test_the_verdict_of_a_group_is_in_the_table(noise: float, change: float, low
         layers = (LayerChange(0, 0.0, float("nan"), 0.0, float("nan")),)
         runs = (f"r{'0' * 16}", f"r{'1' * 16}")
         compared = DiffReport(*runs, (group,), layers, (), (), noise, noise, (), missing=1, behind=2)
-        alarm = repetition_alarm(0.1, 0.9)
+        alarm = repetition_alarm(0.1, 0.9, 4)
         told = Difference(compared, ({"step": 0},), (alarm,), {"trained": 2, "held_out": 3}).told()
         assert told.verdict.startswith(f"alarm: {alarm}; ")
         titles = [table.title for table in told.tables]

@@ -323,7 +323,10 @@ def test_text_that_repeats_itself_after_the_training_raises_an_alarm(trained: Pa
     monkeypatch.setattr(difference, "_by_checkpoint", lambda *_: rows)
     with Home(trained / "home", model=str(trained / "model"), device="cpu") as home:
         found = home.diff(adapter=trained / "adapter", noise=0, kl=1)
-    assert [alarm for alarm in found.alarms if "0.100 → 0.900" in alarm]
+    (alarm,) = [alarm for alarm in found.alarms if "0.100 → 0.900" in alarm]
+    looked = sum(min(2, count) for count in found.chains.values())
+    assert alarm.endswith(f"on {looked} chain{'s' if looked > 1 else ''}")
+    assert found.told().verdict.startswith(f"alarm: {alarm}; ")
     assert found.record()["checkpoints"] == rows
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from trails.errors import UsageError
 from trails.evaluate.diff import compare, interval, repetition_alarm, verdict
+from trails.report.words import in_russian
 from trails.schema import Chain, Step, Trace
 
 L, N = 3, 12
@@ -128,10 +129,14 @@ def test_collapses_raise_an_alarm() -> None:
     assert compare(before, after, {t.chain.id: "trained" for t in before}).alarms == ()
     (alarm,) = compare(before, after, {t.chain.id: "unrelated" for t in before}).alarms
     assert alarm.startswith("entropy collapse on unrelated text: ")
-    assert repetition_alarm(0.1, 0.2) == ""
-    assert repetition_alarm(0.1, 0.9) == (
-        "repetition collapse: 0.100 → 0.900 of the 4-grams of greedy continuations occurred before"
+    assert alarm.endswith(" of the base, on 3 chains")
+    assert all(known for _, known in in_russian(f"alarm: {alarm}"))
+    assert repetition_alarm(0.1, 0.2, 4) == ""
+    alarm = repetition_alarm(0.1, 0.9, 4)
+    assert alarm == (
+        "repetition collapse: 0.100 → 0.900 of the 4-grams of greedy continuations occurred before, on 4 chains"
     )
+    assert all(known for _, known in in_russian(f"alarm: {alarm}"))
 
 
 def test_runs_that_do_not_fit() -> None:

@@ -150,8 +150,8 @@ def test_repetition_is_the_share_of_grams_seen_before() -> None:
     assert repetition([1, 1, 1, 1, 1]) == 0.5
     assert repetition([1, 2] * 4, gram=2) == pytest.approx(1 - 2 / 7)
     assert repetition([1, 2, 1, 2], gram=3) == 0.0
-    assert repetition_alarm(0.1, 0.15) == ""
-    assert repetition_alarm(0.1, 0.9).startswith("repetition collapse: 0.100 → 0.900 of the 4-grams")
+    assert repetition_alarm(0.1, 0.15, 1) == ""
+    assert repetition_alarm(0.1, 0.9, 1).startswith("repetition collapse: 0.100 → 0.900 of the 4-grams")
 
 
 def group(change: float, low: float, high: float, chains: int = 9) -> GroupChange:

@@ -97,7 +97,7 @@ def command(
     trails diff r0123 r4567
     """
     from trails.analyses.score import span_text
-    from trails.evaluate.diff import LEGENDS, verdict
+    from trails.evaluate.diff import LEGENDS
     from trails.pipeline import Home
 
     with Home(**settings_for(home, store, model=model, device=device)) as opened, BarProgress(quiet=as_json) as bar:
@@ -124,8 +124,8 @@ def command(
     if as_json:
         print_json(found.record() | ({"stellator": stated.record()} if stated is not None else {}))
         return told
-    for alarm in found.alarms:
-        echo(f"alarm: {alarm}")
+    for sentence in found.verdicts():
+        echo(sentence)
     print_rows(
         ["group", "chains", "change", "95 %", "before", "after", "entropy", "easier", "harder", "tokens"],
         [
@@ -152,8 +152,6 @@ def command(
         else f"at most {report.noise:.2g}, mean {report.noise_mean:.2g} nats"
     )
     echo(f"noise floor of the same model measured twice: {floor}")
-    for group in report.groups:
-        echo(verdict(group, report.noise_mean))
     if report.layers:
         top = sorted(report.layers, key=lambda layer: -layer.hidden)[:6]
         print_rows(
@@ -170,10 +168,9 @@ def command(
                 title=f"transitions that became {name}",
             )
     if found.checkpoints:
-        looked = ", ".join(f"{count} {group}" for group, count in found.chains.items())
         keys = list(found.checkpoints[0])
         rows = [[row[key] for key in keys] for row in found.checkpoints]
-        print_rows(keys, rows, title=f"by checkpoint (0 = base), over the chains looked at ({looked})")
+        print_rows(keys, rows, title=found.looked_at())
         echo(LEGENDS["checkpoints"])
     for note in found.notes:
         if note not in LEGENDS.values():

@@ -37,7 +37,8 @@ LEGENDS = {
     "layers": "hidden, attention: mean absolute change of hidden_shift and attention_shift (1 - cosine, total variation); "
     "noise: the same between two measurements of the first run's model",
     "checkpoints": "surprisal, kl: nats per token, mean over chains of each chain's mean, kl from the base to the checkpoint; "
-    "repetition: share of 4-grams of greedy continuations that occurred before",
+    "repetition: share of 4-grams of greedy continuations that occurred before; these are some of the chains (--kl), so their "
+    "means are not those of the groups",
 }
 """What the columns of the tables of a difference mean, by table."""
 
@@ -268,7 +269,8 @@ def _alarms(groups: Mapping[str, _Group]) -> list[str]:
         after = before + float(np.mean(group.entropy))
         if before > 0 and after < COLLAPSE_ENTROPY * before and name in ("unrelated", "unseen"):
             found.append(
-                f"entropy collapse on {name} text: {before:.3f} → {after:.3f} nats, below {COLLAPSE_ENTROPY:g} of the base"
+                f"entropy collapse on {name} text: {before:.3f} → {after:.3f} nats, below {COLLAPSE_ENTROPY:g} of the base, "
+                f"on {counted(len(group.entropy), 'chain')}"
             )
     return found
 
@@ -321,10 +323,13 @@ def table(report: DiffReport) -> pa.Table:
     )
 
 
-def repetition_alarm(before: float, after: float) -> str:
-    """Words for a rise of the repetition of greedy continuations, empty if it stayed within bounds."""
+def repetition_alarm(before: float, after: float, chains: int) -> str:
+    """Words for a rise of the repetition of greedy continuations of so many chains, empty if it stayed within bounds."""
     if after - before > COLLAPSE_REPETITION:
-        return f"repetition collapse: {before:.3f} → {after:.3f} of the 4-grams of greedy continuations occurred before"
+        return (
+            f"repetition collapse: {before:.3f} → {after:.3f} of the 4-grams of greedy continuations occurred before, "
+            f"on {counted(chains, 'chain')}"
+        )
     return ""
 
 

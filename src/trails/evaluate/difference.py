@@ -29,6 +29,9 @@ from trails.train.data import Row
 PROMPT, CONTINUATION = 32, 48
 """Tokens given and tokens decoded where the repetition of greedy text is measured."""
 
+CONTINUED = 2
+"""Chains of each group from which greedy text is decoded."""
+
 MAX_TOKENS = 1024
 """Chains are cut to so many tokens for the look at checkpoints."""
 
@@ -109,6 +112,18 @@ class Difference:
             notes += (f"{COMPARED}: without --export nothing says whether a training saw these chains",)
         return notes
 
+    def verdicts(self) -> list[str]:
+        """The alarms, then a sentence about every group: what a reader has to know first."""
+        report = self.report
+        return [f"alarm: {alarm}" for alarm in self.alarms] + [
+            verdict(group, report.noise_mean) for group in report.groups
+        ]
+
+    def looked_at(self) -> str:
+        """The heading of the checkpoints: over which chains they were looked at."""
+        looked = ", ".join(f"{count} {group}" for group, count in self.chains.items())
+        return _TITLES["checkpoints"] + (f", over the chains looked at ({looked})" if looked else "")
+
     def record(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
         report = self.report
@@ -153,16 +168,12 @@ class Difference:
             if measured
         )
         reason = "no noise floor was measured; give --noise 8"
-        alarms = [f"alarm: {alarm}" for alarm in self.alarms]
         withheld = tuple(Withheld(f"change of surprisal, {g.group}", reason) for g in changes if not measured)
-        looked = (
-            f", over the chains looked at ({', '.join(f'{count} {group}' for group, count in self.chains.items())})"
-        )
         tables = tuple(
             ReportTable(
                 name,
                 pa.Table.from_pylist(rows[name]),
-                title + (looked if name == "checkpoints" else ""),
+                self.looked_at() if name == "checkpoints" else title,
                 _COLUMNS.get(name, {}),
             )
             for name, title in _TITLES.items()
@@ -170,9 +181,7 @@ class Difference:
         )
         return Report(
             "diff",
-            # a collapse comes first: what else the training did is told of a damaged model
-            "; ".join((*alarms, *(verdict(group, report.noise_mean) for group in report.groups)))
-            or "no chain was compared",
+            "; ".join(self.verdicts()) or "no chain was compared",
             facts={
                 "before": report.before,
                 "after": report.after,
@@ -219,8 +228,10 @@ def difference(
         chosen = _chosen(scorer, before(), groups, kl, fed.max_tokens if fed else 0)
         rows = _by_checkpoint(scorer, adapter, chosen, checkpoints)
     alarms = list(report.alarms)
-    if rows and (alarm := repetition_alarm(rows[0]["repetition"], rows[-1]["repetition"])):
-        alarms.append(alarm)
+    if rows:
+        continued = sum(len(of[:CONTINUED]) for of in chosen.values())
+        if alarm := repetition_alarm(rows[0]["repetition"], rows[-1]["repetition"], continued):
+            alarms.append(alarm)
     return Difference(report, tuple(rows), tuple(alarms), {group: len(found) for group, found in chosen.items()})
 
 
@@ -256,7 +267,7 @@ def _by_checkpoint(
         folders = {int(p.name.rpartition("-")[2]): p for p in (adapter / "checkpoints").glob("checkpoint-*")}
     record = read_json(adapter / "train.json") or {}
     folders[int(record.get("steps", 1))] = adapter
-    prompts = [row["input_ids"][:PROMPT] for rows in chosen.values() for row in rows[:2]]
+    prompts = [row["input_ids"][:PROMPT] for rows in chosen.values() for row in rows[:CONTINUED]]
     repeated = _repetition(scorer.model.module, prompts)
     found: list[dict[str, Any]] = [{"step": 0}]
     current: Any = scorer.model.module

@@ -24,7 +24,7 @@ from trails.schema import Run, Trace
 _GAPS = """
 MATCH (g:Gap) WHERE g.run = $run AND g.home = $home
 RETURN g.chain AS chain, g.step AS step, g.rank AS rank, g.score AS score, g.control_auc AS control_auc,
-       g.baseline_auc AS baseline_auc
+       g.baseline_auc AS baseline_auc, g.worth AS worth
 ORDER BY chain, step
 """
 _OVERLAPS = """
@@ -34,6 +34,7 @@ RETURN o.id AS id, o.kind AS kind, o.n_tokens AS n_tokens, o.n_chains AS n_chain
        o.control AS control, o.control_name AS control_name, c.id AS chain, i.first AS first, i.stop AS stop
 ORDER BY id, chain, first
 """
+_KINDS = "MATCH (o:Overlap) WHERE o.run = $run AND o.home = $home RETURN DISTINCT o.kind AS kind ORDER BY kind"
 MAX_ROWS = 200_000
 NAMED = 3
 """Selections that the head of a report names."""
@@ -190,6 +191,8 @@ def _found(home: OpenHome, run: Run, notes: list[str], max_rows: int) -> Found:
         notes.append(
             "The graph holds no exact and no masked overlaps: none were found, or none were looked for. Run: trails overlaps"
         )
+        kinds = home.graph.run(_KINDS, asked, max_rows=max_rows).dicts()
+        notes += [f"Overlaps of kind {row['kind']} are in the graph and not drawn." for row in kinds]
     return Found(gaps, overlaps)
 
 

@@ -39,7 +39,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return ", ".join(_cell(item) for item in value)
+        texts = bool(value) and all(isinstance(item, str) for item in value)  # they hold commas and may be empty
+        return " | ".join(item or "∅" for item in value) if texts else ", ".join(_cell(item) for item in value)
     if isinstance(value, Mapping):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

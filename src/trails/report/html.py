@@ -517,8 +517,8 @@ def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
     gaps = []
     holders: dict[str, dict[str, str]] = {}  # of each overlap the chains of the report, each with its own text
     for chain in chains:
-        chain["gaps"] = list(found.gaps.get(chain["id"], ()))
-        gaps += [{"chain": chain["id"], **row} for row in chain["gaps"]]
+        chain["gaps"] = gap_marks(found.gaps.get(chain["id"], ()))
+        gaps += [{"chain": chain["id"], **row} for row in found.gaps.get(chain["id"], ())]
         for row in found.overlaps.get(chain["id"], ()):
             text = "".join(chain["pieces"][row["first"] : row["stop"]])
             holders.setdefault(str(row["id"]), {}).setdefault(chain["id"], text)
@@ -554,8 +554,30 @@ def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for row in here[:LISTED]
         ]
     n_gaps = sum(map(len, found.gaps.values()))
-    seams = f"{part_of(len(gaps), n_gaps, 'seam', 'is', 'are')} of these chains{_listed(len(gaps))}" if n_gaps else None
-    return {"seams": seams, "gaps": gaps[:LISTED], "shared": shared, "overlaps": overlaps}
+    seams = [f"{part_of(len(gaps), n_gaps, 'seam', 'is', 'are')} of these chains{_listed(len(gaps))}"] if n_gaps else []
+    if gaps:
+        seams += [_worth(gaps[0]), RANKED]
+    listed = [{name: row[name] for name in ("chain", "step", "score")} for row in gaps[:LISTED]]
+    return {"seams": seams, "gaps": listed, "shared": shared, "overlaps": overlaps}
+
+
+RANKED = "score: rank among all seams of this corpus, 0 to 1; one seam always has 1"
+"""What the score of a seam is: it is no probability."""
+
+
+def gap_marks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The seams of a chain that its page marks: the most gap-like, with what the ranking is worth."""
+    return [{"step": row["step"], "score": row["score"], "worth": _worth(row)} for row in rows if row.get("rank") == 0]
+
+
+def _worth(row: Mapping[str, Any]) -> str:
+    """Verdict and intervals of the ranking of seams; an earlier version wrote the two AUCs alone."""
+    if row.get("worth"):
+        return str(row["worth"])
+    return (
+        f"AUC {row['control_auc']:.3f}, position alone {row['baseline_auc']:.3f}; the graph holds no interval of them, "
+        "so no verdict. Run: trails gaps"
+    )
 
 
 def _listed(count: int) -> str:

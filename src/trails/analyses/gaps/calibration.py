@@ -28,7 +28,7 @@ from trails.analyses.choice import (
 from trails.analyses.gaps.kinds import MODEL, NAMES, NO_MODEL, SIGN
 from trails.analyses.gaps.seams import background, seam_scores, unmeasured_scores
 from trails.analyses.report import Finding, Report, ReportTable
-from trails.analyses.score import Control, Score, Withheld, score_record, withheld_record
+from trails.analyses.score import Control, Score, Withheld, score_record, span_text, withheld_record
 from trails.analyses.sequences import content_key, one_instrument
 from trails.analyses.statistics import bootstrap, centred, how_resampled, spearman, within_group_auc, within_group_ranks
 from trails.errors import UsageError
@@ -178,6 +178,19 @@ class Calibration(Finding):
         if score.beyond(POSITION):
             return f"ranked by {by}: AUC {score.value:.3f} for a removed step within its chain ({controls})"
         return f"not beyond chance: ranked by {by}, AUC {score.value:.3f} for a removed step ({controls})"
+
+    def beside(self) -> str:
+        """The same in few words, to stand beside a mark: the verdict, then AUC and control with their 95 % intervals. Empty
+        where no seam can be ranked."""
+        score = next((one for one in self.scores if one.name == self.best), None)
+        if score is None:
+            return ""
+        control = score.strictest(POSITION)
+        told = [
+            f"{one.value:.3f}" + (f" ({span})" if (span := span_text(one.interval)) else "") for one in (score, control)
+        ]
+        beyond = "beyond chance" if score.beyond(POSITION) else "not beyond chance"
+        return f"{beyond}: AUC {told[0]}, position alone {told[1]}"
 
     def stored(self) -> dict[str, Any]:
         """What a run keeps of it among its notes; :func:`calibration_from` reads it back."""

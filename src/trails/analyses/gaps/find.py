@@ -68,6 +68,7 @@ class Gaps(Finding):
                 "run": [self.run] * size,
                 "control_auc": [self.calibration.auc(best)] * size,
                 "baseline_auc": [baseline] * size,
+                "worth": [self.calibration.beside()] * size,
             },
         )
         steps = [

@@ -12,11 +12,10 @@ views.corpus = () => {
   H.counts.forEach((n, i) => { const [a, b] = H.edges.slice(i), height = 150 * n / top; bars.append(svg("rect", { x: px(a), y: 176 - height, width: max(1, px(b) - px(a) - 1), height }, `${fmt(a, 1)}–${fmt(b, 1)}: ${n}`)); });
   for (const [z, name, dash, y] of [[D.run.uniform, "uniform", "4 4", 9], [C.mean_surprisal, "average", "", 22]]) if (z !== null) { const x = px(z); bars.append(svg("path", { d: `M${x} 16V176`, "stroke-dasharray": dash }), svg("text", { x, y, "text-anchor": x > 230 ? "end" : "start" }, `${t(name)} ${fmt(z, 3)}`)); }
   bars.append(svg("text", { x: 230, y: 196, "text-anchor": "middle" }, t`nats`));
-  const G = C.gaps[0];
   show("wide",
     section(t`chains`, table(["id", t`source`, t`text`, t`tokens`, t`surprisal`], D.chains.map((c) => [c.id, own(`${c.source} ${c.source_id}`), own(c.text.slice(0, 90)), c.pieces.length, c.mean_surprisal])), notes()),
     h("div.cols", section(t`follows`, g, table([t`role`, "→", t`count`, t`expected`, t`surprisal`], C.follows.map(Object.values))),
       section(t`hist`, bars, small(`${count("ntokens", C.n_tokens)} · ${count("nchains", C.n_chains)}`), table([t`source`, t`inchains`, t`tokens`, t`surprisal`], C.sources.map(Object.values)))),
-    h("div.cols", C.seams && section(t`gaps`, small(said(C.seams), G && [" · ", worth(G)]), G && table(["id", t`step`, t`score`], C.gaps.map((x) => [x.chain, x.step, x.score]))),
+    h("div.cols", C.seams[0] && section(t`gaps`, C.seams.map((s) => small(said(s))), C.gaps[0] && table(["id", t`step`, t`score`], C.gaps.map(Object.values))),
       C.shared[0] && section(t`overlaps`, C.shared.map((s) => small(said(s))), table(["", t`text`, t`tokens`, t`inchains`, ""], C.overlaps.map((o) => [h("span", said(o.kind)), own(o.text.slice(0, 160)), o.n_tokens, o.n_chains, h("span", o.chains.map((id) => [link(id, id.slice(0, 8)), " "]))])))));
 };

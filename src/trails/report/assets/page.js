@@ -246,15 +246,13 @@ views.chain = (id) => {
   ui.redraw = () => { drawCurve(); steps.draw(); };
   drawCurve();
 };
-// of gaps, what their score finds
-const worth = (g) => `${t`auc`} ${fmt(g.control_auc, 3)} (${t`byplace`} ${fmt(g.baseline_auc, 3)}, ${t`judged`})`;
 // the table of steps with attention as arcs, or as a matrix where arcs would be a disc
 function stepsOf(c) {
   const over = new Map(), gaps = new Map(c.gaps.map((g) => [g.step, g])), grid = h("div.steps"), node = section(t`steps`), box = h("div");
   for (const o of c.overlaps) { const s = stepOf(c, o.first); over.set(s, [...(over.get(s) || []), o]); }
   const rows = c.steps.map((s, i) => {
     const part = (a, b) => shown(c.text.slice(a, b)), [cut, end] = s.connective || [s.start, s.start], g = gaps.get(i), mine = over.get(i) || [], most = mine.length > 3 ? 2 : 3,
-      gap = g && g.rank === 0 && h("div.gap", `▸ ${t`gap`} ${fmt(g.score, 3)} · ${worth(g)}`),
+      gap = g && h("div.gap", `▸ ${t`gap`} ${fmt(g.score, 3)} · `, said(g.worth)),
       shared = mine.slice(0, most).map((o) => h("div.ov", "⟷ ", said(o.said), o.others.map((id) => [" · ", link(id)])));
     return h("tr", { data: { step: i } }, h("td.n dim", i), h("td.role" + (s.explicit ? "" : " dim"), { title: t(s.explicit ? "explicit" : "implicit") }, s.role),
       h("td", gap, h("bdi", part(s.start, cut), h("b", part(cut, end)), part(end, s.end)), shared, mine.length > most && h("div.ov dim", "+ " + (mine.length - most))),
