@@ -64,6 +64,8 @@ try {
       chain.alternatives[i] = await page.locator('#detail .alt > *').evaluateAll(all => all.map(d => d.textContent))
       await page.keyboard.press('ArrowRight')
     }
+    await page.keyboard.press('End')
+    chain.looks = await page.locator('#detail').innerText()
     chain.steps = await page.locator('tr[data-step]').evaluateAll(all => all.map(r => [...r.cells].map(c => c.innerText)))
     chain.live = await page.locator('#strip .tok').count()
     chain.arcs = await page.locator('.steps svg path').count()
@@ -85,6 +87,7 @@ try {
     })
     await page.fill('#find', plan.find || 'zzz')
     await page.waitForTimeout(200)
+    seen.found = await page.locator('.bar > span.small').first().textContent()
   }
   for (const [name, { hash, size, hover }] of Object.entries(plan.pictures || {})) {
     await page.setViewportSize({ width: size[0], height: size[1] })

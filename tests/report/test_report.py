@@ -141,6 +141,13 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
                 for item, log_p in zip(trace.top_id[index], trace.top_log_probability[index], strict=True):
                     expected += [texts[int(item)], f"{100 * math.exp(log_p):.2f} %"]
             assert shown["alternatives"][str(index)] == expected
+    looked = set()
+    for chain in contents(file)[0]["chains"]:
+        best = next((link for link in chain["links"] if link[0] == len(chain["steps"]) - 1), None)
+        beyond = best is not None and best[2] > best[3]
+        looked.add(None if best is None else beyond)
+        assert ("looks most at step" in seen["chains"][chain["id"]]["looks"]) == beyond, "nothing below an even spread"
+    assert {True, False} <= looked
     marked = seen["chains"][traces[1].chain.id]["steps"][1][2]
     assert "rank among all seams (0 to 1, one always has 1) 0.875" in marked
     assert gap["worth"] in marked, "the verdict and both intervals"
@@ -213,6 +220,7 @@ def test_no_text_of_a_chain_runs_or_asks_for_anything(tmp_path: Path) -> None:
     for trace in traces:
         shown = "".join(piece for _, piece in seen["chains"][trace.chain.id]["measures"]["surprisal"])
         assert shown == _visible(trace.chain.text), trace.chain.source
+    assert re.fullmatch(r"[1-9]\d* states?", seen["found"]), "a search says how many states it found"
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", seen["corpus"])
 
 

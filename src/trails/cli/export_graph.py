@@ -52,10 +52,11 @@ def command(
     trails export-graph chain:c1f0 -o chain.graphml
     trails export-graph 'roles:IF>THEN' -o parquet-folder
     """
-    from trails.export.graph import format_of
+    from trails.export.graph import check_free, format_of
     from trails.pipeline import Home
 
     chosen = format_of(output, asked)
+    check_free(output, chosen, overwrite=overwrite)  # before the work, not after it
     with Home(**settings_for(home, store)) as opened:
         found = opened.export_graph(selection, output, chosen, run=run, tokens=tokens, overwrite=overwrite)
     if as_json:

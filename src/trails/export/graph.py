@@ -90,7 +90,7 @@ def write_graph(
     :data:`MAX_ELEMENTS` elements; StoreError where it cannot be written: then what was there before is as it was, and nothing
     else is left.
     """
-    _check_free(path, format, overwrite=overwrite)
+    check_free(path, format, overwrite=overwrite)
     if not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
     tables = _tables(traces, run, selection, tokens=tokens)
@@ -112,7 +112,7 @@ def write_graph(
         raise StoreError(f"{path} cannot be written: {refused(error)}") from error
 
 
-def _check_free(path: Path, format: GraphFormat, *, overwrite: bool) -> None:
+def check_free(path: Path, format: GraphFormat, *, overwrite: bool) -> None:
     """Raise UsageError for a target that exists, unless it may be replaced and is of the kind that replaces it, and for what no
     output may replace (:func:`~trails.store.outputs.check_output`)."""
     check_output(path)

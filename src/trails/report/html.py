@@ -262,12 +262,16 @@ def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: s
 
 def script(views: Sequence[str]) -> str:
     """The script of a page with these views (``corpus``, ``report``, ``map``) beside that of a chain: the files as they are
-    written, less indentation, the lines that are comments, and the blanks around arrows, inside braces and behind semicolons
-    (no literal holds ``=>``, or a brace or a semicolon with a blank)."""
+    written, less indentation, the lines that are comments, and the blanks around ``=>``, ``&&`` and ``===``,
+    inside braces and behind semicolons (no literal holds one of these with a blank)."""
     before, _, after = _asset("page.js").partition(PARTS_MARK)
     whole = before + "".join(_asset(f"{name}.js") for name in views) + after
     lines = (line.strip() for line in whole.splitlines())
-    kept = (re.sub(r" (=>) |({) | (})|(;) ", r"\1\2\3\4", line) for line in lines if line and not line.startswith("//"))
+    kept = (
+        re.sub(r" (=>|&&|===) |({) | (})|(;) ", r"\1\2\3\4", line)
+        for line in lines
+        if line and not line.startswith("//")
+    )
     return "\n".join(kept) + "\n"
 
 

@@ -79,7 +79,7 @@ views.map = () => {
     if (step) move(...step); else if (factor) zoom(factor, [w / 2, tall / 2]); else return;
     e.preventDefault();
   });
-  on(find, "input", () => { const q = find.value.toLowerCase(); hit = q ? T.findIndex((s) => s?.toLowerCase().includes(q)) : -1; if (hit >= 0) [ox, oy] = [-X[hit] * zx, -Y[hit] * zy]; ask(); });
+  on(find, "input", () => { const q = find.value.toLowerCase(); const hits = q ? Object.keys(T).filter((i) => T[i]?.toLowerCase().includes(q)) : []; hit = +(hits[0] ?? -1); info.textContent = q && count("states", hits.length); if (hit >= 0) [ox, oy] = [-X[hit] * zx, -Y[hit] * zy]; ask(); });
   on(follow, "change", () => { path = follow.value && array(M.paths[follow.value]); ask(); });
   ui.redraw = ask; draw();
 };

@@ -201,7 +201,7 @@ views.chain = (id) => {
       aside.append(h("h3", t`alternatives`), alt);
     }
     const best = c.links.find((l) => l[0] === s);
-    if (best) aside.append(h("p.small", `${t`looks`} ${best[1]}: ${fmt(best[2])} (${t`even`} ${fmt(best[3])})`));
+    if (best && best[2] > best[3]) aside.append(h("p.small", `${t`looks`} ${best[1]}: ${fmt(best[2])} (${t`even`} ${fmt(best[3])})`));
   },
     mark = (i) => { strip.querySelector(".on")?.classList.remove("on"); ui.token = i; const s = strip.querySelector(`[data-i="${i}"]`); s?.classList.add("on"); detail(i); return s; };
   on(strip, "pointerover", (e) => { const { i } = e.target.dataset; if (i) mark(+i); });
