@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
 from trails.__main__ import main as program
 from trails.analyses import ANALYSES
+from trails.analyses.report import Report, ReportTable
 from trails.cli import cli
-from trails.cli.scores import text_or_file
+from trails.cli.scores import print_report, text_or_file
 from trails.config import load_settings
 from trails.errors import InputError, TrailsError, UsageError
 from trails.measure import open_scorer
@@ -341,3 +343,10 @@ def test_a_new_analysis_is_a_file_and_a_line(home: Path, monkeypatch: pytest.Mon
         assert "Poisson lengths" in result._repr_html_()
         with pytest.raises(UsageError, match="analysis 'widths'.*map, lengths"):
             opened.analyse("widths")
+
+
+def test_a_table_that_is_cut_says_of_how_many(capsys: pytest.CaptureFixture[str]) -> None:
+    table = pa.table({"n": list(range(12))})
+    for limit, told in ((10, "rows: the first 10 of 12; more with --limit"), (12, ""), (None, "")):
+        print_report(Report("odd", "a verdict", tables=(ReportTable("rows", table),)), limit=limit)
+        assert capsys.readouterr().err.strip() == told

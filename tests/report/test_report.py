@@ -129,9 +129,13 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
             detail = dict(shown["detail"][str(index)])
             value = trace.surprisal[index]
             assert detail["surprisal"] == (f"{value:.4f}" if np.isfinite(value) else "–")
-            assert {"attention shift, mean of layers", "hidden shift, mean of layers"} <= set(
-                shown["named"][str(index)]
-            )
+            assert {
+                "attention shift, mean of layers, total variation, 0 to 1",
+                "hidden shift, mean of layers, 1 − cosine",
+            } <= set(shown["named"][str(index)])
+            assert "surprisal, nats" in shown["named"][str(index)]
+            if np.isfinite(value):
+                assert detail[""] == f"{100 * math.exp(-value):.2f} %", "the probability of the token itself"
             assert detail["entropy"] == f"{trace.entropy[index]:.4f}"
             assert detail["rank"] == str(trace.rank[index])
             expected = []

@@ -154,6 +154,8 @@ def print_report(
             print_rows(headings, [[_shown_cell(value) for value in row] for row in rows], title=table.title)
             if said := table.tie(limit):
                 echo(f"{table.name}: {said}")
+            if table.n_shown > len(rows) and not _limit_given():
+                err.print(f"{table.name}: the first {len(rows):,} of {table.n_shown:,}; more with --limit")
     chosen = [score for score in report.scores if details or not report.evidence or score.name in report.evidence]
     print_scores(chosen, report.withheld, report.notes)
     for names, part in report.distinct_parts():
@@ -171,6 +173,12 @@ def print_report(
     ]
     if more:
         err.print(f"More with --details: {', '.join(more)}.")
+
+
+def _limit_given() -> bool:
+    """Whether the user chose how many rows to see, and so knows that they are cut."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source("limit") is click.core.ParameterSource.COMMANDLINE
 
 
 def _shown_cell(value: Any) -> Any:

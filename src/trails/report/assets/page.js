@@ -192,9 +192,9 @@ views.chain = (id) => {
     if (i < 0) { aside.append(small(t`hover`)); return; }
     const s = stepOf(c, i), number = (name, measure, x, d) => [h("dt", name), h("dd", { data: { measure } }, fmt(x, d))], top = c.a.top_id,
       which = (m) => LAYERED.includes(m) ? `, ${m === ui.measure && ui.layer !== null ? `${t`layer`} ${ui.layer}` : t`mean`}` : "",
-      all = measures.flatMap((m) => number(t(m) + which(m), m, m === ui.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : null));
+      all = measures.flatMap((m) => number(`${t(m)}${which(m)}, ${unit(m)}`, m, m === ui.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : null));
     aside.append(h("p", h("code", own(visible(c.pieces[i]))), h("span.dim small", `  ${t`position`} ${i}${s >= 0 ? ` · ${t`step`} ${s} ${c.steps[s].role}` : ""}`)),
-      h("dl", all, c.a.surprisal_after && number(`${t`surprisal`} ${t`after`}`, "after", c.a.surprisal_after[i])));
+      h("dl", h("dt", t`p`), h("dd", fmt(100 * Math.exp(-c.a.surprisal[i]), 2) + " %"), all, c.a.surprisal_after && number(`${t`surprisal`} ${t`after`}`, "after", c.a.surprisal_after[i])));
     if (top) {
       const k = top.length / c.n, alt = h("div.alt");
       for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(visible(D.pieces[top[at]] ?? "#" + top[at])))), h("span.small", fmt(10 * c.a.top_share[at], 2) + " %"));
