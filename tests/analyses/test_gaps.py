@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.report.test_report import contents
+from tests.store.factory import make_run
 
 from trails.analyses import gaps
 from trails.analyses.score import Control, Score
 from trails.errors import UsageError
 from trails.measure.base import Segmented
 from trails.measure.uniform import UniformScorer
+from trails.report.analysis import write_analysis
 from trails.schema import Role
 
 
@@ -197,8 +201,14 @@ def test_too_few_chains_get_no_score_and_no_rows(make: Any) -> None:
 
 
 @pytest.mark.slow
-def test_graph_rows_carry_what_the_score_is_worth(make: Any) -> None:
-    found = gaps.find_gaps(sums(make))
+def test_graph_rows_and_pages_carry_what_the_score_is_worth(make: Any, tmp_path: Path) -> None:
+    traces = sums(make)
+    found = gaps.find_gaps(traces)
+    first = found.seams.slice(0, 1).to_pylist()[0]
+    linked = [trace for trace in traces if trace.chain.id == first["chain"]]
+    write_analysis(tmp_path / "gaps.html", found.report(), make_run(), linked)
+    mark = {"step": first["step"], "score": first["score"], "worth": found.calibration.beside()}
+    assert contents(tmp_path / "gaps.html")[0]["chains"][0]["gaps"] == [mark]
     batch = found.batch()
     rows = batch.nodes["Gap"].to_pylist()
     assert len(rows) == 40 * 5

@@ -12,7 +12,7 @@ from typing import Any
 from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, score_rows
 from trails.platform.text import counted
-from trails.report.html import Blob, Written, chain_record, run_record, write_page
+from trails.report.html import Blob, Written, chain_record, gap_marks, run_record, write_page
 from trails.report.portable import portable, without_folders
 from trails.report.words import russian_html
 from trails.schema import Run, Trace
@@ -74,10 +74,12 @@ def write_analysis(
     chains: list[dict[str, Any]] = []
     pieces: dict[int, str] = {}
     n_tokens = 0
+    seams = _seams(report)
     for trace in traces:
         chain = chain_record(trace, run, blob, (after or {}).get(trace.chain.id))
         maps = report.maps.get(trace.chain.id, {})
         chain["maps"] = list(maps)
+        chain["gaps"] = gap_marks(seams.get(trace.chain.id, ()))
         for name in maps:  # the run may keep a map of that name, of another target perhaps: the page is of this one
             for held in ("arrays", "controls"):
                 chain[held].pop(name.replace(" ", "_"), None)
@@ -101,6 +103,15 @@ def write_analysis(
     }
     data = write_page(path, record, blob, fallback=_fallback(report), overwrite=overwrite)
     return Written(path, data, len(chains), n_tokens, tuple(notes))
+
+
+def _seams(report: Report) -> dict[str, list[dict[str, Any]]]:
+    """The seams that a report of gaps ranks, by chain, with what the ranking is worth."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if report.analysis == "gaps":
+        for row in report.to_arrow("seams").select(["chain", "step", "rank", "score"]).to_pylist():
+            found.setdefault(row["chain"], []).append({**row, "worth": report.facts["worth"]})
+    return found
 
 
 def _fallback(report: Report) -> str:

@@ -99,6 +99,7 @@ class Gaps(Finding):
                 "n_chains": self.n_chains,
                 "n_seams": len(self.seams),
                 "ranked_by": self.calibration.best,
+                "worth": self.calibration.beside(),
                 "calibration": self.calibration.stored(),
             },
             (
