@@ -20,6 +20,7 @@ from tests.browser.test_neo4j_browser import playwright
 from tests.store.factory import corpus, make_chain, make_run, make_trace
 
 from trails.analyses.report import Report
+from trails.analyses.score import Control, Score
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import build
 from trails.errors import UsageError
@@ -466,6 +467,24 @@ def test_a_mark_of_a_gap_carries_verdict_and_intervals(tmp_path: Path) -> None:
         assert "one seam always has 1" in html.RANKED
         for text in (told, html.RANKED):
             assert all(known for _, known in in_russian(text)), text
+
+
+def test_the_head_of_a_map_has_its_intervals_and_a_verdict() -> None:
+    for interval, reach, told in (
+        (
+            (0.5, 0.7),
+            (0.1, 0.3),
+            "(0.500 to 0.700) share of held-out transitions, held-out tokens shuffled 0.200 (0.100 to",
+        ),
+        ((0.2, 0.7), (0.1, 0.3), "not beyond chance"),
+        (None, (0.1, 0.3), "too few chains for an interval, so whether that is beyond chance is open"),
+        (None, None, "fitness 0.600 share of held-out transitions, held-out tokens shuffled 0.200; too few"),
+    ):
+        control = Control("held-out tokens shuffled", 0.2, reach)
+        said = html._beside_control(Score("fitness", 0.6, "share of held-out transitions", (control,), interval))
+        assert told in said
+        assert said.endswith("; beyond chance") == (interval == (0.5, 0.7))
+        assert all(known for _, known in in_russian(said)), said
 
 
 def test_a_list_that_is_cut_says_of_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from trails.analyses.score import Score, span_text
 from trails.analyses.statemap import StateMap
 from trails.errors import StoreError, UsageError
 from trails.measure.targets import has_map, kept_target
@@ -680,7 +681,7 @@ def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes:
     for one in woven.withheld:
         held.setdefault(one.reason, []).append(one.name)
     verdict = (
-        f"{first.name} {first.value:.3f} {first.unit}, {first.controls[0].name} {first.controls[0].value:.3f}."
+        _beside_control(first)
         if first
         else "; ".join(f"{', '.join(names)}: {reason}" for reason, names in held.items()) + "."
     )
@@ -696,6 +697,19 @@ def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes:
         "paths": paths,
         "verdict": verdict,
     }
+
+
+def _beside_control(score: Score) -> str:
+    """A score and its control with their 95 % intervals, and whether it is beyond that; open without an interval."""
+    control = score.controls[0]
+    value, chance = (
+        f"{one.value:.3f}" + (f" ({span})" if (span := span_text(one.interval)) else "") for one in (score, control)
+    )
+    if not span_text(score.interval):
+        judged = "too few chains for an interval, so whether that is beyond chance is open"
+    else:
+        judged = "beyond chance" if score.beyond() else "not beyond chance"
+    return f"{score.name} {value} {score.unit}, {control.name} {chance}; {judged}"
 
 
 def _fallback(record: Mapping[str, Any]) -> str:
