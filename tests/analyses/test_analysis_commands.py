@@ -171,6 +171,8 @@ def test_gaps_say_when_the_graph_gets_none(home: Path, tmp_path: Path) -> None:
         assert said.exit_code == 0
         assert told in said.stderr, more
         assert "Ranked without a model" not in said.stderr
+    both = run(settings.home, "gaps").output
+    assert both.index("no seam can be ranked") < both.index(told), "the verdict comes first"
     assert told not in run(settings.home, "gaps", "--no-graph").stderr
     assert told not in run(home, "gaps").stderr
     empty = run(settings.home, "query", "gap-graph")

@@ -77,11 +77,12 @@ def command(
         ranked = len(found.seams) > 0
         if chain:
             found = found.of(opened.trace(chain, instrument.id).chain.id)
+    if found.calibration.scores and not calibrated and not as_json:
+        err.print(with_home("Ranked without a model. What the model adds is measured by: trails gaps --calibrate"))
+    told = tell(found.report(), as_json=as_json, limit=limit, details=details, home=home)
     if not ranked and not no_graph:
         err.print(
             "Nothing was written to the graph: gap-graph, gaps-top and gaps-of-chain show what an earlier call wrote, "
             "or nothing"
         )
-    if found.calibration.scores and not calibrated and not as_json:
-        err.print(with_home("Ranked without a model. What the model adds is measured by: trails gaps --calibrate"))
-    return tell(found.report(), as_json=as_json, limit=limit, details=details, home=home)
+    return told
