@@ -487,6 +487,17 @@ def test_the_head_of_a_map_has_its_intervals_and_a_verdict() -> None:
         assert all(known for _, known in in_russian(said)), said
 
 
+def test_a_comparison_says_what_is_of_the_first_run_alone(tmp_path: Path) -> None:
+    traces = corpus(2, RUN)
+    write_report(tmp_path / "one.html", traces, RUN)
+    assert "first run alone" not in str(contents(tmp_path / "one.html")[0]["left_out"])
+    second = f"r{'1' * 16}"
+    write_report(tmp_path / "two.html", traces, RUN, after={t.chain.id: replace(t, run=second) for t in traces})
+    (told,) = [note for note in contents(tmp_path / "two.html")[0]["left_out"] if "first run alone" in note]
+    assert told.endswith(f"trails diff {RUN.id} {second}")
+    assert all(known for _, known in in_russian(told.replace(RUN.id, second)))
+
+
 def test_a_list_that_is_cut_says_of_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "LISTED", 2)
     (trace,) = corpus(1, RUN)

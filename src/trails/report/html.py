@@ -199,6 +199,12 @@ def write_report(
             f"{part_of(lacking, len(chains), 'chain', 'was', 'were')} not measured by the run to "
             f"compare with: {agreeing(lacking, 'it shows', 'they show')} no change."
         )
+    if after:
+        second = next(iter(after.values())).run
+        notes.append(
+            "The curve, the table of steps, the expected tokens and the page of the corpus are of the first run alone. What "
+            f"changed, by group and beside the noise floor, is told by: trails diff {run.id} {second}"
+        )
     if places is not None:
         chains.sort(key=lambda chain: places[chain["id"]])
     if whole > len(chains):
