@@ -97,10 +97,19 @@ def stored(trace: Trace, measure: str) -> np.ndarray[Any, Any]:
     return np.where(values < 0, np.nan, values) if measure == "rank" else values
 
 
+def _percent(log_probability: float) -> str:
+    """A probability as the panel of a token writes it: what is above 0 is not shown as 0."""
+    share = 100 * math.exp(log_probability)
+    return "< 0.01 %" if share < 0.005 else f"{share:.2f} %"
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
     traces = corpus(6, RUN)
+    hard = traces[0].surprisal.copy()
+    hard[1] = 15.5
+    traces[0] = replace(traces[0], surprisal=hard)
     worth = "not beyond chance: AUC 0.812 (0.581 to 0.841), position alone 0.551 (0.388 to 0.609)"
     gap = {"step": 1, "rank": 0, "score": 0.875, "control_auc": 0.8123, "baseline_auc": 0.5511, "worth": worth}
     overlap = {
@@ -136,7 +145,7 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
             } <= set(shown["named"][str(index)])
             assert "surprisal, nats" in shown["named"][str(index)]
             if np.isfinite(value):
-                assert detail[""] == f"{100 * math.exp(-value):.2f} %", "the probability of the token itself"
+                assert detail[""] == _percent(-value), "the probability of the token itself"
             assert detail["entropy"] == f"{trace.entropy[index]:.4f}"
             assert detail["rank"] == str(trace.rank[index])
             expected = []
@@ -144,8 +153,9 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
                 assert detail["margin"] == f"{trace.margin[index]:.4f}"
                 texts = trace.top_texts()
                 for item, log_p in zip(trace.top_id[index], trace.top_log_probability[index], strict=True):
-                    expected += [texts[int(item)], f"{100 * math.exp(log_p):.2f} %"]
+                    expected += [texts[int(item)], _percent(log_p)]
             assert shown["alternatives"][str(index)] == expected
+    assert dict(seen["chains"][traces[0].chain.id]["detail"]["1"])[""] == "< 0.01 %"
     looked = set()
     for chain in contents(file)[0]["chains"]:
         best = next((link for link in chain["links"] if link[0] == len(chain["steps"]) - 1), None)

@@ -54,6 +54,7 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   },
   // a noise floor is not 0: small values keep two digits
   fmt = (v, d) => v == null || v !== v ? "–" : d == null && v && abs(v) < 5e-4 ? v.toPrecision(2) : v.toFixed(d ?? 4),
+  pct = (v) => v < 0.005 ? "< 0.01 %" : fmt(v, 2) + " %",
   // of a typed array a typed array
   finite = (v) => v.filter((x) => x === x);
 
@@ -194,10 +195,10 @@ views.chain = (id) => {
       which = (m) => LAYERED.includes(m) ? `, ${m === ui.measure && ui.layer !== null ? `${t`layer`} ${ui.layer}` : t`mean`}` : "",
       all = measures.flatMap((m) => number(`${t(m)}${which(m)}, ${unit(m)}`, m, m === ui.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : null));
     aside.append(h("p", h("code", own(visible(c.pieces[i]))), h("span.dim small", `  ${t`position`} ${i}${s >= 0 ? ` · ${t`step`} ${s} ${c.steps[s].role}` : ""}`)),
-      h("dl", h("dt", t`p`), h("dd", fmt(100 * Math.exp(-c.a.surprisal[i]), 2) + " %"), all, c.a.surprisal_after && number(`${t`surprisal`} ${t`after`}`, "after", c.a.surprisal_after[i])));
+      h("dl", h("dt", t`p`), h("dd", pct(100 * Math.exp(-c.a.surprisal[i]))), all, c.a.surprisal_after && number(`${t`surprisal`} ${t`after`}`, "after", c.a.surprisal_after[i])));
     if (top) {
       const k = top.length / c.n, alt = h("div.alt");
-      for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(visible(D.pieces[top[at]] ?? "#" + top[at])))), h("span.small", fmt(10 * c.a.top_share[at], 2) + " %"));
+      for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(visible(D.pieces[top[at]] ?? "#" + top[at])))), h("span.small", pct(10 * c.a.top_share[at])));
       aside.append(h("h3", t`alternatives`), alt);
     }
     const best = c.links.find((l) => l[0] === s);
