@@ -145,3 +145,32 @@ def test_no_child_outlives_its_parent() -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"process {pid} still runs")
+
+
+@pytest.mark.slow
+def test_a_child_that_holds_a_state_is_not_started_again() -> None:
+    made = Child(ANSWER, again=False)
+    try:
+        assert made.ask(["pid"])
+        with pytest.raises(GoneError) as first:
+            made.ask(["die"])
+        assert first.value.status == -signal.SIGKILL
+        for _ in range(2):
+            with pytest.raises(GoneError) as later:
+                made.ask(["pid"])
+            assert later.value.status == -signal.SIGKILL
+    finally:
+        made.close()
+
+
+@pytest.mark.slow
+def test_a_child_killed_between_two_questions_is_not_started_again() -> None:
+    made = Child(ANSWER, again=False)
+    try:
+        os.kill(made.ask(["pid"]), signal.SIGKILL)
+        assert made._process is not None
+        made._process.wait()
+        with pytest.raises(GoneError):
+            made.ask(["pid"])
+    finally:
+        made.close()

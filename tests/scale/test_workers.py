@@ -197,6 +197,30 @@ def test_a_killed_worker_is_replaced(
     same(tmp_path, chains, tmp_path / "home")
 
 
+def test_a_worker_killed_while_it_waits_for_work_is_replaced(
+    tmp_path: Path, chains: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process started in its place would hold no model: it has to be opened before it gets a block."""
+    killed: list[int] = []
+
+    class Killed(executors.LocalWorkers):
+        def ask(self, worker: int, request: Mapping[str, Any]) -> Future[Any]:
+            if request.get("blocks") and not killed:
+                process = self._children[worker]._process
+                assert process is not None
+                process.kill()
+                process.wait()
+                killed.append(worker)
+            return super().ask(worker, request)
+
+    monkeypatch.setattr("trails.pipeline.many.LocalWorkers", Killed)
+    said = Said()
+    found = measured(chains, tmp_path / "home", Pool(2), said)
+    assert found.measured == 60
+    assert any(f"worker {killed[0] + 1} is gone" in note and "another takes its place" in note for note in said.notes)
+    same(tmp_path, chains, tmp_path / "home")
+
+
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path, chains: Path, disturbed: Callable[..., None]) -> None:
     disturbed(signal=signal.SIGSTOP)
     said = Said()

@@ -48,7 +48,8 @@ class LocalWorkers:
         self._threads = [self._thread() for _ in range(size)]
 
     def _child(self) -> Child:
-        return Child("trails.pipeline.worker:answer", self._environment)
+        # one that is started again would have no model open
+        return Child("trails.pipeline.worker:answer", self._environment, again=False)
 
     @staticmethod
     def _thread() -> ThreadPoolExecutor:

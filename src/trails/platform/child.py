@@ -69,14 +69,18 @@ class Child:
     """A process that answers questions with the function ``answer`` (``package.module:function``, one argument).
 
     It starts with the first question and ends with this process, or at :meth:`close`. Safe to use from several threads:
-    they wait for one another. ``environment`` is added to that of this process.
+    they wait for one another. ``environment`` is added to that of this process. A child that ended by itself is started again
+    by the next question; not where ``again`` is False, for one that holds what earlier questions made: every later question
+    raises GoneError.
     """
 
-    def __init__(self, answer: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, answer: str, environment: Mapping[str, str] | None = None, *, again: bool = True) -> None:
         self._answer = answer
         self._environment = dict(environment or {})
+        self._again = again
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._status: int | None = None
         self._lock = threading.Lock()
 
     def ask(self, request: Any, *, timeout_s: float | None = None, max_bytes: int | None = None) -> Any:
@@ -119,6 +123,8 @@ class Child:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self.alive:
             return self._process
+        if not self._again and (self._process is not None or self._status is not None):
+            raise GoneError(self._ended())
         if not sys.executable:
             raise FailedError("OSError", "this Python does not know its own program (sys.executable is empty)")
         # the child imports what this process would, wherever that comes from; never the current folder by itself
@@ -138,11 +144,10 @@ class Child:
 
     def _ended(self) -> int:
         process, self._process = self._process, None
-        if process is None:
-            return 0
-        status = process.wait()
-        _shut(process)
-        return status
+        if process is not None:
+            self._status = process.wait()
+            _shut(process)
+        return self._status or 0
 
     def _kill(self) -> None:
         atexit.unregister(self._kill)
