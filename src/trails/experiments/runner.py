@@ -51,7 +51,7 @@ Mode = Literal["run", "develop", "register"]
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run. ``device`` is one device or several of one kind, joined by commas, on which the processes are dealt out in
+    """How to run. ``device`` is one device or several of one kind, joined by commas; the processes are assigned to them in
     turn. ``jobs`` is the number of processes on all of them (0 = 1 on a CPU, up to 6 a GPU). ``minutes`` is the time
     after which no further arm is begun (0 = no limit). ``scale`` is a name of :data:`SCALES`. ``seeds`` are run (0 =
     the first planned look). ``mode``: ``develop`` tries the learning rates on the development seeds, ``register``

@@ -24,6 +24,7 @@ from trails.segment.align import assign_tokens
 from trails.store import open_graph
 from trails.store.base import GraphStore
 from trails.store.corrections import fitting, fitting_line
+from trails.store.outputs import RESEGMENTING
 from trails.store.scope import owner_mark
 from trails.store.traces import SOURCE_STEPS, TraceStore
 
@@ -100,7 +101,7 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
         graph.hold()
         keep = store.segmenter.endswith(SOURCE_STEPS)
         names = store.shard_names()
-        folder = store.home / UNDER_WAY
+        folder = store.home / RESEGMENTING
         earlier = _under_way(folder)
         touched = {chain for chain, _ in earlier}
         seen: set[tuple[str, str]] = set()
@@ -136,10 +137,6 @@ def resegment(settings: Settings, *, progress: Progress | None = None) -> Resegm
         graph.save()
         shutil.rmtree(folder, ignore_errors=True)
     return found
-
-
-UNDER_WAY = "resegmenting"
-"""Folder of the home with what the shards that were replaced lost, as long as the work is not ended."""
 
 
 def _under_way(folder: Path) -> dict[tuple[str, str], list[str] | None]:

@@ -8,9 +8,12 @@ from trails.errors import StoreError, UsageError
 from trails.platform.files import check_regular
 from trails.store.corrections import NAME as CORRECTIONS
 
+RESEGMENTING = "resegmenting"
+"""Folder of a home with what the shards that a rebuild of the steps replaced lost, as long as that work is not ended."""
+
 OWN = frozenset(
     {"trails.json", "lock", "graph.kgl", "graph.lock", "runs", "shards", "columns", "results", "whitening", "vectors"}
-    | {"selections", "thoughts", "variants", "damaged", CORRECTIONS}
+    | {"selections", "thoughts", "variants", "damaged", CORRECTIONS, RESEGMENTING}
 )
 """Files and folders that a home is made of."""
 
