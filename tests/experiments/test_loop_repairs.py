@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +18,7 @@ from trails.experiments.base import Scale
 from trails.experiments.bench import Bench
 from trails.experiments.corpus import Corpus
 from trails.experiments.loop_loss import Asking
-from trails.train.attempts import prompt_of, with_attempt
+from trails.train.attempts import MARK, prompt_of, with_attempt
 
 pytestmark = pytest.mark.train
 
@@ -27,10 +31,19 @@ def prepared(bench: Bench, corpus: Corpus) -> Any:
     return loop_loss.prepare(bench, corpus, SCALE, 0)
 
 
+def labelled(bench: Bench, row: Any) -> list[str]:
+    """The texts of a row's contiguous labels; every label is the token at its place and has weight 1."""
+    at = [k for k, label in enumerate(row["labels"]) if label != -100]
+    assert [row["labels"][k] for k in at] == [row["input_ids"][k] for k in at]
+    assert [k for k, weight in enumerate(row["loss_weights"]) if weight] == at
+    parts = [[k for _, k in run] for _, run in groupby(enumerate(at), lambda pair: pair[1] - pair[0])]
+    return [bench.tokenizer.decode([row["labels"][k] for k in part]) for part in parts]
+
+
 def test_calculations_are_right_and_of_every_kind_alike() -> None:
     found = loop_loss.calculations(0, "test", loop_loss.TEST)
     assert Counter(one.kind for one in found) == dict.fromkeys(range(6), loop_loss.TEST)
-    assert len({one.question for one in found}) == len(found) == 1002
+    assert len({one.question for one in found}) == len(found) == 6 * loop_loss.TEST
     for one in found:
         assert eval(one.question.rstrip("= ")) == one.result >= 0
         assert len(str(one.result)) < loop_loss.ATTEMPT
@@ -61,9 +74,11 @@ def test_arms_ask_the_same_with_their_own_answers(prepared: Any, bench: Bench) -
     assert prepared.feeds["loop again"] != prepared.feeds["loop"]
     for right, wrong in zip(prepared.feeds["loop"], prepared.feeds["spoilt"], strict=True):
         assert right["chain"] == wrong["chain"]
-        said = [bench.tokenizer.decode([t for t in row["labels"] if t != -100]) for row in (right, wrong)]
-        assert 1 <= int(said[1]) - int(said[0]) <= 9
-        assert said[0].endswith("\n")
+        (said,), (first, then) = labelled(bench, right), labelled(bench, wrong)
+        assert first + "\n" == said
+        assert 1 <= int(then) - int(first) <= 9
+        assert then.endswith("\n")
+        assert bench.tokenizer.decode(wrong["input_ids"]).endswith(f"=\n{first}{MARK}{then}")
     plain, behind = prepared.sets["warm-up"][:2]
     assert bench.tokenizer.decode(plain["input_ids"]).count("\n") == 2
     (first, *_), (other, *_) = (bench.tokenizer.decode(row["input_ids"]).split("\n") for row in (plain, behind))
@@ -184,3 +199,21 @@ def test_the_loop_learns_from_rows_behind_attempts(
     monkeypatch.setattr(loop_loss, "asked_twice", lambda *given: [dict(told) for _ in range(given[-1])])
     ends = {arm: metrics["end"] for arm, metrics in found(("start", "answers", "loop")).items()}
     assert ends == {"start": 0.3, "answers": 0.4, "loop": 0.3}
+
+
+def test_what_the_correction_says_of_the_first_version_is_in_its_rows() -> None:
+    path = Path(__file__).parents[2] / "docs" / "experiments" / "archive" / "loop-loss.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [r for r in lines if "arm" in r and not r.get("development")]
+    whole = {r["seed"] for r in found if r["arm"] == "answers"}
+    of = {arm: [r["metrics"] for r in found if r["arm"] == arm and r["seed"] in whole] for arm in ("start", "spoilt")}
+    assert len(of["start"]) == len(of["spoilt"]) == 9
+    means = {
+        arm: {name: np.mean([m[name] for m in metrics]) for name in ("first", "net")} for arm, metrics in of.items()
+    }
+    correction = loop_loss.EXPERIMENT.correction
+    assert correction is not None
+    assert f"{100 * means['start']['first']:.1f} % of the first attempts were right" in correction.withdrawn
+    assert means["start"]["first"] < loop_loss.FLOOR
+    assert means["spoilt"]["net"] - means["start"]["net"] > -0.03
+    assert means["spoilt"]["first"] < means["start"]["first"] / 2

@@ -26,7 +26,18 @@ from trails.analyses.effects import (
 )
 from trails.analyses.statistics import generator
 from trails.errors import UsageError
-from trails.experiments.base import Arm, Claim, Criterion, Emit, Experiment, Metrics, Prepared, Scale, code_digest
+from trails.experiments.base import (
+    Arm,
+    Claim,
+    Correction,
+    Criterion,
+    Emit,
+    Experiment,
+    Metrics,
+    Prepared,
+    Scale,
+    code_digest,
+)
 from trails.experiments.bench import Bench, mean
 from trails.experiments.corpus import Corpus
 from trails.experiments.criteria import LEAST_SEEDS
@@ -474,4 +485,12 @@ EXPERIMENT = Experiment(
     looks=(max(SEEDS, LEAST_SEEDS),),
     prepare=prepare,
     run=run,
+    correction=Correction(
+        claimed="Nothing: three of ten seeds of a first plan were run and none of its claims was judged "
+        "([rows](archive/flags.jsonl)).",
+        withdrawn="The plan. Its other seeds could not be run: the scores that choose the spans were computed a second time on "
+        "another machine, differed in their last digits, and chose other spans than the plan names. The run refused them.",
+        stands="None of its rows is used. The plan of this page is another. The scores that it rests on are kept beside its "
+        "rows (`flags-….npy`): who goes on with it elsewhere takes them along.",
+    ),
 )

@@ -541,7 +541,10 @@ def _work(task: Task) -> str:
         bench.check_time()
         prepared = experiment.prepare(bench, _STATE["corpus"], scale, task.seed)
         if task.known and json.dumps(_rounded(prepared.realised()), sort_keys=True) != task.known:
-            return f"seed {task.seed} would be fed or measured with other rows than its plan says"
+            return (
+                f"seed {task.seed} would be fed or measured with other rows than its plan says. Scores that are kept beside "
+                "the rows (*.npy) must be those with which it was registered"
+            )
         experiment.run(bench, prepared, scale, task.seed, task.arms, rates, emit)
     except TimeUpError:
         return _TIME_UP
