@@ -6,26 +6,34 @@ The tools are plain methods that return plain values; :func:`serve` puts them be
 
 from __future__ import annotations
 
+import difflib
 import functools
-import json
+import inspect
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from trails.errors import TrailsError, UsageError
+from trails.errors import TrailsError, UsageError, WritingQueryError
 from trails.pipeline.home import Home
+from trails.platform.child import kill_all
 from trails.platform.packages import package
-from trails.platform.text import counted
+from trails.platform.text import counted, json_text, jsonable
 from trails.report.terminal import trace_record
-from trails.schema import NODES, RELATIONSHIPS
+from trails.schema import NODES, RELATIONSHIPS, Node, Relationship
 from trails.store.base import Result
-from trails.store.queries import bound_parameters, described, named_queries, named_query
+from trails.store.queries import NamedQuery, bound_parameters, described, named_queries, named_query
 
 MAX_ROWS = 200
 """Rows that one call gives back at most."""
 
 MAX_CHARACTERS = 60_000
-"""Characters of JSON that one call gives back at most; rows beyond them are left out and counted."""
+"""Characters of JSON that one call gives back at most; what lies beyond them is left out and counted."""
+
+MAX_OVERVIEW = 20_000
+"""The same of what :meth:`Tools.schema` tells: every session begins with it."""
 
 MAX_TEXT = 20_000
 """Characters of a text that the tool capture takes at most."""
@@ -51,31 +59,35 @@ class Tools:
         """Every tool; its name, parameters and docstring are what an assistant is told."""
         return self.schema, self.query, self.cypher, self.chain, self.gaps, self.capture
 
-    def schema(self) -> dict[str, Any]:
-        """Labels, relationships and properties of the graph with their units, the measuring runs, and the named queries."""
-
-        def properties(declared: Any) -> dict[str, str]:
-            return {p.name: f"{p.type}: {p.meaning}" + (f", {p.unit}" if p.unit else "") for p in declared.properties}
-
+    def schema(self, name: str | None = None) -> dict[str, Any]:
+        """Names of the labels, relationships, properties, runs and named queries of the graph. With name (a label, a
+        relationship type or a named query): its properties with types and units, or its parameters, columns and statement.
+        """
+        queries = named_queries()
+        if name is not None:
+            return _declared(name, queries)
         with self._home() as home:
-            runs = {
-                run.id: f"{run.model} ({run.dtype}, {counted(run.n_layers, 'layer')})" for run in home.runs().values()
-            }
-        return {
-            "nodes": {n.label: {"meaning": n.meaning, "properties": properties(n)} for n in NODES},
+            runs = [
+                {"run": run.id, "model": f"{run.model} ({run.dtype}, {counted(run.n_layers, 'layer')})"}
+                for run in home.runs().values()
+            ]
+        overview = {
+            "nodes": {n.label: {"meaning": n.meaning, "properties": [p.name for p in n.properties]} for n in NODES},
             "relationships": [
-                {"type": r.type, "from": r.start, "to": r.end, "meaning": r.meaning, "properties": properties(r)}
+                {"type": r.type, "from": r.start, "to": r.end, "meaning": r.meaning}
+                | {"properties": [p.name for p in r.properties]}
                 for r in RELATIONSHIPS
             ],
+            "named_queries": {query.name: query.title for query in queries.values()},
             "runs": runs,
-            "named_queries": [described(query) for query in named_queries().values()],
         }
+        return _within(overview, "runs", MAX_OVERVIEW)
 
     def query(self, name: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run a named query, as listed by the tool schema, with its parameters."""
+        """Run a named query. The tool schema lists their names and, asked for one by its name, its parameters."""
         with self._home() as home:
             query = named_query(name)
-            bound = bound_parameters(query, parameters or {}, home.shards, home.names)
+            bound = bound_parameters(query, parameters or {}, home.shards, home.names, "the parameter run")
             found = query.execute(home.graph, bound, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS)
             said = query.tie(found, bound)
         return _rows(found) | ({"note": said} if said else {})
@@ -88,7 +100,8 @@ class Tools:
 
     def chain(self, chain: str, measure: str = "surprisal", run: str | None = None) -> dict[str, Any]:
         """One chain: its steps with their roles, every token with its surprisal and one more measure (surprisal, entropy, rank,
-        logit_shift, hidden_shift, attention_shift), the strongest attention between steps, each with its control.
+        logit_shift, hidden_shift, attention_shift), the strongest attention between steps, each with its control. What is
+        left out of a long chain can be asked by the tool cypher.
         """
         with self._home() as home:
             trace = home.trace(chain, run)
@@ -113,7 +126,8 @@ class Tools:
                 f"a text of {counted(len(text), 'character')} was given, at most {MAX_TEXT:,} are taken here. Give a part of it"
             )
         with self._home() as home:
-            return home.capture(text, run=run).report().record(MAX_ROWS)
+            found = home.capture(text, run=run)
+        return _within(found.report().record(MAX_ROWS), "matches")
 
 
 def _rows(found: Result) -> dict[str, Any]:
@@ -128,34 +142,166 @@ def _cut(value: Any) -> Any:
     return f"{value[:MAX_CELL]} … ({counted(len(value) - MAX_CELL, 'more character')})"
 
 
-def _within(record: dict[str, Any], rows: str) -> dict[str, Any]:
-    """The record as plain JSON values with as many of its ``rows`` as :data:`MAX_CHARACTERS` allow; the rest is counted."""
-    record = json.loads(json.dumps(record, default=str))
-    held, size = [], len(json.dumps({name: value for name, value in record.items() if name != rows}))
-    for row in record[rows]:
-        size += len(json.dumps(row)) + 2
-        if size > MAX_CHARACTERS:
+def _declared(name: str, queries: Mapping[str, NamedQuery]) -> dict[str, Any]:
+    """All that is known of a label, a relationship type or a named query. Raises UsageError for any other name."""
+
+    def properties(declared: Node | Relationship) -> dict[str, str]:
+        return {p.name: f"{p.type}: {p.meaning}" + (f", {p.unit}" if p.unit else "") for p in declared.properties}
+
+    if name in queries:
+        return {"named_query": described(queries[name])}
+    nodes = {n.label: {"meaning": n.meaning, "properties": properties(n)} for n in NODES if n.label == name}
+    joined = [
+        {"type": r.type, "from": r.start, "to": r.end, "meaning": r.meaning}
+        | ({"properties": properties(r)} if r.type == name else {})
+        for r in RELATIONSHIPS
+        if name in (r.type, r.start, r.end)
+    ]
+    if not nodes and not joined:
+        known = {n.lower(): n for n in (*(n.label for n in NODES), *(r.type for r in RELATIONSHIPS), *queries)}
+        near = difflib.get_close_matches(name.lower(), known, 1)
+        hint = f" Did you mean {known[near[0]]}?" if near else ""
+        raise UsageError(
+            f"there is no label, relationship type or named query {name[:MAX_CELL]!r}.{hint} The tool schema lists them"
+        )
+    return ({"nodes": nodes} if nodes else {}) | {"relationships": joined}
+
+
+def _within(record: dict[str, Any], rows: str, most: int = 0) -> dict[str, Any]:
+    """The record as plain JSON values in at most ``most`` characters (:data:`MAX_CHARACTERS` by default).
+
+    Of its ``rows`` those that do not fit are left out and counted in ``rows_left_out``. Where a list or a text beside them is
+    long too, all that are share the space, and ``left_out`` counts what each of them lost: items of a list, characters of a
+    text.
+    """
+    most = most or MAX_CHARACTERS
+    record = jsonable(record)
+    size = {name: len(_written({name: value})) for name, value in record.items()}
+    held, lost = dict(record), {rows: 0}
+    room, open_ = most - 2 * len(_written({"left_out": dict.fromkeys(size, most), "rows_left_out": most})), len(size)
+    if sum(size.values()) > room:
+        for name in sorted(size, key=lambda name: (size[name], name)):  # what is short leaves its room to what is long
+            if size[name] > room // open_:
+                held[name], lost[name] = _cut_to(record[name], room // open_)
+            room, open_ = room - min(size[name], room // open_), open_ - 1
+    beside = {name: count for name, count in lost.items() if count and name != rows}
+    return held | {"rows_left_out": lost[rows]} | ({"left_out": beside} if beside else {})
+
+
+def _cut_to(value: Any, room: int) -> tuple[Any, int]:
+    """The beginning of a list or a text in so many characters of JSON, and how much is left out. Other values stay."""
+    if isinstance(value, str):
+        kept = value[: max(0, room)]
+        while kept and (length := len(_written(kept))) > room:  # a character may be written as six
+            kept = kept[: len(kept) * max(0, room) // length]
+        return kept, len(value) - len(kept)
+    if not isinstance(value, list):
+        return value, 0
+    used, count = 2, 0
+    for item in value:
+        used += len(_written(item)) + 2
+        if used > room:
             break
-        held.append(row)
-    return record | {rows: held, "rows_left_out": len(record[rows]) - len(held)}
+        count += 1
+    return value[:count], len(value) - count
+
+
+def _written(value: Any) -> str:
+    """A plain value as it is sent."""
+    return json_text(value, None)
 
 
 def serve(settings: Mapping[str, Any]) -> None:
-    """Answer on standard input and output until the client closes it. Raises MissingPackageError without the extra ``mcp``."""
-    server_of(settings).run("stdio")
+    """Answer on standard input and output until the client closes it. A call that is still at work then is given up with the
+    process, as it is by Ctrl-C: no tool writes, and native code cannot be interrupted. Raises MissingPackageError without the
+    extra ``mcp``.
+    """
+    server, work = server_of(settings)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # the thread that reads standard input would keep the process
+        signal.signal(signal.SIGINT, lambda *_: _end(130))
+    try:
+        server.run("stdio")
+    except* BrokenPipeError:
+        pass  # the client has gone
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if work.running:
+        _end(0)
 
 
-def server_of(settings: Mapping[str, Any]) -> Any:
-    """The server with every tool marked as one that only reads."""
+def _end(status: int) -> None:
+    kill_all()
+    os._exit(status)
+
+
+class _Work:
+    """How many calls are at work."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """One more inside the block."""
+        with self._lock:
+            self.running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+def server_of(settings: Mapping[str, Any]) -> tuple[Any, _Work]:
+    """The server with every tool marked as one that only reads, and the calls that are at work in it."""
     module = package("mcp.server", "trails mcp", "mcp")
-    types = package("mcp.types", "trails mcp", "mcp")
+    tools = package("mcp.server.mcpserver.tools", "trails mcp", "mcp")
     exceptions = package("mcp.server.mcpserver.exceptions", "trails mcp", "mcp")
-    server = module.MCPServer("trails", instructions=INSTRUCTIONS)
-    for tool in Tools(**settings).all():
-        server.tool(annotations=types.ToolAnnotations(read_only_hint=True, open_world_hint=False))(
-            _told(tool, exceptions.ToolError)
-        )
-    return server
+    types = package("mcp.types", "trails mcp", "mcp")
+    threads = package("anyio.to_thread", "trails mcp", "mcp")
+    work = _Work()
+
+    def of(tool: Callable[..., dict[str, Any]]) -> Any:
+        def worked(given: dict[str, Any]) -> dict[str, Any]:
+            with work.counted():
+                return tool(**given)
+
+        @functools.wraps(tool)
+        async def call(**given: Any) -> Any:
+            try:
+                found = await threads.run_sync(functools.partial(worked, given), abandon_on_cancel=True)
+            except TrailsError as error:
+                raise exceptions.ToolError(_advised(error)) from error
+            # on one line: indented, the same characters would hold half as much
+            return types.CallToolResult(
+                content=[types.TextContent(type="text", text=_written(found))], structured_content=found
+            )
+
+        told = types.ToolAnnotations(read_only_hint=True, open_world_hint=False)
+        made = tools.Tool.from_function(call, annotations=told)
+        made.parameters["additionalProperties"] = False
+        return made
+
+    base: Any = module.MCPServer
+
+    class Server(base):  # type: ignore[misc]  # a class of an optional package
+        async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+            _check_names(name, arguments, given)
+            return await super().call_tool(name, arguments, context)
+
+    def _check_names(name: str, arguments: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        known = given.get(name)
+        if known is not None and (strange := [one for one in arguments if one not in known]):
+            takes = ", ".join(known) or "none"
+            raise exceptions.ToolError(
+                f"the tool {name} has no argument {', '.join(_cut(one) for one in strange[:10])}. Its arguments: {takes}"
+            )
+
+    every = Tools(**settings).all()
+    given = {tool.__name__: tuple(inspect.signature(tool).parameters) for tool in every}
+    return Server("trails", instructions=INSTRUCTIONS, tools=[of(tool) for tool in every]), work
 
 
 INSTRUCTIONS = (
@@ -165,14 +311,25 @@ INSTRUCTIONS = (
 )
 
 
-def _told(tool: Callable[..., dict[str, Any]], error: type[Exception]) -> Callable[..., dict[str, Any]]:
-    """The tool with its errors as messages that the assistant can act on."""
+_INSTEAD = {
+    "trails query --list": "the tool schema",
+    "Use trails cypher --csv": "Leave it out",
+    ", or allow more time with --timeout": "",
+    " or raise --timeout": "",
+    "--run ID": "the argument run",
+    " Choose with --run": " Choose with the argument run",
+    "Add --param run=ID": "Give the parameter run",
+}
+"""What a command of the terminal is advised, and what a tool is advised instead."""
 
-    @functools.wraps(tool)
-    def call(*args: Any, **given: Any) -> dict[str, Any]:
-        try:
-            return tool(*args, **given)
-        except TrailsError as found:
-            raise error(str(found)) from found
 
-    return call
+def _advised(error: TrailsError) -> str:
+    """The message of an error with advice that a caller of tools can follow; none of it is to write."""
+    if isinstance(error, WritingQueryError):
+        return "the statement writes and was refused: these tools only read"
+    said, _, usage = str(error).partition(" Run: trails query ")
+    if usage:
+        said += f" The tool schema with the name {usage.split()[0]} lists what it takes"
+    for command, instead in _INSTEAD.items():
+        said = said.replace(command, instead)
+    return said

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,6 +66,15 @@ class FailedError(ChildError):
         self.kind = kind
 
 
+_ALL: weakref.WeakSet[Child] = weakref.WeakSet()
+
+
+def kill_all() -> None:
+    """Kill the children of this process: for one that ends without its usual clean-up."""
+    for child in list(_ALL):
+        child.kill()
+
+
 class Child:
     """A process that answers questions with the function ``answer`` (``package.module:function``, one argument).
 
@@ -82,6 +92,7 @@ class Child:
         self._owner = 0
         self._status: int | None = None
         self._lock = threading.Lock()
+        _ALL.add(self)
 
     def ask(self, request: Any, *, timeout_s: float | None = None, max_bytes: int | None = None) -> Any:
         """The answer. Raises LateError, LargeError, FailedError or GoneError."""

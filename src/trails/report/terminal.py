@@ -251,8 +251,8 @@ def _implied(trace: Trace) -> str:
     return " or ".join(said)
 
 
-def alternatives(trace: Trace, position: int) -> list[tuple[int, str, float]]:
-    """The items that the model held most likely at the place of a token, most likely first: id, text, ln p in nats.
+def alternatives(trace: Trace) -> list[list[tuple[int, str, float]]]:
+    """Of every token the items that the model held most likely at its place, most likely first: id, text, ln p in nats.
 
     Empty where nothing precedes the token. Raises UsageError when they were not measured.
     """
@@ -262,14 +262,13 @@ def alternatives(trace: Trace, position: int) -> list[tuple[int, str, float]]:
             "the PATH and the options that it was measured with."
         )
     texts = trace.top_texts()
-    found = zip(trace.top_id[position].tolist(), trace.top_log_probability[position].tolist(), strict=True)
-    return [(item, texts[item], log_p) for item, log_p in found if item >= 0]
+    rows = zip(trace.top_id.tolist(), trace.top_log_probability.tolist(), strict=True)
+    return [[(item, texts[item], log_p) for item, log_p in zip(*row, strict=True) if item >= 0] for row in rows]
 
 
 def _alternatives_table(trace: Trace, run: Run) -> Rows:
     rows = []
-    for position in range(trace.n_tokens):
-        found = alternatives(trace, position)
+    for position, found in enumerate(alternatives(trace)):
         value, margin = float(trace.surprisal[position]), trace.margin
         rows.append(
             [
@@ -371,10 +370,12 @@ def trace_record(
 ) -> dict[str, Any]:
     """The same as plain values for JSON: steps, tokens with surprisal and the measure, links with their control."""
 
+    likely = alternatives(trace) if expected else []
+
     def more(position: int) -> dict[str, Any]:
         if not expected:
             return {}
-        found = [{"id": i, "text": s, "log_probability": p} for i, s, p in alternatives(trace, position)]
+        found = [{"id": i, "text": s, "log_probability": p} for i, s, p in likely[position]]
         return {"margin": float(trace.margin[position]) if trace.margin is not None else None, "alternatives": found}
 
     chain = trace.chain

@@ -509,6 +509,7 @@ class EmbeddedStore:
         killed when it takes more time, memory or result bytes than it may: the engine cannot be interrupted from inside.
         """
         values = dict(parameters or {})
+        query = query.rstrip()  # else an error at the end of the statement names a line that its writer did not begin
         if not write:
             refuse_unless_read(query)
         self._flush()

@@ -516,6 +516,7 @@ class Neo4jStore:
         """
         self._ready()
         values = dict(parameters or {})
+        query = query.rstrip()  # as in trails.store.embedded
         if not query.strip():
             raise QueryError("the statement is empty")
         if write:
