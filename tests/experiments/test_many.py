@@ -112,6 +112,42 @@ def test_each_adapter_is_the_one_trained_alone(family: str, tokens: int) -> None
         assert float((together[index] - expected).abs().max()) < max(10 * floor, 2e-5)
 
 
+@pytest.mark.parametrize("tokens", [16384, 90])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_an_adapter_with_targets_is_the_one_that_the_attention_objective_trains_alone(family: str, tokens: int) -> None:
+    """Targets at two layers in one adapter's rows, none in the other's: each learns as it does alone by its own objective."""
+    options = TrainOptions(steps=4, batch=4, layers=(), rank=4, alpha=8, lm_share=0.5, targets="all")
+    asked = [
+        {"start": 3, "end": 5, "measure": "attention_entropy", "layers": (2,), "above": True, "bound": 5.0},
+        {"start": 4, "end": 6, "measure": "attention_sink", "layers": (1, 3), "above": False, "bound": 0.0},
+    ]
+    plain = rows_of(1, 10)
+    # rows with two, one and no targets
+    aimed = [row | {"targets": asked[: number % 3]} for number, row in enumerate(rows_of(2, 10))]
+    model = tiny(family)
+    before = model.config._attn_implementation
+    losses: list[list[float]] = []
+    jobs = [Job(plain, 5, 3e-3), Job(aimed, 6, 3e-3)]
+    with fit_many(model, jobs, options, on_step=lambda _, found, __: losses.append(found), tokens=tokens) as adapters:
+        assert model.config._attn_implementation == before
+        states = [adapters.state(index) for index in range(2)]
+    for index, (rows, seed, objective) in enumerate(((plain, 5, "lm"), (aimed, 6, "attention"))):
+        alone: list[float] = []
+        chosen = replace(options, seed=seed, learning_rate=3e-3, objective=objective)
+        trained = fit(tiny(family), rows, chosen, on_step=lambda _, loss, __, alone=alone: alone.append(loss))
+        np.testing.assert_allclose([step[index] for step in losses], alone, rtol=1e-4)
+        for name, value in trained.state_dict().items():
+            if "lora_B" in name:
+                np.testing.assert_allclose(value, states[index][name.replace(".default", "")], atol=2e-5)
+    without = [row | {"targets": []} for row in aimed]
+    with fit_many(tiny(family), [Job(without, 6, 3e-3)], options) as adapters:
+        other = adapters.state(0)
+    moved = max(
+        float((other[name] - value).abs().max()) for name, value in states[1].items() if "q_proj.lora_B" in name
+    )
+    assert moved > 1e-3
+
+
 def test_adapters_do_not_see_each_other() -> None:
     """A third adapter with other rows and a rate of 1 changes nothing in the first two."""
     options = TrainOptions(steps=3, batch=2, layers=())

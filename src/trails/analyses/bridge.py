@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -498,6 +498,21 @@ def find_bridge(
     return Bridge(
         graph.run, graph.key(a), graph.key(b), graph.text(a), graph.text(b), minimax, verified, fewest, tuple(notes)
     )
+
+
+def bridging(traces: Callable[[], Iterable[Trace]], scorer: Callable[[], Scorer]) -> Callable[[str, str], float]:
+    """Two step ids → the worst transition of the best way from one to the other over the steps of these traces, nats,
+    re-scored as one text; NaN without a way. Traces and scorer are asked for at the first question.
+    """
+    made: list[tuple[StepGraph, Scorer]] = []
+
+    def bridge(start: str, goal: str) -> float:
+        if not made:
+            made.append((step_graph(traces()), scorer()))
+        best = find_bridge(*made[0], start, goal, splices=0, rounds=1).best
+        return math.nan if best is None else best.rescored.value
+
+    return bridge
 
 
 def _reachable(graph: StepGraph, start: int) -> int:

@@ -5,7 +5,7 @@ direction and threshold. The plan with its hash is written first, then one JSON 
 compares arms seed by seed. Experiments 1 (minimal steps), 2 (anchor), 3 (depth-limited LoRA), 4 (same loss, different
 inside), 5 (paradoxical neutrality), 6 (volatility), 7 (flags of effects), 8 (data chosen by reaction), 9 (capture), 10
 (cheap paths), 11 (stages), 12 (bridges), 13 (roles), 14 (loop loss), 15 (initiation) and 16 (what carries over), one on
-masks and orders, and one on training with a stellator block.
+masks and orders, and two on training with a stellator block.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ def experiments() -> dict[str, Experiment]:
     from trails.experiments import (
         anchor,
         block,
+        block_anchor,
         bridges,
         capture,
         cheap_paths,
@@ -57,6 +58,7 @@ def experiments() -> dict[str, Experiment]:
         transfer.EXPERIMENT,
         mask_order.EXPERIMENT,
         block.EXPERIMENT,
+        block_anchor.EXPERIMENT,
     )
     return {experiment.name: experiment for experiment in found}
 

@@ -480,29 +480,38 @@ class Bench:
                 found[place // len(chosen) * len(rows) + chosen[place % len(chosen)]] = state
         return np.stack([found[i] for i in range(copies * len(rows))])
 
-    def traces(self, items: Sequence[Segmented]) -> list[Trace]:
-        """Every measure of chains, in their order, by the model as it is now: with adapters where they are in use."""
+    @contextmanager
+    def as_it_is(self) -> Iterator[None]:
+        """While inside, the scorer measures by the model as it is now: with adapters where they are in use."""
         model = self.scorer.model
         model.changes += 1  # a pass that is replayed from a CUDA graph, or compiled, would not see them
         try:
-            found: list[Trace] = self.scorer.measure(items, MeasureOptions(top_k=0))
+            yield
         finally:
             model.changes -= 1
+
+    def traces(self, items: Sequence[Segmented]) -> list[Trace]:
+        """Every measure of chains, in their order, by the model as it is now."""
+        with self.as_it_is():
+            found: list[Trace] = self.scorer.measure(items, MeasureOptions(top_k=0))
         return found
 
-    def traces_each(self, adapters: Adapters, items: Sequence[Segmented]) -> list[list[Trace]]:
-        """:meth:`traces` for every adapter in use, one after another."""
+    def alone(self, adapters: Adapters) -> Iterator[int]:
+        """The numbers of the adapters in use, each of them while it alone is in use."""
         whole, count = adapters.flat, adapters.count
-        found = []
         try:
             for index in range(count):
                 adapters.flat, adapters.count = whole[index : index + 1].detach(), 1
                 adapters.set()
-                found.append(self.traces(items))
+                with self.as_it_is():
+                    yield index
         finally:
             adapters.flat, adapters.count = whole, count
             adapters.set()
-        return found
+
+    def traces_each(self, adapters: Adapters, items: Sequence[Segmented]) -> list[list[Trace]]:
+        """:meth:`traces` for every adapter in use, one after another."""
+        return [self.traces(items) for _ in self.alone(adapters)]
 
     # --- volatility --------------------------------------------------------------------------------------------------
 

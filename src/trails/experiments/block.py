@@ -26,9 +26,9 @@ from trails.platform.arrays import Bools
 from trails.schema import Run, Trace
 from trails.stellator import compile_program
 from trails.stellator.compiling import Compiled, Distribution, Quantiles, measure_of
-from trails.stellator.language import Condition, Drift, Expression, Joined, Number, Quantile
+from trails.stellator.language import Anchor, Condition, Drift, Expression, Joined, Number, Quantile
 from trails.stellator.parsing import parse
-from trails.stellator.verdicts import Instruments, Selected, judge
+from trails.stellator.verdicts import Bridging, Instruments, Selected, judge, verdicts
 from trails.stellator.zones import resolved, zones
 from trails.store.rows import transition_values
 from trails.train.data import Row
@@ -42,12 +42,18 @@ _COMPARE = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne,
 }  # fmt: skip
 
+_STATED: Mapping[type, tuple[str, str, str]] = {
+    Drift: ("", "sweep", "passes"),
+    Anchor: ("bridge", "bridge_gap", "leads"),
+}
+"""Names of a line's value, of the value minus its control, and of its verdict."""
+
 DAMPED = ("dampen", "block")
 RANDOM = {"dampen": "random spans", "block": "block on random spans"}
 
 
-def block_text(layers: int) -> str:
-    """The block: the mission's zone, statement and dampening, and the middle third of the layers."""
+def block_text(layers: int, *more: str) -> str:
+    """The block: the mission's zone, statement and dampening, the middle third of the layers, and further lines."""
     at = max(1, round(PLACE * layers / DEPTH))
     middle = tuple(range(layers // 3 + 1, 2 * layers // 3 + 1))
     return "\n".join(
@@ -56,6 +62,7 @@ def block_text(layers: int) -> str:
             f"DRIFT → activates attention sweep on layer {at}",
             f"GRADIENT DAMPEN → backward pass ~{FACTOR:g}",
             f"LAYERS → {layers_text(middle)}",
+            *more,
         )
     )
 
@@ -78,9 +85,9 @@ def in_zone(of: Expression, trace: Trace, run: Run, quantile: Quantiles) -> Bool
             raise UsageError(f"a zone of the experiment compares measured numbers only, not {of}")
 
 
-def zone_of(traces: Sequence[Trace], run: Run, layers: int) -> tuple[Compiled, dict[str, Bools]]:
-    """The block over these traces, and the tokens that it selects in each, by chain."""
-    program = parse(block_text(layers))
+def zone_of(traces: Sequence[Trace], run: Run, layers: int, *more: str) -> tuple[Compiled, dict[str, Bools]]:
+    """The block with further lines over these traces, and the tokens that it selects in each, by chain."""
+    program = parse(block_text(layers, *more))
     known = zones()
     (compiled,) = compile_program(program, run, traces=lambda: traces, known=known)
     expression = resolved(compiled.block, known)
@@ -118,21 +125,38 @@ def damped(row: Row, mask: Bools, factor: float) -> Row:
     return row | {"loss_weights": weights}
 
 
-def stated(compiled: Compiled, masks: Mapping[str, Bools], traces: Sequence[Trace], run: Run) -> Metrics:
-    """What the block's DRIFT line gives at the marked tokens of these traces: the measure minus that of random spans nearby,
-    and whether the line passes (1) or not (0); NaN where it is not decidable.
-    """
+def selected(masks: Mapping[str, Bools], traces: Sequence[Trace]) -> Selected:
+    """The marked tokens of traces as what a block selects."""
     ids = tuple(trace.token_id(int(t)) for trace in traces for t in np.flatnonzero(masks[trace.chain.id]))
-    everything = sum(trace.n_tokens for trace in traces)
-    report = judge(compiled, Selected("TOKEN", ids, len(ids), len(ids), everything), Instruments(run, lambda: traces))
-    (line,) = [
-        row
-        for row, one in zip(report.tables[0].data.to_pylist(), compiled.block.lines, strict=True)
-        if isinstance(one.content, Drift)
-    ]
-    if line["verdict"] not in ("pass", "fail"):
-        return {"sweep": math.nan, "passes": math.nan}
-    return {"sweep": line["value"] - line["control"], "passes": float(line["verdict"] == "pass")}
+    return Selected("TOKEN", ids, len(ids), len(ids), sum(trace.n_tokens for trace in traces))
+
+
+def stated(
+    compiled: Compiled,
+    masks: Mapping[str, Bools],
+    traces: Sequence[Trace],
+    run: Run,
+    bridge: Bridging | None = None,
+    pairs: int = 0,
+) -> Metrics:
+    """What the block's lines give at the marked tokens of these traces; NaN where a line is not decidable.
+
+    Of the DRIFT line the measure minus that of random spans nearby, and whether the line passes (1) or not (0). Of an ANCHOR
+    line, with ``bridge`` over so many ``pairs``, the worst transition on the way to its text, the same minus that from random
+    steps, and whether the line passes.
+    """
+    instruments = Instruments(run, lambda: traces, bridge, pairs=pairs)
+    found: Metrics = {}
+    for line, one in zip(
+        verdicts(judge(compiled, selected(masks, traces), instruments)), compiled.block.lines, strict=True
+    ):
+        names = _STATED.get(type(one.content))
+        if names is not None and line["verdict"] in ("pass", "fail"):
+            values = (line["value"], line["value"] - line["control"], float(line["verdict"] == "pass"))
+            found |= {name: value for name, value in zip(names, values, strict=True) if name}
+        elif names is not None:
+            found |= {name: math.nan for name in names if name}
+    return found
 
 
 @contextmanager
@@ -197,7 +221,7 @@ def run(
         told = base | statement(measured[len(rows) :]) | {"change_h": 0.0, "change_zone": 0.0, "change_rest": 0.0}
         emit("untrained", told | {"change_d": 0.0}, {"tokens": 0, "zone": share})
     if "queries halved" in arms:
-        emit("queries halved", statement(_halved_traces(bench, compiled, held, masks)), {"tokens": 0, "zone": share})
+        emit("queries halved", statement(halved_traces(bench, compiled, held, masks)), {"tokens": 0, "zone": share})
     trained = [arm for arm in arms if arm in prepared.feeds]
     if not trained:
         return
@@ -212,8 +236,8 @@ def run(
         traces = bench.traces_each(adapters, held)
     for arm, one, probes, own in zip(trained, found, after, traces, strict=True):
         metrics: Metrics = bench.changes(one, base) | statement(own)
-        metrics["change_zone"] = _moved(probes, before, zone, inside=True)
-        metrics["change_rest"] = _moved(probes, before, zone, inside=False)
+        metrics["change_zone"] = moved(probes, before, zone, inside=True)
+        metrics["change_rest"] = moved(probes, before, zone, inside=False)
         feed = feeds[arm][: steps * scale.batch]
         metrics["weight"] = mean(np.asarray(row["loss_weights"])[np.asarray(row["labels"]) != -100] for row in feed)
         metrics["loss"] = losses[arm][-1]
@@ -236,13 +260,19 @@ def fed(arm: str, prepared: Prepared, masks: Mapping[str, Bools], factor: float,
         if arm in RANDOM.values():
             used = {name: elsewhere(mask, generator(seed, "elsewhere", name)) for name, mask in used.items()}
         rows = [damped(row, used[row["chain"]], factor) for row in rows]
-    name = "again" if arm == "plain again" else "order"
+    return in_order(rows, seed, again=arm == "plain again")
+
+
+def in_order(rows: Sequence[Row], seed: int, *, again: bool = False) -> list[Row]:
+    """The rows in as many passes as there are, each in a random order of its own; ``again`` in others."""
+    name = "again" if again else "order"
     return [rows[k] for n in range(PASSES) for k in generator(seed, name, str(n)).permutation(len(rows)).tolist()]
 
 
-def _halved_traces(
+def halved_traces(
     bench: Bench, compiled: Compiled, items: Sequence[Segmented], masks: Mapping[str, Bools]
 ) -> list[Trace]:
+    """Traces of the untrained model with the queries of the DRIFT line's layer halved at the marked tokens."""
     (line,) = [line.content for line in compiled.block.lines if isinstance(line.content, Drift)]
     found = []
     for item in items:
@@ -252,7 +282,8 @@ def _halved_traces(
     return found
 
 
-def _moved(after: Sequence[Probe], before: Sequence[Probe], zone: Sequence[Bools], *, inside: bool) -> float:
+def moved(after: Sequence[Probe], before: Sequence[Probe], zone: Sequence[Bools], *, inside: bool) -> float:
+    """Mean change of NLL at the marked tokens of rows, or at the others; NaN where there are none."""
     return mean((a.nll - b.nll)[mask == inside] for a, b, mask in zip(after, before, zone, strict=True))
 
 

@@ -19,7 +19,7 @@ from trails.errors import UsageError
 from trails.export.card import Counts
 from trails.export.options import ExportOptions
 from trails.export.order import arrange, stratified_spread
-from trails.export.record import DRIFT, DRIFT_FIELD, Batch
+from trails.export.record import DRIFT, DRIFT_FIELD, Batch, targets_at
 from trails.export.split import GramIndex
 from trails.export.subgraph import Selection
 from trails.export.writer import Writer
@@ -230,17 +230,7 @@ class Facts:
         if self._selection.targeted:
             chains, offsets = batch.ids_of("chain"), batch.place("offset").tolist()
             self.targets += [
-                [
-                    {
-                        "start": at + first,
-                        "end": at + last,
-                        "measure": m,
-                        "layers": layers,
-                        "above": above,
-                        "bound": bound,
-                    }
-                    for first, last, m, layers, above, bound in (part.drift if part is not None else ())
-                ]
+                targets_at(part.drift if part is not None else (), at)
                 for part, at in zip(self._selection.of(chains), offsets, strict=True)
             ]
         if self._staged:

@@ -8,7 +8,7 @@ cost per row is that of copying its numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -421,15 +421,29 @@ def build(
     )
 
 
+def as_placed(text: str, word: str) -> str:
+    """A word as it is placed behind a text: with a space before it where the text ends with none; empty where the text ends
+    with the word.
+    """
+    return "" if not word or text.endswith(word) else word if text[-1:].isspace() else f" {word}"
+
+
+def targets_at(spans: Iterable[tuple[int, int, str, Sequence[int], bool, float]], offset: int) -> list[dict[str, Any]]:
+    """Targets of a chain (:class:`trails.export.subgraph.Part`) as :data:`DRIFT_FIELD` has them, for a row in which the chain's
+    first token stands at ``offset``.
+    """
+    return [
+        {"start": offset + a, "end": offset + b, "measure": measure, "layers": layers, "above": above, "bound": bound}
+        for a, b, measure, layers, above, bound in spans
+    ]
+
+
 def placed(batch: Batch, words: Sequence[str], spelled: Mapping[str, Sequence[int]]) -> Batch:
     """The batch with a text behind every row (empty: none), whose tokens carry a label of weight 1; a row that ends with its
     text stays as it is. ``spelled`` are the tokens of every text as it stands behind a letter and behind a space.
     """
     before = batch.ids_of("completion")
-    texts = [
-        "" if not word or text.endswith(word) else word if text[-1:].isspace() else f" {word}"
-        for text, word in zip(before, words, strict=True)
-    ]
+    texts = [as_placed(text, word) for text, word in zip(before, words, strict=True)]
     ids = [np.asarray(spelled[text] if text else (), np.int32) for text in texts]
     more = Ragged(np.concatenate([[0], np.cumsum([len(own) for own in ids])]), np.concatenate(ids))
     unknown, ones = (np.full(len(more.values), value, np.float32) for value in (np.nan, 1.0))

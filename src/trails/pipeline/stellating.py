@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trails.analyses.bridge import StepGraph, find_bridge, step_graph
+from trails.analyses.bridge import bridging
 from trails.analyses.report import Report, ReportTable
 from trails.analyses.whitening import Whitening
 from trails.errors import QueryError, TrailsError, UsageError
@@ -144,16 +143,8 @@ def _bridging(
     home: OpenHome, run: str, scorer: Scorer | None = None, chains: Collection[str] | None = None
 ) -> Bridging:
     """Bridges between steps of a run, over the steps of these chains (None: of all), scored by ``scorer`` (None: by the run's
-    own, opened at the first question). The graph of steps is made at the first question."""
-    made: list[StepGraph] = []
-
-    def bridge(start: str, goal: str) -> float:
-        if not made:
-            made.append(step_graph(home.shards.traces(run, chains)))
-        best = find_bridge(made[0], scorer or home.scorer(run), start, goal, splices=1, rounds=1).best
-        return math.nan if best is None else best.rescored.value
-
-    return bridge
+    own, opened at the first question)."""
+    return bridging(lambda: home.shards.traces(run, chains), lambda: scorer or home.scorer(run))
 
 
 # --------------------------------------------------------------------------------------------------------------------

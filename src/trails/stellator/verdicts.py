@@ -378,6 +378,18 @@ def target(
     return spans, f"{name}: trained to lie {side} {bound:.4g} {score.unit} (now {score.value:.4g} at {count} places)"
 
 
+def distance(spans: Spans, traces: Iterable[Trace]) -> float:
+    """How far the targets of these traces lie on the wrong side of their bounds, mean over the targets, in the unit of the
+    measure: the loss of the attention objective, of stored values. NaN without a target.
+    """
+    found: list[float] = []
+    for trace in traces:
+        for a, b, measure, layers, above, bound in spans.get(trace.chain.id, ()):
+            value = float(np.nanmean(_series(trace, measure, layers)[a:b]))
+            found.append(max(bound - value if above else value - bound, 0.0))
+    return float(np.mean(found)) if found else math.nan
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # ANCHOR
 # --------------------------------------------------------------------------------------------------------------------

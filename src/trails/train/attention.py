@@ -154,6 +154,18 @@ def install() -> None:
 
 
 @contextmanager
+def attending(model: Any) -> Iterator[None]:
+    """While inside, the model's attention is the one of this module, which :func:`tapped` can collect from."""
+    install()
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
 def tapped(bins: Tensor | None, targets: Sequence[Sequence[Target]] = ()) -> Iterator[Tap]:
     """Collect the mass per bin and layer, and the values of the targets of every row, while a batch runs. ``bins`` (B, T) holds
     the bin of every key, -1 for padding; None for no masses."""
@@ -170,16 +182,23 @@ def tapped(bins: Tensor | None, targets: Sequence[Sequence[Target]] = ()) -> Ite
         _tap = None
 
 
+def target_terms(tap: Tap) -> list[tuple[int, Tensor]]:
+    """The row of every target of a batch, and how far it lies on the wrong side of its bound, in the measure's unit. The
+    gradient of one that holds is 0."""
+    values: dict[tuple[int, int], list[Tensor]] = {}
+    for (row, number, _), value in tap.values.items():
+        values.setdefault((row, number), []).append(value)
+    terms = []
+    for (row, number), own in sorted(values.items(), key=lambda item: item[0]):
+        target = tap.targets[row][number]
+        away = target.bound - torch.stack(own).mean()
+        terms.append((row, torch.relu(away if target.above else -away)))
+    return terms
+
+
 def target_loss(tap: Tap) -> Tensor | None:
-    """Mean over all targets of a batch of how far each lies on the wrong side of its bound, in the measure's unit; None without
-    any. The gradient of one that holds is 0."""
-    terms: list[Tensor] = []
-    for row, targets in enumerate(tap.targets):
-        for number, target in enumerate(targets):
-            own = [value for (r, n, _), value in tap.values.items() if (r, n) == (row, number)]
-            if own:
-                away = target.bound - torch.stack(own).mean()
-                terms.append(torch.relu(away if target.above else -away))
+    """Mean of :func:`target_terms` over all targets of a batch; None without any."""
+    terms = [term for _, term in target_terms(tap)]
     return torch.stack(terms).mean() if terms else None
 
 

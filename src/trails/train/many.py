@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from trails.errors import UsageError
 from trails.platform.text import counted
+from trails.train.attention import attending, tapped, target_terms
 from trails.train.data import Collator, Row
 from trails.train.loop import batches
 from trails.train.loss import labelled_logits, shifted, token_loss, token_nll
@@ -239,53 +240,69 @@ def fit_many(
     its number, each adapter's rows and the adapters in use, and gives the rows that are trained on. ``tokens`` is the largest
     number of padded tokens of one forward pass: a step of more is done in parts of some rows of every adapter, with the same
     gradient. The learning rate is constant and the model is as it was afterwards.
+
+    An adapter whose job has rows with targets (:class:`trails.train.attention.Target`) is trained by the objective attention
+    with ``options.lm_share`` of the language-model loss, every other one by the language-model loss alone.
     """
     adapters = Adapters(model, jobs, rank=options.rank, alpha=options.alpha)
     optimiser = Adam(adapters.flat, [job.learning_rate for job in jobs], options.max_grad_norm)
     feeds = [batches(job.rows, options.batch) for job in jobs]
+    aimed = [any(row.get("targets") for row in job.rows) for job in jobs]
+    parts = torch.tensor([options.lm_share if one else 1.0 for one in aimed], device=adapters.device)
     training = model.training
     with adapters.installed():
         adapters.set(on=True)
-        for step in range(1, options.steps + 1):
-            rows = [next(mine) for mine in feeds]
-            rows = rows if feed is None else feed(step, rows, adapters)
-            model.train()
-            losses = _step(adapters, rows, tokens)
-            optimiser.step()
-            adapters.set(on=True)
-            model.eval()
-            if on_step is not None:
-                on_step(step, losses, adapters)
+        with attending(model) if any(aimed) else nullcontext():
+            for step in range(1, options.steps + 1):
+                rows = [next(mine) for mine in feeds]
+                rows = rows if feed is None else feed(step, rows, adapters)
+                model.train()
+                losses = _step(adapters, rows, tokens, parts)
+                optimiser.step()
+                adapters.set(on=True)
+                model.eval()
+                if on_step is not None:
+                    on_step(step, losses, adapters)
         model.train(training)
         yield adapters
 
 
-def _step(adapters: Adapters, rows: Sequence[Sequence[Row]], tokens: int) -> list[float]:
-    """Losses and gradients of one step. Each adapter's loss is the sum over its labelled tokens, over their number."""
+def _step(adapters: Adapters, rows: Sequence[Sequence[Row]], tokens: int, parts: Tensor) -> list[float]:
+    """Losses and gradients of one step. Each adapter's loss is the sum over its labelled tokens, over their number, times its
+    share of ``parts`` (R,), and the mean over its targets.
+    """
     count = len(rows)
+    asked = [sum(len(row.get("targets") or ()) for row in mine) for mine in rows]
     labelled = [max(sum(label != -100 for row in mine for label in row["labels"][1:]), 1) for mine in rows]
-    share = 1.0 / torch.tensor(labelled, dtype=torch.float32, device=adapters.device)
+    share = parts / torch.tensor(labelled, dtype=torch.float32, device=adapters.device)
     total = torch.zeros(count, device=adapters.device)
     size = max(map(len, rows))
     longest = max(len(row["input_ids"]) for mine in rows for row in mine)
     per = max(1, tokens // (count * longest))
-    collate = Collator()
+    collate = Collator(bins=any(asked))
     for start in range(0, size, per):
         # a feed that ends its pass has fewer rows: an empty row keeps the parts equal and carries no label
         width = min(per, size - start)
         part = [row for mine in rows for row in _filled(mine[start : start + width], width)]
-        batch = {k: v.to(adapters.device) for k, v in collate(part).items() if torch.is_tensor(v)}
+        collated = collate(part)
+        batch = {k: v.to(adapters.device) for k, v in collated.items() if torch.is_tensor(v)}
         predicts, targets, weights = shifted(batch["labels"], batch["loss_weights"])
         adapters.set(on=True)
-        with labelled_logits(adapters.model, predicts):
+        with ExitStack() as stack:
+            tap = stack.enter_context(tapped(None, collated["targets"])) if any(asked) else None
+            stack.enter_context(labelled_logits(adapters.model, predicts))
             out = adapters.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
         owner = torch.nonzero(predicts)[:, 0] // width
         loss = token_loss(token_nll(out.logits[0], targets), weights, "lm") * share[owner]
+        if tap is not None and (away := target_terms(tap)):
+            whose = [row // width for row, _ in away]
+            more = torch.stack([term / asked[one] for one, (_, term) in zip(whose, away, strict=True)])
+            loss, owner = torch.cat([loss, more]), torch.cat([owner, torch.tensor(whose, device=owner.device)])
         torch.autograd.backward(loss.sum())
         total.index_add_(0, owner, loss.detach())
     return [float(value) for value in total]
 
 
 def _filled(rows: Sequence[Row], width: int) -> list[Row]:
-    empty = {"input_ids": [0], "labels": [-100], "loss_weights": [0.0]}
+    empty = {"input_ids": [0], "labels": [-100], "loss_weights": [0.0], "step_spans": [], "offset": 0, "chain": ""}
     return [*rows, *[empty] * (width - len(rows))]
