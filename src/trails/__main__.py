@@ -35,8 +35,14 @@ def _end_at_once(wanted: bool) -> None:
         signal.signal(signal.SIGINT, at_once if wanted else usual)
 
 
+def _terminated(signal_number: int, frame: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: what it began to write goes. A second one ends the process at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(128 + signal_number)
+
+
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1–7 see :mod:`trails.errors`, 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 1–7 see :mod:`trails.errors`, 130 interrupted, 143 terminated."""
     os.environ.setdefault(
         "ARROW_DEFAULT_MEMORY_POOL", "system"
     )  # pyarrow's own keeps what was freed: 70 MB of an export
@@ -74,6 +80,9 @@ def _run() -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its number
     _end_at_once(False)
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         status = cli.main(prog_name="trails", standalone_mode=False)
         sys.stdout.flush()
@@ -115,6 +124,9 @@ def _run() -> int:
         # a bug in trails: the traceback names it, and may quote text of strangers
         echo(traceback.format_exc(), nl=False, to_stderr=True, as_it_is=True)
         return 1
+    finally:
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, before)
     # click hands over the code of an early exit as the result
     return status if isinstance(status, int) else 0
 

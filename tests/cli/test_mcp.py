@@ -287,7 +287,7 @@ def children(process: int) -> list[int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
-@pytest.mark.parametrize("ending", ["stdin", "stdout too", "Ctrl-C"])
+@pytest.mark.parametrize("ending", ["stdin", "stdout too", "SIGINT", "SIGTERM"])
 def test_the_server_ends_with_its_client_whatever_is_at_work(
     trails: Any, chains_file: Path, tmp_path: Path, ending: str
 ) -> None:
@@ -307,17 +307,17 @@ def test_the_server_ends_with_its_client_whatever_is_at_work(
         while not (readers := children(process.pid)):
             assert process.poll() is None
             time.sleep(0.05)
-        if ending == "Ctrl-C":
-            process.send_signal(signal.SIGINT)
-        elif ending == "stdout too":
+        if ending == "stdout too":
             process.stdout.close()
-        if ending != "Ctrl-C":
+        if ending.startswith("SIG"):
+            process.send_signal(signal.Signals[ending])
+        else:
             process.stdin.close()
         status = process.wait(timeout=20)
     finally:
         process.kill()
         process.wait()
-    assert status == (130 if ending == "Ctrl-C" else 0)
+    assert status == (128 + signal.Signals[ending] if ending.startswith("SIG") else 0)
     assert not [child for child in readers if running(child)], "the process that reads the graph goes with the server"
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from tests import oracle
 from tests.cli.conftest import chains_file, trails  # noqa: F401  (fixtures)
 from tests.store.factory import corpus, make_chain, make_run, make_trace
 
-from trails.errors import UsageError
+from trails.errors import StoreError, UsageError
 from trails.export import graph as exported
 from trails.export.graph import format_of, write_graph
 from trails.export.subgraph import Part, Selection
+from trails.platform import files
+from trails.platform.files import replacing, replacing_folder
 
 RUN = make_run()
 ALL = Selection("all", None)
@@ -134,6 +138,98 @@ def test_what_cannot_be_written_is_one_error_each(tmp_path: Path, monkeypatch: p
     with pytest.raises(UsageError, match="names no format"):
         format_of(tmp_path / "graph.png")
     assert format_of(tmp_path / "graph.png", "gexf") == "gexf"
+
+
+@pytest.mark.parametrize("format", ["gexf", "graphml", "parquet"])
+def test_two_exports_to_one_place_at_once_are_one_export_and_one_error(format: Any, tmp_path: Path) -> None:
+    path = tmp_path / "g[1]"
+    held = replacing_folder(path) if format == "parquet" else replacing(path, alone=True)
+    with held as made:
+        if format != "parquet":
+            made.write_text("first")
+        with pytest.raises(StoreError, match=r"another process is writing .*g\[1\]. Wait until it has ended"):
+            write_graph(traces(), RUN, ALL, path, format)
+        assert not path.exists()
+    assert path.exists()
+    write_graph(traces(), RUN, ALL, path, format, overwrite=True)
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("format", ["gexf", "graphml"])
+def test_a_file_is_the_same_however_it_was_cut_into_blocks(
+    format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_graph(traces(), RUN, ALL, tmp_path / "whole", format)
+    told: list[int] = []
+    monkeypatch.setattr(exported, "_TOKENS_PER_BATCH", 1)
+    monkeypatch.setattr(exported, "_ROWS_AT_ONCE", 3)
+    write_graph(traces(), RUN, ALL, tmp_path / "blocks", format, progress=told.append)
+    assert told == [1] * len(traces())
+    whole, blocks = (READ[format](tmp_path / name) for name in ("whole", "blocks"))
+    assert dict(whole.nodes(data=True)) == dict(blocks.nodes(data=True))
+    edges = [
+        sorted(json.dumps([a, b, {k: v for k, v in edge.items() if k != "id"}], sort_keys=True) for a, b, edge in found)
+        for found in (whole.edges(data=True), blocks.edges(data=True))
+    ]
+    assert edges[0] == edges[1]
+
+
+ENDED = """
+import os, signal, sys
+from trails.__main__ import main
+from trails.export import graph
+real, graph._CHAINS_PER_BATCH = graph.graph_batch, 1
+seen, name = [], sys.argv.pop()
+def killing(*given):
+    seen.append(1)
+    if len(seen) == 3: os.kill(os.getpid(), signal.Signals[name])
+    return real(*given)
+graph.graph_batch = killing
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize("target", ["folder", "one.gexf"])
+def test_an_export_that_is_ended_leaves_nothing(
+    trails: Any,  # noqa: F811
+    chains_file: Path,  # noqa: F811
+    tmp_path: Path,
+    target: str,
+    name: str,
+    status: int,
+) -> None:
+    trails("ingest", chains_file)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    line = [sys.executable, "-c", ENDED, "export-graph", "all", "-o", str(tmp_path / target), name]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == status, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert "Traceback" not in done.stderr
+    if name == "SIGINT":
+        assert f"{target} was not written. Run the same command again to write it" in done.stderr
+
+
+def test_ctrl_c_behind_the_last_write_says_that_the_file_is_whole(
+    trails: Any,  # noqa: F811
+    chains_file: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trails("ingest", chains_file)
+
+    def interrupted(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_sync_folder", interrupted)
+        said = trails("export-graph", "all", "-o", "one.graphml", code=130).err
+    assert said == "interrupted; one.graphml is written and whole\n"
+    assert nx.read_graphml(tmp_path / "one.graphml")
+    with monkeypatch.context() as patched:
+        patched.setattr(exported, "graph_batch", lambda *given: interrupted(tmp_path))
+        said = trails("export-graph", "all", "-o", "one.graphml", "--overwrite", code=130).err
+    assert said == "interrupted; one.graphml is as it was. Run the same command again to write it\n"
 
 
 @pytest.mark.slow

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import BarProgress, echo, err, home_option, json_option, print_json, settings_from, with_home
+from trails.cli.common import (
+    BarProgress,
+    echo,
+    err,
+    home_option,
+    interruptible,
+    json_option,
+    print_json,
+    settings_from,
+    with_home,
+)
 from trails.platform.text import counted
 
 
@@ -27,7 +37,7 @@ def command(folder: Path, per_layer: bool, home: Path | None, as_json: bool) -> 
     from trails.store.bulk import bulk_from_home
 
     settings = settings_from(home=home)
-    with BarProgress(quiet=as_json) as progress:
+    with interruptible(folder), BarProgress(quiet=as_json) as progress:
         seen = 0
 
         def report(done: int, total: int) -> None:

@@ -12,7 +12,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -93,6 +94,28 @@ def confirm(question: str, unchanged: str) -> None:
         raise click.Abort from TrailsError(unchanged)
     if not agreed:
         raise TrailsError(unchanged)
+
+
+@contextmanager
+def interruptible(output: Path) -> Iterator[None]:
+    """Around the work of a command that writes one output, whole or not at all: Ctrl-C ends it with a line that says which."""
+    before = _state(output)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _state(output) != before:
+            raise click.Abort from TrailsError(f"interrupted; {output} is written and whole")
+        kept = "is as it was" if before else "was not written"
+        raise click.Abort from TrailsError(f"interrupted; {output} {kept}. Run the same command again to write it")
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file or a folder from one that took its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def on_terminal() -> bool:

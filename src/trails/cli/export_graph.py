@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, err, home_option, json_option, print_json, store_option
+from trails.cli.common import (
+    BarProgress,
+    echo,
+    err,
+    home_option,
+    interruptible,
+    json_option,
+    print_json,
+    store_option,
+)
 from trails.cli.scores import run_option, settings_for
 from trails.platform.text import counted
 
@@ -57,8 +66,14 @@ def command(
 
     chosen = format_of(output, asked)
     check_free(output, chosen, overwrite=overwrite)  # before the work, not after it
-    with Home(**settings_for(home, store)) as opened:
-        found = opened.export_graph(selection, output, chosen, run=run, tokens=tokens, overwrite=overwrite)
+    with (
+        interruptible(output),
+        BarProgress(quiet=as_json) as progress,
+        Home(**settings_for(home, store)) as opened,
+    ):
+        found = opened.export_graph(
+            selection, output, chosen, run=run, tokens=tokens, overwrite=overwrite, progress=progress
+        )
     if as_json:
         print_json(
             {

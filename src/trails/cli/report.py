@@ -7,7 +7,17 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option, with_home
+from trails.cli.common import (
+    echo,
+    err,
+    home_option,
+    interruptible,
+    json_option,
+    print_json,
+    settings_from,
+    store_option,
+    with_home,
+)
 from trails.platform.text import counted
 
 
@@ -60,7 +70,7 @@ def command(
     settings = settings_from(home=home, store=store)
     if course is not None and (selections or compare):
         raise UsageError("the page of a course has chains of its own. Leave selections and --compare out.")
-    with Home(home, **settings.model_dump(include={"store"})) as opened:
+    with interruptible(output), Home(home, **settings.model_dump(include={"store"})) as opened:
         if course is not None:
             written = course_page(opened, course, output, run=run, overwrite=overwrite)
         else:

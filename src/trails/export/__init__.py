@@ -78,7 +78,7 @@ def _export(
     writer, options = prepared.writer, prepared.options
     prepared.card.parent.mkdir(parents=True, exist_ok=True)
     with (
-        scratch_folder(prepared.card.parent, ".trails-export-") as folder,
+        scratch_folder(prepared.card.parent, f".{prepared.card.name}.trails-export-", alone_on=to) as folder,
         Spill(folder, [*writer.schema.names, *writer.reads, *PROVENANCE]) as spill,
         GramIndex(folder) as grams,
     ):

@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-import networkx as nx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 from trails.errors import StoreError, UsageError
 from trails.export.files import closing_writer
 from trails.export.subgraph import Part, Selection
-from trails.platform.files import refused, replacing_folder, write_atomic
+from trails.platform.files import refused, replacing, replacing_folder
 from trails.schema import NODE, RELATIONSHIP, Run, Trace, step_key
 from trails.store.bulk import importer_rows
 from trails.store.outputs import check_output
@@ -39,6 +40,8 @@ MAX_ELEMENTS = 1_000_000
 """Nodes and relationships above which XML is refused: the programs that read it hold the whole graph in memory."""
 
 _CHAINS_PER_BATCH = 500
+_TOKENS_PER_BATCH = 100_000
+_ROWS_AT_ONCE = 1_000
 _SHARED = ("Source", "Run", "Family")
 _LABELS = {"Chain": "source_id", "Step": "text", "Token": "piece", "Source": "name", "Run": "model", "Family": "name"}
 _RENAMED = {"start": "text_start", "end": "text_end"}
@@ -81,19 +84,21 @@ def write_graph(
     *,
     tokens: bool = True,
     overwrite: bool = False,
+    progress: Callable[[int], None] = lambda chains: None,
 ) -> GraphFiles:
-    """Write the selected part of the traces of one run. ``tokens`` keeps the tokens and their transitions; without them the
-    graph has chains, steps and what joins them. GEXF and GraphML are one file, Parquet is a folder of one file a table.
+    """Write the selected part of the traces of one run, block after block: memory does not grow with the selection.
+    ``tokens`` keeps the tokens and their transitions; without them the graph has chains, steps and what joins them. GEXF and
+    GraphML are one file, Parquet is a folder of one file a table. ``progress`` is told how many chains were written more.
 
     Of a chain that is selected in part, only the steps and tokens named are there, and the relationships between them.
     Raises UsageError for a target that exists, a selection without a measured chain, or XML of more than
-    :data:`MAX_ELEMENTS` elements; StoreError where it cannot be written: then what was there before is as it was, and nothing
-    else is left.
+    :data:`MAX_ELEMENTS` elements; StoreError where it cannot be written or another process is writing it: then what was there
+    before is as it was, and nothing else is left.
     """
     check_free(path, format, overwrite=overwrite)
     if not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
-    tables = _tables(traces, run, selection, tokens=tokens)
+    tables = _tables(traces, run, selection, tokens=tokens, progress=progress)
     first = next(tables, None)
     if first is None:
         raise UsageError(
@@ -132,7 +137,9 @@ def check_free(path: Path, format: GraphFormat, *, overwrite: bool) -> None:
             )
 
 
-def _tables(traces: Iterable[Trace], run: Run, selection: Selection, *, tokens: bool) -> Iterator[tuple[str, pa.Table]]:
+def _tables(
+    traces: Iterable[Trace], run: Run, selection: Selection, *, tokens: bool, progress: Callable[[int], None]
+) -> Iterator[tuple[str, pa.Table]]:
     """Rows by label and relationship, block after block, each row once."""
     shared: dict[str, set[str]] = {name: set() for name in _SHARED}
     block: list[Trace] = []
@@ -150,12 +157,15 @@ def _tables(traces: Iterable[Trace], run: Run, selection: Selection, *, tokens: 
                     table = table.filter(pc.invert(pc.is_in(table[column], value_set=gone)))
             if len(table):
                 yield name, table
+        progress(len(block))
 
+    size = 0
     for trace in traces:
         block.append(trace)
-        if len(block) == _CHAINS_PER_BATCH:
+        size += trace.n_tokens
+        if len(block) == _CHAINS_PER_BATCH or size >= _TOKENS_PER_BATCH:
             yield from flush()
-            block = []
+            block, size = [], 0
     if block:
         yield from flush()
 
@@ -194,37 +204,135 @@ def _parquet(tables: Iterator[tuple[str, pa.Table]], folder: Path) -> GraphFiles
 
 
 def _xml(tables: Iterator[tuple[str, pa.Table]], path: Path, format: GraphFormat) -> GraphFiles:
-    graph: Any = nx.MultiDiGraph()
+    """What begins the file names every property of it, and nodes stand before relationships: both wait in files without a
+    name beside it, which end with the process."""
+    kind = _Gexf() if format == "gexf" else _GraphMl()
     rows: dict[str, int] = {}
-    edges: list[tuple[str, str, dict[str, Any]]] = []
-    for name, table in tables:
-        rows[name] = rows.get(name, 0) + len(table)
-        if sum(rows.values()) > MAX_ELEMENTS:
-            raise UsageError(
-                f"the selection has more than {MAX_ELEMENTS:,} nodes and relationships, and {format} is read into memory "
-                "whole. Select less, leave the tokens out with --no-tokens, or write a folder of Parquet"
-            )
-        for row in table.to_pylist():
-            if name in NODE:
-                key = row.pop("id")
-                properties = _properties(row)
-                label = str(properties.get(_LABELS[name]) or key)
-                graph.add_node(_text(key), kind=name, label=label, **properties)
-            else:
-                start, end = _text(row.pop("start")), _text(row.pop("end"))
-                edges.append((start, end, {"kind": RELATIONSHIP[name].type} | _properties(row)))
-    for number, (start, end, properties) in enumerate(edges):  # after the nodes, which an edge would else make bare
-        graph.add_edge(start, end, key=f"e{number}", **properties)
-    if format == "gexf":
-        body = "\n".join(nx.generate_gexf(graph, version="1.3"))
-    else:  # as generate_graphml does, which ends a line at every carriage return of a text
-        writer = nx.GraphMLWriter(encoding="utf-8", prettyprint=True, named_key_ids=True)
-        writer.add_graph_element(graph)
-        body = str(writer)
-    text = f'<?xml version="1.0" encoding="utf-8"?>\n{body}\n'
-    # a parser reads a bare carriage return as a line feed; the marks of XML hold none
-    write_atomic(path, text.replace("\r", "&#13;").encode("utf-8"))
+    written = edges = 0
+    with (
+        replacing(path, alone=True) as temporary,
+        tempfile.TemporaryFile(dir=path.parent) as nodes_file,
+        tempfile.TemporaryFile(dir=path.parent) as edges_file,
+    ):
+        for name, table in tables:
+            rows[name] = rows.get(name, 0) + len(table)
+            written += len(table)
+            if written > MAX_ELEMENTS:
+                raise UsageError(
+                    f"the selection has more than {MAX_ELEMENTS:,} nodes and relationships, and {format} is read into "
+                    "memory whole. Select less, leave the tokens out with --no-tokens, or write a folder of Parquet"
+                )
+            for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+                if name in NODE:
+                    lines = [kind.node(name, row) for row in batch.to_pylist()]
+                else:
+                    lines = [kind.edge(name, row, edges + at) for at, row in enumerate(batch.to_pylist())]
+                    edges += len(lines)
+                (nodes_file if name in NODE else edges_file).write("".join(lines).encode("utf-8"))
+        with temporary.open("wb") as file:
+            _joined(file, kind.parts(), (nodes_file, edges_file))
     return GraphFiles(path, format, rows, ())
+
+
+def _joined(file: IO[bytes], parts: tuple[str, str, str], between: tuple[IO[bytes], IO[bytes]]) -> None:
+    for part, held in zip(parts, (*between, None), strict=True):
+        file.write(part.encode("utf-8"))
+        if held is not None:
+            held.seek(0)
+            shutil.copyfileobj(held, file, 2**20)
+
+
+_TYPES: Mapping[type, str] = {str: "string", bool: "boolean", int: "long", float: "double"}
+
+
+class _Xml:
+    """Nodes and relationships as elements. What has a property (``node``, ``edge``), its name and its type are noted at its
+    first value: both formats declare them before the first node. A parallel relationship is told apart by its id.
+    """
+
+    def __init__(self) -> None:
+        self._declared: dict[tuple[str, str, str], str] = {}
+
+    def node(self, name: str, row: dict[str, Any]) -> str:
+        """A row of a label, with its kind and a label."""
+        key = _text(row.pop("id"))
+        properties = _properties(row)
+        label = str(properties.get(_LABELS[name]) or key)
+        return f'<node id="{_attribute(key)}"{self.held("node", {"kind": name, "label": label} | properties)}</node>\n'
+
+    def edge(self, name: str, row: dict[str, Any], number: int) -> str:
+        """A row of a relationship, with its kind."""
+        start, end = (_attribute(_text(row.pop(end))) for end in ("start", "end"))
+        held = self.held("edge", {"kind": RELATIONSHIP[name].type} | _properties(row))
+        return f'<edge id="e{number}" source="{start}" target="{end}"{held}</edge>\n'
+
+    def values(self, of: str, properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Of every property the id of its declaration and its value."""
+        for name, value in properties.items():
+            key = (of, name, _TYPES[type(value)])
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            yield self._declared.setdefault(key, f"{of[0]}{len(self._declared)}"), text
+
+    def held(self, of: str, properties: dict[str, Any]) -> str:
+        """What stands between the name of an element and its end."""
+        raise NotImplementedError
+
+    def parts(self) -> tuple[str, str, str]:
+        """What stands before the nodes, between nodes and relationships, and behind them."""
+        raise NotImplementedError
+
+
+class _Gexf(_Xml):
+    def held(self, of: str, properties: dict[str, Any]) -> str:
+        label = f' label="{_attribute(properties.pop("label"))}"' if of == "node" else ""
+        values = (f'<attvalue for="{key}" value="{_attribute(v)}"/>' for key, v in self.values(of, properties))
+        return f"{label}><attvalues>{''.join(values)}</attvalues>"
+
+    def parts(self) -> tuple[str, str, str]:
+        declared = ""
+        for wanted in ("node", "edge"):
+            lines = [
+                f'<attribute id="{key}" title="{_attribute(name)}" type="{kind}"/>\n'
+                for (of, name, kind), key in self._declared.items()
+                if of == wanted
+            ]
+            declared += f'<attributes class="{wanted}" mode="static">\n{"".join(lines)}</attributes>\n'
+        return (
+            '<?xml version="1.0" encoding="utf-8"?>\n<gexf xmlns="http://gexf.net/1.3" version="1.3">\n'
+            f'<meta><creator>trails</creator></meta>\n<graph defaultedgetype="directed" mode="static">\n{declared}<nodes>\n',
+            "</nodes>\n<edges>\n",
+            "</edges>\n</graph>\n</gexf>\n",
+        )
+
+
+class _GraphMl(_Xml):
+    def held(self, of: str, properties: dict[str, Any]) -> str:
+        return ">" + "".join(f'<data key="{key}">{_content(v)}</data>' for key, v in self.values(of, properties))
+
+    def parts(self) -> tuple[str, str, str]:
+        keys = "".join(
+            f'<key id="{key}" for="{of}" attr.name="{_attribute(name)}" attr.type="{kind}"/>\n'
+            for (of, name, kind), key in self._declared.items()
+        )
+        return (
+            '<?xml version="1.0" encoding="utf-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n'
+            f'{keys}<graph edgedefault="directed">\n',
+            "",
+            "</graph>\n</graphml>\n",
+        )
+
+
+# a parser reads a bare carriage return as a line feed, and every white space of an attribute as a space
+_CONTENT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"})
+_ATTRIBUTE = _CONTENT | str.maketrans({'"': "&quot;", "\n": "&#10;", "\t": "&#9;"})
+
+
+def _content(text: str) -> str:
+    return text.translate(_CONTENT)
+
+
+def _attribute(text: str) -> str:
+    return text.translate(_ATTRIBUTE)
 
 
 def _properties(row: Mapping[str, Any]) -> dict[str, Any]:

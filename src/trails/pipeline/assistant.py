@@ -217,15 +217,17 @@ def serve(settings: Mapping[str, Any]) -> None:
     extra ``mcp``.
     """
     server, work = server_of(settings)
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # the thread that reads standard input would keep the process
-        signal.signal(signal.SIGINT, lambda *_: _end(130))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # the thread that reads standard input would keep the process
+            signal.signal(number, lambda number, _: _end(128 + number))
     try:
         server.run("stdio")
     except* BrokenPipeError:
         pass  # the client has gone
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if work.running:
         _end(0)
 

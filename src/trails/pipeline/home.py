@@ -17,7 +17,7 @@ from trails.measure.base import MeasureOptions, Segmented
 from trails.pipeline.loading import load_variants
 from trails.pipeline.measuring import segmented
 from trails.pipeline.opened import OpenHome
-from trails.pipeline.progress import Progress
+from trails.pipeline.progress import Progress, Silent
 from trails.platform.text import beginning, counted
 from trails.schema import Chain, family_key
 from trails.store.base import Result
@@ -85,6 +85,7 @@ class Home(OpenHome):
         run: str | None = None,
         tokens: bool = True,
         overwrite: bool = False,
+        progress: Progress | None = None,
     ) -> GraphFiles:
         """Write a selection as GEXF, GraphML or Parquet, by default as the ending of the file says; see
         :func:`trails.export.graph.write_graph`."""
@@ -93,7 +94,11 @@ class Home(OpenHome):
         of, chosen = self.run(run), self.select(selection)
         traces = self._traces.traces(of.id, chosen.chains)
         name = format or format_of(Path(to))
-        return write_graph(traces, of, chosen, Path(to), name, tokens=tokens, overwrite=overwrite)
+        told, there = progress or Silent(), self._traces.done(of.id)
+        told.begin("writing", len(there if chosen.chains is None else there & set(chosen.chains)))
+        return write_graph(
+            traces, of, chosen, Path(to), name, tokens=tokens, overwrite=overwrite, progress=told.advance
+        )
 
     def write_report(self, *selections: str, to: str | Path, **options: Any) -> Written:
         """Write one offline HTML file, as ``trails report`` does; see :func:`trails.pipeline.reporting.report`."""

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from trails.errors import StoreError
@@ -23,19 +23,23 @@ TEMPORARY = ".tmp"
 
 
 @contextmanager
-def replacing(path: Path, *, sweep: bool = True) -> Iterator[Path]:
+def replacing(path: Path, *, sweep: bool = True, alone: bool = False) -> Iterator[Path]:
     """Give the name of an empty temporary file beside ``path``; when the block ends it is flushed to the disk and renamed.
 
     Where the block raises, ``path`` stays as it was and the temporary file goes. ``sweep`` also removes the temporary files
     that killed writers of ``path`` left behind, not those of writers at work; it lists the folder once. The folder must exist.
+    ``alone`` raises StoreError where another process is at work on ``path``, however far it is.
     """
-    if sweep:
-        _remove_leftovers(path)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        with temporary.open("xb") as held:
-            with suppress(OSError):  # a file system without locks keeps its leftovers
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process: a leftover is known by it
+        with ExitStack() as stack:
+            with _alone_in(path.parent) if alone else nullcontext():
+                at_work = _remove_leftovers(path) if sweep or alone else []
+                if alone and at_work:
+                    raise _at_work(path)
+                held = stack.enter_context(temporary.open("xb"))
+                with suppress(OSError):  # a file system without locks keeps its leftovers
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process: a leftover is known by it
             yield temporary
             with temporary.open("rb+") as written:  # a library may have put another file under the name
                 os.fsync(written.fileno())
@@ -49,15 +53,25 @@ def replacing(path: Path, *, sweep: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _at_work(path: Path) -> StoreError:
+    return StoreError(f"another process is writing {path}. Wait until it has ended, or choose another name")
+
+
 @contextmanager
-def scratch_folder(beside: Path, prefix: str) -> Iterator[Path]:
+def scratch_folder(beside: Path, prefix: str, *, alone_on: Path | None = None) -> Iterator[Path]:
     """A new folder ``PREFIX…`` in the folder ``beside``, removed at the end. Those of killed processes are removed first: a
-    living process holds the lock on its own.
+    living process holds the lock on its own. ``alone_on``: who has such a folder writes that path; raises StoreError where
+    another process does.
     """
     with _alone_in(beside):
-        for left in beside.glob(f"{prefix}*"):
-            if left.is_dir() and not left.is_symlink() and _is_free(left):
-                shutil.rmtree(left, ignore_errors=True)
+        for left in beside.iterdir():
+            if not (left.name.startswith(prefix) and len(left.name) == len(prefix) + 8):
+                continue
+            if left.is_dir() and not left.is_symlink():
+                if _is_free(left):
+                    shutil.rmtree(left, ignore_errors=True)
+                elif alone_on is not None:
+                    raise _at_work(alone_on)
         folder = beside / f"{prefix}{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
         held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -73,16 +87,17 @@ def scratch_folder(beside: Path, prefix: str) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``folder``; when the block ends its files are flushed to the disk and it is renamed, in
-    the place of a folder that is there. Where the block raises, ``folder`` stays as it was and nothing else is left.
+    the place of a folder that is there. Where the block raises, ``folder`` stays as it was and nothing else is left. Raises
+    StoreError where another process is at work on it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.is_mount():  # what lies beside it lies on another disk
-        with scratch_folder(folder, ".trails-") as scratch:
+        with scratch_folder(folder, ".trails-", alone_on=folder) as scratch:
             yield scratch
             for path in scratch.iterdir():
                 path.replace(folder / path.name)
         return
-    with scratch_folder(folder.parent, f".{folder.name}.trails-") as scratch:
+    with scratch_folder(folder.parent, f".{folder.name}.trails-", alone_on=folder) as scratch:
         made, before = scratch / "made", scratch / "before"
         made.mkdir()
         yield made
@@ -227,12 +242,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
-def _remove_leftovers(path: Path) -> None:
+def _remove_leftovers(path: Path) -> list[str]:
+    """Remove the temporary files of killed writers of ``path``; return those of writers at work."""
+    at_work = []
     before, size = f"{path.name}.", len(path.name) + 9 + len(TEMPORARY)
     with os.scandir(path.parent) as entries:
         found = [e.path for e in entries if e.name.startswith(before) and e.name.endswith(TEMPORARY)]
     for name in found:
         if len(Path(name).name) == size:
             with suppress(OSError), Path(name).open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    at_work.append(name)
+                    continue
                 Path(name).unlink()
+    return at_work
