@@ -47,7 +47,8 @@ TIE = 1e-6
 class Drift(Finding):
     """Drift of one chain. ``values`` (n, L+1) is by position and layer (0 = input embeddings), ``curve`` (L+1,) its mean.
 
-    ``onset`` is the first layer of the new level, None when no change point stands out. ``paired`` tells whether two
+    ``n_tokens`` counts the chain's tokens, of which the first may have no
+    value. ``onset`` is the first layer of the new level, None when no change point stands out. ``paired`` tells whether two
     measurements were compared.
     """
 
@@ -62,6 +63,7 @@ class Drift(Finding):
     scores: tuple[Score, ...]
     withheld: tuple[Withheld, ...]
     pieces: tuple[str, ...]
+    n_tokens: int
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     def report(self) -> Report:
@@ -85,7 +87,14 @@ class Drift(Finding):
             self.scores,
             self.withheld,
             self.notes,
+            layers={self.chain: self._by_token()} if self.paired else {},
         )
+
+    def _by_token(self) -> Doubles:
+        """The values of every token (n, L+1); NaN where one has none."""
+        values = np.full((self.n_tokens, len(self.curve)), np.nan)
+        values[self.n_tokens - len(self.values) :] = self.values
+        return values
 
     def _verdict(self) -> str:
         what = f"the change between runs {self.run} and {self.other}" if self.paired else "drift"
@@ -150,6 +159,7 @@ def drift(trace: Trace, against: Trace | None = None, *, seed: int = 0) -> Drift
         scores,
         withheld,
         pieces,
+        trace.n_tokens,
         (note,),
     )
 

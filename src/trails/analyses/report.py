@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from trails.analyses.score import SCORE_COLUMNS, Score, Withheld, methods, score_record, score_rows, withheld_record
 from trails.errors import UsageError
-from trails.platform.arrays import Floats
+from trails.platform.arrays import Doubles, Floats
 from trails.platform.markup import HTML_ROWS, escaped, html_table
 from trails.platform.packages import package
 from trails.platform.text import counted
@@ -70,6 +70,7 @@ class Report:
     within the report (None: there is none of that name). ``commands`` are pairs of what a line does and the line to run.
     ``evidence`` names the scores that the verdict rests on; the terminal prints the others on request only (none named:
     all are printed). ``maps`` are values per token, nats, by chain and name: a page colours the chain's tokens by them.
+    ``layers`` are values (n, L+1) per token and layer (0 = input embeddings), by chain: a page draws them as a map.
 
     Raises ValueError for a report without a verdict, or when a fact, a table or a part has the name of another.
     """
@@ -85,6 +86,7 @@ class Report:
     parts: Mapping[str, Report | None] = field(default_factory=dict)
     evidence: tuple[str, ...] = ()
     maps: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
+    layers: Mapping[str, Doubles] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.verdict.strip():

@@ -18,7 +18,7 @@ from trails.export.subgraph import GAPS_ADVICE, is_selection
 from trails.pipeline.opened import OpenHome
 from trails.platform.text import agreeing, beginning, counted
 from trails.report.analysis import MAX_LINKED, named_chains, write_analysis
-from trails.report.html import MAX_CHAINS, Found, Written, check_free, write_report
+from trails.report.html import MAX_CHAINS, SKELETON, Found, Written, check_free, write_report
 from trails.schema import Run, Trace
 
 _GAPS = """
@@ -29,7 +29,7 @@ ORDER BY chain, step
 """
 _OVERLAPS = """
 MATCH (o:Overlap)-[i:IN]->(c:Chain)
-WHERE o.run = $run AND o.home = $home AND o.kind IN ['exact', 'masked']
+WHERE o.run = $run AND o.home = $home AND o.kind IN $kinds
 RETURN o.id AS id, o.kind AS kind, o.n_tokens AS n_tokens, o.n_chains AS n_chains, o.excess AS excess,
        o.control AS control, o.control_name AS control_name, c.id AS chain, i.first AS first, i.stop AS stop
 ORDER BY id, chain, first
@@ -174,8 +174,13 @@ def _chains(home: OpenHome, selections: Sequence[str]) -> set[str] | None:
 def _found(home: OpenHome, run: Run, notes: list[str], max_rows: int) -> Found:
     asked = {"run": run.id, "home": home.shards.identity().id}
     found: list[dict[str, list[dict[str, Any]]]] = []
-    for name, query in (("gaps", _GAPS), ("occurrences of overlaps", _OVERLAPS)):
-        rows = home.graph.run(query, asked, max_rows=max_rows)
+    for name, query, kinds in (
+        ("gaps", _GAPS, None),
+        ("occurrences of overlaps", _OVERLAPS, ["exact", "masked"]),
+        # asked for by themselves: many repeats of roles leave the room of the others alone
+        ("occurrences of repeats of roles", _OVERLAPS, [SKELETON]),
+    ):
+        rows = home.graph.run(query, asked | ({"kinds": kinds} if kinds else {}), max_rows=max_rows)
         if rows.truncated:
             notes.append(
                 f"The graph holds more {name} of this run than the {max_rows:,} that {agreeing(max_rows, 'was', 'were')} read; "
@@ -184,15 +189,18 @@ def _found(home: OpenHome, run: Run, notes: list[str], max_rows: int) -> Found:
         found.append({})
         for row in rows.dicts():
             found[-1].setdefault(row.pop("chain"), []).append(row)
-    gaps, overlaps = found
+    gaps, overlaps, roles = found
     if not gaps:
         notes.append(f"The graph holds no gaps of this run. {GAPS_ADVICE}")
     if not overlaps:
         notes.append(
             "The graph holds no exact and no masked overlaps: none were found, or none were looked for. Run: trails overlaps"
         )
-        kinds = home.graph.run(_KINDS, asked, max_rows=max_rows).dicts()
-        notes += [f"Overlaps of kind {row['kind']} are in the graph and not drawn." for row in kinds]
+    drawn = ("exact", "masked", SKELETON)
+    held = [row["kind"] for row in home.graph.run(_KINDS, asked, max_rows=max_rows).dicts()]
+    notes += [f"Overlaps of kind {kind} are in the graph and not drawn." for kind in held if kind not in drawn]
+    for chain, repeats in roles.items():
+        overlaps.setdefault(chain, []).extend(repeats)
     return Found(gaps, overlaps)
 
 

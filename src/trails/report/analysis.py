@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, score_rows
 from trails.platform.text import counted
@@ -95,7 +97,7 @@ def write_analysis(
         "subtitle": without_folders(subtitle),
         "left_out": notes,
         "run": told_run,
-        "report": _told(report, notes),
+        "report": _told(report, notes) | {"layers": _layers(report, blob, {chain["id"] for chain in chains})},
         "corpus": None,
         "chains": chains,
         "pieces": pieces,
@@ -103,6 +105,21 @@ def write_analysis(
     }
     data = write_page(path, record, blob, fallback=_fallback(report), overwrite=overwrite)
     return Written(path, data, len(chains), n_tokens, tuple(notes))
+
+
+def _layers(report: Report, blob: Blob, held: set[str]) -> dict[str, Any] | None:
+    """What the map of layers and tokens on the page of a drift shows; None for another analysis.
+
+    Its chain, the onset, and the values where it compares two measurements, to a thirty-thousandth of the largest.
+    """
+    chain = report.facts.get("chain")
+    if report.analysis != "drift" or chain not in held:
+        return None
+    found: dict[str, Any] = {"chain": chain, "onset": report.facts["onset"], "values": None, "scale": 1.0}
+    if (values := report.layers.get(chain)) is not None:
+        largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+        found |= {"values": blob.along("drift", values / largest * 30 + 32), "scale": largest / 30}
+    return found
 
 
 def _seams(report: Report) -> dict[str, list[dict[str, Any]]]:

@@ -16,7 +16,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import pairwise
@@ -32,6 +32,7 @@ from trails.measure.targets import has_map, kept_target
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import refused, write_atomic
 from trails.platform.text import agreeing, counted, jsonable, part_of
+from trails.report.drawings import histogram_drawing, roles_drawing
 from trails.report.portable import without_folders
 from trails.report.terminal import gradient_control, step_links
 from trails.report.words import filled, russian_html, sentences
@@ -202,8 +203,8 @@ def write_report(
     if after:
         second = next(iter(after.values())).run
         notes.append(
-            "The curve, the table of steps, the expected tokens and the page of the corpus are of the first run alone. What "
-            f"changed, by group and beside the noise floor, is told by: trails diff {run.id} {second}"
+            "Every other measure, the attention, the expected tokens and the summaries of the corpus are of the first run "
+            f"alone. What changed, by group and beside the noise floor, is told by: trails diff {run.id} {second}"
         )
     if places is not None:
         chains.sort(key=lambda chain: places[chain["id"]])
@@ -269,17 +270,52 @@ def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: s
 
 def script(views: Sequence[str]) -> str:
     """The script of a page with these views (``corpus``, ``report``, ``map``) beside that of a chain: the files as they are
-    written, less indentation, the lines that are comments, and the blanks around ``=>``, ``&&`` and ``===``,
-    inside braces and behind semicolons (no literal holds one of these with a blank)."""
+    written, less indentation, the lines that are comments, and blanks that separate nothing (:func:`_squeezed`)."""
     before, _, after = _asset("page.js").partition(PARTS_MARK)
     whole = before + "".join(_asset(f"{name}.js") for name in views) + after
     lines = (line.strip() for line in whole.splitlines())
-    kept = (
-        re.sub(r" (=>|&&|===) |({) | (})|(;) ", r"\1\2\3\4", line)
-        for line in lines
-        if line and not line.startswith("//")
-    )
-    return "\n".join(kept) + "\n"
+    kept = "\n".join(line for line in lines if line and not line.startswith("//")) + "\n"
+    # a line that ends with one of these goes on; no literal goes over two lines
+    return re.sub(r"(?<=[;{,(])\n", "", _squeezed(kept))
+
+
+_LITERAL = re.compile(
+    r"""(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|(?P<regex>(?<=[(,=:\[!&|?{};+])\s*/(?![/*])(?:\\.|\[(?:\\.|[^\]\\])*\]|[^/\\\n])+/)"""
+    r"""|(?P<template>`)|(?P<blank> +)|(?P<brace>[{}])"""
+)
+_TEMPLATE = re.compile(r"(?:\\.|\$(?!\{)|[^`\\$])*(`|\$\{)")
+
+
+def _squeezed(code: str) -> str:
+    """JavaScript less the blanks beside a sign, outside of texts, templates and regular expressions. A blank between two words,
+    or between two signs that would become another one (``+ +``, ``/ /``), is kept."""
+    out: list[str] = []
+    # of each template that is open, how many braces of its present expression are
+    braces: list[int] = []
+    at = 0
+    while found := _LITERAL.search(code, at):
+        out.append(code[at : found.start()])
+        at = found.end()
+        kind, text = found.lastgroup, found[0]
+        if kind == "blank":
+            left, right = code[found.start() - 1], code[at]
+            word = all(sign.isalnum() or sign in "_$" for sign in (left, right))
+            text = " " if word or (left == right and left in "+-/") else ""
+        elif kind == "brace" and braces:
+            braces[-1] += 1 if text == "{" else -1
+        elif kind == "regex":
+            text = text.lstrip()
+        out.append(text)
+        if kind == "template" or (kind == "brace" and text == "}" and braces and braces[-1] < 0):
+            if kind == "brace":
+                braces.pop()
+            rest = _TEMPLATE.match(code, at)
+            assert rest is not None, "a template ends"
+            out.append(rest[0])
+            at = rest.end()
+            if rest[1] != "`":
+                braces.append(0)
+    return "".join([*out, code[at:]])
 
 
 def _asset(name: str) -> str:
@@ -370,6 +406,7 @@ def chain_record(trace: Trace, run: Run, blob: Blob, after: Trace | None) -> dic
             "end": _utf16(chain.text, step.end),
             "tok": [int(first), int(last)],
             "surprisal": _mean(trace.surprisal[first:last]),
+            "after": None if after is None else _mean(after.surprisal[first:last]),
         }
         for step, (first, last) in zip((s.as_corrected for s in trace.steps), spans.tolist(), strict=True)
     ]
@@ -385,6 +422,7 @@ def chain_record(trace: Trace, run: Run, blob: Blob, after: Trace | None) -> dic
         "pieces": pieces,
         "steps": steps,
         "mean_surprisal": _mean(trace.surprisal),
+        "mean_after": None if after is None else _mean(after.surprisal),
         "controls": _controls(trace, run),
         "links": _links(trace),
         "gaps": [],
@@ -502,13 +540,19 @@ class _Facts:
             }
             for (a, b), count in sorted(self._pairs.items(), key=lambda item: (-item[1], item[0]))
         ]
+        roles = [{"role": role, "count": count} for role, count in self._roles.most_common()]
+        mean = self._sum / self._defined if self._defined else math.nan
+        uniform = math.log(self._run.vocab_size) if self._run.vocab_size else math.nan
+        edges, counts = self._edges.tolist(), self._counts.tolist()
         return {
             "n_chains": self.n_chains,
             "n_tokens": self.n_tokens,
-            "mean_surprisal": self._sum / self._defined if self._defined else math.nan,
-            "roles": [{"role": role, "count": count} for role, count in self._roles.most_common()],
+            "mean_surprisal": mean,
+            "roles": roles,
             "follows": follows,
-            "histogram": {"edges": self._edges.tolist(), "counts": self._counts.tolist()},
+            "histogram": {"edges": edges, "counts": counts},
+            "drawn_roles": roles_drawing(roles, follows),
+            "drawn_histogram": histogram_drawing(edges, counts, uniform, mean),
             "sources": [
                 {"source": name, "n_chains": int(n), "n_tokens": int(k), "surprisal": s / d if d else math.nan}
                 for name, (n, k, s, d) in sorted(self._sources.items(), key=lambda item: (-item[1][0], item[0]))
@@ -526,22 +570,28 @@ def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
     The report may be mailed: of chains that are not in it, no id and no text reaches the page, only how many there are.
     """
     gaps = []
-    holders: dict[str, dict[str, str]] = {}  # of each overlap the chains of the report, each with its own text
+    # of each overlap the chains of the report, each with its own text and its first token
+    holders: dict[str, dict[str, tuple[str, int]]] = {}
+    repeats = {chain["id"]: _in_tokens(found.overlaps.get(chain["id"], ()), chain["steps"]) for chain in chains}
     for chain in chains:
         chain["gaps"] = gap_marks(found.gaps.get(chain["id"], ()))
         gaps += [{"chain": chain["id"], **row} for row in found.gaps.get(chain["id"], ())]
-        for row in found.overlaps.get(chain["id"], ()):
-            text = "".join(chain["pieces"][row["first"] : row["stop"]])
-            holders.setdefault(str(row["id"]), {}).setdefault(chain["id"], text)
+        for row in repeats[chain["id"]]:
+            text = row.get("roles") or "".join(chain["pieces"][row["first"] : row["stop"]])
+            holders.setdefault(str(row["id"]), {}).setdefault(chain["id"], (text, row["first"]))
     for chain in chains:
-        rows = sorted(found.overlaps.get(chain["id"], ()), key=lambda row: -row["n_tokens"])
+        rows = sorted(repeats[chain["id"]], key=lambda row: (row["kind"] == SKELETON, -row["n_tokens"]))
         chain["overlaps"] = [
             {
                 "first": row["first"],
+                "stop": row["stop"],
+                "kind": row["kind"],
                 "said": _mark(row),
-                "others": [other for other in holders[str(row["id"])] if other != chain["id"]][:4],
+                "others": [
+                    [other, first] for other, (_, first) in holders[str(row["id"])].items() if other != chain["id"]
+                ][:4],
             }
-            for row in rows
+            for row in _apart(rows)
         ]
     gaps.sort(key=lambda row: (-row["score"], row["chain"], row["step"]))
     whole = {str(row["id"]): row for rows in found.overlaps.values() for row in rows}
@@ -557,7 +607,7 @@ def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
         overlaps += [
             {
                 "kind": kind,
-                "text": next(iter(holders[str(row["id"])].values())),
+                "text": next(iter(holders[str(row["id"])].values()))[0],
                 "n_tokens": row["n_tokens"],
                 "n_chains": row["n_chains"],
                 "chains": list(holders[str(row["id"])])[:3],
@@ -570,6 +620,34 @@ def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
         seams += [_worth(gaps[0]), RANKED]
     listed = [{name: row[name] for name in ("chain", "step", "score")} for row in gaps[:LISTED]]
     return {"seams": seams, "gaps": listed, "shared": shared, "overlaps": overlaps}
+
+
+SKELETON = "skeleton"
+"""Kind of the repeats of roles: they are counted in steps, and their text is names of roles."""
+
+
+def _in_tokens(rows: Iterable[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The repeats of a chain with their places in tokens. The graph has those of roles in steps: they gain the roles of these
+    steps, ``roles``."""
+    found: list[Mapping[str, Any]] = []
+    for row in rows:
+        if row["kind"] == SKELETON and (held := steps[row["first"] : row["stop"]]):
+            places = {"first": held[0]["tok"][0], "stop": held[-1]["tok"][1]}
+            row = {**row, **places, "roles": ">".join(step["role"] for step in held)}
+        found.append(row)
+    return found
+
+
+def _apart(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The repeats of a chain in their order, less the repeats of roles that touch an earlier one: brackets beside the steps
+    that overlap could not be told apart."""
+    taken: list[tuple[int, int]] = []
+    for row in rows:
+        if row["kind"] == SKELETON:
+            if any(row["first"] < stop and first < row["stop"] for first, stop in taken):
+                continue
+            taken.append((row["first"], row["stop"]))
+        yield row
 
 
 RANKED = "score: rank among all seams of this corpus, 0 to 1; one seam always has 1"
@@ -602,7 +680,8 @@ def _beside(row: Mapping[str, Any]) -> str:
 
 def _mark(row: Mapping[str, Any]) -> str:
     """A repeat in a chain. Coverage and control are those of all repeats of the kind: one repeat has none of its own."""
-    what = f"{row['kind']} repeat of {counted(row['n_tokens'], 'token')} in {counted(row['n_chains'], 'chain')}"
+    unit = "step" if row["kind"] == SKELETON else "token"
+    what = f"{row['kind']} repeat of {counted(row['n_tokens'], unit)} in {counted(row['n_chains'], 'chain')}"
     if row.get("excess") is None:
         return f"{what}; too few chains for a control"
     return f"{what}; coverage of this kind {_beside(row)}"
@@ -670,13 +749,16 @@ def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes:
     texts = woven.states["text"].to_pylist()
     labels: dict[int, str] = {at: texts[state] for at, state in enumerate(order[:MAX_LABELS].tolist())}
     paths = {}
+    visits: dict[str, tuple[Longs, Longs]] = {}
     number = {name: at for at, name in enumerate(corpus.chains)}
     passed: set[int] = set()
     for name, pieces in drawn.items():
         if (at := number.get(name)) is None:
             continue
-        path = place[woven.state_of[corpus.offsets[at] : corpus.offsets[at + 1]]]
+        passing = woven.state_of[corpus.offsets[at] : corpus.offsets[at + 1]]
+        path = place[passing]
         paths[name] = blob.sums("paths", path)
+        visits[name] = (passing, path)
         for last, here in enumerate(path.tolist(), 1):
             # the page makes the text of a state from the first chain that passes it, and this where that is another one
             if here not in passed and labels.get(here) == "".join(pieces[max(0, last - woven.k) : last]):
@@ -701,8 +783,50 @@ def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes:
         "k": woven.k,
         "text": labels,
         "paths": paths,
+        "meets": _meetings(visits, {name: drawn[name] for name in visits}, woven.k),
         "verdict": verdict,
     }
+
+
+def _meetings(
+    visits: Mapping[str, tuple[Longs, Longs]], drawn: Mapping[str, Sequence[str]], k: int
+) -> list[dict[str, Any]]:
+    """Where drawn chains meet: stretches of states that the same two or more of them pass, the largest first (chains times
+    tokens); at most :data:`LISTED`. ``visits`` holds of every chain its states and their places on the map (n,).
+    """
+    holders: dict[int, dict[str, int]] = {}
+    for name, (states, _) in visits.items():
+        for at, state in enumerate(states.tolist()):
+            holders.setdefault(state, {}).setdefault(name, at)
+    found: list[dict[str, Any]] = []
+    told: set[int] = set()
+    for name, (states, places) in visits.items():
+        path = states.tolist()
+        begin = 0
+        while begin < len(path):
+            chains = holders[path[begin]].keys()
+            end = begin + 1
+            while end < len(path) and holders[path[end]].keys() == chains:
+                end += 1
+            if len(chains) > 1 and path[begin] not in told:
+                pieces = drawn[name][max(0, begin + 1 - k) : end]
+                listed = list(holders[path[begin]].items())[:MEETING_CHAINS]
+                found.append(
+                    {
+                        "text": "".join(pieces),
+                        "n_tokens": len(pieces),
+                        "n_chains": len(chains),
+                        "chains": [[other, at] for other, at in listed],
+                        "state": int(places[begin]),
+                    }
+                )
+            told.update(path[begin:end])
+            begin = end
+    return sorted(found, key=lambda row: (-row["n_chains"] * row["n_tokens"], row["text"]))[:LISTED]
+
+
+MEETING_CHAINS = 8
+"""Chains of a meeting that are named; all are counted."""
 
 
 def _beside_control(score: Score) -> str:

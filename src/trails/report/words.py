@@ -39,9 +39,14 @@ def filled(text: str, slots: Sequence[str]) -> str:
         if found[1] is not None:
             return found[1].split("|")[_form(slots[max(at, 0)])]
         at += 1
-        return slots[at]
+        return grouped(slots[at])
 
     return _PLACES.sub(put, text)
+
+
+def grouped(text: str) -> str:
+    """Thousands with a blank that does not break between them, as Russian writes them: ``12,345`` as ``12 345``."""
+    return re.sub(r"(\d),(?=\d{3}(?!\d))", "\\1\u00a0", text)
 
 
 def _form(number: str) -> int:
@@ -64,8 +69,10 @@ def in_russian(text: str) -> list[tuple[str, bool]]:
     template = SLOT.sub(lambda slot: "@" if len(slot[0]) == 17 and not slot[0][0].isdigit() else "#", text)
     if template in sentences():
         return [(filled(sentences()[template], found), True)]
-    if _AS_IT_IS.fullmatch(text) or not re.search("[a-z]{2}", SLOT.sub("", text), re.IGNORECASE):
+    if _AS_IT_IS.fullmatch(text):
         return [(text, True)]
+    if not re.search("[a-z]{2}", SLOT.sub("", text), re.IGNORECASE):
+        return [(grouped(text), True)]
     clauses = next((parts for at in _CLAUSES if len(parts := at.split(text)) > 1), None)
     return [part for clause in clauses for part in in_russian(clause)] if clauses else [(text, False)]
 

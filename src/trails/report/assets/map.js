@@ -1,11 +1,12 @@
 // The map of states: points and lines by WebGL2, labels and a followed chain on a canvas above. A part of page.js.
 views.map = () => {
-  const M = D.map, T = [], [N, S, E, W] = ["n_chains", "start", "end", "count"].map((k) => array(M[k])), [X, Y] = ["x", "y"].map((k) => array(M[k]).map((v) => v / 32.767 - 1)), gl = h("canvas", { id: "gl" }), top = h("canvas"), box = h("div.mapbox", { tabIndex: 0 }, gl, top),
-    find = h("input", { type: "search", placeholder: t`search`, id: "find" }), info = h("span.small"), label = (i) => shown(T[i] || ""),
-    follow = h("select", { id: "follow" }, option("", `${t`follow`}: ${t`none`}`), D.chains.filter((c) => M.paths[c.id]).map((c) => option(c.id, `${c.source} ${c.source_id}`)));
+  const M = D.map, T = [], [N, S, E, W] = ["n_chains", "start", "end", "count"].map((k) => array(M[k])), [X, Y] = ["x", "y"].map((k) => array(M[k]).map((v) => v / 32.767 - 1)), gl = h("canvas", { id: "gl" }), top = h("canvas"), box = h("div.mapbox", { tabIndex: 0, role: "group", ariaLabel: t`map` }, gl, top),
+    find = h("input", { type: "search", placeholder: t`search`, ariaLabel: t`search`, id: "find" }), next = h("button", { id: "next", type: "button", disabled: true }, t`next`), info = h("span.small"), label = (i) => shown(T[i] || ""),
+    follow = h("select", { id: "follow", ariaLabel: t`follow` }, option("", `${t`follow`}: ${t`none`}`), D.chains.filter((c) => M.paths[c.id]).map((c) => option(c.id, `${c.source} ${c.source_id}`)));
   for (const c of D.chains) if (M.paths[c.id]) array(M.paths[c.id]).forEach((s, i) => T[s] ??= c.pieces.slice(max(0, i + 1 - M.k), i + 1).join(""));
   set(T, M.text);
-  show("wide", section(t`map`, small(said(M.verdict), " " + t`maphelp`), h("div.bar", find, follow, info), box));
+  show("wide", section(t`map`, small(said(M.verdict)), small(t`maphelp`), h("div.bar", find, next, follow, info), box),
+    section(t`meets`, M.meets[0] ? table([t`text`, t`inchains`, t`chains`, ""], M.meets.map((m) => [own(m.text.trim() ? m.text : visible(m.text)), m.n_chains, h("span", m.chains.map(([id, at]) => [link(id, id.slice(0, 8), at), " "]), m.n_chains > m.chains.length && "…"), m.state >= 0 && h("button", { type: "button", onclick: () => { seek([m.state]); box.scrollIntoView({ block: "center" }); } }, t`onmap`)])) : small(t`nomeets`)));
   let zx = 0.92, zy = 0.92, ox = 0, oy = 0, frame = 0, budget = min(S.length, 40000), path, drag, hit = -1;
   const G = gl.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
   info.textContent = `${count("states", X.length)}, ${count("trails", S.length)}` + (G ? "" : " · canvas 2D");
@@ -58,6 +59,7 @@ views.map = () => {
       if (i !== hit && used.some(([p, q, z]) => abs(q - b) < 15 && from < p + z && p < from + wide)) continue;
       used.push([from, b, wide]); x.fillStyle = bg; x.globalAlpha = 0.8; x.fillRect(from, b - 8, wide - 4, 16); x.globalAlpha = 1; x.fillStyle = i === hit ? warn : fg; x.fillText(text, from + 3, b);
     }
+    if (hit >= 0) { x.strokeStyle = warn; x.lineWidth = 2; x.beginPath(); x.arc(sx(hit), sy(hit), 9, 0, 7); x.stroke(); }
     const took = performance.now() - began;
     top.dataset.frame = took.toFixed(1);
     if (took > 40 && budget > 4000) budget = floor(budget * 0.7); else if (took < 12) budget = min(S.length, Math.ceil(budget * 1.3));
@@ -75,11 +77,23 @@ views.map = () => {
     if (best >= 0) info.textContent = `${visible(label(best))} · ${count("nchains", N[best])}`;
   });
   on(box, "keydown", (e) => {
-    const step = { Left: [0.1, 0], Right: [-0.1, 0], Up: [0, -0.1], Down: [0, 0.1] }[e.key.slice(5)], factor = { "+": 1.25, "=": 1.25, "-": 0.8 }[e.key];
-    if (step) move(...step); else if (factor) zoom(factor, [w / 2, tall / 2]); else return;
+    const step = ARROWS[e.key], factor = { "+": 1.25, "=": 1.25, "-": 0.8 }[e.key];
+    if (step) move(step[0] / -10, step[1] / -10); else if (factor) zoom(factor, [w / 2, tall / 2]); else return;
     e.preventDefault();
   });
-  on(find, "input", () => { const q = find.value.toLowerCase(); const hits = q ? Object.keys(T).filter((i) => T[i]?.toLowerCase().includes(q)) : []; hit = +(hits[0] ?? -1); info.textContent = q && count("states", hits.length); if (hit >= 0) [ox, oy] = [-X[hit] * zx, -Y[hit] * zy]; ask(); });
+  // one of the states found after the other, each in the middle
+  let hits = [], turn = -1;
+  const advance = () => {
+    hit = hits[turn = (turn + 1) % hits.length] ?? -1;
+    info.textContent = hit < 0 ? find.value && count("states", 0) : `${turn + 1} / ${count("states", hits.length)} · ${visible(label(hit))} · ${count("nchains", N[hit])}`;
+    next.disabled = hits.length < 2;
+    if (hit >= 0) [ox, oy] = [-X[hit] * zx, -Y[hit] * zy];
+    ask();
+  },
+    seek = (found) => { hits = found; turn = -1; advance(); };
+  on(find, "input", () => { const q = find.value.toLowerCase(); seek(q ? Object.keys(T).filter((i) => T[i]?.toLowerCase().includes(q)).map(Number) : []); });
+  on(find, "keydown", (e) => { if (e.key === "Enter") advance(); });
+  on(next, "click", advance);
   on(follow, "change", () => { path = follow.value && array(M.paths[follow.value]); ask(); });
   ui.redraw = ask; draw();
 };

@@ -32,7 +32,8 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   option = (value, text, selected) => h("option", { value, selected }, text),
   small = (...kids) => h("p.small dim", ...kids),
   bounds = (e) => e.getBoundingClientRect(), pen = (canvas) => canvas.getContext("2d"),
-  link = (id, text) => h("a", { href: "#chain/" + id }, text || id),
+  // to a chain, or to one of its tokens
+  link = (id, text, at) => h("a", { href: "#chain/" + id + (at >= 0 ? "/" + at : "") }, text || id),
   // control characters are shown, never sent
   shown = (s) => s.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => `‹U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}›`),
   // a token alone: a line feed, a blank and nothing are seen
@@ -42,14 +43,16 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   // a long name without a blank may break behind > and / and behind its first 18 letters, and ids of chains that the page holds are links
   linked = (s) => s.split(/\b(c[0-9a-f]{16})\b|(?<=[>/]|\w{18})/).map((part, i) => part && (part.length === 17 && D.chains.some((c) => c.id === part) ? link(part) : [i > 0 && h("wbr"), shown(part)])),
   // a text with its numbers and ids; [one|few|many] is the form of a word with the last number before it, or else the first
-  fill = (text, slots, at = -1) => text.replace(/[#@]|\[([^\]|]*\|[^\]]*)\]/g, (_, forms) => forms ? forms.split("|")[{ one: 0, many: 2 }[new Intl.PluralRules(page.lang).select(slots[max(at, 0)].replace(/,/g, ""))] ?? 1] : slots[++at]),
+  fill = (text, slots, at = -1) => text.replace(/[#@]|\[([^\]|]*\|[^\]]*)\]/g, (_, forms) => forms ? forms.split("|")[{ one: 0, many: 2 }[new Intl.PluralRules(page.lang).select(slots[max(at, 0)].replace(/,/g, ""))] ?? 1] : grouped(slots[++at])),
+  // thousands stand apart: by a comma in English, by a blank that does not break in Russian
+  grouped = (s) => lang ? s.replace(/(\d),(?=\d{3}(?!\d))/g, "$1\u00a0") : s,
   count = (key, n) => fill(t(key), [n.toLocaleString("en")]),
   // what the program says, in the reader's language where the table of words has it (numbers stand there as #, ids as @), else
   // clause by clause, and marked as English where it has not; commands, options, names with _ or / and “quotations” stay as they are
   SLOT = /\b[a-z][0-9a-f]{16}\b|\d[\d,.]*\d|\d/g,
   said = (s) => {
-    const slots = s.match(SLOT) || [], w = lang && D.said[s.replace(SLOT, (m) => m[16] && m[0] > "9" ? "@" : "#")], clauses = [/(“[^”]*”| → )/, /([;:] | · )/, /(, )/].map((at) => s.split(at)).find((c) => c[1]);
-    if (!lang || w || /^((trails |--).*|\S*[_/]\S*|“[^”]*”)$/s.test(s) || !/[a-z]{2}/i.test(s.replace(SLOT, ""))) return linked((w ? fill(w, slots) : s).replace(/ %/g, "\u00a0%"));
+    const slots = s.match(SLOT) || [], w = lang && D.said[s.replace(SLOT, (m) => m[16] && m[0] > "9" ? "@" : "#")], clauses = [/(“[^”]*”| → )/, /([;:] | · )/, /(, )/].map((at) => s.split(at)).find((c) => c[1]), plain = !lang || /^((trails |--).*|\S*[_/]\S*|“[^”]*”)$/s.test(s);
+    if (w || plain || !/[a-z]{2}/i.test(s.replace(SLOT, ""))) return linked((w ? fill(w, slots) : plain ? s : grouped(s)).replace(/ %/g, "\u00a0%"));
     return clauses ? clauses.map(said) : h("span", { lang: "en" }, linked(s));
   },
   // a noise floor is not 0: small values keep two digits
@@ -106,6 +109,7 @@ const pixels = (colour) => Uint32Array.from({ length: 256 }, (_, i) => { const [
 const FONT = "12px system-ui,sans-serif", SCALARS = ["surprisal", "entropy", "rank", "logit_shift", "margin", "gradient_effect", "gradient_norm"], HIDDEN = "hidden_shift", LAYERED = ["attention_shift", HIDDEN],
   UNIT = { rank: "items", gradient_norm: "slope", "gradient norm": "slope", logit_shift: "share", attention_shift: "share", hidden_shift: "cos" },
   unit = (m) => t(UNIT[m] || "nats"),
+  ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] },
   cache = new Map();
 function chainOf(id) {
   const c = cache.get(id) || D.chains.find((x) => x.id === id);
@@ -133,6 +137,8 @@ function values(c, m, layer, minus, from = 0, to = c.n) {
     return sum / n;
   });
 }
+// the colours of a scale between its ends
+const key = (e, colour, low, high) => e.replaceChildren(low, ...[0, 1, 2, 3, 4, 5].map((i) => { const b = h("i"); b.style.background = css(colour(i / 5)); return b; }), high);
 // where nothing is finite the ends are undefined and every share is NaN
 function scaleOf(v, both) {
   const f = finite(v).sort(), q = (p) => f[min(f.length - 1, floor(p * f.length))];
@@ -142,12 +148,12 @@ function scaleOf(v, both) {
 
 // ---- chain -----------------------------------------------------------------------------------------------------------
 const stepOf = (c, i) => c.steps.findIndex((s) => i >= s.tok[0] && i < s.tok[1]);
-views.chain = (id) => {
+views.chain = (id, at) => {
   const c = chainOf(id), left = h("div"), aside = h("aside", { id: "detail", ariaLive: "polite" });
   if (!c) { show("", h("p.warn", id)); return; }
   show("", left, aside);
-  const { maps } = c, measures = [...SCALARS, ...LAYERED].filter((m) => c.a[m]).concat(maps, c.a.surprisal_after ? ["change"] : []);
-  if (!measures.includes(ui.measure)) ui.measure = maps[0] || (c.a.surprisal_after ? "change" : "surprisal");
+  const { maps } = c, after = c.a.surprisal_after, measures = [...SCALARS, ...LAYERED].filter((m) => c.a[m]).concat(maps, after ? ["change"] : []);
+  if (!measures.includes(ui.measure)) ui.measure = maps[0] || (after ? "change" : "surprisal");
   const pick = h("select", { id: "measure" }, measures.map((m) => option(m, t(m), m === ui.measure))),
     layer = slider("layer", 0, D.run.n_layers, 0), which = h("span.small"),
     minus = h("input", { type: "checkbox", id: "minus", checked: ui.minus }), legend = h("span.legend"), note = small({ id: "note" }),
@@ -156,18 +162,20 @@ views.chain = (id) => {
   left.append(
     section(own(c.source + " · " + c.source_id), small(`${c.id} · ${count("ntokens", c.n)} · ${count("nsteps", c.steps.length)} · ${D.run.model} · ${t`run`} ${D.run.id}`),
       ["question", "answer"].map((key) => c[key] && h("details", h("summary", t(key)), h("p", own(c[key]))))),
-    section("", h("div.bar", h("label", t`measure`, pick), layers, less, legend, h("span.small dim", t`ends`)), strip, note));
+    section("", h("div.bar", h("label", t`measure`, pick), layers, less, legend, h("span.small dim", t`ends`)), strip, note,
+      c.overlaps[0] && small(`${t`overlaps`}: `, [...new Set(c.overlaps.map((o) => o.kind))].map((kind) => [h("span.tok " + kind, said(kind)), " "]))));
   let v, scale, colour;
   // the strip: only the blocks near the view hold their tokens
-  const BLOCK = 48, edges = new Set(c.steps.map((s) => s.tok[0])), blocks = [],
+  const kinds = c.pieces.map(() => ""), BLOCK = 48, edges = new Set(c.steps.map((s) => s.tok[0])), blocks = [],
     paint = (span) => { const i = +span.dataset.i, k = colour(scale.share(v[i])); span.style.backgroundColor = css(k); span.style.color = ink(k); span.dataset.value = v[i]; },
-    fill = (b) => {
+    pour = (b) => {
       if (b.firstChild) return;
       b.style.height = ""; b.className = "block";
-      for (let i = b.from; i < b.to; i++) { const s = h("span.tok" + (edges.has(i) ? " edge" : "") + (i === ui.token ? " on" : ""), { data: { i } }, shown(c.pieces[i])); paint(s); b.append(s); }
+      for (let i = b.from; i < b.to; i++) { const s = h("span.tok" + (edges.has(i) ? " edge" : "") + kinds[i] + (i === ui.token ? " on" : ""), { data: { i } }, shown(c.pieces[i])); paint(s); b.append(s); }
     },
     drain = (b, height) => { if (!b.firstChild || c.n <= 480) return; b.replaceChildren(); b.className = "empty"; b.style.height = max(20, height) + "px"; },
-    watch = new IntersectionObserver((list) => { for (const e of list) (e.isIntersecting ? fill : drain)(e.target, e.boundingClientRect.height); }, { root: strip, rootMargin: "200px" });
+    watch = new IntersectionObserver((list) => { for (const e of list) (e.isIntersecting ? pour : drain)(e.target, e.boundingClientRect.height); }, { root: strip, rootMargin: "200px" });
+  for (const o of c.overlaps) for (let i = o.first; i < o.stop; i++) kinds[i] += " " + o.kind;
   for (let from = 0; from < c.n; from += BLOCK) blocks.push(h("div.empty", { from, to: min(c.n, from + BLOCK) }));
   strip.append(...blocks);
   const refresh = () => {
@@ -183,9 +191,9 @@ views.chain = (id) => {
     scale = scaleOf(v, both); colour = palette(both);
     for (const s of strip.querySelectorAll(".tok")) paint(s);
     const whole = m === "rank" ? 0 : 3;
-    legend.replaceChildren(fmt(scale.low, whole), ...[0, 1, 2, 3, 4, 5].map((i) => { const b = h("i"); b.style.background = css(colour(i / 5)); return b; }), fmt(scale.high, whole) + " " + unit(m));
+    key(legend, colour, fmt(scale.low, whole), fmt(scale.high, whole) + " " + unit(m));
     const f = finite(v), mean = f.reduce((a, b) => a + b, 0) / f.length;
-    note.replaceChildren(h("span", `${t(m)} ${fmt(mean)} ${unit(m)} / ${t`token`.toLowerCase()} · `, control && [said(control.name), control.value !== null && ": " + fmt(base && ui.layer !== null ? base[ui.layer] : control.value), base && ui.minus && t`subtracted`, " · "], `${t`floor`}: ${noise?.toExponential(1) ?? t`notmeasured`}`));
+    note.replaceChildren(h("span", `${t(m)} ${fmt(mean)} ${unit(m)} / ${t`token`.toLowerCase()} · `, control && [said(control.name), control.value !== null && ": " + fmt(base && ui.layer !== null ? base[ui.layer] : control.value), base && ui.minus && t`subtracted`, " · "], `${t`floor`}: ${noise?.toExponential(1) ?? t`notmeasured`}`, m === "change" && noise != null && " · " + fill(t`moved`, [f.filter((x) => abs(x) > noise).length, f.length].map(String))));
     heat(); detail(ui.token);
   },
     detail = (i) => {
@@ -195,7 +203,7 @@ views.chain = (id) => {
       which = (m) => LAYERED.includes(m) ? `, ${m === ui.measure && ui.layer !== null ? `${t`layer`} ${ui.layer}` : t`mean`}` : "",
       all = measures.flatMap((m) => number(`${t(m)}${which(m)}, ${unit(m)}`, m, m === ui.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : null));
     aside.append(h("p", h("code", own(visible(c.pieces[i]))), h("span.dim small", `  ${t`position`} ${i}${s >= 0 ? ` · ${t`step`} ${s} ${c.steps[s].role}` : ""}`)),
-      h("dl", h("dt", t`p`), h("dd", pct(100 * Math.exp(-c.a.surprisal[i]))), all, c.a.surprisal_after && number(`${t`surprisal`} ${t`after`}`, "after", c.a.surprisal_after[i])));
+      h("dl", h("dt", t`p`), h("dd", pct(100 * Math.exp(-c.a.surprisal[i]))), all, after && number(`${t`surprisal`} ${t`after`}`, "after", after[i])));
     if (top) {
       const k = top.length / c.n, alt = h("div.alt");
       for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(visible(D.pieces[top[at]] ?? "#" + top[at])))), h("span.small", pct(10 * c.a.top_share[at])));
@@ -204,62 +212,94 @@ views.chain = (id) => {
     const best = c.links.find((l) => l[0] === s);
     if (best && best[2] > best[3]) aside.append(h("p.small", `${t`looks`} ${best[1]}: ${fmt(best[2])} (${t`even`} ${fmt(best[3])})`));
   },
-    mark = (i) => { strip.querySelector(".on")?.classList.remove("on"); ui.token = i; const s = strip.querySelector(`[data-i="${i}"]`); s?.classList.add("on"); detail(i); return s; };
+    span = (i) => { pour(blocks[floor(i / BLOCK)]); return strip.querySelector(`[data-i="${i}"]`); },
+    mark = (i) => { strip.querySelector(".on")?.classList.remove("on"); ui.token = i; span(i).classList.add("on"); detail(i); },
+    reach = (i) => { mark(i); span(i).scrollIntoView({ block: "nearest" }); };
   on(strip, "pointerover", (e) => { const { i } = e.target.dataset; if (i) mark(+i); });
   on(strip, "keydown", (e) => {
-    const d = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -1e9, End: 1e9 }[e.key], i = max(0, min(c.n - 1, max(0, ui.token) + d));
-    if (!d) return;
-    e.preventDefault(); fill(blocks[floor(i / BLOCK)]); mark(i).scrollIntoView({ block: "nearest" });
+    const now = max(0, ui.token), d = ARROWS[e.key];
+    let i = { Home: 0, End: c.n - 1 }[e.key] ?? (d && now + d[0]);
+    if (i == null) return;
+    e.preventDefault();
+    if (d?.[1]) {
+      // the token of the next line that stands above or below this one
+      const from = bounds(span(now)), up = d[1] > 0, over = (b) => up ? b.bottom <= from.top && b.left <= from.left : b.top >= from.bottom && b.right > from.left;
+      for (i = now - d[1]; i in c.pieces && !over(bounds(span(i))); i -= d[1]);
+    }
+    reach(i in c.pieces ? i : now);
   });
   for (const e of [pick, minus]) on(e, "change", () => { ui.measure = pick.value; ui.minus = minus.checked; refresh(); });
   on(layer, "input", () => { ui.layer = +layer.value; refresh(); });
-  const steps = stepsOf(c), curve = h("canvas"), cvs = h("canvas.cells"), readout = small(), hot = section(t`heat`, h("div.scroll", cvs), readout);
-  left.append(section([h("span.ov", t`surprisal`), " ", h("span.dim", t`entropy`)], curve), steps.node, hot);
+  const steps = stepsOf(c), curve = h("canvas", { role: "img", ariaLabel: t`surprisal` }), hot = layerMap(c, t`heat`, D.report?.layers?.chain === id ? D.report.layers.onset : null);
+  left.append(section([h("span.ov", t`surprisal` + (after ? " " + t`after` : "")), " ", h("span.dim", after ? t`before` : t`entropy`), after && h("span.small dim", " · " + t`changebars`)], curve), steps.node, hot.node);
   const heat = () => {
-    const m = LAYERED.includes(ui.measure) ? ui.measure : "attention_shift", dv = m === HIDDEN && ui.minus;
-    if (hot.hidden = !c.a[m]) return;
-    const L = columns(m), cw = max(2, min(10, floor(1100 / c.n))), n = min(c.n, floor(16000 / cw)), a = layered(c, m, ui.minus), s = scaleOf(a, dv), ink = pixels(palette(dv)), what = t(m) + ` (${unit(m)})`;
-    // a pixel for every value, enlarged by the style
-    size(cvs, n, L, n * cw, L * 6);
-    const x = pen(cvs), image = x.createImageData(n, L), out = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < n; i++) for (let l = 0; l < L; l++) out[(L - 1 - l) * n + i] = ink[round(255 * s.share(a[i * L + l]))];
-    x.putImageData(image, 0, 0);
-    readout.textContent = `${what}, ${fmt(s.low, 3)} … ${fmt(s.high, 3)} (${t`ends`})` + (n < c.n ? ` · 1–${n} / ${c.n}` : "");
-    cvs.onpointermove = (e) => { const i = floor(e.offsetX / cvs.offsetWidth * n), l = L - 1 - floor(e.offsetY / cvs.offsetHeight * L); if (i < n && l >= 0) readout.textContent = `${what} · ${t`layer`} ${l + 1 - L + D.run.n_layers} · ${t`position`} ${i} ${visible(shown(c.pieces[i]))}: ${fmt(a[i * L + l], 3)}`; };
+    const m = LAYERED.includes(ui.measure) ? ui.measure : "attention_shift";
+    if (!(hot.node.hidden = !c.a[m])) hot.draw(layered(c, m, ui.minus), columns(m), t(m === HIDDEN && ui.minus ? "minuspairs" : m), unit(m), m === HIDDEN && ui.minus);
   };
   for (const b of blocks) watch.observe(b);
   refresh();
-  ui.whole = () => blocks.forEach(fill);
+  ui.whole = () => blocks.forEach(pour);
   const drawCurve = () => {
-    const w = max(300, left.clientWidth), r = devicePixelRatio, uniform = D.run.uniform || 0;
+    const w = max(300, left.clientWidth), r = devicePixelRatio, uniform = D.run.uniform || 0, tall = after ? 250 : 150;
     // a token may cost more than a guess
-    const high = c.a.surprisal.reduce((m, z) => (z > m ? z : m), max(1, uniform));
-    size(curve, w * r, 150 * r, w, 150);
-    const x = pen(curve), px = (i) => 34 + (w - 44) * (c.n > 1 ? i / (c.n - 1) : 0), py = (z) => 134 - 122 * z / high,
-      line = (style, width, points) => { x.strokeStyle = tint(style); x.lineWidth = width; x.beginPath(); let down; for (const [a, b] of points) { if (b === b) x[down ? "lineTo" : "moveTo"](a, b); down = b === b; } x.stroke(); };
-    x.scale(r, r); x.font = FONT; x.fillStyle = tint("dim");
-    x.setLineDash([4, 4]); line("line", 1, [[34, py(uniform)], [w - 10, py(uniform)]]); x.setLineDash([]);
+    const high = [...c.a.surprisal, ...after || []].reduce((m, z) => (z > m ? z : m), max(1, uniform));
+    size(curve, w * r, tall * r, w, tall);
+    const x = pen(curve), px = (i) => 34 + (w - 44) * (c.n > 1 ? i / (c.n - 1) : 0), py = (z) => 134 - 122 * z / high, paintIn = (style) => x.fillStyle = x.strokeStyle = tint(style),
+      line = (style, width, points) => { paintIn(style); x.lineWidth = width; x.beginPath(); let down; for (const [a, b] of points) { if (b === b) x[down ? "lineTo" : "moveTo"](a, b); down = b === b; } x.stroke(); };
+    x.scale(r, r); x.font = FONT; paintIn("dim");
+    x.setLineDash([4, 4]); line("line", 1, [[34, py(uniform)], [w - 10, py(uniform)]]); x.setLineDash([]); paintIn("dim");
     x.fillText(`${t`uniform`} ${uniform.toFixed(2)}`, 38, py(uniform) - 3); x.fillText("0", 22, 136);
     if (high > 1.05 * uniform) x.fillText(high.toFixed(1), 6, 16);
-    for (const s of c.steps.slice(1)) line("line", 1, [[px(s.tok[0]), 10], [px(s.tok[0]), 134]]);
-    for (const [key, width, style] of [["entropy", 1, "dim"], ["surprisal", 1.6, "mark"]]) line(style, width, Array.from(c.a[key], (z, i) => [px(i), py(z)]));
+    for (const s of c.steps.slice(1)) line("line", 1, [[px(s.tok[0]), 10], [px(s.tok[0]), tall - 16]]);
+    for (const [key, width, style] of [[after ? "surprisal" : "entropy", 1, "dim"], [after ? "surprisal_after" : "surprisal", 1.6, "mark"]]) line(style, width, Array.from(c.a[key], (z, i) => [px(i), py(z)]));
+    if (!after) return;
+    // the change below: a bar for every token, and the noise floor as a band around 0
+    const change = values(c, "change"), most = scaleOf(change, true).high, dy = (z) => 200 - 40 * max(-1, min(1, z / most)), noise = D.run.noise.surprisal || 0, bar = max(1, min(8, (w - 44) / c.n - 1));
+    change.forEach((z, i) => { paintIn(z > 0 ? "warn" : "mark"); x.fillRect(px(i) - bar / 2, min(200, dy(z)), bar, abs(dy(z) - 200)); });
+    paintIn("dim"); x.globalAlpha = 0.4; x.fillRect(34, dy(noise), w - 44, max(1, dy(-noise) - dy(noise))); x.globalAlpha = 1;
+    for (const [z, y] of [[most, 164], [0, 204], [-most, 244]]) x.fillText((z > 0 ? "+" : "") + z.toFixed(z ? 1 : 0), 2, y);
   };
   ui.redraw = () => { drawCurve(); steps.draw(); };
   drawCurve();
+  if (at in c.pieces) reach(+at);
 };
+// layers × tokens: a pixel for every value, enlarged by the style; a cell is read by pointing at it, or with the arrow keys
+function layerMap(c, title, onset) {
+  const cvs = h("canvas.cells", { tabIndex: 0, role: "img" }), here = h("b"), line = h("hr"), axis = h("div.axis"), legend = h("span.legend"), readout = small({ ariaLive: "polite" }), named = h("span"),
+    node = section(title, h("div.bar", named, legend, h("span.small dim", t`ends`), onset != null && h("span.warn", `┅ ${t`onset`} ${onset}`)), h("div.layers", axis, h("div.scroll", h("div.room", cvs, onset != null && line, here))), readout);
+  return { node, draw(a, L, name, units, both) {
+    const cw = max(2, min(10, floor(1100 / c.n))), n = min(c.n, floor(16000 / cw)), s = scaleOf(a, both), colour = palette(both), ink = pixels(colour), first = D.run.n_layers + 1 - L,
+      value = (i, l) => [`${t`layer`} ${l + first} · ${t`position`} ${i} `, own(visible(c.pieces[i])), `: ${fmt(a[i * L + l], 3)} (${units})`],
+      tell = (i, l) => { x = i; y = l; set(here.style, { left: i * cw + "px", bottom: l * 6 + "px", width: cw + "px" }); readout.replaceChildren(...value(i, l)); };
+    let x = 0, y = L - 1, best = 0;
+    size(cvs, n, L, n * cw, L * 6);
+    const x2 = pen(cvs), image = x2.createImageData(n, L), out = new Uint32Array(image.data.buffer);
+    for (let i = 0; i < n; i++) for (let l = 0; l < L; l++) { const at = i * L + l; out[(L - 1 - l) * n + i] = ink[round(255 * s.share(a[at]))]; if (a[at] > a[best] || a[best] !== a[best]) best = at; }
+    x2.putImageData(image, 0, 0);
+    named.textContent = `${name}, ${units}`; key(legend, colour, fmt(s.low, 3), fmt(s.high, 3));
+    axis.replaceChildren(...[L - 1, L >> 1, 0].map((l) => h("span", `${l + first}`))); axis.style.height = L * 6 + "px";
+    line.style.bottom = (onset - first) * 6 + "px"; here.style.width = 0;
+    readout.replaceChildren(`${t`cells`} ${t`largest`}: `, ...value(floor(best / L), best % L), n < c.n ? ` · 1–${n} / ${c.n}` : "");
+    cvs.ariaLabel = `${title}: ${name}, ${fmt(s.low, 3)} … ${fmt(s.high, 3)} ${units}`;
+    cvs.onpointermove = (e) => { const i = floor(e.offsetX / cvs.offsetWidth * n), l = L - 1 - floor(e.offsetY / cvs.offsetHeight * L); if (i >= 0 && i < n && l >= 0 && l < L) tell(i, l); };
+    cvs.onkeydown = (e) => { const d = ARROWS[e.key]; if (d) { e.preventDefault(); tell(max(0, min(n - 1, x + d[0])), max(0, min(L - 1, y + d[1]))); here.scrollIntoView({ block: "nearest", inline: "nearest" }); } };
+  } };
+}
 // the table of steps with attention as arcs, or as a matrix where arcs would be a disc
 function stepsOf(c) {
-  const over = new Map(), gaps = new Map(c.gaps.map((g) => [g.step, g])), grid = h("div.steps"), node = section(t`steps`), box = h("div");
+  const both = c.a.surprisal_after, over = new Map(), gaps = new Map(c.gaps.map((g) => [g.step, g])), grid = h("div.steps"), node = section(t`steps`), box = h("div");
   for (const o of c.overlaps) { const s = stepOf(c, o.first); over.set(s, [...(over.get(s) || []), o]); }
   const rows = c.steps.map((s, i) => {
     const part = (a, b) => shown(c.text.slice(a, b)), [cut, end] = s.connective || [s.start, s.start], g = gaps.get(i), mine = over.get(i) || [], most = mine.length > 3 ? 2 : 3,
       gap = g && h("div.gap", `▸ ${t`gap`} ${fmt(g.score, 3)} · `, said(g.worth)),
-      shared = mine.slice(0, most).map((o) => h("div.ov", "⟷ ", said(o.said), o.others.map((id) => [" · ", link(id)])));
-    return h("tr", { data: { step: i } }, h("td.n dim", i), h("td.role" + (s.explicit ? "" : " dim"), { title: t(s.explicit ? "explicit" : "implicit") }, s.role),
+      shared = mine.slice(0, most).map((o) => h("div.ov", "⟷ ", said(o.said), o.others.map(([id, at]) => [" · ", link(id, id, at)])));
+    // a repeat of roles is a bracket beside its steps
+    const held = c.overlaps.find((o) => o.kind === "skeleton" && i >= stepOf(c, o.first) && i <= stepOf(c, o.stop - 1)), cls = held ? "tr.held" + (i === stepOf(c, held.first) ? " begins" : "") + (i === stepOf(c, held.stop - 1) ? " ends" : "") : "tr";
+    return h(cls, { data: { step: i } }, h("td.n dim", i), h("td.role" + (s.explicit ? "" : " dim"), { title: t(s.explicit ? "explicit" : "implicit") }, s.role),
       h("td", gap, h("bdi", part(s.start, cut), h("b", part(cut, end)), part(end, s.end)), shared, mine.length > most && h("div.ov dim", "+ " + (mine.length - most))),
-      h("td.n", fmt(s.surprisal, 3)));
+      [s.surprisal, ...(both ? [s.after, s.after - s.surprisal] : [])].map((v) => h("td.n", fmt(v, 3))));
   });
-  grid.append(box, h("table", h("thead", h("tr", h("th.n", "#"), h("th", t`role`), h("th", t`text`), h("th.n", `${t`surprisal`}, ${t`nats`}`))), h("tbody", rows)));
+  grid.append(box, h("table", h("thead", h("tr", h("th.n", "#"), h("th", t`role`), h("th", t`text`), h("th.n", `${t`surprisal`}, ${t`nats`}`), both && ["after", "difference"].map((k) => h("th.n", t(k))))), h("tbody", rows)));
   const some = c.links.length, few = some && c.steps.length <= 40, least = slider("least", 0.5, 6, ui.least, 0.1), times = h("span.small"),
     draw = () => {
     if (!few) return;
@@ -301,14 +341,14 @@ const notes = () => D.left_out[0] && h("div", h("h3", t`left`), D.left_out.map((
 /* PARTS */
 // ---- frame -----------------------------------------------------------------------------------------------------------
 function route() {
-  const [name, id] = decodeURIComponent(location.hash.slice(1)).split("/"), home = D.report ? "report" : "corpus", one = D.chains.length === 1 && !D.report,
+  const [name, id, at] = decodeURIComponent(location.hash.slice(1)).split("/"), home = D.report ? "report" : "corpus", one = D.chains.length === 1 && !D.report,
     view = name === "map" && D.map ? name : name === "chain" || (one && name !== home) ? "chain" : home, chain = id || D.chains[0]?.id,
     pages = [[home, home], D.map && ["map", "map"], view === "chain" && ["chain", "chains", "/" + chain]].filter(Boolean);
   $("nav").replaceChildren(...pages.map(([to, label, of]) => h("a", { href: "#" + to + (of || ""), ariaCurrent: to === view ? "page" : null }, t(label))));
   page.lang = lang ? "ru" : "en"; $("lang").textContent = t`other`; $("theme").textContent = t(isDark() ? "light" : "dark");
   ui.redraw = ui.whole = null;
   for (const id of ["title", "subtitle"]) $(id).textContent = h("p", said(D[id])).textContent;
-  views[view](chain);
+  views[view](chain, at);
   if (main.querySelector("[lang=en]")) main.firstChild.prepend(small(t`english`));
   document.body.dataset.ready = view;
 }

@@ -21,12 +21,18 @@ function drawn(T, row, column, value) {
     g.append(cell);
   });
   label(126, 18 + down.length * 22, `${name} ${across[0]}`); label(126 + across.length * wide, 18 + down.length * 22, String(across.at(-1)), true);
-  const legend = h("span.legend", "0", [0, 0.2, 0.4, 0.6, 0.8, 1].map((x) => { const b = h("i"); b.style.background = css(colour(x)); return b; }), fmt(most));
+  const legend = h("span.legend");
+  key(legend, colour, "0", `${fmt(most)} · ${head(T.columns[value]).textContent}`);
   return h("div", g, h("div.bar", legend));
 }
 const head = (name) => h("span", said(name));
 views.report = () => {
-  const facts = Object.entries(D.report.facts), box = findings(D.report);
+  const facts = Object.entries(D.report.facts), box = findings(D.report), Y = D.report.layers, of = Y && chainOf(Y.chain);
+  if (of) {
+    const map = layerMap(of, t`heat`, Y.onset);
+    box.append(map.node);
+    map.draw(Y.values ? array(Y.values).map((v) => (v - 32) * Y.scale) : layered(of, HIDDEN, true), columns(HIDDEN), Y.values ? t`moved_states` : t`minuspairs`, unit(HIDDEN), !Y.values);
+  }
   if (facts[0]) box.append(h("details", h("summary", t`facts`), table(["", ""], facts.map(([k, v]) => [h("code", k), h("span", cell(v))]))));
   if (D.chains[0]) box.append(h("h2", t`chains`), table(["id", t`text`, t`tokens`], D.chains.map((c) => [c.id, own(c.text.slice(0, 90)), c.pieces.length])));
   show("wide", box, notes());
