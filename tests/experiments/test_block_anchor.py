@@ -70,7 +70,10 @@ def test_the_block_is_that_of_experiment_block_with_anchor_and_objective() -> No
 def test_every_control_has_as_many_tokens_at_its_places(bench: Bench, totals: Corpus, small: Scale) -> None:
     prepared = block_anchor.prepare(bench, totals, small, 0)
     rows, other = prepared.extra["rows"], prepared.extra["other"]
-    assert other != "total"
+    drawn = {block_anchor.other_text(bench, prepared.extra["items"], seed) for seed in range(80)}
+    assert "total" not in drawn
+    assert other in drawn
+    assert len(drawn) > 10
     assert len(bench.ids(f" {other}")) == len(bench.ids(" total")) == 6
     assert any(other in item.chain.text.casefold() for item in prepared.extra["items"])
     inside = set()
