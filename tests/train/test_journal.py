@@ -112,6 +112,9 @@ def test_faults(make_rows, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"chain": "c"}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"x\.jsonl:1"):
         read_journal(tmp_path / "x.jsonl")
+    (tmp_path / "x.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"x\.jsonl:1: not text in UTF-8"):
+        read_journal(tmp_path / "x.jsonl")
     entry = {"token": "", "chain": "other", "position": 1, "step": 1, "loss": 1.0, "entropy": 1.0, "by": "loss"}
     (tmp_path / "y.jsonl").write_text(json.dumps(entry) + "\n", encoding="utf-8")
     with pytest.raises(UsageError, match="no row holds"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import csv_option, echo, err, home_option, json_option, print_rows, settings_from
+from trails.cli.common import csv_option, echo, err, home_option, json_option, print_rows, settings_from, with_home
 from trails.platform.text import beginning, counted
 
 WORDS = 60
@@ -44,7 +44,7 @@ def command(
     trails chains --source gsm8k/test --limit 5
     trails show '#3'
     """
-    from trails.store.resolve import Names, chain_rows, measured_runs, run_of
+    from trails.store.resolve import Names, chain_rows, measured_runs, run_of, without_chains
     from trails.store.traces import TraceStore
 
     settings = settings_from(home=home)
@@ -53,7 +53,8 @@ def command(
         wanted = [set(known.chains(names))] if names else []
         wanted += [set(known.of_source(source))] if source is not None else []
         wanted += [set(known.of_family(family))] if family is not None else []
-        of = run_of(measured_runs(traces), run).id if run is not None else None
+        runs = measured_runs(traces)
+        of = run_of(runs, run).id if run is not None else None
         table = chain_rows(traces, known)
     rows = [
         row
@@ -95,6 +96,7 @@ def command(
             "per token: nats by the tokens that have a prediction; the first of a chain without a context has none"
         )
     if not rows:
-        echo("no chain fits", to_stderr=True)
+        lost = without_chains(list(runs.without_chains.values())) if runs.without_chains and not table.num_rows else ""
+        echo(with_home(lost) or "no chain fits", to_stderr=True)
     elif len(rows) > limit:
         err.print(f"the first {limit:,} of {counted(len(rows), 'row')}; more with --limit")

@@ -148,9 +148,17 @@ def check(
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the course as one offline HTML file."
 )
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @course_options
 def show(
-    file: Path, html: Path | None, run: str | None, seed: int, home: Path | None, store: str | None, as_json: bool
+    file: Path,
+    html: Path | None,
+    overwrite: bool,
+    run: str | None,
+    seed: int,
+    home: Path | None,
+    store: str | None,
+    as_json: bool,
 ) -> None:
     """The course of FILE as a tree: tokens, chains, measured surprisal (nats per token), structure, roles, gaps, scenes.
 
@@ -163,9 +171,9 @@ def show(
     from trails.pipeline.courses import open_course
 
     if html is not None:
-        from trails.store.outputs import check_output
+        from trails.report.html import check_free
 
-        check_output(html)  # before the work, not after it
+        check_free(html, overwrite=overwrite)  # before the work, not after it
     with open_course(settings_from(home=home, store=store), file, run=run, seed=seed) as course:
         report = course_report(course)
     if html is not None:

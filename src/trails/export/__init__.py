@@ -8,6 +8,7 @@ the same traces with the same options gives the same bytes, in whatever order th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trails.errors import StoreError, UsageError
+from trails.errors import InputError, StoreError, UsageError
 from trails.export.formats import WRITERS, refusal, writer_named
 from trails.export.options import ExportOptions, ExportReport, parse_layers
 from trails.export.planning import Arrangement, Facts, plan, plan_arranged
@@ -27,7 +28,7 @@ from trails.export.split import GramIndex
 from trails.export.subgraph import Selection
 from trails.export.writer import PROVENANCE
 from trails.export.writing import describe, write
-from trails.platform.files import refused, scratch_folder
+from trails.platform.files import refused, scratch_folder, text_lines
 from trails.platform.text import counted
 from trails.store.traces import TraceStore, id_numbers
 
@@ -128,8 +129,21 @@ def _collect(prepared: Prepared, spill: Spill, grams: GramIndex, folder: Path, *
 def read_records(path: Path) -> Iterator[pa.Table]:
     """The rows of a canonical export (format ``trails``), in the order written, with the column :data:`DRIFT` where it has one.
 
-    Raises UsageError for a file of another format.
+    Raises UsageError for a file of another format, InputError for one that cannot be read, which names the line of a text.
     """
+    try:
+        yield from _records(path)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        if path.suffix != ".parquet":
+            for number, line in text_lines(path):
+                try:
+                    json.loads(line)
+                except ValueError as wrong:
+                    raise InputError(f"{path}:{number}: not JSON ({wrong}).") from None
+        raise InputError(f"{path} cannot be read as an export ({' '.join(str(error).split())}).") from None
+
+
+def _records(path: Path) -> Iterator[pa.Table]:
     record = RECORD
     if path.suffix == ".parquet":
         file = pq.ParquetFile(path)
@@ -142,6 +156,8 @@ def read_records(path: Path) -> Iterator[pa.Table]:
 
         with path.open(encoding="utf-8") as lines:
             first = lines.readline()
+        if not path.stat().st_size:
+            return
         if f'"{DRIFT}":' in first:
             record = RECORD.append(DRIFT_FIELD)
         table = pj.read_json(

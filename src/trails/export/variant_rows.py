@@ -39,13 +39,25 @@ def read_ids(path: Path) -> dict[str, int]:
 def read_refusals(path: Path, variants: Path) -> set[str]:
     """Ids of variants to leave out, as :func:`read_ids` reads them.
 
-    Raises UsageError for an id that the file ``variants`` does not hold.
+    Raises UsageError for an id that the file ``variants`` does not hold, and for another file than one of variants.
     """
-    known, found = set(pq.read_table(variants, columns=["chain"])["chain"].to_pylist()), read_ids(path)
+    known, found = set(_opened(variants).read(["chain"])["chain"].to_pylist()), read_ids(path)
     for name, number in found.items():
         if name not in known:
             raise UsageError(f"{path}:{number}: variant {name!r} is not stored. Run: trails variants v… --show")
     return set(found)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(
+            f"{path} is not a file of variants ({error}). Run: trails variants SELECTION -o FILE"
+        ) from None
+    if set(COLUMNS) - set(file.schema_arrow.names):
+        raise UsageError(f"{path} is not a file of variants. Run: trails variants SELECTION -o FILE")
+    return file
 
 
 def largest_edits(path: Path, selection: Selection) -> int | None:
@@ -65,16 +77,8 @@ def variant_tables(path: Path, run: Run, each: int = 0) -> Iterator[pa.Table]:
 
     Raises UsageError for another file, or for variants that another run measured.
     """
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(
-            f"{path} is not a file of variants ({error}). Run: trails variants SELECTION -o FILE"
-        ) from None
+    file = _opened(path)
     taken: dict[str, Iterator[int]] = {}
-    missing = set(COLUMNS) - set(file.schema_arrow.names)
-    if missing:
-        raise UsageError(f"{path} is not a file of variants. Run: trails variants SELECTION -o FILE")
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, list(COLUMNS))
         runs = set(table["run"].to_pylist())

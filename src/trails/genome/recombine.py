@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from trails.errors import UsageError
 from trails.genome.model import Genome, parse_genome
+from trails.platform.files import text_lines
 from trails.schema import stable_hash
 
 Values = dict[str, Any]
@@ -183,7 +184,7 @@ class Registry:
         if not self._file.is_file():
             return []
         found = []
-        for line in self._file.read_text(encoding="utf-8").splitlines():
+        for _, line in text_lines(self._file):
             try:
                 found.append(json.loads(line))
             except ValueError:

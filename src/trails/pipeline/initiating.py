@@ -18,6 +18,7 @@ from trails.genome.initiation import CELLS, Cell, Initiation, filled, judge
 from trails.genome.model import Genome, load_genome
 from trails.pipeline.courses import course_of, open_shelf
 from trails.pipeline.recombining import Measured, Objective
+from trails.platform.files import text_lines
 from trails.platform.text import counted
 from trails.schema import stable_hash
 
@@ -90,7 +91,7 @@ def _read(output: Path, key: str) -> dict[int, dict[Cell, float]]:
     found: dict[int, dict[Cell, float]] = {}
     if not output.is_file():
         return found
-    for number, line in enumerate(output.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in text_lines(output):
         try:
             entry = json.loads(line)
             if entry["key"] == key:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from trails.errors import StoreError
+from trails.errors import InputError, StoreError
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is not finished: ``NAME.XXXXXXXX.tmp`` beside the file ``NAME``."""
@@ -147,6 +147,15 @@ def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
     """Write a file, text as UTF-8, through :func:`replacing` (without ``sweep``)."""
     with replacing(path, sweep=False) as temporary, temporary.open("wb") as file:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text in UTF-8 with their numbers, from 1. Raises InputError that names the line for other bytes; OSError."""
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            yield number, line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}:{number}: not text in UTF-8 (byte {error.start} of the line).") from None
 
 
 def contents(folder: Path) -> list[Path]:

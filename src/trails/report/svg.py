@@ -19,7 +19,7 @@ from trails.platform.files import refused, write_atomic
 from trails.platform.packages import package
 from trails.platform.text import counted, visible
 from trails.report.html import check_free
-from trails.report.terminal import control_line, token_values
+from trails.report.terminal import MEASURES, control_line, token_values
 from trails.schema import MEASURE, Run, Trace
 
 WIDTH = 960
@@ -83,6 +83,8 @@ def _write(path: Path, data: bytes) -> int:
 def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None) -> str:
     """The strip of a chain, and below it the drift map where the run has layers."""
     values = token_values(trace, measure, layer)
+    if not np.isfinite(values).any():
+        raise UsageError(f"there is nothing to draw: {_undefined(trace, run, measure)}")
     chain = trace.chain
     parts: list[str] = []
     y = MARGIN + 14
@@ -110,6 +112,21 @@ def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int 
         f'font-family="{_FONT}" font-size="13"><title>{_escaped(head)}</title>'
         f'<rect width="{WIDTH}" height="{height:.0f}" fill="#fff"/>{"".join(parts)}</svg>\n'
     )
+
+
+def _undefined(trace: Trace, run: Run, measure: str) -> str:
+    """Why no token of a chain has a value of a measure, and what can be drawn."""
+    why = (
+        f"run {run.id} ({run.model}) has no layers"
+        if not trace.n_layers
+        else f"the chain has {counted(trace.n_tokens, 'token')}"
+    )
+    drawn = []
+    for name in MEASURES:
+        if trace.array(name) is not None and np.isfinite(token_values(trace, name)).any():
+            drawn.append(name)
+    rest = f"With values: {', '.join(drawn)}" if drawn else "No other measure has a value there"
+    return f"{measure} is undefined at every token of chain {trace.chain.id}, as {why}. {rest}"
 
 
 def _fitting(text: str, room: int) -> str:

@@ -28,7 +28,7 @@ from trails.errors import QueryError, UsageError
 from trails.platform.ties import tie
 from trails.schema import Run, fitting_runs
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphStore, Result
-from trails.store.resolve import Names, measured_runs, named_parameters, tell_default
+from trails.store.resolve import MeasuredRuns, Names, measured_runs, named_parameters, run_of, tell_default
 from trails.store.traces import TraceStore
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -115,6 +115,8 @@ class NamedQuery:
                 for run in runs.values()
             )
             raise UsageError(f"query {self.name} asks one run and there are {len(runs)}: {listed}. Add --param run=ID")
+        if missing == ["run"] and isinstance(runs, MeasuredRuns) and not runs and runs.without_chains:
+            run_of(runs, None, another)
         if missing:
             raise UsageError(f"query {self.name} needs {', '.join(missing)}. {self._usage()}")
         return bound

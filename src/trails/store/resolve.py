@@ -192,10 +192,14 @@ def run_of(runs: Mapping[str, Run], text: str | None, another: str = "--run ID")
         if text is None:
             tell_default(found[0], runs, "the only one that is not a training or an intervention", another)
         return found[0]
+    asked = "a run" if text is None else f"run {text!r}"
+    if not found and isinstance(runs, MeasuredRuns) and runs.without_chains:
+        lost = fitting_runs(runs.without_chains, text) or ([] if runs else list(runs.without_chains.values()))
+        if lost:
+            raise UsageError(f"{asked} was asked for: {without_chains(lost)}")
     known = ", ".join(f"{run.id} ({run.name or run.model})" for run in runs.values()) or (
         "none; measure with: trails ingest PATH"
     )
-    asked = "a run" if text is None else f"run {text!r}"
     raise UsageError(f"{asked} was asked for and {len(found)} fit. Runs: {known}. Choose with {another}.")
 
 
@@ -209,10 +213,27 @@ def tell_default(run: Run, runs: Mapping[str, Run], which: str, another: str) ->
         )
 
 
-def measured_runs(traces: TraceStore) -> dict[str, Run]:
+class MeasuredRuns(dict[str, Run]):
+    """Runs that measured a chain, by id. ``without_chains``: those that the home describes and that no shard has a chain of."""
+
+    def __init__(self, runs: Mapping[str, Run], measured: Collection[str]) -> None:
+        super().__init__({name: run for name, run in runs.items() if name in measured})
+        self.without_chains = {name: run for name, run in runs.items() if name not in measured}
+
+
+def measured_runs(traces: TraceStore) -> MeasuredRuns:
     """The runs that measured a chain of this home: one without chains is no run."""
-    measured = traces.measured()
-    return {run_id: run for run_id, run in traces.runs().items() if run_id in measured}
+    return MeasuredRuns(traces.runs(), traces.measured())
+
+
+def without_chains(runs: Collection[Run]) -> str:
+    """What to say about runs that a home describes and that no shard of it has a chain of."""
+    names = ", ".join(f"{run.id} ({run.name or run.model})" for run in runs)
+    which = f"{counted(len(runs), 'run')}, {names}, and no shard has a chain of {'it' if len(runs) == 1 else 'them'}"
+    return (
+        f"the home describes {which}. If chains were measured, shards are missing: put them back, or ingest the same input "
+        "again, which measures only what is missing: trails ingest PATH"
+    )
 
 
 def chains_without_shard(count: int) -> str:

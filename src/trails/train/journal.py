@@ -23,6 +23,7 @@ from torch import Tensor
 
 from trails.errors import InputError, UsageError
 from trails.export.record import IGNORED
+from trails.platform.files import text_lines
 from trails.train.data import Row
 
 
@@ -99,7 +100,7 @@ def read_journal(path: Path) -> list[Entry]:
     if not path.is_file():
         raise UsageError(f"{path} does not exist. A training writes it: trails train EXPORT --journal 0.95 -o FOLDER")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in text_lines(path):
         try:
             entry = json.loads(line)
             found.append(Entry(**{name: entry[name] for name in Entry.__slots__}))
