@@ -33,7 +33,7 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   small = (...kids) => h("p.small dim", ...kids),
   bounds = (e) => e.getBoundingClientRect(), pen = (canvas) => canvas.getContext("2d"),
   // to a chain, or to one of its tokens
-  link = (id, text, at) => h("a", { href: "#chain/" + id + (at >= 0 ? "/" + at : "") }, text || id),
+  link = (id, text, at) => h("a", { href: "#chain/" + id + (at >= 0 ? "/" + at : ""), title: id }, text || id),
   // control characters are shown, never sent
   shown = (s) => s.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => `‹U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}›`),
   // a token alone: a line feed, a blank and nothing are seen
