@@ -8,9 +8,13 @@ import re
 import unicodedata
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from trails.analyses.report import Report, ReportTable
 from trails.cli import COMMANDS
+from trails.cli.common import print_rows
+from trails.cli.scores import print_report
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "\x1b]52;c;ZXZpbA==\x1b\\\x1b]8;;http://evil/\x1b\\link\x1b[2J\x1b[6n\x9b31m\u202e\x1b]0;title\x1b\\\x07[bold][/b]:x:"
@@ -263,3 +267,25 @@ def test_a_name_of_the_data_starts_no_line(trails, tmp_path: Path, monkeypatch: 
             for printed in (done.out, done.err):
                 assert not re.search(r"(?m)^\W*Error: lines", printed), (line, printed)
             assert r"\nError:" in done.out + done.err, (line, done)
+
+
+def test_texts_of_a_list_are_told_apart_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    ways = pa.table({"ways": pa.array([["", ", and Carl", "so"]], pa.list_(pa.string()))})
+    print_report(Report("odd", "a verdict", tables=(ReportTable("ways", ways),)))
+    assert "∅ | , and Carl | so" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_long_names_are_whole_in_a_table_of_any_width(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = [f"{letter}-name-of-sixty-characters-{letter * 33}"[:60] for letter in "abc"]
+    row = [1, "c" + "0" * 16, *names, 5, 120, 664.7, 5.545, "Natalia sold 48 clips in April and half as many in May."]
+    columns = ["#", "chain", "source", "record", "family", "steps", "tokens", "nats", "per token", "first words"]
+    print_rows(columns, [row, row])
+    shown = capsys.readouterr().out
+    for name in names:
+        assert shown.count(name) == 2
+    assert all(len(line) <= max(width, len(names[0]) + 13) for line in shown.splitlines())
+    assert all(column in shown for column in columns)
