@@ -159,7 +159,7 @@ def test_map() -> None:
 def drifted(onset: int | None, *scores: Score, paired: bool = True, withheld: tuple[Withheld, ...] = ()) -> str:
     none = np.zeros((0, 5))
     found = drift.Drift(
-        "c", "r1", "r2" if paired else "", paired, none, np.zeros(5), np.zeros(5), onset, scores, withheld, ()
+        "c", "r1", "r2" if paired else "", paired, none, np.zeros(5), np.zeros(5), onset, scores, withheld, (), 0
     )
     return found.report().verdict
 
