@@ -15,6 +15,7 @@ from tests.store.factory import corpus, make_chain, make_run, make_trace
 
 from trails.analyses.drift import drift
 from trails.analyses.gaps.kinds import SEAM_SCORES
+from trails.analyses.report import Report
 from trails.analyses.sequences import token_corpus
 from trails.analyses.statemap import build
 from trails.report.analysis import write_analysis
@@ -235,6 +236,12 @@ def test_the_page_of_a_drift_has_its_map_with_the_onset(tmp_path: Path) -> None:
     write_analysis(tmp_path / "one.html", drift(trace).report(), run, [trace])
     one = contents(tmp_path / "one.html")[0]["report"]["layers"]
     assert (one["chain"], one["values"]) == (trace.chain.id, None), "what a chain holds is not stored twice"
+
+
+def test_the_same_drift_under_two_names_is_told_once() -> None:
+    first, again = (drift(*drifting()).report() for _ in range(2))
+    parts = {"a": first, "b": again, "c": None}
+    assert [names for names, _ in Report("all", "two parts", parts=parts).distinct_parts()] == [["a", "b"]]
 
 
 @pytest.mark.browser

@@ -85,8 +85,9 @@ class Report:
     commands: tuple[tuple[str, str], ...] = ()
     parts: Mapping[str, Report | None] = field(default_factory=dict)
     evidence: tuple[str, ...] = ()
-    maps: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
-    layers: Mapping[str, Doubles] = field(default_factory=dict)
+    # arrays have no one truth of being equal; what they were made of is compared
+    maps: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict, compare=False)
+    layers: Mapping[str, Doubles] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not self.verdict.strip():
