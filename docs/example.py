@@ -17,7 +17,7 @@ with trails.Home(place) as home:
     # where does the model stumble, and what did it expect there?
     worst = home.query("most-surprising", limit=1).dicts()[0]
     trace = home.trace(worst["chain"])
-    expected = [f"{text!r} {log_p:.2f}" for _, text, log_p in alternatives(trace, worst["position"])]
+    expected = [f"{text!r} {log_p:.2f}" for _, text, log_p in alternatives(trace)[worst["position"]]]
     print(f"{worst['piece']!r} cost {worst['surprisal']:.2f} nats; expected, ln p: {', '.join(expected)}")
 
     # where do chains meet? The verdict, and every score with its control

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from scipy.stats import binomtest
 from tests.report.test_report import contents
 
-from trails.analyses.respond import Span, responses, share_interval
+from trails.analyses.respond import Span, responses, same_side, share_interval
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.respond import Reaction
 from trails.pipeline import Home
@@ -23,6 +24,14 @@ Trails = Callable[..., Any]
 def test_the_interval_is_wilsons(hits: int, n: int) -> None:
     expected = binomtest(hits, n).proportion_ci(method="wilson")
     assert share_interval(hits, n) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(("hits", "n", "more"), [(3, 3, False), (5, 5, False), (6, 6, True), (6, 7, False), (10, 12, True)])
+def test_few_probes_are_never_consistent(hits: int, n: int, more: bool) -> None:
+    """The side is the one most probes are on, so by chance twice as many are as on a side named before."""
+    assert same_side(hits, n) is more
+    by_chance = sum(math.comb(n, k) for k in range(n + 1) if max(k, n - k) >= hits) / 2**n
+    assert (by_chance < 0.05) is more
 
 
 def planted(seed: int, helps: bool, layer: int, n: int = 24) -> Any:
@@ -70,7 +79,7 @@ def test_the_map_is_stored_and_said(trails: Trails, tmp_path: Path) -> None:
     apart = [pair["nll_change"] - pair["nll_change_control"] for pair in pairs]
     hits = max(sum(a < 0 for a in apart), sum(a > 0 for a in apart))
     assert row["share"] == hits / 6
-    assert row["consistent"] == (binomtest(hits, 6).proportion_ci(method="wilson").low > 0.5)
+    assert row["consistent"] == (hits == 6)
     assert 0 < row["logit_shift"] <= 100
     assert len(row["drift_by_layer"]) == 4
     assert row["drift"] == row["drift_by_layer"][row["drift_layer"]]

@@ -170,6 +170,15 @@ def share_interval(hits: int, n: int) -> tuple[float, float]:
     return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
 
 
+def same_side(hits: int, n: int) -> bool:
+    """Whether so many of n on the side that most are on are more than chance, by the sign test (binomial, two-sided, p below
+    0.05). The side is the one that the values chose, so fewer than six of six are never enough.
+    """
+    from scipy.stats import binomtest
+
+    return bool(binomtest(hits, n).pvalue < 0.05)
+
+
 def responses(
     spans: Sequence[Span],
     reactions: Mapping[str, Reaction],
@@ -181,8 +190,8 @@ def responses(
     """The map from the reactions of every probe, by chain: of each, first the probe alone once more (the noise floor), then for
     every span the span itself, its length-matched controls (the same number for every span), and its shuffled tokens.
 
-    A span is *consistent* when the share of probes whose change of NLL lies on the same side of that of the length-matched
-    spans (their mean) has a 95 % interval above one half.
+    A span is *consistent* when more probes than chance have a change of NLL on the same side of that of the length-matched
+    spans (their mean): :func:`same_side`.
     """
     order = sorted(reactions)
     attention, drift, shift, nll = (
@@ -270,7 +279,8 @@ def _row(attention: Doubles, drift: Doubles, shift: Doubles, nll: Doubles) -> di
         hits = int(max((apart < 0).sum(), (apart > 0).sum()))
         low, high = share_interval(hits, len(apart))
         found |= {name: hits / len(apart), f"{name}_low": low, f"{name}_high": high}
-    found["consistent"] = found["share_low"] > 0.5
+        if name == "share":
+            found["consistent"] = same_side(hits, len(apart))
     return {name: float(v) if isinstance(v, np.floating) else v for name, v in found.items()}
 
 
