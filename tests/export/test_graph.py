@@ -242,4 +242,7 @@ def test_the_command_writes_what_is_selected(trails: Any, chains_file: Path, tmp
     assert [name for name, kind in found.nodes(data="kind") if kind == "Chain"] == [chain]
     assert "reads no lists" in trails("export-graph", "all", "-o", "folder").err
     assert "exists" in trails("export-graph", "all", "-o", "folder", code=2).err
+    (tmp_path / "home" / "graph.kgl").write_bytes(b"no graph")
+    trails("export-graph", f"chain:{chain}", "-o", "again.graphml")  # the shards are enough
+    assert (tmp_path / "again.graphml").read_bytes() == (tmp_path / "one.graphml").read_bytes()
     assert "names no format" in trails("export-graph", "all", "-o", "x.png", code=2).err

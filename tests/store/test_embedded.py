@@ -39,6 +39,26 @@ def test_a_file_that_is_no_graph_says_how_to_get_one(tmp_path: Path) -> None:
         assert len(store.loaded()) == 2
 
 
+DENIED = """
+import resource, sys
+from pathlib import Path
+from trails.store.embedded import EmbeddedStore
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+try: EmbeddedStore(Path(sys.argv[1]))
+except Exception as error: print(error)
+"""
+
+
+def test_a_sound_graph_that_the_system_denies_is_not_to_be_deleted(tmp_path: Path) -> None:
+    with EmbeddedStore(tmp_path) as store:
+        store.write([graph_batch(corpus(2), RUNS)])
+    line = [sys.executable, "-c", DENIED, str(tmp_path)]
+    said = subprocess.run(line, capture_output=True, text=True, timeout=300, check=True).stdout
+    assert f"{tmp_path / FILE} cannot be read: " in said
+    assert "raise the limit (ulimit -n)" in said
+    assert "delete" not in said
+
+
 def test_a_graph_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     graph = kglite.KnowledgeGraph()
     graph.set_schema_version(99)

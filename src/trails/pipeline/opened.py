@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from trails.config import load_settings
 from trails.errors import UsageError
-from trails.export.subgraph import Selection, is_selection, select
+from trails.export.subgraph import Selection, is_selection, needs_graph, select
 from trails.measure import open_scorer
 from trails.measure.base import Scorer
 from trails.measure.remembered import model_to_open
@@ -106,7 +106,7 @@ class OpenHome:
 
     def select(self, selection: str) -> Selection:
         """A subgraph by its selection, as in ``trails export --subgraph``."""
-        return select(self.graph, self._traces, selection)
+        return select(self.graph if needs_graph(selection) else None, self._traces, selection)
 
     def chosen(self, text: str, run: str | None = None) -> list[str]:
         """Ids of the chains of a run that a text chooses: one chain, named in any way, or a selection; sorted.

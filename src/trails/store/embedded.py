@@ -112,6 +112,8 @@ class EmbeddedStore:
             if self._discard:
                 self.discarded = True
                 return kglite.KnowledgeGraph()
+            if what_to_do(error):  # the system denies it, and nothing is wrong with the file
+                raise StoreError(f"the graph {self._path} cannot be read: {refused(error)}") from error
             raise StoreError(
                 f"the graph {self._path} cannot be read ({_first_line(error)}). It can be made again from the shards: "
                 "delete the file and run: trails rebuild"
