@@ -1141,7 +1141,11 @@ NODES: tuple[Node, ...] = (
             _p("share_shuffled", "float", "probes on the same side of the shuffled tokens", "0..1"),
             _p("share_shuffled_low", "float", "lower end of its 95 % interval", "0..1"),
             _p("share_shuffled_high", "float", "upper end", "0..1"),
-            _p("consistent", "boolean", "whether more probes than chance are on that side: a two-sided sign test, p below 0.05"),
+            _p(
+                "consistent",
+                "boolean",
+                "whether more probes than chance are on that side: a two-sided sign test, p below 0.05",
+            ),
             _p("noise_drift", "float", "noise floor: a probe against itself", "0..2"),
             _p("noise_logit_shift", "float", "noise floor", "%"),
             _p("noise_nll", "float", "noise floor", "nats per token"),

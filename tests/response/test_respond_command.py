@@ -26,7 +26,9 @@ def test_the_interval_is_wilsons(hits: int, n: int) -> None:
     assert share_interval(hits, n) == pytest.approx((expected.low, expected.high))
 
 
-@pytest.mark.parametrize(("hits", "n", "more"), [(3, 3, False), (5, 5, False), (6, 6, True), (6, 7, False), (10, 12, True)])
+@pytest.mark.parametrize(
+    ("hits", "n", "more"), [(3, 3, False), (5, 5, False), (6, 6, True), (6, 7, False), (10, 12, True)]
+)
 def test_few_probes_are_never_consistent(hits: int, n: int, more: bool) -> None:
     """The side is the one most probes are on, so by chance twice as many are as on a side named before."""
     assert same_side(hits, n) is more
