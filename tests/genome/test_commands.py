@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -124,3 +125,37 @@ def test_scene_texts_become_chains_that_are_read_back(tmp_path: Path) -> None:
     genome, _ = load_genome(EXAMPLE)
     wanted = [authored(s, genome.name).id for stage in genome.stages for s in stage.scenes if s.text]
     assert [chain.id for chain in read([tmp_path / "scenes.jsonl"])] == wanted
+
+
+@pytest.mark.slow
+def test_the_shuffled_control_has_the_same_rows_in_another_order(small: Path, tmp_path: Path) -> None:
+    """Every row with the stage that it has in the course; the card says so; the seed decides the order."""
+    file = tmp_path / "a.genome.yaml"
+    run("init", file)
+
+    def written(name: str, *more: object) -> tuple[list[str], str]:
+        out = tmp_path / name
+        run("export", file, "--format", "trails", "-o", out, "--home", small, *more)
+        rows = (out / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        told = [json.loads(line) for line in (out / "course.jsonl").read_text(encoding="utf-8").splitlines()]
+        names = ("stage", "section", "book", "scene", "role", "rehearsal")
+        own = [{name: json.loads(row)[name] for name in ("chain", *names)} for row in rows]
+        assert own == [{name: row[name] for name in ("chain", *names)} for row in told]
+        assert [json.loads(row)["order"] for row in rows] == list(range(len(rows)))
+        rows = [json.dumps(json.loads(row) | {"order": 0}) for row in rows]
+        return rows, (out / "train.README.md").read_text(encoding="utf-8")
+
+    course, card = written("course")
+    shuffled, its_card = written("shuffled", "--order", "shuffled")
+    assert shuffled != course
+    assert sorted(shuffled) == sorted(course)
+    stages = [json.loads(row)["stage"] for row in course]
+    own = [json.loads(row)["stage"] for row in shuffled]
+    assert sum(a != b for a, b in pairwise(own)) > 3 * sum(a != b for a, b in pairwise(stages)), (
+        "no stage is kept together"
+    )
+    assert "--order shuffled" in card
+    assert "**Shuffled**" in its_card
+    assert "No row of a stage comes before" not in its_card
+    assert written("again", "--order", "shuffled")[0] == shuffled
+    assert written("other", "--order", "shuffled", "--seed", 1)[0] != shuffled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def init(file: Path, from_home: Path | None, books: int, stages: int, overwrite:
             text = genome_of(shelf, name=file.name.split(".")[0], books=books, stages=stages)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text)
-    echo(with_home(f"{file}: {counted(text.count('select:'), 'book')}. Next: trails genome show {file}"))
+    own = f" --home {shlex.quote(str(from_home))}" if from_home is not None else ""
+    echo(with_home(f"{file}: {counted(text.count('select:'), 'book')}. Next: trails genome show {file}{own}"))
 
 
 @command.command("check", context_settings=_HELP)
@@ -233,6 +235,13 @@ def plan(file: Path, run: str | None, seed: int, home: Path | None, store: str |
 )
 @click.option("--layers", help="Layers that a LoRA changes, 1 … L, e.g. 11-20 (default: all).")
 @click.option("--weights", default="uniform", show_default=True, help="Loss weights, as in trails export.")
+@click.option(
+    "--order",
+    type=click.Choice(["course", "shuffled"]),
+    default="course",
+    show_default=True,
+    help="Order of the rows; shuffled (drawn by --seed) is the control of the course.",
+)
 @click.option("--lossy", is_flag=True, help="Write even where the format loses a mask or a conversation.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @course_options
@@ -243,6 +252,7 @@ def export(
     parquet: bool,
     layers: str | None,
     weights: str,
+    order: str,
     lossy: bool,
     overwrite: bool,
     run: str | None,
@@ -258,6 +268,7 @@ def export(
     \b
     trails genome export course.genome.yaml --format trails -o course
     trails genome export course.genome.yaml --format axolotl -o course-axolotl
+    trails genome export course.genome.yaml --format trails -o control --order shuffled
     """
     from trails.export import parse_layers, writer_named
     from trails.genome.compile import export_course
@@ -268,6 +279,8 @@ def export(
     if layers:
         options["layers"] = parse_layers(layers)
     with open_course(settings_from(home=home, store=store), file, run=run, seed=seed) as course:
+        if order == "shuffled":
+            course.shuffle()
         done = export_course(course, format_, output, parquet=parquet, **options)
     report = done.report
     if as_json:
@@ -286,7 +299,7 @@ def export(
     else:
         echo(
             f"{counted(report.counts.rows, 'row')} of {counted(report.counts.chains, 'chain')}, "
-            f"{counted(report.counts.tokens, 'token')}, in order"
+            f"{counted(report.counts.tokens, 'token')}, {'in order' if order == 'course' else 'shuffled'}"
         )
         for name, path in {**report.files, **done.files}.items():
             echo(f"{name}: {path}")
@@ -468,10 +481,10 @@ def search(
         [[e["arm"], e["genome"], e["operation"], e["seed"], e["objective"]] for e in done],
         title="objective: held-out gain minus damage, nats per token",
     )
-    verdict = "beat" if best["search"] > best["random"] else "did not beat"
     echo(
-        f"the best of {budget} mutations {verdict} the best of {budget} random orders: {best['search']:+.4f} and "
-        f"{best['random']:+.4f}; the genome itself {best['parent']:+.4f}. One seed, no interval: repeat with other seeds."
+        f"objective of the best of {budget} mutations {best['search']:+.4f}, of the best of {budget} random orders "
+        f"{best['random']:+.4f}, of the genome itself {best['parent']:+.4f}. One seed, no interval: which is better is open; "
+        "repeat with other seeds."
     )
 
 

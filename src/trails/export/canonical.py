@@ -18,6 +18,6 @@ WRITER = Writer(
     convert=_convert,
     schema=RECORD,
     keeps=frozenset({"mask", "weights", "order", "conversation"}),
-    settings="trails train FILE",
+    settings="trails train FILE -o FOLDER",
     open=True,
 )

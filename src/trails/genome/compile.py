@@ -126,7 +126,7 @@ def export_course(course: Course, format: str, to: Path, *, parquet: bool = Fals
 
     selection = Selection(f"genome:{course.genome.name}", Parts(course))
     arrangement = Arrangement(
-        f"genome {course.genome.name}",
+        f"genome {course.genome.name}{'' if course.in_order else ', shuffled'}",
         parked(course.shelf.numbers[course.chain]),
         COLUMNS,
         columns,
@@ -230,7 +230,14 @@ def card_lines(course: Course) -> list[str]:
         sections = ", ".join(section.name for section in stage.sections)
         again = int((mine & course.rehearsed).sum())
         lines.append(f"| {stage.name} | {int(mine.sum())} | {again} | {int(course.tokens[mine].sum())} | {sections} |")
-    lines += ["", "No row of a stage comes before the stage before it is through, except for rows of rehearsal.", ""]
+    lines += [
+        "",
+        "No row of a stage comes before the stage before it is through, except for rows of rehearsal."
+        if course.in_order
+        else f"**Shuffled**: the rows of all stages in one random order, drawn with seed {course.seed}. It is the control of"
+        " the course; the stage of a row is that of the course.",
+        "",
+    ]
     lines += ["### Gaps", "", *(f"- {line}" for gap in course.gaps for line in gap_lines(gap))]
     lines += [] if course.gaps else ["- none"]
     lines += ["", "### Scenes of conflict", ""]
@@ -258,7 +265,9 @@ def card_lines(course: Course) -> list[str]:
         " rows at random, Axolotl shuffles unless told not to). `course.jsonl` says which row is which.",
         "",
         "Published curricula made by people mostly did not beat a shuffled order. Compare with the same rows shuffled:"
-        " `trails export --order shuffled`.",
+        " `trails genome export FILE --order shuffled`."
+        if course.in_order
+        else "Compare with the rows in the order of the course: `trails genome export FILE`.",
         "",
     ]
     return lines

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from trails.analyses.statistics import generator
 from trails.errors import InputError, TrailsError, UsageError
 from trails.export.subgraph import Part
 from trails.genome.gaps import Withheld, withhold
@@ -83,9 +84,19 @@ class Course:
     rehearsed: npt.NDArray[np.bool_]
     tokens: npt.NDArray[np.int32]
     notes: list[str] = field(default_factory=list)
+    in_order: bool = True
 
     def __len__(self) -> int:
         return len(self.chain)
+
+    def shuffle(self) -> None:
+        """Put the same rows in a random order, drawn by :attr:`seed`: the control of the order. A row keeps the stage, section
+        and book that it has in the course.
+        """
+        places = generator(self.seed, "course", "shuffled").permutation(len(self))
+        for name in ("chain", "stage", "during", "book", "scene", "role", "rehearsed", "tokens"):
+            setattr(self, name, parked(getattr(self, name)[places]))
+        self.in_order = False
 
     def part(self, chain: int) -> Part:
         """What is trained of a chain."""

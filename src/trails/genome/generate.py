@@ -61,8 +61,8 @@ def genome_of(shelf: Shelf, *, name: str, books: int = 12, stages: int = 3) -> s
             f"# {counted(len(made), 'book')} of {counted(len(shelf), 'chain')} that run {shelf.run.id} "
             f"({shelf.run.model}) measured,"
         ),
-        f"# assigned to {counted(stages, 'stage')} by measured surprisal (nats per token). A shuffled order is "
-        f"the control.",
+        f"# assigned to {counted(stages, 'stage')} by measured surprisal (nats per token). The control is the "
+        "same rows shuffled: trails genome export FILE --order shuffled",
         "genome: 1",
         f"name: {_quoted(name)}",
         "stages:",
