@@ -15,11 +15,18 @@ from tests.store.factory import corpus, make_run
 
 from trails.errors import QueryError
 from trails.export.subgraph import select
-from trails.pipeline.judging import judge
+from trails.pipeline.judging import judge, repair_part
 from trails.pipeline.loading import alone_of, foreign_losses, foreign_relationships, load_missing
 from trails.pipeline.progress import Silent
 from trails.pipeline.removing import _plan, _remove_from_graph
-from trails.pipeline.results import clear_results, keep_results, restore_results, results_of, write_results
+from trails.pipeline.results import (
+    RESULT_NODES,
+    clear_results,
+    keep_results,
+    restore_results,
+    results_of,
+    write_results,
+)
 from trails.schema import Run, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.embedded import EmbeddedStore
@@ -182,6 +189,29 @@ def test_a_chain_that_somebody_took_hold_of_meanwhile_stays(open_store: Open, tm
         assert judge(b, graph).chains() == set(alone[:1])
     for home in (a, b):
         home.close()
+
+
+@pytest.mark.slow
+def test_chains_go_and_are_repaired_whatever_nodes_are_there(open_store: Open, tmp_path: Path) -> None:
+    """Every kind of further node lies in the graph, without the properties that it may lack."""
+    traces = corpus(4, RUNS[0])
+    bare = GraphBatch({node.label: table_of(node.label, {"id": ["bare"]}) for node in RESULT_NODES})
+    with home_of(tmp_path / "mine", traces, RUNS[:1]) as mine, open_store() as graph:
+        graph.ensure_schema()
+        load_missing(mine, graph)
+        graph.write([bare])
+        plan = _plan(mine, "chain", [traces[0].chain.id])
+        for name in plan.shards:
+            mine.rewrite(name, [t for t in mine.shard(name) if (t.chain.id, t.run) not in plan.pairs])
+        graph.save()  # the removal ended here: the shards are without the chain, the graph is as it was
+        assert repair_part(mine, graph, Silent()) == [traces[0].chain.id]
+        assert judge(mine, graph).differences() == []
+        plan = _plan(mine, "chain", [traces[1].chain.id])
+        for name in plan.shards:
+            mine.rewrite(name, [t for t in mine.shard(name) if (t.chain.id, t.run) not in plan.pairs])
+        _remove_from_graph(graph, plan, mine.identity().id)
+        assert judge(mine, graph).differences() == []
+        assert {node.label for node in RESULT_NODES} <= set(graph.counts())
 
 
 def answers(home: TraceStore, run: str) -> GraphBatch:

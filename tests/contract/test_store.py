@@ -14,7 +14,7 @@ from tests.contract.world import World
 from tests.store.factory import corpus, make_chain, make_run, make_trace
 
 from trails.errors import QueryError, UsageError
-from trails.schema import NODES, RELATIONSHIPS, HomeIdentity, Run, Trace
+from trails.schema import NODE, NODES, RELATIONSHIPS, HomeIdentity, Run, Trace
 from trails.store.base import GraphBatch, GraphStore
 from trails.store.digest import ALL_TABLES, compare, graph_digest
 from trails.store.rows import graph_batch, held_by, holding, table_of
@@ -148,6 +148,26 @@ def test_delete_removes_a_chain_and_nothing_else(open_store: Open, world: World)
         assert not any(chain == gone for chain, _ in store.loaded())
         store.write([world.batch()])
         assert graph_digest([store.tables()]).hex == graph_digest([world.batch()]).hex
+
+
+def bare(label: str) -> GraphBatch:
+    """A node that has nothing but an id."""
+    return GraphBatch({label: table_of(label, {"id": ["bare"]})})
+
+
+@pytest.mark.parametrize("label", [node.label for node in NODES])
+def test_a_property_that_no_node_has_is_asked_for_and_not_found(open_store: Open, label: str) -> None:
+    statements = [f"MATCH (n:{label} {{`{p.name}`: 'x'}}) RETURN n.id" for p in NODE[label].properties]
+    with open_store() as store:
+        store.write([bare(label)])
+        for trusted in (True, False):
+            assert [store.run(statement, trusted=trusted).rows for statement in statements] == [()] * len(statements)
+        store.save()
+        store.delete(["c1"])
+        store.clear(["a1"])
+        assert store.run(f"MATCH (n:{label}) RETURN n.id").rows == (("bare",),)
+    with open_store() as store:
+        assert [store.run(statement).rows for statement in statements] == [()] * len(statements)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from trails.pipeline import Home, rebuild, verify
 from trails.pipeline.removing import KINDS, remove, rename_run
 from trails.platform.locks import WriterLock
 from trails.schema import fitting_runs
+from trails.store import embedded
 from trails.store.base import GraphBatch
 from trails.store.bulk import bulk_from_home
 from trails.store.embedded import EmbeddedStore
@@ -375,6 +376,24 @@ def test_a_removal_that_breaks_off_is_repaired_as_it_says(home: Path, monkeypatc
         assert verify(settings).differences == ()
     with Home(home, store="embedded") as opened:
         assert opened.cypher("MATCH (r:Run) WHERE r.alias = 'base' RETURN r.id").rows == ((ONE.id,),)
+
+
+def test_a_removal_that_the_engine_refuses_is_told_and_repaired(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(home=home, store="embedded")
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "DECLARED", {"Response": []})
+        with EmbeddedStore(home) as graph:
+            graph.write([GraphBatch({"Response": table_of("Response", {"id": ["r1"], "text": ["of no chain"]})})])
+        error = trails(home, "remove", "chain", CHAINS[0]).exception
+    assert isinstance(error, StoreError)
+    assert "Unknown property 'chain' on Response" in str(error)
+    assert f"run: trails rebuild --fresh --home {home}" in str(error)
+    assert verify(settings).differences
+    assert trails(home, "rebuild", "--repair").exit_code == 0
+    assert verify(settings).differences == ()
+    assert trails(home, "remove", "chain", CHAINS[1]).exit_code == 0
+    with EmbeddedStore(home) as graph:
+        assert graph.counts()["Response"] == 1
 
 
 def test_without_a_terminal_or_a_yes_nothing_is_removed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

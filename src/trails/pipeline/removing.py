@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trails.config import Settings, load_settings
-from trails.errors import StoreError, UsageError
+from trails.errors import QueryError, StoreError, UsageError
 from trails.pipeline.loading import alone_of, foreign_relationships
 from trails.pipeline.results import clear_results
 from trails.platform.files import replacing, write_atomic
@@ -119,7 +119,7 @@ def _until_saved(settings: Settings) -> Iterator[None]:
     """Say for an error of the work inside how graph and shards are brought together again."""
     try:
         yield
-    except (StoreError, OSError) as error:
+    except (StoreError, QueryError, OSError) as error:
         raise StoreError(
             f"{error}. It happened during the removal: shards and graph of {settings.home} may differ. When the "
             f"cause is removed, run: "

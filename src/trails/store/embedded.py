@@ -25,13 +25,25 @@ from trails.platform.files import check_regular, refused, what_to_do
 from trails.platform.locks import HeldError, WriterLock
 from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
-from trails.store.engine import ENGINE_ERRORS, elements, kglite, read, refuse_unless_read, rows_of, translated
+from trails.store.engine import (
+    ENGINE_ERRORS,
+    described,
+    elements,
+    kglite,
+    read,
+    refuse_unless_read,
+    rows_of,
+    translated,
+)
 from trails.store.guarded import READ_BYTES, READ_MEMORY, Guard
 from trails.store.rows import distinct, of_chains, own_rows, table_schema
 
 FILE = "graph.kgl"
 BUILDING = "graph.building"
 """Folder in which a new graph is built before it takes the place of the old one."""
+
+DECLARED = {node.label: [p.name for p in node.properties] for node in NODES}
+"""Labels with their properties, whatever of them the graph at hand has."""
 
 _BATCH_ROWS = 200_000
 """Rows of one call of the engine."""
@@ -98,6 +110,9 @@ class EmbeddedStore:
     # ---------------------------------------------------------------------------------------------------------------
 
     def _load(self) -> kglite.KnowledgeGraph:
+        return described(self._read_file(), DECLARED)
+
+    def _read_file(self) -> kglite.KnowledgeGraph:
         check_regular(self._path)
         self._stamp = self._file_stamp()
         self._loaded = None
@@ -205,7 +220,7 @@ class EmbeddedStore:
         try:
             folder.mkdir(mode=0o700)
             self._waiting, self._changed = [], False
-            self._graph = kglite.KnowledgeGraph()
+            self._graph = described(kglite.KnowledgeGraph(), DECLARED)
             with EmbeddedStore(folder) as beside:
                 beside.ensure_schema()
                 build(beside)
@@ -471,27 +486,36 @@ class EmbeddedStore:
         another home holds stay.
         """
         self._flush()
-        graph = self._for_writing()
+        self._for_writing()
         elsewhere = {chain for of, pairs in self.held().items() if home and of != home for chain, _ in pairs}
         ids = {"ids": [chain for chain in chains if chain not in elsewhere]}
-        for label in (node.label for node in NODES if any(p.name == "chain" for p in node.properties)):
-            graph.cypher(f"UNWIND $ids AS id MATCH (n:{label} {{chain: id}}) DETACH DELETE n", params=ids, timeout_ms=0)
-        graph.cypher("UNWIND $ids AS id MATCH (n:Chain {id: id}) DETACH DELETE n", params=ids, timeout_ms=0)
+        keys = {node.label: "chain" for node in NODES if any(p.name == "chain" for p in node.properties)}
         self._loaded = None
         self._touched()
+        for label, key in {**keys, "Chain": "id"}.items():
+            self._without(f"UNWIND $ids AS id MATCH (n:{label} {{{key}: id}}) DETACH DELETE n", ids)
 
     def clear(self, scopes: Sequence[str]) -> None:
         """Remove the results of analyses that were written under these scopes."""
         self._flush()
-        graph = self._for_writing()
-        ids = {"ids": list(scopes)}
-        for label in (node.label for node in NODES if node.scoped):
-            graph.cypher(f"MATCH (n:{label}) WHERE n.scope IN $ids DETACH DELETE n", params=ids, timeout_ms=0)
-        for declared in (r for r in RELATIONSHIPS if r.scoped):
-            pattern = f"(:{declared.start})-[r:{declared.type}]->(:{declared.end})"
-            graph.cypher(f"MATCH {pattern} WHERE r.scope IN $ids DELETE r", params=ids, timeout_ms=0)
+        self._for_writing()
         self._filled = set()
         self._touched()
+        ids = {"ids": list(scopes)}
+        for label in (node.label for node in NODES if node.scoped):
+            self._without(f"MATCH (n:{label}) WHERE n.scope IN $ids DETACH DELETE n", ids)
+        for declared in (r for r in RELATIONSHIPS if r.scoped):
+            pattern = f"(:{declared.start})-[r:{declared.type}]->(:{declared.end})"
+            self._without(f"MATCH {pattern} WHERE r.scope IN $ids DELETE r", ids)
+
+    def _without(self, statement: str, parameters: Mapping[str, Any]) -> None:
+        """A deletion of our own. Raises StoreError where the engine refuses it."""
+        try:
+            self._graph.cypher(statement, params=dict(parameters), timeout_ms=0)
+        except ENGINE_ERRORS as error:
+            raise StoreError(
+                f"the graph {self._path} refused a deletion ({_first_line(error)}): {statement}"
+            ) from error
 
     # ---------------------------------------------------------------------------------------------------------------
     # reading
@@ -538,7 +562,7 @@ class EmbeddedStore:
         holding = (self._stamp, self._version)
         if not self._guard.holds(holding):
             on_disk = self._stamp is not None and not self._changed
-            if not (on_disk and self._guard.open_file(holding, str(self._path), self._stamp, GRAPH_FORMAT)):
+            if not (on_disk and self._guard.open_file(holding, str(self._path), self._stamp, GRAPH_FORMAT, DECLARED)):
                 # not saved yet, replaced by another process since this store opened it, or not to be read: the last says why
                 self._guard.open_bytes(holding, self._graph.to_bytes())
         return self._guard.read(query, values, timeout_s=timeout_s, max_rows=max_rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,14 @@ READ_PROCEDURES = frozenset(
     }
 )
 """Procedures allowed on the read path, lower case: they describe the graph and nothing else."""
+
+
+def described(graph: kglite.KnowledgeGraph, declared: Mapping[str, Sequence[str]]) -> kglite.KnowledgeGraph:
+    """The graph, told which properties every label may have. A pattern such as ``(n:Gap {chain: 'c1'})`` is else an error in
+    the engine where no node of the label ever had the property, and finds nothing elsewhere.
+    """
+    graph.define_schema({"nodes": {label: {"optional": list(names)} for label, names in declared.items()}})
+    return graph
 
 
 def read(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,19 @@ class Guard:
         """Whether the child holds this graph."""
         return self._held == holding and self._child.alive
 
-    def open_file(self, holding: object, path: str, stamp: Stamp | None, format_: int) -> bool:
+    def open_file(
+        self,
+        holding: object,
+        path: str,
+        stamp: Stamp | None,
+        format_: int,
+        declared: Mapping[str, Sequence[str]],
+    ) -> bool:
         """Let the child load a file; False when it is not the file of this stamp any more, cannot be read, or is of another
-        format."""
+        format. ``declared`` are the properties that every label may have."""
         self._held = None
         try:
-            loaded = self._child.ask(("file", path, stamp, format_, self._memory))
+            loaded = self._child.ask(("file", path, stamp, format_, declared, self._memory))
         except ChildError:
             return False
         self._held = holding if loaded else None
@@ -118,12 +125,12 @@ def answer(request: tuple[Any, ...]) -> Any:
     from trails.store import engine
 
     match request:
-        case ("file", path, stamp, format_, memory):
+        case ("file", path, stamp, format_, declared, memory):
             _limit(None)
             before = _stamp(path)
             if before != tuple(stamp):
                 return False
-            _graph = engine.kglite.load(path)
+            _graph = engine.described(engine.kglite.load(path), declared)
             _limit(memory)
             return _stamp(path) == before and _graph.schema_version == format_
         case ("bytes", data, memory):
