@@ -34,7 +34,7 @@ def test_export_writes_rows_card_and_says_how_to_load(make_home, tmp_path: Path)
         "--subgraph", "all", "--format", "trails", "-o", str(tmp_path / "all.parquet"), "--home", str(home.home)
     )
     assert f"load with: trails train --home {home.home} {tmp_path / 'all.parquet'} -o FOLDER\n" in typed.stdout
-    assert "\ntrails train all.parquet\n" in (tmp_path / "all.README.md").read_text(encoding="utf-8")
+    assert "\ntrails train all.parquet -o FOLDER\n" in (tmp_path / "all.README.md").read_text(encoding="utf-8")
     assert (report["rows"], report["chains"], report["lost"]) == (1, 1, [])
 
 
