@@ -134,6 +134,20 @@ def test_the_null_pair_is_taken_off() -> None:
     assert judge(declared(criterion), records(a=high, b=low, c=high, d=low))[0].outcome == "no difference"
 
 
+def test_the_sentence_names_the_whole_contrast() -> None:
+    """An interaction is no plain difference: the sentence of the verdict says what is taken off."""
+    plain, beyond = (Criterion("x", "a", "b", "higher", delta=0.01, null=null) for null in (None, ("c", "d")))
+    rows = records(a=[2.0, 3.1, 4.0, 5.2, 6.0], b=[1.0, 2.0, 3.0, 4.0, 5.0], c=[0.5] * 5, d=[0.0] * 5)
+    (verdict,) = judge(declared(plain, beyond), rows)
+    first, second = verdict.decided
+    assert first.startswith("x of a against b differs by +1.06")
+    assert second.startswith("x of a against b, less that of c against d, is +0.56")
+    for experiment in experiments().values():
+        for claim in experiment.claims:
+            told = [criterion.contrast for criterion in claim.criteria]
+            assert len(set(told)) == len(told), f"two criteria of {experiment.name} read alike: {told}"
+
+
 def test_a_seed_without_a_number_leaves_the_claim_open() -> None:
     a = [math.nan, *[value - 1 - 0.01 * i for i, value in enumerate(BASE[1:])]]
     assert judge(declared(lower()), records(a=a, b=BASE, **SAME))[0].outcome == "open"

@@ -347,8 +347,7 @@ def withheld(
     ):
         (one,) = judged((criterion,), units, experiment.level, chains)
         i = one.interval
-        told = f"{criterion.metric} of {criterion.treatment}"
-        told += f" against {criterion.control}" if criterion.control else ""
+        told = criterion.contrast
         mean, low, high = (v + (0.0 if criterion.control else criterion.against) for v in (i.mean, i.low, i.high))
         told += f" is {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
         told += f" against {criterion.against:g}" if criterion.against and not criterion.control else ""

@@ -119,6 +119,12 @@ class Criterion:
     against: float = 0.0
     null: tuple[str, str] | None = None
 
+    @property
+    def contrast(self) -> str:
+        """What the criterion measures, in words: the metric, both arms, and the pair whose difference is taken off."""
+        told = f"{self.metric} of {self.treatment}" + (f" against {self.control}" if self.control else "")
+        return told + (f", less that of {self.null[0]} against {self.null[1]}" if self.null else "")
+
     def __post_init__(self) -> None:
         if not (math.isfinite(self.delta) and self.delta > 0):
             raise UsageError(
@@ -188,13 +194,12 @@ class Verdict:
 
 def _what(judged: Judged) -> str:
     c, i = judged.criterion, judged.interval
-    against = f" against {c.control}" if c.control else ""
     if not i.n:
-        return f"{c.metric} of {c.treatment}{against} could not be computed"
-    value = f"{c.metric} of {c.treatment}{against} differs by {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}]"
+        return f"{c.contrast} could not be computed"
+    value = f"{c.contrast}{', is' if c.null else ' differs by'} {i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}]"
     if not c.control:
         mean, low, high = (v + c.against for v in (i.mean, i.low, i.high))
-        value = f"{c.metric} of {c.treatment} is {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+        value = f"{c.contrast} is {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
         value += f" against {c.against:g}" if c.against else ""
     bound = f"above -{c.delta:g}" if c.direction == "higher" else f"below +{c.delta:g}"
     wanted = {

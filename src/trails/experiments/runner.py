@@ -239,11 +239,8 @@ def power(name: str, out: Path, options: RunOptions | None = None) -> list[tuple
                 free = len(spread) - sum(len(g) > 1 for g in groups.values())
                 sd = math.sqrt(sum(v * v for v in spread) / free) if free > 0 else math.nan
                 told = f"{effect:.2f} sd" + (f" = {effect * sd:.4f}" if math.isfinite(sd) else "")
-                what = f"{criterion.metric}: {criterion.treatment}"
-                what += f" against {criterion.control}" if criterion.control else ""
-                rows.append(
-                    (experiment.name, claim.name, f"{what} ({criterion.kind})", told, f"{criterion.delta:g}", cost)
-                )
+                what = f"{criterion.contrast} ({criterion.kind})"
+                rows.append((experiment.name, claim.name, what, told, f"{criterion.delta:g}", cost))
     return rows
 
 
