@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from trails.errors import StoreError, TrailsError
 from trails.platform.files import check_regular, refused, what_to_do
 from trails.platform.locks import HeldError, WriterLock
+from trails.platform.memory import small_pages
 from trails.schema import GRAPH_FORMAT, NODE, NODES, RELATIONSHIP, RELATIONSHIPS, Relationship, properties_of
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, GraphBatch, Result
 from trails.store.engine import (
@@ -184,7 +185,7 @@ class EmbeddedStore:
         if not self._changed:
             return
         try:
-            with warnings.catch_warnings():
+            with small_pages(), warnings.catch_warnings():
                 # it says which columns a memory-mapped load would hold on the heap; files are never loaded that way here
                 warnings.simplefilter("ignore", kglite.MappedFallbackWarning)
                 self._graph.save(str(self._path))
@@ -341,8 +342,9 @@ class EmbeddedStore:
 
     def _handed_over(self, batches: Sequence[GraphBatch]) -> None:
         try:
-            for batch in batches:
-                self._write_batch(batch)
+            with small_pages():
+                for batch in batches:
+                    self._write_batch(batch)
         except (kglite.KgError, TrailsError, ValueError, TypeError) as error:
             self._waiting = []
             self._graph = self._load()
@@ -621,9 +623,7 @@ def _joined(batches: Sequence[GraphBatch]) -> GraphBatch:
         names = dict.fromkeys(name for part in parts for name in part)
         sides.append(
             {
-                name: pa.concat_tables(
-                    [part[name] for part in parts if name in part], promote_options="default"
-                ).combine_chunks()
+                name: pa.concat_tables([part[name] for part in parts if name in part], promote_options="default")
                 for name in names
             }
         )
