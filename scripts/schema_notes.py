@@ -94,6 +94,9 @@ NULL: Mapping[str, str] = {
     "Overlap.control_name": "no control was drawn",
     "Effect.after": "the effect looks at one run",
     "Response.chain": "the span is a text of its own",
+    **dict.fromkeys(
+        ("Response.attention_chosen", "Response.drift_chosen"), "one control says nothing of the choice of the layer"
+    ),
     "MEASURED.nll": "no token was measured",
     "MEASURED.mean_surprisal": "no token was measured",
     "MEASURED.max_surprisal": "no token was measured",

@@ -674,14 +674,17 @@ def effects_seen(graph: Graph, effect: str, run: str, home: str, limit: int) -> 
 
 def response_map(graph: Graph, run: str, consistent: bool, home: str, limit: int) -> list[Row]:
     names = (
-        "sentence span layer attention drift_layer drift logit_shift logit_shift_control nll_change nll_change_control"
+        "sentence span layer attention attention_control attention_shuffled attention_chosen attention_mean "
+        "attention_mean_control drift_layer drift drift_shuffled drift_chosen drift_mean drift_mean_control logit_shift "
+        "logit_shift_control logit_shift_shuffled nll_change nll_change_control nll_change_shuffled share share_low "
+        "share_high share_shuffled n_probes run"
     )
     rows = [
-        (*take(r, names), *take(r, "share share_low n_probes run"))
+        tuple(take(r, names))
         for r in nodes(graph, "Response")
         if of_run(r, run) and (r["consistent"] or not consistent) and of_home(r, home)
     ]
-    return sorted(rows, key=lambda row: (-row[11], row[1], row[-1]))[:limit]
+    return sorted(rows, key=lambda row: (-row[22], row[1], row[-1]))[:limit]
 
 
 def token_neighbourhood(graph: Graph, piece: str, run: str, home: str, limit: int) -> list[Row]:

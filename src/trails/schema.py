@@ -1109,8 +1109,8 @@ NODES: tuple[Node, ...] = (
     ),
     Node(
         "Response",
-        "what a span does to unseen probes when it stands before them; _control = the mean of spans of as many tokens of other"
-        " sources, _shuffled = its own tokens in random order",
+        "what a span does to unseen probes when it stands before them; _control = the mean of spans of as many tokens"
+        ", of other sources where there are any, _shuffled = its own tokens in random order",
         (
             _ID,
             _p("span", "string", "id of the step or chain; t and 16 hex digits for a text, a and 16 for a training"),
@@ -1125,6 +1125,14 @@ NODES: tuple[Node, ...] = (
             _p("layer", "integer", "layer where attention on the span exceeds that on the control most", "layer"),
             *_beside("attention", "head-mean mass of the probes' tokens on the span in that layer", "0..1"),
             _p(
+                "attention_chosen",
+                "float",
+                "control of the choice of the layer: the largest excess of a control span over the others in the layer chosen "
+                "for it; absent with one control",
+                "0..1",
+            ),
+            *_beside("attention_mean", "mean over the layers of the mass on the span", "0..1"),
+            _p(
                 "drift_layer",
                 "integer",
                 "layer of the largest drift against the control, 0 = input embeddings",
@@ -1132,6 +1140,16 @@ NODES: tuple[Node, ...] = (
             ),
             _p("drift", "float", "1 - cosine of the probes' states with and without it, minus the control's", "-2..2"),
             _p("drift_shuffled", "float", "the same of its shuffled tokens", "-2..2"),
+            _p(
+                "drift_chosen",
+                "float",
+                "control of the choice of the layer: the largest difference of a control span from the others in the layer "
+                "chosen for it; absent with one control",
+                "0..2",
+            ),
+            *_beside(
+                "drift_mean", "mean over the layers of 1 - cosine of the probes' states with and without it", "0..2"
+            ),
             _p("drift_by_layer", "floats", "drift in every layer, 0 = input embeddings", "-2..2"),
             *_beside("logit_shift", "mean total variation of the probes' predictions with and without it", "%"),
             *_beside("nll_change", "NLL of the probes with it minus without; negative = likelier", "nats per token"),

@@ -152,6 +152,12 @@ def make_world() -> World:
             "n_probes": 12,
             "layer": 2,
             "attention": 0.1 * i,
+            "attention_control": 0.05 * i,
+            "attention_chosen": 0.02 * i if i else None,
+            "attention_mean": 0.06 * i,
+            "drift_chosen": 0.03 * i,
+            "drift_mean_control": 0.04 * i,
+            "nll_change_shuffled": -0.05 * i,
             "drift_layer": 3,
         }
         | {"drift": 0.01 * i, "drift_by_layer": [0.0, 0.01 * i], "logit_shift": 4.0 + i, "logit_shift_control": 2.0}

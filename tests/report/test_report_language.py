@@ -184,12 +184,15 @@ def texts_of(report: Report) -> list[str]:
 
 @pytest.mark.parametrize("share", [0.0, 0.0003, 0.4, 0.9997, 1.0])
 @pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("chosen", [None, 0.01, 0.5])
 @pytest.mark.parametrize("kind", ["step", "adapter"])
-def test_every_sentence_of_a_response_is_in_the_table(kind: str, sign: int, share: float) -> None:
+def test_every_sentence_of_a_response_is_in_the_table(kind: str, chosen: float | None, sign: int, share: float) -> None:
     row = {"text": "If it rains, then: so; but → not, yes", "kind": kind, "n_probes": 6, "layer": 2, "drift_layer": 0}
     row |= {"attention": 0.3, "attention_control": 0.3 - sign * 0.1, "consistent": sign > 0, "drift": sign * 0.02}
     row |= dict.fromkeys(("share", "share_low", "share_high", "share_shuffled"), share)
     row |= {"logit_shift": 39.5, "logit_shift_control": 40.0, "nll_change": sign * 0.12}
+    row |= {"attention_chosen": chosen, "drift_chosen": chosen if kind == "step" else None}
+    row |= {f"{of}_mean{end}": 0.2 for of in ("attention", "drift") for end in ("", "_control")}
     for other in (-0.1, 0.1):
         said = sentence(row | {"nll_change_control": other})
         told = in_russian(said)

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import binomtest
 from tests.report.test_report import contents
 
-from trails.analyses.respond import Span, responses, same_side, share_interval
+from trails.analyses.respond import Span, responses, same_side, sentence, share_interval
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.respond import Reaction
 from trails.pipeline import Home
@@ -65,6 +65,59 @@ def test_a_planted_layer_and_reaction_are_found_and_nothing_else() -> None:
     assert chance <= 7  # 2 of 40 are expected, and at most 7 with all but 0.2 % of probability
 
 
+def noise_only(seed: int, controls: int, layers: int = 12) -> dict[str, Any]:
+    """The row of a span that is like its controls: in every layer all of them differ by chance alone."""
+    rng = np.random.default_rng(seed)
+    size = 3 + controls
+    levels = rng.normal(0.1, 0.01, (size, layers + 1))
+    found = {
+        f"c{number:016x}": Reaction(
+            levels[:, 1:] + rng.normal(0, 0.001, (size, layers)),
+            levels + rng.normal(0, 0.001, (size, layers + 1)),
+            np.full(size, 0.1),
+            rng.normal(0, 0.1, size),
+        )
+        for number in range(12)
+    }
+    (row,) = responses([Span("c1:2", "step", "c1", "a span", 9, ("c9",))], found, "r", probes="all").table.to_pylist()
+    return row | {"levels": levels}
+
+
+def test_the_layer_that_was_chosen_stands_beside_what_the_choice_gives() -> None:
+    rows = [noise_only(seed, 3) for seed in range(200)]
+    above = [row["attention"] > row["attention_control"] for row in rows]
+    assert sum(above) == 200, "the best of 12 layers is always above its control, without anything to find"
+    looks = sum("→ attention in layer" in sentence(row) for row in rows)
+    drifts = sum("→ embedding drift in no layer beyond" not in sentence(row) for row in rows)
+    # one of four alike is the largest one time in four; it is compared with the mean of three, they with that of two
+    assert 0 < looks < 55
+    assert 0 < drifts < 55
+    for row in rows[:3]:
+        controls = row["levels"][2:-1, 1:]
+        most = max((controls[k] - np.delete(controls, k, 0).mean(0)).max() for k in range(3))
+        assert row["attention_chosen"] == pytest.approx(most, abs=0.003)
+        assert row["attention_mean"] == pytest.approx(row["levels"][1, 1:].mean(), abs=0.003)
+        assert row["attention_mean_control"] == pytest.approx(controls.mean(), abs=0.003)
+        assert f", mean over layers {row['attention_mean']:.3f} ({row['attention_mean_control']:.3f}) →" in sentence(
+            row
+        )
+        assert f", mean over layers {row['drift_mean']:.3f} ({row['drift_mean_control']:.3f}) →" in sentence(row)
+
+
+def test_one_control_says_nothing_of_the_choice() -> None:
+    row = noise_only(1, 1)
+    assert (row["attention_chosen"], row["drift_chosen"]) == (None, None)
+    assert sentence(row).count("one control says nothing of the choice of the layer") == 2
+
+
+def test_a_planted_layer_is_beyond_the_choice() -> None:
+    for seed in range(10):
+        (row,) = planted(seed, True, 5).table.to_pylist()
+        assert "→ attention in layer 5 (" in sentence(row)
+        assert "→ embedding drift +0." in sentence(row)
+        assert " in layer 5 (against those spans; chosen alike, " in sentence(row)
+
+
 @pytest.mark.slow
 def test_the_map_is_stored_and_said(trails: Trails, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
@@ -95,19 +148,26 @@ def test_the_map_is_stored_and_said(trails: Trails, tmp_path: Path) -> None:
         ).rows
     assert {r[0] for r in stored} == {row["span"]}
     assert {r[1]: r[2] for r in stored} == {pair["probe"]: pair["nll_change"] for pair in pairs}
-    sentence = found["sentences"][0]
-    assert stored[0][3] == sentence
+    said = found["sentences"][0]
+    assert stored[0][3] == said
     assert stored[0][4:] == (row["layer"], row["drift_by_layer"])
+    assert "length-matched spans come from other sources" in found["notes"]
+    assert not [note for note in found["notes"] if "from a source of the probes" in note]
     for part in (
         "→ attention in ",
         f"layer {row['layer']}",
         "embedding drift ",
         f"logit shift {row['logit_shift']:.1f} %",
     ):
-        assert part in sentence
-    assert "→ reaction on 6 unseen samples = " in sentence
+        assert part in said
+    assert "→ reaction on 6 unseen samples = " in said
     (asked,) = trails("query", "response-map", "--json").json()
-    assert asked["sentence"] == sentence
+    assert asked["sentence"] == said
+    assert {name for name, value in asked.items() if value is None} == set()
+    for name, value in asked.items():
+        assert row.get(name, value) == value
+        if name in ("attention", "attention_mean", "drift_mean", "logit_shift", "nll_change"):
+            assert f"{name}_control" in asked
     again = trails("respond", "chain:toys:1", "--probes", "source:probes", "--json").json()
     assert again["responses"] == found["responses"]
     trails("rebuild", "--fresh")
@@ -124,8 +184,21 @@ def test_steps_and_texts_are_spans(trails: Trails) -> None:
         assert home.cypher("MATCH (:Response)-[:OF]->(s:Step) RETURN count(s) AS n").rows == ((8,),)
     own = trails("respond", "Not every rain makes the grass wet.", "--probes", "source:probes", "--json").json()
     assert own["responses"][0]["kind"] == "text"
+    source, *_ = [note for note in own["notes"] if "no source" in note]
+    assert source == "the span has no source: its length-matched spans come from any source of the home"
     trails("rebuild", "--fresh")
     assert len(trails("query", "response-map", "--json").json()) == 9
+
+
+@pytest.mark.slow
+def test_controls_of_a_source_of_the_probes_are_told(trails: Trails) -> None:
+    text = " ".join(f"The moon of day {n} is round." for n in range(8))  # only the long chains can match its length
+    found = trails("respond", text, "--probes", "chain:fillers:1,fillers:2", "--json").json()
+    drawn = found["responses"][0]["control_chains"]
+    with Home() as home:
+        assert {home.trace(chain).chain.source for chain in drawn} == {"fillers"}
+    assert "3 of 3 length-matched spans are from a source of the probes" in found["notes"]
+    assert not [note for note in found["notes"] if "from other sources" in note]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The response map: what spans do to unseen probes, beside length-matched spans of another source and shuffled tokens."""
+"""The response map: what spans do to unseen probes, beside length-matched spans and shuffled tokens."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from trails.store.rows import table_of
 if TYPE_CHECKING:
     from trails.measure.respond import Reaction
 
-CONTROLS = ("another source", "shuffled tokens")
-"""What every span is compared with: a span of as many tokens of another source, and its own tokens in random order."""
+CONTROLS = ("length-matched spans", "shuffled tokens")
+"""What every span is compared with: spans of as many tokens, and its own tokens in random order."""
+TRAININGS = ("training on other text", "training on shuffled steps")
+"""What a training is compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,17 @@ class Responses(Finding):
         """How many spans move unseen probes the same way, and the spans themselves."""
         rows = self.table.to_pylist()
         consistent = [row for row in rows if row["consistent"]]
+        trained = any(row["kind"] == "adapter" for row in rows)
+        against = "the training on other text" if trained else "length-matched spans"
         verdict = (
             f"{part_of(len(consistent), len(rows), 'span', 'moves', 'move')} "
-            f"{counted(len(self.chains), 'unseen probe')} the same way, beyond a span of "
-            "another source"
+            f"{counted(len(self.chains), 'unseen probe')} the same way, beyond {against}"
         )
         columns = {
             "span": "span", "text": "text", "layer": "layer", "attention": "attention", "attention_control": "control",
-            "drift_layer": "drift layer", "drift": "drift", "logit_shift": "logit shift %", "logit_shift_control": "control %",
+            "attention_mean": "over layers", "attention_mean_control": "its control",
+            "drift_layer": "drift layer", "drift": "drift", "drift_chosen": "drift by choice",
+            "logit_shift": "logit shift %", "logit_shift_control": "control %",
             "nll_change": "nats", "nll_change_control": "control nats", "nll_change_shuffled": "shuffled nats",
             "share": "share", "share_low": "its low", "share_high": "its high",
         }  # fmt: skip
@@ -141,26 +146,52 @@ def sentence(row: Mapping[str, Any]) -> str:
     word = "consistent" if row["consistent"] else "not consistent"
     if row["kind"] == "adapter":
         return (
-            f"“{text}” → embedding drift {row['drift']:+.3f} in layer {row['drift_layer']} (against the training on other "
-            "text) → "
+            f"“{text}” → {_drifted(row, 'the training on other text')} → "
             f"logit shift {row['logit_shift']:.1f} % ({row['logit_shift_control']:.1f} %) → "
             f"{row['nll_change']:+.3f} nats a token ({row['nll_change_control']:+.3f}) → "
             f"reaction on {row['n_probes']} unseen samples = {word} ({percent(row['share'])} on one side of the training on "
             f"other text, 95 % {percent(row['share_low'])} to {percent(row['share_high'])}; of that on shuffled steps "
             f"{percent(row['share_shuffled'])})"
         )
-    masses = f"{row['attention']:.3f}, length-matched spans {row['attention_control']:.3f}"
-    looked = f"attention in layer {row['layer']} ({masses})"
-    if row["attention"] <= row["attention_control"]:
-        looked = f"attention in no layer above that on length-matched spans (layer {row['layer']}: {masses})"
     return (
-        f"“{text}” → {looked} → embedding drift {row['drift']:+.3f} in layer {row['drift_layer']} (against those spans) → "
+        f"“{text}” → {_looked(row)} → {_drifted(row, 'those spans')} → "
         f"logit shift {row['logit_shift']:.1f} % ({row['logit_shift_control']:.1f} %) → "
         f"{row['nll_change']:+.3f} nats a token ({row['nll_change_control']:+.3f}) → "
         f"reaction on {row['n_probes']} unseen samples = {word} ({percent(row['share'])} on one side of the length-matched "
         f"spans, 95 % {percent(row['share_low'])} to {percent(row['share_high'])}; of its shuffled tokens "
         f"{percent(row['share_shuffled'])})"
     )
+
+
+NO_CHOICE = "one control says nothing of the choice of the layer"
+
+
+def _looked(row: Mapping[str, Any]) -> str:
+    """Attention on a span in the layer where it exceeds its control most, beside what that choice gives for those."""
+    layer, chosen, excess = row["layer"], row["attention_chosen"], row["attention"] - row["attention_control"]
+    masses = f"{row['attention']:.3f}, length-matched spans {row['attention_control']:.3f}"
+    alike = NO_CHOICE if chosen is None else f"chosen alike, one of those exceeds the others by {chosen:.3f}"
+    if excess <= 0:
+        said = f"attention in no layer above that on length-matched spans (layer {layer}: {masses})"
+    elif chosen is not None and excess <= chosen:
+        said = f"attention in no layer beyond what the choice of a layer gives (layer {layer}: {masses}; {alike})"
+    else:
+        said = f"attention in layer {layer} ({masses}; {alike})"
+    return f"{said}, mean over layers {row['attention_mean']:.3f} ({row['attention_mean_control']:.3f})"
+
+
+def _drifted(row: Mapping[str, Any], control: str) -> str:
+    """Drift in the layer where it differs from its control most, beside what that choice gives for the control spans."""
+    drift, chosen = f"{row['drift']:+.3f}", row["drift_chosen"]
+    alike = NO_CHOICE if chosen is None else f"chosen alike, one of those differs from the others by {chosen:.3f}"
+    if chosen is not None and abs(row["drift"]) <= chosen:
+        said = (
+            f"embedding drift in no layer beyond what the choice of a layer gives ({drift} in layer {row['drift_layer']} "
+            f"against {control}; {alike})"
+        )
+    else:
+        said = f"embedding drift {drift} in layer {row['drift_layer']} (against {control}; {alike})"
+    return f"{said}, mean over layers {row['drift_mean']:.3f} ({row['drift_mean_control']:.3f})"
 
 
 def share_interval(hits: int, n: int) -> tuple[float, float]:
@@ -204,6 +235,8 @@ def responses(
         "nll": float(np.abs(nll[:, 0]).max()),
     }
     attention, drift, shift, nll = (_by_span(values, len(spans)) for values in (attention, drift, shift, nll))
+    chosen = [_chosen(attention[:, i], drift[:, i]) for i in range(len(spans))]
+    attention, drift, shift, nll = (_with_mean(values) for values in (attention, drift, shift, nll))
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     for number, span in enumerate(spans):
@@ -215,7 +248,7 @@ def responses(
             "text": span.text,
             "n_tokens": span.n_tokens,
         }
-        rows.append(described | one | {"control_chains": list(span.control_chains)})
+        rows.append(described | one | chosen[number] | {"control_chains": list(span.control_chains)})
         for line, chain in enumerate(order):
             own, other, mixed = nll[line, number].tolist()
             pairs.append(
@@ -223,12 +256,13 @@ def responses(
                 | {"nll_change_shuffled": mixed, "logit_shift": 100 * float(shift[line, number, 0])}
             )
     rows.sort(key=lambda row: (-abs(row["nll_change"] - row["nll_change_control"]), row["span"]))
+    names = TRAININGS if any(span.kind == "adapter" for span in spans) else CONTROLS
     scores = (
-        _score(NLL, "nats per token, negative = likelier", nll),
-        _score("logit shift", "% total variation", 100 * shift),
-        _score("hidden drift", "1 - cosine, mean over layers", drift[..., 1:].mean(-1)),
+        _score(NLL, "nats per token, negative = likelier", nll, names),
+        _score("logit shift", "% total variation", 100 * shift, names),
+        _score("hidden drift", "1 - cosine, mean over layers", drift[..., 1:].mean(-1), names),
         *(
-            [_score("attention on the span", "0..1, mean over layers", attention.mean(-1))]
+            [_score("attention on the span", "0..1, mean over layers", attention.mean(-1), names)]
             if np.isfinite(attention).all()
             else []
         ),
@@ -246,11 +280,30 @@ def responses(
 
 
 def _by_span(values: Doubles, count: int) -> Doubles:
-    """(probes, 1 + spans × (2 + controls), …) as (probes, spans, 3, …): the span, the mean of its controls, its shuffled
+    """(probes, 1 + spans × (2 + controls), …) as (probes, spans, 2 + controls, …): the span, its controls, its shuffled
     tokens.
     """
-    parts = values[:, 1:].reshape(len(values), count, -1, *values.shape[2:])
+    return values[:, 1:].reshape(len(values), count, -1, *values.shape[2:])
+
+
+def _with_mean(parts: Doubles) -> Doubles:
+    """(probes, spans, 2 + controls, …) as (probes, spans, 3, …): the mean of the controls in their place."""
     found: Doubles = np.stack((parts[:, :, 0], parts[:, :, 1:-1].mean(2), parts[:, :, -1]), 2)
+    return found
+
+
+def _chosen(attention: Doubles, drift: Doubles) -> dict[str, float | None]:
+    """What choosing a layer gives where there is nothing to find: the choice that a row makes for its span, made for each of
+    its K control spans against the mean of the others; the largest of the K. ``attention`` (P, 2+K, L), ``drift``
+    (P, 2+K, L+1); None with one control.
+    """
+    found: dict[str, float | None] = {}
+    for name, values, size in (("attention", attention, np.asarray), ("drift", drift, np.abs)):
+        controls = values[:, 1:-1].mean(0)
+        others = len(controls) - 1
+        beyond = controls - (controls.sum(0) - controls) / others if others else np.full_like(controls, np.nan)
+        largest = float(size(beyond).max())
+        found[f"{name}_chosen"] = largest if np.isfinite(largest) else None
     return found
 
 
@@ -267,10 +320,15 @@ def _row(attention: Doubles, drift: Doubles, shift: Doubles, nll: Doubles) -> di
         "attention": masses[0, layer] if looked else None,
         "attention_control": masses[1, layer] if looked else None,
         "attention_shuffled": masses[2, layer] if looked else None,
+        **{
+            f"attention_mean{of}": masses[i].mean() if looked else None
+            for i, of in enumerate(("", "_control", "_shuffled"))
+        },
         "drift_layer": drift_layer,
         "drift": beyond[drift_layer],
         "drift_shuffled": (drifts[2] - drifts[1])[drift_layer],
         "drift_by_layer": beyond.tolist(),
+        **{f"drift_mean{of}": drifts[i, 1:].mean() for i, of in enumerate(("", "_control", "_shuffled"))},
     }
     for name, values in (("logit_shift", shifts), ("nll_change", changes)):
         found |= {name: values[0], f"{name}_control": values[1], f"{name}_shuffled": values[2]}
@@ -284,12 +342,12 @@ def _row(attention: Doubles, drift: Doubles, shift: Doubles, nll: Doubles) -> di
     return {name: float(v) if isinstance(v, np.floating) else v for name, v in found.items()}
 
 
-def _score(name: str, unit: str, values: Doubles) -> Score:
+def _score(name: str, unit: str, values: Doubles, names: Sequence[str]) -> Score:
     """Mean over probes and spans, (P, S, 3), with the intervals that resampling probes gives."""
     by_probe = values.mean(1)
     again = how_resampled("probes")
     controls = tuple(
         Control(control, float(by_probe[:, i].mean()), bootstrap(by_probe[:, i]), f"one a span and probe; {again}")
-        for i, control in enumerate(CONTROLS, start=1)
+        for i, control in enumerate(names, start=1)
     )
     return Score(name, float(by_probe[:, 0].mean()), unit, controls, bootstrap(by_probe[:, 0]), how=again)

@@ -1,4 +1,4 @@
-"""``trails respond``: spans before unseen probes, each beside a length-matched span and its own tokens shuffled."""
+"""``trails respond``: spans before unseen probes, each beside length-matched spans and its own tokens shuffled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trails.measure.respond import Reaction, react, trained
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.arrays import Ints
-from trails.platform.text import agreeing, counted
+from trails.platform.text import agreeing, counted, part_of
 from trails.schema import Trace, stable_hash, step_key
 from trails.train.check import check_adapter, check_base
 
@@ -96,8 +96,8 @@ def respond(
         return result
     scorer = home.language_model(known.id)
     text = scorer.model.text
-    beside, where = _with_controls(home, found, known.id, {trace.chain.id for trace in kept}, controls, seed)
-    notes.append(where)
+    beside, said = _with_controls(home, found, known.id, {trace.chain.id for trace in kept}, controls, seed)
+    notes += said
     separator = text.encode(SEPARATOR, "the separator").ids
     rng = np.random.default_rng([seed, 2])
     texts: list[Ints] = [np.zeros(0, np.int32)]  # the probe alone once more: the noise floor
@@ -204,9 +204,9 @@ def _spans(home: OpenHome, spans: str, run: str) -> list[tuple[Span, Ints]]:
 
 def _with_controls(
     home: OpenHome, found: list[tuple[Span, Ints]], run: str, probes: set[str], count: int, seed: int
-) -> tuple[list[tuple[Span, Ints, list[Ints]]], str]:
+) -> tuple[list[tuple[Span, Ints, list[Ints]]], list[str]]:
     """Every span with ``count`` spans of as many tokens of chains of other sources, drawn at random; and where they come
-    from.
+    from. A text of its own has no source: any source is another one.
     """
     pool: dict[str, list[tuple[str, Ints]]] = {}
     source_of: dict[str, str] = {}
@@ -239,9 +239,17 @@ def _with_controls(
         others = [tokens[begin : begin + len(ids)] for (_, tokens), begin in zip(picks, begins, strict=True)]
         described = Span(span.id, span.kind, span.chain, span.text, len(ids), tuple(chain for chain, _ in picks))
         result.append((described, ids, others))
-    where = "length-matched spans come from other sources"
+    if any(span.chain for span, _ in found):
+        where = "length-matched spans come from other sources"
+    else:
+        where = "the span has no source: its length-matched spans come from any source of the home"
     if same:
         where += (
             f"; of {same} of {len(found)} from other chains of the same source, because no other has as many tokens"
         )
-    return result, where
+    of_probes = {source_of[chain] for chain in probes}
+    drawn = [source_of[chain] in of_probes for span, _, _ in result for chain in span.control_chains]
+    if any(drawn):
+        alike = part_of(sum(drawn), len(drawn), "length-matched span", "is", "are")
+        return result, [where, f"{alike} from a source of the probes"]
+    return result, [where]
