@@ -18,6 +18,8 @@ from tests.genome.conftest import EXAMPLE, fill
 from trails.errors import UsageError
 from trails.export.subgraph import Part
 from trails.genome.compile import Parts, export_course, gap_items, role_rows
+from trails.pipeline.training import role_files
+from trails.pipeline.training import role_rows as role_rows_of
 from trails.genome.course import Course, compile_course
 from trails.genome.generate import EXAMPLE as FIRST
 from trails.genome.generate import genome_of
@@ -444,3 +446,72 @@ def test_chains_are_numbered_by_source_and_record_and_found_by_their_id(shelf: S
     among = np.arange(len(shelf)) % 3 == 0
     assert [shelf.id(row) for row in shelf.rising(among)] == sorted(ids[::3])
     assert shelf.keys(among).tolist() == sorted(numbers[::3].tolist())
+
+
+ROLES = """\
+genome: 1
+name: roles
+stages:
+  - name: one
+    sections:
+      - name: a
+        books:
+          - {select: "meta:version=plain", take: 3, role: learner}
+          - {select: "meta:version=plain", skip: 3, take: 3, role: critic}
+"""
+
+
+def test_roles_overlap_only_in_chains_that_are_taken(compiled) -> None:
+    course = compiled(ROLES)
+    assert [len(rows) for rows in role_rows(course).values()] == [3, 0, 3, 0]
+    with pytest.raises(GenomeError, match=r"roles overlap: 1 chain is learner and critic"):
+        compiled(ROLES.replace("skip: 3", "skip: 2"))
+    # roles of selections that share no chain of the course
+    apart = ROLES.replace(", role: learner", "").replace(", role: critic", "").replace("skip: 3, take: 3", "skip: 3")
+    apart += 'roles: {learner: "meta:version=plain", critic: "meta:version=reworded"}\n'
+    assert len(role_rows(compiled(apart))["learner"]) == len(compiled(apart))
+
+
+def test_a_course_over_another_leaves_no_file_of_it(compiled, tmp_path: Path) -> None:
+    to = tmp_path / "x"
+    export_course(compiled(ROLES), "trails", to)
+    (to / "notes.txt").write_text("mine", encoding="utf-8")
+    assert set(role_files(to / "train.jsonl")) == {"learner", "critic"}
+    stale = (to / "train.critic.jsonl").read_bytes()
+    done = export_course(compiled(ROLES.replace(", role: critic", "")), "trails", to, overwrite=True)
+    assert {path.name for path in to.iterdir()} == {
+        *("course.jsonl", "genome.yaml", "train.README.md", "train.jsonl", "train.learner.jsonl", "notes.txt")
+    }
+    assert {path.parent for path in (*done.files.values(), *done.report.files.values(), done.report.card)} == {to}
+    assert set(role_rows_of(to / "train.jsonl")) == {"learner"}
+    # a file that came from elsewhere is refused, and so are rows that are not those of the list
+    (to / "train.critic.jsonl").write_bytes(stale)
+    with pytest.raises(UsageError, match=r"train.critic.jsonl is not of this course, which has learner"):
+        role_files(to / "train.jsonl")
+    (to / "train.critic.jsonl").rename(to / "train.learner.jsonl")
+    with pytest.raises(UsageError, match=r"the rows of .*train.learner.jsonl are not those of the role learner"):
+        role_rows_of(to / "train.jsonl")
+    lines = (to / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (to / "train.jsonl").write_text("".join(reversed(lines)), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"the rows of .*train.jsonl are not those of"):
+        role_rows_of(to / "train.jsonl")
+
+
+def test_an_export_that_is_ended_keeps_the_course_or_leaves_one_that_is_known_as_broken(
+    compiled, tmp_path: Path
+) -> None:
+    to, first = tmp_path / "x", compiled(ROLES)
+    export_course(first, "trails", to)
+    before = {path.name: path.read_bytes() for path in to.iterdir()}
+    second = compiled(ROLES.replace("take: 3", "take: 2"))
+    second.document.text = "\ud800"  # no file can hold it: the last file of the course cannot be written
+    with pytest.raises(UnicodeEncodeError):
+        export_course(second, "trails", to, overwrite=True)
+    assert {path.name: path.read_bytes() for path in to.iterdir()} == before
+    left = to / ".trails-course-0123abcd"
+    (left / "made").mkdir(parents=True)  # of a killed process
+    (to / "course.jsonl").unlink()  # killed between two files
+    with pytest.raises(UsageError, match="is not the file of a whole course"):
+        role_files(to / "train.jsonl")
+    export_course(first, "trails", to, overwrite=True)
+    assert {path.name: path.read_bytes() for path in to.iterdir()} == before

@@ -91,6 +91,8 @@ def test_a_zone_of_the_home_replaces_that_of_trails(home: Path, tmp_path: Path) 
         ("role > BUT", "role is a name"),
         ("entropy = many", "entropy is a number"),
         ("gap > q90", "write gap > 0.9"),
+        ("gap > 2", "gap lies between 0 and 1"),
+        ("entropy > 1 & attention_sink > 150 %", "attention_sink lies between 0 and 1"),
     ],
 )
 def test_check_refuses_what_means_nothing(tmp_path: Path, zone: str, words: str) -> None:

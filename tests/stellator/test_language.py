@@ -125,6 +125,8 @@ def test_the_written_example_is_canonical(russian: bool) -> None:
         ("[ZONE: entropy > 1 > 2]", "1:20", "means nothing here"),
         ("[ZONE: entropy > 1, 2]", "1:8", "takes one value"),
         ("[ZONE:a]\nGRADIENT DAMPEN → backward pass ~zero", "2:34", "a number"),
+        ("[ZONE:a]\nGRADIENT DAMPEN → backward pass ~1e30", "2:34", "a factor from 0 to 1; 1e30 was given"),
+        ("[ZONE:a]\nPHASE → π ± 400°", "2:1", "could not fail"),
         ("[ZONE:a]\n\nTOKEN → слово", "3:1", 'TOKEN → "слово"'),
         ('[ZONE:a]\nTOKEN → "x', "2:9", '"text"'),
         ('[ZONE:a]\nTOKEN → ""', "2:9", "empty"),

@@ -104,7 +104,7 @@ def describe(
         hashes=written.hashes,
         told=arrangement.told if arrangement is not None else (),
     )
-    write_atomic(prepared.card, text)
+    write_atomic(prepared.card, text, sweep=True)
     digest = written.digests["train"]
     return ExportReport(
         *(files, prepared.card, digest, counts, tuple(lost), tuple(lint), writer.name, typed, ends, tuple(loads)),

@@ -7,16 +7,19 @@
     DIR/gaps.jsonl            the evaluation items of the gaps, if there are any: what was withheld, and what stood before it
     DIR/genome.yaml           the genome
 
-The same genome over the same home with the same seed gives the same bytes.
+The same genome over the same home with the same seed gives the same bytes. The files are written beside their places and put
+there at the end, ``course.jsonl`` last: a folder without it holds no whole course.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,9 @@ from trails.genome.scenes import items
 from trails.genome.shelf import Int64
 from trails.platform.arrays import Keys
 from trails.platform.columns import parked
-from trails.platform.files import write_atomic
+from trails.platform.files import scratch_folder, unbroken, write_atomic
 from trails.platform.text import counted
+from trails.store.outputs import check_output
 from trails.store.traces import numbers_of
 
 COLUMNS = pa.schema(
@@ -105,19 +109,54 @@ class Compiled:
 
 
 def export_course(course: Course, format: str, to: Path, *, parquet: bool = False, **options: Any) -> Compiled:
-    """Write a course into the folder ``to``; ``options`` as those of an export.
+    """Write a course into the folder ``to``; ``options`` as those of an export. With ``overwrite`` the files of the course that
+    lay there go, also those that this one has none of; other files stay.
 
     Raises UsageError for a format that would lose the order, and for files that exist (without ``overwrite``).
     """
     writer = writer_named(format)
     if to.suffix and not to.is_dir():
         raise UsageError(f"{to} ends in {to.suffix!r}, and a course is a folder of files. Write -o FOLDER.")
-    rows = to / "tokens" if writer.folder else to / f"train{'.parquet' if parquet else '.jsonl'}"
-    written = {name: to / file for name, file in _BESIDE.items()}
-    if not options.get("overwrite"):
-        for path in written.values():
-            if path.exists():
-                raise UsageError(f"{path} exists. Choose another folder, or add --overwrite.")
+    there = [to / name for name in _own() if (to / name).exists() or (to / name).is_symlink()]
+    for path in (to, *there):
+        check_output(path)
+    if there and not options.get("overwrite"):
+        raise UsageError(f"{there[0]} exists. Choose another folder, or add --overwrite.")
+    new = not to.exists()
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(to, ".trails-course-", alone_on=to) as held:
+            scratch = held / "made"  # the export locks the folder that it writes to
+            scratch.mkdir()
+            rows = scratch / "tokens" if writer.folder else scratch / f"train{'.parquet' if parquet else '.jsonl'}"
+            try:
+                report, written = _write(course, format, rows, options)
+            except (StoreError, UsageError) as error:  # named as the user knows the place
+                raise type(error)(str(error).replace(str(scratch), str(to))) from error
+            with unbroken():
+                _put(scratch, to)
+            report = replace(
+                report,
+                files={name: to / path.relative_to(scratch) for name, path in report.files.items()},
+                card=to / report.card.relative_to(scratch),
+                settings=report.settings.replace(str(scratch), str(to)),
+            )
+            written = {name: to / path.relative_to(scratch) for name, path in written.items()}
+    except OSError as error:
+        raise StoreError(f"{to} cannot be written: {error.strerror or error}") from error
+    finally:
+        if new:
+            with suppress(OSError):  # it is not empty
+                to.rmdir()
+    cut = int((course.too_long & (course.scene >= 0)).sum())
+    return Compiled(report, written, cut)
+
+
+def _write(
+    course: Course, format: str, rows: Path, options: Mapping[str, Any]
+) -> tuple[ExportReport, dict[str, Path]]:
+    """Write every file of a course beside ``rows``: what was exported, and the other files by name."""
+    written = {name: rows.with_name(file) for name, file in _BESIDE.items()}
 
     def columns(places: Int64) -> pa.Table:
         made = course.columns(places).cast(COLUMNS)
@@ -142,18 +181,35 @@ def export_course(course: Course, format: str, to: Path, *, parquet: bool = Fals
         ExportOptions(run=course.shelf.run.id, **options),
         arrangement=arrangement,
     )
-    try:
-        write_file(_course_tables(course), _COURSE, written["course"])
-        for name, found in (("scenes", items(course.scenes, course.shelf)), ("gaps", gap_items(course))):
-            if found:
-                write_atomic(written[name], _lines(found))
-            else:  # an empty file would look like a course whose items were lost; one of another course must not stay
-                written.pop(name).unlink(missing_ok=True)
-        write_atomic(written["genome"], course.document.text)
-    except OSError as error:
-        raise StoreError(f"{to} cannot be written: {error.strerror or error}") from error
-    cut = int((course.too_long & (course.scene >= 0)).sum())
-    return Compiled(report, written, cut)
+    write_file(_course_tables(course), _COURSE, written["course"])
+    for name, found in (("scenes", items(course.scenes, course.shelf)), ("gaps", gap_items(course))):
+        if found:
+            write_atomic(written[name], _lines(found))
+        else:  # an empty file would look like a course whose items were lost
+            del written[name]
+    write_atomic(written["genome"], course.document.text)
+    return report, written
+
+
+def _own() -> list[str]:
+    """Names of what a course may consist of."""
+    stems = ("train", *(f"train.{role}" for role in ROLES))
+    rows = [f"{stem}{end}" for stem in stems for end in (".jsonl", ".parquet", ".graph.jsonl")]
+    return [*rows, "train.README.md", "tokens", *_BESIDE.values()]
+
+
+def _put(made: Path, to: Path) -> None:
+    """Put the files of a course in the places of those that are there. Whoever is killed meanwhile leaves no list of rows."""
+    new = {path.name for path in made.iterdir()}
+    (to / _BESIDE["course"]).unlink(missing_ok=True)
+    for path in (to / name for name in _own()):
+        if path.is_dir():
+            if (path / "dataset_dict.json").is_file():
+                shutil.rmtree(path)
+        elif path.name not in new:
+            path.unlink(missing_ok=True)
+    for name in sorted(new, key=_BESIDE["course"].__eq__):
+        (made / name).replace(to / name)
 
 
 _BESIDE = {"course": "course.jsonl", "scenes": "scenes.jsonl", "gaps": "gaps.jsonl", "genome": "genome.yaml"}

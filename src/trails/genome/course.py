@@ -167,7 +167,6 @@ class _Builder:
 
     def course(self) -> Course:
         books = list(self.selected())
-        self.roles(books)
         scenes = self.scenes()
         self.stop()
         gaps = self.gaps(books, scenes)
@@ -175,6 +174,8 @@ class _Builder:
         self.stop()
         tokens = self.row_tokens()
         self.budget(books, scenes, tokens)
+        self.stop()
+        self.roles(books, scenes)
         self.stop()
         course = self.rows(books, scenes, gaps, tokens)
         self.stop()
@@ -216,8 +217,11 @@ class _Builder:
             self.fault((*path, "select"), f"an empty book: {first_lines(error)}", "list what there is: trails chains")
             return none, {}
 
-    def roles(self, books: Sequence[PlacedBook]) -> None:
-        """A role for every chain. Two roles of one chain are a fault: their shards would not be disjoint."""
+    def roles(self, books: Sequence[PlacedBook], scenes: Sequence[tuple[Where, int, Placed]]) -> None:
+        """A role for every chain that is taken. Two roles of one are a fault: their shards would not be disjoint."""
+        taken = np.zeros(len(self.shelf), bool)
+        for chains in (*(placed.chains for placed in books), [placed.chain for _, _, placed in scenes]):
+            taken[np.asarray(chains, np.int64)] = True
         claims: list[tuple[Where, int, Int64]] = []
         for number, name in enumerate(ROLES):
             text = getattr(self.genome.roles, name)
@@ -234,7 +238,8 @@ class _Builder:
             for placed in books
             if placed.book.role is not None
         ]
-        for path, number, rows in claims:
+        for path, number, claimed in claims:
+            rows = claimed[taken[claimed]]
             other = rows[(self.role[rows] >= 0) & (self.role[rows] != number)]
             if len(other):
                 known, first = ROLES[int(self.role[other[0]])], self.shelf.id(int(other[0]))

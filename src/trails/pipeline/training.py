@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trails.config import Settings
 from trails.errors import UsageError
 from trails.export import read_records
-from trails.platform.files import write_atomic
+from trails.platform.files import text_lines, write_atomic
 from trails.platform.text import agreeing, part_of
 from trails.schema import Run
 from trails.store.traces import TraceStore
@@ -149,20 +149,19 @@ def train_roles(
     the sum of the roles' weight changes, each weighted by its share of the rows.
 
     ``routes.json`` says which adapter belongs to which role. A run that was interrupted continues where it stopped. Raises
-    UsageError where no file of a role lies beside the export.
+    UsageError for files that are not of one course, and for a course without roles (:func:`role_rows`).
     """
     from trails.train.adapter import mix_adapters
-    from trails.train.data import load_rows
 
-    files = role_files(export)
     if options.objective == "attention":
         raise UsageError("adapters by role are trained on the cross entropy. Leave --objective attention out.")
+    files = role_files(export)
+    chains = {row["chain"] for rows in role_rows(export).values() for row in rows}
     reports: dict[str, TrainReport] = {}
     more: dict[str, Any] = {"force": force, "overwrite": overwrite, "on_step": on_step}
     for role, path in files.items():
         on_stage(f"role {role}: {path}")
         reports[role] = train_export(settings, path, output / role, options, on_stage=on_stage, **more)
-    chains = {row["chain"] for path in files.values() for row in load_rows(path)}
     equal = replace(
         options,
         rank=options.rank * len(files),
@@ -180,19 +179,72 @@ def train_roles(
     return RoleReport(reports, one, output / MIXED, weights)
 
 
+def role_rows(export: Path) -> dict[str, list[dict[str, Any]]]:
+    """The training rows of every role of the course whose rows ``export`` holds, by role, in their order.
+
+    Which roles there are says ``course.jsonl`` beside it. Raises UsageError where that is missing or names no role, and for
+    rows, or a file of a role, that are not of this course.
+    """
+    from trails.train.data import load_rows
+
+    files = role_files(export)
+    roles: dict[str, str] = {}
+    order: list[str] = []
+    for _, line in text_lines(export.with_name(COURSE)):
+        row = json.loads(line)
+        order.append(row["chain"])
+        roles[row["chain"]] = row["role"]
+    every = load_rows(export)
+    held = iter(order)
+    again = f"Write the course again: {EXPORT}"
+    if not all(row["chain"] in held for row in every):  # in their order; rows without a label are not trained
+        raise UsageError(f"the rows of {export} are not those of {export.with_name(COURSE)}. {again}")
+    found = {}
+    for role, path in files.items():
+        mine, told = [row for row in every if roles[row["chain"]] == role], load_rows(path)
+        if list(map(_fed, mine)) != list(map(_fed, told)):
+            raise UsageError(f"the rows of {path} are not those of the role {role} in {export}. {again}")
+        found[role] = told
+    return found
+
+
+def _fed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row but for its place in the file."""
+    return {name: value for name, value in row.items() if name != "order"}
+
+
+COURSE = "course.jsonl"
+EXPORT = "trails genome export FILE --format trails -o FOLDER --overwrite"
+
+
 def role_files(export: Path) -> dict[str, Path]:
-    """The files of the roles beside a course's rows, by role. Raises UsageError where there is none."""
+    """The files of the roles of a course, by role; ``course.jsonl`` beside ``export`` says which roles it has. Raises UsageError
+    where that is missing or names no role, where the file of a role is missing, and where there is one of another role.
+    """
     from trails.genome.model import ROLES
 
-    files = {role: export.with_name(f"{export.stem}.{role}{export.suffix}") for role in ROLES}
-    files = {role: path for role, path in files.items() if path.is_file()}
-    if not files:
+    course = export.with_name(COURSE)
+    if not course.is_file():
         raise UsageError(
-            f"there is no file of a role beside {export} ({export.stem}.learner{export.suffix}, …). A genome "
-            f"with roles writes"
-            " them: trails genome export FILE --format trails -o FOLDER"
+            f"there is no {course}, so {export} is not the file of a whole course: its export was interrupted, or it is no "
+            f"course. Run: {EXPORT}"
         )
-    return files
+    try:
+        has = {json.loads(line)["role"] for _, line in text_lines(course)} - {""}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{course} is no list of a course's rows ({error!r}). Run: {EXPORT}") from None
+    files = {role: export.with_name(f"{export.stem}.{role}{export.suffix}") for role in ROLES}
+    if not has:
+        raise UsageError(
+            f"there is no file of a role beside {export}: the course has no roles. Give its genome roles, and run: {EXPORT}"
+        )
+    for role, path in files.items():
+        if path.is_file() != (role in has):
+            what = f"there is no file of a role beside {export} that it has: {path}" if role in has else (
+                f"{path} is not of this course, which has {' and '.join(r for r in ROLES if r in has)}"
+            )
+            raise UsageError(f"{what}. Write the course again: {EXPORT}")
+    return {role: path for role, path in files.items() if role in has}
 
 
 def route_rows(
@@ -212,14 +264,12 @@ def route_rows(
     from trails.evaluate.groups import check_export, exported_chains
     from trails.evaluate.routes import folders_of, routes_of
     from trails.train.check import check_base, check_model, read_json
-    from trails.train.data import load_rows
 
-    head, files, folders = export_head(export), role_files(export), folders_of(adapters)
+    head, all_rows, folders = export_head(export), role_rows(export), folders_of(adapters)
     if trained is not None:
         check_export(trained, [folders.one])
     known = exported_chains(trained) if trained is not None else set()
     identity = (read_json(folders.one / "train.json") or {}).get("identity", {})
-    all_rows = {role: load_rows(path) for role, path in files.items()}
     rows = {role: [row for row in of if row["chain"] not in known] for role, of in all_rows.items()}
     gone = {row["chain"] for of in all_rows.values() for row in of} & known
     on_stage(f"loading {settings.model or 'the model of the rows'}")

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import signal
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -143,9 +144,19 @@ def _is_free(folder: Path) -> bool:
     return True
 
 
-def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
-    """Write a file, text as UTF-8, through :func:`replacing` (without ``sweep``)."""
-    with replacing(path, sweep=False) as temporary, temporary.open("wb") as file:
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block ends: for a few renames that belong together."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def write_atomic(path: Path, data: bytes | memoryview | str, *, sweep: bool = False) -> None:
+    """Write a file, text as UTF-8, through :func:`replacing`."""
+    with replacing(path, sweep=sweep) as temporary, temporary.open("wb") as file:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 

@@ -411,10 +411,16 @@ class _Statement:
     def in_unit(self, of: Condition, value: Number) -> float:
         """The number in the property's own unit. Raises InputError for a unit that does not fit."""
         own = MEASURES[of.name].unit if of.name in MEASURES else "0..1"
+        if own == "0..1" and value.unit in ("", "%"):
+            share = value.value / (100 if value.unit else 1)
+            if not 0 <= share <= 1:
+                raise self.wrong(
+                    of, f"{of.name} lies between 0 and 1, and {value.value:g}{value.unit} does not: this is true of every "
+                    "value or of none."
+                )
+            return share
         if not value.unit:
             return value.value
-        if value.unit == "%" and own == "0..1":
-            return value.value / 100
         if value.unit in ("nats", "bits") and own == "nats":
             return value.value * (math.log(2) if value.unit == "bits" else 1)
         fits = "nats or bits" if own == "nats" else "%" if own == "0..1" else "no unit"

@@ -264,10 +264,21 @@ class _Builder(Transformer[Token, Any]):
             )
         if tolerance is not None and tolerance.radians <= 0:
             raise _WrongError(key, "the tolerance after ± must be above 0. Write for example ± π/12.")
+        if tolerance is not None and tolerance.radians >= math.pi:
+            raise _WrongError(
+                key, "a tolerance of 180 degrees or more holds every angle: the line could not fail. Write for example ± π/12."
+            )
         return key, Phase(angle, tolerance, layer)
 
     def dampen(self, key: Token, number: Token) -> tuple[Token, Any]:
-        return key, Dampen(_float(number))
+        factor = _float(number)
+        if factor > 1:
+            raise _WrongError(
+                number,
+                f"GRADIENT DAMPEN multiplies the loss of the selected tokens by a factor from 0 to 1; {str(number)[:20]} was "
+                "given. Write for example ~0.1.",
+            )
+        return key, Dampen(factor)
 
     def weight_name(self, token: Token) -> str:
         return _member("WEIGHT_NAME", token).lower()
