@@ -143,6 +143,13 @@ def test_versions_are_held_against_the_map_without_themselves(make: Any, random_
     assert all(row["captured"] == 0 for row in other), "no window is shared with the other language"
 
 
+def test_without_anything_captured_there_is_no_score(make: Any, random_texts: Any) -> None:
+    traces = corpus(make, random_texts, count=30)
+    found = basin.basin(iter(traces), [trace.chain.id for trace in traces], k=100_000)
+    assert not found.scores
+    assert "nothing is captured even undisturbed: no text holds a window of 100,000 tokens" in found.report().verdict
+
+
 def test_what_has_no_zone_is_refused(make: Any, random_texts: Any) -> None:
     traces = corpus(make, random_texts)
     with pytest.raises(UsageError, match="20 are needed"):

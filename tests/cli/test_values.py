@@ -137,3 +137,12 @@ def test_what_the_system_refuses_is_no_bug_and_a_bug_is_none_of_its_refusals(
     monkeypatch.setattr(cli, "main", raises)
     assert program._run() == code
     assert capsys.readouterr().err.startswith(begins)
+
+
+def test_every_seed_is_a_number_that_every_generator_takes() -> None:
+    seeds = [(name, option.type) for name, option in every_option() if "--seed" in option.opts]
+    assert len(seeds) > 15
+    assert [name for name, kind in seeds if not (isinstance(kind, click.IntRange) and kind.min == 0)] == []
+    done = CliRunner().invoke(cli, ["select", "3", "--seed", "-1"])
+    assert done.exit_code == 2
+    assert "-1 is not in the range 0<=x<=4294967295" in done.output

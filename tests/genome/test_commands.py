@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -159,3 +160,23 @@ def test_the_shuffled_control_has_the_same_rows_in_another_order(small: Path, tm
     assert "No row of a stage comes before" not in its_card
     assert written("again", "--order", "shuffled")[0] == shuffled
     assert written("other", "--order", "shuffled", "--seed", 1)[0] != shuffled
+
+
+def test_mutation_ends_where_no_new_child_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "a.genome.yaml"
+    books = '{select: "a", take: 1}, {select: "b"}'
+    file.write_text(f"genome: 1\nname: x\nstages: [{{name: s, sections: [{{name: t, books: [{books}]}}]}}]\n", "utf-8")
+    done = run("mutate", file, "-o", tmp_path / "g", "--count", 10_000, "--json")
+    rows = json.loads(done.stdout)
+    assert 5 < len(rows) == len({row["genome"] for row in rows}) < 20
+    assert "gives no other in 200 seeds" in " ".join(done.stderr.split())
+
+
+def test_a_huge_file_is_not_read_and_a_pipe_is_no_book(small: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.genome.yaml"
+    with file.open("wb") as sparse:
+        sparse.truncate(2**36)
+    assert "more than" in str(run("check", file, code=3).exception)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    file.write_text('genome: 1\nname: x\nstages: [{name: s, sections: [{name: t, books: [{file: "pipe.jsonl"}]}]}]\n')
+    assert "is neither a file nor a folder" in str(run("check", file, "--home", small, code=3).exception)

@@ -18,8 +18,6 @@ from tests.genome.conftest import EXAMPLE, fill
 from trails.errors import UsageError
 from trails.export.subgraph import Part
 from trails.genome.compile import Parts, export_course, gap_items, role_rows
-from trails.pipeline.training import role_files
-from trails.pipeline.training import role_rows as role_rows_of
 from trails.genome.course import Course, compile_course
 from trails.genome.generate import EXAMPLE as FIRST
 from trails.genome.generate import genome_of
@@ -30,6 +28,8 @@ from trails.genome.source import GenomeError
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions
 from trails.pipeline import segmented
+from trails.pipeline.training import role_files
+from trails.pipeline.training import role_rows as role_rows_of
 from trails.readers import read
 from trails.sample import canonical_path
 from trails.store.traces import TraceStore
@@ -470,6 +470,11 @@ def test_roles_overlap_only_in_chains_that_are_taken(compiled) -> None:
     apart = ROLES.replace(", role: learner", "").replace(", role: critic", "").replace("skip: 3, take: 3", "skip: 3")
     apart += 'roles: {learner: "meta:version=plain", critic: "meta:version=reworded"}\n'
     assert len(role_rows(compiled(apart))["learner"]) == len(compiled(apart))
+    # both roles hold reworded chains, and the course none of them
+    apart = apart.replace(
+        '"meta:version=plain", critic: "meta:version=reworded"', '"meta:version=reworded", critic: "all"'
+    )
+    assert len(role_rows(compiled(apart))["critic"]) == len(compiled(apart))
 
 
 def test_a_course_over_another_leaves_no_file_of_it(compiled, tmp_path: Path) -> None:

@@ -91,3 +91,14 @@ def test_members_of_a_file_are_measured_named_and_compared(trails: Trails, tmp_p
     failed = trails("consilium", file, *home, code=4)
     assert "1 of 4 members failed" in failed.error
     assert "3 members" in failed.out, "the others are compared"
+
+
+def test_a_file_nested_without_end_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "deep.yaml"
+    file.write_text("members: " + "[" * 10_000, encoding="utf-8")
+    with pytest.raises(InputError, match="nested more than 24 deep"):
+        read_members(file)
+    with file.open("wb") as sparse:
+        sparse.truncate(2**36)
+    with pytest.raises(InputError, match="larger than"):
+        read_members(file)

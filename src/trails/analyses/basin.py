@@ -169,7 +169,16 @@ def basin(
             ]
             levels.append(ground.judge(texts, [name for name in using for _ in range(many)], rng))
             rows.append(_row(way, share, levels[-1], many))
-        scores.append(_half(way, levels, many))
+        if levels[0].captured.any():
+            scores.append(_half(way, levels, many))
+        else:
+            longest = max(kept[name].n_tokens for name in using)
+            why = (
+                f"no text holds a window of {counted(k, 'token')}" if longest < k else "no text falls on its own trail"
+            )
+            withheld.append(
+                Withheld(HALF + way, f"nothing is captured even undisturbed: {why} (windows of {k:,} tokens)")
+            )
     for way in (VERSIONS, LANGUAGES):
         found, reason = _of_versions(way, ground, able, seed)
         rows += found

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import home_option, json_option, store_option
+from trails.cli.common import home_option, json_option, seed_option, store_option
 from trails.cli.scores import details_option, graph_option, html_option, limit_option, settings_for, tell
 
 
@@ -31,7 +31,7 @@ from trails.cli.scores import details_option, graph_option, html_option, limit_o
 @click.option(
     "--top", type=click.IntRange(min=1), default=200, show_default=True, help="Store this many disagreements."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the resamples and of the null.")
+@seed_option("Seed of the resamples and of the null.")
 @limit_option
 @details_option
 @graph_option

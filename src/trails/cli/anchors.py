@@ -10,6 +10,7 @@ import click
 from trails.analyses.report import Report
 from trails.cli.common import (
     BarProgress,
+    seed_option,
 )
 from trails.cli.scores import (
     html_option,
@@ -23,7 +24,7 @@ from trails.cli.scores import (
 @click.command("anchors", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("chain")
 @click.option("--layers", default="", help="Layers in which attention is suppressed, e.g. 10-20 (default: all).")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn pairs and random spans.")
+@seed_option("Seed of the drawn pairs and random spans.")
 @instrument_options
 @written_options
 @html_option

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
+from trails.cli.common import seed_option
 from trails.cli.scores import html_option, report_options, settings_for, tell
 
 
@@ -25,7 +26,7 @@ from trails.cli.scores import html_option, report_options, settings_for, tell
     help="Also use likely tokens of a trained model: a run of the same chains after a training (trails diff "
     "--adapter).",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the disturbances.")
+@seed_option("Seed of the disturbances.")
 @report_options
 @html_option
 def command(

@@ -160,6 +160,13 @@ store_option = click.option(
     type=click.Choice(["auto", "embedded", "neo4j"]),
     help="Graph store: auto = neo4j when NEO4J_URI is set, else embedded (TRAILS_STORE).",
 )
+
+
+def seed_option(help: str) -> Callable[[Any], Any]:
+    """``--seed``, a number that every generator takes: from 0, below 2³²."""
+    return click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help=help)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import json_option, print_field, print_json, print_rows
+from trails.cli.common import json_option, print_field, print_json, print_rows, seed_option
 from trails.cli.scores import (
     html_option,
     settings_for,
@@ -73,7 +73,7 @@ def explain(name: str, as_json: bool) -> None:
 @command.command("scan", context_settings=_HELP)
 @click.argument("names", nargs=-1)
 @click.option("--after", metavar="RUN", help="A run of the same chains after a training, for embedding-phantom.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the controls.")
+@seed_option("Seed of the controls.")
 @written_options
 @html_option
 def scan(

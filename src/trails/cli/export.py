@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trails.cli.common import echo, err, home_option, json_option, print_json, settings_from, store_option, with_home
+from trails.cli.common import (
+    echo,
+    err,
+    home_option,
+    json_option,
+    print_json,
+    seed_option,
+    settings_from,
+    store_option,
+    with_home,
+)
 from trails.platform.text import counted, percent
 
 if TYPE_CHECKING:
@@ -96,7 +106,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Share of the rows to hold out; rows that share a 13-gram stay on one side.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the shuffle, the split and a random mask.")
+@seed_option("Seed of the shuffle, the split and a random mask.")
 @click.option(
     "--run",
     "run_id",

@@ -19,6 +19,7 @@ from trails.cli.common import (
     model_option,
     print_json,
     print_rows,
+    seed_option,
     settings_from,
     stacked,
     store_option,
@@ -26,12 +27,13 @@ from trails.cli.common import (
 )
 from trails.platform.text import counted
 
+_TRIES = 200
+"""So many seeds in a row without a new child end a mutation."""
 _HELP = {"help_option_names": ["-h", "--help"]}
 run_option = click.option(
     "--run", help="Run whose chains and numbers are used (default: the only one without an adapter)."
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every random order.")
-course_options = stacked(run_option, seed_option, home_option, store_option, json_option)
+course_options = stacked(run_option, seed_option("Seed of every random order."), home_option, store_option, json_option)
 """Options of a command that compiles a course."""
 trainer_options = stacked(run_option, model_option, device_option, home_option, store_option, json_option)
 """Options of a command that trains on courses."""
@@ -183,6 +185,7 @@ def show(
         from trails.report.html import static_page
         from trails.report.portable import portable
 
+        html.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(html, static_page(portable(report).html(rows=10_000), f"course {file.name}"))
     if as_json:
         print_json(report.record())
@@ -368,7 +371,7 @@ registry_option = click.option(
 @command.command("mutate", context_settings=_HELP)
 @file_argument
 @registry_option
-@click.option("--seed", default=0, show_default=True, help="Seed of the operation.")
+@seed_option("Seed of the operation.")
 @click.option(
     "--count", "children", type=click.IntRange(min=1, max=10_000), default=1, show_default=True, help="Children."
 )
@@ -385,19 +388,30 @@ def mutate(file: Path, folder: Path, seed: int, children: int, as_json: bool) ->
 
     values = values_of(load_genome(file)[0])
     registry = Registry(folder)
-    rows = []
-    for number in range(seed, seed + children):
+    rows: list[list[object]] = []
+    seen: set[str] = set()
+    number = last = seed
+    while len(rows) < children and number - last < _TRIES:
         operation, child = mutated(values, number)
-        name = registry.add(child, operation=operation, parents=[genome_id(values)], seed=number)
-        rows.append([name, operation, number, str(folder / f"{name}.genome.yaml")])
+        if genome_id(child) not in seen:
+            name = registry.add(child, operation=operation, parents=[genome_id(values)], seed=number)
+            seen.add(name)
+            rows.append([name, operation, number, str(folder / f"{name}.genome.yaml")])
+            last = number
+        number += 1
     print_rows(["genome", "operation", "seed", "file"], rows, style="json" if as_json else "table")
+    if len(rows) < children:
+        err.print(
+            f"{counted(children, 'child was', 'children were')} asked for, and one operation gives no other in {_TRIES} seeds: "
+            f"{len(rows):,} were written. Mutate one of them for more"
+        )
 
 
 @command.command("cross", context_settings=_HELP)
 @file_argument
 @click.argument("other", type=click.Path(path_type=Path, dir_okay=False))
 @registry_option
-@click.option("--seed", default=0, show_default=True, help="Seed of the choice.")
+@seed_option("Seed of the choice.")
 @json_option
 def cross(file: Path, other: Path, folder: Path, seed: int, as_json: bool) -> None:
     """A child with the stages of FILE, in which sections come from FILE or, by the same name, from OTHER.
@@ -429,7 +443,7 @@ def cross(file: Path, other: Path, folder: Path, seed: int, as_json: bool) -> No
     "--budget", type=click.IntRange(min=1), default=4, show_default=True, help="Number of trainings in each arm."
 )
 @training_options
-@seed_option
+@seed_option("Seed of every random order.")
 @trainer_options
 def search(
     file: Path,

@@ -11,6 +11,7 @@ import click
 from trails.analyses.report import Report
 from trails.cli.common import (
     BarProgress,
+    seed_option,
     store_option,
 )
 from trails.cli.scores import (
@@ -66,7 +67,7 @@ from trails.cli.scores import (
     show_default=True,
     help="Number of random directions or places that serve as controls.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random directions and places.")
+@seed_option("Seed of the random directions and places.")
 @instrument_options
 @limit_option
 @report_options

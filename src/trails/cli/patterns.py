@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from trails.analyses.report import Report
+from trails.cli.common import seed_option
 from trails.cli.scores import html_option, instrument_options, report_options, settings_for, tell
 
 
@@ -23,7 +24,7 @@ from trails.cli.scores import html_option, instrument_options, report_options, s
     show_default=True,
     help="With --variants: use this many of every chain, the first stored.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the pairs and of the permutation.")
+@seed_option("Seed of the pairs and of the permutation.")
 @instrument_options
 @report_options
 @html_option

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import device_option, echo, home_option, json_option, print_json, run_model_option
+from trails.cli.common import device_option, echo, home_option, json_option, print_json, run_model_option, seed_option
 from trails.cli.scores import limit_option, print_report, run_option, settings_for, text_or_file
 from trails.platform.text import counted
 
@@ -70,7 +70,7 @@ def write(
 @command.command("search", context_settings=SETTINGS)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("text")
-@click.option("--seed", default=0, show_default=True, help="Seed of the random vectors.")
+@seed_option("Seed of the random vectors.")
 @limit_option
 @run_option
 @run_model_option

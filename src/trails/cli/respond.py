@@ -11,6 +11,7 @@ from trails.analyses.report import Report
 from trails.cli.common import (
     BarProgress,
     echo,
+    seed_option,
 )
 from trails.cli.scores import (
     html_option,
@@ -47,7 +48,7 @@ from trails.cli.scores import (
     type=click.Path(path_type=Path, file_okay=False),
     help="With --adapter: the control adapter, trained on the same rows with --shuffle-steps.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the controls.")
+@seed_option("Seed of the controls.")
 @instrument_options
 @written_options
 @html_option

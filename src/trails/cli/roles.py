@@ -13,6 +13,7 @@ from trails.cli.common import (
     home_option,
     json_option,
     print_json,
+    seed_option,
     settings_from,
     store_option,
     with_home,
@@ -37,7 +38,7 @@ def command() -> None:
 @command.command("export")
 @click.argument("chains", nargs=-1)
 @click.option("--sample", type=click.IntRange(min=1), help="Draw this many chains instead of taking all.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw.")
+@seed_option("Seed of the draw.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File (default: standard output)."
 )
@@ -154,7 +155,7 @@ def score_command(details: bool, home: Path | None, as_json: bool) -> None:
 @click.option(
     "--sample", type=click.IntRange(min=1), default=60, show_default=True, help="Chains to draw from the selection."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw and of the two halves.")
+@seed_option("Seed of the draw and of the two halves.")
 @run_option
 @instrument_options
 @home_option

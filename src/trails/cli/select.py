@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from trails.analyses.report import Report
-from trails.cli.common import home_option, json_option, print_json, store_option
+from trails.cli.common import home_option, json_option, print_json, seed_option, store_option
 from trails.cli.scores import details_option, html_option, limit_option, print_report, run_option, settings_for
 
 
@@ -25,7 +25,7 @@ from trails.cli.scores import details_option, html_option, limit_option, print_r
 @click.option("--reverse", is_flag=True, help="Reverse the order: the most surprising, the longest, … first.")
 @click.option("--layer", type=int, help="With diversity: layer of the states (default: the middle one that is stored).")
 @click.option("--after", metavar="RUN", help="With learnability: a run of the same chains after a probe training.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random order and of ties.")
+@seed_option("Seed of the random order and of ties.")
 @limit_option
 @details_option
 @run_option

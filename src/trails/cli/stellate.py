@@ -11,6 +11,7 @@ from trails.cli.common import (
     BarProgress,
     home_option,
     json_option,
+    seed_option,
     store_option,
 )
 from trails.cli.scores import html_option, instrument_options, run_option, settings_for, tell, text_or_file, texts_of
@@ -34,7 +35,7 @@ from trails.cli.scores import html_option, instrument_options, run_option, setti
     metavar="STEPS",
     help="Also train an adapter for this many steps on the rows that the block exports, and measure again.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@seed_option("Seed of every random choice.")
 @run_option
 @instrument_options
 @home_option

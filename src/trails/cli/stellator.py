@@ -16,6 +16,7 @@ from trails.cli.common import (
     json_option,
     print_field,
     print_json,
+    seed_option,
     stacked,
     store_option,
 )
@@ -71,6 +72,7 @@ def init(file: Path, russian: bool) -> None:
 
     if file.exists():
         raise UsageError(f"{file} exists. Choose another name.")
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, example(russian=russian))
     echo(f"{file}: run next: trails stellator explain {file}")
 
@@ -190,7 +192,7 @@ def compile_(
 @zones_option
 @click.option("--no-model", is_flag=True, help="Re-score no bridge: ANCHOR is then not decidable.")
 @pairs_option
-@click.option("--seed", default=0, show_default=True, help="Seed of the random places.")
+@seed_option("Seed of the random places.")
 @instrument_options
 @details_option
 @run_option

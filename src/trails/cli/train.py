@@ -17,6 +17,7 @@ from trails.cli.common import (
     model_option,
     print_json,
     print_rows,
+    seed_option,
     settings_from,
     with_home,
 )
@@ -126,7 +127,7 @@ from trails.train.options import LEFT_OUT, TrainOptions, layers_option
     "roles' weighted sum.",
 )
 @click.option("--shuffle-steps", is_flag=True, help="Control: train on the same chains with their steps shuffled.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the adapter's first weights and of the dropout.")
+@seed_option("Seed of the adapter's first weights and of the dropout.")
 @click.option("--force", is_flag=True, help="Train even if the model's weights are not those that measured the export.")
 @click.option("--overwrite", is_flag=True, help="Replace another training in the folder.")
 @model_option

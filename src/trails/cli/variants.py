@@ -21,6 +21,7 @@ from trails.cli.common import (
     out,
     print_json,
     print_rows,
+    seed_option,
     with_home,
 )
 from trails.cli.scores import html_option, instrument_options, run_option, settings_for
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Parquet file for the variants (default: a file in the home).",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of every random choice among candidates.")
+@seed_option("Seed of every random choice among candidates.")
 @click.option("--broken", is_flag=True, help="Accept variants that break a word or a sentence, too.")
 @click.option(
     "--accept",

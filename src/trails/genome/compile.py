@@ -152,9 +152,7 @@ def export_course(course: Course, format: str, to: Path, *, parquet: bool = Fals
     return Compiled(report, written, cut)
 
 
-def _write(
-    course: Course, format: str, rows: Path, options: Mapping[str, Any]
-) -> tuple[ExportReport, dict[str, Path]]:
+def _write(course: Course, format: str, rows: Path, options: Mapping[str, Any]) -> tuple[ExportReport, dict[str, Path]]:
     """Write every file of a course beside ``rows``: what was exported, and the other files by name."""
     written = {name: rows.with_name(file) for name, file in _BESIDE.items()}
 

@@ -197,6 +197,8 @@ class _Builder:
         if book.file:
             at = self.folder / book.file
             try:
+                if at.exists() and not (at.is_file() or at.is_dir()):
+                    raise InputError(f"{at} is neither a file nor a folder")  # reading a pipe would wait for ever
                 rows, n = self.shelf.read(at)
             except (UsageError, InputError) as error:
                 self.fault(

@@ -9,7 +9,7 @@ written: where text is meant it is refused, not turned into another text.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.resolver import VersionedResolver
 
 from trails.errors import InputError, UsageError
+from trails.platform.files import first_bytes
 
 MAX_BYTES = 4_000_000
 MAX_NODES = 100_000
@@ -132,7 +133,7 @@ def read_source(path: Path, keys: Mapping[str, str]) -> Document:
     Raises UsageError for a file that is missing, GenomeError for one that is no UTF-8, too large, or no YAML that this accepts.
     """
     try:
-        data = path.read_bytes()[: MAX_BYTES + 1]
+        data = first_bytes(path, MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read ({error.strerror or error}). Write a first genome with: trails genome init {path}"
@@ -188,17 +189,34 @@ class _Open:
         self.key: tuple[str, Any, str] | None = None  # key, its event, as written
 
 
+def bounded_events(text: str, refuse: Callable[[Any, str, str], Exception]) -> Iterator[Any]:
+    """The events of a YAML text, counted before anybody builds something of them. Raises what ``refuse`` makes of an event, a
+    message and a hint where there are more than :data:`MAX_NODES` values, or deeper ones than :data:`MAX_DEPTH`.
+    """
+    nodes = depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, MappingStartEvent | SequenceStartEvent | ScalarEvent):
+            nodes += 1
+            if nodes > MAX_NODES:
+                raise refuse(event, f"the file holds more than {MAX_NODES:,} values", "select by source: or family:")
+            depth += not isinstance(event, ScalarEvent)
+            if depth > MAX_DEPTH:
+                raise refuse(event, f"values are nested more than {MAX_DEPTH} deep", "less than ten are needed")
+        depth -= isinstance(event, MappingEndEvent | SequenceEndEvent)
+        yield event
+
+
 def _build(document: Document, keys: Mapping[str, str]) -> None:
     """Build values from events, one at a time; nothing recursive, nothing before it was counted."""
     open_: list[_Open] = []
-    nodes = documents = 0
+    documents = 0
     file = document.file
 
     def refuse(event: Any, message: str, hint: str) -> GenomeError:
         path = document.shown(open_[-1].path) if open_ else "the file"
         return _error(file, event.start_mark.line + 1, event.start_mark.column + 1, message, hint, path)
 
-    for event in YAML(typ="safe", pure=True).parse(document.text):
+    for event in bounded_events(document.text, refuse):
         if isinstance(event, DocumentStartEvent):
             documents += 1
             if documents > 1:
@@ -211,9 +229,6 @@ def _build(document: Document, keys: Mapping[str, str]) -> None:
             continue
         if not isinstance(event, MappingStartEvent | SequenceStartEvent | ScalarEvent):
             continue
-        nodes += 1
-        if nodes > MAX_NODES:
-            raise refuse(event, f"the file holds more than {MAX_NODES:,} values", "select by source: or family:")
         if event.tag is not None and event.tag != "!":
             raise refuse(event, f"the tag {str(event.tag)[:60]} is not read", "leave it out")
         parent = open_[-1] if open_ else None
@@ -243,8 +258,6 @@ def _build(document: Document, keys: Mapping[str, str]) -> None:
             parent.value.append(value)
         if not isinstance(event, ScalarEvent):
             open_.append(_Open(value, path))
-            if len(open_) > MAX_DEPTH:
-                raise refuse(event, f"values are nested more than {MAX_DEPTH} deep", "a genome needs less than ten")
 
 
 def _path(parent: _Open | None) -> Path_:

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from trails.errors import InputError
+from trails.genome.source import bounded_events
+from trails.platform.files import first_bytes
 
 MAX_BYTES = 1_000_000
 
@@ -62,7 +64,7 @@ def read_members(file: Path) -> tuple[list[str], list[Listed]]:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        data = file.read_bytes()
+        data = first_bytes(file, MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes, so this lists no members.")
         text = data.decode("utf-8-sig")
@@ -71,7 +73,9 @@ def read_members(file: Path) -> tuple[list[str], list[Listed]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
     try:
-        for event in YAML(typ="rt", pure=True).parse(text):
+        for event in bounded_events(
+            text, lambda event, said, _: InputError(f"{file}:{event.start_mark.line + 1}: {said}.")
+        ):
             mark = event.start_mark
             if getattr(event, "anchor", None) or getattr(event, "tag", None) not in (None, "!"):
                 raise InputError(

@@ -218,7 +218,7 @@ EXPORT = "trails genome export FILE --format trails -o FOLDER --overwrite"
 
 
 def role_files(export: Path) -> dict[str, Path]:
-    """The files of the roles of a course, by role; ``course.jsonl`` beside ``export`` says which roles it has. Raises UsageError
+    """The files of the roles of a course, by role; ``course.jsonl`` beside ``export`` says which it has. Raises UsageError
     where that is missing or names no role, where the file of a role is missing, and where there is one of another role.
     """
     from trails.genome.model import ROLES
@@ -240,8 +240,10 @@ def role_files(export: Path) -> dict[str, Path]:
         )
     for role, path in files.items():
         if path.is_file() != (role in has):
-            what = f"there is no file of a role beside {export} that it has: {path}" if role in has else (
-                f"{path} is not of this course, which has {' and '.join(r for r in ROLES if r in has)}"
+            what = (
+                f"there is no file of a role beside {export} that it has: {path}"
+                if role in has
+                else (f"{path} is not of this course, which has {' and '.join(r for r in ROLES if r in has)}")
             )
             raise UsageError(f"{what}. Write the course again: {EXPORT}")
     return {role: path for role, path in files.items() if role in has}

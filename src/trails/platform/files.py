@@ -160,6 +160,12 @@ def write_atomic(path: Path, data: bytes | memoryview | str, *, sweep: bool = Fa
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
+def first_bytes(path: Path, most: int) -> bytes:
+    """At most so many bytes of a file, whatever its size says (a pipe has none). Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(most)
+
+
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines of a text in UTF-8 with their numbers, from 1. Raises InputError that names the line for other bytes; OSError."""
     for number, line in enumerate(path.read_bytes().splitlines(), 1):

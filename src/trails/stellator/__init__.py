@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from trails.errors import InputError
+from trails.platform.files import first_bytes
 from trails.schema import Run, Trace
 from trails.stellator.compiling import Compiled, Distribution, Lookups, compile_block
 from trails.stellator.language import Program
@@ -28,9 +29,10 @@ MAX_BYTES = 2_000_000
 def read_file(file: Path) -> Program:
     """The blocks of a file. Raises InputError for a file that is missing, too large or no text, and for a wrong line."""
     try:
-        if file.stat().st_size > MAX_BYTES:
+        data = first_bytes(file, MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes. Split it into several files.")
-        text = file.read_text("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
     except OSError as error:

@@ -415,8 +415,9 @@ class _Statement:
             share = value.value / (100 if value.unit else 1)
             if not 0 <= share <= 1:
                 raise self.wrong(
-                    of, f"{of.name} lies between 0 and 1, and {value.value:g}{value.unit} does not: this is true of every "
-                    "value or of none."
+                    of,
+                    f"{of.name} lies between 0 and 1, and {value.value:g}{value.unit} does not: this is true of every "
+                    "value or of none.",
                 )
             return share
         if not value.unit:

@@ -266,7 +266,8 @@ class _Builder(Transformer[Token, Any]):
             raise _WrongError(key, "the tolerance after ± must be above 0. Write for example ± π/12.")
         if tolerance is not None and tolerance.radians >= math.pi:
             raise _WrongError(
-                key, "a tolerance of 180 degrees or more holds every angle: the line could not fail. Write for example ± π/12."
+                key,
+                "a tolerance of 180 degrees or more holds every angle: the line could not fail. Write for example ± π/12.",
             )
         return key, Phase(angle, tolerance, layer)
 
