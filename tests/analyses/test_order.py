@@ -214,7 +214,8 @@ def judged(traces: list[Trace]) -> Any:
 
 
 def of_tokens(traces: list[Trace]) -> Selected:
-    return Selected("TOKEN", tuple(sorted(t.token_id(i) for t in traces for i in range(40, 44))), 200, 100, 1000)
+    ids = tuple(sorted(t.token_id(i) for t in traces for i in range(40, 44)))
+    return Selected("TOKEN", ids, ids, ids)
 
 
 def aimed(traces: list[Trace]) -> Any:

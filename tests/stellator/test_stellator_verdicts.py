@@ -12,11 +12,12 @@ import pytest
 from tests.store.factory import make_chain, make_run, make_trace
 
 from trails.analyses.report import Report
+from trails.analyses.score import Score
 from trails.analyses.whitening import Whitening
 from trails.schema import Trace
 from trails.stellator import compile_program
 from trails.stellator.parsing import parse
-from trails.stellator.verdicts import Instruments, Selected, judge, turning_angles, verdicts
+from trails.stellator.verdicts import Instruments, Selected, judge, turning_angles, verdicts, zone_share
 from trails.stellator.zones import zones
 
 RUN = make_run("toy", n_layers=4)
@@ -32,7 +33,7 @@ def corpus(change: Callable[[Trace], Trace] = lambda trace: trace, n: int = 12) 
 def report_of(text: str, traces: Sequence[Trace], **more: object) -> Report:
     (one,) = compile_program(parse(text), RUN, traces=lambda: traces, known=zones())
     ids = tuple(trace.token_id(t) for trace in traces for t in MARKED)
-    chosen = Selected("TOKEN", ids, 2 * len(ids), 100, 1000)
+    chosen = Selected("TOKEN", ids, ids, ids)
     flat = Whitening(np.zeros(8, np.float32), np.eye(8, dtype=np.float32), 100)
     return judge(one, chosen, Instruments(RUN, lambda: traces, whitening=lambda _: flat, **more))  # type: ignore[arg-type]
 
@@ -155,7 +156,7 @@ def test_places_without_a_way_are_replaced_until_there_are_bridges_enough_to_dec
 
     (line,) = report_of('[ZONE: all]\nANCHOR → "cab"', traces, bridge=seldom).to_arrow("lines").to_pylist()
     assert line["verdict"] == "pass"
-    assert re.search(r"over 6 pairs; \d+ were tried", line["said"])
+    assert re.search(r"over 6 pairs from [1-6] places; \d+ were tried", line["said"])
     assert (line["value"], line["control"]) == (1.0, 9.0)
 
     def hopeless(*_: str) -> float:
@@ -168,11 +169,88 @@ def test_places_without_a_way_are_replaced_until_there_are_bridges_enough_to_dec
     assert len(asked) <= 120
 
 
-def test_what_is_selected_stands_beside_the_share_of_the_zone() -> None:
-    report = report_of('[ZONE: all]\nTOKEN → "abc"\nGRADIENT DAMPEN → 0.1', corpus())
-    assert [row["verdict"] for row in verdicts(report)] == ["pass", "training"]
-    assert (report.scores[0].value, report.scores[0].control) == (0.5, 0.1)
+def share_of(kind: str, named: Callable[[Trace], list[str]], zone: Callable[[Trace], list[int]]) -> tuple[Score, str]:
+    """The share of the zone at places of a corpus, beside its controls."""
+    traces = corpus()
+    outside = tuple(name for trace in traces for name in named(trace))
+    inside = tuple(trace.token_id(t) for trace in traces for t in zone(trace))
+    found = zone_share(Selected(kind, outside[:1], outside, inside), lambda: traces)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", ["STEP", "CHAIN"])
+def test_a_place_is_compared_with_places_of_its_kind_and_not_with_tokens(kind: str) -> None:
+    """Half of the tokens are in the zone, and so every step has one: what any step has is nothing of the selected ones."""
+
+    def named(trace: Trace) -> list[str]:
+        if kind == "CHAIN":
+            return [trace.chain.id] if trace.chain.source_id in ("v1", "v5") else []
+        return [f"{trace.chain.id}:{step}" for step in (4, 7)]
+
+    score, told = share_of(kind, named, lambda trace: list(range(0, trace.n_tokens, 2)))
+    assert score.value == 1
+    assert [control.value for control in score.controls] == [1, 1], "a share of tokens would be a half"
+    assert [control.name for control in score.controls] == [
+        f"other {kind.lower()}s of as many tokens", f"all {kind.lower()}s of the run"
+    ]  # fmt: skip
+    assert "of other" in told
+
+
+def test_the_share_of_places_is_that_of_other_places_of_as_many_tokens() -> None:
+    def in_zone(trace: Trace) -> list[int]:
+        """The first token of the selected step, and of a third of the others."""
+        firsts = trace.step_tokens[:, 0].tolist()
+        return [firsts[step] for step in (4, 0, 3, 6, 9)]
+
+    score, told = share_of("STEP", lambda trace: [f"{trace.chain.id}:4"], in_zone)
+    alike, every = score.controls
+    traces = corpus()
+    (length,) = {int(b - a) for trace in traces for a, b in trace.step_tokens[[4]].tolist()}
+    others = [
+        (step in (0, 3, 6, 9))
+        for trace in traces
+        for step, (a, b) in enumerate(trace.step_tokens.tolist())
+        if step != 4 and 0.8 * length <= b - a <= 1.2 * length
+    ]
+    assert score.value == 1
+    assert every.value == pytest.approx(5 / 12)
+    assert alike.value == pytest.approx(np.mean(others), abs=0.05)
+    assert alike.interval is not None
+    assert alike.interval[0] < np.mean(others) < alike.interval[1]
+    assert "of all 144 steps 42 %" in told
+
+
+def test_without_another_place_of_as_many_tokens_the_control_is_all_of_the_run() -> None:
+    traces = corpus(n=3)
+    every = tuple(trace.chain.id for trace in traces)
+    found = zone_share(Selected("CHAIN", every, every, (traces[0].token_id(3),)), lambda: traces)
+    assert found is not None
+    score, told = found
+    assert [control.name for control in score.controls] == ["all chains of the run"]
+    assert score.value == score.control == pytest.approx(1 / 3)
+    assert "no other chain has as many tokens" in told
+    assert zone_share(Selected("CHAIN", ("x",), ("x",), ()), lambda: traces) is None
+
+
+def test_selections_are_counted_apart_from_claims() -> None:
+    report = report_of(
+        '[ZONE: all]\nTOKEN → "abc"\nNOT STEP → BUT\nDRIFT → logit shift\nGRADIENT DAMPEN → 0.1', corpus()
+    )
+    assert [row["verdict"] for row in verdicts(report)] == ["not empty", "not empty", "fail", "training"]
+    assert "claims: 0 pass, 1 fail, 0 not decidable; selections: 2 not empty, 0 empty" in report.verdict
+    assert (report.facts["pass"], report.facts["not empty"]) == (0, 2)
     (one,) = compile_program(parse('[ZONE: all]\nTOKEN → "abc"'), RUN, traces=list, known=zones())
-    nothing = judge(one, Selected("TOKEN", (), 4, 1, 10), Instruments(RUN, list))
-    assert verdicts(nothing)[0]["verdict"] == "fail"
+    nothing = judge(one, Selected("TOKEN", (), ("a", "b", "c", "d")), Instruments(RUN, list))
+    assert verdicts(nothing)[0]["verdict"] == "empty"
     assert "4 are there, none of them in the zone" in nothing.notes[0]
+
+
+def test_a_pass_of_not_drift_says_that_it_shows_no_absence() -> None:
+    (row,) = verdicts(report_of("[ZONE: all]\nNOT DRIFT → activates logit shift", corpus()))
+    assert row["verdict"] == "pass"
+    assert "no difference was found, not that there is none" in row["said"]
+    raised_ = corpus(raised("attention_entropy", 2, 1.0))
+    (row,) = verdicts(report_of("[ZONE: all]\nNOT DRIFT → activates attention sweep on layer 3", raised_))
+    assert row["verdict"] == "fail"
+    assert "no difference" not in row["said"]

@@ -128,7 +128,7 @@ def damped(row: Row, mask: Bools, factor: float) -> Row:
 def selected(masks: Mapping[str, Bools], traces: Sequence[Trace]) -> Selected:
     """The marked tokens of traces as what a block selects."""
     ids = tuple(trace.token_id(int(t)) for trace in traces for t in np.flatnonzero(masks[trace.chain.id]))
-    return Selected("TOKEN", ids, len(ids), len(ids), sum(trace.n_tokens for trace in traces))
+    return Selected("TOKEN", ids, ids, ids)
 
 
 def stated(

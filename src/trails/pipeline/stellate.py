@@ -343,7 +343,8 @@ def _reaction(home: Home, folder: Path, run: str, train: int, seed: int, progres
 
     block, thought, distilled = folder / FILES[2], _read(folder, 1), _read(folder, 2)
     found: dict[str, Any] = {"phase": PHASES[3], "before": judged(home, block, run=run, seed=seed).record()}
-    found["before"].pop("file", None)
+    for name in ("file", "commands"):  # an artefact names no folder of the machine that made it
+        found["before"].pop(name, None)
     layer, step = _site(distilled)
     try:
         done = home.intervene(thought["chain"], layer=layer, operation="ablate", at=f"step:{step}", seed=seed, run=run)

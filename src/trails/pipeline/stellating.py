@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,17 @@ from trails.schema import Run, Trace, step_key
 from trails.stellator import compile_program, read_file
 from trails.stellator.compiling import Compiled, Distribution, Lookups, Places, compile_block, masked_texts
 from trails.stellator.language import Anchor, ZoneName
-from trails.stellator.verdicts import Bridging, Instruments, Selected, judge, target, verdicts
+from trails.stellator.verdicts import (
+    CLAIMS,
+    SELECTIONS,
+    Bridging,
+    Instruments,
+    Selected,
+    counts_told,
+    judge,
+    target,
+    verdicts,
+)
 from trails.stellator.zones import Zone, zones
 
 
@@ -95,14 +106,7 @@ def selected(home: OpenHome, one: Compiled, run: str, *, more_zones: Path | None
     own = ids(one.statement, one.parameters)
     anywhere = block(zone=ZoneName("all"))
     zone = block(lines=())
-    every = block(zone=ZoneName("all"), lines=())
-    return Selected(
-        one.kind,
-        own,
-        len(ids(anywhere.statement, anywhere.parameters)),
-        len(ids(zone.statement, zone.parameters)),
-        len(ids(every.statement, every.parameters)),
-    )
+    return Selected(one.kind, own, ids(anywhere.statement, anywhere.parameters), ids(zone.statement, zone.parameters))
 
 
 def judged(
@@ -130,11 +134,20 @@ def judged(
             "no model was asked for: leave out --no-model" if of.n_layers else f"{of.model} is not a language model",
         )
         parts[one.name] = judge(one, selected(home, one, of.id, more_zones=more_zones), instruments)
-    counts = [sum(part.facts[name] for part in parts.values() if part) for name in ("pass", "fail", "not decidable")]
+    counts: dict[str, int] = {
+        name: sum(part.facts[name] for part in parts.values() if part) for name in (*CLAIMS, *SELECTIONS)
+    }
+    trains = any(line["verdict"] == "training" for part in parts.values() if part for line in verdicts(part))
+    name = shlex.quote(str(file))
+    commands = (
+        ("write the rows with this training", f"trails export --stellator {name} --format trails -o rows.parquet"),
+        ("train on them", "trails train rows.parquet -o adapter"),
+    )
     return Report(
         "stellator",
-        f"{counted(len(parts), 'block')}; lines: {counts[0]} pass, {counts[1]} fail, {counts[2]} not decidable",
+        f"{counted(len(parts), 'block')}; {counts_told(counts)}",
         {"file": file.name, "run": of.id},
+        commands=commands if trains else (),
         parts=parts,
     )
 

@@ -1,6 +1,7 @@
 """What a block states, measured: one verdict a line, each with its value and its control.
 
-``pass``, ``fail`` or ``not decidable``; a line that changes training is ``training``: nothing of it is measured here.
+A claim is ``pass``, ``fail`` or ``not decidable``. A line that selects claims nothing: it is ``not empty`` or ``empty``. A line
+that changes training is ``training``: nothing of it is measured here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ from trails.stellator.compiling import Compiled
 from trails.stellator.explaining import DEFAULT_TOLERANCE, MEASURE_NAMES, TRAINED
 from trails.stellator.language import Anchor, Content, Drift, Phase, Select, Subgraph, content_text
 
-Verdict = Literal["pass", "fail", "not decidable", "training"]
+Verdict = Literal["pass", "fail", "not decidable", "not empty", "empty", "training"]
+
+CLAIMS: tuple[Verdict, ...] = ("pass", "fail", "not decidable")
+"""Verdicts of lines that claim something."""
+SELECTIONS: tuple[Verdict, ...] = ("not empty", "empty")
+"""Verdicts of lines that select: that something is there is no claim that was measured."""
 
 LEAST = 5
 """Fewer places than this decide nothing: an interval from less is a fiction."""
@@ -39,6 +45,8 @@ DRAWS = 200
 """Random places per control."""
 NEARBY = 0.25
 """Control spans begin at most this share of the chain away: attention changes with the position."""
+ALIKE = 0.2
+"""A step or chain of as many tokens as another has at most this share more or fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +62,13 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """What a block selects. ``outside`` counts what its lines select without the zone, ``zone`` and ``everything`` tokens of
-    the zone and of the run."""
+    """What a block selects: ``ids`` of its ``kind``. ``outside`` are the ids that its lines select without the zone,
+    ``zone`` the ids of the tokens of the zone, whatever the lines say."""
 
     kind: str
     ids: tuple[str, ...]
-    outside: int = 0
-    zone: int = 0
-    everything: int = 0
+    outside: tuple[str, ...] = ()
+    zone: tuple[str, ...] = ()
 
 
 Bridging = Callable[[str, str], float]
@@ -103,14 +110,17 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
     """The report of a block."""
     places = _places(selected, instruments.traces)
     judged: list[Judged] = []
+    selecting = any(isinstance(line.content, Select | Subgraph) for line in compiled.block.lines)
+    share = zone_share(selected, instruments.traces, seed=instruments.seed) if selecting and selected.ids else None
     for line in compiled.block.lines:
         said = content_text(line.content, compiled.block.language)
-        judged.append(_judge(said, line.content, compiled, selected, places, instruments))
-    counts = {verdict: sum(one.verdict == verdict for one in judged) for verdict in ("pass", "fail", "not decidable")}
+        judged.append(_judge(said, line.content, selected, places, instruments, share))
+    counts: dict[str, int] = {
+        verdict: sum(one.verdict == verdict for one in judged) for verdict in (*CLAIMS, *SELECTIONS)
+    }
     kind = selected.kind.lower()
     verdict = (
-        f"{counted(len(selected.ids), kind)} of {counted(len(places.masks), 'chain')} "
-        f"selected; lines: {counts['pass']} pass, {counts['fail']} fail, {counts['not decidable']} not decidable"
+        f"{counted(len(selected.ids), kind)} of {counted(len(places.masks), 'chain')} selected; {counts_told(counts)}"
     )
     rows = [
         {
@@ -131,7 +141,7 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
         + [("unit", pa.string()), ("said", pa.string())]
     )
     columns = {"line": "line", "verdict": "verdict", "value": "value", "control": "control"}
-    columns |= {"low": "its low", "high": "its high", "unit": "unit"}
+    columns |= {"low": "its low, 95 %", "high": "its high, 95 %", "unit": "unit"}
     # lines about the same layers have the same scores beside their own
     scores = tuple(dict.fromkeys(s for one in judged for s in (*([one.score] if one.score else []), *one.more)))
     return Report(
@@ -151,6 +161,14 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
     )
 
 
+def counts_told(counts: Mapping[str, int]) -> str:
+    """Counts of verdicts in words, claims apart from selections; lines of training are in neither."""
+    claims, selections = (
+        ", ".join(f"{counts[verdict]} {verdict}" for verdict in group) for group in (CLAIMS, SELECTIONS)
+    )
+    return f"claims: {claims}; selections: {selections}"
+
+
 def verdicts(report: Report) -> list[dict[str, Any]]:
     """The lines of a report of :func:`judge`, with verdict, value, control and what was said, to be compared with another."""
     (table,) = (table for table in report.tables if table.name == "lines")
@@ -164,10 +182,7 @@ def _end(score: Score | None, which: int) -> float | None:
 
 
 def _places(selected: Selected, traces: Callable[[], Iterable[Trace]]) -> _Places:
-    by_chain: dict[str, list[str]] = {}
-    for name in selected.ids:
-        chain, _, rest = name.partition(":")
-        by_chain.setdefault(chain, []).append(rest)
+    by_chain = _by_chain(selected.ids)
     found = _Places()
     for trace in traces() if by_chain else ():
         if trace.chain.id not in by_chain:
@@ -185,14 +200,28 @@ def _places(selected: Selected, traces: Callable[[], Iterable[Trace]]) -> _Place
     return found
 
 
+def _by_chain(ids: Iterable[str]) -> dict[str, list[str]]:
+    """What follows the chain in the ids of its steps and tokens, by chain."""
+    found: dict[str, list[str]] = {}
+    for name in ids:
+        chain, _, rest = name.partition(":")
+        found.setdefault(chain, []).append(rest)
+    return found
+
+
 def _judge(
-    said: str, content: Content, compiled: Compiled, selected: Selected, places: _Places, instruments: Instruments
+    said: str,
+    content: Content,
+    selected: Selected,
+    places: _Places,
+    instruments: Instruments,
+    share: tuple[Score, str] | None,
 ) -> Judged:
     match content:
         case Select(negated=negated):
-            return _selection(said, selected, negated=negated)
+            return _selection(said, selected, share, negated=negated)
         case Subgraph():
-            return _selection(said, selected, negated=False)
+            return _selection(said, selected, share, negated=False)
         case Drift():
             return _drift(said, content, places, instruments)
         case Anchor(text):
@@ -200,40 +229,86 @@ def _judge(
         case Phase():
             return _phase(said, content, places, instruments)
         case _:
-            return Judged(said, "training", "changes training: trails export --stellator, then trails train")
+            return Judged(said, "training", "changes training; nothing of it is measured here")
 
 
-def _selection(said: str, selected: Selected, *, negated: bool) -> Judged:
+def _selection(said: str, selected: Selected, share: tuple[Score, str] | None, *, negated: bool) -> Judged:
     found = len(selected.ids)
     if negated:
-        return Judged(said, "pass" if found else "fail", f"{counted(found, 'place is', 'places are')} left")
+        verdict: Verdict = "not empty" if found else "empty"
+        return Judged(said, verdict, f"{counted(found, 'place is', 'places are')} left")
     if not found:
         more = (
-            f"{selected.outside} are there, none of them in the zone"
+            f"{len(selected.outside)} are there, none of them in the zone"
             if selected.outside
             else "the graph has none of them"
         )
-        return Judged(said, "fail", f"selects nothing: {more}")
-    score = Score(
-        f"in the zone: {said}",
-        found / max(selected.outside, 1),
-        "share of places",
-        (
-            Control(
-                "share of all tokens in the zone",
-                selected.zone / max(selected.everything, 1),
-                how="counted on the whole run, nothing drawn",
-            ),
-        ),
-    )
-    return Judged(
-        said,
-        "pass",
-        f"{part_of(found, selected.outside, 'place', 'is', 'are')} in "
-        f"the zone ({percent(score.value)}); of all tokens "
-        f"{percent(score.control)} are",
-        score,
-    )
+        return Judged(said, "empty", f"selects nothing: {more}")
+    if share is None:
+        return Judged(said, "not empty", f"{counted(found, 'place is', 'places are')} selected")
+    score, told = share
+    return Judged(said, "not empty", told, score)
+
+
+def zone_share(selected: Selected, traces: Callable[[], Iterable[Trace]], *, seed: int = 0) -> tuple[Score, str] | None:
+    """How many of the places that the lines select have a token in the zone, beside what other places of the same kind have: a
+    step or a chain has one by its length alone. And the same in words. None where no such place is in the traces.
+
+    The first control are draws of as many other tokens, steps or chains, each of as many tokens as a place (:data:`ALIKE`),
+    none of them selected by the lines; the second are all of the run. Without such a place only the second is there.
+    """
+    kind = selected.kind.lower()
+    zone, outside = _by_chain(selected.zone), _by_chain(selected.outside)
+    lengths: list[npt.NDArray[np.int64]] = []
+    inside: list[Bools] = []
+    own: list[Bools] = []
+    for trace in traces():
+        mask = np.zeros(trace.n_tokens, np.bool_)
+        mask[[int(rest.rpartition(":")[2]) for rest in zone.get(trace.chain.id, ())]] = True
+        named = outside.get(trace.chain.id, ())
+        if selected.kind == "TOKEN":
+            bounds = np.stack([np.arange(trace.n_tokens), np.arange(1, trace.n_tokens + 1)], axis=1)
+            chosen = [int(rest.rpartition(":")[2]) for rest in named]
+        elif selected.kind == "STEP":
+            bounds, chosen = np.asarray(trace.step_tokens, np.int64).reshape(-1, 2), [int(rest) for rest in named]
+        else:
+            bounds, chosen = np.array([[0, trace.n_tokens]]), [0] if named else []
+        sums = np.concatenate([[0], np.cumsum(mask)])
+        taken = np.zeros(len(bounds), np.bool_)
+        taken[chosen] = True
+        lengths.append(bounds[:, 1] - bounds[:, 0])
+        inside.append(sums[bounds[:, 1]] > sums[bounds[:, 0]])
+        own.append(taken)
+    if not any(taken.any() for taken in own):
+        return None
+    length, has, mine = np.concatenate(lengths), np.concatenate(inside), np.concatenate(own)
+    order = np.argsort(length[~mine], kind="stable")
+    other, held = length[~mine][order], np.concatenate([[0], np.cumsum(has[~mine][order])])
+    rng = np.random.default_rng(seed)
+    hits, drawn = np.zeros(DRAWS, np.int64), 0
+    for tokens, count in zip(*np.unique(length[mine], return_counts=True), strict=True):
+        first = np.searchsorted(other, tokens * (1 - ALIKE), side="left")
+        stop = np.searchsorted(other, tokens * (1 + ALIKE), side="right")
+        if first < stop:  # draws with replacement of which each has a token in the zone with the share of these
+            hits += rng.binomial(count, (held[stop] - held[first]) / (stop - first), DRAWS)
+            drawn += int(count)
+    value, every = float(has[mine].mean()), float(has.mean())
+    controls = [Control(f"all {kind}s of the run", every, how="counted on the whole run, nothing drawn")]
+    n, total = int(has[mine].sum()), int(mine.sum())
+    among = ("is in", "are in") if selected.kind == "TOKEN" else ("has a token in", "have a token in")
+    told = [f"{part_of(n, total, kind, *among)} the zone ({percent(value)})"]
+    if drawn:
+        null = hits / drawn
+        low, high = spread(null) or (math.nan, math.nan)
+        as_many = "" if selected.kind == "TOKEN" else " of as many tokens"
+        how = how_drawn(f"draws of as many places, as many tokens: within {percent(ALIKE)}", DRAWS, seed)
+        controls.insert(0, Control(f"other {kind}s{as_many}", float(null.mean()), (low, high), how))
+        told.append(f"of other {kind}s{as_many} {percent(low)} to {percent(high)}")
+    else:
+        told.append(f"no other {kind} has as many tokens")
+    told.append(f"of all {counted(len(has), kind)} {percent(every)}")
+    note = f"{total - drawn} without another {kind} of as many tokens" if 0 < drawn < total else ""
+    return Score("in the zone", value, f"share of {kind}s", tuple(controls), note=note), "; ".join(told)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -340,6 +415,8 @@ def _drift(said: str, content: Drift, places: _Places, instruments: Instruments)
         f"{content.measure} {where}: {score.value:.4g} {score.unit} at {counted(count, 'place')}, {side} the {control.name} "
         f"({low:.4g} to {high:.4g}); noise floor {noise:.2g}"
     )
+    if content.negated and not holds:
+        text += "; this pass says that no difference was found, not that there is none"
     return Judged(said, "pass" if holds != content.negated else "fail", text, score, more)
 
 
@@ -412,7 +489,7 @@ def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> 
     if instruments.bridge is None:
         return Judged(said, "not decidable", f"{ahead}; {instruments.why_no_bridge}")
     steps = sorted((trace.chain.id, step.index) for trace in instruments.traces() for step in trace.steps)
-    mine, theirs, tried = _bridges(places, later, goals, steps, instruments)
+    mine, theirs, tried, n_starts = _bridges(places, later, goals, steps, instruments)
     if len(mine) < LEAST:
         return Judged(
             said,
@@ -441,7 +518,7 @@ def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> 
         said,
         "pass" if holds else "fail",
         f"{ahead}; re-scored, the worst transition on the way is {score.value:.2f} nats, from random steps {score.control:.2f} "
-        f"(difference {span} nats over {counted(len(mine), 'pair')}; {tried} were tried)",
+        f"(difference {span} nats over {counted(len(mine), 'pair')} from {counted(n_starts, 'place')}; {tried} were tried)",
         score,
     )
 
@@ -452,8 +529,9 @@ def _bridges(
     goals: Sequence[tuple[str, int]],
     steps: Sequence[tuple[str, int]],
     instruments: Instruments,
-) -> tuple[Doubles, Doubles, int]:
-    """Worst transitions, nats, of so many bridges as were asked for and of their controls, and how many pairs were tried.
+) -> tuple[Doubles, Doubles, int, int]:
+    """Worst transitions, nats, of so many bridges as were asked for and of their controls; how many pairs were tried, and from
+    how many places the bridges begin: those of one place are not independent.
 
     Pairs within a chain come first, in random order, then pairs of two chains. One without a way, or to whose goal no way
     leads from any of :data:`STARTS` random steps, is passed over; :data:`TRIES` pairs are tried for each bridge, at most.
@@ -465,6 +543,7 @@ def _bridges(
     order = rng.permutation(len(within)).tolist()
     mine: list[float] = []
     theirs: list[float] = []
+    begun: set[tuple[str, int]] = set()
     tried = 0
     while len(mine) < instruments.pairs and tried < TRIES * instruments.pairs:
         if tried < len(within):
@@ -483,8 +562,9 @@ def _bridges(
             if math.isfinite(control):
                 mine.append(own)
                 theirs.append(control)
+                begun.add(start)
                 break
-    return np.array(mine, np.float64), np.array(theirs, np.float64), tried
+    return np.array(mine, np.float64), np.array(theirs, np.float64), tried, len(begun)
 
 
 # --------------------------------------------------------------------------------------------------------------------
