@@ -240,9 +240,17 @@ def test_an_agreement_is_in_the_table_and_its_headings_are_words(by: Any, measur
         )
         for n in range(3)
     ]
-    report = agreement(members, dict.fromkeys(names, "abc" * 20), by=by, measure=measure, draws=20).report()
+    words = dict.fromkeys(names, "abc" * 20)
+    report = agreement(members, words, by=by, measure=measure, draws=20).report()
     assert report.scores
-    for text in texts_of(report):
+    flat = replace(members[0], values={name: np.full(20, 2.0) for name in names})
+    alike = [replace(members[0], name=name) for name in ("a", "b")]
+    far = [replace(one, values={k: v * 99**i for k, v in one.values.items()}) for i, one in enumerate(alike)]
+    others = [
+        agreement(some, words, by=by, measure=measure, draws=20).report()
+        for some in (alike, far, [*alike, flat], [members[0], flat], [flat, flat])
+    ]
+    for text in (text for one in (report, *others) for text in texts_of(one)):
         assert told_whole(text), text
     headings = [heading for table in report.tables for heading in table.view(1)[0]]
     assert [heading for heading in headings if "_" in heading] == []

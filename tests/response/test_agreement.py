@@ -191,10 +191,50 @@ def test_planted_disagreement_is_found(make: Any) -> None:
     first = {(row["chain"], row["end"]) for row in found.spans.to_pylist()[:30]}
     assert len(first & planted) >= 27
     assert {row["hardest_for"] for row in found.spans.to_pylist()[:10]} <= {"a", "b", "c"}
+    flat = Member("r9", "flat", "t", ends, {key: np.full(len(v), 3.25) for key, v in members[0].items()}, steps)
+    beside = agreement([*made, flat], words, draws=40)
+    assert beside.notes == ("left out, because every token has the same surprisal: “flat”",)
+    assert beside.scores == found.scores
+    for name in ("members", "pairs", "left", "spans"):
+        assert getattr(beside, name) == getattr(found, name)
+    alone = agreement([made[0], flat], words, draws=40)
+    assert not alone.scores
+    assert alone.batch() is None
+    assert alone.report().verdict.startswith("1 member is not compared: 1 member orders the text, two are needed")
+    scaled = [replace(one, values={k: v * 9**i for k, v in one.values.items()}) for i, one in enumerate(made)]
+    order = agreement(scaled, words, draws=40)
+    assert order.scores[0].beyond()
+    assert order.scores[1].value < 0
+    told = order.report().verdict
+    assert told.startswith("3 members order the spans alike beyond chance without agreeing on how hard they are: ")
+    assert f"Krippendorff's alpha {order.scores[1].value:.2f}" in told
     free = [replace(one, values={k: rng.normal(size=len(v)) for k, v in one.values.items()}) for one in made]
     apart = agreement(free, words, draws=40)
     assert not apart.scores[0].beyond()
     assert "do not agree beyond chance" in apart.report().verdict
+
+
+@pytest.mark.parametrize(
+    ("by", "moved"),
+    [
+        ("span", "spans shifted within their chain"),
+        ("step", "steps shifted within their chain"),
+        ("chain", "chains exchanged"),
+    ],
+)
+def test_the_headline_and_the_control_name_the_same_null(make: Any, by: Any, moved: str) -> None:
+    rng = np.random.default_rng(4)
+    traces = [make([f"w{i} " for i in range(12)], name=str(n)) for n in range(12)]
+    ends = {t.chain.id: t.token_end.astype(int) for t in traces}
+    steps = {t.chain.id: np.array([step.end for step in t.steps]) for t in traces}
+    made = [Member(f"r{i}", "ab"[i], "t", ends, {k: rng.gamma(2, 1, 12) for k in ends}, steps) for i in range(2)]
+    found = agreement(made, {t.chain.id: t.chain.text for t in traces}, by=by, draws=40)
+    assert {one.controls[0].name for one in found.scores} == {moved}
+    told = found.report().verdict
+    assert told.count(f"with their {moved.removesuffix(' within their chain')} ") == 2
+    if by == "chain":  # the median of exchanged chains, not that of the chains as they are
+        parted = found.spans["statistic"].to_pylist()
+        assert found.spans["chance"][0].as_py() not in parted
 
 
 def test_too_little_to_compare_is_said(make: Any) -> None:

@@ -78,6 +78,12 @@ def member(run: str, name: str, traces: Iterable[Trace], measure: Taken = "surpr
     return Member(run, name, tokenizer, ends, values, steps)
 
 
+def constant(one: Member) -> bool:
+    """Whether a member gives every token the same value, so that what it says per character is the length of its tokens."""
+    known = np.concatenate([v[np.isfinite(v)] for v in one.values.values()] or [np.zeros(0)])
+    return len(known) >= MIN_UNITS and float(np.ptp(known)) <= 1e-6 * float(np.abs(known).max())
+
+
 def aligned(members: Sequence[Member], by: By) -> tuple[Units, int]:
     """The units that all members have, and how many chains have no common boundary inside.
 
@@ -226,11 +232,19 @@ class Agreement(Finding):
         """Whether the members order the text alike beyond what chains alone give."""
         count = len(self.members)
         if self.scores:
-            w = self.scores[0]
-            said = "agree" if w.beyond() else "do not agree beyond chance"
+            w, alpha = self.scores
+            said = f"do not agree beyond chance on which {self.by}s are hard"
+            if w.beyond():
+                alike = alpha.beyond() and alpha.interval is not None and alpha.interval[0] > 0
+                said = (
+                    f"agree on which {self.by}s are hard"
+                    if alike
+                    else f"order the {self.by}s alike beyond chance without agreeing on how hard they are"
+                )
+            moved = f"with their {_moved(self.by)}"
             verdict = (
-                f"{counted(count, 'member')} {said} on which {self.by}s are hard: Kendall's W {w.value:.2f}, "
-                f"with their {self.by}s shifted {w.control:.2f}"
+                f"{counted(count, 'member')} {said}: Kendall's W {w.value:.2f}, {moved} {w.control:.2f}; "
+                f"Krippendorff's alpha {alpha.value:.2f}, {moved} {alpha.control:.2f}"
             )
         else:
             verdict = f"{counted(count, 'member is', 'members are')} not compared: {self.withheld[0].reason}"
@@ -286,38 +300,35 @@ def agreement(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Agreement:
-    """Compare members. ``texts`` are those of the chains. Raises UsageError for fewer than two members, or no chain in
-    common.
+    """Compare members. ``texts`` are those of the chains. A member that gives every token the same value orders nothing: it is
+    left out, which the notes say. Raises UsageError for fewer than two members, or no chain in common.
     """
     if len(members) < 2:
         raise UsageError(
             f"{counted(len(members), 'member is', 'members are')} there to compare, two are needed. Run: "
             "trails ingest PATH --models A,B"
         )
-    units, alone = aligned(members, by)
-    if not units.chains:
+    if not set.intersection(*(set(one.ends) for one in members)):
         raise UsageError(
             f"no chain was measured by all of {', '.join(one.run for one in members)}. Ingest the same input with each, or "
             "name members with --runs."
         )
-    notes = []
+    notes = [f"left out, because every token has the same {measure}: “{one.name}”" for one in members if constant(one)]
+    able = [one for one in members if not constant(one)]
+    if len(able) < 2:
+        reason = f"{counted(len(able), 'member orders', 'members order')} the text, two are needed"
+        withheld = (Withheld("agreement", f"{reason}: ingest the same input with another model"),)
+        none = pa.table({name: pa.array([], pa.string()) for name in ("first", "second")})
+        listed = _listed(able, measure, None)
+        return Agreement(listed, by, measure, 0, (), none, none, _no_spans(), (), withheld, tuple(notes))
+    members = able
+    units, alone = aligned(members, by)
     measured = {chain for one in members for chain in one.ends}
     if rest := len(measured) - len(units.chains):
         notes.append(f"{part_of(rest, len(measured), 'chain', 'was', 'were')} not measured by every member: left out")
     if alone:
         notes.append(f"{counted(alone, 'chain has', 'chains have')} no common boundary inside: each is one span")
-    table = pa.table(
-        {
-            "run": [m.run for m in members],
-            "name": [m.name for m in members],
-            "tokenizer": [m.tokenizer[:8] for m in members],
-        }
-        | {
-            f"{measure}_per_character": [float(v) for v in units.values.mean(0)]
-            if len(units.values)
-            else [None] * len(members)
-        }
-    )
+    table = _listed(members, measure, units.values)
     names = [one.name for one in members]
     empty = pa.table({"first": pa.array([], pa.string()), "second": pa.array([], pa.string())})
     several = len(np.unique(units.chain))
@@ -332,18 +343,16 @@ def agreement(
         )
     own = statistics_of(units.values)
     span = intervals(own, resampled(units, draws=draws, seed=seed), several)
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, 2 if by == "chain" else 1])
     nulls, chance = [], []
     for _ in range(draws):
-        moved = shifted(units.values, units.chain, rng)
+        moved = rng.permuted(units.values, axis=0) if by == "chain" else shifted(units.values, units.chain, rng)
         nulls.append(statistics_of(moved))
         chance.append(float(np.median(_parted(moved))))
     null = np.array(nulls)
     if by == "chain":
-        rng = np.random.default_rng([seed, 2])
-        null = np.array([statistics_of(rng.permuted(units.values, axis=0)) for _ in range(draws)])
         notes.append("a chain as one unit cannot be shifted within itself: the null exchanges chains")
-    shift = "chains exchanged" if by == "chain" else "spans shifted within their chain"
+    shift = _moved(by) if by == "chain" else f"{_moved(by)} within their chain"
 
     def score(name: str, unit: str, at: int) -> Score:
         control = Control(
@@ -405,6 +414,24 @@ def intervals(own: Doubles, again: Doubles, chains: int) -> Doubles:
     half = t.ppf(0.975, max(chains - 1, 1)) * again.std(0, ddof=1) * np.sqrt(chains / max(chains - 1, 1))
     least = np.array([0, -np.inf, *[-1] * (len(own) - 2)])
     return np.stack((np.maximum(own - half, least), np.minimum(own + half, 1)), 1)
+
+
+def _moved(by: By) -> str:
+    """What the null does to the units, in words."""
+    return "chains exchanged" if by == "chain" else f"{by}s shifted"
+
+
+def _listed(members: Sequence[Member], measure: Taken, values: Doubles | None) -> pa.Table:
+    """The members with their mean over the units (U, M)."""
+    means = values.mean(0).tolist() if values is not None and len(values) else [None] * len(members)
+    return pa.table(
+        {
+            "run": pa.array([one.run for one in members], pa.string()),
+            "name": pa.array([one.name for one in members], pa.string()),
+            "tokenizer": pa.array([one.tokenizer[:8] for one in members], pa.string()),
+            f"{measure}_per_character": pa.array(means, pa.float64()),
+        }
+    )
 
 
 def _parted(values: Doubles) -> Doubles:

@@ -124,7 +124,8 @@ def agree(
     found = agreement(members, texts, by=by, measure=measure, top=top, draws=draws, seed=seed)
     batch = found.batch() if write else None
     if write:
-        _forget(home, {run.id for run in chosen}, measure, set(texts))
+        for of in ({run.id for run in chosen}, set(found.members["run"].to_pylist())):
+            _forget(home, of, measure, set(texts))
     if batch is not None:
         home.put(batch)
     return found
