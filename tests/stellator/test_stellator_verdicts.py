@@ -126,6 +126,10 @@ def test_a_turn_that_random_steps_make_too_is_a_metaphor() -> None:
     assert "metaphor: not measurable here" in report.notes[0]
     without = [replace(trace, step_states=None, state_layers=()) for trace in corpus()]
     assert "trails ingest PATH --states 3" in report_of("[ZONE: all]\nPHASE → π on layer 3", without).notes[0]
+    (one,) = compile_program(parse("[ZONE: all]\nPHASE → π"), RUN, traces=list, known=zones())
+    trained = replace(RUN, adapter="thought")
+    report = judge(one, Selected("TOKEN", ()), Instruments(trained, lambda: without))
+    assert "with adapter thought: trails diff --adapter FOLDER --home NEW" in report.notes[0]
 
 
 def test_an_anchor_passes_only_where_the_way_to_it_is_cheaper_than_from_random_steps() -> None:

@@ -73,7 +73,7 @@ def trained(tmp_path: Path) -> Path:
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     home, model = ("--home", tmp_path / "home"), ("--model", tmp_path / "model")
     files = [tmp_path / f"{n}.jsonl" for n in ("walks", "other", "noise")]
-    run("ingest", *files, *home, *model, "--device", "cpu", "--family", "thing", "--per-layer")
+    run("ingest", *files, *home, *model, "--device", "cpu", "--family", "thing", "--per-layer", "--states", 1)
     walks = "MATCH (c:Chain) WHERE c.source CONTAINS 'walks' RETURN c"
     export = tmp_path / "rows.parquet"
     run("export", "--subgraph", walks, "--format", "trails", "--split", "0.25", "-o", export, *home)
@@ -99,6 +99,7 @@ def test_the_trained_walk_is_measured_again_compared_and_recalled(trained: Path)
     with Home(trained / "home") as home:
         second = next(known for known in home.runs().values() if known.adapter)
         assert found["after"] == second.id
+        assert home.state_layers(second.id) == home.state_layers(found["before"]) == (1,), "PHASE is judged after, too"
         arrays = (
             "MATCH (:Token)-[r:NEXT]->(:Token) WHERE r.run = $run RETURN DISTINCT r.hidden_shift_by_layer IS NULL AS n"
         )

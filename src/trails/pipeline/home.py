@@ -550,7 +550,8 @@ class Home(OpenHome):
             trained = self._like(first, adapter)
             second = trained.run.id
             self.close_graph()  # the embedded graph has one writer
-            measure_again(self.settings, first, trained, progress)
+            # with the states that the first run keeps: what needs them could not be compared
+            measure_again(self.settings, first, trained, progress, states=self.state_layers(first.id))
             del trained
         else:
             second = self.run(after).id

@@ -328,8 +328,10 @@ def compared(
             if isinstance(content, Anchor) or "not decidable" in (was["verdict"], now["verdict"]):
                 sides = {"before and after": was} if was["said"] == now["said"] else {"before": was, "after": now}
                 notes += [f"{block.name}, {side}: {line['line']}: {line['said']}" for side, line in sides.items()]
-    judged_rows = [row for row in rows if row["before"] in ("pass", "fail") or row["after"] in ("pass", "fail")]
+    decided = [[row[side] in ("pass", "fail") for side in ("before", "after")] for row in rows]
+    judged_rows = [row for row, sides in zip(rows, decided, strict=True) if all(sides)]
     turned = sum(row["before"] != row["after"] for row in judged_rows)
+    alone = sum(any(sides) and not all(sides) for sides in decided)  # not measured on the other side: no change
     schema = pa.schema(
         [(name, pa.string()) for name in ("block", "line", "before", "after")]
         + [(name, pa.float64()) for name in ("was", "control_was", "now", "control_now", "change", "control_change")]
@@ -342,6 +344,7 @@ def compared(
         (
             f"{turned:,} of {counted(len(judged_rows), 'judged line')} "
             f"{agreeing(turned, 'has', 'have')} another verdict after the training"
+            + (f"; {counted(alone, 'line is', 'lines are')} decidable on one side only" if alone else "")
         ),
         {"before": one.id, "after": two.id},
         (table,),

@@ -591,11 +591,10 @@ def _phase(said: str, content: Phase, places: _Places, instruments: Instruments)
     if layer is None or layer not in stored or instruments.whitening is None:
         asked = content.layer if content.layer is not None else 16
         kept = f"only of layers {layers_text(sorted(stored))}" if stored else "not"
-        return Judged(
-            said,
-            "not decidable",
-            f"hidden states are {kept} stored; measure them: trails ingest PATH --states {asked} --home NEW",
-        )
+        told = f"hidden states are {kept} stored; measure them: trails ingest PATH --states {asked} --home NEW"
+        if instruments.run.adapter:
+            told += f"; then with adapter {instruments.run.adapter}: trails diff --adapter FOLDER --home NEW"
+        return Judged(said, "not decidable", told)
     try:
         whitening = instruments.whitening(layer)
     except ValueError as error:
