@@ -146,6 +146,8 @@ class Experiment:
     same_rows: tuple[tuple[str, ...], ...] = ()
     rates: tuple[float, ...] = ()
     develop: str | Callable[[Sequence[Record]], Mapping[tuple[str, float], float]] = ""
+    developed: str = ""
+    """What a function of ``develop`` gives, in words."""
     rate_of: Mapping[str, str] = field(default_factory=dict)
     """Arms that take the learning rate of another arm: a placebo, a positive control."""
     looks: tuple[int, ...] = (10,)
@@ -359,8 +361,12 @@ def withheld(
     return ""
 
 
+SHARE = 0.9
+"""Of the smallest of the arms' largest gains, at which arms are compared at equal gain."""
+
+
 def at_equal_gain(
-    curves: Mapping[str, Sequence[Mapping[str, float]]], gain: str, value: str, share: float = 0.9
+    curves: Mapping[str, Sequence[Mapping[str, float]]], gain: str, value: str, share: float = SHARE
 ) -> dict[str, float]:
     """``value`` of each arm where its ``gain`` first reaches ``share`` of the smallest of the arms' largest gains.
 

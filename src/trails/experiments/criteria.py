@@ -22,8 +22,13 @@ LEAST_SEEDS = 5
 """No verdict below this number of seeds."""
 LEAST_CLUSTERS = 20
 """Chains below which a bootstrap over them gives no interval."""
+DRAWS, DRAW_SEED = 4000, 0
+"""Of the bootstrap over chains."""
 LEVELS = {1: 0.95, 2: 0.9706}
 """Level of each interval by the planned number of looks (Pocock's bound for two)."""
+
+SMALL = "smaller than what was called worth having"
+"""What is said of a claim that held with a difference below its smallest effect of interest."""
 
 Kind = Literal["superior", "not inferior", "equivalent"]
 State = Literal["met", "broken", "none", "open"]
@@ -53,7 +58,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 
 def cluster_interval(
-    values: Sequence[float], clusters: Sequence[str], level: float = 0.95, draws: int = 4000
+    values: Sequence[float], clusters: Sequence[str], level: float = 0.95, draws: int = DRAWS, seed: int = DRAW_SEED
 ) -> tuple[Interval, float]:
     """Mean of the finite values with the percentile interval of a bootstrap over clusters (chains), and its standard error.
 
@@ -70,7 +75,7 @@ def cluster_interval(
     mean = float(total.sum() / size.sum())
     if n < LEAST_CLUSTERS:
         return Interval(mean, -math.inf, math.inf, n), math.nan
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), draws).astype(np.float64)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws).astype(np.float64)
     means = (drawn @ total) / (drawn @ size)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high), n), float(means.std())
@@ -158,6 +163,12 @@ class Judged:
     state: State
     sd: float
 
+    @property
+    def small(self) -> bool:
+        """Met, with a difference below the smallest one of interest: its interval reaches beyond it."""
+        c = self.criterion
+        return self.state == "met" and c.kind == "superior" and abs(self.interval.mean) < c.delta
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -178,7 +189,13 @@ class Verdict:
             "open": "is OPEN here",
             "withheld": "is NOT JUDGED",
         }[self.outcome]
+        words += f", {SMALL}" if self.small else ""
         return f"{self.claim.sentence}: this {words} ({self.reason or '; '.join(self.decided)})."
+
+    @property
+    def small(self) -> bool:
+        """Whether it held with a difference below the smallest one of interest."""
+        return self.outcome == "held" and any(one.small for one in self.judged)
 
     @property
     def decided(self) -> list[str]:

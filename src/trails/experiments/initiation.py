@@ -283,5 +283,6 @@ EXPERIMENT = Experiment(
     run=run,
     rates=(3e-4, 1e-3, 3e-3),
     develop=one_rate,
+    developed="minus `value`, mean over the four cells, so that all arms have one rate",
     looks=(20,),
 )

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trails.experiments import committed
 from trails.experiments.base import (
+    SHARE,
     Experiment,
     Interval,
     Judged,
@@ -17,7 +19,8 @@ from trails.experiments.base import (
     smallest_effect,
     t_interval,
 )
-from trails.experiments.criteria import judged
+from trails.experiments.criteria import DRAW_SEED, DRAWS, SMALL, cluster_interval, difference, judged
+from trails.experiments.rates import Elsewhere, elsewhere, how_chosen, of_controls, rates_apart
 
 
 def _cell(interval: Interval) -> str:
@@ -35,13 +38,27 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[str, Any], digest: str) -> str:
-    """The report at the latest planned look that ``records`` reach, after what is corrected of earlier versions."""
+def markdown(
+    experiment: Experiment,
+    records: Sequence[Record],
+    plan: Mapping[str, Any],
+    digest: str,
+    tried: Sequence[Record] = (),
+    commit: committed.Commit | None = None,
+) -> str:
+    """The report at the latest planned look that ``records`` reach, after what is corrected of earlier versions.
+
+    ``tried`` are the development rows; ``commit`` is that of the plan, where it is known.
+    """
     scale = str(plan.get("scale", {}).get("name", "full"))
     seeds = looked(experiment, records)
+    measured = records
     records = [r for r in records if int(r["seed"]) in seeds]
     number = f"Experiment {experiment.number}: " if experiment.number else "Experiment: "
-    lines = [f"# {number}{experiment.title}", "", *corrected(experiment)]
+    lines = [f"# {number}{experiment.title}", ""]
+    late = committed.note(measured, commit)
+    lines += [late, ""] if late else []
+    lines += corrected(experiment)
     lines += [f"Claim, written down before the first run: {experiment.hypothesis}", "", "## Result", ""]
     verdicts = judge(experiment, records, scale)
     for verdict in verdicts:
@@ -51,7 +68,8 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
     unit = "" if experiment.unit == "seed" else f" (each a {experiment.unit})"
     how = "paired by seed, {} % t intervals."
     if experiment.texts:
-        how = f"paired by text: {len(units)} texts of {len(set(chains))} chains, {{}} % intervals of a bootstrap over chains."
+        how = f"paired by text: {len(units)} texts of {len(set(chains))} chains, {{}} % percentile intervals of "
+        how += f"a bootstrap over chains ({DRAWS:,} draws, seed {DRAW_SEED})."
     lines += ["", f"{len(seeds)} seeds{unit}, {how.format(f'{100 * experiment.level:g}')}"]
     if math.isfinite(effect):
         lines.append(
@@ -84,9 +102,8 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
         "smallest effect",
     ]
     lines += _table([*header, "criterion"], rows)
-    rates_apart = _rates_apart(experiment, plan)
-    if rates_apart:
-        lines += ["", rates_apart]
+    for told in (rates_apart(experiment, plan, tried), _moved_by_draws(experiment, units, chains)):
+        lines += ["", told] if told else []
     lines += ["", "## Arms", ""]
     lines += _table(["arm", "what it is"], [[arm.name, arm.meaning] for arm in experiment.arms])
     names = list(experiment.metrics)
@@ -112,10 +129,9 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
         lines += _curve(experiment, records, metric)
     lines += ["", "What the metrics mean:", ""]
     lines += [f"- `{name}`: {meaning}" for name, meaning in experiment.metrics.items()]
+    lines += _equal_gain(experiment, records)
     lines += ["", "## Circumstances and limits", ""]
-    lines += [
-        f"- plan `{digest}`, registered before the first run (first line of results.jsonl that names the experiment)"
-    ]
+    lines += [f"- plan `{digest}`, registered before the first run (its line with `plan` in results.jsonl)"]
     shown = {
         k: plan[k]
         for k in (
@@ -134,23 +150,34 @@ def markdown(experiment: Experiment, records: Sequence[Record], plan: Mapping[st
         if k in plan
     }
     lines += [f"- {key}: {_words(value)}" for key, value in shown.items()]
-    devices = sorted({str(r["device"]) for r in records if "device" in r})
+    told = how_chosen(experiment)
+    lines += [f"- learning rates, how chosen: {told}"] if told else []
+    told = of_controls(experiment, plan)
+    lines += [f"- learning rates of the controls: {told}"] if told else []
+    devices = sorted({str(r["device"]) for r in measured if "device" in r})
     if devices:
-        spent = sum(float(r["seconds"]) for r in records) / 60
-        lines.append(f"- cost: {spent:.1f} minutes of {', '.join(devices)}, development not counted")
-    lines += _sizes(plan)
+        spent = sum(float(r["seconds"]) for r in measured) / 60
+        left = len(measured) - len(records)
+        more = f", {left} rows of seeds that are not judged counted" if left else ""
+        lines.append(f"- cost: {spent:.1f} minutes of {', '.join(devices)}{more}, development not counted")
+    lines += _sizes(plan, seeds)
     lines += [f"- {key}: {_words(value)}" for key, value in experiment.settings.items()]
     several = "Small models; nothing here says that larger ones behave alike."
     single = "One small model; nothing here says that a larger one behaves alike."
     lines += [f"- {experiment.limits}", f"- {several if 'members' in plan else single}", ""]
-    lines += [
-        "Run it again:",
-        "",
-        f"    trails experiment {experiment.name} --data FOLDER --out FOLDER"
-        + " --member MODEL" * len(plan.get("members", ())),
-        "",
-    ]
+    lines += _other_rates(elsewhere(experiment, plan, tried))
+    lines += ["Run it again:", "", f"    {command(experiment.name, plan)}", ""]
     return "\n".join(lines)
+
+
+def command(name: str, plan: Mapping[str, Any]) -> str:
+    """The command that runs an experiment with the roles of its plan."""
+    roles = plan.get("roles", {})
+    given = [("trained", roles.get("trained")), ("unseen", roles.get("unseen"))]
+    given += [("unrelated", one) for one in roles.get("unrelated", ())]
+    options = "".join(f" --{role} {source}" for role, source in given if source)
+    members = " --member MODEL" * len(plan.get("members", ()))
+    return f"trails experiment {name}{options} --data FOLDER --out FOLDER{members}"
 
 
 def pending(experiment: Experiment) -> str:
@@ -196,14 +223,18 @@ def _criterion(one: Judged, effect: float) -> list[str]:
     if c.null:
         against += f", beyond {c.null[0]} − {c.null[1]}"
     least = f"{effect * one.sd:.4f}" if math.isfinite(effect * one.sd) else "—"
-    state = {"none": "no difference worth having"}.get(one.state, one.state)
+    state = {"none": "no difference worth having"}.get(one.state, one.state) + (", below δ" if one.small else "")
     kind = f"{c.kind}, {c.direction}" if c.kind != "equivalent" else c.kind
     return [kind, c.metric, c.treatment, against, _cell(one.interval), f"{c.delta:g}", least, state]
 
 
-def index_table(found: Mapping[str, Sequence[Record] | None]) -> str:
-    """The table of the index from the rows of every experiment (None: not run under the present rules): verdict, kind, seeds, δ
-    and smallest effect of the criterion that is hardest to see.
+def index_table(
+    found: Mapping[str, Sequence[Record] | None],
+    plans: Mapping[str, Mapping[str, Any]],
+    tried: Mapping[str, Sequence[Record]],
+) -> str:
+    """The table of the index from the rows, plans and development rows of every experiment (None: not run under the present
+    rules): verdict, kind, seeds, δ and smallest effect of the criterion that is hardest to see.
     """
     from trails.experiments import experiments
 
@@ -218,18 +249,22 @@ def index_table(found: Mapping[str, Sequence[Record] | None]) -> str:
         seeds = looked(experiment, records)
         _, chains = paired(experiment, records, seeds)
         effect = smallest_effect(len(set(chains)) or len(seeds), experiment.level)
+        less = {one.claim.name for one in elsewhere(experiment, plans[name], tried.get(name, ())) if one.shrinks}
         for verdict in judge(experiment, records):
             known = [one for one in verdict.judged if math.isfinite(one.sd)]
             hardest = max(known, key=lambda one: one.sd / one.criterion.delta, default=verdict.judged[0])
             least = f"{effect * hardest.sd:.3g}" if math.isfinite(effect * hardest.sd) else "—"
             told = OUTCOMES[verdict.outcome] + (f": {verdict.reason}" if verdict.reason else "")
+            told += f", {SMALL}" if verdict.small else ""
+            if verdict.outcome == "held" and verdict.claim.name in less:
+                told += f", [less than half of it at other rates]({name}.md#what-other-rates-give)"
             cells = [link, verdict.claim.sentence, verdict.claim.kind, told, str(len(set(chains)) or len(seeds))]
             rows.append([*cells, f"{hardest.criterion.delta:g}", least])
     header = ["experiment", "claim", "kind", "verdict", "n", "δ", "smallest effect"]
     return "\n".join(_table(header, rows))
 
 
-def failed_table(found: Mapping[str, Sequence[Record] | None]) -> str:
+def failed_table(found: Mapping[str, Sequence[Record] | None], plans: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of the page of limits: every claim that did not hold, with the figures of the first criterion that decided."""
     from trails.experiments import experiments
 
@@ -242,6 +277,8 @@ def failed_table(found: Mapping[str, Sequence[Record] | None]) -> str:
                     "; another criterion failed, too" if len(others) == 1 else "; others failed, too" if others else ""
                 )
                 told = f"{OUTCOMES[verdict.outcome].replace('**not**', 'not')}. {first}{more}"
+                apart = rates_apart(experiment, plans[name], (), (verdict.claim,))
+                told += f". {apart.removesuffix('.')}" if apart else ""
                 rows.append([verdict.claim.sentence, told, f"[{name}](experiments/{name}.md)"])
     return "\n".join(_table(["idea", "what came out", "where"], rows))
 
@@ -267,6 +304,24 @@ SEVENTEEN = (
     ("mask-order", "rhythm", "open, on different data", "rhythm"),
 )
 """Claims of the first version that were left open or did not mean what they said."""
+
+
+def roles_table(plans: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of the index: which experiments were registered with which sources in which part."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for name, plan in plans.items():
+        roles = plan["roles"]
+        key = (str(roles["trained"]), str(roles["unseen"]), ", ".join(roles["unrelated"]))
+        groups.setdefault(key, []).append(f"[{name}]({name}.md)")
+    rows = [[*key, ", ".join(names)] for key, names in groups.items()]
+    return "\n".join(_table(["trained", "unseen", "unrelated", "experiments"], rows))
+
+
+def commits_table(found: Mapping[str, Sequence[Record] | None], commits: Mapping[str, committed.Commit]) -> str:
+    """The table of the index: when the plan of each experiment was committed, and how many rows are older than that."""
+    rows = committed.table({name: of for name, of in found.items() if of}, commits)
+    header = ["experiment", "commit of the plan", "its time (UTC)", "first row (UTC)", "rows before the commit"]
+    return "\n".join(_table(header, rows))
 
 
 def first_claims(found: Mapping[str, Sequence[Record] | None]) -> str:
@@ -302,9 +357,12 @@ def _words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _sizes(plan: Mapping[str, Any]) -> list[str]:
-    """Realised sizes of the sets, from the plan: chains and tokens, least to largest over the seeds."""
-    seeds = [found["sizes"] for found in plan.get("seeds", {}).values()]
+def _sizes(plan: Mapping[str, Any], judged_seeds: Mapping[int, Any]) -> list[str]:
+    """Realised sizes of the sets, from the plan: chains and tokens, least to largest over the seeds that are judged; over all
+    of the plan before the first.
+    """
+    planned = plan.get("seeds", {})
+    seeds = [found["sizes"] for seed, found in planned.items() if not judged_seeds or int(seed) in judged_seeds]
     lines = []
     for name in seeds[0] if seeds else ():
         spans = []
@@ -316,22 +374,89 @@ def _sizes(plan: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _rates_apart(experiment: Experiment, plan: Mapping[str, Any]) -> str:
-    """A sentence on the arms that are compared with each other at different learning rates; empty where none are."""
-    rates = plan.get("learning rates", {})
-    pairs = {
-        frozenset((one.treatment, one.control)): (one.treatment, one.control)
-        for claim in experiment.claims
-        for one in claim.criteria
-        if rates.get(one.treatment, 0.0) != rates.get(one.control, rates.get(one.treatment, 0.0))
-    }
-    if not pairs:
-        return ""
-    told = "; ".join(f"{a} {rates[a]:g} against {b} {rates[b]:g}" for a, b in pairs.values())
-    return (
-        f"Compared at different learning rates, each arm's own best on the development seeds: {told}. Such a difference is "
-        "one of arm and rate together."
-    )
+def _other_rates(found: Sequence[Elsewhere]) -> list[str]:
+    """A section on criteria whose arms have other best rates by the judged metric."""
+    if not found:
+        return []
+
+    def arms(pair: tuple[tuple[float, float], tuple[float, float]]) -> str:
+        return " against ".join(f"{mean:.4f}" + (f" at {rate:g}" if rate else "") for rate, mean in pair)
+
+    lines = [
+        "### What other rates give",
+        "",
+        "A caution from the development rows (two seeds, never judged). It is no part of the plan and changes no verdict. By "
+        "the judged metric itself an arm has another best rate than the one that it was given; a difference that shrinks there "
+        "may be damage that the rate did to one arm.",
+        "",
+    ]
+    rows = []
+    for one in found:
+        c = one.criterion
+        at, best = (pair[0][1] - pair[1][1] for pair in (one.used, one.best))
+        between = f"{c.treatment} against {c.control}"
+        shrinks = " **less than half**" if one.shrinks else ""
+        rows.append(
+            [one.claim.name, c.metric, between, arms(one.used), f"{at:+.4f}", arms(one.best), f"{best:+.4f}{shrinks}"]
+        )
+    header = [
+        "claim",
+        "metric",
+        "arms",
+        "at their rates",
+        "difference",
+        "at their best by this metric",
+        "difference there",
+    ]
+    return [*lines, *_table(header, rows), ""]
+
+
+def _equal_gain(experiment: Experiment, records: Sequence[Record]) -> list[str]:
+    """How *at equal gain* is taken, where a metric is."""
+    steps = sorted({float(point["step"]) for record in records for point in record.get("curve", ())})
+    if not steps or not any(name.endswith("_at_equal_gain") for name in experiment.metrics):
+        return []
+    points = ", ".join(f"{step:g}" for step in steps)
+    return [
+        f"- *at equal gain*: where an arm first reaches {100 * SHARE:g} % of the smallest of the largest gains of the arms "
+        f"compared, on straight lines between the {len(steps)} points of its curve (steps {points})"
+    ]
+
+
+_NEAR = 0.05
+"""Share of an interval's length within which another draw of the bootstrap may move a bound over 0."""
+_AGAIN = 100
+"""Bootstraps with other seeds that are then drawn."""
+
+
+def _moved_by_draws(experiment: Experiment, units: Mapping[int, Mapping[str, Any]], chains: Sequence[str]) -> str:
+    """A sentence on the criteria of which a bound lies so near to 0 that it hangs on the seed of the bootstrap; or nothing."""
+    told = []
+    checks = [
+        *((one, "placebo") for one in experiment.placebo),
+        *((one, "positive control") for one in experiment.positive),
+    ]
+    checks += [(one, claim.name) for claim in experiment.claims for one in claim.criteria]
+    for criterion, of in checks if chains else ():
+        values = [difference(criterion, metrics) for metrics in units.values()]
+        interval, _ = cluster_interval(values, chains, experiment.level)
+        if min(abs(interval.low), abs(interval.high)) > _NEAR * (interval.high - interval.low):
+            continue
+        again = [cluster_interval(values, chains, experiment.level, seed=seed)[0] for seed in range(1, _AGAIN + 1)]
+        apart = sum(one.low > 0 or one.high < 0 for one in again)
+        within = all(-criterion.delta < one.low and one.high < criterion.delta for one in again)
+        sentence = (
+            f"A bound of the {of} `{criterion.metric}` hangs on the seed of the bootstrap: in {apart} of {_AGAIN} others its "
+            "whole interval lies on one side of 0"
+        )
+        if of == "placebo":
+            sentence += (
+                ". It lies within ±δ in all of them, which counts as no difference: no verdict hangs on it"
+                if within
+                else ", and then nothing would be judged"
+            )
+        told.append(sentence + ".")
+    return " ".join(told)
 
 
 def _tokens(experiment: Experiment, records: Sequence[Record]) -> dict[str, float]:
@@ -355,5 +480,5 @@ def _curve(experiment: Experiment, records: Sequence[Record], metric: str) -> li
     rows = []
     for arm in experiment.arms:
         points = by_arm.get(arm.name, {})
-        rows.append([arm.name, *(_cell(t_interval(points.get(step, []))) for step in steps)])
+        rows.append([arm.name, *(_cell(t_interval(points.get(step, []), experiment.level)) for step in steps)])
     return _table(["arm", *(f"{step:g}" for step in steps)], rows)

@@ -39,6 +39,7 @@ from trails.experiments.base import (
 from trails.experiments.bench import Bench, TimeUpError
 from trails.experiments.corpus import Corpus, load_corpus
 from trails.experiments.criteria import difference
+from trails.experiments.rates import rate_scores
 from trails.experiments.report import markdown
 
 logger = logging.getLogger(__name__)
@@ -195,7 +196,8 @@ def run_experiments(
             continue
         found = read_results(path)[experiment.name]
         report = out / f"{experiment.name}.md"
-        report.write_text(markdown(experiment, found.rows, found.plan, digest), encoding="utf-8")
+        tried = development(path, experiment.name)
+        report.write_text(markdown(experiment, found.rows, found.plan, digest, tried), encoding="utf-8")
         verdicts = judge(experiment, found.rows, scale.name)
         complete = len(by_seed(experiment, found.rows))
         outcomes.append(Outcome(experiment.name, report, complete, verdicts, reason, digest))
@@ -252,25 +254,12 @@ def _middle(experiment: Experiment) -> dict[str, float]:
     return dict.fromkeys(experiment.trained, rates[len(rates) // 2])
 
 
-def _scores(experiment: Experiment, rows: Sequence[Record]) -> Mapping[tuple[str, float], float]:
-    """A number for each (arm, rate) with rows of all development seeds; the lowest of an arm chooses its rate."""
-    cells: dict[tuple[str, float], list[Record]] = {}
-    for row in rows:
-        cells.setdefault((row["arm"], row["rate"]), []).append(row)
-    whole = {cell: found for cell, found in cells.items() if len(found) == len(DEVELOPMENT_SEEDS)}
-    if callable(experiment.develop):
-        return experiment.develop([row for found in whole.values() for row in found])
-    metric = experiment.develop
-    values = {cell: [row["metrics"].get(metric) for row in found] for cell, found in whole.items()}
-    return {cell: sum(map(float, found)) / len(found) for cell, found in values.items() if None not in found}
-
-
 def chosen_rates(experiment: Experiment, path: Path) -> dict[str, float]:
     """Each arm's learning rate: the lowest mean of the development metric over the development seeds. Raises UsageError where
     rows are missing.
     """
     rows = development(path, experiment.name)
-    scores = _scores(experiment, rows)
+    scores = rate_scores(experiment, rows)
     found = {}
     for arm in experiment.trained:
         if arm in experiment.rate_of:
