@@ -88,6 +88,11 @@ def test_five_artefacts_each_with_its_hash_and_its_phase(place: Path) -> None:
     assert walk["by_chance"] == 1 / 25
     assert {"own tokens shuffled", "connectives masked"} <= set(walk["rows"][0]["nulls"])
     assert looped(place) == (), "the second time nothing is made"
+    with opened(place) as home:
+        report = stellate(home, THOUGHT, folder).report()
+    judged = [line for part in reaction["before"].values() if isinstance(part, dict) for line in part["lines"]]
+    assert report.to_arrow("lines").to_pylist() == judged != []
+    assert any("is a chain of the home now" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("killed", [1, 2, 3, 4, 5])

@@ -53,6 +53,7 @@ from trails.stellator.language import (
     printed,
 )
 from trails.stellator.parsing import parse
+from trails.stellator.verdicts import LINE_COLUMNS, LINES
 
 if TYPE_CHECKING:
     from trails.pipeline.home import Home
@@ -69,11 +70,12 @@ OTHERS = 40
 
 @dataclass(frozen=True, slots=True)
 class Loop(Finding):
-    """What a loop made: a row per step in ``table``; ``made`` are the steps that were made now,
+    """What a loop made: a row per step in ``table``, a row per judged line in ``lines``; ``made`` are the steps made now,
     ``run`` and ``chain`` the thought as it was measured."""
 
     folder: Path
     table: pa.Table
+    lines: pa.Table
     made: tuple[int, ...]
     said: tuple[str, ...]
     run: str
@@ -86,10 +88,14 @@ class Loop(Finding):
             "stellate",
             self.said[-1],
             {"folder": str(self.folder), "run": self.run, "chain": self.chain},
-            (ReportTable("steps", self.table, "the five steps"),),
+            (
+                ReportTable("steps", self.table, "the five steps"),
+                ReportTable("lines", self.lines, "one verdict a line", LINE_COLUMNS),
+            ),
             notes=(
                 *self.said[:-1],
                 done,
+                "the thought is a chain of the home now: numbers over all chains that are measured later move a little with it",
                 f"to go on, edit this file and run the same line again: {self.folder / FILES[2]}",
             ),
         )
@@ -162,8 +168,20 @@ def stellate(
         for n, name in enumerate(FILES, start=1)
     ]
     return Loop(
-        folder, pa.Table.from_pylist(rows), tuple(made), tuple(_told(folder)), of.id, str(_read(folder, 1)["chain"])
+        folder,
+        pa.Table.from_pylist(rows),
+        _lines(_read(folder, 4)),
+        tuple(made),
+        tuple(_told(folder)),
+        of.id,
+        str(_read(folder, 1)["chain"]),
     )
+
+
+def _lines(reaction: Mapping[str, Any]) -> pa.Table:
+    """The judged lines of every block of the reaction."""
+    blocks = (part for part in reaction["before"].values() if isinstance(part, Mapping) and "lines" in part)
+    return pa.Table.from_pylist([line for block in blocks for line in block["lines"]], LINES)
 
 
 def _hash(text: str) -> str:

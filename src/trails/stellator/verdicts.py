@@ -49,6 +49,23 @@ ALIKE = 0.2
 """A step or chain of as many tokens as another has at most this share more or fewer."""
 
 
+LINES = pa.schema(
+    [("line", pa.string()), ("verdict", pa.string())]
+    + [(name, pa.float64()) for name in ("value", "control", "low", "high")]
+    + [("unit", pa.string()), ("said", pa.string())]
+)
+LINE_COLUMNS = {
+    "line": "line",
+    "verdict": "verdict",
+    "value": "value",
+    "control": "control",
+    "low": "its low, 95 %",
+    "high": "its high, 95 %",
+    "unit": "unit",
+}
+"""Judged lines as a table, and its headings; ``low`` and ``high`` are the ends of the control's interval."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """The verdict of one line: ``score`` is what was measured beside its control, None where nothing could be."""
@@ -135,13 +152,6 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
         }
         for one in judged
     ]
-    schema = pa.schema(
-        [("line", pa.string()), ("verdict", pa.string())]
-        + [(name, pa.float64()) for name in ("value", "control", "low", "high")]
-        + [("unit", pa.string()), ("said", pa.string())]
-    )
-    columns = {"line": "line", "verdict": "verdict", "value": "value", "control": "control"}
-    columns |= {"low": "its low, 95 %", "high": "its high, 95 %", "unit": "unit"}
     # lines about the same layers have the same scores beside their own
     scores = tuple(dict.fromkeys(s for one in judged for s in (*([one.score] if one.score else []), *one.more)))
     return Report(
@@ -154,7 +164,7 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
             "selected": list(selected.ids),
             **counts,
         },
-        (ReportTable("lines", pa.Table.from_pylist(rows, schema), "one verdict a line", columns),),
+        (ReportTable("lines", pa.Table.from_pylist(rows, LINES), "one verdict a line", LINE_COLUMNS),),
         scores,
         notes=tuple(f"{one.line}: {one.said}" for one in judged),
         evidence=("none",),
