@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from trails.cli import COMMANDS, cli
+from trails.cli.scores import text_or_file
+from trails.errors import InputError
+from trails.measure.intervene import read_vector
 
 
 def leaves(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
@@ -146,3 +150,21 @@ def test_every_seed_is_a_number_that_every_generator_takes() -> None:
     done = CliRunner().invoke(cli, ["select", "3", "--seed", "-1"])
     assert done.exit_code == 2
     assert "-1 is not in the range 0<=x<=4294967295" in done.output
+
+
+def test_a_closed_input_and_half_of_a_character_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="character 2"):
+        text_or_file("a\udcff b")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="standard input is closed"):
+        text_or_file("-")
+
+
+def test_a_vector_of_a_stranger_is_refused_in_own_words(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    np.save(tmp_path / "large.npy", np.array([1.0, 1e300]))
+    with pytest.raises(InputError, match="too large for 32 bits"):
+        read_vector(tmp_path / "large.npy")
+    (tmp_path / "text.npy").write_text("hello", encoding="utf-8")
+    with pytest.raises(InputError, match=r"this is no \.npy file"):
+        read_vector(tmp_path / "text.npy")
+    assert not recwarn.list

@@ -180,3 +180,10 @@ def test_a_huge_file_is_not_read_and_a_pipe_is_no_book(small: Path, tmp_path: Pa
     os.mkfifo(tmp_path / "pipe.jsonl")
     file.write_text('genome: 1\nname: x\nstages: [{name: s, sections: [{name: t, books: [{file: "pipe.jsonl"}]}]}]\n')
     assert "is neither a file nor a folder" in str(run("check", file, "--home", small, code=3).exception)
+
+
+def test_a_folder_that_is_no_home_is_not_sound(tmp_path: Path) -> None:
+    file = tmp_path / "a.genome.yaml"
+    run("init", file)
+    assert "is no home of trails" in str(run("check", file, "--home", tmp_path / "nowhere", code=2).exception)
+    assert "sound" in run("check", file, "--home", tmp_path / "nowhere", "--alone").stdout

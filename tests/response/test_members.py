@@ -102,3 +102,10 @@ def test_a_file_nested_without_end_is_refused(tmp_path: Path) -> None:
         sparse.truncate(2**36)
     with pytest.raises(InputError, match="larger than"):
         read_members(file)
+
+
+def test_half_of_a_character_is_no_name(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text('input: a\nmembers: [b, {model: c, name: "x\\ud800"}]\n', encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be printed"):
+        read_members(file)

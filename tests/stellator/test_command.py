@@ -107,6 +107,8 @@ def test_check_refuses_what_means_nothing(tmp_path: Path, zone: str, words: str)
     ("text", "words"),
     [
         ("[ZONE: all]\nSTEP → BUT\n\n[ZONE: attention_entropy > q90]", "4:8: attention_entropy was asked for, and run"),
+        ("[ZONE: NOT (hidden_shift > 0.1)]", "1:13: hidden_shift was asked for, and run"),
+        ("[ZONE: surprisal > 1 | gap > 0.9]", "1:24: gap was asked for, and the graph holds no gap of run"),
         ("# one\n[ZONE: unstable & mine]", "2:19: there is no zone 'mine'"),
         ("[ZONE: far]", "1:8: in zone 'far' of {zones}: attention_shift was asked for, and run"),
         ("[ZONE: wrong]", "1:8: in zone 'wrong' of {zones}: 'entropi' is nothing that is measured"),

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from trails.cli import COMMANDS
 from trails.config import Settings, load_settings
-from trails.errors import TrailsError
+from trails.errors import InputError, TrailsError
 from trails.platform.text import counted, json_text, jsonable, one_line, spreadsheet_text, visible
 from trails.report.table import Rows, prose, wrapped
 
@@ -118,9 +118,16 @@ def _state(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
+def read_stdin() -> str:
+    """The text on standard input. Raises InputError where it is closed."""
+    if sys.stdin is None:
+        raise InputError("-: standard input is closed, so there is nothing to read. Name a file.")
+    return sys.stdin.read()
+
+
 def on_terminal() -> bool:
     """Whether somebody can be asked."""
-    return sys.stdin.isatty()
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 home_option = click.option(

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from trails.cli.common import csv_option, err, home_option, json_option, print_rows, settings_from, store_option
+from trails.cli.common import (
+    csv_option,
+    err,
+    home_option,
+    json_option,
+    print_rows,
+    read_stdin,
+    settings_from,
+    store_option,
+)
 from trails.errors import QueryError, UsageError
 from trails.platform.text import counted
 from trails.store.base import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
@@ -82,7 +90,7 @@ def command(
     from trails.store.unknown import check_names, unknown_properties
 
     if query == "-":
-        query = sys.stdin.read()
+        query = read_stdin()
     elif query.startswith("@"):
         try:
             query = Path(query[1:]).read_text(encoding="utf-8")

@@ -125,6 +125,7 @@ def check(
     trails genome check course.genome.yaml
     trails genome check course.genome.yaml --alone
     """
+    from trails.errors import UsageError
     from trails.genome.model import load_genome
 
     settings = settings_from(home=home, store=store)
@@ -132,6 +133,10 @@ def check(
     books = sum(len(section.books) for stage in genome.stages for section in stage.sections)
     found: dict[str, Any] = {"genome": genome.name, "stages": len(genome.stages), "books": books, "home": None}
     where = "its books were not looked for in a home"
+    if home is not None and not alone and not (settings.home / "trails.json").is_file():
+        raise UsageError(
+            f"{settings.home} is no home of trails, so no book can be looked for in it. Check the file: --alone"
+        )
     if not alone and (settings.home / "trails.json").is_file():
         from trails.pipeline.courses import course_of, open_shelf
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 import shlex
-import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from trails.cli.common import (
     json_option,
     print_json,
     print_rows,
+    read_stdin,
     run_model_option,
     stacked,
     store_option,
@@ -256,16 +256,19 @@ def text_or_file(value: str) -> str:
     Raises InputError for a file that is not text, UsageError for what looks like the name of a file that is not there.
     """
     if value == "-":
-        return sys.stdin.read()
+        return read_stdin()
     try:
         path = Path(value)
         if path.is_file():
             return path.read_text(encoding="utf-8")
         if re.fullmatch(r"[\w./\\-]+\.[A-Za-z]{1,5}", value, re.ASCII):
             raise UsageError(f"there is no file {value}. Give a text, or the name of a file that holds one.")
+        value.encode()
         return value
     except UnicodeDecodeError as error:
         raise InputError(f"{value}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text is not UTF-8 (character {error.start + 1}). Convert it first.") from None
     except OSError:  # a text longer than a file name can be
         return value
 

@@ -142,6 +142,9 @@ def read_vector(path: Path) -> Floats:
                 )
             (values,) = tensors.values()
         else:
+            with path.open("rb") as npy:
+                if npy.read(6) != b"\x93NUMPY":  # numpy would take it for a pickle, and advise to trust it
+                    raise InputError(f"{path}: this is no .npy file. Give a .npy, a .safetensors or a pvq.json file.")
             values = np.load(path, allow_pickle=False)
     except InputError:
         raise
@@ -152,12 +155,15 @@ def read_vector(path: Path) -> Floats:
         ) from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu" or not values.size:
         raise InputError(f"{path}: it holds no array of numbers. Give a .npy or a .safetensors file with one vector.")
-    vector = np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):  # too large for 32 bits is told below
+        vector = np.asarray(values, np.float32)
     if vector.ndim > 1 and vector.size == max(vector.shape):
         vector = vector.reshape(-1)
     if vector.ndim != 1:
         raise InputError(f"{path}: an array of shape {values.shape} is not a vector. Give one row of it.")
     if not np.isfinite(vector).all():
+        if np.isfinite(values).all():
+            raise InputError(f"{path}: the vector holds a number that is too large for 32 bits (above 3.4e38).")
         raise InputError(f"{path}: the vector holds NaN or infinity.")
     return vector
 

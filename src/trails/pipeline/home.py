@@ -280,7 +280,7 @@ class Home(OpenHome):
         families = {row[3] for row in self.names.rows if row[3]}
         named = not is_selection(chains) and family_key(chains.strip()) in families
         wanted = self.chosen(f"family:{chains.strip()}" if named else chains, of.id)
-        later = self.run(after) if after is not None else None
+        later = self.other(after, of.id) if after is not None else None
         if later is not None and later.tokenizer != of.tokenizer:
             raise UsageError(
                 f"runs {of.id} and {later.id} have different tokenizers, so their tokens cannot be compared."
@@ -374,7 +374,7 @@ class Home(OpenHome):
         from trails.analyses.effects import scan
 
         of = self.run(run).id
-        second = self.run(after).id if after is not None else ""
+        second = self.other(after, of).id if after is not None else ""
         found = scan(
             lambda: self._traces.traces(of),
             names,
@@ -554,11 +554,7 @@ class Home(OpenHome):
             measure_again(self.settings, first, trained, progress, states=self.state_layers(first.id))
             del trained
         else:
-            second = self.run(after).id
-            if second == first.id:
-                raise UsageError(
-                    f"run {second} was given twice, so there is nothing to compare. Runs: {', '.join(self.runs())}"
-                )
+            second = self.other(after, first.id).id
         from trails.evaluate.difference import difference
 
         return difference(

@@ -141,6 +141,8 @@ def _member(row: Any, place: str) -> Listed:
             raise InputError(f"{where}: {key} is true or false, {value!r} was given.")
         if key in _TEXTS and not (isinstance(value, str) and value):
             raise InputError(f"{where}: {key} must be a text, {value!r} was given.")
+        if isinstance(value, str) and not value.isprintable():
+            raise InputError(f"{where}: {key} {value!r} holds a character that cannot be printed. Write another one.")
         if key not in ("model", "name"):
             given[key] = Path(value) if key == "adapter" else bool(value) if key in _FLAGS else str(value)
     return Listed(str(row["model"]), str(row.get("name", "")), given)

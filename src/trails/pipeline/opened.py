@@ -81,6 +81,15 @@ class OpenHome:
         """
         return run_of(self.runs(), name, another)
 
+    def other(self, name: str, run: str) -> Run:
+        """The run ``name`` to be compared with the run of id ``run``. Raises UsageError where they are the same."""
+        found = self.run(name)
+        if found.id == run:
+            raise UsageError(
+                f"run {run} was given twice, so there is nothing to compare. Runs: {', '.join(self.runs())}"
+            )
+        return found
+
     def traces(self, run: str | None = None) -> Iterator[Trace]:
         """Every trace of a run (the only run by default), streamed from the shards."""
         return self._traces.traces(self.run(run).id)

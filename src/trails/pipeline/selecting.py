@@ -120,7 +120,7 @@ def _learnt(home: OpenHome, traces: Sequence[Trace], after: str) -> dict[str, fl
     """The change of every chain's NLL, nats a token, negative = learnt. Raises UsageError for a run of another tokenizer, and
     for one that measured none of the chains.
     """
-    second = home.run(after)
+    second = home.other(after, traces[0].run) if traces else home.run(after)
     if traces and second.tokenizer != home.run(traces[0].run).tokenizer:
         raise UsageError(f"run {second.id} has another tokenizer, so its tokens cannot be compared with the pool's.")
     before = {trace.chain.id: float(np.nanmean(trace.surprisal.astype(np.float64))) for trace in traces}

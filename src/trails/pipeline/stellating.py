@@ -14,7 +14,7 @@ import pyarrow as pa
 from trails.analyses.bridge import bridging
 from trails.analyses.report import Report, ReportTable
 from trails.analyses.whitening import Whitening
-from trails.errors import QueryError, TrailsError, UsageError
+from trails.errors import InputError, QueryError, TrailsError, UsageError
 from trails.export import ExportOptions, parse_layers
 from trails.export.subgraph import MAX_ROWS, TIMEOUT_S, Part, Selection, merge_spans, select_statement
 from trails.measure.base import Scorer
@@ -78,7 +78,15 @@ def _lookups(home: OpenHome, run: str) -> Lookups:
             tuple(f"{part.chain}:{t}" for part in parts for first, stop in part.tokens for t in range(first, stop)),
         )
 
-    return Lookups(lambda text: home.names.chain(text, run), masked, subgraph)
+    def measured(name: str) -> None:
+        if name != "gap":
+            Distribution(lambda: home.traces(run), home.run(run)).check(name)
+            return
+        found = home.graph.run("MATCH (g:Gap) WHERE g.run = $run RETURN g.id LIMIT 1", {"run": run}, trusted=True)
+        if not found.rows:
+            raise InputError(f"gap was asked for, and the graph holds no gap of run {run}. Find them with: trails gaps")
+
+    return Lookups(lambda text: home.names.chain(text, run), masked, subgraph, measured)
 
 
 def selected(home: OpenHome, one: Compiled, run: str, *, more_zones: Path | None = None) -> Selected:

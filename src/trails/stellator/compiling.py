@@ -136,12 +136,24 @@ class Distribution:
         """The percentile; linear between two values. Raises InputError where the run has no value."""
         values = self.values(name)
         if not len(values):
-            raise InputError(
-                f"{name} was asked for, and run {self._run.id} ({self._run.model}) has no value of it: a scorer "
-                "without a model measures none. Choose another run with --run, or measure with a model: trails ingest FILE "
-                "--model MODEL --home OTHER"
-            )
+            raise self._lacking(name)
         return float(np.percentile(values, percent))
+
+    def check(self, name: str) -> None:
+        """Raises InputError where the run has no value of a property; reads up to the first one."""
+        measure = measure_of(name)
+        if not any(
+            np.isfinite(transition_values(trace, self._run, measure).get(name, np.zeros(0))).any()
+            for trace in self._traces()
+        ):
+            raise self._lacking(name)
+
+    def _lacking(self, name: str) -> InputError:
+        return InputError(
+            f"{name} was asked for, and run {self._run.id} ({self._run.model}) has no value of it: a scorer "
+            "without a model measures none. Choose another run with --run, or measure with a model: trails ingest FILE "
+            "--model MODEL --home OTHER"
+        )
 
 
 def measure_of(name: str) -> str:
@@ -167,12 +179,14 @@ class Places:
 class Lookups:
     """What a home answers while a block is compiled; by default everything is left as it is written, so that a file can be
     checked without one. ``chain`` turns what names a chain into its id, ``masked`` a text into those of the run's texts that
-    are the same but for numbers and names, ``subgraph`` a selection into its places.
+    are the same but for numbers and names, ``subgraph`` a selection into its places; ``measured`` raises InputError for a
+    property, or ``gap``, that the run has no value of.
     """
 
     chain: Callable[[str], str] = lambda text: text
     masked: Callable[[str], list[str]] = lambda text: [text]
     subgraph: Callable[[str], Places] = lambda text: Places()
+    measured: Callable[[str], None] = lambda name: None
 
 
 def compile_block(
@@ -349,6 +363,11 @@ class _Statement:
 
     def condition(self, of: Condition) -> str:
         """One comparison."""
+        if of.name in MEASURES or of.name == "gap":
+            try:
+                self.lookups.measured(of.name)
+            except InputError as error:
+                raise self.wrong(of, str(error)) from None
         if of.name in MEASURES:
             return f"r.{of.name} {_sign(of)} {self.number(of)}"
         if of.name == "gap":
