@@ -109,3 +109,11 @@ def test_half_of_a_character_is_no_name(tmp_path: Path) -> None:
     file.write_text('input: a\nmembers: [b, {model: c, name: "x\\ud800"}]\n', encoding="utf-8")
     with pytest.raises(InputError, match="cannot be printed"):
         read_members(file)
+
+
+def test_a_folder_by_two_paths_is_one_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    Path("a.yaml").write_text("input: a\nmembers:\n- ./base\n- model: base\n  name: n\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"a.yaml:4: member n is there already, in line 3 as ./base"):
+        read_members(Path("a.yaml"))

@@ -453,7 +453,11 @@ def tell_members(found: Sequence[Taking], *, as_json: bool, quiet: bool = False)
         names = ", ".join(one.model for one in failed)
         first = failed[0].error
         raise type(first)(
-            f"{len(failed):,} of {counted(len(found), 'member')} failed ({names}), the others are kept; "
-            "the same command again measures "
-            f"only what is missing. {failed[0].model}: {first}"
+            f"{len(failed):,} of {counted(len(found), 'member')} failed ({names})"
+            + (
+                ", the others are kept; the same command again measures only what is missing"
+                if len(failed) < len(found)
+                else ": nothing was measured"
+            )
+            + f". {failed[0].model}: {first}"
         )

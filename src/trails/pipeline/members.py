@@ -50,6 +50,15 @@ class Listed:
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def measures(self) -> tuple[str, dict[str, str]]:
+        """What its run is of: a folder is the same however its path is written."""
+
+        def place(value: object) -> str:
+            return str(Path(str(value)).resolve()) if Path(str(value)).exists() else str(value)
+
+        return place(self.model), {key: place(value) for key, value in self.given.items()}
+
+    @property
     def said(self) -> str:
         """What a message calls it."""
         more = ", ".join(f"{key} {value}" for key, value in self.given.items())
@@ -104,11 +113,12 @@ def read_members(file: Path) -> tuple[list[str], list[Listed]]:
     for number, row in enumerate(rows):
         place = f"{file}:{_item(rows, number)}"
         members.append(_member(row, place))
-        for other in members[:-1]:
-            if (other.model, other.given) == (members[-1].model, members[-1].given) or (
-                other.name and other.name == members[-1].name
-            ):
-                raise InputError(f"{place}: member {members[-1].said} is there already. Name every member once.")
+        for before, other in enumerate(members[:-1]):
+            if other.measures == members[-1].measures or (other.name and other.name == members[-1].name):
+                raise InputError(
+                    f"{place}: member {members[-1].said} is there already, in line {_item(rows, before)} as {other.said}. Name "
+                    "every member once."
+                )
     return [str(one) for one in inputs], members
 
 

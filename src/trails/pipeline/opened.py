@@ -81,7 +81,7 @@ class OpenHome:
         """
         return run_of(self.runs(), name, another)
 
-    def other(self, name: str, run: str) -> Run:
+    def other(self, name: str | None, run: str) -> Run:
         """The run ``name`` to be compared with the run of id ``run``. Raises UsageError where they are the same."""
         found = self.run(name)
         if found.id == run:

@@ -93,7 +93,11 @@ def selected(home: OpenHome, one: Compiled, run: str, *, more_zones: Path | None
     """What a block selects, and the counts that stand beside it. Raises QueryError where the statement fails."""
 
     def ids(statement: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        result = home.graph.run(statement, parameters, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS, trusted=True)
+        try:
+            result = home.graph.run(statement, parameters, timeout_s=TIMEOUT_S, max_rows=MAX_ROWS, trusted=True)
+        except QueryError as error:  # without the statement, which the user did not write
+            said = str(error).partition("\n")[0]
+            raise QueryError(f"{one.place}: block {one.name!r} cannot be answered: {said}") from None
         if result.truncated:
             raise QueryError(f"{one.place}: block {one.name!r} selects more than {MAX_ROWS:,} places. Narrow its zone.")
         return tuple(str(row[0]) for row in result.rows)

@@ -206,6 +206,11 @@ def compile_block(
     """
     statement = _Statement(quantile, file, run, lookups or Lookups())
     zone = resolved(block, known, file)
+    if (terms := _terms(zone)) > MAX_TERMS:
+        raise InputError(
+            f"{file}:{block.place.line}:{block.place.column}: the zone has {terms:,} comparisons (named zones counted in), and "
+            f"{MAX_TERMS} are possible. Split the block, or name several values with commas: source = a, b."
+        )
     where = [] if zone is None else [statement.expression(zone)]
     lines = [(line.content, line.place) for line in block.lines if isinstance(line.content, Select)]
     chosen = {
@@ -251,6 +256,22 @@ def compile_block(
     match.append(f"RETURN DISTINCT {letter}.id AS id ORDER BY id")
     header = f"{file}:{block.place.line}:{block.place.column}"
     return Compiled(name, block, kind, "\n".join(match), statement.parameters, annotations_of(block), header)
+
+
+MAX_TERMS = 400
+"""Comparisons of a zone: the engine nests an expression 512 deep, one level a comparison."""
+
+
+def _terms(of: Expression | None) -> int:
+    match of:
+        case Not(inner):
+            return _terms(inner)
+        case Joined(_, parts):
+            return sum(map(_terms, parts))
+        case Condition():
+            return 1
+        case _:
+            return 0
 
 
 _KINDS: tuple[Kind, ...] = ("TOKEN", "STEP", "CHAIN")
