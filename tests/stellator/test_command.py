@@ -111,7 +111,7 @@ def test_check_refuses_what_means_nothing(tmp_path: Path, zone: str, words: str)
         ("[ZONE: surprisal > 1 | gap > 0.9]", "1:24: gap was asked for, and the graph holds no gap of run"),
         ("# one\n[ZONE: unstable & mine]", "2:19: there is no zone 'mine'"),
         ("[ZONE: far]", "1:8: in zone 'far' of {zones}: attention_shift was asked for, and run"),
-        (f"[ZONE: {' | '.join(['rank > 1'] * 401)}]", "1:1: the zone has 401 comparisons"),
+        (f"[ZONE: {' | '.join(['rank > 1'] * 401)}]", "1:2: the zone has 401 comparisons"),
         ("[ZONE: wrong]", "1:8: in zone 'wrong' of {zones}: 'entropi' is nothing that is measured"),
         ("[ZONE: deep]", "1:8: in zone 'wrong' of {zones}: 'entropi'"),
         ("[ZONE: missing]", "there is no zone 'nowhere' (named in zone 'missing' of {zones})"),
