@@ -28,7 +28,7 @@ from trails.report import html
 from trails.report.analysis import write_analysis
 from trails.report.html import Found, map_layout, write_report
 from trails.report.svg import ENDS, chain_svg, scale_ends
-from trails.report.terminal import control_line, gradient_control
+from trails.report.terminal import control_line, gradient_control, step_links
 from trails.report.words import filled, in_russian
 from trails.schema import Run, Step, Trace
 
@@ -153,16 +153,17 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
                 assert detail["margin"] == f"{trace.margin[index]:.4f}"
                 texts = trace.top_texts()
                 for item, log_p in zip(trace.top_id[index], trace.top_log_probability[index], strict=True):
-                    expected += [texts[int(item)], _percent(log_p)]
+                    expected += [re.sub("^ ", "␣", texts[int(item)]), _percent(log_p)]
             assert shown["alternatives"][str(index)] == expected
     assert dict(seen["chains"][traces[0].chain.id]["detail"]["1"])[""] == "< 0.01 %"
-    looked = set()
-    for chain in contents(file)[0]["chains"]:
-        best = next((link for link in chain["links"] if link[0] == len(chain["steps"]) - 1), None)
-        beyond = best is not None and best[2] > best[3]
-        looked.add(None if best is None else beyond)
-        assert ("looks most at step" in seen["chains"][chain["id"]]["looks"]) == beyond, "nothing below an even spread"
-    assert {True, False} <= looked
+    told = "of earlier steps, this step's tokens look most at step"
+    for chain, trace in zip(contents(file)[0]["chains"], traces, strict=True):
+        links = [link for link in step_links(trace, 10_000) if link.later == len(trace.steps) - 1]
+        panel = seen["chains"][chain["id"]]["looks"]
+        assert (told in panel) == bool(links)
+        if links:
+            most = max(links, key=lambda link: link.mass)
+            assert f"{told} {most.earlier}: mean {most.mass:.4f} (an even spread {most.even:.4f})" in panel
     marked = seen["chains"][traces[1].chain.id]["steps"][1][2]
     assert "rank among all seams (0 to 1, one always has 1) 0.875" in marked
     assert gap["worth"] in marked, "the verdict and both intervals"
@@ -181,6 +182,23 @@ def test_every_number_shown_is_the_stored_one(tmp_path: Path) -> None:
     assert seen["title"] == "all <of> it"
     assert "fitness" in seen["map"]
     assert seen["mapPixels"] != 0
+
+
+def test_a_step_looks_most_at_the_one_with_the_largest_mass_also_below_an_even_spread(tmp_path: Path) -> None:
+    traces = [make_trace(number, RUN, n_steps=6) for number in range(8)]
+    write_report(tmp_path / "r.html", traces, RUN)
+    by_mass = below = 0
+    for trace, chain in zip(traces, contents(tmp_path / "r.html")[0]["chains"], strict=True):
+        links = step_links(trace, 10_000)
+        assert set(chain["looks"]) == {str(link.later) for link in links}
+        for later, (earlier, mass, even) in chain["looks"].items():
+            mine = [link for link in links if link.later == int(later)]
+            most = max(mine, key=lambda link: link.mass)
+            assert [earlier, mass, even] == [most.earlier, round(most.mass, 6), round(most.even, 6)]
+            by_mass += earlier != mine[0].earlier
+            below += mass < even
+    assert by_mass, "the largest mass is not always the largest beside an even spread"
+    assert below, "it is told where there is no arc, too"
 
 
 # ruff: noqa: E501
@@ -265,12 +283,13 @@ def test_a_long_chain_keeps_few_live_tokens_and_a_matrix_for_arcs(tmp_path: Path
 @pytest.mark.slow
 def test_two_runs_are_compared_token_by_token(tmp_path: Path) -> None:
     other = make_run("after")
-    before, after = make_trace(0, RUN), make_trace(0, other)
+    before, after = make_trace(0, RUN, alternatives=True), make_trace(0, other)
     after = replace(after, token_ids=before.token_ids)
     file = tmp_path / "r.html"
     write_report(file, [before], RUN, after={before.chain.id: after})
     shown = look(file, chains=[before.chain.id], measures=["change"])["chains"][before.chain.id]
     assert shown["first"] == "change", "what was asked for is seen first"
+    assert "The model expected (before)" in shown["looks"], "they are of the first run alone"
     values = np.array([float(v[0]) for v in shown["measures"]["change"]], np.float32)
     np.testing.assert_array_equal(values, after.surprisal - before.surprisal)
     with pytest.raises(UsageError, match="other tokens in run"):

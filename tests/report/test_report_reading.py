@@ -261,17 +261,17 @@ def test_the_map_goes_from_match_to_match_and_lists_where_chains_meet(tmp_path: 
         "no state of one chain"
     )
     places = dict(meets[0]["chains"])
-    assert [places[name] for name in ids] == [5, 5, 3], "the token at which the state is reached"
+    assert [places[name] for name in ids] == [2, 2, 0], "the first token of the stretch"
     info = "document.querySelector('.bar > span.small').textContent"
     told = act(
-        file, "map", tell(last("section + section tbody tr", 0, ", 3")),
+        file, "map", tell(last("section + section tbody tr", 0, ", 4")),
         {"fill": ["#find", "c d e f"]}, tell(info), tell(STILL),
         {"fill": ["#find", "e"]}, tell(info), {"press": ["#find", "Enter"]}, tell(info), {"click": "#next"}, tell(info),
         {"fill": ["#find", "zzz"]}, tell(info), tell(STILL),
         {"click": "section + section button"}, tell(info),
-        {"click": f"section + section a[href='#chain/{ids[1]}/5']"}, tell(ON),
+        {"click": f"section + section a[href='#chain/{ids[1]}/2']"}, tell(ON),
     )  # fmt: skip
-    assert told[0][0] == ["c d e f", "3", " ".join(name[:8] for name in places)]
+    assert told[0][0] == ["c d e f", "4", "3", " ".join(name[:8] for name in places)]
     assert told[1].startswith("1 / 1 state · ")
     assert told[2] is True, "there is no other match"
     count = int(re.match(r"1 / (\d+) states", told[3])[1])  # type: ignore[index]
@@ -280,7 +280,33 @@ def test_the_map_goes_from_match_to_match_and_lists_where_chains_meet(tmp_path: 
     assert told[6] == "0 states"
     assert told[7] is True
     assert told[8] == "1 / 1 state · c d e f  · 3 chains"
-    assert told[9] == 5
+    assert told[9] == 2
+
+
+def test_a_place_where_chains_meet_holds_the_whole_stretch_in_each_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a b c d stands twice in the first chain, and only its second place goes on as in the other
+    texts = ["p a b c d q r a b c d e f g s", "t a b c d e f g a b c d u", "k l m n o p1 q1", "k l m n o p2"]
+    traces = []
+    for number, text in enumerate(texts):
+        words = tuple(f"{word} " for word in text.split())
+        traces.append(make_trace(make_chain(str(number), "".join(words)), RUN, words=words, n_steps=2))
+    file = tmp_path / "r.html"
+    write_report(file, traces, RUN, woven=build(token_corpus(traces)))
+    record = contents(file)[0]
+    pieces = {chain["id"]: chain["pieces"] for chain in record["chains"]}
+    meets = record["map"]["meets"]
+    assert [row["text"] for row in meets] == ["a b c d e f g ", "k l m n o ", "a b c d "]
+    for row in meets:
+        assert len(row["chains"]) == row["n_chains"] == 2
+        for chain, at in row["chains"]:
+            assert "".join(pieces[chain][at : at + row["n_tokens"]]) == row["text"], (row["text"], chain, at)
+    assert record["map"]["cut"] is None
+    monkeypatch.setattr("trails.report.html.LISTED", 1)
+    write_report(tmp_path / "cut.html", traces, RUN, woven=build(token_corpus(traces)))
+    cut = contents(tmp_path / "cut.html")[0]["map"]
+    assert (len(cut["meets"]), cut["cut"]) == (1, "1 of 3 are listed")
 
 
 @pytest.mark.browser

@@ -375,6 +375,7 @@ def run_record(run: Run) -> dict[str, Any]:
 
 def chain_record(trace: Trace, run: Run, blob: Blob, after: Trace | None) -> dict[str, Any]:
     chain, spans = trace.chain, trace.step_tokens
+    links, looks = _links(trace)
     pieces = [chain.text[a:b] for a, b in zip(trace.token_start.tolist(), trace.token_end.tolist(), strict=True)]
     arrays = {name: blob.floats(name, values) for name in SCALARS if (values := trace.array(name)) is not None}
     if not has_map(trace):
@@ -424,7 +425,8 @@ def chain_record(trace: Trace, run: Run, blob: Blob, after: Trace | None) -> dic
         "mean_surprisal": _mean(trace.surprisal),
         "mean_after": None if after is None else _mean(after.surprisal),
         "controls": _controls(trace, run),
-        "links": _links(trace),
+        "links": links,
+        "looks": looks,
         "gaps": [],
         "overlaps": [],
         "maps": [],
@@ -473,10 +475,15 @@ def _controls(trace: Trace, run: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _links(trace: Trace) -> list[list[float]]:
-    """(later step, earlier step, mass, even spread) of :func:`trails.report.terminal.step_links`."""
+def _links(trace: Trace) -> tuple[list[list[float]], dict[int, list[float]]]:
+    """(later step, earlier step, mass, even spread) of :func:`trails.report.terminal.step_links`, and of every later step the
+    earlier one with the largest mass: (earlier step, mass, even spread). Masses are means over the tokens of the later step."""
     count = len(trace.steps)
     links = step_links(trace, limit=count * count)
+    looks: dict[int, list[float]] = {}
+    for link in links:
+        if link.later not in looks or link.mass > looks[link.later][1]:
+            looks[link.later] = [link.earlier, round(link.mass, 6), round(link.even, 6)]
     if count > ARC_STEPS:
         kept: Counter[int] = Counter()
         strongest = []
@@ -485,7 +492,7 @@ def _links(trace: Trace) -> list[list[float]]:
             if kept[link.later] <= LINKS_PER_STEP:
                 strongest.append(link)
         links = strongest
-    return [[link.later, link.earlier, round(link.mass, 6), round(link.even, 6)] for link in links]
+    return [[link.later, link.earlier, round(link.mass, 6), round(link.even, 6)] for link in links], looks
 
 
 class _Facts:
@@ -764,6 +771,7 @@ def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes:
             if here not in passed and labels.get(here) == "".join(pieces[max(0, last - woven.k) : last]):
                 del labels[here]
             passed.add(here)
+    meets = _meetings(visits, {name: drawn[name] for name in visits}, woven.k)
     first = woven.scores[0] if woven.scores else None
     held: dict[str, list[str]] = {}
     for one in woven.withheld:
@@ -783,7 +791,8 @@ def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes:
         "k": woven.k,
         "text": labels,
         "paths": paths,
-        "meets": _meetings(visits, {name: drawn[name] for name in visits}, woven.k),
+        "meets": meets[:LISTED],
+        "cut": f"{LISTED} of {len(meets):,} are listed" if len(meets) > LISTED else None,
         "verdict": verdict,
     }
 
@@ -791,38 +800,59 @@ def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes:
 def _meetings(
     visits: Mapping[str, tuple[Longs, Longs]], drawn: Mapping[str, Sequence[str]], k: int
 ) -> list[dict[str, Any]]:
-    """Where drawn chains meet: stretches of states that the same two or more of them pass, the largest first (chains times
-    tokens); at most :data:`LISTED`. ``visits`` holds of every chain its states and their places on the map (n,).
+    """Where drawn chains meet: stretches of states that the same two or more of them pass in one order, the largest first
+    (chains times tokens). Every chain of a stretch has the place of its first token there. ``visits`` holds of every chain its
+    states and their places on the map (n,).
     """
-    holders: dict[int, dict[str, int]] = {}
-    for name, (states, _) in visits.items():
-        for at, state in enumerate(states.tolist()):
-            holders.setdefault(state, {}).setdefault(name, at)
+    holders: dict[int, dict[str, list[int]]] = {}
+    paths = {name: states.tolist() for name, (states, _) in visits.items()}
+    for name, path in paths.items():
+        for at, state in enumerate(path):
+            holders.setdefault(state, {}).setdefault(name, []).append(at)
     found: list[dict[str, Any]] = []
-    told: set[int] = set()
-    for name, (states, places) in visits.items():
-        path = states.tolist()
+    told: dict[int, list[list[int]]] = {}
+    for name, path in paths.items():
         begin = 0
         while begin < len(path):
-            chains = holders[path[begin]].keys()
+            starts = holders[path[begin]]
             end = begin + 1
-            while end < len(path) and holders[path[end]].keys() == chains:
-                end += 1
-            if len(chains) > 1 and path[begin] not in told:
-                pieces = drawn[name][max(0, begin + 1 - k) : end]
-                listed = list(holders[path[begin]].items())[:MEETING_CHAINS]
-                found.append(
-                    {
-                        "text": "".join(pieces),
-                        "n_tokens": len(pieces),
-                        "n_chains": len(chains),
-                        "chains": [[other, at] for other, at in listed],
-                        "state": int(places[begin]),
-                    }
-                )
-            told.update(path[begin:end])
+            if len(starts) == 1:
+                begin = end
+                continue
+            known = [one for one in told.get(path[begin], ()) if path[begin : begin + len(one)] == one]
+            over = begin + max(map(len, known), default=0)
+            # a stretch that is told goes on here only where the same chains pass the next state
+            if known and (over == len(path) or holders[path[over]].keys() != starts.keys()):
+                begin = over
+                continue
+            # the stretch goes on while all of its chains, and no other, pass the next state behind it
+            while end < len(path) and holders[path[end]].keys() == starts.keys():
+                further = {
+                    other: [at for at in places if paths[other][at + end - begin : at + end - begin + 1] == [path[end]]]
+                    for other, places in starts.items()
+                }
+                if not all(further.values()):
+                    break
+                starts, end = further, end + 1
+            if (stretch := path[begin:end]) in known:
+                begin = end
+                continue
+            first = max(0, begin + 1 - k)
+            pieces = drawn[name][first:end]
+            found.append(
+                {
+                    "text": "".join(pieces),
+                    "n_tokens": len(pieces),
+                    "n_chains": len(starts),
+                    "chains": [
+                        [other, places[0] - (begin - first)] for other, places in list(starts.items())[:MEETING_CHAINS]
+                    ],
+                    "state": int(visits[name][1][begin]),
+                }
+            )
+            told.setdefault(path[begin], []).append(stretch)
             begin = end
-    return sorted(found, key=lambda row: (-row["n_chains"] * row["n_tokens"], row["text"]))[:LISTED]
+    return sorted(found, key=lambda row: (-row["n_chains"] * row["n_tokens"], row["text"]))
 
 
 MEETING_CHAINS = 8

@@ -6,7 +6,7 @@ views.map = () => {
   for (const c of D.chains) if (M.paths[c.id]) array(M.paths[c.id]).forEach((s, i) => T[s] ??= c.pieces.slice(max(0, i + 1 - M.k), i + 1).join(""));
   set(T, M.text);
   show("wide", section(t`map`, small(said(M.verdict)), small(t`maphelp`), h("div.bar", find, next, follow, info), box),
-    section(t`meets`, M.meets[0] ? table([t`text`, t`inchains`, t`chains`, ""], M.meets.map((m) => [own(m.text.trim() ? m.text : visible(m.text)), m.n_chains, h("span", m.chains.map(([id, at]) => [link(id, id.slice(0, 8), at), " "]), m.n_chains > m.chains.length && "…"), m.state >= 0 && h("button", { type: "button", onclick: () => { seek([m.state]); box.scrollIntoView({ block: "center" }); } }, t`onmap`)])) : small(t`nomeets`)));
+    section(t`meets`, M.meets[0] ? table([t`text`, t`length`, t`inchains`, t`chains`, ""], M.meets.map((m) => [own(m.text.trim() ? m.text : visible(m.text)), m.n_tokens, m.n_chains, h("span", m.chains.map(([id, at]) => [link(id, id.slice(0, 8), at), " "]), m.n_chains > m.chains.length && "…"), m.state >= 0 && h("button", { type: "button", onclick: () => { seek([m.state]); box.scrollIntoView({ block: "center" }); } }, t`onmap`)])) : small(t`nomeets`), M.cut && small(said(M.cut))));
   let zx = 0.92, zy = 0.92, ox = 0, oy = 0, frame = 0, budget = min(S.length, 40000), path, drag, hit = -1;
   const G = gl.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
   info.textContent = `${count("states", X.length)}, ${count("trails", S.length)}` + (G ? "" : " · canvas 2D");

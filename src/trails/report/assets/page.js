@@ -206,11 +206,11 @@ views.chain = (id, at) => {
       h("dl", h("dt", t`p`), h("dd", pct(100 * Math.exp(-c.a.surprisal[i]))), all, after && number(`${t`surprisal`} ${t`after`}`, "after", after[i])));
     if (top) {
       const k = top.length / c.n, alt = h("div.alt");
-      for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(visible(D.pieces[top[at]] ?? "#" + top[at])))), h("span.small", pct(10 * c.a.top_share[at])));
-      aside.append(h("h3", t`alternatives`), alt);
+      for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(visible(D.pieces[top[at]] ?? "#" + top[at]).replace(/^ /, "␣")))), h("span.small", pct(10 * c.a.top_share[at])));
+      aside.append(h("h3", t`alternatives`, after && ` (${t`before`})`), alt);
     }
-    const best = c.links.find((l) => l[0] === s);
-    if (best && best[2] > best[3]) aside.append(h("p.small", `${t`looks`} ${best[1]}: ${fmt(best[2])} (${t`even`} ${fmt(best[3])})`));
+    const best = c.looks[s];
+    if (best) aside.append(h("p.small", `${t`looks`} ${best[0]}: ${t`average`} ${fmt(best[1])} (${t`even`} ${fmt(best[2])})`));
   },
     span = (i) => { pour(blocks[floor(i / BLOCK)]); return strip.querySelector(`[data-i="${i}"]`); },
     mark = (i) => { strip.querySelector(".on")?.classList.remove("on"); ui.token = i; span(i).classList.add("on"); detail(i); },
