@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,31 @@ def test_huge_pages_are_off_inside_and_as_before_after_it() -> None:
     with pytest.raises(ValueError, match="inside"), small_pages():
         raise ValueError("inside")
     assert huge_pages() == before
+
+
+def test_a_large_block_goes_back_although_a_larger_one_was_freed_before() -> None:
+    code = """
+import sys
+import numpy as np
+from trails.platform.memory import return_large_blocks
+
+def held() -> int:
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon:"))
+
+if sys.argv[1] == "asked":
+    return_large_blocks()
+np.ones(2**21).sum()  # 16 MiB: glibc raises its limit to that when it is freed
+before = held()
+blocks, behind = [], []
+for _ in range(16):
+    blocks.append(np.ones(2**18))  # 2 MiB each, and a small one behind it that stays
+    behind.append(np.ones(2**10))
+del blocks
+print(held() - before)
+"""
+    huge_pages()  # skips where there is no Linux
+    kept = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("asked", "left alone")
+    }
+    assert kept["asked"] < 2**12 < kept["left alone"]  # KiB; in all 32 MiB were freed

@@ -22,6 +22,9 @@ from trails.export.words import ORDER_WORDS, english, not_known
 from trails.platform.arrays import Whole
 from trails.platform.text import whole_number
 
+_BLOCK = 2**16
+"""Rows that are looked at together."""
+
 ORDERS = ("shuffled", "rising", "falling", "rhythm:N", "source")
 
 Int64 = npt.NDArray[np.int64]
@@ -120,17 +123,24 @@ def stratified_spread(families: Sequence[str] | Whole, order: Whole) -> float:
     if not len(order):
         return 0.0
     known = np.asarray(families)
-    sequence = (known if known.dtype.kind == "i" else np.unique(known, return_inverse=True)[1])[order]
-    by_family = np.argsort(sequence, kind="stable")
-    sizes = np.bincount(sequence)
-    first = np.cumsum(sizes) - sizes
+    if known.dtype.kind != "i":
+        known = np.unique(known, return_inverse=True)[1]
+    count, blocks = int(known.max()) + 1, range(0, len(order), _BLOCK)
+    sizes = np.zeros(count, np.int64)
+    for start in blocks:
+        sizes += np.bincount(known[order[start : start + _BLOCK]], minlength=count)
+    before = np.zeros(count, np.int64)  # rows of every family before the block
     largest = 0.0
-    for start in range(0, len(order), 2**16):
-        places = by_family[start : start + 2**16]
-        mine = sequence[places]
-        seen = np.arange(start, start + len(places)) - first[mine]  # of the family, before this place
+    for start in blocks:
+        mine = known[order[start : start + _BLOCK]]
+        by_family = np.argsort(mine, kind="stable")
+        places, family = by_family + start, mine[by_family]
+        seen = (
+            before[family] + np.arange(len(mine)) - np.searchsorted(family, family)
+        )  # of the family, before this place
         # between two rows of a family the distance falls steadily: it is largest at a row or just before one
-        at = np.abs((seen + 1) / sizes[mine] - (places + 1) / len(order))
-        before = np.abs(seen / sizes[mine] - places / len(order))
-        largest = max(largest, float(at.max()), float(before.max()))
+        at = np.abs((seen + 1) / sizes[family] - (places + 1) / len(order))
+        just_before = np.abs(seen / sizes[family] - places / len(order))
+        largest = max(largest, float(at.max()), float(just_before.max()))
+        before += np.bincount(mine, minlength=count)
     return largest

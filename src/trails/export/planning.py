@@ -33,6 +33,11 @@ _BLOCK = 2**16
 """Rows that are looked up at once."""
 
 
+_RANGES = np.arange(16, dtype=np.uint64) << np.uint64(60)
+_RANGE = np.uint64(2**60 - 1)
+"""Sixteen ranges of the numbers of 64 bits, by their beginning, and how far each reaches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arrangement:
     """An order that was made elsewhere: ``chains`` are the numbers (:func:`trails.store.traces.id_numbers`) of the chain of
@@ -142,6 +147,12 @@ def _further(facts: Facts, parts: Mapping[str, Whole]) -> Further | None:
         return pa.table(columns, schema=schema)
 
     return Further(schema, of) if len(schema) else None
+
+
+def _distinct(numbers: Keys) -> int:
+    """How many different numbers there are. They are counted in sixteen ranges, so that no copy of all is sorted: hashes are in
+    every range alike."""
+    return sum(len(np.unique(numbers[(numbers >= low) & (numbers <= low + _RANGE)])) for low in _RANGES)
 
 
 def _answered_before(messages: str) -> bool:
@@ -308,7 +319,7 @@ class Facts:
             tokens=tokens,
             labelled=labelled,
             weightless=self.weightless,
-            chains=len(np.unique(self.chains)),
+            chains=_distinct(self.chains),
             variants=variants,
             mean_surprisal=self.nats / max(self.measured, 1),
             sources=dict(self.sources),

@@ -29,6 +29,7 @@ from trails.genome.scenes import MATCH, Placed, authored, match_scenes, scene_id
 from trails.genome.shelf import Int64, Shelf, first_lines
 from trails.genome.source import Document, Fault, GenomeError
 from trails.platform.columns import let_go, parked
+from trails.platform.memory import return_large_blocks
 from trails.platform.text import agreeing, counted, percent
 
 UNMET = 0.9
@@ -141,6 +142,7 @@ def compile_course(genome: Genome, document: Document, shelf: Shelf, *, folder: 
     Raises GenomeError with every fault: an empty book, one that is not measured, roles that overlap, a stage without tokens, a
     budget that cannot be met, a scene that no chain fits.
     """
+    return_large_blocks()
     builder = _Builder(genome, document, shelf, folder, seed)
     try:
         return builder.course()

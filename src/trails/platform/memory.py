@@ -11,6 +11,8 @@ from pathlib import Path
 
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 """Of <linux/prctl.h>."""
+_M_MMAP_THRESHOLD, _LARGE = -3, 2**20
+"""Of <malloc.h>."""
 
 
 def free_bytes() -> int | None:
@@ -46,3 +48,14 @@ def small_pages() -> Iterator[None]:
         yield
     finally:
         prctl(_PR_SET_THP_DISABLE, *map(ctypes.c_ulong, (0, 0, 0, 0)))
+
+
+def return_large_blocks() -> None:
+    """From now on every block of 1 MiB or more goes back to the system as soon as it is freed.
+
+    Left alone, glibc raises that limit to the largest block that it has seen freed (32 MiB at most). Arrays with a number for
+    every row then lie between small objects, and their memory stays with the process. Without effect elsewhere.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
