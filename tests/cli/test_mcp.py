@@ -321,3 +321,13 @@ def test_the_server_ends_with_its_client_whatever_is_at_work(
     assert not [child for child in readers if running(child)], "the process that reads the graph goes with the server"
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
+
+
+def test_a_record_within_a_record_is_cut_too() -> None:
+    """All of an answer's parts share its bound, whatever holds them."""
+    record = {"seams": [{"n": n} for n in range(5_000)], "calibration": {"best": "mean", "removed": ["x" * 50] * 5_000}}
+    found = assistant._within(record, "seams")
+    assert len(json_text(found, None)) <= assistant.MAX_CHARACTERS
+    assert found["calibration"]["best"] == "mean"
+    assert len(found["seams"]) + found["rows_left_out"] == 5_000
+    assert len(found["calibration"]["removed"]) + found["left_out"]["calibration"] == 5_000

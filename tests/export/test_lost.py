@@ -125,3 +125,20 @@ def test_chains_without_a_map_of_the_teacher_are_named(
     said = told()
     assert f"{len(chains)} of 6 chains have no attention map of run {one}" in said
     assert all(chain in said for chain in chains)
+
+
+def test_a_report_of_everything_says_that_a_shard_is_gone(made: SimpleNamespace) -> None:
+    one = made.runs[0].id
+
+    def left_out() -> list[str]:
+        file = str(made.home.parent / "all.html")
+        line = ["report", "--run", one, "-o", file, "--overwrite", "--json", "--home", str(made.home)]
+        return list(read(CliRunner().invoke(cli, [*line, "--store", "embedded"]))["left_out"])
+
+    assert not any("shard" in note for note in left_out())
+    gone = next(name for name in made.names if {run for _, run in made.held[name]} == {one})
+    (made.home / "shards" / gone).unlink()
+    lost = len(made.held[gone])
+    (said,) = [note for note in left_out() if "shard" in note]
+    assert said.startswith(f"{lost} measured chain")
+    assert "in the graph and in no shard" in said

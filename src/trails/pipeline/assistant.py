@@ -176,20 +176,30 @@ def _within(record: dict[str, Any], rows: str, most: int = 0) -> dict[str, Any]:
     """
     most = most or MAX_CHARACTERS
     record = jsonable(record)
+    room = most - 2 * len(_written({"left_out": dict.fromkeys(record, most), "rows_left_out": most}))
+    held, lost = _shared(record, room)
+    beside = {name: count for name, count in lost.items() if name != rows}
+    return held | {"rows_left_out": lost.get(rows, 0)} | ({"left_out": beside} if beside else {})
+
+
+def _shared(record: dict[str, Any], room: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """The record in about so many characters, and what each value lost: those that are long share the space."""
     size = {name: len(_written({name: value})) for name, value in record.items()}
-    held, lost = dict(record), {rows: 0}
-    room, open_ = most - 2 * len(_written({"left_out": dict.fromkeys(size, most), "rows_left_out": most})), len(size)
+    held, lost, open_ = dict(record), {}, len(size)
     if sum(size.values()) > room:
         for name in sorted(size, key=lambda name: (size[name], name)):  # what is short leaves its room to what is long
             if size[name] > room // open_:
                 held[name], lost[name] = _cut_to(record[name], room // open_)
             room, open_ = room - min(size[name], room // open_), open_ - 1
-    beside = {name: count for name, count in lost.items() if count and name != rows}
-    return held | {"rows_left_out": lost[rows]} | ({"left_out": beside} if beside else {})
+    return held, {name: count for name, count in lost.items() if count}
 
 
 def _cut_to(value: Any, room: int) -> tuple[Any, int]:
-    """The beginning of a list or a text in so many characters of JSON, and how much is left out. Other values stay."""
+    """The beginning of a list or a text, or a record of such, in so many characters of JSON, and how much is left out. Other
+    values stay."""
+    if isinstance(value, dict):
+        held, lost = _shared(value, room)
+        return held, sum(lost.values())
     if isinstance(value, str):
         kept = value[: max(0, room)]
         while kept and (length := len(_written(kept))) > room:  # a character may be written as six

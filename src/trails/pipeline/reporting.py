@@ -20,6 +20,7 @@ from trails.platform.text import agreeing, beginning, counted
 from trails.report.analysis import MAX_LINKED, named_chains, write_analysis
 from trails.report.html import MAX_CHAINS, SKELETON, Found, Written, check_free, write_report
 from trails.schema import Run, Trace
+from trails.store.resolve import chains_without_shard
 
 _GAPS = """
 MATCH (g:Gap) WHERE g.run = $run AND g.home = $home
@@ -67,6 +68,9 @@ def report(
     notes: list[str] = []
     found = _found(home, first, notes, max_rows or MAX_ROWS)
     measured = home.shards.done(first.id)
+    whole = home.graph.held().get(home.shards.identity().id, set())
+    if chains is None and (surplus := {chain for chain, of in whole if of == first.id} - set(measured)):
+        notes.append(f"{chains_without_shard(len(surplus))}.")
     order = [name for *_, name, _ in home.names.rows if name in measured and (chains is None or name in chains)]
     after = None
     if second is not None:
