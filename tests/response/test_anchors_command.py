@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import groupby
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from trails.analyses.anchors import CORRELATION, NEARNESS, anchored
+from trails.analyses.anchors import CORRELATION, NEARNESS, Anchors, anchored, largest_of
 from trails.pipeline import Home
 
 Trails = Callable[..., Any]
@@ -74,7 +76,7 @@ def test_chosen_layers_are_stored_and_less_is_lost(trails: Trails) -> None:
         assert home.cypher("MATCH (:Step)-[d:DEPENDS_ON]->(:Step) RETURN DISTINCT d.layers").rows == (("3",),)
     assert np.mean([p["kl"] for p in last["pairs"]]) < np.mean([p["kl"] for p in every["pairs"]])
     assert every["withheld"] == [] or every["n_pairs"] == 21
-    assert "needs" in every["verdict"]
+    assert " loses most without step " in every["verdict"]
 
 
 @pytest.mark.slow
@@ -115,3 +117,28 @@ def test_planted_attention_that_tells_the_effect_and_that_does_not(told: bool, m
     assert (score.value > 0.99) is told
     assert {w.name.split(",")[0] for w in result.withheld} == {"nats lost", "divergence"}
     assert ("tells" in result.report().verdict) is told
+
+
+def test_a_largest_loss_stands_beside_the_largest_of_as_many_random_spans() -> None:
+    rng = np.random.default_rng(5)
+
+    def told(shift: float, spans: int = 40) -> str:
+        """The headline for 40 conclusions, each after eight steps whose losses are those of random spans plus a shift."""
+        rows = [
+            {"chain": f"c{n}", "later": 8, "earlier": i, "nats": rng.normal(0, 0.1) + shift}
+            | {"random_nats": rng.normal(0, 0.1) if i == 0 and n < spans else None}
+            for n in range(40)
+            for i in range(8)
+        ]
+        return Anchors("r", "all", (), pa.table({}), 1.0, (), ())._most(rows)
+
+    own, verb, chance = re.findall(
+        r"([\d.]+) nats a token \(median\), (more than|no more than) the largest of as many random spans \(([\d.]+)",
+        told(0.0),
+    )[0]
+    assert float(own) > 0.1, "the largest of eight is large, without anything to find"
+    assert float(own) == pytest.approx(float(chance), abs=0.05)
+    assert verb == "no more than"
+    assert "1." in told(1.0).partition(" (median), more than the largest")[0]
+    assert told(0.0, spans=3).endswith("too few random spans to say what the largest loss is by chance")
+    assert largest_of(np.arange(5.0), [1000, 1000]).tolist() == [4.0] * 1000

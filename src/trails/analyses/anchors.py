@@ -82,23 +82,35 @@ class Anchors(Finding):
         )
 
     def _most(self, rows: Sequence[dict[str, Any]]) -> str:
-        """The verdict's first half: the conclusion of one chain, or how many conclusions rest on a premise."""
+        """The verdict's first half: the conclusion of one chain, or what conclusions lose. A largest loss stands beside the
+        largest of as many random spans, drawn from those of all steps.
+        """
         last = {chain: max(r["later"] for r in rows if r["chain"] == chain) for chain in {r["chain"] for r in rows}}
         ends = [r for r in rows if r["later"] == last[r["chain"]]]
+        pool = np.array([r["random_nats"] for r in rows if r["random_nats"] is not None])
+        own = [np.array([r["nats"] for r in ends if r["chain"] == chain]) for chain in sorted(last)]
+        most = float(np.median([values.max() for values in own]))
+        chance = largest_of(pool, [len(values) for values in own])
+        beside = NO_CHANCE
+        if len(chance):
+            more = "more than" if most > np.quantile(chance, 0.975) else "no more than"
+            beside = (
+                f"{more} the largest of as many random spans ({float(np.median(chance)):.3g}, by chance up to "
+                f"{float(np.quantile(chance, 0.975)):.3g})"
+            )
         if len(last) == 1:
             best = max(ends, key=lambda r: r["nats"])
             if best["nats"] <= 0:
                 return f"step {best['later']} needs no earlier step: none that is hidden makes it less likely"
             alike = sum(same(r["nats"], best["nats"]) for r in ends)
+            lost = f"{best['nats']:.3g} nats a token, the largest of {counted(len(ends), 'loss')}, {beside}"
             if alike > 1:
-                each = f"without any of them {best['nats']:.3g} nats a token are lost"
-                return f"step {best['later']} needs {counted(alike, 'earlier step')} alike, none of them most: {each}"
-            which = f"step {best['later']} needs step {best['earlier']} most"
-            return f"{which}: without it {best['nats']:.3g} nats a token are lost"
-        means = [max(r["nats"] for r in ends if r["chain"] == chain) for chain in last]
+                each = f"each of {counted(alike, 'earlier step')}, without none most"
+                return f"step {best['later']} loses alike without {each}: {lost}"
+            return f"step {best['later']} loses most without step {best['earlier']}: {lost}"
         return (
-            f"of {len(last)} conclusions {sum(value > 0 for value in means)} need an earlier step; the one needed most is "
-            f"worth {float(np.median(means)):.3g} nats a token (median)"
+            f"{counted(len(last), 'conclusion')}: the largest loss among the earlier steps is {most:.3g} nats a token "
+            f"(median), {beside}"
         )
 
     def batch(self) -> GraphBatch | None:
@@ -112,6 +124,22 @@ class Anchors(Finding):
         columns = ends | {name: table[name].to_pylist() for name in names}
         columns |= {"run": [self.run] * len(table), "layers": [self.layers] * len(table)}
         return GraphBatch({}, {"DEPENDS_ON": table_of("DEPENDS_ON", columns)}) if len(table) else None
+
+
+MIN_SPANS = 5
+"""Losses for random spans from which the largest of several is drawn, at least."""
+NO_CHANCE = "too few random spans to say what the largest loss is by chance"
+
+
+def largest_of(pool: Doubles, counts: Sequence[int], *, draws: int = 1000, seed: int = 0) -> Doubles:
+    """What a largest loss is to be compared with, (draws,): for every conclusion the largest of as many losses, drawn from
+    those for random spans (n,), and the median over the conclusions. Empty where fewer than :data:`MIN_SPANS` were measured.
+    """
+    if len(pool) < MIN_SPANS:
+        return np.zeros(0)
+    rng = np.random.default_rng(seed)
+    found: Doubles = np.median([rng.choice(pool, (draws, count)).max(1) for count in counts], axis=0)
+    return found
 
 
 NEARNESS, SHUFFLED = "nearness of the step", "attention shuffled within the later step"
