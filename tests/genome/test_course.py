@@ -520,3 +520,19 @@ def test_an_export_that_is_ended_keeps_the_course_or_leaves_one_that_is_known_as
         role_files(to / "train.jsonl")
     export_course(first, "trails", to, overwrite=True)
     assert {path.name: path.read_bytes() for path in to.iterdir()} == before
+
+
+def test_the_prompt_of_a_withheld_step_begins_with_the_question_of_its_chain(compiled) -> None:
+    course = compiled(
+        "genome: 1\nname: t\nstages: [{name: s, gap: {between: [a, b], withhold: 'chain:7384afc53a51'}, sections: [{name: a, books: "
+        "[{select: 'source:gsm8k/train'}, {select: 'meta:version=plain', take: 5}]}, {name: b, books: "
+        "[{select: 'meta:version=reworded', take: 5}]}]}]\n"
+    )
+    items = gap_items(course)
+    first = [item for item in items if item["step"] == 0]
+    rows = np.unique(np.array([piece.chain for found in course.gaps for piece in found.pieces]))
+    asked = {course.shelf.id(row): item["question"] for row, item in course.shelf.texts(rows)}
+    assert first
+    assert any(asked.values())
+    assert all(item["prompt"].startswith(asked[item["chain"]]) for item in items)
+    assert all(item["prompt"] == asked[item["chain"]] for item in first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +35,11 @@ from trails.genome.recombine import (
     values_of,
 )
 from trails.genome.shelf import Shelf
+from trails.genome.source import GenomeError
 from trails.measure import open_scorer
 from trails.measure.base import MeasureOptions
 from trails.pipeline import segmented
-from trails.pipeline.recombining import Measured, Objective
+from trails.pipeline.recombining import Measured, Objective, search_genome
 from trails.readers import read
 from trails.sample import canonical_path
 from trails.store.traces import TraceStore
@@ -186,3 +188,21 @@ def test_the_objective_trains_and_leaves_the_model_as_it_was(tmp_path: Path, mon
         other = Measured(settings_, shelf, tmp_path, replace(asked, held_out="meta:version=plain", rows=24))
         with pytest.raises(UsageError, match="the held out selection: 7 chains are in the course of t"):
             other(values)
+
+
+def test_a_search_refuses_before_a_model_is_loaded_and_names_the_file_that_was_given(
+    packaged: Path, tmp_path: Path
+) -> None:
+    file, said = tmp_path / "mine.genome.yaml", []
+    text = 'genome: 1\nname: t\nstages: [{name: s, sections: [{name: a, books: [{select: "BOOK", take: 40}]}]}]\n'
+
+    def searched(book: str, unrelated: str) -> None:
+        file.write_text(text.replace("BOOK", book), encoding="utf-8")
+        asked = Objective("meta:version=lines", unrelated, steps=1, rows=24)
+        search_genome(load_settings(home=packaged), file, tmp_path / "g", asked, budget=1, on_stage=said.append)
+
+    with pytest.raises(GenomeError, match=re.escape(f"{file}:3:")):
+        searched("source:nowhere", "meta:version=reworded")
+    with pytest.raises(UsageError, match="the unrelated selection: .* in the course of .*mine.genome.yaml"):
+        searched("meta:version=plain", "meta:version=plain")
+    assert said == [], "no model was loaded"

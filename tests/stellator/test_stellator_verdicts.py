@@ -258,3 +258,14 @@ def test_a_pass_of_not_drift_says_that_it_shows_no_absence() -> None:
     (row,) = verdicts(report_of("[ZONE: all]\nNOT DRIFT → activates attention sweep on layer 3", raised_))
     assert row["verdict"] == "fail"
     assert "no difference" not in row["said"]
+
+
+def test_what_is_compiled_names_as_targets_what_is_trained() -> None:
+    text = (
+        "[ZONE: all]\nOBJECTIVE → attention\nDRIFT → attention sweep\nNOT DRIFT → attention sink\nDRIFT → hidden shift"
+    )
+    (one,) = compile_program(parse(text), RUN, traces=list, known=zones())
+    annotations = one.record()["annotations"]
+    assert [line.split(" ")[0] for line in annotations["not trained"]] == ["NOT", "DRIFT"]
+    assert len(annotations["targets"]) == 1
+    assert "sweep" in annotations["targets"][0]

@@ -384,6 +384,8 @@ registry_option = click.option(
 def mutate(file: Path, folder: Path, seed: int, children: int, as_json: bool) -> None:
     """Children of FILE by one operation each: swap books, swap sections, drop a book, change a count, reorder a book.
 
+    The file alone is checked, as by trails genome check --alone: whether a home has its books is not looked up.
+
     \b
     trails genome mutate course.genome.yaml -o genomes --seed 1 --count 4
     """

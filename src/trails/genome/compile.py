@@ -237,14 +237,14 @@ def role_rows(course: Course) -> dict[str, Int64]:
 
 
 def gap_items(course: Course) -> list[Mapping[str, object]]:
-    """One item for every withheld step: what stood before it in its chain, and the step itself."""
+    """One item for every withheld step: the question of its chain and what stood before it there, and the step itself."""
     return [
         {
             "between": list(gap.between),
             "expect": gap.expect,
             "chain": course.shelf.id(piece.chain),
             "step": piece.step,
-            "prompt": piece.before,
+            "prompt": "\n".join(filter(None, (piece.question, piece.before))),
             "bridge": piece.text.strip(),
         }
         for gap in course.gaps

@@ -46,7 +46,8 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A withheld step: its text and tokens, the text before it, and the pairs that its own chain brings together before it."""
+    """A withheld step: its text and tokens, the text before it, the pairs that its own chain brings together before it, and the
+    question of the chain."""
 
     chain: int
     step: int
@@ -54,6 +55,7 @@ class Piece:
     tokens: tuple[int, ...]
     before: str
     own: frozenset[tuple[str, str]] = frozenset()
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ def withhold(
         tokens = _units(shelf, steps, item)
         own = frozenset(pair for step in steps[: found.cut[row]] for pair in _pairs(_stems_set(step)))
         for step in mine:
-            piece = Piece(row, step, steps[step], tuple(tokens[step]), " ".join(steps[:step])[-400:], own)
+            before = " ".join(steps[:step])[-400:]
+            piece = Piece(row, step, steps[step], tuple(tokens[step]), before, own, item["question"] or "")
             found.pieces.append(piece)
     audit = Audit(shelf, course, found.pieces)
     found.unseen = audit.unseen

@@ -93,11 +93,7 @@ class Measured:
     def _apart(self, trained_on: set[str], where: str) -> None:
         """Raises UsageError where what is measured on is trained on."""
         for name, (ids, _) in self.sides.items():
-            if shared := sorted(ids & trained_on):
-                raise UsageError(
-                    f"the {name} selection: {counted(len(shared), 'chain is', 'chains are')} in {where} (first {shared[0]}). "
-                    "Select chains that no book holds."
-                )
+            _apart(name, ids & trained_on, where)
 
     def trained(self, rows: list[Any], trained_on: set[str]) -> float:
         """The objective of rows in their order, whose chains are ``trained_on``."""
@@ -133,6 +129,15 @@ class Measured:
         return float(np.mean(np.concatenate([probe.nll for probe in self.bench.probe(model, rows)])))
 
 
+def _apart(name: str, shared: set[str], where: str) -> None:
+    """Raises UsageError for chains of a selection that are trained on."""
+    if shared:
+        raise UsageError(
+            f"the {name} selection: {counted(len(shared), 'chain is', 'chains are')} in {where} (first {min(shared)}). "
+            "Select chains that no book holds."
+        )
+
+
 def search_genome(
     settings: Settings,
     path: Path,
@@ -145,8 +150,15 @@ def search_genome(
     on_stage: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Search from the genome of ``path``, and as many random orders of its books; every genome is registered in ``folder``."""
-    genome, _ = load_genome(path)
+    genome, document = load_genome(path)
     with open_shelf(settings, run) as shelf:
+        # what is wrong is told before a model is loaded, at its place in the file that was given
+        course = compile_course(genome, document, shelf, folder=path.parent, seed=objective.seed)
+        held = set(np.unique(course.chain).tolist())
+        for name, text in (("held out", objective.held_out), ("unrelated", objective.unrelated)):
+            rows, _ = shelf.select(text)
+            chosen = shelf.arranged(rows, "shuffled", objective.seed)[: objective.rows].tolist()
+            _apart(name, {shelf.id(row) for row in chosen if row in held}, f"the course of {path}")
         on_stage("loading the model")
         measure = Measured(settings, shelf, path.parent, objective)
         number = 0

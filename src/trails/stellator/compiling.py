@@ -57,6 +57,9 @@ MEASURES = {prop.name: prop for prop in TRANSITION if prop.name != "run"}
 FIELDS = ("role", "language", "source", "family", "overlap", "effect", "gap")
 """What else a zone can name."""
 
+TRAINED = ("attention_entropy", "attention_previous", "attention_sink")
+"""Measures that a DRIFT can be trained towards: what follows from one attention row."""
+
 OVERLAPS = ("exact", "masked", "near", "skeleton")
 
 Quantiles = Callable[[str, float], float]
@@ -81,7 +84,10 @@ class Annotations:
         if self.anchor:
             found["anchor"] = self.anchor
         if self.drift:
-            found["targets"] = [content_text(content) for content in self.drift]
+            trained = [one for one in self.drift if not one.negated and one.measure in TRAINED]
+            found["targets"] = [content_text(one) for one in trained]
+            if rest := [content_text(one) for one in self.drift if one not in trained]:
+                found["not trained"] = rest
         return found
 
 

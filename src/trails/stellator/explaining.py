@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trails.export.options import layers_text
-from trails.stellator.compiling import Compiled, zone_text
+from trails.stellator.compiling import TRAINED, Compiled, zone_text
 from trails.stellator.language import (
     Anchor,
     Content,
@@ -21,9 +21,6 @@ from trails.stellator.language import (
     quoted,
 )
 from trails.stellator.zones import Zone
-
-TRAINED = ("attention_entropy", "attention_previous", "attention_sink")
-"""Measures that a DRIFT can be trained towards: what follows from one attention row."""
 
 MEASURE_NAMES = {
     "attention_entropy": "the entropy of the attention (how widely it sweeps, nats)",

@@ -24,8 +24,8 @@ from trails.export.options import layers_text
 from trails.platform.arrays import Bools, Doubles
 from trails.platform.text import counted, part_of, percent
 from trails.schema import MEASURE, Run, Trace, step_key
-from trails.stellator.compiling import Compiled
-from trails.stellator.explaining import DEFAULT_TOLERANCE, MEASURE_NAMES, TRAINED
+from trails.stellator.compiling import TRAINED, Compiled
+from trails.stellator.explaining import DEFAULT_TOLERANCE, MEASURE_NAMES
 from trails.stellator.language import Anchor, Content, Drift, Phase, Select, Subgraph, content_text
 
 Verdict = Literal["pass", "fail", "not decidable", "not empty", "empty", "training"]
