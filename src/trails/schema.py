@@ -1013,7 +1013,7 @@ NODES: tuple[Node, ...] = (
             _p("run", "string", "id of the run whose chains were compared"),
             _p("kind", "string", "exact, masked, near or skeleton", indexed=True),
             _p("text", "string", "the shared tokens, or roles for a skeleton"),
-            _p("n_tokens", "integer", "length", "tokens (steps for skeleton and near)"),
+            _p("n_tokens", "integer", "length", "tokens (symbols for masked, steps for skeleton and near)"),
             _p("n_chains", "integer", "chains that share it"),
             _p("coverage", "float", "share of the corpus covered by overlaps of this kind", "0..1"),
             _p("control", "float", "the same share on the control (resample or shuffle)", "0..1"),

@@ -82,6 +82,14 @@ def test_masked_finds_what_differs_in_numbers_only(make: Any, random_texts: Any)
     found = overlaps.masked(token_corpus(traces), 10)
     assert found.overlaps["n_tokens"].to_pylist() == [16]
     assert set(found.occurrences["chain"].to_pylist()) == {t.chain.id for t in traces[-2:]}
+    # a masked number of several tokens is one symbol: lengths and shares count these, and say so
+    report = found.report()
+    assert found.unit == "symbols"
+    assert {score.unit for score in found.scores} == {"share of symbols"}
+    assert "of the symbols stand after a pair of symbols" in found.scores[0].note
+    assert "of the symbols lie in overlaps of 10 symbols or more" in report.verdict
+    assert report.tables[0].columns["n_tokens"] == "symbols"
+    assert {score.unit for score in overlaps.exact(token_corpus(traces), 10).scores} == {"share of tokens"}
 
 
 def test_a_corpus_too_small_for_a_control_gets_no_score(corpus_of: Any) -> None:

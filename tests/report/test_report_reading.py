@@ -21,6 +21,7 @@ from trails.analyses.statemap import build
 from trails.report.analysis import write_analysis
 from trails.report.drawings import histogram_drawing, roles_drawing
 from trails.report.html import Found, _squeezed, script, write_report
+from trails.report.svg import ENDS, chain_svg, scale_ends
 from trails.report.words import filled, in_russian, sentences
 from trails.schema import Trace
 
@@ -198,6 +199,40 @@ def test_a_cell_of_the_map_of_layers_is_read_by_pointing_and_by_keys(tmp_path: P
     ):
         assert found.startswith(f"Layer {layer} · position {token} ")
         assert cell(token, layer) in found
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_map_of_the_drift_ends_its_colours_on_the_page_where_the_picture_does(tmp_path: Path) -> None:
+    words = tuple(f"w{i} " for i in range(97))
+    trace = make_trace(make_chain("drift", "".join(words)), RUN, words=words)
+    rng = np.random.default_rng(4)
+    shift = rng.uniform(0.4, 0.6, trace.hidden_shift.shape).astype(np.float32)
+    # 1.5 % of the values lie far to each side: 98 % on one side are no 98 % in size; the largest in size is below 0
+    side = shift.size * 3 // 200
+    far = rng.permutation(shift.size)[: 2 * side]
+    shift.reshape(-1)[far[:side]] = 0.9
+    shift.reshape(-1)[far[side:]] = 0.1
+    shift[50, 2] = 0.0
+    trace = replace(trace, hidden_shift=shift, hidden_baseline=np.full_like(trace.hidden_baseline, 0.5))
+    low, high = scale_ends(shift - np.float32(0.5), signed=True)
+    assert 0.98 <= (np.abs(shift - np.float32(0.5)) <= high).mean() < 1
+    assert (low, high) == (-high, pytest.approx(0.4))
+    write_report(tmp_path / "r.html", [trace], RUN)
+    choose = """(() => {
+      document.getElementById('minus').checked = true
+      const pick = document.getElementById('measure')
+      pick.value = 'hidden_shift'
+      pick.dispatchEvent(new Event('change'))
+    })()"""
+    legend = "document.querySelector('canvas.cells').closest('section').querySelector('.bar').textContent"
+    told = act(tmp_path / "r.html", f"chain/{trace.chain.id}", tell(choose), tell(legend), tell(READ))
+    assert f"{low:.3f}{high:.3f}" in told[1]
+    assert ENDS in told[1]
+    assert told[2].startswith("point at a cell or move with the arrow keys; largest in size: Layer 2 · position 50 ")
+    drawn = chain_svg(trace, RUN)
+    assert f"from {low:.3f} (blue) to {high:.3f} (orange)" in drawn
+    assert drawn.count(ENDS) == 2, "of the strip and of the map"
 
 
 def drifting(n: int = 40) -> tuple[Trace, Trace]:

@@ -63,9 +63,10 @@ MIN_TOKENS = 1_000
 class Overlaps(Finding):
     """Overlaps of one kind.
 
-    ``overlaps`` has one row each: ``id``, ``text``, ``n_tokens`` (steps for skeleton and near), ``n_chains``,
-    ``n_occurrences``; longest first. ``occurrences``: ``overlap``, ``chain``, ``start``, ``end`` (token positions; steps for
-    skeleton and near). ``variants``, skeletons only: ``roles``, ``n_chains``. ``similar``, near overlaps only: ``start``,
+    ``overlaps`` has one row each: ``id``, ``text``, ``n_tokens`` (symbols for masked, steps for skeleton and near),
+    ``n_chains``, ``n_occurrences``; longest first. ``occurrences``: ``overlap``, ``chain``, ``start``, ``end`` (token
+    positions; steps for skeleton and near).
+    ``variants``, skeletons only: ``roles``, ``n_chains``. ``similar``, near overlaps only: ``start``,
     ``end`` (step ids, each pair once), ``cosine``, ``excess`` (cosine minus the control's 99 % quantile), ``explained`` (masked
     exact matching finds the pair too). ``pair``: the two chains that :meth:`between` was asked for.
     """
@@ -146,7 +147,7 @@ class Overlaps(Finding):
     @property
     def unit(self) -> str:
         """What lengths count."""
-        return "steps" if self.kind in ("skeleton", "near") else "tokens"
+        return "steps" if self.kind in ("skeleton", "near") else _symbols(self.kind)
 
     def report(self) -> Report:
         """The overlaps that no longer one contains, with their chains; every overlap in JSON, with ``nested``."""
@@ -327,9 +328,14 @@ def masked(corpus: SymbolCorpus, min_tokens: int = 10, *, resamples: int = 5, se
     return _repeats("masked", masked_corpus(corpus), min_tokens, resamples, seed)
 
 
+def _symbols(kind: Kind) -> str:
+    """What repeats of tokens count: a masked number or name of several tokens is one symbol."""
+    return "symbols" if kind == "masked" else "tokens"
+
+
 def _repeats(kind: Kind, corpus: SymbolCorpus, min_tokens: int, resamples: int, seed: int) -> Overlaps:
     overlaps, occurrences = _tables(kind, corpus, min_tokens)
-    scores, withheld = _coverage_scores(corpus, min_tokens, resamples, seed)
+    scores, withheld = _coverage_scores(corpus, min_tokens, resamples, seed, _symbols(kind))
     return Overlaps(
         kind, min_tokens, corpus.n_chains, corpus.n_tokens, corpus.run, overlaps, occurrences, scores, withheld
     )
@@ -372,13 +378,13 @@ def _tables(kind: Kind, corpus: SymbolCorpus, min_length: int) -> tuple[pa.Table
 
 
 def _coverage_scores(
-    corpus: SymbolCorpus, size: int, resamples: int, seed: int
+    corpus: SymbolCorpus, size: int, resamples: int, seed: int, unit: str
 ) -> tuple[tuple[Score, ...], tuple[Withheld, ...]]:
     if corpus.n_chains < MIN_CHAINS or corpus.n_tokens < MIN_TOKENS:
         reason = (
-            f"{counted(corpus.n_chains, 'chain')} with {counted(corpus.n_tokens, 'token')} "
+            f"{counted(corpus.n_chains, 'chain')} with {counted(corpus.n_tokens, unit[:-1])} "
             f"{agreeing(corpus.n_chains, 'is', 'are')} too few for a Markov resample "
-            f"({MIN_CHAINS} chains and {MIN_TOKENS} tokens are needed): ingest more, or widen the selection"
+            f"({MIN_CHAINS} chains and {MIN_TOKENS} {unit} are needed): ingest more, or widen the selection"
         )
         return (), (Withheld("coverage", reason),)
     under = covered(corpus.n_tokens, shared_windows(corpus.tokens, corpus.offsets, size), size)
@@ -394,11 +400,11 @@ def _coverage_scores(
         controls.append(Control(f"order-{order} Markov resample", float(np.mean(values)), spread(values), how))
     interval = _ratio_interval(per_chain.astype(np.float64), seed)
     note = (
-        f"{percent(_lone_contexts(corpus))} of the tokens stand after a pair of tokens that occurs once: there an order-2 "
+        f"{percent(_lone_contexts(corpus))} of the {unit} stand after a pair of {unit} that occurs once: there an order-2 "
         "resample copies the corpus, so on a small corpus it overstates chance"
     )
     how = how_resampled("chains (sum over sum)", draws=RATIO_DRAWS, seed=seed)
-    return (Score("coverage", float(under.mean()), "share of tokens", tuple(controls), interval, note, how),), ()
+    return (Score("coverage", float(under.mean()), f"share of {unit}", tuple(controls), interval, note, how),), ()
 
 
 def _lone_contexts(corpus: SymbolCorpus) -> float:

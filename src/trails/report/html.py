@@ -687,7 +687,7 @@ def _beside(row: Mapping[str, Any]) -> str:
 
 def _mark(row: Mapping[str, Any]) -> str:
     """A repeat in a chain. Coverage and control are those of all repeats of the kind: one repeat has none of its own."""
-    unit = "step" if row["kind"] == SKELETON else "token"
+    unit = {SKELETON: "step", "masked": "symbol"}.get(row["kind"], "token")
     what = f"{row['kind']} repeat of {counted(row['n_tokens'], unit)} in {counted(row['n_chains'], 'chain')}"
     if row.get("excess") is None:
         return f"{what}; too few chains for a control"

@@ -14,7 +14,7 @@ import numpy as np
 from rich.cells import cell_len
 
 from trails.errors import StoreError, UsageError
-from trails.platform.arrays import Floats
+from trails.platform.arrays import Doubles, Floats
 from trails.platform.files import refused, write_atomic
 from trails.platform.packages import package
 from trails.platform.text import counted, visible
@@ -37,8 +37,8 @@ MAP_COLUMNS = 440
 _SCALE = ((253, 253, 252), (255, 234, 150), (240, 190, 90), (214, 130, 70), (160, 70, 80), (90, 30, 80))
 _DIVERGING = ((30, 90, 170), (140, 180, 220), (253, 253, 252), (245, 190, 130), (190, 90, 10))
 _LEVELS = 48
-ENDS = "at least 98 % of the values are not above this end"
-"""What the upper end of a scale is, here and on the page."""
+ENDS = "at least 98 % of the values lie between the ends"
+"""What the ends of a scale are, here and on the page."""
 
 _FONT = "ui-monospace,'DejaVu Sans Mono','Liberation Mono',monospace"
 
@@ -183,7 +183,7 @@ def _drift(trace: Trace, y: float) -> tuple[list[str], float]:
     counts = np.add.reduceat(defined.astype(np.float64), edges)
     means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     # where nothing shifts at all every cell is the middle of any scale
-    most = (float(np.nanmax(np.abs(means))) if np.isfinite(means).any() else 0.0) or 1.0
+    most = scale_ends(excess, signed=True)[1] or 1.0
     left, wide, tall = MARGIN + 40, (WIDTH - 2 * MARGIN - 40) / len(means), 7.0
     said = f"hidden shift minus random pairs of positions of this chain, from -{most:.3f} (blue) to {most:.3f} (orange)"
     parts = [_label(MARGIN, y, said + (f"; a column is the mean of {counted(group, 'token')}" if group > 1 else ""))]
@@ -192,7 +192,7 @@ def _drift(trace: Trace, y: float) -> tuple[list[str], float]:
     for layer in range(layers):
         top = y + (layers - 1 - layer) * tall
         # neighbours of one colour are one rectangle
-        levels = [None if not np.isfinite(v) else round(_LEVELS * (v + most) / (2 * most)) for v in means[:, layer]]
+        levels = [None if not np.isfinite(v) else round(_LEVELS * _share(v, -most, most)) for v in means[:, layer]]
         at = 0
         for level, run in groupby(levels):
             count = len(list(run))
@@ -206,7 +206,9 @@ def _drift(trace: Trace, y: float) -> tuple[list[str], float]:
             parts.append(_label(MARGIN, top + 7, str(layer)))
     bottom = y + layers * tall
     parts.append(
-        _label(left, bottom + 14, f"layers 0 (input embeddings) to {layers - 1} × tokens 0 to {trace.n_tokens - 1}")
+        _label(
+            left, bottom + 14, f"layers 0 (input embeddings) to {layers - 1} × tokens 0 to {trace.n_tokens - 1}; {ENDS}"
+        )
     )
     return parts, bottom + 18
 
@@ -221,20 +223,20 @@ def _legend(y: float, low: float, high: float, unit: str, scale: tuple[tuple[int
     return _label(MARGIN, y + 11, f"{low:.{places}f}") + cells + _label(MARGIN + 222, y + 11, end)
 
 
-def scale_ends(values: Floats, *, signed: bool = False) -> tuple[float, float]:
+def scale_ends(values: Floats | Doubles, *, signed: bool = False) -> tuple[float, float]:
     """The ends of a scale of colours, as the page has them: from the lowest value to the first at or below which 98 % of the
-    defined values lie; of values with a sign as far to both sides as the further of that one and its counterpart below.
+    defined values lie; of values with a sign as far to both sides as that value of their sizes.
     0 and 0 where no value is defined.
     """
-    finite = np.sort(values[np.isfinite(values)])
+    defined = values[np.isfinite(values)]
+    finite = np.sort(np.abs(defined) if signed else defined)
     if not len(finite):
         return 0.0, 0.0
 
     def at(share: float) -> float:
         return float(finite[min(len(finite) - 1, int(share * len(finite)))])
 
-    most = max(abs(at(0.02)), abs(at(0.98)))
-    return (-most, most) if signed else (at(0.0), at(0.98))
+    return (-at(0.98) if signed else at(0.0)), at(0.98)
 
 
 def _share(value: float, low: float, high: float) -> float:

@@ -141,8 +141,7 @@ function values(c, m, layer, minus, from = 0, to = c.n) {
 const key = (e, colour, low, high) => e.replaceChildren(low, ...[0, 1, 2, 3, 4, 5].map((i) => { const b = h("i"); b.style.background = css(colour(i / 5)); return b; }), high);
 // where nothing is finite the ends are undefined and every share is NaN
 function scaleOf(v, both) {
-  const f = finite(v).sort(), q = (p) => f[min(f.length - 1, floor(p * f.length))];
-  const most = max(1e-9, abs(q(0.02)), abs(q(0.98))), low = both ? -most : q(0), high = both ? most : max(q(0.98), low + 1e-9);
+  const f = finite(both ? v.map(abs) : v).sort(), q = (p) => f[min(f.length - 1, floor(p * f.length))], high = max(q(0.98), (both ? 0 : q(0)) + 1e-9), low = both ? -high : q(0);
   return { low, high, share: (x) => max(0, min(1, (x - low) / (high - low))) };
 }
 
@@ -274,7 +273,7 @@ function layerMap(c, title, onset) {
     let x = 0, y = L - 1, best = 0;
     size(cvs, n, L, n * cw, L * 6);
     const x2 = pen(cvs), image = x2.createImageData(n, L), out = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < n; i++) for (let l = 0; l < L; l++) { const at = i * L + l; out[(L - 1 - l) * n + i] = ink[round(255 * s.share(a[at]))]; if (a[at] > a[best] || a[best] !== a[best]) best = at; }
+    for (let i = 0; i < n; i++) for (let l = 0; l < L; l++) { const at = i * L + l; out[(L - 1 - l) * n + i] = ink[round(255 * s.share(a[at]))]; if (abs(a[at]) > abs(a[best]) || a[best] !== a[best]) best = at; }
     x2.putImageData(image, 0, 0);
     named.textContent = `${name}, ${units}`; key(legend, colour, fmt(s.low, 3), fmt(s.high, 3));
     axis.replaceChildren(...[L - 1, L >> 1, 0].map((l) => h("span", `${l + first}`))); axis.style.height = L * 6 + "px";
