@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from trails.errors import ModelError, UsageError
 from trails.export import ExportOptions, export_selection
+from trails.export.record import COLUMNS
 from trails.export.subgraph import select
 from trails.export.variant_rows import read_refusals
 from trails.measure import open_scorer
@@ -302,7 +303,12 @@ def test_refused_variants_are_left_out_of_an_export(tmp_path: Path) -> None:
     import pyarrow as pa
 
     stored, file = tmp_path / "v.parquet", tmp_path / "refuse.txt"
-    pq.write_table(pa.table({"chain": ["c1", "c2"]}), stored)
+    names = ["c1", "c2"]
+    pq.write_table(pa.table({"chain": names}), stored)
+    file.write_text("c1\n")
+    with pytest.raises(UsageError, match=r"v.parquet is not a file of variants. Run: trails variants"):
+        read_refusals(file, stored)
+    pq.write_table(pa.table(dict.fromkeys(COLUMNS, names)), stored)
     file.write_text("# seen by hand\n\nc2 reads badly\n")
     assert read_refusals(file, stored) == {"c2"}
     file.write_text("c1\nc3\n")

@@ -154,7 +154,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=says):
             read_vector(tmp_path / name)
     (tmp_path / "d.npy").write_text("no array")
-    with pytest.raises(InputError, match="no vector can be read"):
+    with pytest.raises(InputError, match="this is no .npy file"):
         read_vector(tmp_path / "d.npy")
 
 

@@ -177,7 +177,7 @@ def basin(
                 f"no text holds a window of {counted(k, 'token')}" if longest < k else "no text falls on its own trail"
             )
             withheld.append(
-                Withheld(HALF + way, f"nothing is captured even undisturbed: {why} (windows of {k:,} tokens)")
+                Withheld(HALF + way, f"nothing is captured even undisturbed: {why} (windows of {counted(k, 'token')})")
             )
     for way in (VERSIONS, LANGUAGES):
         found, reason = _of_versions(way, ground, able, seed)
