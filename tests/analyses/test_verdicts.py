@@ -67,7 +67,7 @@ NULLS = [Control(name, 0.02, (0.0, 0.06)) for name in capture.NULLS]
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        (held(0.84, *NULLS), "caught: yes, 84 % of tokens, chance at most 6.0 %, on the trail of c1"),
+        (held(0.84, *NULLS), "caught: yes, 84 % of tokens, chance at most 6.0 %, over all chains; most votes: c1"),
         (held(0.06, *NULLS), "caught: no, 6.0 % of tokens, not beyond chance (at most 6.0 %)"),
         (
             held(0.84, *NULLS, Control("map of the other sources (3 of 9 tokens)", 0.84)),
@@ -91,8 +91,8 @@ def test_what_the_corpus_holds_is_not_chance() -> None:
     )
     assert found.is_caught is True
     report = found.report()
-    said = "caught: yes, 84 % of tokens, chance at most 6.0 %, on the trail of c1; the other sources hold 50 % of it"
-    assert report.verdict == said
+    said = "caught: yes, 84 % of tokens, chance at most 6.0 %, over all chains; most votes: c1"
+    assert report.verdict == f"{said}; the other sources hold 50 % of it"
     assert report.record()["chance_controls"] == list(capture.NULLS)
     small = capture.Capture("r", 20, 3, 4, 6, "", None, None, (), (), (Withheld("caught", "3 chains are too few"),))
     assert small.is_caught is None

@@ -507,8 +507,9 @@ def test_the_head_of_a_map_has_its_intervals_and_a_verdict() -> None:
             "(0.500 to 0.700) share of held-out transitions, held-out tokens shuffled 0.200 (0.100 to",
         ),
         ((0.2, 0.7), (0.1, 0.3), "not beyond chance"),
-        (None, (0.1, 0.3), "too few chains for an interval, so whether that is beyond chance is open"),
-        (None, None, "fitness 0.600 share of held-out transitions, held-out tokens shuffled 0.200; too few"),
+        (None, (0.1, 0.3), "0.300); above its control; too few held-out chains for an interval"),
+        (None, None, "held-out tokens shuffled 0.200; above its control; too few held-out chains for an interval"),
+        (None, (0.1, 0.7), "; not above its control; too few held-out chains for an interval"),
     ):
         control = Control("held-out tokens shuffled", 0.2, reach)
         said = html._beside_control(Score("fitness", 0.6, "share of held-out transitions", (control,), interval))

@@ -61,6 +61,7 @@ def test_a_comparison_shows_both_runs_and_the_change_beside_the_noise_floor(tmp_
     other = make_trace(1, run)
     file = tmp_path / "r.html"
     write_report(file, [before, other], run, after={before.chain.id: after})
+    caption = "document.querySelector('canvas').closest('section').querySelector('h2').textContent"
     curve = """(() => {
       const c = document.querySelector('canvas'), x = c.getContext('2d'), found = {}
       const probe = document.createElement('canvas').getContext('2d')
@@ -85,6 +86,7 @@ def test_a_comparison_shows_both_runs_and_the_change_beside_the_noise_floor(tmp_
         file, f"chain/{before.chain.id}", tell(note), tell(rows), tell(curve),
         {"go": f"chain/{other.chain.id}"}, tell(curve),
         {"go": "corpus"}, tell(last("section:first-child tr", -2)),
+        {"go": f"chain/{before.chain.id}"}, tell(caption),
     )  # fmt: skip
     finite = np.isfinite(before.surprisal)
     beyond = int((by[finite] > 0.3).sum())
@@ -94,6 +96,13 @@ def test_a_comparison_shows_both_runs_and_the_change_beside_the_noise_floor(tmp_
     for (first, stop), cells in zip(before.step_tokens, told[1], strict=True):
         was, now = (np.nanmean(t.surprisal[first:stop].astype(np.float64)) for t in (before, after))
         assert cells == [f"{was:.3f}", f"{now:.3f}", f"{now - was:.3f}"]
+    assert "the grey band is the noise floor" in told[5]
+    bare = replace(run, notes={**run.notes, "noise_floor": {}})
+    write_report(tmp_path / "bare.html", [before], bare, after={before.chain.id: after})
+    unmeasured = act(tmp_path / "bare.html", f"chain/{before.chain.id}", tell(caption), tell(note))
+    assert "bars: after − before in nats" in unmeasured[0]
+    assert "noise floor" not in unmeasured[0], "no band is named where none was measured"
+    assert "noise floor: not measured" in unmeasured[1]
     (height, inks), (alone, one) = told[2], told[3]
     assert (height, alone) == (250, 150), "a chain of one run has no room for a change"
     assert inks["warn"][0] > 150, "what became harder stands below the curves"
@@ -103,6 +112,46 @@ def test_a_comparison_shows_both_runs_and_the_change_beside_the_noise_floor(tmp_
     assert told[4][0] == ["after", "after − before"]
     assert [f"{means[1]:.4f}", f"{means[1] - means[0]:.4f}"] in told[4]
     assert ["", ""] in told[4], "the other chain was not measured again"
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_bar_beyond_the_axis_of_the_change_has_a_mark_at_its_end(tmp_path: Path) -> None:
+    words = tuple(f"w{i} " for i in range(100))
+    before = make_trace(make_chain("bars", "".join(words)), RUN, words=words)
+    by = np.full(100, 0.5, np.float32)
+    # the axis ends at the 98th percentile of the sizes, 0.5: one bar of a hundred goes beyond it
+    by[40] = 4.0
+    surprisal = np.full(100, 1.0, np.float32)
+    before = replace(before, surprisal=surprisal)
+    marks = """(() => {
+      const c = document.querySelector('canvas'), x = c.getContext('2d'), r = devicePixelRatio, found = []
+      const probe = document.createElement('canvas').getContext('2d')
+      probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue('--fg')
+      const ink = probe.fillStyle.match(/[0-9a-f]{2}/g).map(h => parseInt(h, 16)).join()
+      const row = x.getImageData(0, 158 * r, c.width, 1).data
+      for (let i = 0; i < c.width; i++)
+        if (row.slice(4 * i, 4 * i + 3).join() === ink) found.push((i / r - 34) / (c.width / r - 44))
+      return found
+    })()"""
+    for name, change, place in (("beyond", by, 40 / 99), ("even", np.full(100, 0.5, np.float32), None)):
+        after = replace(before, run="rother", surprisal=surprisal + change)
+        write_report(tmp_path / f"{name}.html", [before], RUN, after={before.chain.id: after})
+        (found,) = act(tmp_path / f"{name}.html", f"chain/{before.chain.id}", tell(marks))
+        assert bool(found) == (place is not None), name
+        assert all(abs(one - place) < 0.01 for one in found), found
+
+
+def test_a_repeat_says_how_many_chains_it_does_not_link(tmp_path: Path) -> None:
+    traces = [make_trace(number, RUN) for number in range(7)]
+    rows = {trace.chain.id: [shared("exact", 0, 2) | {"n_chains": 7}] for trace in traces}
+    write_report(tmp_path / "r.html", traces, RUN, found=Found({}, rows))
+    record, _ = contents(tmp_path / "r.html")
+    (row,) = record["corpus"]["overlaps"]
+    assert (len(row["chains"]), row["more"]) == (4, 3)
+    for chain in record["chains"]:
+        (mark,) = chain["overlaps"]
+        assert (len(mark["others"]), mark["more"]) == (4, 2)
 
 
 def shared(kind: str, first: int, stop: int, n: int = 3) -> dict[str, Any]:

@@ -324,7 +324,8 @@ class Capture(Finding):
         chance = score.strictest(*NULLS).reach
         if not self.is_caught:
             return f"caught: no, {percent(score.value)} of tokens, not beyond chance (at most {percent(chance)})"
-        on = f", on the trail of {self.trail}" if self.trail else ""
+        # the share is of matches with any chain; the trail is the chain with the most votes
+        on = f", over all chains; most votes: {self.trail}" if self.trail else ""
         said = f"caught: yes, {percent(score.value)} of tokens, chance at most {percent(chance)}{on}"
         other = next((c for c in score.controls if c.name.startswith(OTHER_SOURCES)), None)
         if other is not None and other.value >= score.value:

@@ -596,7 +596,8 @@ def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "said": _mark(row),
                 "others": [
                     [other, first] for other, (_, first) in holders[str(row["id"])].items() if other != chain["id"]
-                ][:4],
+                ][:LINKED],
+                "more": len(holders[str(row["id"])]) - 1 - LINKED,
             }
             for row in _apart(rows)
         ]
@@ -617,7 +618,8 @@ def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "text": next(iter(holders[str(row["id"])].values()))[0],
                 "n_tokens": row["n_tokens"],
                 "n_chains": row["n_chains"],
-                "chains": list(holders[str(row["id"])])[:3],
+                "chains": list(holders[str(row["id"])])[:LINKED],
+                "more": len(holders[str(row["id"])]) - LINKED,
             }
             for row in here[:LISTED]
         ]
@@ -628,6 +630,9 @@ def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
     listed = [{name: row[name] for name in ("chain", "step", "score")} for row in gaps[:LISTED]]
     return {"seams": seams, "gaps": listed, "shared": shared, "overlaps": overlaps}
 
+
+LINKED = 4
+"""Chains of a repeat that are links; the page says how many more it holds."""
 
 SKELETON = "skeleton"
 """Kind of the repeats of roles: they are counted in steps, and their text is names of roles."""
@@ -860,13 +865,13 @@ MEETING_CHAINS = 8
 
 
 def _beside_control(score: Score) -> str:
-    """A score and its control with their 95 % intervals, and whether it is beyond that; open without an interval."""
+    """A score and its control with their 95 % intervals, and whether it is beyond that; without an interval, whether above."""
     control = score.controls[0]
     value, chance = (
         f"{one.value:.3f}" + (f" ({span})" if (span := span_text(one.interval)) else "") for one in (score, control)
     )
     if not span_text(score.interval):
-        judged = "too few chains for an interval, so whether that is beyond chance is open"
+        judged = f"{'above' if score.beyond() else 'not above'} its control; too few held-out chains for an interval"
     else:
         judged = "beyond chance" if score.beyond() else "not beyond chance"
     return f"{score.name} {value} {score.unit}, {control.name} {chance}; {judged}"

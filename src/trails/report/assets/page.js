@@ -230,7 +230,7 @@ views.chain = (id, at) => {
   for (const e of [pick, minus]) on(e, "change", () => { ui.measure = pick.value; ui.minus = minus.checked; refresh(); });
   on(layer, "input", () => { ui.layer = +layer.value; refresh(); });
   const steps = stepsOf(c), curve = h("canvas", { role: "img", ariaLabel: t`surprisal` }), hot = layerMap(c, t`heat`, D.report?.layers?.chain === id ? D.report.layers.onset : null);
-  left.append(section([h("span.ov", t`surprisal` + (after ? " " + t`after` : "")), " ", h("span.dim", after ? t`before` : t`entropy`), after && h("span.small dim", " · " + t`changebars`)], curve), steps.node, hot.node);
+  left.append(section([h("span.ov", t`surprisal` + (after ? " " + t`after` : "")), " ", h("span.dim", after ? t`before` : t`entropy`), after && h("span.small dim", ` · ${t`changebars`}${D.run.noise.surprisal != null ? t`band` : ""}`)], curve), steps.node, hot.node);
   const heat = () => {
     const m = LAYERED.includes(ui.measure) ? ui.measure : "attention_shift";
     if (!(hot.node.hidden = !c.a[m])) hot.draw(layered(c, m, ui.minus), columns(m), t(m === HIDDEN && ui.minus ? "minuspairs" : m), unit(m), m === HIDDEN && ui.minus);
@@ -254,7 +254,10 @@ views.chain = (id, at) => {
     if (!after) return;
     // the change below: a bar for every token, and the noise floor as a band around 0
     const change = values(c, "change"), most = scaleOf(change, true).high, dy = (z) => 200 - 40 * max(-1, min(1, z / most)), noise = D.run.noise.surprisal || 0, bar = max(1, min(8, (w - 44) / c.n - 1));
-    change.forEach((z, i) => { paintIn(z > 0 ? "warn" : "mark"); x.fillRect(px(i) - bar / 2, min(200, dy(z)), bar, abs(dy(z) - 200)); });
+    change.forEach((z, i) => {
+      paintIn(z > 0 ? "warn" : "mark"); x.fillRect(px(i) - bar / 2, min(200, dy(z)), bar, abs(dy(z) - 200));
+      if (abs(z) > most) { paintIn("fg"); x.fillRect(px(i) - bar / 2, z > 0 ? 157 : 240, bar, 3); }
+    });
     paintIn("dim"); x.globalAlpha = 0.4; x.fillRect(34, dy(noise), w - 44, max(1, dy(-noise) - dy(noise))); x.globalAlpha = 1;
     for (const [z, y] of [[most, 164], [0, 204], [-most, 244]]) x.fillText((z > 0 ? "+" : "") + z.toFixed(z ? 1 : 0), 2, y);
   };
@@ -291,7 +294,7 @@ function stepsOf(c) {
   const rows = c.steps.map((s, i) => {
     const part = (a, b) => shown(c.text.slice(a, b)), [cut, end] = s.connective || [s.start, s.start], g = gaps.get(i), mine = over.get(i) || [], most = mine.length > 3 ? 2 : 3,
       gap = g && h("div.gap", `▸ ${t`gap`} ${fmt(g.score, 3)} · `, said(g.worth)),
-      shared = mine.slice(0, most).map((o) => h("div.ov", "⟷ ", said(o.said), o.others.map(([id, at]) => [" · ", link(id, id, at)])));
+      shared = mine.slice(0, most).map((o) => h("div.ov", "⟷ ", said(o.said), o.others.map(([id, at]) => [" · ", link(id, id, at)]), o.more > 0 && " · + " + o.more));
     // a repeat of roles is a bracket beside its steps
     const held = c.overlaps.find((o) => o.kind === "skeleton" && i >= stepOf(c, o.first) && i <= stepOf(c, o.stop - 1)), cls = held ? "tr.held" + (i === stepOf(c, held.first) ? " begins" : "") + (i === stepOf(c, held.stop - 1) ? " ends" : "") : "tr";
     return h(cls, { data: { step: i } }, h("td.n dim", i), h("td.role" + (s.explicit ? "" : " dim"), { title: t(s.explicit ? "explicit" : "implicit") }, s.role),
