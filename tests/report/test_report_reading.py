@@ -484,3 +484,15 @@ def test_blanks_go_where_they_part_nothing_and_stay_in_texts_and_between_words()
             ["node", "--check", "-"], input=script(views), text=True, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("half", ["chain/%E0%A4%A", "%", "map/%"])
+def test_a_link_that_was_cut_off_opens_the_first_page(tmp_path: Path, half: str) -> None:
+    file = tmp_path / "r.html"
+    traces = [make_trace(number, RUN) for number in range(2)]
+    write_report(file, traces, RUN)
+    here = tell("document.querySelector('nav [aria-current=page]').textContent")
+    before, _, after = act(file, f"chain/{traces[1].chain.id}", here, tell(f"location.hash = '#{half}'"), here)
+    assert (before, after) == ("Chains", "Corpus")

@@ -343,7 +343,9 @@ const notes = () => D.left_out[0] && h("div", h("h3", t`left`), D.left_out.map((
 /* PARTS */
 // ---- frame -----------------------------------------------------------------------------------------------------------
 function route() {
-  const [name, id, at] = decodeURIComponent(location.hash.slice(1)).split("/"), home = D.report ? "report" : "corpus", one = D.chains.length === 1 && !D.report,
+  let asked = "";
+  try { asked = decodeURIComponent(location.hash.slice(1)); } catch { /* half of a link: the first page */ }
+  const [name, id, at] = asked.split("/"), home = D.report ? "report" : "corpus", one = D.chains.length === 1 && !D.report,
     view = name === "map" && D.map ? name : name === "chain" || (one && name !== home) ? "chain" : home, chain = id || D.chains[0]?.id,
     pages = [[home, home], D.map && ["map", "map"], view === "chain" && ["chain", "chains", "/" + chain]].filter(Boolean);
   $("nav").replaceChildren(...pages.map(([to, label, of]) => h("a", { href: "#" + to + (of || ""), ariaCurrent: to === view ? "page" : null }, t(label))));
