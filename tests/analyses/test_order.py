@@ -55,7 +55,7 @@ from trails.schema import Trace
 from trails.stellator import compile_program
 from trails.stellator.language import Drift
 from trails.stellator.parsing import parse
-from trails.stellator.verdicts import Instruments, Selected, judge, target
+from trails.stellator.verdicts import Instruments, Selected, distance, judge, target, zone_share
 from trails.stellator.zones import zones
 
 pytestmark = pytest.mark.slow
@@ -218,6 +218,16 @@ def of_tokens(traces: list[Trace]) -> Selected:
     return Selected("TOKEN", ids, ids, ids)
 
 
+def of_steps(traces: list[Trace]) -> Selected:
+    steps = sorted(f"{t.chain.id}:{i}" for t in traces for i in (1, 4))
+    zone = sorted(t.token_id(i) for t in traces for i in range(0, t.n_tokens, 11))
+    return Selected("STEP", tuple(steps[::3]), tuple(steps), tuple(zone))
+
+
+def by_id(traces: list[Trace]) -> list[Trace]:
+    return sorted(traces, key=lambda trace: trace.chain.id)
+
+
 def aimed(traces: list[Trace]) -> Any:
     (drift,) = [
         line.content
@@ -293,14 +303,20 @@ CASES: dict[str, Callable[[list[Trace]], Any]] = {
     "trails.evaluate.groups:not_trained_on": lambda t: [
         item.chain.id for item in not_trained_on([Segmented(x.chain, x.steps) for x in t], None)[0]
     ],
+    "trails.stellator.verdicts:distance": lambda t: [
+        distance(aimed(t)[0], t),
+        *(distance(aimed(t)[0], [x]) for x in by_id(t)),
+    ],
     "trails.stellator.verdicts:judge": judged,
     "trails.stellator.verdicts:target": aimed,
+    "trails.stellator.verdicts:zone_share": lambda t: zone_share(of_steps(t), lambda: t),
     "trails.stellator:compile_program": lambda t: compile_program(
         parse("[ZONE: surprisal > q90]\n"), RUN, traces=lambda: t, known=zones()
     ),
 }
 
 LEFT = {
+    "trails.analyses.bridge:bridging": "needs a model; its graph is that of bridge:step_graph",
     "trails.analyses.gaps.seams:premise_matrix": "its chains are one chain without each of its steps, in their order",
     "trails.analyses.overlaps:role_and_place": "a row for every step, in the order of what was given",
     "trails.analyses.sequences:one_instrument": "passes the chains on",
