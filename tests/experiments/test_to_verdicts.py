@@ -40,7 +40,9 @@ def test_from_development_to_a_verdict(
     assert outcome.plan
     assert rows == ()
     assert set(plan["learning rates"]) == set(toy.trained)
-    assert "estimated, not measured" in plan["settings"]["cost"]
+    assert any(
+        told in plan["settings"]["cost"] for told in ("estimated, not measured", "in a trial on development seeds")
+    )
     if name == "initiation":
         assert len(set(plan["learning rates"].values())) == 1
     assert len(development(path, name)) == len(toy.arms) * 2 * len(base.DEVELOPMENT_SEEDS)

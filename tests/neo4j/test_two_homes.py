@@ -10,19 +10,22 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.neo4j.servers import VERSIONS, Server, shared
 
 from trails.config import load_settings
+from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.uniform import UniformScorer
 from trails.pipeline import IngestOptions, ingest
 from trails.pipeline.judging import judge
 from trails.pipeline.measuring import segmented
 from trails.pipeline.results import results_of
-from trails.schema import Chain
+from trails.schema import Chain, Trace
 from trails.store.traces import TraceStore
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +34,18 @@ MADE = ("State", "Overlap", "Gap", "Disagreement", "Effect", "Response", "SIMILA
 """What every home must have written, or the comparison says nothing."""
 
 Rows = dict[str, list[str]]
+
+
+class Uneven(UniformScorer):
+    """Surprisal that differs from token to token and from run to run: what orders nothing is no part of an agreement."""
+
+    def measure(self, items: Sequence[Segmented], options: MeasureOptions) -> list[Trace]:
+        found = []
+        for trace in super().measure(items, options):
+            rng = np.random.default_rng([int(trace.chain.id[1:9], 16), int(self.run.revision)])
+            moved = trace.surprisal + rng.random(trace.n_tokens).astype(np.float32)
+            found.append(replace(trace, surprisal=moved))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +63,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (folder / f"{name}.jsonl").write_text("\n".join(part) + "\n", "utf-8")
         settings = load_settings(home=folder / name, model="uniform", store="embedded")
         for run in runs:
-            scorer = UniformScorer()
+            scorer = Uneven()
             scorer.run = replace(scorer.run, **run)
             ingest([folder / f"{name}.jsonl"], settings, IngestOptions(graph=False), scorer=scorer)
     return folder / "a", folder / "b"
