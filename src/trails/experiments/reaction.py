@@ -93,7 +93,7 @@ def _few(scale: Scale, full: int, least: int) -> int:
 
 
 def parts_of(corpus: Corpus, scale: Scale, seed: int) -> Parts:
-    """Probes, pool and held-out chains of a seed: split by question, pool and held-out chains drawn anew for every seed."""
+    """Probes, pool and held-out chains of a seed: split by question, pool and held-out chains drawn for every seed."""
     target = corpus.roles.trained
     whole = corpus.block(target, 0, 1)
     n_probes = _few(scale, PROBES, 2)
@@ -595,10 +595,11 @@ EXPERIMENT = Experiment(
         "LoRA": "rank 8, alpha 16, all linear layers",
         "curve": f"at steps {', '.join(map(str, AT))} and the last, on {SEEN} held-out chains",
     },
-    limits="One budget and one target family. Seeds draw pool, held-out chains, probes and first weights anew, but from one "
-    "family: their texts overlap. The arms inside the family and the one of all sources train at the rate that is best for "
-    "random chains of the family, those without it at the rate that is best for random chains of the other sources, and the "
-    "probes at their own. For the arms that the model chooses, the plan fixes the pool that they choose from.",
+    limits="One budget and one target family. Every seed draws its own pool, held-out chains, probes and first weights, but "
+    "from one family: their texts overlap. The arms inside the family and the one of all sources train at the rate "
+    "that is best for random chains of the family, those without it at the rate that is best for random chains of the "
+    "other sources, and the probes at their own. For the arms that the model chooses, the plan fixes the pool that "
+    "they choose from.",
     prepare=prepare,
     run=run,
     rates=(3e-4, 1e-3, 3e-3),

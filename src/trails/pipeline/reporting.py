@@ -68,9 +68,10 @@ def report(
     notes: list[str] = []
     found = _found(home, first, notes, max_rows or MAX_ROWS)
     measured = home.shards.done(first.id)
-    whole = home.graph.held().get(home.shards.identity().id, set())
-    if chains is None and (surplus := {chain for chain, of in whole if of == first.id} - set(measured)):
-        notes.append(f"{chains_without_shard(len(surplus))}.")
+    if chains is None:  # a selection that asks the graph has told its own lost chains
+        held = home.graph.held().get(home.shards.identity().id, set())
+        if surplus := {chain for chain, of in held if of == first.id} - set(measured):
+            notes.append(f"{chains_without_shard(len(surplus))}.")
     order = [name for *_, name, _ in home.names.rows if name in measured and (chains is None or name in chains)]
     after = None
     if second is not None:
