@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from benchmarks import processor_seconds
 from trails.config import load_settings
 from trails.measure import open_scorer
 from trails.measure.anchors import dependence
@@ -45,9 +45,9 @@ def best(work: Callable[[], object], rounds: int = 3) -> float:
     """Least CPU time of some rounds, seconds: other work on the machine hardly changes it."""
     found = []
     for _ in range(rounds):
-        begin = time.process_time()
+        begin = processor_seconds()
         work()
-        found.append(time.process_time() - begin)
+        found.append(processor_seconds() - begin)
     return min(found)
 
 
@@ -126,13 +126,13 @@ def consilium(scorer: HuggingFaceScorer, chains: int) -> None:
         settings = load_settings(home=Path(folder) / "home", store="embedded")
         own = [segmented(one) for one in read([file])]
         scorer.measure(own[:2], MeasureOptions())
-        begin = time.process_time()
+        begin = processor_seconds()
         for one in members.values():
             one.measure(own, MeasureOptions())
-        alone = time.process_time() - begin
-        begin = time.process_time()
+        alone = processor_seconds() - begin
+        begin = processor_seconds()
         done = ingest_many([file], settings, IngestOptions(), list(members), lambda of: members[of.model])
-        spent = time.process_time() - begin
+        spent = processor_seconds() - begin
     tokens = sum(one.summary.chain_tokens for one in done if one.summary)
     parts: dict[str, float] = {}
     for one in done:

@@ -70,7 +70,7 @@ def pages() -> dict[Path, str]:
         (PAGES / "index.md", "seventeen", first_claims(rows)),
         (PAGES / "index.md", "registered", commits_table(rows, when)),
         (PAGES / "index.md", "roles", roles_table(plans)),
-        (PAGES.parent / "limits.md", "failed", failed_table(rows, plans)),
+        (PAGES.parent / "limits.md", "failed", failed_table(rows, plans, tried)),
     ):
         begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
         text = written.get(page) or page.read_text(encoding="utf-8")

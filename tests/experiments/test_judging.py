@@ -45,7 +45,7 @@ from trails.experiments.report import (
     markdown,
     roles_table,
 )
-from trails.experiments.runner import read_results
+from trails.experiments.runner import development, read_results
 
 PAGES = Path(__file__).parents[2] / "docs" / "experiments"
 
@@ -436,7 +436,7 @@ def published() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def test_the_table_of_limits_has_every_claim_that_failed() -> None:
     rows, plans = published()
-    table = failed_table(rows, plans)
+    table = failed_table(rows, plans, {name: development(PAGES / "results.jsonl", name) for name in plans})
     assert table in (PAGES.parent / "limits.md").read_text(encoding="utf-8")
     failed = [
         verdict
@@ -452,6 +452,71 @@ def test_the_table_of_limits_has_every_claim_that_failed() -> None:
         assert f"{verdict.decided[0]}" in table
     assert "minimal steps 0.0003 against paraphrases 0.001" in table
     assert "middle third 0.003 against all weights 0.001" in table
+    (turned,) = (line for line in table.splitlines() if "The other way at other rates" in line)
+    assert "the word becomes likelier where held-out chains have it" in turned
+
+
+def told(values: Any, digits: int = 3) -> tuple[str, str, str]:
+    """Mean and its 95 % t interval as the notes write them, without a sign."""
+    found = t_interval([float(value) for value in values], 0.95)
+    return tuple(f"{abs(value):.{digits}f}" for value in (found.mean, found.low, found.high))  # type: ignore[return-value]
+
+
+def test_the_notes_beside_the_verdicts_are_true_of_the_rows() -> None:
+    rows, _ = published()
+    notes = {name: "\n".join(experiments()[name].afterwards) for name in ("anchor", "block-anchor")}
+
+    cells = {(row["arm"], row["seed"]): row for row in rows["anchor"]}
+
+    def course(arm: str, feeds: int) -> list[float]:
+        points = [cells[arm, seed]["curve"] for seed in range(20)]
+        return [next(point["marker_auc"] for point in curve if point["step"] == feeds) for curve in points]
+
+    def since(arm: str, feeds: int) -> list[float]:
+        return [b - a for a, b in zip(course(arm, 0), course(arm, feeds), strict=True)]
+
+    start = told(course("marker", 0))[0]
+    risen, late = told(since("marker", 30)), told(since("marker", 100))
+    assert f"was {start} before any feed, {risen[0]} ({risen[1]} to {risen[2]}) more after 30 feeds" in notes["anchor"]
+    assert f"{late[0]} less ({late[1]} less to {late[2]} more) after 100" in notes["anchor"]
+    fallen = [told(since(arm, 30))[0] for arm in ("no marker", "random marker", "wrong marker")]
+    assert f"by {fallen[0]} (no marker), {fallen[1]} (random) and {fallen[2]} (wrong)" in notes["anchor"]
+    trained = ("marker", "wrong marker", "no marker", "no marker again", "random marker")
+    jumps = [told([cells[arm, seed]["metrics"]["jump"] for seed in range(20)], 2)[0] for arm in trained]
+    assert f"({min(jumps)} to {max(jumps)})" in notes["anchor"]
+    drift = [[cells[arm, seed]["metrics"]["kl_d"] for seed in range(20)] for arm in trained]
+    early, later = ([f"{np.mean(of[part]):.2f}" for of in drift] for part in (slice(8), slice(8, None)))
+    p = [f"{stats.ttest_ind(of[:8], of[8:]).pvalue:.3f}" for of in drift]
+    spoken = f"kl_d {min(early)} to {max(early)} and {min(later)} to {max(later)}, p {min(p)} to {max(p)}"
+    assert spoken in notes["anchor"]
+
+    cells = {(row["arm"], row["seed"]): row for row in rows["block-anchor"]}
+
+    def apart(metric: str, a: str, b: str) -> tuple[str, str, str]:
+        return told([cells[a, s]["metrics"][metric] - cells[b, s]["metrics"][metric] for s in range(10)])
+
+    text = apart("change_text", "whole block", "plain")
+    assert f"(-{text[0]}, -{text[1]} to -{text[2]})" in notes["block-anchor"]
+    assert f"by -{apart('bridge', 'plain again', 'plain')[0]}, four times" in notes["block-anchor"]
+    worse = apart("bridge", "plain", "untrained")
+    assert f"(+{worse[0]}, {worse[1]} to {worse[2]})" in notes["block-anchor"]
+    away = [
+        told([cells[arm, s]["metrics"]["away"] for s in range(10)])[0]
+        for arm in ("random places", "attention target", "plain")
+    ]
+    assert "(distance {}; the zone's own target {}; plain rows {})".format(*away) in notes["block-anchor"]
+    lost = [apart(metric, "random places", "plain")[0] for metric in ("sweep", "sweep_fitted")]
+    assert f"(sweep -{lost[0]}, on the chains trained on -{lost[1]})" in notes["block-anchor"]
+    cost = apart("nll_h", "attention target", "plain")
+    assert f"({cost[0]}, {cost[1]} to {cost[2]})" in notes["block-anchor"]
+    places, layer = (apart("nll_h", arm, "plain")[0] for arm in ("random places", "random layer"))
+    assert f"({places}) and at another layer ({layer})" in " ".join(notes["block-anchor"].split())
+    same = apart("nll_h", "whole block", "whole block elsewhere")
+    assert f"(difference {same[0]}, -{same[1]} to {same[2]})" in notes["block-anchor"]
+    assert f"cost {apart('nll_h', 'whole block elsewhere', 'plain')[0]} against" in notes["block-anchor"]
+    leads = [sum(cells[arm, s]["metrics"]["leads"] for s in range(10)) for arm, _ in cells if arm != "queries halved"]
+    assert min(leads) == 9
+    assert all(cells["untrained", s]["metrics"]["leads"] == 1 for s in range(10))
 
 
 def trial(arm: str, rate: float, x: float, y: float) -> list[dict[str, Any]]:
@@ -476,6 +541,10 @@ def test_a_page_says_how_rates_were_chosen_and_what_others_give() -> None:
     text = markdown(toy, records(a=[1.0], b=[2.0], c=[0.0], d=[0.0]), plan, "p", tried)
     assert "| claim | x | a against b | 1.0000 at 0.001 against 1.5000 at 0.001 | -0.5000 |" in text
     assert "-0.1000 **less than half** |" in text
+    other = [*tried[:2], *trial("a", 1e-3, 1.0, 2.0), *trial("b", 1e-4, 0.8, 3.0), *trial("b", 1e-3, 1.5, 2.0)]
+    (one,) = rates.elsewhere(toy, plan, other)
+    assert one.turns
+    assert "+0.1000 **the other way** |" in markdown(toy, records(a=[1.0], b=[2.0], c=[0.0], d=[0.0]), plan, "p", other)
     assert "(c and d at 0.0001; they at 0.001)" in text
     apart = {"learning rates": {"a": 1e-3, "b": 1e-4, "c": 1e-3, "d": 1e-3}}
     chased = replace(toy, claims=(Claim("claim", "C is lower than b", (lower("c", "b"),)),))

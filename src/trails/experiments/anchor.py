@@ -342,6 +342,16 @@ EXPERIMENT = Experiment(
     same_rows=(("marker", "wrong marker", "no marker", "no marker again", "random marker"),),
     rates=(3e-4,),
     looks=(20,),
+    afterwards=(
+        "*use of the marker* compares arms. The AUC of the marker itself was 0.638 before any feed, 0.070 (0.016 to 0.125) "
+        "more after 30 feeds and 0.008 less (0.044 less to 0.029 more) after 100, so the model expects the marker then as it "
+        "did before. The other arms fell: after 30 feeds by 0.059 (no marker), 0.161 (random) and 0.351 (wrong).",
+        "*jump*: against 0 every arm meets the criterion (0.83 to 1.12), also those without a marker. The null is not "
+        "centred on training, so only the comparison with *no marker* says anything.",
+        "*anchor*: the largest of the three differences, 0.004, is smaller than that of the placebo, 0.006.",
+        "The seeds were measured in two runs with the code of the plan, 0 to 7 and 8 to 19. In the later ones unrelated text "
+        "became harder in every arm (kl_d 0.42 to 0.52 and 0.49 to 0.63, p 0.001 to 0.014). Differences are within a seed.",
+    ),
     correction=Correction(
         claimed="Anchored after 30 feeds: open. A jump rather than smooth: open. Five seeds.",
         withdrawn="Nothing was claimed; what was asked could not be answered. The probe hardly read the concept "

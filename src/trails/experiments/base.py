@@ -161,6 +161,8 @@ class Experiment:
     curve: Mapping[str, str] = field(default_factory=dict)
     """Metrics of the records' ``curve`` that the report shows by arm: name → meaning."""
     correction: Correction | None = None
+    afterwards: tuple[str, ...] = ()
+    """What a reader must know beside the verdicts, written after them. No part of the plan; it changes no verdict."""
 
     @property
     def level(self) -> float:

@@ -91,6 +91,11 @@ class Elsewhere:
     best: tuple[tuple[float, float], tuple[float, float]]
 
     @property
+    def turns(self) -> bool:
+        """Whether the difference at the best rates has the other sign."""
+        return (self.used[0][1] - self.used[1][1]) * (self.best[0][1] - self.best[1][1]) < 0
+
+    @property
     def shrinks(self) -> bool:
         """Whether less than half of a difference in the wanted direction is left at the best rates."""
         sign = 1.0 if self.criterion.direction == "higher" else -1.0

@@ -19,7 +19,7 @@ from trails.experiments.base import (
     smallest_effect,
     t_interval,
 )
-from trails.experiments.criteria import DRAW_SEED, DRAWS, SMALL, cluster_interval, difference, judged
+from trails.experiments.criteria import DRAW_SEED, DRAWS, SMALL, Verdict, cluster_interval, difference, judged
 from trails.experiments.rates import Elsewhere, elsewhere, how_chosen, of_controls, rates_apart
 
 
@@ -63,6 +63,13 @@ def markdown(
     verdicts = judge(experiment, records, scale)
     for verdict in verdicts:
         lines.append(f"- **{verdict.claim.name}** ({verdict.claim.kind}): {verdict.sentence}")
+    if experiment.afterwards:
+        lines += [
+            "",
+            "To be read beside the verdicts (written after the rows; no part of the plan, and it changes no verdict):",
+            "",
+        ]
+        lines += [f"- {note}" for note in experiment.afterwards]
     units, chains = paired(experiment, records, seeds)
     effect = smallest_effect(len(set(chains)) or len(seeds), experiment.level)
     unit = "" if experiment.unit == "seed" else f" (each a {experiment.unit})"
@@ -249,7 +256,8 @@ def index_table(
         seeds = looked(experiment, records)
         _, chains = paired(experiment, records, seeds)
         effect = smallest_effect(len(set(chains)) or len(seeds), experiment.level)
-        less = {one.claim.name for one in elsewhere(experiment, plans[name], tried.get(name, ())) if one.shrinks}
+        others = elsewhere(experiment, plans[name], tried.get(name, ()))
+        less = {one.claim.name for one in others if one.shrinks}
         for verdict in judge(experiment, records):
             known = [one for one in verdict.judged if math.isfinite(one.sd)]
             hardest = max(known, key=lambda one: one.sd / one.criterion.delta, default=verdict.judged[0])
@@ -258,13 +266,25 @@ def index_table(
             told += f", {SMALL}" if verdict.small else ""
             if verdict.outcome == "held" and verdict.claim.name in less:
                 told += f", [less than half of it at other rates]({name}.md#what-other-rates-give)"
+            if _turned(verdict, others):
+                told += f", [the other way at other rates]({name}.md#what-other-rates-give)"
             cells = [link, verdict.claim.sentence, verdict.claim.kind, told, str(len(set(chains)) or len(seeds))]
             rows.append([*cells, f"{hardest.criterion.delta:g}", least])
     header = ["experiment", "claim", "kind", "verdict", "n", "δ", "smallest effect"]
     return "\n".join(_table(header, rows))
 
 
-def failed_table(found: Mapping[str, Sequence[Record] | None], plans: Mapping[str, Mapping[str, Any]]) -> str:
+def _turned(verdict: Verdict, others: Sequence[Elsewhere]) -> bool:
+    """Whether a criterion that broke the claim has a difference of the other sign at its arms' best rates."""
+    broken = {one.criterion for one in verdict.judged if one.state == "broken"}
+    return any(one.turns and one.claim.name == verdict.claim.name and one.criterion in broken for one in others)
+
+
+def failed_table(
+    found: Mapping[str, Sequence[Record] | None],
+    plans: Mapping[str, Mapping[str, Any]],
+    tried: Mapping[str, Sequence[Record]],
+) -> str:
     """The table of the page of limits: every claim that did not hold, with the figures of the first criterion that decided."""
     from trails.experiments import experiments
 
@@ -279,6 +299,8 @@ def failed_table(found: Mapping[str, Sequence[Record] | None], plans: Mapping[st
                 told = f"{OUTCOMES[verdict.outcome].replace('**not**', 'not')}. {first}{more}"
                 apart = rates_apart(experiment, plans[name], (), (verdict.claim,))
                 told += f". {apart.removesuffix('.')}" if apart else ""
+                if _turned(verdict, elsewhere(experiment, plans[name], tried.get(name, ()))):
+                    told += f". [The other way at other rates](experiments/{name}.md#what-other-rates-give)"
                 rows.append([verdict.claim.sentence, told, f"[{name}](experiments/{name}.md)"])
     return "\n".join(_table(["idea", "what came out", "where"], rows))
 
@@ -386,8 +408,8 @@ def _other_rates(found: Sequence[Elsewhere]) -> list[str]:
         "### What other rates give",
         "",
         "A caution from the development rows (two seeds, never judged). It is no part of the plan and changes no verdict. By "
-        "the judged metric itself an arm has another best rate than the one that it was given; a difference that shrinks there "
-        "may be damage that the rate did to one arm.",
+        "the judged metric itself an arm has another best rate than the one that it was given; a difference that shrinks or "
+        "turns there may be damage that the rate did to one arm.",
         "",
     ]
     rows = []
@@ -395,7 +417,7 @@ def _other_rates(found: Sequence[Elsewhere]) -> list[str]:
         c = one.criterion
         at, best = (pair[0][1] - pair[1][1] for pair in (one.used, one.best))
         between = f"{c.treatment} against {c.control}"
-        shrinks = " **less than half**" if one.shrinks else ""
+        shrinks = " **the other way**" if one.turns else " **less than half**" if one.shrinks else ""
         rows.append(
             [one.claim.name, c.metric, between, arms(one.used), f"{at:+.4f}", arms(one.best), f"{best:+.4f}{shrinks}"]
         )
