@@ -62,8 +62,8 @@ def with_derived(trace: Trace) -> Trace:
     """The trace with the measures that follow from its others (``Measure.of``). The last thing that a scorer does."""
     found = {}
     for measure in MEASURES:
-        module, _, function = measure.of.partition(":")
-        if module:
+        if measure.of:
+            module, _, function = measure.of.partition(":")
             found[measure.name] = getattr(import_module(module), function)(trace)
     return with_arrays(trace, found) if found else trace
 

@@ -1,10 +1,14 @@
-"""From the reductions of forward passes to traces: every number put where its chain is, pass after pass."""
+"""From the reductions of forward passes to traces: every number put where its chain is.
+
+A GPU waits for nothing but this on the last batch, and a small model waits for it on every batch. So what can be done for a
+whole batch is: its numbers are copied, converted and checked at once, and a pass takes views of them.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +21,8 @@ from trails.measure.base import MeasureOptions, with_derived
 from trails.measure.metrics import LogitStatistics
 from trails.measure.passes import Pass, TokenSequence
 from trails.measure.premises import Premises
-from trails.platform.arrays import Bools, Doubles, Floats, Ints, Longs
+from trails.measure.tokens import TextTokenizer
+from trails.platform.arrays import Doubles, Floats, Ints, Longs
 from trails.schema import Run, Trace
 
 
@@ -36,18 +41,19 @@ class Flight:
     ``found``: per name of a layer measure, (B, T, L); ``hidden_shift`` (B, T, L+1), ``baseline`` (B, L+1), ``step_masses``
     (B, S, K, L); on request ``states`` (B, S, layers kept, d), ``attends_sum`` and ``attends_layer`` (B, T, K); K is near + 2
     for chains of very many steps;
-    ``peak_token``, ``peak_mass`` and ``peak_layer`` (B, T, k). The layers come last, as a trace has them.
+    ``peak_token``, ``peak_mass`` and ``peak_layer`` (B, T, k). The layers come last, as a trace has them. ``statistics``: the
+    rows of all passes one after the other, without the padding.
     """
 
     batch: list[Pass]
     found: dict[str, Tensor]
-    statistics: list[LogitStatistics]
+    statistics: LogitStatistics
     landed: torch.cuda.Event | None = None
 
 
 @dataclass(slots=True)
 class Partial:
-    """What the passes of one sequence have given so far (arrays over the chain's tokens; sums over a step's tokens)."""
+    """What a pass has given of the tokens that it keeps, or all passes of a sequence together: n tokens, arrays over them."""
 
     surprisal: Floats
     entropy: Floats
@@ -55,119 +61,173 @@ class Partial:
     logit_shift: Floats
     layers: dict[str, Floats]  # name → (n, L)
     hidden_shift: Floats  # (n, L+1)
+    baseline: Floats  # (L+1,)
     question_surprisal: Floats
-    step_masses: npt.NDArray[Any]  # (S, S+2 or near+2, L) sums
-    seen: Bools | None = (
-        None  # (S, near+2) which of the near bins were in a window with the step; None: all bins are kept
-    )
-    baseline: list[Floats] = field(default_factory=list)  # one (L+1,) per pass
+    # sums over the tokens of a step: (B, L), bin after bin as a trace has them; of a pass near the steps (S, near+2, L)
+    step_masses: npt.NDArray[Any]
+    finite: bool  # every number that must be; False: somewhere in the batch one is not
+    bins: tuple[Longs, Longs] | None = None  # step and near bin of every row of step_masses; None: all bins are kept
     states: Doubles | None = None  # (S, len(states), d) sums
     attends: tuple[Ints, Floats, Ints] | None = None  # step, mass, layer, each (n,)
-    top: tuple[Ints, Floats] | None = None  # items and log-probabilities, each (n, k)
-    peak_token: Ints | None = None
-    peak_mass: Floats | None = None
-    peak_layer: Ints | None = None
+    top: tuple[Ints, Floats, Floats] | None = None  # items (n, k), log-probabilities (n, k), margin (n,)
+    peaks: tuple[Ints, Floats, Ints] | None = None  # token, mass, layer, each (n, k)
 
 
 class Collector:
     """Takes the passes of many sequences in any order; a sequence is complete when all of its passes were taken."""
 
-    def __init__(self, run: Run, options: MeasureOptions, passes: Sequence[Pass]) -> None:
-        self.run, self.options = run, options
+    def __init__(self, run: Run, options: MeasureOptions, passes: Sequence[Pass], text: TextTokenizer) -> None:
+        self.run, self.options, self._run_id, self._text = run, options, run.id, text
         self._left = Counter(id(part.sequence) for part in passes)
-        self._partial: dict[int, Partial] = {}
+        self._taken: defaultdict[int, list[tuple[Pass, Partial]]] = defaultdict(list)
 
     def take(self, flight: Flight) -> Iterator[tuple[TokenSequence, Partial]]:
         """Put the numbers of a batch where their chains are; gives the sequences that are complete with it."""
         if flight.landed is not None:
             flight.landed.synchronize()
-        found = {name: values.numpy() for name, values in flight.found.items()}
-        for row, part in enumerate(flight.batch):
-            self._put(part, found, row, flight.statistics[row])
-        for sequence in (part.sequence for part in flight.batch):
-            self._left[id(sequence)] -= 1
-            if not self._left[id(sequence)]:
-                yield sequence, self._partial.pop(id(sequence))
+        for part, given in zip(flight.batch, self._cut(flight), strict=True):
+            key = id(part.sequence)
+            self._taken[key].append((part, given))
+            self._left[key] -= 1
+            if not self._left[key]:
+                yield part.sequence, _joined(self._taken.pop(key))
 
-    def _put(self, part: Pass, found: dict[str, npt.NDArray[Any]], row: int, statistics: LogitStatistics) -> None:
-        sequence, n = part.sequence, len(part.sequence.row.tokens)
-        steps, layers, at = len(sequence.row.step_tokens), self.run.n_layers, part.steps
-        here_steps, near = at.stop - at.start, sequence.near
-        masses = found["step_masses"][row, :here_steps, : (near or here_steps) + 2]
-        if id(sequence) not in self._partial:
-            self._partial[id(sequence)] = Partial(
-                surprisal=_nan(n),
-                entropy=_nan(n),
-                rank=np.full(n, -1, np.int32),
-                logit_shift=_nan(n),
-                # the passes of a chain cover all of its tokens
-                layers={name: np.empty((n, layers), np.float32) for name in LAYER_MEASURES},
-                hidden_shift=np.empty((n, layers + 1), np.float32),
-                question_surprisal=_nan(len(sequence.row.context.question)),
-                step_masses=np.zeros((steps, near + 2, layers)) if near else masses.copy(),
-                seen=np.zeros((steps, near + 2), bool) if near else None,
-            )
-            into = self._partial[id(sequence)]
-        else:
-            into = self._partial[id(sequence)]
-            if not near:
-                into.step_masses = into.step_masses.astype(np.float64) + masses
-        if into.seen is not None:
-            # of the near steps those before the first one of the pass are not there
-            there = np.arange(near + 2) >= np.maximum(near + 1 - np.arange(here_steps), 2)[:, None]
-            there[:, :2] = True
-            into.step_masses[at] += np.where(there[..., None], masses, 0)
-            into.seen[at] |= there
-        chain = slice(part.keep, part.end)
-        here = slice(part.context + part.keep - part.begin, part.length)  # the same tokens in the pass
-        for name, values in into.layers.items():
-            values[chain] = found[name][row, here]
-        into.hidden_shift[chain] = found["hidden_shift"][row, here]
-        pair_mean = found["baseline"][row]
-        into.baseline.append(pair_mean.copy() if part.end - part.keep > 1 else np.full_like(pair_mean, np.nan))
-        _put_logits(part, here, chain, statistics, into)
-        if "states" in found:
-            states = found["states"][row, :here_steps].astype(np.float64)
-            if near:
-                if into.states is None:
-                    into.states = np.zeros((steps, *states.shape[1:]))
-                into.states[at] += states
-            else:
-                into.states = states if into.states is None else into.states + states
+    def _cut(self, flight: Flight) -> list[Partial]:
+        """What each pass of a batch has given; views of arrays over all tokens that the batch keeps, N."""
+        batch, stats = flight.batch, flight.statistics
+        found = {name: values.numpy() for name, values in flight.found.items()}
+        # where the kept tokens are in their pass, in the arrays over the batch, and in the rows of the statistics
+        here = [slice(part.context + part.keep - part.begin, part.length) for part in batch]
+        edges = np.cumsum([0, *(at.stop - at.start for at in here)]).tolist()
+        starts = np.cumsum([0, *(part.length for part in batch)]).tolist()
+        # without a context nothing precedes the first token of a chain
+        first = [edge for edge, at in zip(edges[:-1], here, strict=True) if at.start == 0 and at.stop]
+
+        def kept(name: str) -> npt.NDArray[Any]:
+            values = found[name]
+            return np.concatenate([values[row, at] for row, at in enumerate(here)])
+
+        rows = np.concatenate(
+            [np.arange(begin + at.start, begin + at.stop) for begin, at in zip(starts, here, strict=False)]
+        )
+        before = rows - 1  # the row that predicts the token
+        surprisals = stats.surprisal.numpy()
+        surprisal, entropy = surprisals[before], stats.entropy.numpy()[before]
+        rank, logit_shift = stats.rank.numpy()[before].astype(np.int32), stats.shift.numpy()[rows]
+        for values in (surprisal, entropy, logit_shift):
+            values[first] = np.nan
+        rank[first] = -1
+        top = None
+        if stats.top.shape[1]:
+            items, log_p = stats.top.numpy()[before].astype(np.int32), stats.top_log_p.numpy()[before]
+            items[first], log_p[first] = -1, np.nan
+            n = self.options.n_top
+            top = (np.ascontiguousarray(items[:, :n]), np.ascontiguousarray(log_p[:, :n]), log_p[:, 0] - log_p[:, 1])
+        layers, hidden_shift = {name: kept(name) for name in LAYER_MEASURES}, kept("hidden_shift")
+        finite = all(
+            _finite(values, first) for values in (surprisal, entropy, logit_shift, hidden_shift, *layers.values())
+        )
+        baseline = found["baseline"].copy()
+        baseline[[part.end - part.keep < 2 for part in batch]] = np.nan
+        near = batch[0].sequence.near  # the same in a whole batch
+        attends = peaks = None
         if "attends_sum" in found:
-            if into.attends is None:
-                into.attends = (np.full(n, -1, np.int32), _nan(n), np.full(n, -1, np.int32))
-            kept = slice(2, (near or here_steps) + 2)
-            sums, strongest = (found[name][row, here, kept] for name in ("attends_sum", "attends_layer"))
-            own = sequence.chain_bins[chain] - 2 - at.start
-            keys = own[:, None] + np.arange(1 - near, 1) if near else np.arange(here_steps)[None]
-            step, mass, layer = _attends(sums, strongest, keys, own, layers, at.start)
-            into.attends[0][chain], into.attends[1][chain], into.attends[2][chain] = step, mass, layer
+            own = np.concatenate([part.sequence.chain_bins[part.keep : part.end] for part in batch]) - 2
+            began = np.repeat([part.steps.start for part in batch], np.diff(edges))
+            attends = _attends(
+                kept("attends_sum")[:, 2:], kept("attends_layer")[:, 2:], own - began, began, self.run.n_layers, near
+            )
         if "peak_token" in found:
-            if into.peak_token is None or into.peak_mass is None or into.peak_layer is None:
-                into.peak_token = np.full((n, self.options.peaks), -1, np.int32)
-                into.peak_layer, into.peak_mass = into.peak_token.copy(), _nan(n, self.options.peaks)
-            token, mass, layer = (found[f"peak_{name}"][row, here] for name in ("token", "mass", "layer"))
+            token = kept("peak_token")
             seen = token >= 0
-            into.peak_token[chain] = np.where(seen, token - part.context + part.begin, -1)
-            into.peak_mass[chain] = np.where(seen, mass, np.nan)
-            into.peak_layer[chain] = np.where(seen, layer, -1)
+            moved = np.repeat([part.context - part.begin for part in batch], np.diff(edges))[:, None]
+            peaks = (
+                np.where(seen, token - moved, -1).astype(np.int32),
+                np.where(seen, kept("peak_mass"), np.nan).astype(np.float32),
+                np.where(seen, kept("peak_layer"), -1).astype(np.int32),
+            )
+        given = []
+        for row, part in enumerate(batch):
+            chain, steps = slice(edges[row], edges[row + 1]), part.steps.stop - part.steps.start
+            masses = found["step_masses"][row]
+            if near:
+                sums = masses[:steps].copy()
+            else:
+                sums = masses.reshape(-1, masses.shape[-1]).take(_step_rows(steps, masses.shape[1]), 0)
+            question = _nan(0)
+            if part.begin == 0 and part.question:
+                span = part.sequence.row.context.question_span
+                known, start = max(1, span.start), starts[row] - 1
+                question = _nan(len(part.sequence.row.context.question))
+                question[known - span.start :] = surprisals[start + known : start + span.stop]
+            given.append(
+                Partial(
+                    surprisal=surprisal[chain],
+                    entropy=entropy[chain],
+                    rank=rank[chain],
+                    logit_shift=logit_shift[chain],
+                    layers={name: values[chain] for name, values in layers.items()},
+                    hidden_shift=hidden_shift[chain],
+                    baseline=baseline[row],
+                    question_surprisal=question,
+                    step_masses=sums,
+                    finite=finite,
+                    states=found["states"][row, :steps].astype(np.float64) if "states" in found else None,
+                    attends=_over(attends, chain),
+                    top=_over(top, chain),
+                    peaks=_over(peaks, chain),
+                )
+            )
+        return given
 
     def trace(self, sequence: TokenSequence, found: Partial, premises: Premises | None) -> Trace:
         """The trace of a complete sequence."""
         item, row, options = sequence.item, sequence.row, self.options
-        spans, tokens = row.step_tokens, row.tokens
-        counts = np.diff(spans, axis=1)[:, 0]
-        if found.seen is None:
-            step_keys, (query, key) = None, _step_pairs(len(spans))
+        spans, tokens, counts = row.step_tokens, row.tokens, sequence.step_sizes
+        if found.bins is None:
+            step_keys, query = None, _step_pairs(len(spans))[0]
         else:
-            query, key = np.nonzero(found.seen)
+            query, key = found.bins
             step_keys = np.where(key < 2, key - 2, query + key - 1 - sequence.near).astype(np.int32)
-        sums = found.step_masses[query, key].astype(np.float64)
+        sums = found.step_masses
+        # in float32 the quotient is the same: rounded to 53 digits and then to 24 it is what it is rounded to 24
+        per_step = np.where(counts, counts, np.nan).astype(sums.dtype)[query, None]
+        changes: dict[str, Any] = {}
+        if item.chain.messages and self.run.template == "chat":
+            changes |= {
+                "prefix_token_ids": np.asarray(row.context.prefix, np.int32),
+                "infix_token_ids": np.asarray(row.context.infix, np.int32),
+            }
+        if found.attends is not None:
+            step, mass, layer = found.attends
+            changes |= {"token_attends_step": step, "token_attends_mass": mass, "token_attends_layer": layer}
+        if found.top is not None:
+            items, log_p, margin = found.top
+            changes |= {"top_id": items, "top_log_probability": log_p, "margin": margin}
+            known = np.sort(items, axis=None)  # a tenth of the time of np.unique
+            known = known[np.diff(known, prepend=-1) > 0]  # without the undefined, -1
+            changes["top_pieces"] = self._text.pieces(known)
+        if found.peaks is not None:
+            token, mass, layer = found.peaks
+            changes |= {"peak_token": token, "peak_mass": mass, "peak_layer": layer}
+        if found.states is not None:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                states = found.states / np.where(counts, counts, np.nan)[:, None, None]
+            changes |= {
+                "state_layers": tuple(sorted(set(options.states))),
+                "step_states": states.astype(np.float32),
+            }
+        if premises is not None:
+            given = [mean_of_defined(found.surprisal[a:b, None])[0] for a, b in spans]
+            changes |= {
+                "nll_given_all": np.asarray(given, np.float32),
+                "nll_given_question": premises.given_question,
+                "nll_without_previous": premises.without_previous,
+            }
         trace = Trace(
             chain=item.chain,
             steps=tuple(item.steps),
-            run=self.run.id,
+            run=self._run_id,
             tokenizer=self.run.tokenizer,
             n_layers=self.run.n_layers,
             token_ids=tokens.ids,
@@ -183,61 +243,91 @@ class Collector:
             rank=found.rank,
             logit_shift=found.logit_shift,
             hidden_shift=found.hidden_shift,
-            hidden_baseline=mean_of_defined(np.stack(found.baseline)),
-            step_attention=(sums / np.where(counts, counts, np.nan)[query, None]).astype(np.float32),
+            hidden_baseline=found.baseline,
+            step_attention=(sums / per_step).astype(np.float32, copy=False),
             step_keys=step_keys,
             attention_shift=found.layers["attention_shift"],
             attention_previous=found.layers["attention_previous"],
             attention_sink=found.layers["attention_sink"],
             attention_entropy=found.layers["attention_entropy"],
+            **changes,
         )
-        changes: dict[str, Any] = {}
-        if item.chain.messages and self.run.template == "chat":
-            changes |= {
-                "prefix_token_ids": np.asarray(row.context.prefix, np.int32),
-                "infix_token_ids": np.asarray(row.context.infix, np.int32),
-            }
-        if options.token_attention and found.attends is not None:
-            step, mass, layer = found.attends
-            changes |= {"token_attends_step": step, "token_attends_mass": mass, "token_attends_layer": layer}
-        if found.top is not None:
-            items, log_p = found.top
-            changes |= {
-                "top_id": np.ascontiguousarray(items[:, : options.n_top]),
-                "top_log_probability": np.ascontiguousarray(log_p[:, : options.n_top]),
-                "margin": log_p[:, 0] - log_p[:, 1],
-            }
-        if options.peaks:
-            changes |= {
-                "peak_token": found.peak_token,
-                "peak_mass": found.peak_mass,
-                "peak_layer": found.peak_layer,
-            }
-        if options.states and found.states is not None:
-            kept = tuple(sorted(set(options.states)))
-            with np.errstate(invalid="ignore", divide="ignore"):
-                states = found.states / np.where(counts, counts, np.nan)[:, None, None]
-            changes |= {"state_layers": kept, "step_states": states.astype(np.float32)}
-        if premises is not None:
-            given = [mean_of_defined(found.surprisal[a:b, None])[0] for a, b in spans]
-            changes |= {
-                "nll_given_all": np.asarray(given, np.float32),
-                "nll_given_question": premises.given_question,
-                "nll_without_previous": premises.without_previous,
-            }
-        return with_derived(replace(trace, **changes) if changes else trace)
+        return with_derived(trace)
+
+
+def _joined(taken: Sequence[tuple[Pass, Partial]]) -> Partial:
+    """What the passes of a sequence have given together; ``taken`` in any order, which the sums follow."""
+    sequence = taken[0][0].sequence
+    near = sequence.near
+    if len(taken) == 1 and not near:
+        return taken[0][1]
+    given = [one for _, one in taken]
+    ordered = [one for _, one in sorted(taken, key=lambda pair: pair[0].keep)]  # together they keep every token once
+    tokens: dict[str, Any] = {
+        name: np.concatenate([getattr(one, name) for one in ordered])
+        for name in ("surprisal", "entropy", "rank", "logit_shift", "hidden_shift")
+    }
+    whole = replace(
+        ordered[0],  # the only one that has seen the question
+        **tokens,
+        layers={name: np.concatenate([one.layers[name] for one in ordered]) for name in LAYER_MEASURES},
+        baseline=mean_of_defined(np.stack([one.baseline for one in given])),
+        finite=all(one.finite for one in given),
+        attends=_together([one.attends for one in ordered]),
+        top=_together([one.top for one in ordered]),
+        peaks=_together([one.peaks for one in ordered]),
+    )
+    states = [one.states for one in given if one.states is not None]
+    if not near:
+        # every pass sees all steps, those of other windows as 0
+        whole.step_masses = sum((one.step_masses for one in given[1:]), given[0].step_masses.astype(np.float64))
+        whole.states = sum(states[1:], states[0]) if states else None
+        return whole
+    steps = len(sequence.row.step_tokens)
+    sums = np.zeros((steps, *given[0].step_masses.shape[1:]))
+    seen = np.zeros(sums.shape[:2], bool)  # bins that were in a window with the step
+    whole.states = np.zeros((steps, *states[0].shape[1:])) if states else None
+    for part, one in taken:
+        # of the near steps those before the first one of the pass are not there
+        there = np.arange(near + 2) >= np.maximum(near + 1 - np.arange(len(one.step_masses)), 2)[:, None]
+        there[:, :2] = True
+        sums[part.steps] += np.where(there[..., None], one.step_masses, 0)
+        seen[part.steps] |= there
+        if whole.states is not None and one.states is not None:
+            whole.states[part.steps] += one.states
+    query, key = np.nonzero(seen)
+    whole.bins, whole.step_masses = (query, key), sums[query, key]
+    return whole
+
+
+def _over(arrays: Any, tokens: slice) -> Any:
+    """Every array of a tuple over some of the tokens; None of None."""
+    return None if arrays is None else tuple(values[tokens] for values in arrays)
+
+
+def _together(parts: Sequence[Any]) -> Any:
+    """The tuples of arrays of several passes one after the other; None of None."""
+    return None if parts[0] is None else tuple(np.concatenate(values) for values in zip(*parts, strict=True))
+
+
+def _finite(values: Floats, but: Sequence[int]) -> bool:
+    """Whether everything is finite in all rows but some."""
+    known = np.isfinite(values)
+    known[but] = True
+    return bool(known.all())
 
 
 def _attends(
-    sums: Floats, strongest: Ints, keys: Longs, own: Longs, layers: int, first: int
+    sums: Floats, strongest: Ints, own: Longs, first: Longs, layers: int, near: int
 ) -> tuple[Ints, Floats, Ints]:
     """The earlier step that each token looks at most, by the mean over layers: step, mass and layer, each (n,).
 
-    ``sums`` (n, k) over layers, ``strongest`` (n, k) the layer of the largest mass, ``keys`` (n or 1, k) the step of each
-    column, ``own`` (n,) each token's step; steps count from ``first``, those below 0 are not there.
+    ``sums`` (n, k) over layers, ``strongest`` (n, k) the layer of the largest mass, ``own`` (n,) each token's step, counted
+    from ``first`` (n,) as the columns are: step 0, step 1, … or, with ``near``, the steps up to the token's own, of which
+    those below 0 are not there.
     """
     row = np.arange(len(sums))
-    keys = np.broadcast_to(keys, sums.shape)
+    keys = own[:, None] + np.arange(1 - near, 1) if near else np.broadcast_to(np.arange(sums.shape[1]), sums.shape)
     mean = np.where((keys >= 0) & (keys < own[:, None]), sums / layers, -1.0)
     best = mean.argmax(1)
     none = mean[row, best] < 0
@@ -248,32 +338,18 @@ def _attends(
     )
 
 
-def _put_logits(part: Pass, here: slice, chain: slice, stats: LogitStatistics, into: Partial) -> None:
-    # the token at position p is predicted by row p - 1; without context the first token has no prediction
-    positions = np.arange(here.start, here.stop)
-    known = positions > 0
-    rows = positions[known] - 1
-    where = np.arange(chain.start, chain.stop)[known]
-    surprisal = stats.surprisal.numpy()
-    into.surprisal[where] = surprisal[rows]
-    into.entropy[where] = stats.entropy.numpy()[rows]
-    into.rank[where] = stats.rank.numpy()[rows]
-    into.logit_shift[where] = stats.shift.numpy()[rows + 1]
-    if k := stats.top.shape[1]:
-        if into.top is None:
-            into.top = (np.full((len(into.rank), k), -1, np.int32), _nan(len(into.rank), k))
-        into.top[0][where], into.top[1][where] = stats.top.numpy()[rows], stats.top_log_p.numpy()[rows]
-    if part.begin == 0 and part.question:
-        span = part.sequence.row.context.question_span
-        first = max(1, span.start)
-        into.question_surprisal[first - span.start :] = surprisal[first - 1 : span.stop - 1]
-
-
 @lru_cache(maxsize=256)
 def _step_pairs(steps: int) -> tuple[Longs, Longs]:
     """Step and bin of every entry of ``Trace.step_attention``: the bins up to a step's own, step after step."""
     query = np.repeat(np.arange(steps), np.arange(steps) + 3)
     return query, np.concatenate([np.arange(step + 3) for step in range(steps)] or [query])
+
+
+@lru_cache(maxsize=256)
+def _step_rows(steps: int, width: int) -> Longs:
+    """The same entries among the masses of all steps on ``width`` bins, numbered row by row."""
+    query, key = _step_pairs(steps)
+    return query * width + key
 
 
 def _nan(*shape: int) -> Floats:

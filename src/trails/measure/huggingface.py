@@ -16,7 +16,6 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -179,7 +178,7 @@ class HuggingFaceScorer:
         self, batches: Sequence[list[Pass]], options: MeasureOptions
     ) -> Iterator[tuple[TokenSequence, Trace]]:
         """Run batches of passes; a sequence comes with its trace as soon as all of its passes are done."""
-        collector = Collector(self.run, options, [part for batch in batches for part in batch])
+        collector = Collector(self.run, options, [part for batch in batches for part in batch], self.model.text)
         with self.model.measuring():
             for flight in self._flights(batches, options):
                 for sequence, found in collector.take(flight):
@@ -191,10 +190,8 @@ class HuggingFaceScorer:
             begin, end = sequence.row.step_tokens[0].tolist() if len(sequence.row.step_tokens) else (0, 0)
             given = premises(self.model, sequence, mean_of_defined(found.surprisal[begin:end, None])[0])
         trace = collector.trace(sequence, found, given)
-        check_finite(trace, self.run)
-        if trace.top_id is not None:
-            items = np.unique(trace.top_id[trace.top_id >= 0]).tolist()
-            trace = replace(trace, top_pieces=self.model.text.pieces(items))
+        if not found.finite:
+            check_finite(trace, self.run)
         return trace
 
     def _compile_now(self) -> bool:
@@ -419,9 +416,9 @@ class HuggingFaceScorer:
             length = min(-(-length // hopper.BLOCK) * hopper.BLOCK, self.run.max_tokens or 2**31)
         return length, steps
 
-    def statistics(self, batch: list[Pass], ids: Tensor, hidden: Tensor, top: int = 0) -> list[LogitStatistics]:
-        """Per pass: statistics of every row with its ``top`` most likely items; on a CPU only the surprisal before the last
-        position of the context."""
+    def statistics(self, batch: list[Pass], ids: Tensor, hidden: Tensor, top: int = 0) -> LogitStatistics:
+        """Statistics of every row with its ``top`` most likely items, pass after pass without the padding; on a CPU only the
+        surprisal before the last position of the context."""
         tile, block = self.model.tile()
         if self.model.device.type != "cpu":
             return self._statistics_together(batch, ids, hidden, tile, top)
@@ -443,11 +440,11 @@ class HuggingFaceScorer:
                 top=top,
             )
             results.append(stats.after(skip))
-        return results
+        return results[0] if len(results) == 1 else LogitStatistics.joined(results)
 
     def _statistics_together(
         self, batch: list[Pass], ids: Tensor, hidden: Tensor, tile: int, top: int
-    ) -> list[LogitStatistics]:
+    ) -> LogitStatistics:
         """All rows of the batch one after the other, without the padding: large products, few launches."""
         lengths = [part.length for part in batch]
         target = torch.cat((ids[:, 1:], ids.new_full((len(ids), 1), -1)), 1)
@@ -466,11 +463,7 @@ class HuggingFaceScorer:
         )
         floats = self._to_host(torch.stack((stats.surprisal, stats.entropy, stats.shift)))
         ranks, items, log_p = (self._to_host(values) for values in (stats.rank, stats.top, stats.top_log_p))
-        edges = np.cumsum([0, *lengths])
-        return [
-            LogitStatistics(floats[0, a:b], floats[1, a:b], ranks[a:b], floats[2, a:b], items[a:b], log_p[a:b])
-            for a, b in pairwise(edges)
-        ]
+        return LogitStatistics(floats[0], floats[1], ranks, floats[2], items, log_p)
 
 
 def check_finite(trace: Trace, run: Run) -> None:

@@ -5,7 +5,7 @@ Everything is computed in float32 whatever the model's dtype. Natural logarithms
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -63,6 +63,13 @@ class LogitStatistics:
         rank, top = (torch.cat((x.new_full((rows, *x.shape[1:]), -1), x)) for x in (self.rank, self.top))
         log_p = torch.cat((self.top_log_p.new_full((rows, self.top_log_p.shape[1]), torch.nan), self.top_log_p))
         return LogitStatistics(surprisal, entropy, rank, shift, top, log_p)
+
+    @staticmethod
+    def joined(parts: Sequence[LogitStatistics]) -> LogitStatistics:
+        """The rows of all parts one after the other."""
+        return LogitStatistics(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in LogitStatistics.__slots__)
+        )
 
 
 def most_likely(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -152,16 +152,20 @@ class Model:
     def measuring(self) -> Iterator[None]:
         """No gradients, no dropout, this model's device and attention implementation while inside."""
         training = self.module.training
+        # telling a thousand modules what they know takes longer than looking
+        switched = any(module.training for module in self.module.modules())
         # eager stays as PyTorch has it
         fast = self.device.type == "cpu" and self.attention == "sdpa" and self.fast_linear
         linear = fast_linear(self.module) if fast else nullcontext()
         wanted = on_the_fly.NAME if self.fused else "eager"
         with self.on_device(), self.attending(wanted), torch.inference_mode(), linear:
-            self.module.eval()
+            if switched:
+                self.module.eval()
             try:
                 yield
             finally:
-                self.module.train(training)
+                if switched:
+                    self.module.train(training)
 
     @contextmanager
     def differentiable(self) -> Iterator[None]:

@@ -33,12 +33,14 @@ class TokenSequence:
 
     item: Segmented
     row: Row
+    step_sizes: Longs = field(init=False)  # (S,) tokens of each step
     chain_bins: Longs = field(init=False)  # (n,) step of each chain token + 2
     pairs: Longs = field(init=False)  # (64, 2) of the whole chain
 
     def __post_init__(self) -> None:
-        spans = self.row.step_tokens
-        self.chain_bins = np.repeat(np.arange(len(spans), dtype=np.int64), np.diff(spans, axis=1)[:, 0]) + 2
+        spans = self.row.step_tokens.astype(np.int64)
+        self.step_sizes = spans[:, 1] - spans[:, 0]
+        self.chain_bins = np.repeat(np.arange(len(spans), dtype=np.int64), self.step_sizes) + 2
         self.pairs = baseline_pairs(self.item.chain, len(self.row.tokens))
 
     @property

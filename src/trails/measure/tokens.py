@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from trails.errors import ModelError, UnmeasurableError
-from trails.platform.arrays import Ints
+from trails.platform.arrays import Bools, Ints, Longs
 from trails.platform.text import counted
 from trails.schema import stable_hash
 
@@ -112,7 +113,9 @@ class TextTokenizer:
             for token in description.get("added_tokens") or ()
             if token["special"]
         }
-        self._shown: dict[int, str] = {}  # what an item is shown as; making it takes longer than measuring it on a GPU
+        # what an item is shown as, by its number: making it takes longer than measuring it on a GPU
+        self._shown: npt.NDArray[np.object_] = np.empty(0, object)
+        self._made: Bools = np.zeros(0, bool)
         names = sorted(filter(None, self._control.values()), key=len, reverse=True)  # of two that fit, the longer one
         self._named = re.compile("|".join(map(re.escape, names))) if names else None
 
@@ -154,16 +157,23 @@ class TextTokenizer:
             return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode("utf-8")
 
-    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+    def pieces(self, ids: Sequence[int] | Ints | Longs) -> tuple[str, ...]:
         """The texts of vocabulary items as they are shown; ``<0xD0>`` for a byte of a split character, ``<49160>`` for an item
         of the model that the tokenizer does not have.
         """
-        if new := [item for item in ids if item not in self._shown]:
-            for item, name in zip(new, self.tokenizer.convert_ids_to_tokens(new), strict=True):
+        items = np.asarray(ids, np.int64)
+        if (size := int(items.max(initial=-1)) + 1) > (known := len(self._made)):
+            more = max(size, 2 * known) - known
+            self._shown = np.concatenate((self._shown, np.empty(more, object)))
+            self._made = np.concatenate((self._made, np.zeros(more, bool)))
+        if len(new := items[~self._made[items]]):
+            new = np.unique(new)
+            for item, name in zip(new.tolist(), self.tokenizer.convert_ids_to_tokens(new.tolist()), strict=True):
                 self._shown[item] = self._control.get(item) or (
                     f"<{item}>" if name is None else self.token_bytes(name).decode("utf-8", "trails.show")
                 )
-        return tuple(map(self._shown.__getitem__, ids))
+            self._made[new] = True
+        return tuple(self._shown[items].tolist())
 
     def encode(self, text: str, what: str, *, control_tokens: ControlTokens = "token") -> Encoded:
         """Tokens of ``text`` with exact spans.
