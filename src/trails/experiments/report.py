@@ -358,7 +358,13 @@ def first_claims(found: Mapping[str, Sequence[Record] | None]) -> str:
         decided += outcome in ("held", "did not hold", "no difference")
         rows.append([f"[{name}]({name}.md)", claim, matter, now, OUTCOMES[outcome] if outcome else "not run"])
     header = ["experiment", "claim then", "what was the matter", "claim now", "verdict now"]
-    told = f"{decided} of these {len(SEVENTEEN)} are decided now; the others stayed open or are still to be run again."
+    waiting = any(row[-1] == "not run" for row in rows)
+    others = (
+        "the others stayed open or are still to be run again"
+        if waiting
+        else "the others were run again and stayed open"
+    )
+    told = f"{decided} of these {len(SEVENTEEN)} are decided now; {others}."
     return "\n".join([told, "", *_table(header, rows)])
 
 
