@@ -1,10 +1,14 @@
 """What measuring costs, as a multiple of running: bare forward, this path with each measure alone and all, eager, other tools.
 
     python -m benchmarks.measure [--chains 6] [--repeats 5] [--long 2048] [--no-long] [--no-others]
+    python -m benchmarks.measure --host
 
 CPU, float32, the real SmolLM2-135M on the packaged sample. Everything runs in one process, interleaved, medians by the
 clock and in CPU seconds (a busy machine's clock says little, and two threads that wait for each other burn CPU seconds);
 the peak of memory above the loaded model is taken in a process of its own per variant. The GPU table is benchmarks/gpu.py.
+
+``--host`` times alone what the host does with the numbers of a GPU's batch, from their arrival to the traces, on made-up
+numbers of the model's shape. Its most likely items are drawn from the whole vocabulary: more texts than real chains have.
 """
 
 from __future__ import annotations
@@ -31,9 +35,11 @@ from torch import Tensor
 
 from trails.measure import MeasureOptions, Segmented, open_scorer
 from trails.measure.attention import Recorder
+from trails.measure.collector import LAYER_MEASURES, Collector, Flight, kept_top
 from trails.measure.context import Context, Row
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.linear import fast_linear
+from trails.measure.metrics import LogitStatistics
 from trails.measure.packaged import packaged_model
 from trails.measure.passes import Pass, TokenSequence, pack, unpacked
 from trails.measure.tokens import Encoded
@@ -181,6 +187,76 @@ def others(scorer: HuggingFaceScorer, passes: Sequence[Pass]) -> dict[str, Calla
     return found
 
 
+def made_up(scorer: HuggingFaceScorer, batch: list[Pass], options: MeasureOptions = PLAIN) -> Flight:
+    """Numbers as a GPU gives them of a batch without a context."""
+    run, generator, rows = scorer.run, torch.Generator().manual_seed(0), sum(part.length for part in batch)
+    length, steps = scorer._shape(batch)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    found = {name: drawn(len(batch), length, run.n_layers) for name in LAYER_MEASURES}
+    found["hidden_shift"] = drawn(len(batch), length, run.n_layers + 1)
+    found["baseline"] = drawn(len(batch), run.n_layers + 1)
+    found["step_masses"] = drawn(len(batch), steps, steps + 2, run.n_layers)
+    rank, top = (
+        torch.randint(0, run.vocab_size, shape, generator=generator) for shape in ((rows,), (rows, kept_top(options)))
+    )
+    floats = drawn(3, rows)
+    log_p = -drawn(*top.shape)
+    return Flight(batch, found, LogitStatistics(floats[0], floats[1], rank, floats[2], top, log_p))
+
+
+class Noted:
+    """An event that notes when it was waited for."""
+
+    at = 0.0
+
+    def synchronize(self) -> None:
+        """Note the time; there is nothing to wait for."""
+        self.at = time.thread_time()
+
+
+def unpacking(
+    scorer: HuggingFaceScorer, flight: Flight, repeats: int = 9, options: MeasureOptions = PLAIN
+) -> tuple[float, float]:
+    """CPU seconds from the arrival of a batch's numbers to its traces, and those after its statistics, which come last."""
+    noted: Any = Noted()
+    flight.reduced, flight.landed = None, noted
+    times = []
+    for _ in range(repeats + 1):
+        start = time.thread_time()
+        collector = Collector(scorer.run, options, flight.batch, scorer.model.text)
+        for sequence, found in collector.take(flight):
+            scorer._trace(collector, sequence, found, options)
+        end = time.thread_time()
+        times.append((end - start, end - noted.at))
+    whole, after = zip(*times[1:], strict=True)  # the first makes the texts of the items
+    return statistics.median(whole), statistics.median(after)
+
+
+def host(scorer: HuggingFaceScorer, repeats: int) -> None:
+    """The host's work on one batch of two shapes."""
+    print(f"host, CPU ms of one batch, {scorer.run.n_layers} layers, {scorer.run.vocab_size:,} items")
+    for chains, length, step in ((32, 256, 24), (8, 2048, 40)):
+        generator = np.random.default_rng(0)
+        ids = generator.integers(0, scorer.run.vocab_size, (chains, length)).tolist()
+        batch = [Pass(sequence_of(row, step), 0, 0, length) for row in ids]
+        packed = statistics.median(timed(lambda: pack(batch, length)) for _ in range(repeats))  # noqa: B023
+        whole, after = unpacking(scorer, made_up(scorer, batch), repeats)
+        print(
+            f"  {chains} x {length}: packing {packed * 1e3:.2f}, unpacking {whole * 1e3:.2f}, of it after the statistics "
+            f"{after * 1e3:.2f}; {whole / chains / length * 1e6:.2f} µs a token"
+        )
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """CPU seconds of one call."""
+    start = time.thread_time()
+    function()
+    return time.thread_time() - start
+
+
 def time_all(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[float, float]]:
     """Median wall and CPU seconds of each, interleaved."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
@@ -274,6 +350,7 @@ def main() -> None:
     parser.add_argument("--no-others", action="store_true")
     parser.add_argument("--no-short", action="store_true")
     parser.add_argument("--only", default="", help="names of variants, separated by ;")
+    parser.add_argument("--host", action="store_true", help="only the host's work on a GPU's batch")
     parser.add_argument("--peak", nargs=2, metavar=("VARIANT", "LONG"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     scorer = open_scorer(device="cpu")
@@ -287,6 +364,9 @@ def main() -> None:
         return
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}")
+    if args.host:
+        host(scorer, args.repeats)
+        return
     warm_up(scorer)
     for long in ([] if args.no_short else [0]) + ([] if args.no_long else [args.long]):
         passes = sample_passes(scorer, args.chains, long)

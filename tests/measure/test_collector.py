@@ -93,6 +93,27 @@ def flight_of(random: np.random.Generator, batch: list[Pass], options: MeasureOp
     return Flight(batch, found, statistics)
 
 
+class Arrival:
+    """An event with which numbers come to the host, and others go."""
+
+    def __init__(self, place: list[torch.Tensor], numbers: list[torch.Tensor], leaving: list[torch.Tensor]) -> None:
+        self.place, self.numbers, self.leaving = place, numbers, leaving
+
+    def synchronize(self) -> None:
+        for place, numbers in zip(self.place, self.numbers, strict=True):
+            place.copy_(numbers)
+        for place in self.leaving:
+            place.fill_(9)
+
+
+def on_its_way(flight: Flight) -> Flight:
+    """The same numbers, the reductions there before the statistics; they are put in place while the statistics are made."""
+    names, rows = list(flight.found), [getattr(flight.statistics, name) for name in LogitStatistics.__slots__]
+    found, arriving = ([torch.full_like(x, 9) for x in of] for of in (flight.found.values(), rows))
+    events: tuple[Any, Any] = Arrival(found, list(flight.found.values()), []), Arrival(arriving, rows, found)
+    return Flight(flight.batch, dict(zip(names, found, strict=True)), LogitStatistics(*arriving), *events)
+
+
 def slowly(sequence: TokenSequence, given: Given, options: MeasureOptions) -> dict[str, Any]:
     """The arrays of a trace, number by number."""
     row_of, n, nan = sequence.row, len(sequence.row.tokens), np.float32(np.nan)
@@ -243,7 +264,7 @@ def test_batches_are_put_in_place_as_token_by_token(seed: int, options: MeasureO
     collector = Collector(RUN, options, parts, PIECES)
     seen = []
     for flight in flights:
-        for sequence, found in collector.take(flight):
+        for sequence, found in collector.take(on_its_way(flight)):
             seen.append(id(sequence))
             trace = collector.trace(sequence, found, None)
             same(trace, slowly(sequence, given[id(sequence)], options))

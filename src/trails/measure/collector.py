@@ -36,7 +36,8 @@ LAYER_MEASURES = ("attention_shift", "attention_previous", "attention_sink", "at
 
 @dataclass(slots=True)
 class Flight:
-    """Reductions of one batch on their way to the host; whole when ``landed`` has happened.
+    """Reductions of one batch on their way to the host: ``found`` is whole when ``reduced`` has happened, and the statistics,
+    which the GPU makes while the host takes the others, when ``landed`` has.
 
     ``found``: per name of a layer measure, (B, T, L); ``hidden_shift`` (B, T, L+1), ``baseline`` (B, L+1), ``step_masses``
     (B, S, K, L); on request ``states`` (B, S, layers kept, d), ``attends_sum`` and ``attends_layer`` (B, T, K); K is near + 2
@@ -48,6 +49,7 @@ class Flight:
     batch: list[Pass]
     found: dict[str, Tensor]
     statistics: LogitStatistics
+    reduced: torch.cuda.Event | None = None
     landed: torch.cuda.Event | None = None
 
 
@@ -83,8 +85,6 @@ class Collector:
 
     def take(self, flight: Flight) -> Iterator[tuple[TokenSequence, Partial]]:
         """Put the numbers of a batch where their chains are; gives the sequences that are complete with it."""
-        if flight.landed is not None:
-            flight.landed.synchronize()
         for part, given in zip(flight.batch, self._cut(flight), strict=True):
             key = id(part.sequence)
             self._taken[key].append((part, given))
@@ -107,26 +107,10 @@ class Collector:
             values = found[name]
             return np.concatenate([values[row, at] for row, at in enumerate(here)])
 
-        rows = np.concatenate(
-            [np.arange(begin + at.start, begin + at.stop) for begin, at in zip(starts, here, strict=False)]
-        )
-        before = rows - 1  # the row that predicts the token
-        surprisals = stats.surprisal.numpy()
-        surprisal, entropy = surprisals[before], stats.entropy.numpy()[before]
-        rank, logit_shift = stats.rank.numpy()[before].astype(np.int32), stats.shift.numpy()[rows]
-        for values in (surprisal, entropy, logit_shift):
-            values[first] = np.nan
-        rank[first] = -1
-        top = None
-        if stats.top.shape[1]:
-            items, log_p = stats.top.numpy()[before].astype(np.int32), stats.top_log_p.numpy()[before]
-            items[first], log_p[first] = -1, np.nan
-            n = self.options.n_top
-            top = (np.ascontiguousarray(items[:, :n]), np.ascontiguousarray(log_p[:, :n]), log_p[:, 0] - log_p[:, 1])
+        if flight.reduced is not None:
+            flight.reduced.synchronize()
         layers, hidden_shift = {name: kept(name) for name in LAYER_MEASURES}, kept("hidden_shift")
-        finite = all(
-            _finite(values, first) for values in (surprisal, entropy, logit_shift, hidden_shift, *layers.values())
-        )
+        finite = all(_finite(values, first) for values in (hidden_shift, *layers.values()))
         baseline = found["baseline"].copy()
         baseline[[part.end - part.keep < 2 for part in batch]] = np.nan
         near = batch[0].sequence.near  # the same in a whole batch
@@ -146,15 +130,36 @@ class Collector:
                 np.where(seen, kept("peak_mass"), np.nan).astype(np.float32),
                 np.where(seen, kept("peak_layer"), -1).astype(np.int32),
             )
+        sums, states = [], []
+        for row, part in enumerate(batch):
+            steps, masses = part.steps.stop - part.steps.start, found["step_masses"][row]
+            if near:
+                sums.append(masses[:steps].copy())
+            else:
+                sums.append(masses.reshape(-1, masses.shape[-1]).take(_step_rows(steps, masses.shape[1]), 0))
+            states.append(found["states"][row, :steps].astype(np.float64) if "states" in found else None)
+        if flight.landed is not None:
+            flight.landed.synchronize()
+        rows = np.concatenate(
+            [np.arange(begin + at.start, begin + at.stop) for begin, at in zip(starts, here, strict=False)]
+        )
+        before = rows - 1  # the row that predicts the token
+        surprisals = stats.surprisal.numpy()
+        surprisal, entropy = surprisals[before], stats.entropy.numpy()[before]
+        rank, logit_shift = stats.rank.numpy()[before].astype(np.int32), stats.shift.numpy()[rows]
+        for values in (surprisal, entropy, logit_shift):
+            values[first] = np.nan
+        rank[first] = -1
+        top = None
+        if stats.top.shape[1]:
+            items, log_p = stats.top.numpy()[before].astype(np.int32), stats.top_log_p.numpy()[before]
+            items[first], log_p[first] = -1, np.nan
+            n = self.options.n_top
+            top = (np.ascontiguousarray(items[:, :n]), np.ascontiguousarray(log_p[:, :n]), log_p[:, 0] - log_p[:, 1])
+        finite = finite and all(_finite(values, first) for values in (surprisal, entropy, logit_shift))
         given = []
         for row, part in enumerate(batch):
-            chain, steps = slice(edges[row], edges[row + 1]), part.steps.stop - part.steps.start
-            masses = found["step_masses"][row]
-            if near:
-                sums = masses[:steps].copy()
-            else:
-                sums = masses.reshape(-1, masses.shape[-1]).take(_step_rows(steps, masses.shape[1]), 0)
-            question = _nan(0)
+            chain, question = slice(edges[row], edges[row + 1]), _nan(0)
             if part.begin == 0 and part.question:
                 span = part.sequence.row.context.question_span
                 known, start = max(1, span.start), starts[row] - 1
@@ -170,9 +175,9 @@ class Collector:
                     hidden_shift=hidden_shift[chain],
                     baseline=baseline[row],
                     question_surprisal=question,
-                    step_masses=sums,
+                    step_masses=sums[row],
                     finite=finite,
-                    states=found["states"][row, :steps].astype(np.float64) if "states" in found else None,
+                    states=states[row],
                     attends=_over(attends, chain),
                     top=_over(top, chain),
                     peaks=_over(peaks, chain),

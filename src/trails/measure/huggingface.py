@@ -347,15 +347,10 @@ class HuggingFaceScorer:
             hidden, found = self._graphs.run(key, words, observe)
         else:
             hidden, found = observe(words)
-        flight = Flight(
-            batch,
-            {name: self._to_host(values) for name, values in found.items()},
-            self.statistics(batch, words[:, :length], hidden, kept_top(options)),
-        )
-        if self.model.device.type == "cuda":
-            flight.landed = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            flight.landed.record(torch.cuda.current_stream(self.model.device))
-        return flight
+        on_host = {name: self._to_host(values) for name, values in found.items()}
+        reduced = self._event()
+        statistics = self.statistics(batch, words[:, :length], hidden, kept_top(options))
+        return Flight(batch, on_host, statistics, reduced, self._event())
 
     def _observe(
         self, words: Tensor, length: int, steps: int, near: int, narrow: bool, options: MeasureOptions
@@ -403,6 +398,14 @@ class HuggingFaceScorer:
         if not tensor.is_cuda:
             return tensor
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+    def _event(self) -> torch.cuda.Event | None:
+        """Happens when everything that was started before is done; None on a CPU, where it is."""
+        if self.model.device.type != "cuda":
+            return None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.model.device))
+        return event
 
     def _shape(self, batch: list[Pass]) -> tuple[int, int]:
         """Length T of a batch and its steps S."""
