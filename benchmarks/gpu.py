@@ -8,10 +8,12 @@ run, each with the log-likelihood of every token compiled, in the tiles that mea
 trunk eager; every layer compiled for this one batch shape (``for layer in model.layers: layer.compile()``); for the smaller
 shapes the whole forward pass compiled for this one shape and replayed from a CUDA graph. Times are medians of the wall clock
 around a synchronised call of several batches in a row, variants interleaved, clock and power read while they run. ``all
-measures`` is everything that ends in a Trace, transfers included, with the layers compiled as a long ingest has them. The cost
-table splits both columns by kernel. ``ingest``: `trails ingest` of text against measuring alone. ``real``: the noise floor of
-the packaged model. ``workers`` runs only when asked for: `trails ingest --workers N` for one worker and for as many as there
-are GPUs, each in processes of its own, after a short run that fills the caches of the compilers.
+measures`` is everything that ends in a Trace, transfers included, with the layers compiled as a long ingest has them. A short
+row carries what the host does before its first batch and after its last, beside which the GPU has nothing to do; ``a further
+batch of a long row`` is what one more batch costs where there are hundreds: the time of 3 n batches less that of n, over 2 n.
+The cost table splits both columns by kernel. ``ingest``: `trails ingest` of text against measuring alone. ``real``: the noise
+floor of the packaged model. ``workers`` runs only when asked for: `trails ingest --workers N` for one worker and for as many as
+there are GPUs, each in processes of its own, after a short run that fills the caches of the compilers.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import sequence_of
+from benchmarks.measure import sequence_of, unpacking
 from trails.measure import MeasureOptions, kernels
 from trails.measure.attention import Layout
 from trails.measure.huggingface import HuggingFaceScorer
@@ -226,6 +229,38 @@ def cost_table(columns: dict[str, tuple[Callable[[], Any], int, float]]) -> None
     print(f"  {'sum = wall clock':22s}" + "".join(f"{sum(found.values()):26.2f}" for found in parts.values()))
 
 
+def further_batches(rows: dict[str, tuple[Times, Times]], count: int, ours: str) -> None:
+    """What a further batch costs in a long row: per name a row of ``count`` batches and one of three times as many, both per
+    batch, repeat by repeat.
+    """
+    slopes = {
+        name: [(3 * b - a) / 2 for a, b in zip(short.seconds, long.seconds, strict=True)]
+        for name, (short, long) in rows.items()
+    }
+    print(f"  a further batch of a long row, ({3 * count} batches - {count}) / {2 * count}:")
+    for name, values in slopes.items():
+        value = statistics.median(values)
+        ratio = f", {ours} {statistics.median(slopes[ours]) / value:.3f} of it" if name != ours else ""
+        print(f"    {name:30s}{value * 1e3:9.2f} ms, from {min(values) * 1e3:.2f} to {max(values) * 1e3:.2f}{ratio}")
+
+
+def host_times(scorer: HuggingFaceScorer, passes: list[Pass], repeats: int = 5) -> None:
+    """CPU milliseconds of the host for one batch: starting it, which blocks where the GPU is far behind, and unpacking it."""
+    started = []
+    with scorer.model.measuring():
+        for _ in range(repeats):
+            torch.cuda.synchronize()
+            start = time.thread_time()
+            flight = scorer._launch(passes, MeasureOptions())
+            started.append(time.thread_time() - start)
+        torch.cuda.synchronize()
+    whole, after = unpacking(scorer, flight)
+    print(
+        f"  host, CPU ms of one batch: starting {statistics.median(started) * 1e3:.2f}, unpacking {whole * 1e3:.2f}, of it "
+        f"after the statistics {after * 1e3:.2f}"
+    )
+
+
 def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: int, goal: Goal, repeats: int) -> None:
     """One row group of the table."""
     passes = passes_of(shape, batch, length, step)
@@ -236,9 +271,10 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
     rows = -(-batch * length // -(-batch * length // most))  # tiles of even size, as in measuring
     head, decoder = scorer.model.module.get_output_embeddings(), scorer.model.module.get_decoder()
     in_row = 2 if shape == "8B" else 4
-    in_a_row = [passes, *(passes_of(shape, batch, length, step) for _ in range(in_row - 1))]
+    long_row = 3 * in_row
+    in_a_row = [passes, *(passes_of(shape, batch, length, step) for _ in range(long_row - 1))]
 
-    def likelihood(function: Callable[..., Tensor], times: int = 1) -> None:
+    def likelihood(function: Callable[..., Tensor], times: int) -> None:
         with torch.inference_mode(), bare(scorer):
             for _ in range(times):
                 hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
@@ -246,11 +282,11 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
                 for begin in range(0, len(hidden), rows):
                     function(head, hidden[begin : begin + rows], targets[begin : begin + rows])
 
-    def by_layers(times: int = 1) -> None:
+    def by_layers(times: int) -> None:
         with layer_compiled(scorer.model.layers):
             likelihood(compiled_likelihood, times)
 
-    def one_graph() -> Callable[[], Any]:
+    def one_graph() -> Callable[[int], Any]:
         """Trunk and log-likelihood as one compiled function of fixed shape, replayed from a CUDA graph."""
 
         def forward(ids: Tensor) -> Tensor:
@@ -261,9 +297,9 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
 
         function = torch.compile(forward, mode="reduce-overhead", dynamic=False)
 
-        def run() -> None:
+        def run(times: int) -> None:
             with torch.no_grad(), bare(scorer):
-                for _ in range(in_row):
+                for _ in range(times):
                     function(ids)
 
         return run
@@ -273,28 +309,29 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
         for _ in scorer.measure_batches(in_a_row[:batches], options):
             pass
 
-    # every baseline, too, runs several batches in a row
-    functions: dict[str, Callable[[], Any]] = {
-        "LL, eager": lambda: likelihood(compiled_likelihood, in_row),
-        "LL, layers compiled": lambda: by_layers(in_row),
+    # every baseline, too, runs several batches in a row: a function of their number
+    functions: dict[str, Callable[[int], Any]] = {
+        "LL, eager": lambda times: likelihood(compiled_likelihood, times),
+        "LL, layers compiled": by_layers,
     }
     if shape != "8B":  # a graph of its kernels gains nothing there, and compiling it whole takes minutes
         functions["LL, all compiled, CUDA graph"] = one_graph()
     functions |= {
-        "all measures, plain layers": lambda: everything(False, in_row),
-        "all measures": lambda: everything(True, in_row),
-        "all measures, a batch alone": lambda: everything(True, 1),
-        "all + token attention": lambda: everything(True, in_row, MeasureOptions(token_attention=True)),
+        "all measures, plain layers": lambda times: everything(False, times),
+        "all measures": lambda times: everything(True, times),
+        "all measures, a batch alone": lambda times: everything(True, times),
+        "all + token attention": lambda times: everything(True, times, MeasureOptions(token_attention=True)),
     }
     alone = ("all measures, a batch alone",)
+    further = ("LL, layers compiled", "LL, all compiled, CUDA graph", "all measures")
     found: dict[str, Times] = {}
     for name, function in list(functions.items()):
-        began, times = time.perf_counter(), Times([], [], [])
+        began, times, count = time.perf_counter(), Times([], [], []), 1 if name in alone else in_row
         try:
             for _ in range(1 if shape == "8B" else 3):  # graphs are recorded at the second call, trusted at the third
-                function()
+                function(count)
             torch.cuda.reset_peak_memory_stats()
-            function()
+            function(count)
             torch.cuda.synchronize()
         except Exception as error:  # a baseline that cannot run is left out, not the whole table
             print(f"  {name}: {(str(error).splitlines() or [type(error).__name__])[0][:200]}", flush=True)
@@ -304,9 +341,13 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
             found[name] = times
             print(f"  {name}: warm after {time.perf_counter() - began:.1f} s", flush=True)
         torch.cuda.empty_cache()
+    long = {name: Times([], [], []) for name in further if name in found}
     for _ in range(repeats):
         for name, function in functions.items():
-            measured(function, found[name], 1 if name in alone else in_row)
+            count = 1 if name in alone else in_row
+            measured(partial(function, count), found[name], count)
+            if name in long:
+                measured(partial(function, long_row), long[name], long_row)
     baselines = [name for name in found if name.startswith("LL")]
     best = min(baselines, key=lambda name: found[name].median)
     by = found.get("LL, layers compiled", found[best])
@@ -335,6 +376,8 @@ def case(scorer: HuggingFaceScorer, shape: str, batch: int, length: int, step: i
             f"log-likelihood: before about {goal.before}, goal {goal.cost:.2f}; of the best of all ({best}) "
             f"{ours.median / found[best].median:.3f}; memory {ours.peak / by.peak:.3f}, goal 1.05"
         )
+        further_batches({name: (found[name], long[name]) for name in long}, in_row, "all measures")
+        host_times(scorer, passes)
         columns: dict[str, tuple[Callable[[], Any], int, float]] = {
             "LL, layers compiled": (lambda: by_layers(in_row), in_row, by.median),
             "all measures": (lambda: everything(True, in_row), in_row, ours.median),

@@ -209,9 +209,7 @@ class Collector:
         if found.top is not None:
             items, log_p, margin = found.top
             changes |= {"top_id": items, "top_log_probability": log_p, "margin": margin}
-            known = np.sort(items, axis=None)  # a tenth of the time of np.unique
-            known = known[np.diff(known, prepend=-1) > 0]  # without the undefined, -1
-            changes["top_pieces"] = self._text.pieces(known)
+            changes["top_pieces"] = self._text.pieces(_distinct(items))
         if found.peaks is not None:
             token, mass, layer = found.peaks
             changes |= {"peak_token": token, "peak_mass": mass, "peak_layer": layer}
@@ -313,6 +311,14 @@ def _over(arrays: Any, tokens: slice) -> Any:
 def _together(parts: Sequence[Any]) -> Any:
     """The tuples of arrays of several passes one after the other; None of None."""
     return None if parts[0] is None else tuple(np.concatenate(values) for values in zip(*parts, strict=True))
+
+
+def _distinct(items: Ints) -> Ints:
+    """The different items, ascending, without the undefined (-1): np.unique in a tenth of its time."""
+    items = np.sort(items, axis=None)
+    new = items >= 0
+    new[1:] &= items[1:] != items[:-1]
+    return items[new]
 
 
 def _finite(values: Floats, but: Sequence[int]) -> bool:
