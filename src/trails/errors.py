@@ -6,6 +6,11 @@ traceback and ends with :attr:`TrailsError.exit_code`; a traceback is a bug in t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+MAX_FAULTS = 50
+"""So many faults of a file are told one by one; who repairs those runs the command again."""
+
 
 class TrailsError(Exception):
     """Base of every error that trails raises on purpose. Exit code 1."""
@@ -28,6 +33,22 @@ class InputError(TrailsError):
     """A file or a record that cannot be read; the message starts with ``FILE:LINE:`` where a line is known. Exit code 3."""
 
     exit_code = 3
+
+
+class FaultsError(InputError):
+    """A file in which several things are wrong: a line for each, in the order of the file."""
+
+    def __init__(self, file: str, told: Sequence[str]) -> None:
+        """``told`` is one text a fault; those beyond :data:`MAX_FAULTS` are counted."""
+        more = len(told) - MAX_FAULTS
+        rest = [f"{file}: {more:,} more {'fault' if more == 1 else 'faults'}; repair these first"] if more > 0 else []
+        self._told = (*told[:MAX_FAULTS], *rest)
+        super().__init__("\n".join(self._told))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One fault a line."""
+        return self._told
 
 
 class ModelError(TrailsError):

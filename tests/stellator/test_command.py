@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from trails.cli import cli
 from trails.errors import InputError, TrailsError, UsageError
+from trails.stellator.faults import StellatorError
 
 CHAINS = [
     {
@@ -88,9 +89,9 @@ def test_a_zone_of_the_home_replaces_that_of_trails(home: Path, tmp_path: Path) 
         ("attention_shift > 1 nats", "It takes %"),
         ("role = BAT", "role 'BAT' does not exist"),
         ("overlap = total", "overlap 'total' does not exist"),
-        ("role > BUT", "role is a name"),
+        ("role > BUT", "role is a name. Write role = NAME"),
         ("entropy = many", "entropy is a number"),
-        ("gap > q90", "write gap > 0.9"),
+        ("gap > q90", "Write gap > 0.9"),
         ("gap > 2", "gap lies between 0 and 1"),
         ("entropy > 1 & attention_sink > 150 %", "attention_sink lies between 0 and 1"),
     ],
@@ -139,6 +140,70 @@ def test_every_refusal_names_the_line_of_the_block(home: Path, tmp_path: Path, t
     told = str(raised.value)
     assert re.match(rf"{re.escape(str(file))}:\d+:\d+: ", told), told
     assert words.format(zones=declared) in told
+
+
+FAULTY = """[ZONE: entropi > 1 & role = BAT]
+STEP → BAT
+[ZONE: nowhere & mine]
+DRIFT → activates atention sweep
+[ZONE: mine | gap > q90]
+TOKEN → "x
+"""
+FAULTS = ["1:8", "1:22", "2:8", "3:8", "3:18", "4:19", "5:15", "6:9"]
+
+
+def test_every_command_tells_all_faults_of_a_file(home: Path, tmp_path: Path) -> None:
+    file, zones = tmp_path / "f.stellator", tmp_path / "zones.toml"
+    file.write_text(FAULTY, encoding="utf-8")
+    zones.write_text('[mine]\nexpression = "rank = many"\n', "utf-8")
+    own = ["--home", str(home)]
+    told = []
+    for words in (
+        ["stellator", "check", str(file), "--zones", str(zones), *own],
+        ["stellator", "explain", str(file), "--zones", str(zones), *own],
+        ["stellator", "compile", str(file), "--zones", str(zones), *own],
+        ["stellator", "run", str(file), "--zones", str(zones), *own],
+    ):
+        with pytest.raises(StellatorError) as raised:
+            run(*words)
+        assert raised.value.exit_code == 3
+        told.append(raised.value.lines)
+    assert set(told) == {told[0]}
+    assert [line.removeprefix(f"{file}:").rpartition(": ")[0][:4].rstrip(":") for line in told[0]] == FAULTS
+    assert sum("in zone 'mine'" in line for line in told[0]) == 1, "what a zone declares wrongly is told once"
+    for words in (
+        ["export", "--stellator", str(file), "--format", "trails", "-o", str(tmp_path / "rows.parquet"), *own],
+        ["diff", "r0", "r1", "--stellator", str(file), *own],
+    ):
+        with pytest.raises(StellatorError) as raised:
+            run(*words)
+        assert len(raised.value.faults) == 9
+    answer = run("stellator", "check", str(file), "--zones", str(zones), "--json", *own)
+    assert answer.exit_code == 3
+    record = json.loads(answer.output)
+    assert record["file"] == str(file)
+    assert [f"{fault['line']}:{fault['column']}" for fault in record["faults"]] == FAULTS
+    assert all(fault["message"] and fault["hint"] for fault in record["faults"])
+    file.write_text("[ZONE: all]", encoding="utf-8")
+    assert json.loads(run("stellator", "check", str(file), "--json", *own).output)["faults"] == []
+
+
+def test_what_the_home_lacks_is_told_at_once_when_the_file_is_sound(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "h.stellator"
+    file.write_text(
+        '[ZONE: attention_entropy > 1 & gap > 0.5]\nCHAIN → nowhere, "x", never\n'
+        '[ZONE: all]\nNOT CHAIN → elsewhere\nSELECT → "MATCH (c:Chain) WHRE c RETURN c"',
+        encoding="utf-8",
+    )
+    with pytest.raises(StellatorError) as raised:
+        run("stellator", "compile", str(file), "--home", str(home))
+    told = [line.removeprefix(f"{file}:").split(":")[:2] for line in raised.value.lines]
+    assert [":".join(place) for place in told] == ["1:8", "1:32", "2:1", "2:1", "4:1", "5:1"]
+    assert raised.value.exit_code == 3
+    file.write_text("[ZONE: all]\nCHAIN → nowhere", encoding="utf-8")
+    with pytest.raises(UsageError, match="nowhere") as one:
+        run("stellator", "compile", str(file), "--home", str(home))
+    assert one.value.exit_code == 2, "a single one keeps its kind"
 
 
 def test_masked_texts_stand_for_all_that_differ_in_numbers_and_names(tmp_path: Path) -> None:

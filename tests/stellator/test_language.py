@@ -16,6 +16,7 @@ from tests.stellator.strategies import programs
 from trails.errors import InputError
 from trails.stellator import example, read_file
 from trails.stellator.compiling import compile_block
+from trails.stellator.faults import StellatorError
 from trails.stellator.language import (
     Anchor,
     Angle,
@@ -120,19 +121,19 @@ def test_the_written_example_is_canonical(russian: bool) -> None:
         ('[ZONE:unstable]\nTOKN → "x"', "2:1", "Did you mean TOKEN?"),
         ("[ZONE:unstable]\nDRIFT → activates atention sweep", "2:19", "Did you mean attention sweep?"),
         ("[ЗОНА:всё]\nДРЕЙФ → вызывает разбос внимания", "2:18", "Did you mean разброс внимания?"),
-        ("[ZONE:unstable\nTOKEN", "1:15", "the line ends where"),
+        ("[ZONE:unstable\nTOKEN", "1:15", "the line ends too early"),
         ("[ZONE: entropy > ]", "1:18", "a number"),
         ("[ZONE: entropy > 1 > 2]", "1:20", "means nothing here"),
         ("[ZONE: entropy > 1, 2]", "1:8", "takes one value"),
         ("[ZONE:a]\nGRADIENT DAMPEN → backward pass ~zero", "2:34", "a number"),
         ("[ZONE:a]\nGRADIENT DAMPEN → backward pass ~1e30", "2:34", "a factor from 0 to 1; 1e30 was given"),
         ("[ZONE:a]\nPHASE → π ± 400°", "2:1", "could not fail"),
-        ("[ZONE:a]\n\nTOKEN → слово", "3:1", 'TOKEN → "слово"'),
+        ("[ZONE:a]\n\nTOKEN → слово", "3:9", 'TOKEN → "слово"'),
         ('[ZONE:a]\nTOKEN → "x', "2:9", '"text"'),
         ('[ZONE:a]\nTOKEN → ""', "2:9", "empty"),
         ('[ZONE:a]\nTOKEN → "\\q"', "2:9", "Write \\\\"),
         ('[ZONE:a]\nTOKEN → "\\ud800"', "2:9", "half of a character"),
-        ("[ZONE:a]\nSTEP → BAT", "2:1", "Did you mean BUT?"),
+        ("[ZONE:a]\nSTEP → BUT, BAT", "2:13", "Did you mean BUT?"),
         ("[ZONE:a]\nLAYERS → 0", "2:10", "Layers count from 1"),
         ("[ZONE:a]\nDRIFT → logit shift on layer 3", "2:30", "no layer"),
         ("[ZONE:a]\nPHASE → π on layers 3,4", "2:21", "one layer"),
@@ -144,7 +145,12 @@ def test_the_written_example_is_canonical(russian: bool) -> None:
         ("[ZONE:a]\nORDER → rhythm 1", "2:1", "N from 2 to 64"),
         ('[ZONE:a]\nMASK → "surprise<1"', "2:8", "surprisal<X"),
         ("[ZONE:a]\nOBJECTIVE → lm\nOBJECTIVE → dft", "3:1", "line 2 of this block"),
-        ('[ZONE:a]\nNAME → "x"\n[ZONE:b]\nNAME → "x"', "3:2", "line 1 already"),
+        ('[ZONE:a]\nNAME → "x"\n[ZONE:b]\nNAME → "x"', "4:1", "line 1 already"),
+        ('[ZONE:a]\nNAME → "x"\nNAME → "y"', "3:1", "line 2 names this block already"),
+        ('[ZONE:a]\nTOKEN → "x"\nNAME → "y"', "3:1", "Put the name below [ZONE: …]"),
+        ('[ZONE:a]\nTOKEN → "и\u0306", слово', "2:15", "TOKEN takes texts"),
+        ('[ZONE:a]\nTOKEN → "и\u0306" ?', "2:14", "means nothing here"),
+        ("'x'", "1:1", "means nothing here. Expected: [ZONE: …]."),
         ("", "1:1", "trails stellator init"),
         ("# only a comment", "1:1", "there is no block"),
         ("[ZONE: " + "(" * (MAX_DEPTH + 1) + "a" + ")" * (MAX_DEPTH + 1) + "]", f"1:{8 + MAX_DEPTH}", "nested deeper"),
@@ -155,6 +161,70 @@ def test_an_error_names_its_place_and_what_could_be_meant(text: str, place: str,
         parse(text, "t.stellator")
     assert str(raised.value).startswith(f"t.stellator:{place}: ")
     assert words in str(raised.value)
+
+
+def places(text: str) -> list[str]:
+    """LINE:COLUMN of every fault of a text."""
+    try:
+        parse(text)
+    except StellatorError as error:
+        return [f"{fault.line}:{fault.column}" for fault in error.faults]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        # a block of which the zone is wrong keeps its lines, and a wrong line hides none of the others
+        ("[ZONE entropy]\nSTEP → BUT\nSTEP → BAT\n[ZONE: all]\nTOKEN → x\n\n???", ["1:7", "3:8", "5:9", "7:1"]),
+        ("ZONE: all]\nSTEP → BUT", ["1:1"]),
+        ("[ZNE: all]\nSTEP → BUT\n{ZONE: all}\nSTEP → BUT", ["1:2", "3:1"]),
+        # without a block every line would be wrong: it is said once
+        ('STEP → BUT\nANCHOR → "x"\nSTEP → BAT', ["1:1", "3:8"]),
+        ("```\n[ZONE: all]\nSTEP → BUT", ["1:1"]),
+        ("```\nSTEP → BUT", ["1:1"]),
+        ("STEP → BAT\nSTEP → BUT\nSTEP => IF", ["1:1", "1:8", "3:6"]),
+        # a statement that was broken over lines is wrong where it breaks
+        ('[ZONE: all]\nTOKEN → "rain\nfalls"\nSTEP → BAT', ["2:9", "4:8"]),
+        ('[ZONE: all]\nTOKEN → "rain\nfalls\nSTEP → BUT', ["2:9", "3:1"]),
+        ("[ZONE: entropy > q90\n  & role = BUT]\nSTEP → BUT", ["1:21"]),
+        ("[ZONE: all]\nSTEP → BUT,\n  HOWEVER,\n  IF\nTOKEN → x", ["2:12", "5:9"]),
+        ("[ZONE: all]\nTOKEN →\n'x'\nSTEP → BUT", ["2:8"]),
+        # what is said twice is compared with what could be read
+        ('[ZONE: all]\nANCHOR → x\nANCHOR → "y"\nANCHOR → "z"\nANCHOR → "z"', ["2:10", "4:1", "5:1"]),
+        ('[ZONE: all\nNAME → "x"\n[ZONE: all]\nNAME → "x"\n[ZONE: all]\nNAME → "x"', ["1:11", "4:1", "6:1"]),
+    ],
+)
+def test_every_fault_is_told_and_none_that_only_follows(text: str, found: list[str]) -> None:
+    assert places(text) == found
+
+
+def test_a_file_of_another_kind_is_read_no_further_than_a_thousand_faults() -> None:
+    with pytest.raises(StellatorError) as raised:
+        parse("[ZONE: all]\n" + "wrong\n" * 50_000)
+    assert (len(raised.value.faults), len(raised.value.lines)) == (1001, 51)
+    assert raised.value.lines[-1] == "stellator: 951 more faults; repair these first"
+    assert "Is this a file" in raised.value.faults[-1].hint
+
+
+_WRONG_LINES = (
+    'TOKN → "x"', 'TOKEN => "x"', 'TOKEN → "x', "STEP → BAT", "DRIFT → activates loss", "PHASE → 270°", "LAYERS → 0",
+    "GRADIENT DAMPEN → ~7", "???", 'ANCHOR → ""', "ТОКЕН → «дождь", "ORDER → rhythm 1", "rain falls", "NAME",
+    "ВЕС → удивление", "\t\u00a0STEP → BUT",
+)  # fmt: skip
+_WRONG_ZONES = ("[ZONE: a >]", "[ZONE a]", "ZONE: all]", "[ZNE: all]", "[ZONE: (a]", "[ЗОНА: a & ]", "[ZONE: a", "[]")
+
+
+@given(programs(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_planted_faults_are_named_by_their_lines_and_nothing_else_is(program: Program, data: st.DataObject) -> None:
+    lines = printed(program).split("\n")
+    statements = [number for number, line in enumerate(lines, start=1) if line.strip() and not line.startswith("#")]
+    planted = data.draw(st.lists(st.sampled_from(statements), unique=True).map(sorted))
+    for number in planted:
+        wrong = _WRONG_ZONES if lines[number - 1].startswith("[") else _WRONG_LINES
+        lines[number - 1] = data.draw(st.sampled_from(wrong))
+    assert [int(place.partition(":")[0]) for place in places("\n".join(lines))] == planted
 
 
 _SIGNS = '[]→-><"«»\\&|()π/±~,:# \n\r\t\x00🍎'
@@ -169,7 +239,7 @@ def test_any_text_is_read_or_refused_with_its_place(text: str) -> None:
     try:
         program = parse(text)
     except InputError as error:
-        placed = re.match(r"stellator:\d+:\d+: ", str(error)) is not None
+        placed = all(re.match(r"stellator:\d+:\d+: |stellator: \d+ more", line) for line in error.lines)
         assert placed, error  # noqa: PT017  # either branch is right
     else:
         assert parse(printed(program)) == program

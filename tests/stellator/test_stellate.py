@@ -135,8 +135,11 @@ def test_an_edited_block_is_kept_and_what_follows_is_made_anew(place: Path) -> N
     assert "STEP → THEREFORE" in block.read_text("utf-8")
     assert looped(place) == ()
     block.write_text("[ZONE: all]\nSTEP → BAT\n", "utf-8")
-    with pytest.raises(InputError, match=r"block\.stellator:2:1: .*BUT"):
+    with pytest.raises(InputError, match=r"block\.stellator:2:8: .*BUT"):
         looped(place)
+    (place / "home" / "zones.toml").write_text('[mine]\nexpression = "all"\n', "utf-8")
+    block.write_text("[ZONE: mine]\nSTEP → BUT\n", "utf-8")
+    assert looped(place) == (4, 5), "an edited block may name a zone of the home"
 
 
 def test_what_a_loop_refuses(place: Path, tmp_path: Path) -> None:

@@ -101,6 +101,10 @@ def command(
     from trails.pipeline import Home
 
     with Home(**settings_for(home, store, model=model, device=device)) as opened, BarProgress(quiet=as_json) as bar:
+        if blocks is not None:
+            from trails.stellator import check_file
+
+            check_file(blocks, opened.settings.home)  # before the measuring, not after it
         found = opened.diff(
             before,
             after,

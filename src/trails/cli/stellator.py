@@ -50,7 +50,7 @@ def command() -> None:
 
     \b
     trails stellator init thought.stellator      a commented example
-    trails stellator check thought.stellator     errors with line and column
+    trails stellator check thought.stellator     every error with line and column
     trails stellator explain thought.stellator   every line in a sentence
     trails stellator run thought.stellator       select, measure, one verdict a line
     """
@@ -83,18 +83,28 @@ def init(file: Path, russian: bool) -> None:
 @home_option
 @json_option
 def check(file: Path, zones: Path | None, home: Path | None, as_json: bool) -> None:
-    """Check that every line of FILE is valid; an error names the line, the column and the likely intention.
+    """Check every line of FILE. Everything that is wrong is named at once, with its line, its column and the likely intention.
+
+    The exit code is 3 if something is wrong. With --json the faults are an array (empty if there are none).
 
     \b
     trails stellator check thought.stellator
     """
     from trails.config import load_settings
     from trails.stellator import check_file
+    from trails.stellator.faults import StellatorError
 
-    program = check_file(file, load_settings(home=home).home, zones)
+    try:
+        program = check_file(file, load_settings(home=home).home, zones)
+    except StellatorError as error:
+        if not as_json:
+            raise
+        print_json({"file": str(file), "faults": [fault.record() for fault in error.faults]})
+        click.get_current_context().exit(error.exit_code)
     lines = sum(len(block.lines) for _, block in program.named())
     if as_json:
-        print_json({"file": str(file), "blocks": [name for name, _ in program.named()], "lines": lines})
+        blocks = [name for name, _ in program.named()]
+        print_json({"file": str(file), "blocks": blocks, "lines": lines, "faults": []})
         return
     echo(f"{file}: {counted(len(program.blocks), 'block')}, {counted(lines, 'line')}, no error")
 

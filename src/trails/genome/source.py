@@ -28,13 +28,12 @@ from ruamel.yaml.events import (
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.resolver import VersionedResolver
 
-from trails.errors import InputError, UsageError
+from trails.errors import FaultsError, UsageError
 from trails.platform.files import first_bytes
 
 MAX_BYTES = 4_000_000
 MAX_NODES = 100_000
 MAX_DEPTH = 24
-MAX_MESSAGES = 20
 
 Path_ = tuple[str | int, ...]
 
@@ -109,22 +108,13 @@ class Fault:
         return f"{file}:{self.line}:{self.column}; {self.path}: {self.message}; {self.hint}"
 
 
-class GenomeError(InputError):
+class GenomeError(FaultsError):
     """A genome that cannot be used; every fault on its own line."""
 
     def __init__(self, file: str, faults: Sequence[Fault]) -> None:
-        """``faults`` in the order of the file; those beyond :data:`MAX_MESSAGES` are counted."""
+        """``faults`` in any order, each once or more."""
         self.faults = tuple(sorted(set(faults)))
-        told = [fault.told(file) for fault in self.faults[:MAX_MESSAGES]]
-        if len(self.faults) > MAX_MESSAGES:
-            told.append(f"{file}: {len(self.faults) - MAX_MESSAGES} more faults; repair these first")
-        self._told = tuple(told)
-        super().__init__("\n".join(told))
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """One fault a line."""
-        return self._told
+        super().__init__(file, [fault.told(file) for fault in self.faults])
 
 
 def read_source(path: Path, keys: Mapping[str, str]) -> Document:

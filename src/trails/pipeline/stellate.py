@@ -152,7 +152,7 @@ def stellate(
         if number == 1 and known and known.get("inputs") != inputs:
             raise UsageError(f"{folder} holds another thought. Choose another folder, or give the thought of {path}.")
         if edited:
-            _checked(path)
+            _checked(path, home.settings.home)
         elif known.get("inputs") != inputs or there != known.get("sha256"):
             progress.note(f"step {number} of 5: {name}")
             told = works[number]()
@@ -205,11 +205,11 @@ def _read(folder: Path, number: int) -> Any:
     return json.loads((folder / FILES[number - 1]).read_text("utf-8"))
 
 
-def _checked(path: Path) -> None:
-    """The block that somebody edited, read and compiled without a run. Raises InputError with its line."""
+def _checked(path: Path, home: Path) -> None:
+    """The block that somebody edited, read and compiled without a run. Raises StellatorError with every fault."""
     from trails.stellator import check_file
 
-    check_file(path)
+    check_file(path, home)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
 from trails.platform.text import agreeing, counted
 from trails.schema import Run, Trace, step_key
-from trails.stellator import compile_program, read_file
+from trails.stellator import check_file, compile_program
 from trails.stellator.compiling import Compiled, Distribution, Lookups, Places, compile_block, masked_texts
 from trails.stellator.language import Anchor, ZoneName
 from trails.stellator.verdicts import (
@@ -45,10 +46,11 @@ def zones_of(home: OpenHome, file: Path | None = None) -> dict[str, Zone]:
 
 
 def compiled(home: OpenHome, file: Path, *, more_zones: Path | None = None, run: str | None = None) -> list[Compiled]:
-    """The blocks of a file over a run. Raises InputError ``FILE:LINE:COLUMN`` for what is wrong."""
+    """The blocks of a file over a run. Raises StellatorError with everything that is wrong in the file, and if nothing is, with
+    everything that the run cannot answer."""
     of = home.run(run)
     return compile_program(
-        read_file(file),
+        check_file(file, home.settings.home, more_zones),
         of,
         traces=lambda: home.traces(of.id),
         known=zones_of(home, more_zones),
@@ -78,13 +80,25 @@ def _lookups(home: OpenHome, run: str) -> Lookups:
             tuple(f"{part.chain}:{t}" for part in parts for first, stop in part.tokens for t in range(first, stop)),
         )
 
-    def measured(name: str) -> None:
+    @cache
+    def lacking(name: str) -> InputError | None:
+        """What a run without any value of a property is told; a file may name one a hundred times."""
         if name != "gap":
-            Distribution(lambda: home.traces(run), home.run(run)).check(name)
-            return
+            try:
+                Distribution(lambda: home.traces(run), home.run(run)).check(name)
+            except InputError as error:
+                return error
+            return None
         found = home.graph.run("MATCH (g:Gap) WHERE g.run = $run RETURN g.id LIMIT 1", {"run": run}, trusted=True)
-        if not found.rows:
-            raise InputError(f"gap was asked for, and the graph holds no gap of run {run}. Find them with: trails gaps")
+        return (
+            None
+            if found.rows
+            else InputError(f"gap was asked for, and the graph holds no gap of run {run}. Find them with: trails gaps")
+        )
+
+    def measured(name: str) -> None:
+        if error := lacking(name):
+            raise error
 
     return Lookups(lambda text: home.names.chain(text, run), masked, subgraph, measured)
 

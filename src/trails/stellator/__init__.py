@@ -2,7 +2,8 @@
 
 words, grammar.lark   the words in English and Russian, and how a line is made of them
 language              what a file says, as records, and its canonical spelling
-parsing               text → records; errors with line and column
+parsing               text → records, line by line
+faults                what is wrong in a file, all of it, with line and column
 zones                 named zones, a data file that a user can add to
 compiling             a block → one Cypher statement with parameters, and the annotations of training
 explaining            every line in a sentence
@@ -18,8 +19,9 @@ from trails.errors import InputError
 from trails.platform.files import first_bytes
 from trails.schema import Run, Trace
 from trails.stellator.compiling import Compiled, Distribution, Lookups, compile_block
+from trails.stellator.faults import Faults
 from trails.stellator.language import Program
-from trails.stellator.parsing import parse
+from trails.stellator.parsing import parse, read_blocks
 from trails.stellator.zones import Zone, zones
 
 MAX_BYTES = 2_000_000
@@ -27,29 +29,43 @@ MAX_BYTES = 2_000_000
 
 
 def read_file(file: Path) -> Program:
-    """The blocks of a file. Raises InputError for a file that is missing, too large or no text, and for a wrong line."""
+    """The blocks of a file. Raises InputError for a file that is missing, too large or no text, and StellatorError with every
+    wrong line."""
+    return parse(_text(file), str(file))
+
+
+def _text(file: Path) -> str:
     try:
         data = first_bytes(file, MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes. Split it into several files.")
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
     except OSError as error:
         raise InputError(
             f"{file}: cannot be read ({error.strerror}). Write one with: trails stellator init {file}"
         ) from None
-    return parse(text, str(file))
 
 
 def check_file(file: Path, home: Path | None = None, more_zones: Path | None = None) -> Program:
     """As :func:`read_file`, and every zone, field, unit, role and kind of overlap exists. Percentiles and chains are not looked
-    up: a file can be checked without a run."""
-    program = read_file(file)
-    known = zones(home, more_zones)
+    up: a file can be checked without a run. Raises one StellatorError with everything that is wrong."""
+    faults = Faults(str(file))
+    program = read_blocks(_text(file), faults)
+    try:
+        known = zones(home, more_zones)
+    except InputError:
+        faults.check()  # the file itself comes first
+        raise
     for name, block in program.named():
-        compile_block(name, block, known=known, run="", quantile=lambda _, percent: percent, file=str(file))
+        compile_block(name, block, known=known, run="", quantile=_as_written, file=str(file), faults=faults)
+    faults.check()
     return program
+
+
+def _as_written(_: str, percent: float) -> float:
+    return percent
 
 
 def compile_program(
@@ -61,12 +77,18 @@ def compile_program(
     lookups: Lookups | None = None,
     file: str = "stellator",
 ) -> list[Compiled]:
-    """Every block over one run. ``traces`` gives the traces of the run, for its percentiles."""
+    """Every block over one run. ``traces`` gives the traces of the run, for its percentiles. Raises StellatorError with
+    everything that the run cannot answer."""
     quantile = Distribution(traces, run)
-    return [
-        compile_block(name, block, known=known, run=run.id, quantile=quantile, lookups=lookups, file=file)
+    faults = Faults(file)
+    made = [
+        compile_block(
+            name, block, known=known, run=run.id, quantile=quantile, lookups=lookups, file=file, faults=faults
+        )
         for name, block in program.named()
     ]
+    faults.check()
+    return made
 
 
 def example(*, russian: bool = False) -> str:

@@ -15,15 +15,16 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from trails.analyses.effects import registry
 from trails.analyses.sequences import NUMBER, name_words
-from trails.errors import InputError, QueryError, UsageError
+from trails.errors import InputError
 from trails.platform.arrays import Doubles
 from trails.schema import TRANSITION, TRANSITION_MEASURES, Role, Run, Trace
+from trails.stellator.faults import Faults
 from trails.stellator.language import (
     Anchor,
     Block,
@@ -48,8 +49,6 @@ from trails.stellator.language import (
 )
 from trails.stellator.zones import Zone, resolved
 from trails.store.rows import transition_values
-
-_Answer = TypeVar("_Answer")
 
 MEASURES = {prop.name: prop for prop in TRANSITION if prop.name != "run"}
 """Properties of a transition that a zone can compare."""
@@ -204,18 +203,21 @@ def compile_block(
     quantile: Quantiles,
     lookups: Lookups | None = None,
     file: str = "stellator",
+    faults: Faults | None = None,
 ) -> Compiled:
     """The block as a statement over one run.
 
-    Raises InputError ``FILE:LINE:COLUMN`` for a field, unit, role, kind of overlap or effect that does not exist, and what the
-    lookups raise, with the same place before it.
+    A field, unit, role, kind of overlap or effect that does not exist, and what the lookups refuse, go to ``faults``; then the
+    statement is of no use. Without ``faults`` they are raised together, as StellatorError with ``FILE:LINE:COLUMN`` for each.
     """
-    statement = _Statement(quantile, file, run, lookups or Lookups())
-    zone = resolved(block, known, file)
+    collected = Faults(file) if faults is None else faults
+    statement = _Statement(quantile, collected, run, lookups or Lookups())
+    zone = resolved(block, known, collected)
     if (terms := _terms(zone)) > MAX_TERMS:
-        raise InputError(
-            f"{file}:{block.place.line}:{block.place.column}: the zone has {terms:,} comparisons (named zones counted in), and "
-            f"{MAX_TERMS} are possible. Split the block, or name several values with commas: source = a, b."
+        collected.add(
+            block.place,
+            f"the zone has {terms:,} comparisons (named zones counted in), and {MAX_TERMS} are possible.",
+            "Split the block, or name several values with commas: source = a, b.",
         )
     where = [] if zone is None else [statement.expression(zone)]
     lines = [(line.content, line.place) for line in block.lines if isinstance(line.content, Select)]
@@ -223,7 +225,10 @@ def compile_block(
         kind: [(line, place) for line, place in lines if line.kind == kind and not line.negated] for kind in _KINDS
     }
     subgraph = [(line.content, line.place) for line in block.lines if isinstance(line.content, Subgraph)]
-    held = statement.at(subgraph[0][1], statement.lookups.subgraph, subgraph[0][0].selection) if subgraph else Places()
+    held = Places()
+    for selection, place in subgraph:
+        with collected.at(place):
+            held = statement.lookups.subgraph(selection.selection)
     kind: Kind = next((kind for kind in _KINDS if chosen[kind]), held.kind if subgraph else "TOKEN")
     match, places = ["MATCH (c:Chain)"], []
     if chosen["CHAIN"]:
@@ -260,6 +265,8 @@ def compile_block(
     match.append(f"WHERE {' AND '.join(where)}")
     letter = {"TOKEN": "t", "STEP": "s", "CHAIN": "c"}[kind]
     match.append(f"RETURN DISTINCT {letter}.id AS id ORDER BY id")
+    if faults is None:
+        collected.check()
     header = f"{file}:{block.place.line}:{block.place.column}"
     return Compiled(name, block, kind, "\n".join(match), statement.parameters, annotations_of(block), header)
 
@@ -344,13 +351,21 @@ def annotations_of(block: Block) -> Annotations:
     return Annotations(dampen, options, anchor, drift)
 
 
+class _WrongError(Exception):
+    """A comparison that means nothing, or that the run cannot answer: what, and what to write instead."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
 class _Statement:
     """Parameters of a statement, and conditions that name them."""
 
-    def __init__(self, quantile: Quantiles, file: str, run: str, lookups: Lookups) -> None:
+    def __init__(self, quantile: Quantiles, faults: Faults, run: str, lookups: Lookups) -> None:
         self.parameters: dict[str, Any] = {}
         self.lookups = lookups
-        self._quantile, self._file, self._run = quantile, file, run
+        self._quantile, self._faults, self._run = quantile, faults, run
         self._named: dict[tuple[str, str], str] = {}
         self._last: dict[str, int] = {}
 
@@ -363,18 +378,6 @@ class _Statement:
             self.parameters[self._named[key]] = value
         return f"${self._named[key]}"
 
-    def at(self, place: Place, ask: Callable[..., _Answer], *given: Any) -> _Answer:
-        """What ``ask`` says; what it refuses is refused with the place."""
-        try:
-            return ask(*given)
-        except (InputError, QueryError, UsageError) as error:
-            raise type(error)(f"{self._file}:{place.line}:{place.column}: {error}") from None
-
-    def wrong(self, condition: Condition, message: str) -> InputError:
-        place = condition.place
-        origin = f"in {condition.origin}: " if condition.origin else ""
-        return InputError(f"{self._file}:{place.line}:{place.column}: {origin}{message}")
-
     def expression(self, of: Expression) -> str:
         """A condition on ``c``, ``s``, ``t`` and ``r``."""
         match of:
@@ -384,17 +387,23 @@ class _Statement:
                 word = " AND " if sign == "&" else " OR "
                 return "(" + word.join(self.expression(part) for part in parts) + ")"
             case Condition():
-                return self.condition(of)
+                try:
+                    return self.condition(of)
+                except _WrongError as wrong:
+                    origin = f"in {of.origin}: " if of.origin else ""
+                    message = f"{origin}{wrong.message}"
+                    self._faults.add(of.place, message, wrong.hint, declared=bool(origin))
+                    return "true"
             case ZoneName():
                 return "true"
 
     def condition(self, of: Condition) -> str:
-        """One comparison."""
+        """One comparison. Raises _WrongError for what means nothing."""
         if of.name in MEASURES or of.name == "gap":
             try:
                 self.lookups.measured(of.name)
             except InputError as error:
-                raise self.wrong(of, str(error)) from None
+                raise _WrongError(str(error)) from None
         if of.name in MEASURES:
             return f"r.{of.name} {_sign(of)} {self.number(of)}"
         if of.name == "gap":
@@ -404,9 +413,9 @@ class _Statement:
         if of.name not in FIELDS:
             names = (*FIELDS, *MEASURES)
             near = difflib.get_close_matches(of.name, names, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise self.wrong(
-                of, f"{of.name!r} is nothing that is measured or known.{hint} A zone compares {', '.join(names)}."
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise _WrongError(
+                f"{of.name!r} is nothing that is measured or known.", f"{hint}A zone compares {', '.join(names)}."
             )
         texts = self.texts(of)
         no = "NOT " if of.compare == "!=" else ""
@@ -428,42 +437,42 @@ class _Statement:
         return f"{no}c.{of.name} IN {found}"
 
     def texts(self, of: Condition) -> list[str]:
-        """The values of a condition on names. Raises InputError for numbers, and for names that do not exist."""
+        """The values of a condition on names. Raises _WrongError for numbers, and for names that do not exist."""
         if of.compare not in ("=", "!=") or not all(isinstance(value, Text) for value in of.values):
-            raise self.wrong(of, f"{of.name} is a name: write {of.name} = NAME, or several with commas.")
+            raise _WrongError(f"{of.name} is a name.", f"Write {of.name} = NAME, or several with commas.")
         found = [value.text for value in of.values if isinstance(value, Text)]
         choices = {"role": tuple(Role), "overlap": OVERLAPS, "effect": tuple(registry())}.get(of.name)
         for text in found if choices else ():
             if text not in choices:  # type: ignore[operator]
-                raise self.wrong(of, f"{of.name} {text!r} does not exist. There are: {', '.join(choices or ())}.")
+                raise _WrongError(f"{of.name} {text!r} does not exist.", f"There are: {', '.join(choices or ())}.")
         return found
 
     def number(self, of: Condition) -> str:
         """The parameter of a condition on a number, in the unit of the property."""
         value = of.values[0]
         if len(of.values) > 1 or isinstance(value, Text):
-            raise self.wrong(
-                of, f"{of.name} is a number: write {of.name} > 1.5, or {of.name} > q90 for its percentile."
+            raise _WrongError(
+                f"{of.name} is a number.", f"Write {of.name} > 1.5, or {of.name} > q90 for its percentile."
             )
         if isinstance(value, Quantile):
             if of.name == "gap":
-                raise self.wrong(of, "gap is a score from 0 to 1 already: write gap > 0.9.")
+                raise _WrongError("gap is a score from 0 to 1 already.", "Write gap > 0.9.")
             try:
                 return self.parameter(of.name, self._quantile(of.name, value.percent))
             except InputError as error:
-                raise self.wrong(of, str(error)) from None
+                raise _WrongError(str(error)) from None
         return self.parameter(of.name, self.in_unit(of, value))
 
     def in_unit(self, of: Condition, value: Number) -> float:
-        """The number in the property's own unit. Raises InputError for a unit that does not fit."""
+        """The number in the property's own unit. Raises _WrongError for a unit that does not fit."""
         own = MEASURES[of.name].unit if of.name in MEASURES else "0..1"
         if own == "0..1" and value.unit in ("", "%"):
             share = value.value / (100 if value.unit else 1)
             if not 0 <= share <= 1:
-                raise self.wrong(
-                    of,
+                raise _WrongError(
                     f"{of.name} lies between 0 and 1, and {value.value:g}{value.unit} does not: this is true of every "
                     "value or of none.",
+                    f"Write for example {of.name} > 0.9.",
                 )
             return share
         if not value.unit:
@@ -471,8 +480,8 @@ class _Statement:
         if value.unit in ("nats", "bits") and own == "nats":
             return value.value * (math.log(2) if value.unit == "bits" else 1)
         fits = "nats or bits" if own == "nats" else "%" if own == "0..1" else "no unit"
-        raise self.wrong(
-            of, f"{of.name} is measured in {own or 'whole numbers'}, {value.unit} was given. It takes {fits}."
+        raise _WrongError(
+            f"{of.name} is measured in {own or 'whole numbers'}, {value.unit} was given.", f"It takes {fits}."
         )
 
     def texts_of(self, lines: _Placed) -> list[str]:
@@ -480,16 +489,23 @@ class _Statement:
         found: list[str] = []
         for line, place in lines:
             for text in line.of:
-                if text.quoted:
-                    found += self.at(place, self.lookups.masked, text.text) if text.masked else [text.text]
+                if text.quoted and not text.masked:
+                    found.append(text.text)
+                elif text.quoted:
+                    with self._faults.at(place):
+                        found += self.lookups.masked(text.text)
         return list(dict.fromkeys(found))
 
     def chains(self, lines: _Placed) -> str:
         """Chains with one of the texts, or of one of the names."""
         parts = []
-        if ids := [
-            self.at(p, self.lookups.chain, text.text) for line, p in lines for text in line.of if not text.quoted
-        ]:
+        ids = []
+        for line, place in lines:
+            for text in line.of:
+                if not text.quoted:
+                    with self._faults.at(place):
+                        ids.append(self.lookups.chain(text.text))
+        if ids or not any(text.quoted for line, _ in lines for text in line.of):
             parts.append(f"c.id IN {self.parameter('chain', ids)}")
         if any(text.quoted for line, _ in lines for text in line.of):
             texts = self.parameter("chain_text", self.texts_of(lines))

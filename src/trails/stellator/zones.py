@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from trails.errors import InputError
+from trails.stellator.faults import Faults
 from trails.stellator.language import Block, Condition, Expression, Joined, Not, Place, ZoneName
 from trails.stellator.parsing import parse
 
@@ -70,11 +71,15 @@ def _read(text: str, name: str) -> dict[str, Zone]:
     return found
 
 
-def resolved(block: Block, known: Mapping[str, Zone], name: str = "stellator") -> Expression | None:
-    """The expression of a block's zone without names; None for every token. Raises InputError for a name that no file declares,
-    and for zones that name each other in a circle.
+def resolved(block: Block, known: Mapping[str, Zone], faults: Faults | None = None) -> Expression | None:
+    """The expression of a block's zone without names; None for every token. A name that no file declares, and zones that name
+    each other in a circle, go to ``faults``, and their names stay. Without ``faults`` they are raised, as StellatorError.
     """
-    return _without_names(block.zone, known, name, (), None)
+    collected = Faults("stellator") if faults is None else faults
+    found = _without_names(block.zone, known, collected, (), None)
+    if faults is None:
+        collected.check()
+    return found
 
 
 def _told(expression: Expression, place: Place, origin: str) -> Expression:
@@ -91,7 +96,7 @@ def _told(expression: Expression, place: Place, origin: str) -> Expression:
 
 
 def _without_names(
-    expression: Expression, known: Mapping[str, Zone], name: str, inside: tuple[str, ...], outer: Place | None
+    expression: Expression, known: Mapping[str, Zone], faults: Faults, inside: tuple[str, ...], outer: Place | None
 ) -> Expression | None:
     """``inside`` are the zones that are being put in place of their names, ``outer`` is where the first of them is named."""
     match expression:
@@ -101,25 +106,31 @@ def _without_names(
                 return None
             if zone not in known:
                 near = difflib.get_close_matches(zone, known, 1)
-                hint = f" Did you mean {near[0]}?" if near else ""
+                meant = f"Did you mean {near[0]}? " if near else ""
                 named = f" (named in zone {inside[-1]!r} of {known[inside[-1]].file})" if inside else ""
-                raise InputError(
-                    f"{name}:{place.line}:{place.column}: there is no zone {zone!r}{named}.{hint} Zones: {', '.join(known)}. "
-                    "A file zones.toml in the home folder declares more."
+                faults.add(
+                    place,
+                    f"there is no zone {zone!r}{named}.",
+                    f"{meant}Zones: {', '.join(known)}. A file zones.toml in the home folder declares more.",
+                    declared=bool(inside),
                 )
+                return expression
             if known[zone].name in inside:
-                raise InputError(
-                    f"{name}:{place.line}:{place.column}: zones of {known[zone].file} name each other in a circle: "
-                    f"{' → '.join((*inside, zone))}."
+                faults.add(
+                    place,
+                    f"zones of {known[zone].file} name each other in a circle: {' → '.join((*inside, zone))}.",
+                    "Write out one of them.",
+                    declared=True,
                 )
+                return expression
             declared = known[zone]
-            meant = _without_names(declared.expression, known, name, (*inside, declared.name), place)
-            return None if meant is None else _told(meant, place, f"zone {declared.name!r} of {declared.file}")
-        case Not(of):
-            found = _without_names(of, known, name, inside, outer)
+            of = _without_names(declared.expression, known, faults, (*inside, declared.name), place)
+            return None if of is None else _told(of, place, f"zone {declared.name!r} of {declared.file}")
+        case Not(inner):
+            found = _without_names(inner, known, faults, inside, outer)
             return Not(found if found is not None else ZoneName("all"))
-        case Joined(sign, of):
-            parts = [_without_names(one, known, name, inside, outer) for one in of]
+        case Joined(sign, several):
+            parts = [_without_names(one, known, faults, inside, outer) for one in several]
             if sign == "|" and any(part is None for part in parts):
                 return None
             kept = tuple(part for part in parts if part is not None)
