@@ -118,9 +118,13 @@ class Collector:
         if "attends_sum" in found:
             own = np.concatenate([part.sequence.chain_bins[part.keep : part.end] for part in batch]) - 2
             began = np.repeat([part.steps.start for part in batch], np.diff(edges))
-            attends = _attends(
-                kept("attends_sum")[:, 2:], kept("attends_layer")[:, 2:], own - began, began, self.run.n_layers, near
-            )
+            step, mass, column = _attends(kept("attends_sum")[:, 2:], own - began, self.run.n_layers, near)
+            places = np.repeat(np.arange(len(batch)), np.diff(edges)), np.concatenate([np.r_[at] for at in here])
+            layer = found["attends_layer"][(*places, column + 2)]
+            none = step < 0
+            step[~none] += began[~none]
+            mass[none] = np.nan
+            attends = (step.astype(np.int32), mass, np.where(none, -1, layer).astype(np.int32))
         if "peak_token" in found:
             token = kept("peak_token")
             seen = token >= 0
@@ -328,25 +332,22 @@ def _finite(values: Floats, but: Sequence[int]) -> bool:
     return bool(known.all())
 
 
-def _attends(
-    sums: Floats, strongest: Ints, own: Longs, first: Longs, layers: int, near: int
-) -> tuple[Ints, Floats, Ints]:
-    """The earlier step that each token looks at most, by the mean over layers: step, mass and layer, each (n,).
+def _attends(sums: Floats, own: Longs, layers: int, near: int) -> tuple[Longs, Floats, Longs]:
+    """The earlier step that each token looks at most, by the mean over layers: step (-1: there is none), mass and column, each
+    (n,). ``sums`` are overwritten.
 
-    ``sums`` (n, k) over layers, ``strongest`` (n, k) the layer of the largest mass, ``own`` (n,) each token's step, counted
-    from ``first`` (n,) as the columns are: step 0, step 1, … or, with ``near``, the steps up to the token's own, of which
-    those below 0 are not there.
+    ``sums`` (n, k) over layers, ``own`` (n,) each token's step. The columns are step 0, step 1, … or, with ``near``, the steps
+    up to the token's own, of which those below 0 are not there.
     """
-    row = np.arange(len(sums))
-    keys = own[:, None] + np.arange(1 - near, 1) if near else np.broadcast_to(np.arange(sums.shape[1]), sums.shape)
-    mean = np.where((keys >= 0) & (keys < own[:, None]), sums / layers, -1.0)
-    best = mean.argmax(1)
-    none = mean[row, best] < 0
-    return (
-        np.where(none, -1, keys[row, best] + first).astype(np.int32),
-        np.where(none, np.nan, mean[row, best]).astype(np.float32),
-        np.where(none, -1, strongest[row, best]).astype(np.int32),
-    )
+    first = own + (1 - near) if near else np.zeros_like(own)  # step of the first column
+    columns, end = np.arange(sums.shape[1], dtype=np.int32), (own - first).astype(np.int32)
+    sums /= layers
+    np.copyto(sums, -1, where=columns >= end[:, None])
+    if near:
+        np.copyto(sums, -1, where=columns < -first[:, None])
+    best = sums.argmax(1)
+    mass = sums[np.arange(len(sums)), best]
+    return np.where(mass < 0, -1, best + first), mass, best
 
 
 @lru_cache(maxsize=256)
