@@ -28,7 +28,7 @@ def test_a_part_of_a_home_is_no_output(tmp_path: Path) -> None:
         check_output(path)
 
 
-def test_a_device_a_pipe_and_a_link_are_no_output(tmp_path: Path) -> None:
+def test_a_device_a_pipe_and_a_link_are_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     for path, kind in ((tmp_path / "pipe", "a pipe"), (Path(os.devnull), "a device")):
@@ -39,8 +39,14 @@ def test_a_device_a_pipe_and_a_link_are_no_output(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not written to standard output"):
         check_output(Path("-"))
     (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "file", tmp_path / "new"):
+    for path in (tmp_path, tmp_path / "file", tmp_path / "new", tmp_path / "new" / "newer"):
         check_output(path)
+    with pytest.raises(UsageError, match="cannot be written: .*file is a file, not a folder"):
+        check_output(tmp_path / "file" / "new")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, whom nothing is denied
+    for path in (tmp_path, tmp_path / "file", tmp_path / "new" / "newer"):
+        with pytest.raises(UsageError, match=f"the folder {tmp_path} may not be written to"):
+            check_output(path)
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from trails.cli import cli
 from trails.errors import ModelError, UsageError
 from trails.export.record import RECORD
 from trails.schema import Run
-from trails.train.check import check_base, check_model, check_output, export_head
-from trails.train.options import TrainOptions, check_options
+from trails.train.check import check_base, check_model, check_output, export_head, identity_of
+from trails.train.options import TrainOptions, check_options, said
 
 RUN = Run("toy", "a" * 64, "b" * 64, n_layers=4)
 
@@ -45,22 +45,60 @@ def test_other_weights_are_refused_unless_forced_and_another_tokenizer_always(ex
 
 
 def test_a_folder_of_something_else_is_refused_and_leftovers_do_not_count(export: Path, tmp_path: Path) -> None:
-    head, folder = export_head(export), tmp_path / "adapter"
-    check_output(folder, head)
+    identity, folder, options = identity_of(export_head(export)), tmp_path / "adapter", TrainOptions()
+    check_output(folder, identity, options)
     folder.mkdir()
     (folder / "train.json.0123abcd.tmp").write_text("{")
-    check_output(folder, head)
+    check_output(folder, identity, options)
     (folder / "train.json").write_text(json.dumps({"identity": {"export": "other"}, "title": "other.parquet"}))
-    check_output(folder, head)  # it ended before anything was kept
+    check_output(folder, identity, options)  # it ended before anything was kept
     (folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
-    with pytest.raises(UsageError, match=r"another training \(of other.parquet\)"):
-        check_output(folder, head)
-    check_output(folder, head, overwrite=True)
-    (folder / "train.json").write_text(json.dumps({"identity": {"export": head.digest}, "finished": True}))
-    check_output(folder, head)
+    with pytest.raises(UsageError, match=r"another training \(of other.parquet\): it was trained on another export"):
+        check_output(folder, identity, options)
+    check_output(folder, identity, options, overwrite=True)
+    (folder / "train.json").write_text(json.dumps({"identity": identity, "finished": True}))
+    check_output(folder, identity, options)
     (folder / "train.json").unlink()
-    with pytest.raises(UsageError, match="is not empty"):
-        check_output(folder, head)
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="is not empty, and holds no training"):
+            check_output(folder, identity, options, overwrite=overwrite)
+
+
+def test_what_differs_from_a_training_that_is_kept_is_said(export: Path, tmp_path: Path) -> None:
+    head, folder, journal = export_head(export), tmp_path / "adapter", tmp_path / "journal.jsonl"
+    folder.mkdir()
+    journal.write_text("{}")
+    asked = TrainOptions(rank=4, layers=(2, 1))
+    record = said(asked) | {"steps": 25, "layers": [1, 2]}
+    identity = identity_of(head) | {"revision": "w" * 64}
+    again = identity_of(head, replay=journal)
+
+    def kept(identity: dict[str, str]) -> None:
+        known = {"identity": identity, "options": record, "title": "rows", "finished": True}
+        (folder / "train.json").write_text(json.dumps(known))
+
+    kept(identity)
+    check_output(folder, identity, asked)
+    check_output(folder, identity_of(head), replace(asked, layers=None))  # what only the rows and the model tell
+    for given, options, what in (
+        (identity, replace(asked, rank=8), "its rank is 4, and 8 was asked for"),
+        (identity, replace(asked, journal=0.5), "its journal is the default, and 0.5 was asked for"),
+        (identity, replace(asked, layers=(1,)), "its layers is 1,2, and 1 was asked for"),
+        (identity, replace(asked, steps=7), "its steps is 25, and 7 was asked for"),
+        (identity | {"revision": "v" * 64}, asked, "it was trained with other weights"),
+        (again, asked, "another journal, or none, was fed again"),
+        (identity_of(head, keep={"c1"}), asked, "it was trained on other rows"),
+    ):
+        with pytest.raises(
+            UsageError, match=rf"holds another training \(of rows\): {what}\. Choose another folder, or add"
+        ):
+            check_output(folder, given, options)
+        check_output(folder, given, options, overwrite=True)
+    kept(again | {"replay": f"12 {again['replay']}"})
+    check_output(folder, again, asked)
+    for given in (identity_of(head), identity_of(head, replay=journal, replay_at_random=True)):
+        with pytest.raises(UsageError, match="another journal, or none"):
+            check_output(folder, given, asked)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:

@@ -246,7 +246,8 @@ def test_resuming_equals_an_undisturbed_training(tiny, tokenizer, make_rows, tmp
     done = run(tmp_path, tiny(), tokenizer, rows, name="broken", **options)
     assert done.finished_before
     with pytest.raises(
-        UsageError, match=r"holds another training \(of rows\). Choose another folder, or add --overwrite"
+        UsageError,
+        match=r"another training \(of rows\): its steps is 8, and 9 was asked for. Choose another folder, or add --overwrite",
     ):
         run(tmp_path, tiny(), tokenizer, rows, name="broken", **(options | {"steps": 9}))
     assert run(tmp_path, tiny(), tokenizer, rows, name="broken", overwrite=True, **(options | {"steps": 1})).steps == 1

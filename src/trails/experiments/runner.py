@@ -41,6 +41,7 @@ from trails.experiments.corpus import Corpus, load_corpus
 from trails.experiments.criteria import difference
 from trails.experiments.rates import rate_scores
 from trails.experiments.report import markdown
+from trails.store.outputs import check_output
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def run_experiments(
     that breaks a rule, and for an ``out`` that holds results of another plan.
     """
     options = options or RunOptions()
+    check_output(out)
     chosen = named(name)
     if options.scale not in SCALES:
         raise UsageError(f"scale {options.scale!r} does not exist. Scales: {', '.join(SCALES)}.")

@@ -31,6 +31,8 @@ def anchors(
     known = home.run(run)
     wanted = home.chosen(chains, known.id)
     chosen = parse_layers(layers) if layers else None
+    if write:
+        home.check_graph()
     scorer = home.language_model(known.id)
     found, left_out = [], []
     progress.begin("suppressing attention", len(wanted))

@@ -21,6 +21,7 @@ from trails.pipeline.progress import Progress, Silent
 from trails.platform.text import beginning, counted
 from trails.schema import Chain, family_key
 from trails.store.base import Result
+from trails.store.outputs import check_output
 from trails.store.queries import bound_parameters, named_query
 from trails.store.resolve import Names
 from trails.store.traces import TraceStore
@@ -428,10 +429,13 @@ class Home(OpenHome):
 
         options = options or VariantOptions()
         if to:
+            check_output(Path(to))
             check_variant_file(Path(to))
         instrument = self.run(run)
         text = selection if is_selection(selection) else f"chain:{self.names.chain(selection, instrument.id)}"
         chosen = self.select(text).chains  # a selection that finds nothing says so before a model is loaded
+        if not to:
+            self.check_graph()
         scorer = self.language_model(instrument.id)
         from trails.variants.measuring import make_variants  # imports torch
 

@@ -21,6 +21,7 @@ from trails.pipeline.recombining import Measured, Objective
 from trails.platform.files import text_lines
 from trails.platform.text import counted
 from trails.schema import stable_hash
+from trails.store.outputs import check_output
 
 
 def run_initiation(
@@ -44,6 +45,8 @@ def run_initiation(
 
     genome, document = load_genome(path)
     after, stage = _stages(genome, path)
+    check_output(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
     key = stable_hash(document.text, objective.key, filler)
     done = _read(output, key)
     with open_shelf(settings, run) as shelf:

@@ -234,6 +234,13 @@ class OpenHome:
         self.graph.write([batch])
         self.graph.save()
 
+    def check_graph(self) -> None:
+        """To be called before the work whose results only the graph will hold. Raises StoreError where its server does not
+        answer; the embedded graph is a file of the home.
+        """
+        if self.settings.store_name == "neo4j":
+            self.graph.ensure_schema()
+
     def close_graph(self) -> None:
         """Save and let go of the graph, so that another part of the program can write it; it is opened again at its next
         use.

@@ -19,6 +19,7 @@ from trails.genome.recombine import Registry, Values, genome_id, search, text_of
 from trails.genome.shelf import Shelf
 from trails.pipeline.courses import open_shelf
 from trails.platform.text import counted
+from trails.store.outputs import check_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,8 @@ def search_genome(
 ) -> list[dict[str, Any]]:
     """Search from the genome of ``path``, and as many random orders of its books; every genome is registered in ``folder``."""
     genome, document = load_genome(path)
+    check_output(folder)
+    registry = Registry(folder)
     with open_shelf(settings, run) as shelf:
         # what is wrong is told before a model is loaded, at its place in the file that was given
         course = compile_course(genome, document, shelf, folder=path.parent, seed=objective.seed)
@@ -170,4 +173,4 @@ def search_genome(
             on_stage(f"measured {number} of at most {2 * budget + 1}: {genome_id(values)} {value:+.4f} nats per token")
             return value
 
-        return search(values_of(genome), told, Registry(folder), budget=budget, seed=seed, settings=objective.key)
+        return search(values_of(genome), told, registry, budget=budget, seed=seed, settings=objective.key)

@@ -61,6 +61,8 @@ def respond(
         )
     for folder in filter(None, given):
         check_base(check_adapter(folder), known)
+    if write:
+        home.check_graph()
     wanted = home.chosen(probes, known.id)
     found = _spans(home, spans, known.id)
     if any(not len(ids) for _, ids in found):  # a text of its own: its tokens are those of the run's tokenizer

@@ -54,6 +54,7 @@ from trails.stellator.language import (
 )
 from trails.stellator.parsing import parse
 from trails.stellator.verdicts import LINE_COLUMNS, LINES
+from trails.store.outputs import check_output
 
 if TYPE_CHECKING:
     from trails.pipeline.home import Home
@@ -126,8 +127,16 @@ def stellate(
     if not of.n_layers:
         raise UsageError(f"run {of.id} was measured by {of.model}, which is not a language model. Choose with --run.")
     progress = progress or Silent()
+    check_output(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kept = _record(folder)
+    if not kept and (foreign := next((name for name in FILES if (folder / name).exists()), None)):
+        same = folder / FILES[0]  # of a loop whose record was lost
+        if not same.is_file() or same.read_bytes() != f"{json_text(_thought(text.strip()))}\n".encode():
+            raise UsageError(
+                f"{folder} has a {foreign} of something else than this thought, and no loop.json. Choose another folder: "
+                "-o FOLDER"
+            )
     made: list[int] = []
     hashes: list[str] = []
     options: Mapping[int, Any] = {

@@ -15,8 +15,9 @@ from trails.export import read_records
 from trails.platform.files import text_lines, write_atomic
 from trails.platform.text import agreeing, part_of
 from trails.schema import Run
+from trails.store import outputs
 from trails.store.traces import TraceStore
-from trails.train.check import NOTHING_TO_LEARN, check_output, export_head
+from trails.train.check import NOTHING_TO_LEARN, check_output, export_head, identity_of
 from trails.train.options import TrainOptions, TrainReport, check_options
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,16 @@ def train_export(
     something else.
     """
     check_options(options)
+    if replay_at_random and replay is None:
+        raise UsageError("--replay-at-random is the control of a replay. Name the journal: --replay FILE.")
+    if replay is not None and not replay.is_file():
+        raise UsageError(f"{replay} does not exist. A training writes it: trails train EXPORT --journal 0.95 -o FOLDER")
     head = export_head(export)
-    check_output(output, head, overwrite=overwrite)
+    outputs.check_output(output)
+    identity = identity_of(head, keep=keep, replay=replay, replay_at_random=replay_at_random)
+    if not force:  # other weights are refused once they are known
+        identity["revision"] = head.model_sha
+    check_output(output, identity, options, overwrite=overwrite)
     known = _run_of(settings, head.run)
     if teacher and not options.objective == "attention":
         raise UsageError(
@@ -66,10 +75,6 @@ def train_export(
     teachers = _teachers(settings, teacher) if teacher else None
     if teachers is not None and (told := _without_map(export, teachers, teacher)):
         logger.warning(told)
-    if replay is not None and not replay.is_file():
-        raise UsageError(f"{replay} does not exist. A training writes it: trails train EXPORT --journal 0.95 -o FOLDER")
-    if replay_at_random and replay is None:
-        raise UsageError("--replay-at-random is the control of a replay. Name the journal: --replay FILE.")
 
     from trails.train import train
 
@@ -157,17 +162,18 @@ def train_roles(
         raise UsageError("adapters by role are trained on the cross entropy. Leave --objective attention out.")
     files = role_files(export)
     chains = {row["chain"] for rows in role_rows(export).values() for row in rows}
+    equal = replace(
+        options,
+        rank=options.rank * len(files),
+        alpha=options.alpha * len(files),  # the scale of an update is alpha / rank: the same
+        steps=options.steps * len(files),
+    )
+    _check_role_folders(output, export, files, chains, options, equal, overwrite=overwrite)
     reports: dict[str, TrainReport] = {}
     more: dict[str, Any] = {"force": force, "overwrite": overwrite, "on_step": on_step}
     for role, path in files.items():
         on_stage(f"role {role}: {path}")
         reports[role] = train_export(settings, path, output / role, options, on_stage=on_stage, **more)
-    equal = replace(
-        options,
-        rank=options.rank * len(files),
-        alpha=options.alpha * len(files),  # the scale of an update is alpha / rank: the same
-        steps=sum(report.steps for report in reports.values()) if options.steps else 0,
-    )
     on_stage(f"one adapter of rank {equal.rank} on the rows of all roles")
     one = train_export(settings, export, output / ONE, equal, keep=chains, on_stage=on_stage, **more)
     total = sum(report.rows for report in reports.values())
@@ -177,6 +183,29 @@ def train_roles(
     routes = {"routes": {role: role for role in reports}, "one": ONE, "mixed": MIXED, "weights": weights}
     write_atomic(output / "routes.json", json.dumps(routes, indent=1, sort_keys=True) + "\n")
     return RoleReport(reports, one, output / MIXED, weights)
+
+
+def _check_role_folders(
+    output: Path,
+    export: Path,
+    files: Mapping[str, Path],
+    chains: Collection[str],
+    options: TrainOptions,
+    equal: TrainOptions,
+    *,
+    overwrite: bool,
+) -> None:
+    """Raises UsageError for a folder of :func:`train_roles` that holds something else, before the first of them is trained."""
+    check_options(options)
+    if (output / "train.json").is_file():
+        raise UsageError(
+            f"{output} holds a training, and adapters by role need a folder of their own. Choose another one."
+        )
+    for folder in (output, *(output / name for name in (*files, ONE, MIXED))):
+        outputs.check_output(folder)
+    for role, path in files.items():
+        check_output(output / role, identity_of(export_head(path)), options, overwrite=overwrite)
+    check_output(output / ONE, identity_of(export_head(export), keep=chains), equal, overwrite=overwrite)
 
 
 def role_rows(export: Path) -> dict[str, list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from trails.errors import StoreError, UsageError
@@ -19,8 +20,9 @@ OWN = frozenset(
 
 
 def check_output(path: Path) -> None:
-    """Raise UsageError for a target that may not be replaced, whatever ``--overwrite`` says: what is there and is no file, a
-    link, a part of a home (measurements would be lost), and ``-``. A folder that is no part of a home passes.
+    """Raise UsageError for a target that cannot be written, or that nothing may replace, whatever ``--overwrite`` says: what is
+    there and no file, a link, a part of a home (measurements would be lost), ``-``, a place below a file, and one in a folder
+    that may not be written to. A folder that is no part of a home passes.
     """
     if str(path) == "-":
         raise UsageError(
@@ -38,3 +40,10 @@ def check_output(path: Path) -> None:
         check_regular(path, folder=True)
     except StoreError as error:
         raise UsageError(f"{str(error).partition('. ')[0]}. Choose another name") from None
+    holder = path if path.is_dir() else next(parent for parent in path.absolute().parents if parent.exists())
+    if not holder.is_dir():
+        raise UsageError(f"{path} cannot be written: {holder} is a file, not a folder. Choose another name")
+    if not os.access(holder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{path} cannot be written: the folder {holder} may not be written to. Choose another place, or make it writable"
+        )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from trails.errors import UsageError
 from trails.export import parse_layers
@@ -103,6 +103,16 @@ def layers_option(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     return () if text == "all" else parse_layers(text)
+
+
+_LATER = ("attempts", "attempt_tokens", "temperature", "journal")
+"""Options that came later: a training that does not use them is the one that earlier versions wrote."""
+
+
+def said(options: TrainOptions) -> dict[str, Any]:
+    """The options as the record of a training has them; those of :data:`_LATER` only where they are not at their default."""
+    defaults = {field.name: field.default for field in fields(options)}
+    return {n: value for n, value in asdict(options).items() if n not in _LATER or value != defaults[n]}
 
 
 def check_options(options: TrainOptions) -> None:

@@ -9,7 +9,6 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,17 @@ import torch
 from trails.errors import MissingPackageError, ModelError, UsageError
 from trails.measure.load import adapter_digest
 from trails.measure.packaged import quiet
-from trails.platform.files import contents, sha256, write_atomic
+from trails.platform.files import write_atomic
 from trails.platform.text import counted
-from trails.schema import Run, stable_hash
+from trails.schema import Run
 from trails.train.adapter import chosen_layers, forget_gguf, with_adapter
 from trails.train.attempts import Attempts
 from trails.train.attention import TeacherMap
-from trails.train.check import NOTHING_TO_LEARN, check_model, export_head, read_json
+from trails.train.check import NOTHING_TO_LEARN, check_model, export_head, held_training, identity_of, other_training
 from trails.train.data import Collator, Row, cut_rows, dataset, load_rows, losses_in, shuffled_steps
 from trails.train.journal import Journal, read_journal, replayed
 from trails.train.loss import batch_loss
-from trails.train.options import LEFT_OUT, TrainOptions, TrainReport, check_options
+from trails.train.options import LEFT_OUT, TrainOptions, TrainReport, check_options, said
 
 
 def train(
@@ -65,12 +64,11 @@ def train(
         rows = [row for row in rows if row["chain"] in keep]
     if options.shuffle_steps:
         rows = shuffled_steps(rows, options.seed)
-    identity = {"export": head.digest, "model": run.model, "revision": run.revision, "adapter": run.adapter}
-    if keep is not None:
-        identity["rows"] = f"of {len(keep)} chains, {stable_hash(*sorted(keep))}"
+    of_model = {"model": run.model, "revision": run.revision, "adapter": run.adapter}
+    identity = identity_of(head, keep=keep, replay=replay, replay_at_random=replay_at_random) | of_model
     if replay is not None:
         again = replayed(rows, read_journal(replay), at_random=replay_at_random, seed=options.seed)
-        identity["replay"] = f"{len(again)} rows {'at random ' if replay_at_random else ''}for {sha256(replay)}"
+        identity["replay"] = f"{len(again)} {identity['replay']}"
         rows = [*rows, *again]
     return train_rows(
         rows,
@@ -136,25 +134,16 @@ def train_rows(
             "Write a larger --max-tokens, or export shorter parts."
         )
     steps = options.steps or -(-len(rows) // (options.batch * options.accumulate))
-    settings = _said(options) | {"steps": steps, "layers": list(layers)}
+    settings = said(options) | {"steps": steps, "layers": list(layers)}
     fingerprint = hashlib.sha256(
         json.dumps([dict(identity), settings, _teacher_digest(teachers)], sort_keys=True).encode()
     ).hexdigest()
-    known = read_json(output / "train.json")
-    if overwrite and output.exists() and (known or not any(contents(output))):
-        shutil.rmtree(output)
-        known = None
-    checkpoints = output / "checkpoints"
-    # a start that failed, or that ended before its first checkpoint, leaves nothing to keep
-    nothing = known is not None and not known.get("finished") and not any(checkpoints.glob("*"))
-    if nothing:
-        known = None
+    known = held_training(output, overwrite=overwrite)
     if known is not None and known["fingerprint"] != fingerprint:
-        raise UsageError(
-            f"{output} holds another training (of {known['title']}). Choose another folder, or add --overwrite."
-        )
-    if known is None and not nothing and output.exists() and any(contents(output)):
-        raise UsageError(f"{output} is not empty. Choose another folder for the adapter.")
+        raise other_training(output, known, dict(identity), settings)
+    if overwrite and output.exists():
+        shutil.rmtree(output)
+    checkpoints = output / "checkpoints"
     if known is not None and known.get("finished"):
         return _report(output, known, finished_before=True)
     output.mkdir(parents=True, exist_ok=True)
@@ -219,15 +208,6 @@ def _fed(rows: Sequence[Row], steps: int, options: TrainOptions) -> dict[str, in
 
 JOURNAL = "journal.jsonl"
 """The journal of a training, beside its adapter."""
-
-_LATER = ("attempts", "attempt_tokens", "temperature", "journal")
-"""Options that came later: a training that does not use them is the one that earlier versions wrote."""
-
-
-def _said(options: TrainOptions) -> dict[str, Any]:
-    """The options as values; those of :data:`_LATER` only where they are not at their default."""
-    defaults = {field.name: field.default for field in fields(options)}
-    return {n: value for n, value in asdict(options).items() if n not in _LATER or value != defaults[n]}
 
 
 def _step_callback(on_step: Callable[[int, int, float], None]) -> Any:
