@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trails.experiments import experiments
@@ -26,9 +26,11 @@ from trails.experiments.report import (
     roles_table,
 )
 from trails.experiments.runner import RESULTS, development, read_results
+from trails.schema import stable_hash
 
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
 COMMITS = PAGES / "commits.json"
+CODE = tuple(f"src/trails/{part}" for part in ("experiments", "train", "measure"))
 
 
 def first_commit(digest: str) -> dict[str, Any] | None:
@@ -41,13 +43,28 @@ def first_commit(digest: str) -> dict[str, Any] | None:
     return {"commit": found[0][:7], "time": int(found[1])} if done.returncode == 0 and found else None
 
 
+def code_commit(digest: str, before: str) -> str:
+    """The latest commit up to ``before`` whose code has the digest that a plan names; empty where none has."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=PAGES.parents[1], capture_output=True, text=True, check=False)
+        return done.stdout
+
+    for commit in git("log", "--format=%h", "-60", before, "--", *CODE).split():
+        files = [PurePosixPath(name) for name in git("ls-tree", "-r", "--name-only", commit, *CODE).split()]
+        source = sorted(file.relative_to("src/trails") for file in files if file.suffix == ".py")
+        if digest == stable_hash(*(f"{file} {git('show', f'{commit}:src/trails/{file}')}" for file in source)):
+            return commit
+    return ""
+
+
 def commits() -> dict[str, dict[str, Any]]:
     """When each plan was committed, as ``commits.json`` has it; what it lacks from the history."""
     found: dict[str, dict[str, Any]] = json.loads(COMMITS.read_text("utf-8")) if COMMITS.is_file() else {}
     for name, stored in read_results(PAGES / RESULTS).items():
         digest = plan_hash(stored.plan)
         if found.get(name, {}).get("plan") != digest and (commit := first_commit(digest)):
-            found[name] = {"plan": digest, **commit}
+            found[name] = {"plan": digest, **commit, "code": code_commit(stored.plan["code"], commit["commit"])}
     return found
 
 

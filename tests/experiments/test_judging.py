@@ -487,24 +487,39 @@ def test_the_notes_beside_the_verdicts_are_true_of_the_rows() -> None:
     drift = [[cells[arm, seed]["metrics"]["kl_d"] for seed in range(20)] for arm in trained]
     early, later = ([f"{np.mean(of[part]):.2f}" for of in drift] for part in (slice(8), slice(8, None)))
     p = [f"{stats.ttest_ind(of[:8], of[8:]).pvalue:.3f}" for of in drift]
-    spoken = f"kl_d {min(early)} to {max(early)} and {min(later)} to {max(later)}, p {min(p)} to {max(p)}"
-    assert spoken in notes["anchor"]
+    assert f"(kl_d {min(later)} to {max(later)}) than before ({min(early)} to {max(early)};" in notes["anchor"]
+    assert f"t-test of two samples, p {min(p)} to {max(p)})" in notes["anchor"]
 
     cells = {(row["arm"], row["seed"]): row for row in rows["block-anchor"]}
 
     def apart(metric: str, a: str, b: str) -> tuple[str, str, str]:
         return told([cells[a, s]["metrics"][metric] - cells[b, s]["metrics"][metric] for s in range(10)])
 
-    text = apart("change_text", "whole block", "plain")
+    text = apart("change_text", "whole block", "whole block elsewhere")
     assert f"(-{text[0]}, -{text[1]} to -{text[2]})" in notes["block-anchor"]
-    assert f"by -{apart('bridge', 'plain again', 'plain')[0]}, four times" in notes["block-anchor"]
+    words = [cells["anchor", s]["other"] for s in range(10)]
+    assert f"{', '.join(words[:9])} and {words[9]}" in notes["block-anchor"]
+    layers = [cells["anchor", s]["layer"] for s in range(10)]
+    below = [seed for seed, layer in enumerate(layers) if layer < 11]
+    assert (
+        f"seeds {below[0]}, {below[1]} and {below[2]} the other layer ({', '.join(str(layers[s]) for s in below)})"
+        in (notes["block-anchor"])
+    )
+    assert len(below) == 3
+    assert f"differs by -{apart('bridge', 'plain again', 'plain')[0]}, four times" in notes["block-anchor"]
+    passed = [
+        sum(cells[arm, s]["metrics"]["passes"] for s in range(10)) for arm in ("attention target", "random places")
+    ]
+    assert (
+        f"of {passed[0]:.0f} against {passed[1]:.0f} an exact sign test gives p = {2 * 0.5 ** passed[0]:.3f}"
+        in (notes["block-anchor"])
+    )
     worse = apart("bridge", "plain", "untrained")
     assert f"(+{worse[0]}, {worse[1]} to {worse[2]})" in notes["block-anchor"]
-    away = [
-        told([cells[arm, s]["metrics"]["away"] for s in range(10)])[0]
-        for arm in ("random places", "attention target", "plain")
-    ]
-    assert "(distance {}; the zone's own target {}; plain rows {})".format(*away) in notes["block-anchor"]
+    arms = ("random places", "attention target", "plain", "untrained")
+    away = [told([cells[arm, s]["metrics"]["away"] for s in range(10)])[0] for arm in arms]
+    reached = "(distance {}; the zone's own target {}; plain rows {}; untrained {})"
+    assert reached.format(*away) in notes["block-anchor"]
     lost = [apart(metric, "random places", "plain")[0] for metric in ("sweep", "sweep_fitted")]
     assert f"(sweep -{lost[0]}, on the chains trained on -{lost[1]})" in notes["block-anchor"]
     cost = apart("nll_h", "attention target", "plain")
@@ -512,7 +527,7 @@ def test_the_notes_beside_the_verdicts_are_true_of_the_rows() -> None:
     places, layer = (apart("nll_h", arm, "plain")[0] for arm in ("random places", "random layer"))
     assert f"({places}) and at another layer ({layer})" in " ".join(notes["block-anchor"].split())
     same = apart("nll_h", "whole block", "whole block elsewhere")
-    assert f"(difference {same[0]}, -{same[1]} to {same[2]})" in notes["block-anchor"]
+    assert f"({same[0]}, -{same[1]} to {same[2]})" in notes["block-anchor"]
     assert f"cost {apart('nll_h', 'whole block elsewhere', 'plain')[0]} against" in notes["block-anchor"]
     leads = [sum(cells[arm, s]["metrics"]["leads"] for s in range(10)) for arm, _ in cells if arm != "queries halved"]
     assert min(leads) == 9

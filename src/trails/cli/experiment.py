@@ -74,7 +74,8 @@ def command(
 ) -> None:
     """Run experiment NAME with its controls: minimal-step (1), anchor (2), depth (3), same-loss (4), neutrality (5),
     volatility (6), flags (7), reaction (8), capture (9), cheap-paths (10), stages (11), bridges (12), roles (13),
-    loop-loss (14), initiation (15), transfer (16), mask-order, block, or all.
+    loop-loss (14), initiation (15), transfer (16), mask-order, block, block-anchor,
+    or all.
 
     Several names are joined by commas. Learning rates are chosen on seeds of their own. Then the plan (arms,
     criteria with their smallest effects of interest, realised sizes, digests of the rows) is written, then the

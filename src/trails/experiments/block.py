@@ -378,7 +378,7 @@ EXPERIMENT = Experiment(
     },
     limits="One block of two training lines. ANCHOR and DRIFT are statements here and train nothing. The zone is chosen by the "
     "base model, on training and held-out chains together; verdicts are on held-out chains. Every arm "
-    "trains at the rate that is best for the rows without a block, so that no difference is one of rates.",
+    "trains at the rate that is best for the rows without a block. A common rate can still favour an arm.",
     prepare=prepare,
     run=run,
     rates=(1e-4, 3e-4, 1e-3),

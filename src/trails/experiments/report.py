@@ -166,15 +166,28 @@ def markdown(
         spent = sum(float(r["seconds"]) for r in measured) / 60
         left = len(measured) - len(records)
         more = f", {left} rows of seeds that are not judged counted" if left else ""
-        lines.append(f"- cost: {spent:.1f} minutes of {', '.join(devices)}{more}, development not counted")
+        lines.append(
+            f"- cost: {spent:.1f} minutes of {', '.join(devices)}{more}: the times of the arms added up, of which several "
+            "may have run side by side; development not counted"
+        )
     lines += _sizes(plan, seeds)
     lines += [f"- {key}: {_words(value)}" for key, value in experiment.settings.items()]
     several = "Small models; nothing here says that larger ones behave alike."
     single = "One small model; nothing here says that a larger one behaves alike."
     lines += [f"- {experiment.limits}", f"- {several if 'members' in plan else single}", ""]
     lines += _other_rates(elsewhere(experiment, plan, tried))
-    lines += ["Run it again:", "", f"    {command(experiment.name, plan)}", ""]
+    lines += again(experiment.name, plan, commit)
     return "\n".join(lines)
+
+
+def again(name: str, plan: Mapping[str, Any], commit: committed.Commit | None) -> list[str]:
+    """How an experiment is run again, as lines: the code of its plan where the commit is known, the plan, the rows."""
+    code = (commit or {}).get("code")
+    steps = [f"git checkout {code}"] if code else []
+    steps += [f"{command(name, plan)} {step} --device cuda" for step in ("--register", "--resume")]
+    why = "The first line takes the code of this plan; other code makes another plan." if code else ""
+    told = " ".join(filter(None, ("Run it again on [its data](index.md#data).", why)))
+    return [told, "", *(f"    {step}" for step in steps), ""]
 
 
 def command(name: str, plan: Mapping[str, Any]) -> str:
@@ -423,7 +436,8 @@ def _other_rates(found: Sequence[Elsewhere]) -> list[str]:
         c = one.criterion
         at, best = (pair[0][1] - pair[1][1] for pair in (one.used, one.best))
         between = f"{c.treatment} against {c.control}"
-        shrinks = " **the other way**" if one.turns else " **less than half**" if one.shrinks else ""
+        seen = "0.0000" not in (f"{abs(at):.4f}", f"{abs(best):.4f}")
+        shrinks = " **the other way**" if one.turns and seen else " **less than half**" if one.shrinks else ""
         rows.append(
             [one.claim.name, c.metric, between, arms(one.used), f"{at:+.4f}", arms(one.best), f"{best:+.4f}{shrinks}"]
         )
