@@ -19,7 +19,7 @@ const go = async (page, name) => {
   await page.waitForSelector(`body[data-ready=${name.split('/')[0]}]`)
 }
 try {
-  for (const width of [400, 800, 1400]) {
+  for (const width of [400, 640, 800, 1400]) {
     for (const [locale, scheme, forced] of [['en-GB', 'light', 'none'], ['ru-RU', 'dark', 'none'], ['en-GB', 'dark', 'active']]) {
       const page = await open(width, locale, scheme, forced)
       for (const name of ['corpus', 'chain/' + plan.id]) {
@@ -34,6 +34,10 @@ try {
           objects: await page.evaluate(() => document.body.textContent.includes('[object')),
           // a number of the token is in one line
           lines: await page.evaluate(() => Math.max(0, ...[...document.querySelectorAll('#detail dd')].map(d => d.getClientRects().length && d.offsetHeight / parseFloat(getComputedStyle(d).lineHeight)))),
+          // the panel of a token lies on nothing (a telephone has no room beside the strip)
+          covered: await page.evaluate(() => { const a = document.querySelector('aside')?.getBoundingClientRect(); return !a || innerWidth < 600 ? [] : [...document.querySelectorAll('main section')].filter(e => { const b = e.getBoundingClientRect(); return b.left < a.right - 1 && a.left < b.right - 1 && b.top < a.bottom - 1 && a.top < b.bottom - 1 }).map(e => e.innerText.slice(0, 60)) }),
+          // the arcs are as tall as the rows that they lead to
+          arcs: await page.evaluate(() => { const g = document.querySelector('.steps svg'); return g ? g.height.baseVal.value - document.querySelector('.steps table').offsetHeight : 0 }),
           // colours of tokens stay where the system takes colours away
           colours: await page.evaluate(() => new Set([...document.querySelectorAll('.tok')].map(t => getComputedStyle(t).backgroundColor)).size),
         })

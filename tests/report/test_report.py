@@ -762,16 +762,19 @@ def test_a_page_fits_every_width_language_theme_and_paper(tmp_path: Path) -> Non
     long = make_trace(make_chain("long", text, source="a/very/long/name_of_a_source"), RUN, n_steps=12, words=words)
     file = tmp_path / "r.html"
     gap = {"step": 2, "rank": 0, "score": 0.875, "control_auc": 0.8123, "baseline_auc": 0.5511}
-    write_report(file, [long, *corpus(4, RUN)], RUN, found=Found({long.chain.id: [gap]}, {}))
+    after = {long.chain.id: replace(long, run="rother", surprisal=long.surprisal[::-1].copy())}
+    write_report(file, [long, *corpus(4, RUN)], RUN, found=Found({long.chain.id: [gap]}, {}), after=after)
     seen = look(file, "fit.mjs", id=long.chain.id)
     assert seen["console"] == []
-    assert len(seen["sizes"]) == 18
+    assert len(seen["sizes"]) == 24
     for one in seen["sizes"]:
         assert one["out"] <= 0, one
         assert not one["objects"], one
         assert one["lines"] < 1.9, one
         if one["name"] == "chain":
             assert one["colours"] > 5, one
+            assert one["covered"] == [], one
+            assert abs(one["arcs"]) <= 2, one
     first, last = seen["heights"]
     assert abs(first - last) <= 2, "the arcs do not hold the rows apart"
     assert seen["paper"] == {"tokens": 900, "background": "rgb(253, 253, 252)", "aside": "none"}

@@ -239,7 +239,7 @@ views.chain = (id, at) => {
   refresh();
   ui.whole = () => blocks.forEach(pour);
   const drawCurve = () => {
-    const w = max(300, left.clientWidth), r = devicePixelRatio, uniform = D.run.uniform || 0, tall = after ? 250 : 150;
+    const w = max(300, curve.parentNode.clientWidth), r = devicePixelRatio, uniform = D.run.uniform || 0, tall = after ? 250 : 150;
     // a token may cost more than a guess
     const high = [...c.a.surprisal, ...after || []].reduce((m, z) => (z > m ? z : m), max(1, uniform));
     size(curve, w * r, tall * r, w, tall);
@@ -306,9 +306,10 @@ function stepsOf(c) {
     draw = () => {
     if (!few) return;
     ui.least = +least.value; times.textContent = ui.least.toFixed(1) + " ×";
-    // the arcs of before would hold the rows apart
-    box.replaceChildren();
-    const { top, height } = bounds(grid), y = rows.map((r) => { const b = bounds(r); return b.top + b.height / 2 - top; }), w = innerWidth < 600 ? 48 : 110, g = picture(w, height, t`arcs`);
+    // the arcs of before would hold the rows apart, and rows are as tall as beside arcs
+    const w = innerWidth < 800 ? 48 : 110;
+    box.replaceChildren(); box.style.width = w + "px";
+    const { top, height } = bounds(grid), y = rows.map((r) => { const b = bounds(r); return b.top + b.height / 2 - top; }), g = picture(w, height, t`arcs`);
     for (const [from, to, mass, even] of c.links) {
       const share = mass / even, x = w - 6 - min(w - 12, 10 + abs(from - to) * 9), a = y[from], b = y[to], end = w - 4;
       if (share >= ui.least) g.append(arc(`M${end} ${a}C${x} ${a} ${x} ${b} ${end} ${b}`, min(5, 0.6 + share / 3), min(0.95, 0.45 + share / 10), `${from} → ${to}: ${fmt(mass)} / ${fmt(even)} = ${fmt(share, 2)} ×`));
