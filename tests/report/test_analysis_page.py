@@ -17,6 +17,8 @@ from tests.store.factory import corpus
 
 from trails.analyses.report import Report, ReportTable
 from trails.analyses.score import Control, Score, Withheld
+from trails.analyses.sequences import token_corpus
+from trails.analyses.statemap import build
 from trails.cli import cli
 from trails.report.analysis import named_chains, write_analysis
 
@@ -100,6 +102,8 @@ def test_every_analysis_writes_its_page(trails: Any, chains_file: Path, tmp_path
             item["name"] for item in told["withheld"]
         )
         assert f"<strong>{told['verdict'][:20]}" in file.read_text(encoding="utf-8"), "without a script"
+    woven = contents(tmp_path / "map.html")[0]
+    assert woven["map"]["paths"].keys() == {chain["id"] for chain in woven["chains"]} != set(), "a map holds its chains"
     told = trails("overlaps", "--min-tokens", 5, "--json").json()
     sharing = {chain for overlap in told["overlaps"] for chain in overlap["chains"]}
     assert len(sharing) >= 2
@@ -165,7 +169,70 @@ def test_what_a_training_did_is_told_with_its_controls(tmp_path: Path) -> None:
     assert json.dumps(told.record())
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_token_that_changed_is_a_link_to_it(tmp_path: Path) -> None:
+    from trails.evaluate.diff import DiffReport, Transition
+    from trails.evaluate.difference import Difference
+
+    before = corpus(2, RUN)
+    moved = {t.chain.id: replace(t, surprisal=t.surprisal + np.float32(0.5)) for t in before}
+    trace, absent = before[1], "c" + 16 * "0"
+    names = [trace.token_id(5), f"{absent}:{trace.token_id(5)[18:]}"]
+    lines = tuple(Transition(name, "a", "b", "unseen", 1.0, 2.0) for name in names)
+    told = Difference(DiffReport("ra", "rb", (), (), (), lines, 0.1, 0.1, (), 0), (), (), {}).told()
+    places = pa.table({"chain": [trace.chain.id], "position": [7], "change": [0.5]})
+    told = replace(told, tables=(*told.tables, ReportTable("places", places)))
+    file = tmp_path / "d.html"
+    write_analysis(file, told, RUN, before, after=moved)
+    links = dict(look(file, home="report")["links"])
+    assert links[names[0]] == f"#chain/{trace.chain.id}/5"
+    assert links[f"{trace.chain.id}/7"] == f"#chain/{trace.chain.id}/7"
+    assert links[trace.chain.id] == f"#chain/{trace.chain.id}"
+    assert names[1] not in links, "the page does not hold that chain"
+    seen = look(
+        file, "act.mjs", hash=links[names[0]][1:], acts=[{"tell": "document.querySelector('.tok.on').dataset.i"}]
+    )
+    assert seen["told"] == ["5"]
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_page_of_a_map_opens_with_the_map(tmp_path: Path) -> None:
+    traces = corpus(6, RUN)
+    woven = build(token_corpus(traces))
+    report = woven.report()
+    file = tmp_path / "m.html"
+    write_analysis(file, report, RUN, traces[:3])
+    seen = look(file, home="report", map=True, find="the")
+    assert (seen["requests"], seen["console"]) == ([], [])
+    assert report.verdict.split(":")[0] in seen["report"]
+    shown = f"{len(woven.states):,} states, {len(woven.trails):,} transitions"
+    assert shown in seen["map"]
+    assert seen["mapPixels"] > 0
+    assert "1 /" in seen["found"]
+    here = {"tell": "[document.body.dataset.ready, location.hash, document.querySelectorAll('#follow option').length]"}
+    assert look(file, "act.mjs", hash="map", acts=[here])["told"] == [["map", "#map", 4]]
+    first = "(location.hash = '', new Promise(done => setTimeout(() => done(document.body.dataset.ready), 300)))"
+    assert look(file, "act.mjs", hash="report", acts=[{"tell": first}])["told"] == ["map"], (
+        "without a place the map opens"
+    )
+    write_analysis(tmp_path / "plain.html", replace(report, woven=None), RUN, traces[:3])
+    assert contents(tmp_path / "plain.html")[0]["map"] is None
+
+
 def test_a_list_of_texts_keeps_its_members_apart() -> None:
     ways = pa.table({"ways": pa.array([["", ", and Carl", "so"], []], pa.list_(pa.string()))})
     told = Report("odd", "a verdict", tables=(ReportTable("ways", ways),)).html()
     assert "<td>∅ | , and Carl | so</td>" in told
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_table_of_a_part_that_is_drawn_is_a_picture(tmp_path: Path) -> None:
+    rows = pa.table({"kind": ["a", "a", "b"], "layer": [0, 1, 1], "mean": [0.25, 0.5, 1.0]})
+    part = Report("inner", "inner", tables=(ReportTable("mean", rows, drawn=("kind", "layer", "mean")),))
+    write_analysis(tmp_path / "r.html", Report("odd", "odd", parts={"part": part}), RUN, corpus(1, RUN))
+    cells = {"tell": "[...document.querySelectorAll('svg rect title')].map(t => t.textContent)"}
+    seen = look(tmp_path / "r.html", "act.mjs", hash="report", acts=[cells])
+    assert seen == {"console": [], "told": [["a, layer 0: 0.2500", "a, layer 1: 0.5000", "b, layer 1: 1.0000"]]}

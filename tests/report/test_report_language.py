@@ -353,10 +353,11 @@ def test_every_line_of_the_table_keeps_its_numbers_and_ids() -> None:
         assert told.strip(), text
 
 
-@pytest.mark.parametrize("views", [("corpus", "map"), ("corpus",), ("report",)])
+@pytest.mark.parametrize("views", [("corpus", "map"), ("corpus",), ("report", "drawn"), ("report", "map")])
 def test_the_script_of_a_page_has_at_most_30_kilobytes(views: tuple[str, ...]) -> None:
     code = script(views)
     assert 15_000 < len(code.encode()) <= 30_000
     assert not [line for line in code.splitlines() if line.startswith("//") or line != line.strip()]
     for view in ("corpus", "report", "map"):
         assert (f"views.{view}=" in code) == (view in views), view
+    assert ("function drawn(" in code) == ("drawn" in views)

@@ -479,7 +479,10 @@ def test_blanks_go_where_they_part_nothing_and_stay_in_texts_and_between_words()
     )
     squeezed = _squeezed(code)
     assert squeezed == 'const a=`x = ${b?`{ ${c+1} }`:" = "} ;`,r=/[ /] + "/,s=\'a  b\';\nreturn a+ +b- -c/d/e;\n'
-    for views in (("corpus", "map"), ("corpus",), ("report",)):
+    assert _squeezed("if (a) { b(`;}`); c = { d: 1 }; }\n") == "if(a){b(`;}`);c={d:1}}\n", (
+        "the last one needs no semicolon"
+    )
+    for views in (("corpus", "map"), ("corpus",), ("report",), ("report", "drawn"), ("report", "map")):
         done = subprocess.run(
             ["node", "--check", "-"], input=script(views), text=True, capture_output=True, check=False
         )

@@ -71,6 +71,7 @@ class Report:
     ``evidence`` names the scores that the verdict rests on; the terminal prints the others on request only (none named:
     all are printed). ``maps`` are values per token, nats, by chain and name: a page colours the chain's tokens by them.
     ``layers`` are values (n, L+1) per token and layer (0 = input embeddings), by chain: a page draws them as a map.
+    ``woven`` is the map of chains that the report is of: a page draws it.
 
     Raises ValueError for a report without a verdict, or when a fact, a table or a part has the name of another.
     """
@@ -88,6 +89,7 @@ class Report:
     # arrays have no one truth of being equal; what they were made of is compared
     maps: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict, compare=False)
     layers: Mapping[str, Doubles] = field(default_factory=dict, compare=False)
+    woven: Finding | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.verdict.strip():

@@ -144,6 +144,7 @@ class StateMap(Finding):
             self.scores,
             self.withheld,
             evidence=("fitness", "walk is real"),
+            woven=self,
         )
 
     def _verdict(self) -> str:

@@ -112,14 +112,17 @@ def _second(home: OpenHome, first: Run, asked: str) -> Run:
 def analysis_page(
     home: OpenHome, report: Report, to: Path, *, run: str | None = None, overwrite: bool = False
 ) -> Written:
-    """Write the page of an analysis with the first :data:`MAX_LINKED` chains that it names; where it compares two runs
+    """Write the page of an analysis with the first :data:`MAX_LINKED` chains that it names (of a map: of those in it, in the
+    order of ``trails chains``); where it compares two runs
     (``before`` and ``after`` of its facts), with what every token of them changed by. The tokens are those of the run that its
     facts name (``before``, ``run``, the first of ``runs``), else of ``run``.
     """
     facts = report.facts
     of = home.run(facts.get("before") or facts.get("run") or next(iter(facts.get("runs") or ()), None) or run)
     measured = home.shards.done(of.id)
-    named = [chain for chain in named_chains(report) if chain in measured]
+    # a map is of all of its chains
+    names = named_chains(report) if report.woven is None else [name for *_, name, _ in home.names.rows]
+    named = [chain for chain in names if chain in measured]
     held = {trace.chain.id: trace for trace in home.shards.traces(of.id, named[:MAX_LINKED])} if named else {}
     left = len(named) - len(held)
     notes = (

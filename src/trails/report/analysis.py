@@ -13,8 +13,9 @@ import numpy as np
 
 from trails.analyses.report import Report, method_lines
 from trails.analyses.score import SCORE_COLUMNS, score_rows
+from trails.analyses.statemap import StateMap
 from trails.platform.text import counted
-from trails.report.html import Blob, Written, chain_record, gap_marks, run_record, write_page
+from trails.report.html import Blob, Written, chain_record, gap_marks, map_record, run_record, write_page
 from trails.report.portable import portable, without_folders
 from trails.report.words import russian_html
 from trails.schema import Run, Trace
@@ -99,12 +100,20 @@ def write_analysis(
         "run": told_run,
         "report": _told(report, notes) | {"layers": _layers(report, blob, {chain["id"] for chain in chains})},
         "corpus": None,
+        "drawn": _draws(report) or None,
         "chains": chains,
         "pieces": pieces,
-        "map": None,
+        "map": None
+        if not isinstance(report.woven, StateMap)
+        else map_record(report.woven, blob, {chain["id"]: chain["pieces"] for chain in chains}, notes),
     }
     data = write_page(path, record, blob, fallback=_fallback(report), overwrite=overwrite)
     return Written(path, data, len(chains), n_tokens, tuple(notes))
+
+
+def _draws(report: Report) -> bool:
+    """Whether a table of a report, or of a part of it, is drawn as a map of colours."""
+    return any(table.drawn for table in report.tables) or any(_draws(part) for _, part in report.distinct_parts())
 
 
 def _layers(report: Report, blob: Blob, held: set[str]) -> dict[str, Any] | None:
@@ -148,11 +157,15 @@ def _told(report: Report, notes: list[str]) -> dict[str, Any]:
                 f"{table.n_shown - len(rows):,} of {counted(table.n_shown, 'row')} of {table.name} left out; "
                 "--json has all."
             )
+        names = list(table.columns) or table.data.column_names
+        if {"chain", "position"} <= set(names):
+            # in the form of a link of the page, which leads to the token
+            chain, position = names.index("chain"), names.index("position")
+            rows = [[f"{v}/{row[position]}" if n == chain else v for n, v in enumerate(row)] for row in rows]
         if rows:
             title = table.title or table.name
             tables.append({"title": title, "columns": columns, "rows": rows, "detail": table.detail, "drawn": None})
             if table.drawn:
-                names = list(table.columns) or table.data.column_names
                 tables[-1]["drawn"] = [names.index(name) for name in table.drawn]
     return {
         "verdict": report.verdict,

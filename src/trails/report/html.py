@@ -231,7 +231,7 @@ def write_report(
         "corpus": facts.record() | _placed(found or Found(), chains),
         "chains": chains,
         "pieces": expected,
-        "map": _map(woven, blob, {chain["id"]: chain["pieces"] for chain in chains}, notes)
+        "map": map_record(woven, blob, {chain["id"]: chain["pieces"] for chain in chains}, notes)
         if woven is not None
         else None,
     }
@@ -252,7 +252,7 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
 def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: str, overwrite: bool) -> int:
     """Write the page of a record and give its size in bytes. ``fallback`` is HTML for readers without a script."""
     check_free(path, overwrite=overwrite)
-    views = [name for name in ("corpus", "report", "map") if record.get(name) is not None]
+    views = [name for name in ("corpus", "report", "drawn", "map") if record.get(name) is not None]
     told = {**record, "words": json.loads(_asset("words.json")), "said": sentences()}
     data = page(blob.text(told), record["title"], fallback, views)
     if len(data) > MAX_BYTES:
@@ -269,14 +269,15 @@ def write_page(path: Path, record: Mapping[str, Any], blob: Blob, *, fallback: s
 
 
 def script(views: Sequence[str]) -> str:
-    """The script of a page with these views (``corpus``, ``report``, ``map``) beside that of a chain: the files as they are
-    written, less indentation, the lines that are comments, and blanks that separate nothing (:func:`_squeezed`)."""
+    """The script of a page with these views (``corpus``, ``report``, ``map``; ``drawn`` for tables that are pictures) beside
+    that of a chain: the files as they are written, less indentation, the lines that are comments, and blanks that separate
+    nothing (:func:`_squeezed`)."""
     before, _, after = _asset("page.js").partition(PARTS_MARK)
     whole = before + "".join(_asset(f"{name}.js") for name in views) + after
     lines = (line.strip() for line in whole.splitlines())
     kept = "\n".join(line for line in lines if line and not line.startswith("//")) + "\n"
-    # a line that ends with one of these goes on; no literal goes over two lines
-    return re.sub(r"(?<=[;{,(])\n", "", _squeezed(kept))
+    # a line that ends with one of these goes on, and the last statement of a block needs no end; no literal goes over two lines
+    return re.sub(r"(?<=[;{,(])\n", "", re.sub(r";\n(?=})", "", _squeezed(kept)))
 
 
 _LITERAL = re.compile(
@@ -288,7 +289,8 @@ _TEMPLATE = re.compile(r"(?:\\.|\$(?!\{)|[^`\\$])*(`|\$\{)")
 
 def _squeezed(code: str) -> str:
     """JavaScript less the blanks beside a sign, outside of texts, templates and regular expressions. A blank between two words,
-    or between two signs that would become another one (``+ +``, ``/ /``), is kept."""
+    or between two signs that would become another one (``+ +``, ``/ /``), is kept. Nor has the last statement of a block its
+    semicolon: no loop of these files has an empty body."""
     out: list[str] = []
     # of each template that is open, how many braces of its present expression are
     braces: list[int] = []
@@ -301,8 +303,11 @@ def _squeezed(code: str) -> str:
             left, right = code[found.start() - 1], code[at]
             word = all(sign.isalnum() or sign in "_$" for sign in (left, right))
             text = " " if word or (left == right and left in "+-/") else ""
-        elif kind == "brace" and braces:
-            braces[-1] += 1 if text == "{" else -1
+        elif kind == "brace":
+            if text == "}":
+                out = ["".join(out).removesuffix(";")]
+            if braces:
+                braces[-1] += 1 if text == "{" else -1
         elif kind == "regex":
             text = text.lstrip()
         out.append(text)
@@ -730,7 +735,7 @@ def map_layout(chain: Longs, state: Longs, depth: Doubles, n_states: int, rounds
     return x, np.clip(y + swing * min(0.03, 0.6 / max(n_chains, 1)), -1, 1)
 
 
-def _map(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes: list[str]) -> dict[str, Any]:
+def map_record(woven: StateMap, blob: Blob, drawn: Mapping[str, Sequence[str]], notes: list[str]) -> dict[str, Any]:
     """The map of the chains; ``drawn`` holds the pieces of those that the page draws."""
     corpus = woven.corpus
     chain = corpus.chain_of(np.arange(corpus.n_tokens))

@@ -1,9 +1,10 @@
 "use strict";
 // The report's script: inflates the data element and draws one view at a time. Text reaches the page only as text nodes. A comment
-// has its own line, and a literal never goes over two lines: a page gets this less its comments and its indentation.
+// has its own line, a literal never goes over two lines, and no loop has an empty body: a page gets this less its comments, its
+// indentation, and the semicolons before a brace.
 (() => {
 let D, bytes, lang = /^ru/i.test(navigator.language || "") ? 1 : 0;
-const { min, max, floor, abs, round, sqrt } = Math, set = Object.assign, on = (e, ...how) => e.addEventListener(...how),
+const { min, max, floor, abs, round } = Math, set = Object.assign, on = (e, ...how) => e.addEventListener(...how),
   ui = { layer: null, minus: false, least: 1, token: -1 },
   views = {}, $ = (id) => document.getElementById(id), main = $("main"), page = document.documentElement, theme = page.classList,
   t = (key) => D.words[key]?.[lang] ?? key;
@@ -40,8 +41,9 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   visible = (s) => s.replace(/\n/g, "⏎").replace(/^ +$/, "␣") || "∅",
   // what the chains say themselves
   own = (s) => h("bdi", shown(s)),
-  // a long name without a blank may break behind > and / and behind its first 18 letters, and ids of chains that the page holds are links
-  linked = (s) => s.split(/\b(c[0-9a-f]{16})\b|(?<=[>/]|\w{18})/).map((part, i) => part && (part.length === 17 && D.chains.some((c) => c.id === part) ? link(part) : [i > 0 && h("wbr"), shown(part)])),
+  // a long name without a blank may break behind > and / and behind its first 18 letters, and ids of chains that the page holds, and
+  // of their tokens, are links
+  linked = (s) => s.split(/\b(c[0-9a-f]{16}(?:(?::\w{8}:|\/)\d+)?)\b|(?<=[>/]|\w{18})/).map((part = "", i) => { const [id, ...at] = part.split(/[:/]/); return i % 2 && D.chains.some((c) => c.id === id) ? link(id, part, at.pop()) : part && [i > 0 && h("wbr"), shown(part)]; }),
   // a text with its numbers and ids; [one|few|many] is the form of a word with the last number before it, or else the first
   fill = (text, slots, at = -1) => text.replace(/[#@]|\[([^\]|]*\|[^\]]*)\]/g, (_, forms) => forms ? forms.split("|")[{ one: 0, many: 2 }[new Intl.PluralRules(page.lang).select(slots[max(at, 0)].replace(/,/g, ""))] ?? 1] : grouped(slots[++at])),
   // thousands stand apart: by a comma in English, by a blank that does not break in Russian
@@ -223,7 +225,7 @@ views.chain = (id, at) => {
     if (d?.[1]) {
       // the token of the next line that stands above or below this one
       const from = bounds(span(now)), up = d[1] > 0, over = (b) => up ? b.bottom <= from.top && b.left <= from.left : b.top >= from.bottom && b.right > from.left;
-      for (i = now - d[1]; i in c.pieces && !over(bounds(span(i))); i -= d[1]);
+      for (i = now - d[1]; i in c.pieces && !over(bounds(span(i)));) i -= d[1];
     }
     reach(i in c.pieces ? i : now);
   });
@@ -347,7 +349,7 @@ function route() {
   let asked = "";
   try { asked = decodeURIComponent(location.hash.slice(1)); } catch { /* half of a link: the first page */ }
   const [name, id, at] = asked.split("/"), home = D.report ? "report" : "corpus", one = D.chains.length === 1 && !D.report,
-    view = name === "map" && D.map ? name : name === "chain" || (one && name !== home) ? "chain" : home, chain = id || D.chains[0]?.id,
+    view = D.map && (name === "map" || D.report && !name) ? "map" : name === "chain" || (one && name !== home) ? "chain" : home, chain = id || D.chains[0]?.id,
     pages = [[home, home], D.map && ["map", "map"], view === "chain" && ["chain", "chains", "/" + chain]].filter(Boolean);
   $("nav").replaceChildren(...pages.map(([to, label, of]) => h("a", { href: "#" + to + (of || ""), ariaCurrent: to === view ? "page" : null }, t(label))));
   page.lang = lang ? "ru" : "en"; $("lang").textContent = t`other`; $("theme").textContent = t(isDark() ? "light" : "dark");
