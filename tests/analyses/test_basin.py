@@ -162,7 +162,7 @@ def test_what_has_no_zone_is_refused(make: Any, random_texts: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_takes_a_chain_a_family_and_a_selection(tmp_path: Path) -> None:
+def test_the_command_takes_a_chain_a_family_and_a_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     rows = [
         {"id": str(n), "chain": " ".join(f"w{rng.integers(60)}" for _ in range(20)), "family": f"pair{n // 2}"}
@@ -183,5 +183,18 @@ def test_the_command_takes_a_chain_a_family_and_a_selection(tmp_path: Path) -> N
     told = run("basin", "pair4").output
     assert "half of what is captured is left at a distance of: random tokens" in told
     assert "bag of words" in told
+    # of a curve the first rows say least: a limit keeps those where it falls, in their order
+    rows = [row for row in found["shares"] if row["texts"]]
+    kept = json.loads(run("basin", "all", "--limit", "5", "--json").output)
+    assert len(kept["shares"]) == 5
+    assert kept["cut"] == {"shares": len(rows)}
+    away = sorted(abs(row["captured"] - 0.5) for row in rows)
+    assert sorted(abs(row["captured"] - 0.5) for row in kept["shares"]) == away[:5]
+    assert kept["shares"] == [row for row in rows if row in kept["shares"]]
+    for columns, most in (("60", 90), ("80", 70), ("140", 40)):
+        monkeypatch.setenv("COLUMNS", columns)
+        done = run("basin", "all")
+        assert len(done.stdout.splitlines()) <= most, done.stdout
+        assert f"shares: 10 of {len(rows)}, those nearest to a half; more with --limit" in done.stderr
     with pytest.raises(UsageError, match="no chain fits"):
         run("basin", "pair99")

@@ -70,8 +70,39 @@ def test_a_table_where_it_fits_and_stacked_rows_where_not() -> None:
     )
     assert printed(rows, 38) == (
         "two seams\nchain    c0123456789abcdef\nscore    0.5\ncontrol  0.25\n\n"
-        "chain    cfedcba9876543210\nscore    1e-05\ncontrol  \n\n"
+        "chain    cfedcba9876543210\nscore    1e-05\n\n"
+    ), "an empty cell is no line"
+    assert printed(Rows(["chain", "control"], [["c0123456789abcdef", None]]), 20) == (
+        "chain    c0123456789abcdef\ncontrol  \n\n"
+    ), "a column that is empty in every row is there"
+
+
+def test_short_columns_stand_in_several_tables_that_repeat_what_names_a_row() -> None:
+    columns = ["way", "distance", "captured", "order", "words", "rewired"]
+    rows = [[way, level, 0.8125, 0.0417, 0.6667, 0.0208] for way in ("random", "deleted") for level in (0.1, 0.25)]
+    assert printed(Rows(columns, rows, "shares"), 44) == (
+        "shares\n"
+        "┏━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━┓\n"
+        "┃ way     ┃ distance ┃ captured ┃  order ┃\n"
+        "┡━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━┩\n"
+        "│ random  │      0.1 │   0.8125 │ 0.0417 │\n"
+        "│ random  │     0.25 │   0.8125 │ 0.0417 │\n"
+        "│ deleted │      0.1 │   0.8125 │ 0.0417 │\n"
+        "│ deleted │     0.25 │   0.8125 │ 0.0417 │\n"
+        "└─────────┴──────────┴──────────┴────────┘\n"
+        "┏━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━┓\n"
+        "┃ way     ┃ distance ┃  words ┃ rewired ┃\n"
+        "┡━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━┩\n"
+        "│ random  │      0.1 │ 0.6667 │  0.0208 │\n"
+        "│ random  │     0.25 │ 0.6667 │  0.0208 │\n"
+        "│ deleted │      0.1 │ 0.6667 │  0.0208 │\n"
+        "│ deleted │     0.25 │ 0.6667 │  0.0208 │\n"
+        "└─────────┴──────────┴────────┴─────────┘\n"
     )
+    few, alike, long = rows[:3], [*rows, rows[0]], [[f"{row[0]} {'word ' * 9}", *row[1:]] for row in rows]
+    for others in (few, alike, long):
+        assert "┃" not in printed(Rows(columns, others), 44), "these are stacked"
+    assert "┃" not in printed(Rows(columns, rows), 28), "four tables would be longer"
 
 
 def test_white_space_alone_and_markup_are_shown_as_they_are() -> None:

@@ -206,6 +206,39 @@ def test_what_the_home_lacks_is_told_at_once_when_the_file_is_sound(home: Path, 
     assert one.value.exit_code == 2, "a single one keeps its kind"
 
 
+@pytest.mark.parametrize(("columns", "most"), [("60", 26), ("80", 26), ("140", 14)])
+def test_the_verdicts_are_short_and_have_no_empty_field_at_any_width(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str, most: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    file = tmp_path / "w.stellator"
+    file.write_text(
+        "[ЗОНА: энтропия > q1 | роль = НО]\nИМЯ → «повороты»\nШАГ → НО, ОДНАКО\nДРЕЙФ → вызывает разброс внимания на слое 17\n"
+        "ЯКОРЬ → «значит»\nГРАДИЕНТ ГАСИТЬ → 0.1\nПОРЯДОК → ритм 3\nСЛОИ → 11-20\n",
+        encoding="utf-8",
+    )
+    done = run("stellator", "run", str(file), "--no-model", "--home", str(home))
+    lines = done.stdout.splitlines()
+    assert len(lines) <= most, done.stdout
+    table = done.stdout.partition("one verdict a line")[2].partition("write the rows")[0]
+    assert "training" not in table, "what is not measured has no row of empty fields"
+    assert not [line for line in table.splitlines() if re.fullmatch(r"[\w%, ]*\w  +", line)], "no field is empty"
+    assert "ШАГ → НО, ОДНАКО" in table
+    assert (
+        "changes training, nothing of it is measured here: ГРАДИЕНТ ГАСИТЬ → обратный проход ~0.1; ПОРЯДОК → ритм 3; "
+        "СЛОИ → 11-20\n"
+    ) in done.stderr
+    record = json.loads(run("stellator", "run", str(file), "--no-model", "--home", str(home), "--json").stdout)
+    assert [line["verdict"] for line in record["повороты"]["lines"]][-3:] == ["training"] * 3, (
+        "programs have every line"
+    )
+    told = run("stellator", "explain", str(file), "--home", str(home)).output
+    file.write_text('[ZONE: all]\nTOKEN → "nowhere"', encoding="utf-8")
+    empty = run("stellator", "run", str(file), "--home", str(home)).stdout
+    assert re.search(r"(?m)^┃ line +┃ verdict ┃$", empty), "columns that are empty in every row go"
+    assert "[ЗОНА: энтропия > q1 | роль = НО]" in told
+
+
 def test_masked_texts_stand_for_all_that_differ_in_numbers_and_names(tmp_path: Path) -> None:
     source = tmp_path / "chains.jsonl"
     rows = [

@@ -112,7 +112,7 @@ def test_examples_are_read_and_keep_their_comments(path: Path) -> None:
 @pytest.mark.parametrize("russian", [False, True])
 def test_the_written_example_is_canonical(russian: bool) -> None:
     text = example(russian=russian)
-    assert parse(printed(parse(text))) == parse(text)
+    assert printed(parse(text)) == text
 
 
 @pytest.mark.parametrize(

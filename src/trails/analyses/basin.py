@@ -60,11 +60,13 @@ class Basin(Finding):
             "way": "disturbed by", "distance": "distance", "texts": "texts", "captured": "captured", "low": "from",
             "high": "to", "mixed": "random order", "bag": "bag of words", "others": "other sources", "rewired": "rewired",
         }  # fmt: skip
+        away = [abs(share - 0.5) for share in self.table["captured"].to_pylist()]
+        title = "share of texts that fall on their own trail"
         return Report(
             "basin",
             self._verdict(),
             {"run": self.run, "n_chains": len(self.chains), "chains": list(self.chains)},
-            (ReportTable("shares", self.table, "share of texts that fall on their own trail", columns),),
+            (ReportTable("shares", self.table, title, columns, telling=("those nearest to a half", away)),),
             self.scores,
             self.withheld,
             self.notes,

@@ -30,8 +30,10 @@ class ReportTable:
     """Rows of a report. ``data`` is complete; ``columns`` names those that a person is shown, with their headings, in order
     (none: all of them). ``detail`` marks diagnostics, which the terminal prints on request only. ``shown`` (R,) says which rows
     a person is shown, None for all. ``ranked`` is what the rows are ordered by, its name and its values (R,), for a table that
-    says that the first row is the most of something. ``drawn`` names three columns that a page draws as a map of colours: what
-    stands in its rows, what from left to right, and the value, 0 or more.
+    says that the first row is the most of something. ``telling`` is for a table of which the first rows say least: where a
+    limit cuts, the rows with the smallest values (R,) stay, in their order, and its name says what these are. ``drawn`` names
+    three columns that a page draws as a map of colours: what stands in its rows, what from left to right, and the value, 0 or
+    more.
     """
 
     name: str
@@ -41,6 +43,7 @@ class ReportTable:
     detail: bool = False
     shown: Sequence[bool] | None = None
     ranked: tuple[str, Sequence[float]] | None = None
+    telling: tuple[str, Sequence[float]] | None = None
     drawn: tuple[str, str, str] | None = None
 
     def tie(self, limit: int | None = None) -> str:
@@ -53,10 +56,27 @@ class ReportTable:
 
     def view(self, limit: int | None = None) -> tuple[list[str], list[list[Any]]]:
         """Headings, and the rows that a person is shown."""
-        data = self.data if self.shown is None else self.data.filter(pa.array(self.shown, pa.bool_()))
-        headings = dict(self.columns) or {name: name for name in data.column_names}
-        chosen = data.slice(0, limit).select(list(headings))
+        rows = [n for n in range(len(self.data)) if self.shown is None or self.shown[n]]
+        headings = dict(self.columns) or {name: name for name in self.data.column_names}
+        chosen = self.data.take(self._kept(rows, limit)).select(list(headings))
         return list(headings.values()), [list(row.values()) for row in chosen.to_pylist()]
+
+    def cut(self, limit: int | None) -> pa.Table:
+        """At most ``limit`` rows of the data, whether a person is shown them or not."""
+        return self.data.take(self._kept(list(range(len(self.data))), limit))
+
+    def cut_told(self, count: int) -> str:
+        """What ``count`` rows are that a limit left: ``the first 10 of 36``."""
+        if self.telling is None:
+            return f"the first {count:,} of {self.n_shown:,}"
+        return f"{count:,} of {self.n_shown:,}, {self.telling[0]}"
+
+    def _kept(self, rows: list[int], limit: int | None) -> pa.Array:
+        """Which of the rows a limit leaves."""
+        if limit is None or self.telling is None:
+            return pa.array(rows[:limit], pa.int64())
+        values = self.telling[1]
+        return pa.array(sorted(sorted(rows, key=lambda row: values[row])[:limit]), pa.int64())
 
     @property
     def n_shown(self) -> int:
@@ -110,7 +130,7 @@ class Report:
             **self.facts,
             "scores": [score_record(score) for score in self.scores],
             "withheld": [withheld_record(item) for item in self.withheld],
-            **{table.name: table.data.slice(0, limit).to_pylist() for table in self.tables},
+            **{table.name: table.cut(limit).to_pylist() for table in self.tables},
             **{name: part.record(limit) if part is not None else None for name, part in self.parts.items()},
             **({"cut": cut} if cut else {}),
             "notes": [*self.notes, *self.ties(limit)],

@@ -8,7 +8,7 @@ import click
 
 from trails.analyses.report import Report
 from trails.cli.common import seed_option
-from trails.cli.scores import html_option, report_options, settings_for, tell
+from trails.cli.scores import html_option, limit_option, report_options, settings_for, tell
 
 
 @click.command("basin", context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +27,7 @@ from trails.cli.scores import html_option, report_options, settings_for, tell
     "--adapter).",
 )
 @seed_option("Seed of the disturbances.")
+@limit_option
 @report_options
 @html_option
 def command(
@@ -34,6 +35,7 @@ def command(
     k: int,
     after: str | None,
     seed: int,
+    limit: int,
     details: bool,
     run: str | None,
     home: Path | None,
@@ -55,4 +57,4 @@ def command(
 
     with Home(**settings_for(home, None)) as opened:
         report = opened.basin(chains, k=k, after=after, seed=seed, run=run).report()
-    return tell(report, as_json=as_json, details=details, home=home)
+    return tell(report, as_json=as_json, limit=limit, details=details, home=home)

@@ -20,7 +20,7 @@ from trails.cli.common import (
     store_option,
     with_home,
 )
-from trails.cli.scores import html_option, pairs_option, settings_for, shown
+from trails.cli.scores import html_option, pairs_option, print_table, settings_for, shown
 
 
 @click.command("diff", context_settings={"help_option_names": ["-h", "--help"]})
@@ -181,7 +181,9 @@ def command(
             echo(note)
     if stated is not None:
         (table,) = stated.tables
-        print_rows(*table.view(), title=table.title)
+        headings, rows = table.view()
+        if rows:
+            print_table(headings, rows, table.title)
         echo(stated.verdict)
         for note in stated.notes:
             echo(with_home(note))

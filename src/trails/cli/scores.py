@@ -151,11 +151,11 @@ def print_report(
             continue
         headings, rows = table.view(limit)
         if rows:
-            print_rows(headings, [[_shown_cell(value) for value in row] for row in rows], title=table.title)
+            print_table(headings, rows, table.title)
             if said := table.tie(limit):
                 echo(f"{table.name}: {said}")
             if table.n_shown > len(rows) and not _limit_given():
-                err.print(f"{table.name}: the first {len(rows):,} of {table.n_shown:,}; more with --limit")
+                err.print(f"{table.name}: {table.cut_told(len(rows))}; more with --limit")
     chosen = [score for score in report.scores if details or not report.evidence or score.name in report.evidence]
     print_scores(chosen, report.withheld, report.notes)
     for names, part in report.distinct_parts():
@@ -173,6 +173,12 @@ def print_report(
     ]
     if more:
         err.print(f"More with --details: {', '.join(more)}.")
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]], title: str) -> None:
+    """Rows of a report on stdout, without the columns that are empty in all of them."""
+    used = [n for n in range(len(headings)) if any(row[n] not in (None, "") for row in rows)]
+    print_rows([headings[n] for n in used], [[_shown_cell(row[n]) for n in used] for row in rows], title=title)
 
 
 def _limit_given() -> bool:

@@ -53,7 +53,7 @@ from trails.stellator.language import (
     printed,
 )
 from trails.stellator.parsing import parse
-from trails.stellator.verdicts import LINE_COLUMNS, LINES
+from trails.stellator.verdicts import LINES, lines_table
 from trails.store.outputs import check_output
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Loop(Finding):
             {"folder": str(self.folder), "run": self.run, "chain": self.chain},
             (
                 ReportTable("steps", self.table, "the five steps"),
-                ReportTable("lines", self.lines, "one verdict a line", LINE_COLUMNS),
+                lines_table(self.lines),
             ),
             notes=(
                 *self.said[:-1],

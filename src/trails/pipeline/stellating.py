@@ -362,7 +362,8 @@ def compared(
         [(name, pa.string()) for name in ("block", "line", "before", "after")]
         + [(name, pa.float64()) for name in ("was", "control_was", "now", "control_now", "change", "control_change")]
     )
-    table = ReportTable("assertions", pa.Table.from_pylist(rows, schema), COMPARED, COMPARED_COLUMNS)
+    shown = [row["before"] != "training" for row in rows]
+    table = ReportTable("assertions", pa.Table.from_pylist(rows, schema), COMPARED, COMPARED_COLUMNS, shown=shown)
     if shared is not None:
         notes.append(f"judged on the {counted(len(shared), 'chain')} that both runs measured")
     return Report(

@@ -1,4 +1,5 @@
-"""The one table of the program: no number, no id and no column is ever cut; where the width does not do, rows are stacked."""
+"""The one table of the program: no number, no id and no column is ever cut. Where the width does not do, short columns stand
+below each other in several tables, and other rows are stacked."""
 
 from __future__ import annotations
 
@@ -16,6 +17,9 @@ from trails.platform.text import one_line, visible
 
 _SHORT = 24
 """A column of cells up to this width is not wrapped: words, intervals, ids."""
+
+_MANY_ROWS = 4
+"""Fewer rows are stacked rather than put into several tables."""
 
 _TEXT = 16
 """A column of running text is not made narrower than this."""
@@ -148,7 +152,8 @@ class Rows:
     in its colours.
 
     Numbers, ids and short cells keep their line, running text is wrapped at words. Where the columns do not fit the width,
-    every row becomes a block of ``column  value`` lines, so that nothing is left out and nothing is cut.
+    short ones stand in several tables, each of which repeats what names a row. Other rows become a block of ``column  value``
+    lines each, without the cells that are empty, so that nothing is left out and nothing is cut.
     """
 
     def __init__(
@@ -170,24 +175,48 @@ class Rows:
         """A table where it fits, else stacked rows."""
         if self.title:
             yield from (_line(part) for part in wrapped(Text(self.title, style="italic"), options.max_width))
-        widths = self._widths(options.max_width)
-        if widths is None:
+        every = range(len(self.columns))
+        bands = [list(every)] if self._widths(every, options.max_width) else self._bands(options.max_width)
+        for band in bands:
+            yield self._table(band, options.max_width)
+        if not bands:
             yield from self._stacked(options.max_width)
-            return
+
+    def _table(self, chosen: Sequence[int], available: int) -> Table:
+        """These columns side by side; they fit."""
         box: dict[str, Any] = {} if self._boxed else {"box": None, "pad_edge": False}
         table = Table(header_style="bold", **box)
-        for column, width, numeric in zip(self.columns, widths, self._numeric, strict=True):
-            header = Text("\n").join(wrapped(Text(column), width))
-            table.add_column(header, justify="right" if numeric else "left", no_wrap=True, width=width)
+        widths = self._widths(chosen, available) or []
+        for index, width in zip(chosen, widths, strict=True):
+            header = Text("\n").join(wrapped(Text(self.columns[index]), width))
+            justify: Any = "right" if self._numeric[index] else "left"
+            table.add_column(header, justify=justify, no_wrap=True, width=width)
         for row in self.rows:
-            cells = (wrapped(value, width, divide=True) for value, width in zip(row, widths, strict=True))
+            cells = (wrapped(row[index], width, divide=True) for index, width in zip(chosen, widths, strict=True))
             table.add_row(*(Text("\n").join(lines) for lines in cells))
-        yield table
+        return table
 
-    def _widths(self, available: int) -> list[int] | None:
-        """Width of every column, or None where the least widths do not fit ``available``."""
+    def _bands(self, available: int) -> list[list[int]]:
+        """Columns of tables that stand below each other: the first columns, which name a row, in each of them. None where a
+        cell is long, where the rows are few, or where stacked rows would not be half as long again."""
+        plain = [[value.plain for value in row] for row in self.rows]
+        if len(plain) < _MANY_ROWS or any("\n" in one or cell_len(one) > _SHORT for row in plain for one in row):
+            return []
+        names = (n for n in range(1, len(self.columns)) if len({tuple(row[:n]) for row in plain}) == len(plain))
+        named = next(names, len(self.columns))
+        bands: list[list[int]] = []
+        for index in range(named, len(self.columns)):
+            if not bands or not self._widths([*bands[-1], index], available):
+                bands.append(list(range(named)))
+            bands[-1].append(index)
+        lines, stacked = len(bands) * (len(plain) + 4), len(plain) * (len(self.columns) + 1)
+        return bands if 3 * lines <= 2 * stacked and all(self._widths(band, available) for band in bands) else []
+
+    def _widths(self, chosen: Sequence[int], available: int) -> list[int] | None:
+        """Width of each of these columns, or None where the least widths do not fit ``available``."""
         least, most = [], []
-        for index, column in enumerate(self.columns):
+        for index in chosen:
+            column = self.columns[index]
             lines = [line for row in self.rows for line in row[index].plain.split("\n")]
             longest = max(map(cell_len, lines), default=0)
             head = max(map(cell_len, column.split()), default=0)
@@ -212,16 +241,18 @@ class Rows:
         return widths
 
     def _stacked(self, available: int) -> Iterator[Text]:
-        """One block per row, an empty line between two. A row with an empty first cell goes on with the one before it, as the
-        further controls of a score do: its empty cells are those above.
+        """One block per row, an empty line between two, without its empty cells (a column that is empty in every row stays). A
+        row with an empty first cell goes on with the one before it, as the further controls of a score do: its empty cells are
+        those above.
         """
+        used = [any(row[index].plain for row in self.rows) for index in range(len(self.columns))]
         label = min(max(map(cell_len, self.columns), default=0), max(available // 2, 8))
         for number, row in enumerate(self.rows):
             goes_on = number > 0 and not row[0].plain and not self._numeric[0]
             if number and not goes_on:
                 yield Text("")
-            for column, value in zip(self.columns, row, strict=True):
-                if goes_on and not value.plain:
+            for column, value, some in zip(self.columns, row, used, strict=True):
+                if not value.plain and (goes_on or some):
                     continue
                 beside = cell_len(column) <= label
                 if not beside:

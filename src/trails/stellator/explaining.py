@@ -20,6 +20,7 @@ from trails.stellator.language import (
     number_text,
     quoted,
 )
+from trails.stellator.words import word
 from trails.stellator.zones import Zone
 
 MEASURE_NAMES = {
@@ -53,7 +54,8 @@ def explained(compiled: Compiled, known: Mapping[str, Zone]) -> list[tuple[str, 
         if _numbers(compiled)
         else f"the zone is {zone_text(block, known)}"
     )
-    found = [(f"[ZONE: {expression_text(block.zone)}]", f"{zone}.")]
+    head = f"[{word('ZONE', block.language)}: {expression_text(block.zone, block.language)}]"
+    found = [(head, f"{zone}.")]
     found += [(content_text(line.content, block.language), f"{sentence(line.content)}.") for line in block.lines]
     kind = {"TOKEN": "tokens", "STEP": "steps", "CHAIN": "chains"}[compiled.kind]
     inside = "in the zone" if compiled.kind == "TOKEN" else "with a token in the zone"

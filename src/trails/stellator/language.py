@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trails.export.options import layers_text
-from trails.stellator.words import Language, word
+from trails.export.words import ROLES
+from trails.stellator.words import FIELDS, Language, word
 
 Comparison = Literal["<", "<=", ">", ">=", "=", "!="]
 
@@ -280,7 +281,7 @@ def content_text(content: Content, say: Language = "en") -> str:
     """One line without its comment."""
     match content:
         case Select(kind, of, negated):
-            targets = ", ".join(_target(item, say) for item in of)
+            targets = ", ".join(_role(item, say) if kind == "STEP" else _target(item, say) for item in of)
             return f"{_not(negated, say)}{word(kind, say)} → {targets}"
         case Subgraph(selection):
             return f"{word('SELECT', say)} → {quoted(selection)}"
@@ -357,6 +358,17 @@ def _target(item: Text, say: Language) -> str:
     return f"{word('MASKED', say)} {_text(item)}" if item.masked else _text(item)
 
 
+_RUSSIAN_ROLES = {english: russian for russian, english in reversed(ROLES.items())}
+_RUSSIAN_FIELDS = {english: russian for russian, english in FIELDS.items()}
+
+
+def _role(item: Text, say: Language) -> str:
+    """What a step is selected by: its role, or a text."""
+    if say == "ru" and not item.quoted:
+        return _RUSSIAN_ROLES.get(item.text, item.text)
+    return _target(item, say)
+
+
 def value_text(value: Value) -> str:
     """A value as written."""
     match value:
@@ -372,7 +384,12 @@ def expression_text(expression: Expression, say: Language = "en") -> str:
     """An expression as written."""
     match expression:
         case Condition(name, compare, values):
-            return f"{name} {compare} {', '.join(value_text(value) for value in values)}"
+            said = _RUSSIAN_FIELDS.get(name, name) if say == "ru" else name
+            told = (
+                _role(value, say) if name == "role" and isinstance(value, Text) else value_text(value)
+                for value in values
+            )
+            return f"{said} {compare} {', '.join(told)}"
         case ZoneName(name):
             return name
         case Not(of):

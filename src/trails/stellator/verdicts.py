@@ -164,11 +164,25 @@ def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> R
             "selected": list(selected.ids),
             **counts,
         },
-        (ReportTable("lines", pa.Table.from_pylist(rows, LINES), "one verdict a line", LINE_COLUMNS),),
+        (lines_table(pa.Table.from_pylist(rows, LINES)),),
         scores,
-        notes=tuple(f"{one.line}: {one.said}" for one in judged),
+        notes=tuple(_told(judged)),
         evidence=("none",),
     )
+
+
+def lines_table(data: pa.Table) -> ReportTable:
+    """Judged lines as a person is shown them: without those that change training, which have no value."""
+    shown = [verdict != "training" for verdict in data["verdict"].to_pylist()]
+    return ReportTable("lines", data, "one verdict a line", LINE_COLUMNS, shown=shown)
+
+
+def _told(judged: Iterable[Judged]) -> Iterable[str]:
+    """The reason of every verdict; lines that change training together."""
+    every = list(judged)
+    yield from (f"{one.line}: {one.said}" for one in every if one.verdict != "training")
+    if training := [one.line for one in every if one.verdict == "training"]:
+        yield f"changes training, nothing of it is measured here: {'; '.join(training)}"
 
 
 def counts_told(counts: Mapping[str, int]) -> str:
@@ -386,6 +400,11 @@ def span_score(
     return score, len(values)
 
 
+def unit_told(unit: str) -> str:
+    """A unit behind a number: a range stands in brackets."""
+    return f"({unit})" if ".." in unit else unit
+
+
 def noise_of(run: Run, measure: str) -> float:
     """The largest difference of a measure between two ways of measuring the same text; 0 where a run has none: on a CPU a
     chain is measured alone and gives the same bits again."""
@@ -422,8 +441,8 @@ def _drift(said: str, content: Drift, places: _Places, instruments: Instruments)
     holds = score.value > high + noise if content.activates else score.value < low - noise
     side = "above" if score.value > high + noise else "below" if score.value < low - noise else "within"
     text = (
-        f"{content.measure} {where}: {score.value:.4g} {score.unit} at {counted(count, 'place')}, {side} the {control.name} "
-        f"({low:.4g} to {high:.4g}); noise floor {noise:.2g}"
+        f"{content.measure} {where}: {score.value:.4g} {unit_told(score.unit)} at {counted(count, 'place')}, {side} the "
+        f"{control.name} ({low:.4g} to {high:.4g}); noise floor {noise:.2g}"
     )
     if content.negated and not holds:
         text += "; this pass says that no difference was found, not that there is none"
@@ -462,7 +481,10 @@ def target(
         for chain in places.masks
     }
     side = "above" if content.activates else "below"
-    return spans, f"{name}: trained to lie {side} {bound:.4g} {score.unit} (now {score.value:.4g} at {count} places)"
+    return (
+        spans,
+        f"{name}: trained to lie {side} {bound:.4g} {unit_told(score.unit)} (now {score.value:.4g} at {count} places)",
+    )
 
 
 def distance(spans: Spans, traces: Iterable[Trace]) -> float:
