@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 from dataclasses import replace
 
@@ -364,6 +365,40 @@ def test_errors_in_a_query_are_query_errors(open_store: Open) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("statement", "line", "column"),
+    [
+        ("RETURN 1 AS a FOO", 1, 15),
+        ("RETURN 1 AS a\nFOO", 2, 1),
+        ("explain RETURN 1 AS a FOO", 1, 23),
+        ("// first\n  PROFILE\nRETURN 1 AS a FOO", 3, 15),
+    ],
+)
+def test_an_error_names_the_place_in_the_statement(open_store: Open, statement: str, line: int, column: int) -> None:
+    with open_store() as store, pytest.raises(QueryError) as error:
+        store.run(statement)
+    assert re.search(rf"line {line}, col(umn)? {column}\b", str(error.value)), error.value
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_one_statement_is_answered_at_a_time(open_store: Open, write: bool) -> None:
+    with open_store() as store:
+        for statement in (
+            "RETURN 1 AS a; RETURN 2 AS b",
+            "RETURN 'it\\'s' AS a;\n// the second\nRETURN 2 AS b;",
+            "CREATE (:Chain {id: 'x'}); MATCH (c:Chain) RETURN c.id AS id",
+        ):
+            with pytest.raises(QueryError, match="statement"):
+                store.run(statement, write=write)
+        assert store.counts() == {}
+        for statement in (
+            "RETURN 'a; b' AS `c;d` // ; RETURN 3",
+            'RETURN "a\\"; b" AS x;',
+            "RETURN 1 AS x ; // the end",
+        ):
+            assert len(store.run(statement, write=write).rows) == 1, statement
+
+
 def test_values_are_plain_python(open_store: Open, world: World) -> None:
     with open_store() as store:
         store.write([world.batch()])

@@ -17,6 +17,7 @@ from trails.schema import GRAPH_FORMAT, NODES
 from trails.store.base import GraphBatch
 from trails.store.digest import graph_digest
 from trails.store.embedded import FILE, EmbeddedStore
+from trails.store.engine import refuse_several
 from trails.store.queries import named_queries
 from trails.store.rows import graph_batch, table_of
 
@@ -153,6 +154,23 @@ def test_the_read_path_reads_no_file(tmp_path: Path) -> None:
     assert kglite.KnowledgeGraph().cypher(statement).to_list() == [{"line": ["top", "secret"]}]
     with EmbeddedStore(tmp_path) as store, pytest.raises(QueryError, match="LOAD CSV reads files"):
         store.run(statement)
+
+
+def test_several_statements_are_told_apart_from_semicolons_that_part_none() -> None:
+    for one in (
+        "",
+        ";",
+        "RETURN 1",
+        "RETURN 1;;",
+        "; RETURN 1 /* ; RETURN 2 */; // RETURN 3;",
+        "RETURN ';' AS `;``;`, \";\"",
+    ):
+        refuse_several(one)
+    said = (
+        r"^3 statements were given, and one can be asked at a time \(the second begins at line 2, column 8\)\. Ask each"
+    )
+    with pytest.raises(QueryError, match=said):
+        refuse_several("RETURN 1;\n/* b */RETURN 2; RETURN ';'")
 
 
 @pytest.mark.slow

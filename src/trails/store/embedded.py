@@ -32,6 +32,7 @@ from trails.store.engine import (
     elements,
     kglite,
     read,
+    refuse_several,
     refuse_unless_read,
     rows_of,
     translated,
@@ -538,6 +539,7 @@ class EmbeddedStore:
         """
         values = dict(parameters or {})
         query = query.rstrip()  # else an error at the end of the statement names a line that its writer did not begin
+        refuse_several(query)
         if not write:
             refuse_unless_read(query)
         self._flush()

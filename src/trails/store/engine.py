@@ -155,6 +155,25 @@ _LEXEMES = re.compile(
 )
 
 
+def refuse_several(query: str) -> None:
+    """Raise QueryError for several statements: the engine runs all of them and answers the last. A semicolon inside a string, a
+    comment or a quoted name parts none, nor does one at the end.
+    """
+    statements, ended, second = 0, True, 0
+    for match in _LEXEMES.finditer(query):
+        if match[0] == ";":
+            ended = True
+        elif ended and not match[0].startswith(("//", "/*")):
+            statements, ended = statements + 1, False
+            second = match.start() if statements == 2 else second
+    if statements > 1:
+        line, column = query.count("\n", 0, second) + 1, second - query.rfind("\n", 0, second)
+        raise QueryError(
+            f"{statements} statements were given, and one can be asked at a time (the second begins at line {line}, column "
+            f"{column}). Ask each by itself"
+        )
+
+
 def refuse_unless_read(query: str) -> None:
     """Raise QueryError for what the engine's frozen snapshot would still do: read files, call procedures, administer.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from neo4j import exceptions as bolt
@@ -19,6 +21,29 @@ class GoneError(StoreError):
 
 class NoPasswordError(StoreError):
     """The server asks for a password, and there is none."""
+
+
+_PLACE = re.compile(r"\(line (\d+), column (\d+) \(offset: (\d+)\)\)")
+
+
+@contextmanager
+def placed_behind(prefix: str) -> Iterator[None]:
+    """Around a statement that is sent behind ``prefix``, a word of one line: the place that the server names in it becomes that
+    in the statement itself. Raises QueryError where it names one; other errors pass.
+    """
+    try:
+        yield
+    except bolt.Neo4jError as error:
+        text, code = first_line(error), error.code or ""
+        if not _PLACE.search(text) or "AccessMode" in code or not code.startswith("Neo.ClientError.Statement"):
+            raise
+
+        def moved(place: re.Match[str]) -> str:
+            line, column, offset = map(int, place.groups())
+            column -= len(prefix) if line == 1 else 0
+            return f"(line {line}, column {column} (offset: {offset - len(prefix)}))"
+
+        raise QueryError(_PLACE.sub(moved, text)) from None
 
 
 NOTHING_CHANGED = "The query only read: nothing was changed, and it can be asked again"

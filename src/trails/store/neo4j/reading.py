@@ -93,9 +93,12 @@ _PLAN = re.compile(r"(?:\s|//[^\n]*(?:\n|$)|/\*.*?\*/)*(EXPLAIN|PROFILE)\b", re.
 
 
 def plan_asked(query: str) -> tuple[str, str]:
-    """``EXPLAIN``, ``PROFILE`` or nothing, and the statement that it stands before."""
+    """``EXPLAIN``, ``PROFILE`` or nothing, and the statement with blanks in its place, so that every other word stays where it
+    is."""
     found = _PLAN.match(query)
-    return (found[1].upper(), query[found.end() :]) if found else ("", query)
+    if not found:
+        return "", query
+    return found[1].upper(), query[: found.start(1)] + " " * len(found[1]) + query[found.end() :]
 
 
 def plan_rows(plan: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[Any, ...]]:

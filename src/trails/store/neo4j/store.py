@@ -36,6 +36,7 @@ from trails.store.neo4j.errors import (
     GoneError,
     NoPasswordError,
     first_line,
+    placed_behind,
     translated,
     unsendable,
     within,
@@ -537,7 +538,8 @@ class Neo4jStore:
         ):
             tx = stack.enter_context(session.begin_transaction(timeout=max(timeout_s, 0.001)))
             asked, query = plan_asked(query)
-            planned = tx.run("EXPLAIN " + query, values).consume()
+            with placed_behind("EXPLAIN "):
+                planned = tx.run("EXPLAIN " + query, values).consume()
             refusal = judge(planned.query_type, planned.plan, self.database)
             if refusal:
                 kind = QueryError if planned.query_type == "r" else WritingQueryError
