@@ -18,7 +18,18 @@ from tests.report.test_report import HOSTILE, RUN
 from tests.store.factory import make_chain, make_run, make_trace
 
 from trails.errors import MissingPackageError, UsageError
-from trails.report.svg import CELL, MARGIN, MAX_PIXELS, WIDTH, chain_svg, write_png, write_svg
+from trails.report.svg import (
+    CELL,
+    ENDS,
+    MARGIN,
+    MAX_PIXELS,
+    MAX_TOKENS,
+    WIDTH,
+    chain_svg,
+    left_out,
+    write_png,
+    write_svg,
+)
 
 NS = "{http://www.w3.org/2000/svg}"
 
@@ -96,6 +107,37 @@ def test_the_command_draws_one_chain(trails: Any, chains_file: Path, tmp_path: P
     ElementTree.parse(tmp_path / "one.svg")
     assert "exists" in trails("show", "#1", "--svg", "one.svg", code=2).err
     assert "draws one chain" in trails("show", "#1", "#2", "--svg", "two.svg", code=2).err
+    assert "Give it: --svg FILE" in trails("show", "#1", "--first", 2, code=2).err
+    assert "Choose one with --first" in trails("show", "#1", "--svg", "two.svg", "--first", 5000, code=2).err
+    twice = trails("show", "#1", "--svg", "two.svg", "--png", tmp_path / "two.svg", "--overwrite", code=2)
+    assert "--svg and --png both name two.svg. Give each a file of its own" in twice.err
+    assert "exists" in trails("show", "#1", "--svg", "two.svg", "--png", "one.svg", code=2).err
+    assert not (tmp_path / "two.svg").exists(), "nothing is written where one of two is refused"
+
+
+def test_a_picture_of_a_long_chain_has_pages_and_says_how_to_get_the_rest(
+    trails: Any, chains_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = tuple(f"w{i:04} " for i in range(2 * MAX_TOKENS + 7))
+    trace = make_trace(make_chain("long", "".join(words)), RUN, words=words)
+    pages = [chain_svg(trace, RUN, first=first) for first in (0, MAX_TOKENS, 2 * MAX_TOKENS)]
+    drawn = [
+        [r.get("data-value") for r in ElementTree.fromstring(p).iter(f"{NS}rect") if r.get("data-value")] for p in pages
+    ]
+    assert [len(one) for one in drawn] == [MAX_TOKENS, MAX_TOKENS, 7]
+    np.testing.assert_allclose([float(v) for one in drawn for v in one], trace.surprisal, rtol=1e-6)
+    assert max(len(page.encode()) for page in pages) < 1_000_000
+    assert f">tokens 0 to 1,999 of 4,007; a picture holds 2,000, the next ones: --first {MAX_TOKENS}</text>" in pages[0]
+    assert ">tokens 4,000 to 4,006 of 4,007; a picture holds 2,000, the first ones: --first 0</text>" in pages[2]
+    assert f"tokens 0 to {trace.n_tokens - 1}; {ENDS}" in pages[2], "the map is of the whole chain"
+    short = make_trace(1, RUN)
+    assert left_out(short) == ""
+    assert "--first" not in chain_svg(short, RUN)
+    trails("ingest", chains_file)
+    monkeypatch.setattr("trails.report.svg.MAX_TOKENS", 3)
+    said = trails("show", "#1", "--svg", "p.svg", "--first", 3)
+    assert "tokens 3 to 5 of" in said.err
+    assert "tokens 3 to 5 of" in trails("show", "#1", "--svg", "q.svg", "--first", 3, "--json").json()["left_out"]
 
 
 def pixels(data: bytes) -> tuple[int, int, bytes]:

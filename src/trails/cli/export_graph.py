@@ -55,6 +55,7 @@ def command(
     """Write a part of the graph for Gephi, yEd, networkx or neo4j-admin.
 
     SELECTION is a selection as in trails export --subgraph (all, chain:ID, roles:IF>THEN, query:NAME, a .cypher file).
+    GEXF and GraphML hold at most 1,000,000 nodes and relationships.
 
     \b
     trails export-graph all --no-tokens -o steps.gexf

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trails.cli.common import echo, home_option, json_option, out, print_json, settings_from
+from trails.cli.common import echo, err, home_option, json_option, out, print_json, settings_from
 from trails.errors import UsageError
 from trails.report.terminal import MEASURES, render_chain, render_comparison, trace_record
 
@@ -48,6 +48,11 @@ from trails.report.terminal import MEASURES, render_chain, render_comparison, tr
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the chain and its drift map as a bitmap; needs the package resvg-py.",
 )
+@click.option(
+    "--first",
+    type=click.IntRange(min=0),
+    help="First token of the strip of --svg or --png, which holds 2,000 (default: 0).",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the file of --svg or --png if it exists.")
 @home_option
 @json_option
@@ -61,6 +66,7 @@ def command(
     alternatives: bool,
     svg: Path | None,
     png: Path | None,
+    first: int | None,
     overwrite: bool,
     home: Path | None,
     as_json: bool,
@@ -78,27 +84,41 @@ def command(
     """
     from trails.pipeline import Home
 
+    pictures = [(name, path) for name, path in (("svg", svg), ("png", png)) if path is not None]
+    if not pictures and (first is not None or overwrite):
+        raise UsageError("--first and --overwrite are about the file of --svg or --png. Give it: --svg FILE")
+    if pictures and len(chains) > 1:
+        raise UsageError(f"--{pictures[0][0]} draws one chain, {len(chains)} were given. Write one file for each")
+    if len(pictures) == 2 and pictures[0][1].resolve() == pictures[1][1].resolve():
+        raise UsageError(f"--svg and --png both name {svg}. Give each a file of its own")
+    if pictures:
+        from trails.report.html import check_free
+
+        for _, path in pictures:  # before the work, and before one of two is written
+            check_free(path, overwrite=overwrite)
     with Home(home, **settings_from(home=home).model_dump(include={"store"})) as opened:
         instrument = opened.run(run)
         traces = [opened.trace(chain, instrument.id) for chain in chains]
-        pictures = [(name, path) for name, path in (("svg", svg), ("png", png)) if path is not None]
         if pictures:
-            from trails.report.svg import write_png, write_svg
+            from trails.report.svg import left_out, write_png, write_svg
 
-            if len(traces) > 1:
-                raise UsageError(
-                    f"--{pictures[0][0]} draws one chain, {len(traces)} were given. Write one file for each"
-                )
             written = []
+            told = left_out(traces[0], first or 0)
             for name, path in pictures:
                 draw = write_svg if name == "svg" else write_png
-                size = draw(path, traces[0], instrument, measure=measure, layer=layer, overwrite=overwrite)
-                written.append({"path": str(path), "bytes": size, "chain": traces[0].chain.id})
+                size = draw(
+                    path, traces[0], instrument, measure=measure, layer=layer, first=first or 0, overwrite=overwrite
+                )
+                written.append(
+                    {"path": str(path), "bytes": size, "chain": traces[0].chain.id, "left_out": told or None}
+                )
             if as_json:
                 print_json(written if len(written) > 1 else written[0])
             else:
                 for one in written:
                     echo(f"{one['path']}: {one['bytes']:,} bytes")
+                if told:
+                    err.print(told)
             return
         if as_json:
             records = [

@@ -31,6 +31,9 @@ ZOOM = 2
 MAX_PIXELS = 30_000
 """Height of a bitmap; few programs open a higher one."""
 
+MAX_TOKENS = 2_000
+"""Tokens that the strip of a picture holds: some pages of paper, and less than a megabyte."""
+
 MAP_COLUMNS = 440
 """Columns of the drift map; a longer chain shows the mean of neighbouring tokens."""
 
@@ -44,17 +47,31 @@ _FONT = "ui-monospace,'DejaVu Sans Mono','Liberation Mono',monospace"
 
 
 def write_svg(
-    path: Path, trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None, overwrite: bool = False
+    path: Path,
+    trace: Trace,
+    run: Run,
+    *,
+    measure: str = "surprisal",
+    layer: int | None = None,
+    first: int = 0,
+    overwrite: bool = False,
 ) -> int:
     """Write the picture of a chain and give its size in bytes. Raises UsageError for a file that exists and cannot be
-    overwritten, and for a measure or a layer that the run does not have.
+    overwritten, for a measure or a layer that the run does not have, and for a ``first`` token that the chain does not have.
     """
     check_free(path, overwrite=overwrite)
-    return _write(path, chain_svg(trace, run, measure=measure, layer=layer).encode("utf-8"))
+    return _write(path, chain_svg(trace, run, measure=measure, layer=layer, first=first).encode("utf-8"))
 
 
 def write_png(
-    path: Path, trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None, overwrite: bool = False
+    path: Path,
+    trace: Trace,
+    run: Run,
+    *,
+    measure: str = "surprisal",
+    layer: int | None = None,
+    first: int = 0,
+    overwrite: bool = False,
 ) -> int:
     """Write the same picture as a bitmap of twice the width and height, and give its size in bytes. Text is set in the fonts of
     this machine. Raises MissingPackageError without the extra ``png``, and UsageError as :func:`write_svg`, also for a picture
@@ -62,7 +79,7 @@ def write_png(
     """
     check_free(path, overwrite=overwrite)
     painter = package("resvg_py", "a PNG picture", "png")
-    picture = chain_svg(trace, run, measure=measure, layer=layer)
+    picture = chain_svg(trace, run, measure=measure, layer=layer, first=first)
     height = int(float(picture.partition('height="')[2].partition('"')[0]) * ZOOM)
     if height > MAX_PIXELS:
         raise UsageError(
@@ -80,8 +97,26 @@ def _write(path: Path, data: bytes) -> int:
     return len(data)
 
 
-def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None) -> str:
-    """The strip of a chain, and below it the drift map where the run has layers."""
+def left_out(trace: Trace, first: int = 0) -> str:
+    """What a picture that begins with the token ``first`` lacks of a chain, and how to get it; empty where it has all."""
+    stop = min(trace.n_tokens, first + MAX_TOKENS)
+    if stop - first == trace.n_tokens:
+        return ""
+    following = stop if stop < trace.n_tokens else 0
+    return (
+        f"tokens {first:,} to {stop - 1:,} of {trace.n_tokens:,}; a picture holds {MAX_TOKENS:,}, "
+        f"{'the next ones' if following else 'the first ones'}: --first {following}"
+    )
+
+
+def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int | None = None, first: int = 0) -> str:
+    """The strip of a chain, and below it the drift map where the run has layers. The strip holds :data:`MAX_TOKENS` tokens from
+    ``first`` on, in the colours of the whole chain; where that is not all, it says so. The map is of the whole chain.
+    """
+    if not 0 <= first < max(trace.n_tokens, 1):
+        raise UsageError(
+            f"token {first} was asked for, chain {trace.chain.id} has tokens 0 to {trace.n_tokens - 1}. Choose one with --first"
+        )
     values = token_values(trace, measure, layer)
     if not np.isfinite(values).any():
         raise UsageError(f"there is nothing to draw: {_undefined(trace, run, measure)}")
@@ -101,8 +136,11 @@ def chain_svg(trace: Trace, run: Run, *, measure: str = "surprisal", layer: int 
     low, high = scale_ends(values, signed=signed)
     scale, whole = _DIVERGING if signed else _SCALE, MEASURE[measure].dtype == "int32"
     parts.append(_legend(y, low, high, MEASURE[measure].unit, scale, 0 if whole else 3))
-    strip, y = _strip(trace, values, low, high, scale, y + 42)
+    strip, y = _strip(trace, values, low, high, scale, y + 42, first)
     parts += strip
+    if told := left_out(trace, first):
+        y += 14
+        parts.append(_label(MARGIN, y, told))
     if trace.n_layers:
         drift, y = _drift(trace, y + 30)
         parts += drift
@@ -139,13 +177,13 @@ def _fitting(text: str, room: int) -> str:
 
 
 def _strip(
-    trace: Trace, values: Floats, low: float, high: float, scale: tuple[tuple[int, int, int], ...], y: float
+    trace: Trace, values: Floats, low: float, high: float, scale: tuple[tuple[int, int, int], ...], y: float, first: int
 ) -> tuple[list[str], float]:
     """Tokens in lines of the picture's width; a step begins with a line on its left."""
     parts: list[str] = []
     x = MARGIN
-    begins = {int(first) for first, last in trace.step_tokens.tolist() if last > first}
-    for position, value in enumerate(values.tolist()):
+    begins = {int(begin) for begin, last in trace.step_tokens.tolist() if last > begin}
+    for position, value in enumerate(values[first : first + MAX_TOKENS].tolist(), first):
         text = trace.chain.text[trace.token_start[position] : trace.token_end[position]]
         shown = visible(text).replace("\r\n", "\n").replace("\n", "⏎").replace("\t", "⇥")
         width = CELL * cell_len(shown)
