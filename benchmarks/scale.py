@@ -9,8 +9,8 @@ The uniform scorer takes the bytes of the text for tokens and needs no model, so
 ``graph`` repeats the measured chains of HOME (default: 40 chains of the packaged sample, measured by the packaged model) under
 other record names, and loads them into the embedded graph without holding their rows: the cost of a token written and saved,
 and how much of it the kernel spends (giving memory, writing the file). It may take ``--limit-gb`` of memory, so that other work
-on the machine is safe; what happens at the limit is printed. With ``--bare`` the engine's own calls get the same columns, in
-blocks of the same size and with nothing else timed: what is left when trails costs nothing.
+on the machine is safe; what happens at the limit is printed. With ``--bare`` the engine's own calls get the same columns as
+frames of pandas, in blocks of the same size and with nothing else timed, as another program would make them.
 
 Every size runs in a process of its own; CPU seconds are those of the process and of its workers, memory is the peak of the
 process. The last column is the cost per unit beside that of the smallest size: 1.00 is linear.
@@ -162,14 +162,14 @@ class Bare:
     def hand_over(self, timed: Callable[[str, Callable[[], Any]], Any]) -> None:
         """Make the frames, then time the engine."""
         from trails.schema import RELATIONSHIP
-        from trails.store.embedded import _frame, _joined
+        from trails.store.embedded import _joined
         from trails.store.rows import distinct
 
         if not self._batches:
             return
         joined, self._batches = _joined(self._batches), []
-        nodes = {label: _frame(distinct(table, ("id",))) for label, table in joined.nodes.items()}
-        frames = {name: _frame(table) for name, table in joined.relationships.items()}
+        nodes = {label: self._frame(distinct(table, ("id",))) for label, table in joined.nodes.items()}
+        frames = {name: self._frame(table) for name, table in joined.relationships.items()}
 
         def calls() -> None:
             for label, frame in nodes.items():
@@ -181,6 +181,12 @@ class Bare:
                     self._graph.add_relationships(frame, of.type, of.start, "start", of.end, "end")
 
         timed("write", calls)
+
+    @staticmethod
+    def _frame(table: Any) -> Any:
+        """A frame of pandas whose integers stay exact beside missing values."""
+        kept = [name for name in table.column_names if table[name].null_count < len(table)]
+        return table.select(kept).to_pandas(integer_object_nulls=True)
 
     def close(self) -> None:
         """Save."""

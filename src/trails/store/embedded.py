@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,6 +36,7 @@ from trails.store.engine import (
     rows_of,
     translated,
 )
+from trails.store.frames import Frame
 from trails.store.guarded import READ_BYTES, READ_MEMORY, Guard
 from trails.store.rows import distinct, of_chains, own_rows, table_schema
 
@@ -362,7 +362,8 @@ class EmbeddedStore:
         for label, table in batch.nodes.items():
             # the engine would keep two nodes of one id
             for part in _slices(distinct(table, ("id",))):
-                self._graph.add_nodes(_frame(part), label, "id")
+                frame = Frame(part)
+                self._graph.add_nodes(frame, label, "id", column_types=frame.lists)
         # chains that the graph does not know at all cannot have relationships there: the engine's bulk call serves them
         new_runs: dict[str, str] = {}
         for chain, run in batch.whole:
@@ -409,10 +410,11 @@ class EmbeddedStore:
         else:
             bulk, rest = table, table.slice(0, 0)
         for part in _slices(bulk):
+            frame = Frame(part)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 report = self._graph.add_relationships(
-                    _frame(part), declared.type, declared.start, "start", declared.end, "end"
+                    frame, declared.type, declared.start, "start", declared.end, "end", column_types=frame.lists
                 )
             if report["stubs_vivified"]:
                 self._refuse_missing_end(declared, part)
@@ -623,13 +625,14 @@ def _joined(batches: Sequence[GraphBatch]) -> GraphBatch:
     sides: list[dict[str, pa.Table]] = []
     for parts in ([batch.nodes for batch in batches], [batch.relationships for batch in batches]):
         names = dict.fromkeys(name for part in parts for name in part)
-        sides.append(
-            {
-                name: pa.concat_tables([part[name] for part in parts if name in part], promote_options="default")
-                for name in names
-            }
-        )
+        sides.append({name: _concatenated([part[name] for part in parts if name in part]) for name in names})
     return GraphBatch(sides[0], sides[1], tuple(pair for batch in batches for pair in batch.whole))
+
+
+def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables below one another. A column that only some have is null in the others; to look for one costs more than that."""
+    alike = all(table.schema == tables[0].schema for table in tables)
+    return pa.concat_tables(tables, promote_options="none" if alike else "default")
 
 
 def _columns(variable: str, names: Sequence[str]) -> str:
@@ -639,12 +642,6 @@ def _columns(variable: str, names: Sequence[str]) -> str:
 def _slices(table: pa.Table) -> Iterable[pa.Table]:
     for start in range(0, len(table), _BATCH_ROWS):
         yield table.slice(start, _BATCH_ROWS)
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    """A frame whose integers stay exact beside nulls. Columns without a value are left out: an absent property."""
-    kept = [name for name in table.column_names if table[name].null_count < len(table)]
-    return table.select(kept).to_pandas(integer_object_nulls=True)
 
 
 def _first_line(error: BaseException) -> str:
