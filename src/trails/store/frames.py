@@ -76,9 +76,13 @@ class _Column:
         return self._length
 
     def isna(self) -> _Values:
-        """Which values are missing."""
-        none = self._missing is None or not self._missing.any()
-        return _Values([False] * self._length if none else self._missing.tolist())
+        """Which values are missing. Of floats and text an empty list says none: the engine takes them at once, and then the
+        missing ones away. Integers and truth values it takes one at a time, by this list.
+        """
+        if self._missing is not None and self._missing.any():
+            return _Values(self._missing.tolist())
+        at_once = pa.types.is_floating(self._type) or self._type == pa.string()
+        return _Values([] if at_once else [False] * self._length)
 
     def tolist(self) -> Sequence[Any]:
         """The values; whatever where they are missing. Floats come as a view of the array: the engine goes through it once, so
