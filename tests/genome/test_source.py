@@ -5,11 +5,15 @@
 from __future__ import annotations
 
 import random
+import shlex
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trails.cli import cli
 from trails.errors import TrailsError, UsageError
 from trails.genome.model import RUSSIAN, load_genome, parse_genome
 from trails.genome.source import GenomeError, parse_source
@@ -37,8 +41,23 @@ budget: {tokens: 200_000, rehearsal: 0.05}
 FAULTS = [
     # replaced, by, what stands at the place, what the path names, a part of message and hint
     ("take: 40", "takee: 40", 'takee', "books[0].takee", "the key 'takee' is not known here; did you mean 'take'?"),
-    ("take: 40", "take: forty", 'forty', "books[0].take", "'forty' stands where a number is meant; write a number"),
-    ("take: 40", "take: -1", '-1', "books[0].take", "greater than or equal to 1"),
+    ("take: 40", "take: forty", 'forty', "books[0].take", "the text 'forty' stands where a whole number is meant; write a whole number, without quotes"),
+    ("take: 40", "take: -1", '-1', "books[0].take", "-1 is too small; write 1 or more"),
+    ("take: 40", "take: 99999999999", '99999999999', "books[0].take", "99999999999 is too large; write 1_000_000_000 or less"),
+    ("take: 40", "take: .nan", '.nan', "books[0].take", ".nan is no finite number, and a whole number is meant; write a whole number"),
+    ("take: 40", "take: -.inf", '-.inf', "books[0].take", "-.inf is no finite number, and a whole number is meant; write a whole number"),
+    ("take: 40", "take: true", 'true', "books[0].take", "true is a truth value to YAML, and a whole number is meant; write a whole number"),
+    ("take: 40", 'take: "1e3"', '"1e3"', "books[0].take", "the text '1e3' stands where a whole number is meant; write 1000, without quotes"),
+    ("take: 40", 'take: "1.5"', '"1.5"', "books[0].take", "the text '1.5' stands where a whole number is meant; write a whole number, without quotes"),
+    ("take: 40", "take: 1e3", '1e3', "books[0].take", "1e3 stands where a whole number is meant; write 1000"),
+    ("take: 40", "take: 1e999", '1e999', "books[0].take", "1e999 is no finite number"),
+    ("take: 40", "take: 2024-01-01", '2024-01-01', "books[0].take", "2024-01-01 is a date to YAML, and a whole number is meant"),
+    ("take: 40", "take: ~", '~', "books[0].take", "a number is missing; write one"),
+    ("take: 40", "take: [4]", '[4]', "books[0].take", "a list stands where a number is meant"),
+    ("rehearsal: 0.05", "rehearsal: .inf", '.inf', "budget.rehearsal", ".inf is no finite number, and a number is meant; write a number"),
+    ("rehearsal: 0.05", 'rehearsal: "5e-2"', '"5e-2"', "budget.rehearsal", "the text '5e-2' stands where a number is meant; write 0.05, without quotes"),
+    ("rehearsal: 0.05", "rehearsal: 1", '1}', "budget.rehearsal", "1 is too large; write less than 1"),
+    ("name: abc", "name: " + "a" * 121, 'a' * 121, "stages[0].name", "a text of 121 characters; write at most 120"),
     ("name: abc", "name: 2024-01-01", '2024-01-01', "stages[0].name", '2024-01-01 is a date to YAML, and a text is meant; put it in quotes: "2024-01-01"'),
     ("name: abc", "name: 1_000", '1_000', "stages[0].name", "1_000 is a number to YAML"),
     ("name: abc", "name: true", 'true', "stages[0].name", "true is a truth value to YAML"),
@@ -215,3 +234,21 @@ def test_files_that_cannot_be_read(tmp_path) -> None:
     (tmp_path / "large.yaml").write_bytes(b"# x\n" * 1_100_000)
     with pytest.raises(GenomeError, match="more than 4,000,000 bytes"):
         load_genome(tmp_path / "large.yaml")
+
+
+def test_a_file_that_is_not_there_is_advised_with_a_line_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("course.genome.yaml", "a folder/my course.yaml", "--help.yaml"):
+        with pytest.raises(UsageError, match="there is no file .*Write a first genome with: trails ") as error:
+            load_genome(Path(name))
+        line = shlex.split(str(error.value).partition("with: trails ")[2])
+        assert CliRunner().invoke(cli, line).exit_code == 0, line
+        load_genome(Path(name))
+    with pytest.raises(
+        UsageError, match=r"- was given as the genome, which is not read from standard input\. .* course\.genome\.yaml$"
+    ):
+        load_genome(Path("-"))
+    with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\)\. Give another file\.$"):
+        load_genome(tmp_path)

@@ -25,7 +25,7 @@ from trails.errors import InputError, UsageError
 from trails.readers import BadEntry, ReadOptions, ReadReport, parse_fields, read
 from trails.readers.containers import compressed_lengths
 
-HINT = "To go on past bad records: --bad-tolerance N."
+HINT = "Repair it, or take it out."
 
 
 def message(path: Path | str, reader: str | None = None, **options: Any) -> str:

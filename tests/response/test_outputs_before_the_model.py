@@ -164,6 +164,37 @@ def test_a_graph_that_does_not_answer_is_told_before_the_model(
     assert not no_model
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("intervene #1 --layer 9 --from random", 4, "layer 9 was asked for, toy has layers 1 to 3."),
+        ("intervene #1 --layer 1 --from #1:99", 2, "step 99 of chain "),
+        (
+            "intervene #1 --layer 1 --vector x.npy",
+            2,
+            "there is no file x.npy. Give a .npy, a .safetensors or a pvq.json file;",
+        ),
+        ("intervene #1 --layer 1 --vector x.pvq.json#a", 2, "there is no file x.pvq.json."),
+        ("pvq write #1 -o x.npy", 2, "x.npy ends in '.npy', and what is written is a pvq.json. Write: -o x.pvq.json"),
+        (
+            "pvq write #1 -o x.pvq.json",
+            2,
+            "keeps no states of it. Measure them: trails ingest PATH --states 1 --home NEW",
+        ),
+        ("pvq write #1 -o x.pvq.json --layer 9", 4, "layer 9 was asked for, toy has states 0 (embeddings) to 3."),
+        ("capture bad.jsonl", 3, "at column 10. Repair it, or take it out."),
+        ("ingest bad.jsonl", 3, "at column 10. To go on past bad records: --bad-tolerance N."),
+    ],
+)
+def test_an_error_says_what_helps_before_the_model(
+    command: str, code: int, said: str, trails: Callable[..., Any], place: Path, no_model: list[str]
+) -> None:
+    (place / "bad.jsonl").write_text('{"text": "If a, then b."}\n{"text": \n{"text": "If c, then d."}\n')
+    found = trails(*command.split(), code=code).error
+    assert said in found, found
+    assert not no_model
+
+
 PAGES = sorted(name for name, command in leaves(cli) if "--html" in names_of(command))
 WORDS = {"--layer": "1", "--budget": "10", "--by": "random", "--adapter": "course"}
 """What options that must be given are given."""

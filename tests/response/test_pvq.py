@@ -187,7 +187,7 @@ def test_a_selection_is_written_and_looked_up_in(states: Path, tmp_path: Path, t
 
 @pytest.mark.model
 def test_what_has_no_state_or_another_model_is_refused(states: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"layer 2 were asked for.*keeps states of layers 1.*--states 2"):
+    with pytest.raises(UsageError, match=r"layer 2 were asked for.*keeps states of layer 1 .*--states 2"):
         run(states, "pvq", "write", "all", "-o", str(tmp_path / "x.json"), "--layer", "2")
     assert not (tmp_path / "x.json").exists()
     other = tmp_path / "other.pvq.json"

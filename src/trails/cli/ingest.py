@@ -319,6 +319,7 @@ def command(
             fields=parse_fields(fields),
             limit=limit,
             bad_tolerance=bad_tolerance,
+            hint="To go on past bad records: --bad-tolerance N.",
             report_file=report_file,
             max_record_bytes=max_record_bytes,
             encoding=encoding,

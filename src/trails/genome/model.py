@@ -8,6 +8,8 @@ stages before it) is checked here, too; what needs a home is checked in :mod:`tr
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -84,7 +86,44 @@ def _text(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    return value.value if isinstance(value, Surprise) and value.kind == "a number" else value
+    return _measure(value, "a number")
+
+
+def _whole(value: Any) -> Any:
+    return _measure(value, "a whole number")
+
+
+def _measure(value: Any, meant: str) -> Any:
+    """A finite number, a whole one where that is ``meant``. Raises PydanticCustomError that says what stands there instead, and
+    the number to write where it can only be one."""
+    whole = meant == "a whole number"
+    if isinstance(value, str):
+        text = value.replace("_", "")
+        number = float(text) if _DECIMAL.fullmatch(text) else None
+        raise _no_number(f"the text {value!r} stands where {meant} is meant", number, whole, ", without quotes")
+    if not isinstance(value, Surprise):
+        return value  # a list or keys, which pydantic tells
+    if value.kind == "nothing":
+        raise PydanticCustomError("nothing", "a number is missing")
+    if value.kind != "a number":
+        raise _no_number(f"{value.written} is {value.kind} to YAML, and {meant} is meant", None, whole)
+    number = value.value
+    if number is None or not math.isfinite(number):
+        raise _no_number(f"{value.written} is no finite number, and {meant} is meant", None, whole)
+    if whole and isinstance(number, float):
+        raise _no_number(f"{value.written} stands where a whole number is meant", number, whole)
+    return number
+
+
+def _no_number(said: str, number: float | None, whole: bool, more: str = "") -> PydanticCustomError:
+    """The fault, with what to write instead: ``number``, if it is one that may stand there."""
+    write = "a whole number" if whole else "a number"
+    if number is not None and math.isfinite(number) and (number.is_integer() or not whole):
+        write = f"{number:.0f}" if number.is_integer() else str(number)
+    return PydanticCustomError("number", "{said}", {"said": said, "hint": f"write {write}{more}"})
+
+
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def _word(value: Any) -> Any:
@@ -94,7 +133,7 @@ def _word(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[str, Field(max_length=120), BeforeValidator(_text)]
-Whole = Annotated[int, BeforeValidator(_number)]
+Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 RoleName = Annotated[Literal["learner", "teacher", "critic", "rewriter"], BeforeValidator(_word)]
 Order = Annotated[Literal["shuffled", "rising", "falling", "source"], BeforeValidator(_word)]
@@ -235,6 +274,8 @@ def _hint(error: Any, path: tuple[str | int, ...]) -> tuple[str, str]:
         return said, f'put it in quotes: "{error["ctx"]["written"]}"'
     if kind == "nothing":
         return said, "write one"
+    if kind == "number":
+        return said, error["ctx"]["hint"]
     found = error["input"]
     kinds = ((dict, "a mapping"), (list | tuple, "a list"))
     shown = next((name for kind_of, name in kinds if isinstance(found, kind_of)), repr(found)[:60])
@@ -244,15 +285,28 @@ def _hint(error: Any, path: tuple[str | int, ...]) -> tuple[str, str]:
         return f"{shown} stands where keys are meant", f"keys here: {', '.join(_kind_at(path).model_fields)}"
     if kind == "literal_error":
         return f"{shown} is not known", f"write {error['ctx']['expected']}"
-    if kind in ("int_type", "int_from_float", "int_parsing") and isinstance(found, float):
-        return f"{shown} stands where a whole number is meant", "write a whole number"
     if kind in ("int_type", "int_from_float", "float_type", "int_parsing"):
         return f"{shown} stands where a number is meant", "write a number, without quotes"
     if kind == "string_type":
         return f"{shown} stands where a text is meant", "write a text"
     if kind == "too_short":
         return "the list is empty", "put one item or more into it"
+    for name, word, end in _BOUNDS:
+        if name in error.get("ctx", {}):
+            bound = error["ctx"][name]
+            most = f"{bound:_}" if isinstance(bound, int) else f"{bound:g}"
+            return f"{shown} is {word}", f"write {end.format(most)}"
+    if kind == "string_too_long":
+        return f"a text of {len(found):,} characters", f"write at most {error['ctx']['max_length']}"
     return f"{shown}: {said[0].lower()}{said[1:]}", "see docs/genome.md"
+
+
+_BOUNDS = (
+    ("ge", "too small", "{} or more"),
+    ("le", "too large", "{} or less"),
+    ("lt", "too large", "less than {}"),
+)
+"""Bounds of a number by their names in pydantic's errors."""
 
 
 def load_genome(path: Path) -> tuple[Genome, Document]:

@@ -9,6 +9,7 @@ written: where text is meant it is refused, not turned into another text.
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,12 +123,18 @@ def read_source(path: Path, keys: Mapping[str, str]) -> Document:
 
     Raises UsageError for a file that is missing, GenomeError for one that is no UTF-8, too large, or no YAML that this accepts.
     """
+    if str(path) == "-":
+        raise UsageError(
+            "- was given as the genome, which is not read from standard input. Give a file; this writes a first one: "
+            "trails genome init course.genome.yaml"
+        )
     try:
         data = first_bytes(path, MAX_BYTES + 1)
+    except FileNotFoundError:
+        name = shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+        raise UsageError(f"there is no file {path}. Write a first genome with: trails genome init {name}") from None
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read ({error.strerror or error}). Write a first genome with: trails genome init {path}"
-        ) from None
+        raise UsageError(f"{path} cannot be read ({error.strerror or error}). Give another file.") from None
     if len(data) > MAX_BYTES:
         raise _error(str(path), 1, 1, f"the file has more than {MAX_BYTES:,} bytes", "select by source: or family:")
     try:

@@ -128,24 +128,32 @@ def read_vector(path: Path) -> Floats:
     (:mod:`trails.measure.pvq`; ``FILE#ID`` names one of several). Raises InputError for another file, and for numbers that
     are not finite.
     """
-    file, mark, name = str(path).partition("#")
+    file, mark, name = (str(path), "", "") if path.exists() else str(path).partition("#")
+    source = Path(file)
+    if not source.exists():
+        raise UsageError(
+            f"there is no file {source}. Give a .npy, a .safetensors or a pvq.json file; this writes one: "
+            "trails pvq write STEPS -o vectors.pvq.json"
+        )
     if file.endswith(".json"):
-        return read_pvq(Path(file)).one(name if mark else "")
+        return read_pvq(source).one(name)
+    if mark:
+        raise UsageError(f"vector {name!r} of {source} was asked for, and only a pvq.json holds vectors with names.")
     try:
-        if path.suffix == ".safetensors":
+        if source.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
-            tensors = load_file(path)
+            tensors = load_file(source)
             if len(tensors) != 1:
                 raise InputError(
-                    f"{path}: {len(tensors)} tensors ({', '.join(sorted(tensors)[:5])}); give a file with one."
+                    f"{source}: {len(tensors)} tensors ({', '.join(sorted(tensors)[:5])}); give a file with one."
                 )
             (values,) = tensors.values()
         else:
-            with path.open("rb") as npy:
+            with source.open("rb") as npy:
                 if npy.read(6) != b"\x93NUMPY":  # numpy would take it for a pickle, and advise to trust it
-                    raise InputError(f"{path}: this is no .npy file. Give a .npy, a .safetensors or a pvq.json file.")
-            values = np.load(path, allow_pickle=False)
+                    raise InputError(f"{source}: this is no .npy file. Give a .npy, a .safetensors or a pvq.json file.")
+            values = np.load(source, allow_pickle=False)
     except InputError:
         raise
     except Exception as error:  # a file of a stranger

@@ -10,7 +10,7 @@ import numpy as np
 
 from trails.analyses.intervention import Intervened, intervened
 from trails.analyses.statistics import generator, how_drawn, of_each
-from trails.errors import UsageError
+from trails.errors import ModelError, UsageError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.intervene import (
@@ -59,6 +59,10 @@ def intervene(
         raise UsageError("two vectors were given, by --vector and --from. Give one.")
     if origin not in ("", "random"):
         origin = step_key(*home.names.step(origin, known.id))  # a number (#2) can mean another chain tomorrow
+    if known.n_layers and not 1 <= layer <= known.n_layers:
+        raise ModelError(f"layer {layer} was asked for, {known.model} has layers 1 to {known.n_layers}.")
+    if origin not in ("", "random"):
+        _span_of_step(home, origin, known.id)
     given = None if vector is None else read_vector(vector)
     trial = Intervention(layer, operation, component, at, strength, vector_sha256="-" if vector or origin else "")
     before = sorted(home.shards.traces(known.id, wanted), key=lambda trace: trace.chain.id)
@@ -86,6 +90,13 @@ def intervene(
 
 
 def _of_step(home: OpenHome, scorer: HuggingFaceScorer, origin: str, layer: int, component: Site, run: str) -> Floats:
+    trace, first, stop = _span_of_step(home, origin, run)
+    states = site_states(scorer, Segmented(trace.chain, trace.steps), layer, component)
+    return np.asarray(states[first:stop].mean(0, dtype=np.float64), np.float32)
+
+
+def _span_of_step(home: OpenHome, origin: str, run: str) -> tuple[Trace, int, int]:
+    """The chain of a step, and its tokens. Raises UsageError for a step that is not there, or has no token of its own."""
     chain, step = home.names.step(origin, run)
     (trace,) = home.shards.traces(run, [chain])
     if step >= len(trace.steps):
@@ -93,8 +104,7 @@ def _of_step(home: OpenHome, scorer: HuggingFaceScorer, origin: str, layer: int,
     first, stop = trace.step_tokens[step]
     if first == stop:
         raise UsageError(f"step {step} of chain {chain} has no token of its own. Choose another.")
-    states = site_states(scorer, Segmented(trace.chain, trace.steps), layer, component)
-    return np.asarray(states[first:stop].mean(0, dtype=np.float64), np.float32)
+    return trace, int(first), int(stop)
 
 
 def _controls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score
 from trails.analyses.statistics import how_drawn, spread
 from trails.analyses.whitening import Whitening
-from trails.errors import UsageError
+from trails.errors import ModelError, UsageError
 from trails.export.subgraph import is_selection
 from trails.measure.base import MeasureOptions
 from trails.measure.pvq import Vectors, White, read_pvq, write_pvq
@@ -20,7 +21,7 @@ from trails.pipeline.measuring import segmented
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
 from trails.platform.arrays import Doubles, Floats
-from trails.platform.text import counted, whole_number
+from trails.platform.text import agreeing, counted, whole_number
 from trails.platform.ties import leading
 from trails.schema import Chain, Trace, step_key
 from trails.store.outputs import check_output
@@ -46,6 +47,13 @@ def write_vectors(
     """
     of = home.run(run)
     check_output(to)
+    if not of.n_layers:
+        raise UsageError(f"run {of.id} was measured by {of.model}, which has no states. Choose with --run.")
+    if layer is not None and layer > of.n_layers:
+        raise ModelError(f"layer {layer} was asked for, {of.model} has states 0 (embeddings) to {of.n_layers}.")
+    if to.suffix != ".json":
+        name = shlex.quote(str(to.with_suffix(".pvq.json")))
+        raise UsageError(f"{to} ends in {to.suffix!r}, and what is written is a pvq.json. Write: -o {name}")
     if to.exists() and not overwrite:
         raise UsageError(f"{to} exists. Choose another name, or give --overwrite.")
     if not to.parent.is_dir():
@@ -83,10 +91,15 @@ def write_vectors(
                 by_chain.setdefault(trace.chain.id, []).append((step_key(trace.chain.id, step), text, states[step]))
     entries = [entry for chain in sorted(by_chain) for entry in by_chain[chain]]
     if not entries or layer is None:
-        has = f"states of layers {', '.join(map(str, sorted(kept)))}" if kept else "no states"
+        has = (
+            f"states of {agreeing(len(kept), 'layer', 'layers')} {', '.join(map(str, sorted(kept)))}"
+            if kept
+            else "no states"
+        )
+        wanted = of.n_layers // 2 if layer is None else layer
         raise UsageError(
             f"states of {steps!r}{f' at layer {layer}' if layer is not None else ''} were asked for, run {of.id} keeps {has} "
-            f"of it. Measure them: trails ingest PATH --states {16 if layer is None else layer} --home NEW"
+            f"of it. Measure them: trails ingest PATH --states {wanted} --home NEW"
         )
     white = None
     if whiten:

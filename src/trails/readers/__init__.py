@@ -130,7 +130,7 @@ def read(
     """
     options = options or ReadOptions()
     report = report if report is not None else ReadReport()
-    report.tolerance, report.report_file = options.bad_tolerance, options.report_file
+    report.tolerance, report.hint, report.report_file = options.bad_tolerance, options.hint, options.report_file
     if reader is not None and reader not in READERS:
         raise UsageError(f"--reader {reader}: no such reader. Readers: {', '.join(READERS)}.")
     if not paths:

@@ -29,6 +29,10 @@ CONTAINER_NAMES = {"jsonl": "JSON Lines", "json": "JSON", "parquet": "a Parquet 
 KEPT_BAD_RECORDS = 100
 
 
+REPAIR = "Repair it, or take it out."
+"""What to do about a bad record, where a command goes past none."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """How to read.
@@ -38,7 +42,8 @@ class ReadOptions:
     field that names what a chain is a version of; empty: chains with one question are one family. ``marks`` are further
     pairs of marks around a thought, opening and closing.
     ``limit`` bounds the chains over all inputs. ``bad_tolerance`` is the number of bad records to go past; the next one
-    raises. ``report_file`` receives every bad record as a JSON line. ``max_record_bytes`` bounds one line, record or
+    raises, and says what to do (``hint``).
+    ``report_file`` receives every bad record as a JSON line. ``max_record_bytes`` bounds one line, record or
     paragraph. ``separator`` says what ends a chain in a text file: a blank line or heading (``paragraph``), a heading
     (``heading``), every line (``line``) or nothing but the end of the file (``file``); ``auto`` is ``paragraph``, or
     ``line`` for a long file without a blank line. ``source`` and ``licence`` replace what the reader finds.
@@ -47,6 +52,7 @@ class ReadOptions:
     fields: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
     bad_tolerance: int = 0
+    hint: str = REPAIR
     report_file: Path | None = None
     max_record_bytes: int = 16_000_000
     encoding: str = "utf-8"
@@ -140,6 +146,7 @@ class ReadReport:
     entries: list[BadEntry] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     tolerance: int = 0
+    hint: str = REPAIR
     report_file: Path | None = None
     _fields: dict[str, tuple[Mapping[str, str], tuple[str, ...], str]] = field(default_factory=dict)
 
@@ -185,7 +192,7 @@ class ReadReport:
             with self.report_file.open("w" if self.bad == 1 else "a", encoding="utf-8") as out:
                 out.write(json.dumps(entry, ensure_ascii=True) + "\n")
         if self.bad > self.tolerance:
-            hint = "To go on past bad records: --bad-tolerance N."
+            hint = self.hint
             if self.tolerance:
                 hint = f"This is bad record {self.bad}; --bad-tolerance {self.tolerance} allows no more."
             raise InputError(f"{file}:{line}: {message} {hint}" if line else f"{file}: {message} {hint}")
