@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import signal
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from trails.errors import QueryError, StoreError, TrailsError
 from trails.platform import static_tls
-from trails.platform.files import lacking, refused, what_to_do
+from trails.platform.files import lacking, memory_advice, refused, what_to_do
+from trails.platform.memory import LEAST_MEMORY, memory_limit
 from trails.platform.text import one_line, visible
 
 COMPLETING = "_TRAILS_COMPLETE"
@@ -50,6 +52,11 @@ def main() -> None:
         sys.exit(_run())
     except KeyboardInterrupt:  # before a command began
         sys.exit(130)
+    except (ImportError, MemoryError) as error:  # as early
+        if not lacking(error):
+            raise
+        _say(refused(error))
+        sys.exit(StoreError.exit_code)
     except BrokenPipeError:
         # the reader of our output (head, less) has gone: silence the flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,8 +64,11 @@ def main() -> None:
 
 
 def _run() -> int:
-    if sys.stderr is None:  # closed by who started us: the warnings go nowhere, as was asked
-        sys.stderr = io.StringIO()
+    if not _takes_warnings():  # closed by who started us: the warnings go nowhere, as was asked
+        _no_warnings()
+    if said := _too_little_memory():
+        _say(said)
+        return StoreError.exit_code
     import click
 
     from trails.cli import cli
@@ -108,6 +118,9 @@ def _run() -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
+        if error.errno is None and lacking(error):  # the words of a library, not of the system
+            echo(f"Error: {one_line(refused(error))}", to_stderr=True)
+            return StoreError.exit_code
         if not (advice := what_to_do(error)):
             echo(traceback.format_exc(), nl=False, to_stderr=True, as_it_is=True)
             return 1
@@ -129,6 +142,40 @@ def _run() -> int:
             signal.signal(signal.SIGTERM, before)
     # click hands over the code of an early exit as the result
     return status if isinstance(status, int) else 0
+
+
+def _say(text: str) -> None:
+    """An error where nothing that prints can be imported."""
+    sys.stderr.write(f"Error: {one_line(text)}\n")  # noqa: TID251  # a console takes memory
+
+
+def _takes_warnings() -> bool:
+    """Whether something can be written to standard error. A shell script that was started without one leaves itself there, open
+    for reading.
+    """
+    try:
+        return sys.stderr is not None and fcntl.fcntl(sys.stderr.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except io.UnsupportedOperation:
+        return True
+    except OSError:
+        return False
+
+
+def _no_warnings() -> None:
+    """Send what goes to standard error nowhere, that of native libraries, too: the next file that is opened would get it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    if nowhere != 2:
+        os.close(nowhere)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
+def _too_little_memory() -> str:
+    """What to say where the process may not have the memory to begin: native libraries end it there without a message."""
+    limit = memory_limit()
+    if limit is None or limit >= LEAST_MEMORY or {"--help", "-h", "--version"} & set(sys.argv):
+        return ""
+    return f"the limit of memory is too small. {memory_advice()}"
 
 
 def _was_printing(error: OSError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,38 @@ def test_a_stream_that_is_closed_is_told(tmp_path: Path) -> None:
     blind = redirected("chains", "2>&-", tmp_path / "home")
     assert blind.returncode == 0
     assert "chains" in blind.stdout
+    # as a shell script has it that was started with 2>&-: itself, open for reading; chains says a line on standard error
+    read_only = redirected("chains", "2</dev/null", tmp_path / "home")
+    assert (read_only.returncode, read_only.stdout) == (0, blind.stdout)
+    code = (
+        "import os, sys; sys.argv = ['trails', '--version']; from trails import __main__ as program; program._run(); "
+    )
+    code += "print(os.fstat(2).st_rdev)"
+    done = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -c "{code}" 2>&-'], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert int(done.stdout.split()[-1]) == Path(os.devnull).stat().st_rdev, "no file of ours gets what libraries say"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux keeps to a limit of address space")
+def test_a_limit_of_memory_is_one_line_that_says_what_is_needed(tmp_path: Path) -> None:
+    for command in ("status", "genome check x.yaml", "capture text"):
+        line = f'ulimit -v 300000; "{sys.executable}" -m trails {command}'
+        done = subprocess.run(
+            ["sh", "-c", line], capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False
+        )
+        assert (done.returncode, done.stdout) == (5, "")
+        assert done.stderr == (
+            "Error: the limit of memory is too small. This process may have 0.3 GB (ulimit -v); a command takes about 1 GB, "
+            "and 6 GB with a small model. Raise the limit (ulimit -v unlimited) and run the same command again\n"
+        )
+    line = f'ulimit -v 300000; "{sys.executable}" -m trails status --help'
+    assert subprocess.run(["sh", "-c", line], capture_output=True, timeout=300, check=False).returncode == 0
+    code = "from trails.platform.packages import package; package('torch', 'a test')"
+    line = f'ulimit -v 600000; "{sys.executable}" -c "{code}"'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=300, check=False)
+    assert "pip install" not in done.stderr, "it is there, and has no memory"
 
 
 class PanicError(BaseException):
@@ -120,6 +153,17 @@ class PanicError(BaseException):
     ("error", "code", "begins"),
     [
         (MemoryError(), 5, "Error: Cannot allocate memory. Close other programs, or raise the limit"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            5,
+            "Error: Cannot allocate memory. Close",
+        ),
+        (
+            OSError("libcublasLt.so.13: failed to map segment from shared object"),
+            5,
+            "Error: Cannot allocate memory. Close",
+        ),
+        (ImportError("no module named x"), 1, "Traceback"),
         (RuntimeError("can't start new thread"), 5, "Error: Resource temporarily unavailable. Close other programs"),
         (
             PanicError('ThreadPoolBuildError: "Resource temporarily unavailable"'),

@@ -21,6 +21,7 @@ from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.packaged import MODEL_ID, cache_folder, packaged_model, quiet
 from trails.measure.remembered import COMMIT, remember, remember_folder
 from trails.measure.tokens import ControlTokens
+from trails.platform.files import lacking, refused
 from trails.platform.text import counted
 from trails.schema import stable_hash
 
@@ -75,7 +76,8 @@ def load_scorer(
                 folder, trust_remote_code=trust_remote_code, local_files_only=True
             )
         except Exception as error:  # files of a stranger: configuration, weights and template may fail in any way
-            raise ModelError(f"the model {model or name} cannot be loaded: {_first_line(error)}") from None
+            why = refused(error) if lacking(error) else _first_line(error)
+            raise ModelError(f"the model {model or name} cannot be loaded: {why}") from None
     _check_keys(
         f"the weights of {model or name} do not fit its configuration",
         missing=report["missing_keys"],

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from trails.errors import InputError, StoreError
+from trails.platform.memory import MODEL_MEMORY, USUAL_MEMORY, memory_limit
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is not finished: ``NAME.XXXXXXXX.tmp`` beside the file ``NAME``."""
@@ -188,10 +189,7 @@ _ADVICE = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG), _PLACE),
     errno.EIO: "The disk or its connection failed; look at it before anything else",
     errno.EMFILE: "Too many files are open; raise the limit (ulimit -n)",
-    **dict.fromkeys(
-        (errno.EAGAIN, errno.ENOMEM),
-        "Close other programs, or raise the limit (ulimit -u, ulimit -v), and run the same command again",
-    ),
+    errno.EAGAIN: "Close other programs, or raise the limit (ulimit -u, ulimit -v), and run the same command again",
 }
 """What the system denies to a sound program, and what to do about it."""
 
@@ -200,15 +198,34 @@ def what_to_do(error: BaseException) -> str:
     """What to do about an error of the system, one sentence without its end; empty for any other. A library may have put the
     system's words into words of its own.
     """
-    return _ADVICE.get(_number(error), "")
+    return _advice(_number(error))
 
 
 def refused(error: BaseException) -> str:
     """What the system said, and what to do about it: ``No space left on device. Free some space …``."""
     number = _number(error)
-    why = os.strerror(number) if number in _ADVICE else " ".join(str(error).split())
-    return f"{why}. {_ADVICE.get(number, _PLACE)}"
+    advice = _advice(number)
+    why = os.strerror(number) if advice else " ".join(str(error).split())
+    return f"{why}. {advice or _PLACE}"
 
+
+def _advice(number: int) -> str:
+    return memory_advice() if number == errno.ENOMEM else _ADVICE.get(number, "")
+
+
+def memory_advice() -> str:
+    """What to do where memory is refused, with the limit of this process and what a command takes, where it has a limit."""
+    limit = memory_limit()
+    if limit is None:
+        return "Close other programs, or raise the limit (ulimit -u, ulimit -v), and run the same command again"
+    return (
+        f"This process may have {limit / 1e9:.1f} GB (ulimit -v); a command takes about {USUAL_MEMORY} GB, and "
+        f"{MODEL_MEMORY} GB with a small model. Raise the limit (ulimit -v unlimited) and run the same command again"
+    )
+
+
+_MEMORY = ("failed to map segment from shared object", "cannot map zero-fill pages", os.strerror(errno.ENOMEM))
+"""How the loader of native libraries and the system say that there is no memory."""
 
 _THREAD = ("launch worker thread", "start new thread", os.strerror(errno.EAGAIN))
 """How native libraries and Python say that the system refused a thread."""
@@ -228,6 +245,8 @@ def _number(error: BaseException) -> int:
         return error.errno
     if any(said in str(error) for said in _THREAD):
         return errno.EAGAIN
+    if any(said in str(error) for said in _MEMORY):
+        return errno.ENOMEM
     return next((number for number in _ADVICE if os.strerror(number) in str(error)), 0)
 
 

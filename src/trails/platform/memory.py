@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,19 @@ _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 """Of <linux/prctl.h>."""
 _M_MMAP_THRESHOLD, _LARGE = -3, 2**20
 """Of <malloc.h>."""
+
+LEAST_MEMORY = 500_000_000
+"""Bytes of address space without which the libraries for tables and arrays do not begin."""
+
+USUAL_MEMORY, MODEL_MEMORY = 1, 6
+"""Gigabytes of address space that a command takes with a small home, and with the packaged model (PyTorch for CUDA has half of
+it); a larger model takes its weights more."""
+
+
+def memory_limit() -> int | None:
+    """Bytes of address space that this process may have (``ulimit -v``); None without a limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def free_bytes() -> int | None:

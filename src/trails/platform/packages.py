@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from trails.errors import MissingPackageError
+from trails.platform.files import lacking
 
 
 def package(name: str, need: str, extra: str = "") -> Any:
@@ -14,6 +15,8 @@ def package(name: str, need: str, extra: str = "") -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        if lacking(error):
+            raise  # it is there, and there is no memory for it
         line = f"'trails[{extra}]'" if extra else name
         raise MissingPackageError(
             f"{need} needs the package {name.partition('.')[0]} ({error}). Run: pip install {line}"
