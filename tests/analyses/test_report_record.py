@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,19 @@ class Tags(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data + "|"
+
+
+def test_a_tree_is_nested_and_an_empty_table_left_out() -> None:
+    names, depths = ["a", "  <b>", "     c", "  d", "e"], [0, 1, 2, 1, 0]
+    data = pa.table({"tree": names, "rows": [1, 2, None, 4, 5]})
+    empty = ReportTable("none", pa.table({"x": pa.array([], pa.int64())}), "nothing here")
+    page = Report("t", "v", tables=(ReportTable("tree", data, "all", depths=depths), empty)).html()
+    assert "nothing here" not in page
+    lists = re.sub(r"</?strong>|</?summary>", "", page[page.index("<ul>") : page.rindex("</ul>") + 5])
+    assert lists == (
+        "<ul><li><details open>a: rows 1<ul><li><details open>&lt;b&gt;: rows 2<ul><li> c: </li></ul></details></li>"
+        "<li>d: rows 4</li></ul></details></li><li>e: rows 5</li></ul>"
+    )
 
 
 def test_html_is_static_and_escaped() -> None:

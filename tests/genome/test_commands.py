@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from itertools import pairwise
@@ -51,6 +52,13 @@ def test_a_genome_from_init_to_export(small: Path, tmp_path: Path) -> None:
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert "first-course" in page
     assert "<script" not in page
+    assert "<td></td>" not in page, "an empty table"
+    for title in ("scenes of conflict", "gaps"):
+        assert (f"<caption>{title}</caption>" in page) == bool(shown[title.split()[0]]), title
+    nested = [(row["course"], len(row["course"]) - len(row["course"].lstrip(" "))) for row in shown["tree"]]
+    for name, blanks in nested:
+        head, _, _ = page.partition(f"<strong>{html.escape(name.strip())}</strong>: ")
+        assert head.count("<ul>") - head.count("</ul>") == 1 + blanks // 2, name
     assert shown["n_rows"] == found["rows"]
     assert (
         shown["n_tokens"]
@@ -63,7 +71,14 @@ def test_a_genome_from_init_to_export(small: Path, tmp_path: Path) -> None:
     assert written["rows"] == found["rows"]
     rows = (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(row)["chain"] for row in rows] == [row["chain"] for row in plan]
-    assert len(run("plan", file, *home).stdout.splitlines()) == found["rows"]
+    heads, *lines = run("plan", file, *home).stdout.splitlines()
+    assert heads == "  order  chain              tokens  stage / section / book  scene, role, rehearsal"
+    assert len(lines) == found["rows"]
+    for row, line in zip(plan, lines, strict=True):
+        assert line[:7].strip() == str(row["order"]), line
+        assert line[heads.index("chain") :].startswith(f"{row['chain']} "), line
+        assert line[: heads.index("  stage")].endswith(f" {row['tokens']}"), line
+        assert line[heads.index("stage") :].startswith(f"{row['stage']} / "), line
 
 
 def test_a_home_describes_itself(small: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from trails.analyses.score import SCORE_COLUMNS, Score, Withheld, methods, score_record, score_rows, withheld_record
 from trails.errors import UsageError
 from trails.platform.arrays import Doubles, Floats
-from trails.platform.markup import HTML_ROWS, escaped, html_table
+from trails.platform.markup import HTML_ROWS, escaped, html_table, html_tree
 from trails.platform.packages import package
 from trails.platform.text import counted
 from trails.platform.ties import tie
@@ -33,7 +33,8 @@ class ReportTable:
     says that the first row is the most of something. ``telling`` is for a table of which the first rows say least: where a
     limit cuts, the rows with the smallest values (R,) stay, in their order, and its name says what these are. ``drawn`` names
     three columns that a page draws as a map of colours: what stands in its rows, what from left to right, and the value, 0 or
-    more.
+    more. ``depths`` (R,) says how deep every row stands in a tree that a page nests, 0 or more; the first column has two blanks
+    for each.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ReportTable:
     ranked: tuple[str, Sequence[float]] | None = None
     telling: tuple[str, Sequence[float]] | None = None
     drawn: tuple[str, str, str] | None = None
+    depths: Sequence[int] | None = None
 
     def tie(self, limit: int | None = None) -> str:
         """Where the order of the first ``limit`` rows says nothing, as a sentence (:func:`trails.platform.ties.tie`)."""
@@ -184,10 +186,15 @@ class Report:
         parts += [f"<p>{none} {say(item.name)}: {say(item.reason)}</p>" for item in self.withheld]
         for table in self.tables if rows else ():
             headings, shown = table.view(rows)
+            if not shown:
+                continue
             title = table.title or table.name
             if table.n_shown > len(shown):
                 title += f" ({len(shown):,} of {counted(table.n_shown, 'row')})"
-            body = html_table(headings, shown, title, say)
+            if table.depths is not None:
+                body = html_tree(headings, shown, table.depths[: len(shown)], title, say)
+            else:
+                body = html_table(headings, shown, title, say)
             parts.append(f"<details><summary>{say(title)}</summary>{body}</details>" if table.detail else body)
             if told := table.tie(rows):
                 parts.append(f"<p>{say(f'{table.name}: {told}')}</p>")

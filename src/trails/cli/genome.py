@@ -223,6 +223,8 @@ def plan(file: Path, run: str | None, seed: int, home: Path | None, store: str |
     from trails.pipeline.courses import open_course
 
     with open_course(settings_from(home=home, store=store), file, run=run, seed=seed) as course:
+        if not as_json:
+            echo(f"{'order':>7}  {'chain':<17}  {'tokens':>6}  stage / section / book  scene, role, rehearsal")
         for start in range(0, len(course), 5_000):
             table = plan_table(course, np.arange(start, min(start + 5_000, len(course))))
             for row in table.to_pylist():
@@ -231,7 +233,7 @@ def plan(file: Path, run: str | None, seed: int, home: Path | None, store: str |
                     continue
                 more = " ".join(filter(None, (row["scene"], row["role"], "rehearsal" if row["rehearsal"] else "")))
                 place = f"{row['stage']} / {row['section']} / {row['book']}" if row["book"] else row["stage"]
-                echo(f"{row['order']:>7}  {row['chain']}  {row['tokens']:>6}  {place}  {more}".rstrip())
+                echo(f"{row['order']:>7}  {row['chain']:<17}  {row['tokens']:>6}  {place}  {more}".rstrip())
 
 
 @command.command("export", context_settings=_HELP)

@@ -33,8 +33,10 @@ def course_report(course: Course) -> Report:
         notes.append(
             f"{counted(long, 'row is', 'rows are')} longer than one sequence of the model: a trainer cuts them"
         )
+    tree = _tree(course)
+    depths = [depth for depth, _ in tree]
     tables = [
-        ReportTable("tree", pa.Table.from_pylist(_tree(course), schema=_TREE), "course"),
+        ReportTable("tree", pa.Table.from_pylist([line for _, line in tree], schema=_TREE), "course", depths=depths),
         ReportTable("scenes", pa.Table.from_pylist(_scenes(course), schema=_SCENES), "scenes of conflict"),
         ReportTable("gaps", pa.table({"gap": [line for gap in course.gaps for line in gap_lines(gap)]}), "gaps"),
     ]
@@ -60,26 +62,27 @@ _SCENES = pa.schema(
 )
 
 
-def _tree(course: Course) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _tree(course: Course) -> list[tuple[int, dict[str, Any]]]:
+    """Depth and numbers of every stage (0), its sections, scenes and rehearsal (1), and the books of a section (2)."""
+    found: list[tuple[int, dict[str, Any]]] = []
     for number, stage in enumerate(course.genome.stages):
         during = np.flatnonzero(course.during == number)
-        found.append(_line(course, stage.name, during))
+        found.append((0, _line(course, stage.name, during)))
         for section in stage.sections:
             mine = [i for i, book in enumerate(course.books) if book.section == section.name]
             rows = np.flatnonzero(np.isin(course.book, mine) & ~course.rehearsed)
-            found.append(_line(course, f"  {section.name}", rows))
+            found.append((1, _line(course, f"  {section.name}", rows)))
             for i in mine:
                 book = course.books[i]
                 order = book.book.order + (f", {book.book.times} times" if book.book.times > 1 else "")
                 rows = np.flatnonzero((course.book == i) & ~course.rehearsed)
-                found.append(_line(course, f"    {book.label}", rows, order=order))
+                found.append((2, _line(course, f"    {book.label}", rows, order=order)))
         for i, placed in enumerate(course.scenes):
             rows = np.flatnonzero((course.scene == i) & (course.stage == number) & ~course.rehearsed)
             if len(rows):
-                found.append(_line(course, f"  scene {placed.id[:5]}", rows))
+                found.append((1, _line(course, f"  scene {placed.id[:5]}", rows)))
         if course.rehearsed[during].any():
-            found.append(_line(course, "  rehearsal", during[course.rehearsed[during]]))
+            found.append((1, _line(course, "  rehearsal", during[course.rehearsed[during]])))
     return found
 
 

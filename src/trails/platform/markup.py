@@ -31,6 +31,35 @@ def html_table(
     return f"<table><caption>{say(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def html_tree(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    depths: Sequence[int],
+    title: str,
+    say: Callable[[str], str] = escaped,
+) -> str:
+    """Rows as nested lists under a title: a row of depth d, 0 or more, stands below the last one of a smaller depth, and can be
+    folded with what is below it. The first cell is its name, without the two blanks of each depth; the others follow it with
+    their headings, those without a value left out. ``say`` makes HTML of a text.
+    """
+    parts, open_ = [f"<p><strong>{say(title)}</strong></p><ul>"], list[int]()
+    for number, (row, depth) in enumerate(zip(rows, depths, strict=True)):
+        while open_ and open_[-1] >= depth:
+            parts.append("</ul></details></li>")
+            open_.pop()
+        name, *values = (_cut(_cell(value)) for value in row)
+        told = "; ".join(
+            f"{say(heading)} {say(text)}" for heading, text in zip(columns[1:], values, strict=True) if text
+        )
+        line = f"<strong>{say(name[2 * depth :])}</strong>: {told}"
+        if number + 1 < len(rows) and depths[number + 1] > depth:
+            parts.append(f"<li><details open><summary>{line}</summary><ul>")
+            open_.append(depth)
+        else:
+            parts.append(f"<li>{line}</li>")
+    return "".join(parts) + "</ul></details></li>" * len(open_) + "</ul>"
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
