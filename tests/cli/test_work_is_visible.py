@@ -38,6 +38,18 @@ def test_what_comes_before_the_first_piece_is_not_taken_for_the_speed(capsys: py
     assert shown.startswith("about 25,000 tokens in all, about 2 min of measuring to go (1,000 tokens took 4 s")
 
 
+def test_the_time_that_is_left_follows_from_the_tokens_that_are_left(capsys: pytest.CaptureFixture[str]) -> None:
+    # two units of 100 tokens at 50 tokens/s behind the first one, and 37 of 500 to go: 370 s by tokens, 74 by units
+    now = [0.0]
+    with BarProgress(quiet=False, clock=lambda: now[0]) as bar:
+        bar.begin("probing", 40, tokens=300 + 37 * 500)
+        for seconds in (2, 4, 6):
+            now[0] = seconds
+            bar.advance(1, tokens=100)
+    shown = capsys.readouterr().err
+    assert shown == "about 19,000 tokens in all, about 6 min of measuring to go (200 tokens took 4 s, 50 tokens/s)\n"
+
+
 @pytest.mark.parametrize(
     ("steps", "total"), [([(4, 900, 900)], 1_000), ([(1, 10, 10)], 100_000), ([(5, 10, 0), (9, 10, 0)], 100_000)]
 )

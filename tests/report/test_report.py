@@ -734,6 +734,24 @@ def test_the_map_reads_back_and_its_labels_are_those_of_its_states(tmp_path: Pat
         np.testing.assert_allclose(shown, [by_label[labels[at]] for at in range(len(by_label))], atol=2e-5)
 
 
+def test_a_text_in_a_table_ends_between_words(tmp_path: Path) -> None:
+    long = " ".join(f"incomprehensible{n}" for n in range(20))
+    words = tuple(re.findall(r"\S+ ?", long))
+    pair = [make_trace(make_chain(key, long), RUN, words=words) for key in ("a", "b")]
+    overlap = {
+        **{"id": "o1", "kind": "exact", "text": long, "n_tokens": 20, "n_chains": 2, "excess": 0.1, "control": 0.3},
+        **{"control_name": "order-2 Markov resample", "first": 0, "stop": 20},
+    }
+    write_report(tmp_path / "r.html", pair, RUN, found=Found({}, {t.chain.id: [overlap] for t in pair}))
+    record, _ = contents(tmp_path / "r.html")
+    shown = [chain["begins"] for chain in record["chains"]] + [row["text"] for row in record["corpus"]["overlaps"]]
+    assert len(shown) == 3
+    for text, most in zip(shown, (90, 90, 160), strict=True):
+        assert most - 30 < len(text) <= most
+        assert text.endswith(" …")
+        assert long.startswith(f"{text.removesuffix(' …')} ")
+
+
 @pytest.mark.slow
 def test_every_control_and_every_note_has_its_russian(tmp_path: Path) -> None:
     """What Python says on a page is known to the table, with its numbers as #."""

@@ -16,6 +16,7 @@ from trails.analyses.respond import Span, responses, same_side, sentence, share_
 from trails.measure.base import MeasureOptions, Segmented
 from trails.measure.respond import Reaction
 from trails.pipeline import Home
+from trails.pipeline.progress import Silent
 
 Trails = Callable[..., Any]
 
@@ -102,6 +103,31 @@ def test_the_layer_that_was_chosen_stands_beside_what_the_choice_gives() -> None
             row
         )
         assert f", mean over layers {row['drift_mean']:.3f} ({row['drift_mean_control']:.3f}) →" in sentence(row)
+
+
+def test_a_long_span_is_cut_between_its_words() -> None:
+    (row,) = planted(1, True, 5).table.to_pylist()
+    said = sentence({**row, "text": f"{'nine chars ' * 5}incomprehensibilities end"})
+    assert said.startswith(f"“{'nine chars ' * 5}…” → "), said[:80]
+
+
+@pytest.mark.slow
+def test_what_is_to_be_measured_is_known_before_it_begins(trails: Trails) -> None:
+    class Watch(Silent):
+        asked, done = 0, 0
+
+        def begin(self, task: str, total: int, *, tokens: int = 0) -> None:
+            self.asked += tokens
+
+        def advance(self, amount: int, *, tokens: int = 0) -> None:
+            self.done += tokens
+
+    watch = Watch()
+    with Home() as home:
+        run = home.run().id
+        lengths = [home.trace(chain, run).n_tokens for chain in home.chosen("source:probes", run)]
+        found = home.respond("source:toys", probes="source:probes", write=False, progress=watch)
+    assert watch.asked == watch.done > found.table.num_rows * sum(lengths)
 
 
 def test_one_control_says_nothing_of_the_choice() -> None:

@@ -106,7 +106,7 @@ def test_a_loop_killed_at_any_step_ends_at_the_same_hashes(place: Path, killed: 
         pass
 
     class Watch:
-        def begin(self, task: str, total: int) -> None:
+        def begin(self, task: str, total: int, *, tokens: int = 0) -> None:
             pass
 
         def advance(self, amount: int, *, tokens: int = 0, shown: str = "") -> None:

@@ -31,7 +31,7 @@ class Noted:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def begin(self, task: str, total: int) -> None:
+    def begin(self, task: str, total: int, *, tokens: int = 0) -> None:
         pass
 
     def advance(self, amount: int, *, tokens: int = 0) -> None:

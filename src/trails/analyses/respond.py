@@ -13,7 +13,7 @@ from trails.analyses.report import Finding, Report, ReportTable
 from trails.analyses.score import Control, Score
 from trails.analyses.statistics import bootstrap, how_resampled
 from trails.platform.arrays import Doubles
-from trails.platform.text import counted, part_of, percent
+from trails.platform.text import beginning, counted, part_of, percent
 from trails.schema import stable_hash
 from trails.store.base import GraphBatch
 from trails.store.rows import table_of
@@ -141,8 +141,7 @@ NLL = "change of NLL"
 
 def sentence(row: Mapping[str, Any]) -> str:
     """A row of the map in one line, every number with its unit and its control."""
-    text = " ".join(str(row["text"]).split())
-    text = text if len(text) <= 60 else f"{text[:57].rstrip()}…"
+    text = beginning(str(row["text"]), 60)
     word = "consistent" if row["consistent"] else "not consistent"
     if row["kind"] == "adapter":
         return (

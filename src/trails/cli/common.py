@@ -258,7 +258,7 @@ class BarProgress:
             disable=quiet or not sys.stderr.isatty(),
         )
         self._task: TaskID | None = None
-        self._tokens = self._done = self._total = 0
+        self._tokens = self._done = self._total = self._in_all = 0
         self._began = 0.0
         self._first: tuple[float, int, int] | None = None  # seconds, units and tokens when the first piece was done
         self._estimated = False
@@ -274,13 +274,16 @@ class BarProgress:
         if self._task is not None:
             self._bar.stop()
 
-    def begin(self, task: str, total: int) -> None:
-        """A new bar replaces the old one."""
+    def begin(self, task: str, total: int, *, tokens: int = 0) -> None:
+        """A new bar replaces the old one. Where ``tokens`` are given, the time that is left follows from those left, not from
+        the units, which may differ in length.
+        """
         self._bar.start()
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(task, total=total, speed="")
         self._tokens, self._done, self._total, self._estimated = 0, 0, total, False
+        self._in_all = tokens
         self._began, self._first = self._clock(), None
 
     def advance(self, amount: int, *, tokens: int = 0, shown: str = "") -> None:
@@ -300,7 +303,9 @@ class BarProgress:
         since, done, tokens = seconds - self._first[0], self._done - self._first[1], self._tokens - self._first[2]
         if since >= _ESTIMATE_AFTER and done and tokens:
             self._estimated = True
-            if (line := _estimate(tokens, done, self._total, self._total - self._done, since)) is not None:
+            in_all = self._in_all or tokens * self._total / done
+            share = (self._in_all - self._tokens) / tokens if self._in_all else (self._total - self._done) / done
+            if (line := _estimate(tokens, in_all, since * share, since)) is not None:
                 err.print(line)
 
     def note(self, message: str) -> None:
@@ -308,14 +313,13 @@ class BarProgress:
         err.print(message)
 
 
-def _estimate(tokens: int, done: int, total: int, to_do: int, seconds: float) -> str | None:
-    """How long measuring the rest takes at the speed so far; None where it is less than ten seconds. ``done`` units of work
-    held ``tokens`` tokens and took ``seconds``; ``to_do`` of ``total`` are left.
+def _estimate(tokens: int, in_all: float, left: float, seconds: float) -> str | None:
+    """How long measuring the rest takes, ``left`` seconds; None where it is less than ten. ``tokens`` of ``in_all`` took
+    ``seconds``.
     """
-    left = seconds * to_do / done
     if left < 10:
         return None
-    in_all = float(f"{tokens * total / done:.2g}")
+    in_all = float(f"{in_all:.2g}")
     span = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
     rate = f"{counted(tokens, 'token')} took {seconds:.0f} s, {tokens / seconds:,.0f} tokens/s"
     return f"about {in_all:,.0f} tokens in all, about {span} of measuring to go ({rate})"

@@ -8,8 +8,8 @@ from typing import Protocol
 class Progress(Protocol):
     """What ingest, rebuild and diff report while they work; the command line draws it."""
 
-    def begin(self, task: str, total: int) -> None:
-        """A piece of work of ``total`` units begins."""
+    def begin(self, task: str, total: int, *, tokens: int = 0) -> None:
+        """A piece of work of ``total`` units begins; ``tokens`` are to be measured for them (0: not known)."""
 
     def advance(self, amount: int, *, tokens: int = 0) -> None:
         """``amount`` units are done; ``tokens`` were measured for them."""
@@ -21,7 +21,7 @@ class Progress(Protocol):
 class Silent:
     """Progress that says nothing."""
 
-    def begin(self, task: str, total: int) -> None:
+    def begin(self, task: str, total: int, *, tokens: int = 0) -> None:
         """Say nothing."""
 
     def advance(self, amount: int, *, tokens: int = 0) -> None:

@@ -107,7 +107,9 @@ def respond(
         for tokens in (ids, *others, rng.permutation(ids)):
             texts.append(np.concatenate((tokens, separator)))
     reactions: dict[str, Reaction] = {}
-    progress.begin("probing", len(kept))
+    # every probe goes through the model once alone, and once more with each text
+    per_probe, per_token = sum(map(len, texts)), len(texts) + 1
+    progress.begin("probing", len(kept), tokens=sum(per_probe + per_token * _length(trace) for trace in kept))
     too_long = []
     with scorer.model.measuring():
         for trace in kept:
@@ -116,7 +118,7 @@ def respond(
                 reactions[trace.chain.id] = react(scorer.model, row, texts, known.max_tokens)
             except UnmeasurableError as error:
                 too_long.append(f"left out: {error}")
-            progress.advance(1, tokens=sum(map(len, texts)) + (len(texts) + 1) * len(row.ids))
+            progress.advance(1, tokens=per_probe + per_token * _length(trace))
     if len(reactions) < 2:
         raise UsageError(
             f"{counted(len(reactions), 'probe')} could be measured, two are needed. {too_long[0] if too_long else ''}"
@@ -126,6 +128,11 @@ def respond(
     if batch is not None:
         home.put(batch)
     return result
+
+
+def _length(trace: Trace) -> int:
+    """Tokens of a chain with what stands before it."""
+    return trace.n_context + trace.n_tokens
 
 
 def _trained(
@@ -143,7 +150,7 @@ def _trained(
     after = [home.trained_model(folder, run) for folder in folders]
     reactions: dict[str, Reaction] = {}
     too_long = []
-    progress.begin("probing", len(kept))
+    progress.begin("probing", len(kept), tokens=sum(5 * _length(trace) for trace in kept))
     with ExitStack() as measuring:
         for model in (scorer.model, *(one.model for one in after)):
             measuring.enter_context(model.measuring())
@@ -154,7 +161,7 @@ def _trained(
                 reactions[trace.chain.id] = trained(scorer.model, row, models, scorer.run.max_tokens)
             except UnmeasurableError as error:
                 too_long.append(f"left out: {error}")
-            progress.advance(1, tokens=5 * len(row.ids))
+            progress.advance(1, tokens=5 * _length(trace))
     if len(reactions) < 2:
         raise UsageError(
             f"{counted(len(reactions), 'probe')} could be measured, two are needed. {too_long[0] if too_long else ''}"

@@ -31,7 +31,7 @@ from trails.errors import StoreError, UsageError
 from trails.measure.targets import has_map, kept_target
 from trails.platform.arrays import Doubles, Floats, Longs
 from trails.platform.files import refused, write_atomic
-from trails.platform.text import agreeing, counted, jsonable, part_of
+from trails.platform.text import agreeing, beginning, counted, jsonable, part_of
 from trails.report.drawings import histogram_drawing, roles_drawing
 from trails.report.portable import without_folders
 from trails.report.terminal import gradient_control, step_links
@@ -59,6 +59,9 @@ MAX_LABELS = 20_000
 
 PLACES = 32.767
 """Places of states, -1 to 1, are whole numbers of so many thousandths: 65,534 from edge to edge."""
+
+BEGINS, REPEATED = 90, 160
+"""Characters of a chain and of a repeat that a table shows."""
 
 FALLBACK_ROWS = 200
 """Chains in the table for readers whose browser runs no script."""
@@ -423,6 +426,7 @@ def chain_record(trace: Trace, run: Run, blob: Blob, after: Trace | None) -> dic
         "language": chain.language,
         "question": chain.question,
         "answer": chain.answer,
+        "begins": beginning(chain.text, BEGINS),
         # the pieces of most chains are their text
         "text": None if "".join(pieces) == chain.text else chain.text,
         "pieces": pieces,
@@ -620,13 +624,14 @@ def _placed(found: Found, chains: Sequence[dict[str, Any]]) -> dict[str, Any]:
         overlaps += [
             {
                 "kind": kind,
-                "text": next(iter(holders[str(row["id"])].values()))[0],
+                "text": text if kind == SKELETON or len(text) <= REPEATED else beginning(text, REPEATED),
                 "n_tokens": row["n_tokens"],
                 "n_chains": row["n_chains"],
                 "chains": list(holders[str(row["id"])])[:LINKED],
                 "more": len(holders[str(row["id"])]) - LINKED,
             }
             for row in here[:LISTED]
+            for text, _ in list(holders[str(row["id"])].values())[:1]
         ]
     n_gaps = sum(map(len, found.gaps.values()))
     seams = [f"{part_of(len(gaps), n_gaps, 'seam', 'is', 'are')} of these chains{_listed(len(gaps))}"] if n_gaps else []

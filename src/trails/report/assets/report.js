@@ -19,7 +19,7 @@ views.report = () => {
     map.draw(Y.values ? array(Y.values).map((v) => (v - 32) * Y.scale) : layered(of, HIDDEN, true), columns(HIDDEN), Y.values ? t`moved_states` : t`minuspairs`, unit(HIDDEN), !Y.values);
   }
   if (facts[0]) box.append(h("details", h("summary", t`facts`), table(["", ""], facts.map(([k, v]) => [h("code", k), h("span", cell(v))]))));
-  if (D.chains[0]) box.append(h("h2", t`chains`), table(["id", t`text`, t`tokens`], D.chains.map((c) => [c.id, own(c.text.slice(0, 90)), c.pieces.length])));
+  if (D.chains[0]) box.append(h("h2", t`chains`), table(["id", t`text`, t`tokens`], D.chains.map((c) => [c.id, own(c.begins), c.pieces.length])));
   show("wide", box, notes());
   // a table wider than the page has its rows as blocks of names and values; what is folded has no width until it opens
   ui.redraw = () => main.querySelectorAll(".list").forEach((e) => { e.classList.remove("rows"); e.classList.toggle("rows", e.scrollWidth > e.clientWidth); });
