@@ -21,7 +21,10 @@ from trails.cli import cli
 from trails.errors import ModelError, UsageError
 from trails.measure.base import MeasureOptions, Segmented
 from trails.pipeline import Home
+from trails.pipeline.reporting import report as report_page
 from trails.pipeline.stellating import compared
+from trails.report.html import NOISE_NOTE, noise_of
+from trails.store.traces import TraceStore
 from trails.variants import VariantOptions
 from trails.variants.stored import read_variant_run
 
@@ -246,6 +249,33 @@ def test_comparing_leaves_the_instrument_as_it_was(trained: Path) -> None:
         assert measured() == before
         home.recall("all", trained / "adapter", shuffled=trained / "control")
         assert measured() == before == trace.surprisal.tolist()
+
+
+def test_a_diff_keeps_the_noise_floor_for_the_page_of_a_comparison(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def page(name: str) -> tuple[str, dict[str, float]]:
+        with Home(trained / "home", device="cpu") as home:
+            written = report_page(home, (), trained / name, run=base, compare=after)
+            return " ".join(written.left_out), noise_of(home.run(base))
+
+    with Home(trained / "home", model=str(trained / "model"), device="cpu") as home:
+        base = home.run().id
+        after = home.diff(adapter=trained / "adapter", noise=0, kl=0).report.after
+        asks = f"The noise floor of the change is not measured. It is measured by: trails diff {base} {after}"
+        told, floor = page("none.html")
+        assert asks in told
+        assert floor == {}, "nothing was measured"
+        with TraceStore(trained / "home", write=True):
+            found = home.diff(base, after, noise=2, kl=0)
+        assert "the noise floor is not kept" in caplog.text, "of a home that another command writes to"
+        assert page("busy.html") == (told, {})
+        found = home.diff(base, after, noise=2, kl=0)
+        note = home.run(base).notes[NOISE_NOTE]
+    assert note == {"surprisal": found.report.noise, "surprisal_mean": found.report.noise_mean, "chains": 2}
+    told, floor = page("some.html")
+    assert asks not in told
+    assert floor == {"surprisal": found.report.noise}
 
 
 def test_what_a_training_was_not_fed_is_not_called_trained(trained: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from trails.errors import UsageError
+from trails.errors import StoreError, UsageError
 from trails.export import ExportReport, export_selection
 from trails.export.subgraph import is_selection
 from trails.measure.base import MeasureOptions, Segmented
@@ -19,12 +21,14 @@ from trails.pipeline.measuring import segmented
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.progress import Progress, Silent
 from trails.platform.text import beginning, counted
-from trails.schema import Chain, family_key
+from trails.schema import Chain, Run, family_key
 from trails.store.base import Result
 from trails.store.outputs import check_output
 from trails.store.queries import bound_parameters, named_query
 from trails.store.resolve import Names
 from trails.store.traces import TraceStore
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from trails.analyses.agreement import Agreement
@@ -561,7 +565,7 @@ class Home(OpenHome):
             second = self.other(after, first.id).id
         from trails.evaluate.difference import difference
 
-        return difference(
+        found = difference(
             lambda: self._traces.traces(first.id),
             self._traces.traces(second),
             groups,
@@ -573,6 +577,21 @@ class Home(OpenHome):
             top=top,
             fed=fed,
         )
+        self._keep_noise(first, found, noise)
+        return found
+
+    def _keep_noise(self, run: Run, found: Difference, chains: int) -> None:
+        """Keep the noise floor of a diff in the notes of its first run, for the page of a comparison."""
+        from trails.report.html import NOISE_NOTE
+
+        note = {"surprisal": found.report.noise, "surprisal_mean": found.report.noise_mean, "chains": chains}
+        if not math.isfinite(found.report.noise) or run.notes.get(NOISE_NOTE) == note:
+            return
+        try:
+            with TraceStore(self.settings.home, write=True) as shards:
+                shards.update_run_notes(run.id, {NOISE_NOTE: note})
+        except StoreError as error:  # of a home that is only read, or that another command writes to
+            logger.warning("the noise floor is not kept for trails report --compare: %s", error)
 
     def recall(
         self,

@@ -209,6 +209,10 @@ def write_report(
             "Every other measure, the attention, the expected tokens and the summaries of the corpus are of the first run "
             f"alone. What changed, by group and beside the noise floor, is told by: trails diff {run.id} {second}"
         )
+        if "surprisal" not in noise_of(run):
+            notes.append(
+                f"The noise floor of the change is not measured. It is measured by: trails diff {run.id} {second}"
+            )
     if places is not None:
         chains.sort(key=lambda chain: places[chain["id"]])
     if whole > len(chains):
@@ -365,9 +369,23 @@ def static_page(body: str, title: str) -> bytes:
     return f"<!doctype html><html><head>{head}</head><body><main>{body}</main></body></html>\n".encode()
 
 
-def run_record(run: Run) -> dict[str, Any]:
+NOISE_NOTE = "noise_repeated"
+"""Note of a run: how far surprisal moved when ``trails diff`` measured some of its chains once more, nats; ``surprisal`` is the
+largest difference, ``surprisal_mean`` the mean, ``chains`` how many were asked for."""
+
+
+def noise_of(run: Run) -> dict[str, float]:
+    """Noise floors by measure: those that the run measured itself, and of surprisal else that of a diff."""
     noise = run.notes.get("noise_floor")
     floor = noise.get("batch", noise) if isinstance(noise, Mapping) else {}
+    found = {k: float(v) for k, v in floor.items() if isinstance(v, int | float)} if isinstance(floor, Mapping) else {}
+    repeated = run.notes.get(NOISE_NOTE)
+    if isinstance(repeated, Mapping) and isinstance(of := repeated.get("surprisal"), int | float):
+        found.setdefault("surprisal", float(of))
+    return found
+
+
+def run_record(run: Run) -> dict[str, Any]:
     return {
         "id": run.id,
         "model": without_folders(run.model),
@@ -375,9 +393,7 @@ def run_record(run: Run) -> dict[str, Any]:
         "dtype": run.dtype,
         "n_layers": run.n_layers,
         "uniform": math.log(run.vocab_size) if run.vocab_size else math.nan,
-        "noise": {k: float(v) for k, v in floor.items() if isinstance(v, (int, float))}
-        if isinstance(floor, Mapping)
-        else {},
+        "noise": noise_of(run),
     }
 
 
