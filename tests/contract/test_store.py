@@ -370,6 +370,7 @@ def test_errors_in_a_query_are_query_errors(open_store: Open) -> None:
     [
         ("RETURN 1 AS a FOO", 1, 15),
         ("RETURN 1 AS a\nFOO", 2, 1),
+        ("RETURN 'дождь' AS a ?", 1, 21),
         ("explain RETURN 1 AS a FOO", 1, 23),
         ("// first\n  PROFILE\nRETURN 1 AS a FOO", 3, 15),
     ],

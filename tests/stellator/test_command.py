@@ -87,10 +87,13 @@ def test_a_zone_of_the_home_replaces_that_of_trails(home: Path, tmp_path: Path) 
         ("entropi > 1", "1:8: 'entropi' is nothing that is measured or known. Did you mean entropy?"),
         ("entropy > 5 %", "entropy is measured in nats, % was given. It takes nats or bits"),
         ("attention_shift > 1 nats", "It takes %"),
-        ("role = BAT", "role 'BAT' does not exist"),
+        ("role = BAT", "role 'BAT' does not exist. Did you mean BUT?"),
         ("overlap = total", "overlap 'total' does not exist"),
         ("role > BUT", "role is a name. Write role = NAME"),
         ("entropy = many", "entropy is a number"),
+        ("entropy > q900", "q900 is no percentile. Write entropy > q90: from q0 to q100."),
+        ("entropy > p90", "p90 is no percentile"),
+        ("entropy > 90 %", "or a percentile: entropy > q90."),
         ("gap > q90", "Write gap > 0.9"),
         ("gap > 2", "gap lies between 0 and 1"),
         ("entropy > 1 & attention_sink > 150 %", "attention_sink lies between 0 and 1"),
@@ -300,8 +303,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         run("stellator", "check", str(tmp_path / "none.stellator"))
     file = tmp_path / "binary.stellator"
     file.write_bytes(b"[ZONE: \xff]")
-    with pytest.raises(InputError, match="byte 7"):
+    with pytest.raises(InputError, match=r"binary\.stellator:1:8: not text in UTF-8 \(byte 7\)"):
         run("stellator", "check", str(file))
+    for encoding, name in (("cp1251", "CP1251"), ("utf-16", "UTF-16")):
+        file.write_bytes("[ЗОНА: нестабильная]\nТОКЕН → «дождь»\n".replace("→", "->").encode(encoding))
+        with pytest.raises(
+            InputError, match=rf"1:\d: not text .* looks like {name}. Convert it: iconv -f {name} -t UTF-8 "
+        ):
+            run("stellator", "check", str(file))
     with pytest.raises(UsageError, match="exists"):
         run("stellator", "init", str(file))
 

@@ -129,7 +129,7 @@ def test_the_written_example_is_canonical(russian: bool) -> None:
         ("[ZONE:a]\nGRADIENT DAMPEN → backward pass ~1e30", "2:34", "a factor from 0 to 1; 1e30 was given"),
         ("[ZONE:a]\nPHASE → π ± 400°", "2:1", "could not fail"),
         ("[ZONE:a]\n\nTOKEN → слово", "3:9", 'TOKEN → "слово"'),
-        ('[ZONE:a]\nTOKEN → "x', "2:9", '"text"'),
+        ('[ZONE:a]\nTOKEN → "x', "2:9", 'the text is not closed: " is missing'),
         ('[ZONE:a]\nTOKEN → ""', "2:9", "empty"),
         ('[ZONE:a]\nTOKEN → "\\q"', "2:9", "Write \\\\"),
         ('[ZONE:a]\nTOKEN → "\\ud800"', "2:9", "half of a character"),
@@ -225,6 +225,51 @@ def test_planted_faults_are_named_by_their_lines_and_nothing_else_is(program: Pr
         wrong = _WRONG_ZONES if lines[number - 1].startswith("[") else _WRONG_LINES
         lines[number - 1] = data.draw(st.sampled_from(wrong))
     assert [int(place.partition(":")[0]) for place in places("\n".join(lines))] == planted
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "words"),
+    [
+        ('TOKEN => "x"', 7, "'=>' is no arrow. Write → or ->."),
+        ("STEP = BUT", 6, "'=' is no arrow"),
+        ('ANCHOR: "x"', 7, "':' is no arrow"),
+        ("CHAIN — gsm8k:17", 7, "'—' is no arrow"),
+        ("WEIGHT surprisal", 8, "the arrow is missing. Write WEIGHT → surprisal"),
+        ("TOKEN → „rain“", 9, '„ begins no text. Write "rain".'),
+        ("TOKEN → 'the rain'  # note", 9, '\' begins no text. Write "the rain".'),
+        ('TOKEN → “rain"', 9, '“ ends with ”. Write "rain".'),
+        ("ЯКОРЬ → «значит", 9, "the text is not closed: » is missing"),
+        ("ANCHOR → so it is  # note", 10, "'so it is' has no quotation marks. Write \"so it is\"."),
+        ("ГРАДИЕНТ ГАСИТЬ → 0,1", 20, "0,1 is no number. Write 0.1."),
+        ("LAYERS → 11–20", 12, "Write 11-20."),
+        ("// a comment", 1, "A comment begins with #."),
+        ("STEP → BUT  -- so", 13, "A comment begins with #."),
+        ('ТOKEN → "x"', 1, "'ТOKEN' mixes two alphabets: Т is Cyrillic. Did you mean TOKEN?"),
+        ('TOKEN\u00a0→ "x"', 6, "the invisible character U+00A0 (NO-BREAK SPACE) stands here. Write a plain space."),
+        ('TOKEN →\u200b "x"', 8, "U+200B (ZERO WIDTH SPACE) stands here. Delete it."),
+        ("DRIFT → increases attention sweep", 9, "Expected: activates, calms, attention sweep"),
+        ("STPE → BUT", 1, "'STPE → BUT' means nothing here. Did you mean STEP?\n"),
+        ("ДРЕЙФ → вызывает разбос внимания", 18, "Expected: разброс внимания, сдвиг внимания"),
+        ("ВЕС → удивление", 7, "Expected: ровный, неожиданность, энтропия"),
+        ("ШАГ → ОДНОКО", 7, "Did you mean ОДНАКО? Roles: ЕСЛИ, ТОГДА"),
+        ("[ZONE: entropy q90]", 16, "the sign of the comparison is missing. Write entropy > q90."),
+        ("[ZONE: entropy > 90q]", 20, "90q is no percentile. Write q90."),
+        ("[ZONE: entropy > 1,5]", 8, "written with a point"),
+        ("[ZONE: entropy > 1", 19, "the zone is not closed. Write ] at the end"),
+        ("[ZONE: (a | b]", 14, "a bracket ( is not closed. Write ) before ]."),
+        ("ZONE: a]", 1, "begins no block. Write [ZONE: …]."),
+        ("[ZONE a]", 7, "begins no block. Write [ZONE: …]."),
+        ("[unstable]", 2, "begins no block. Write [ZONE: …]."),
+        ('{"zone": "a"}', 1, "begins no block. Write [ZONE: …]."),
+    ],
+)
+def test_what_many_get_wrong_is_named_with_what_to_write(line: str, column: int, words: str) -> None:
+    before = "[ЗОНА: всё]\n" if re.search("[а-я]", line) else "\n[ZONE: all]\n"
+    with pytest.raises(StellatorError) as raised:
+        parse(f"{before}{line}\n", "t")
+    (fault,) = raised.value.faults
+    assert (fault.line, fault.column) == (before.count("\n") + 1, column)
+    assert words in f"{fault.told('t')}\n"
 
 
 _SIGNS = '[]→-><"«»\\&|()π/±~,:# \n\r\t\x00🍎'

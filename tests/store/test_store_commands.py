@@ -195,6 +195,13 @@ def test_query_list_and_show(home: Path) -> None:
             "the statement writes and was refused. Queries read; to write, add --write",
         ),
         (["cypher", "MATCH (n RETURN n"], QueryError, "the query failed: "),
+        (
+            ["cypher", "MATCH (c:Chain)\nWHERE c.text = 'дождь' RETURN c.id ? 1"],
+            QueryError,
+            "the query failed: Cypher syntax error: Unexpected character '?' at line 2, col 36\n"
+            "   WHERE c.text = 'дождь' RETURN c.id ? 1\n"
+            f"   {' ' * 35}^",
+        ),
         (["cypher", "@none.cypher"], UsageError, "none.cypher cannot be read"),
     ],
 )

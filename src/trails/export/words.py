@@ -76,5 +76,6 @@ def role_named(text: str) -> str:
     if name not in Role.__members__:
         near = difflib.get_close_matches(name, [*Role.__members__, *ROLES], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"role {text.strip()!r} does not exist.{hint} Roles: {', '.join(Role)}.")
+        every = ROLES if re.search("[А-ЯЁ]", name) else Role
+        raise UsageError(f"role {text.strip()!r} does not exist.{hint} Roles: {', '.join(every)}.")
     return name

@@ -3,6 +3,7 @@
 words, grammar.lark   the words in English and Russian, and how a line is made of them
 language              what a file says, as records, and its canonical spelling
 parsing               text → records, line by line
+hints                 what a line that cannot be read was probably meant to say
 faults                what is wrong in a file, all of it, with line and column
 zones                 named zones, a data file that a user can add to
 compiling             a block → one Cypher statement with parameters, and the annotations of training
@@ -11,16 +12,19 @@ explaining            every line in a sentence
 
 from __future__ import annotations
 
+import codecs
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
 from trails.errors import InputError
 from trails.platform.files import first_bytes
+from trails.readers.encodings import likely_encoding
 from trails.schema import Run, Trace
 from trails.stellator.compiling import Compiled, Distribution, Lookups, compile_block
 from trails.stellator.faults import Faults
-from trails.stellator.language import Program
+from trails.stellator.language import Place, Program
 from trails.stellator.parsing import parse, read_blocks
 from trails.stellator.zones import Zone, zones
 
@@ -37,15 +41,30 @@ def read_file(file: Path) -> Program:
 def _text(file: Path) -> str:
     try:
         data = first_bytes(file, MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes. Split it into several files.")
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not text in UTF-8 (byte {error.start}). Convert it first.") from None
     except OSError as error:
         raise InputError(
             f"{file}: cannot be read ({error.strerror}). Write one with: trails stellator init {file}"
         ) from None
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{file}: larger than {MAX_BYTES:,} bytes. Split it into several files.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        likely = "UTF-16" if wide else likely_encoding(data).upper()
+        before = data[: error.start].decode("utf-8")
+        place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        name = shlex.quote(str(file))
+        faults = Faults(str(file))
+        faults.add(
+            place,
+            f"not text in UTF-8 (byte {error.start}).",
+            f"It looks like {likely}. Convert it: iconv -f {likely} -t UTF-8 {name} > new.stellator"
+            if likely
+            else "Save it as UTF-8.",
+        )
+        faults.check()
+        raise
 
 
 def check_file(file: Path, home: Path | None = None, more_zones: Path | None = None) -> Program:

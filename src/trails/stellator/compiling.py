@@ -443,13 +443,17 @@ class _Statement:
         found = [value.text for value in of.values if isinstance(value, Text)]
         choices = {"role": tuple(Role), "overlap": OVERLAPS, "effect": tuple(registry())}.get(of.name)
         for text in found if choices else ():
-            if text not in choices:  # type: ignore[operator]
-                raise _WrongError(f"{of.name} {text!r} does not exist.", f"There are: {', '.join(choices or ())}.")
+            if choices and text not in choices:
+                near = difflib.get_close_matches(text, choices, 1)
+                meant = f"Did you mean {near[0]}? " if near else ""
+                raise _WrongError(f"{of.name} {text!r} does not exist.", f"{meant}There are: {', '.join(choices)}.")
         return found
 
     def number(self, of: Condition) -> str:
         """The parameter of a condition on a number, in the unit of the property."""
         value = of.values[0]
+        if isinstance(value, Text) and re.fullmatch(r"[a-zA-Z]{1,3}-?\d+(?:\.\d+)?", value.text):
+            raise _WrongError(f"{value.text} is no percentile.", f"Write {of.name} > q90: from q0 to q100.")
         if len(of.values) > 1 or isinstance(value, Text):
             raise _WrongError(
                 f"{of.name} is a number.", f"Write {of.name} > 1.5, or {of.name} > q90 for its percentile."
@@ -472,7 +476,9 @@ class _Statement:
                 raise _WrongError(
                     f"{of.name} lies between 0 and 1, and {value.value:g}{value.unit} does not: this is true of every "
                     "value or of none.",
-                    f"Write for example {of.name} > 0.9.",
+                    f"Write for example {of.name} > 0.9, or {of.name} > q90 for its percentile."
+                    if of.name != "gap"
+                    else "Write for example gap > 0.9.",
                 )
             return share
         if not value.unit:
@@ -481,7 +487,8 @@ class _Statement:
             return value.value * (math.log(2) if value.unit == "bits" else 1)
         fits = "nats or bits" if own == "nats" else "%" if own == "0..1" else "no unit"
         raise _WrongError(
-            f"{of.name} is measured in {own or 'whole numbers'}, {value.unit} was given.", f"It takes {fits}."
+            f"{of.name} is measured in {own or 'whole numbers'}, {value.unit} was given.",
+            f"It takes {fits}, or a percentile: {of.name} > q90.",
         )
 
     def texts_of(self, lines: _Placed) -> list[str]:

@@ -13,13 +13,13 @@ import math
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib import resources
 from typing import Any
 
-from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput, UnexpectedToken, v_args
+from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 from lark.exceptions import VisitError
 
 from trails.errors import UsageError
@@ -28,6 +28,7 @@ from trails.export.options import layers_text, parse_layers
 from trails.export.order import parse_order
 from trails.export.words import ROLES, role_named
 from trails.stellator.faults import Faults
+from trails.stellator.hints import GROUPS, HIDDEN, unexpected
 from trails.stellator.language import (
     MEASURE_WORDS,
     Anchor,
@@ -60,43 +61,9 @@ MAX_DEPTH = 40
 MAX_WRONG = 1_000
 """After so many faults a file is read no further: it is none of this language."""
 
-_GROUPS: dict[str, tuple[str, ...]] = {
-    # terminal of the grammar: terminals of words that it stands for
-    "KIND": ("TOKEN", "STEP", "CHAIN"),
-    "VERB": ("ACTIVATES", "CALMS"),
-    "MEASURE": ("SWEEP", "SHIFT", "PREVIOUS", "SINK", "HIDDEN", "LOGIT"),
-    "WEIGHT_NAME": ("UNIFORM", "SURPRISAL", "ENTROPY", "BOTH"),
-    "ORDER_NAME": ("SHUFFLED", "RISING", "FALLING", "AS_SOURCE"),
-    "OBJECTIVE_NAME": ("LM", "DFT", "ATTENTION"),
-}
-_HIDDEN = ("ON_LAYER", "BACKWARD")  # words that carry nothing: their terminals begin with _
 _SINGLE = tuple(
-    name for name in WORDS if name not in ("AND", "OR") and not any(name in members for members in _GROUPS.values())
+    name for name in WORDS if name not in ("AND", "OR") and not any(name in members for members in GROUPS.values())
 )
-
-_SAID = {
-    # terminal: how a person writes it
-    "_ARROW": ("→", "->"),
-    "STRING": ('"text"',),
-    "COMPARE": ("<", ">", "=", "!="),
-    "NUMBER": ("a number",),
-    "LAYER_LIST": ("17", "11-20"),
-    "UNIT": ("nats", "%"),
-    "ID": ("a name",),
-    "SIGN": ("+", "-"),
-    "_NEWLINE": ("the end of the line",),
-    "LSQB": ("[ZONE: …]",),
-    "RSQB": ("]",),
-    "LPAR": ("(",),
-    "RPAR": (")",),
-    "COMMA": (",",),
-    "COLON": (":",),
-    "SLASH": ("/",),
-    "_EITHER": ("|",),
-    "_BOTH": ("&",),
-    "_PLUS_MINUS": ("±",),
-    "_TILDE": ("~",),
-}
 
 
 class _WrongError(Exception):
@@ -116,17 +83,15 @@ class _WrongError(Exception):
 @cache
 def _parser() -> Lark:
     grammar = resources.files("trails.stellator").joinpath("grammar.lark").read_text("utf-8")
-    terminals = [f"{'_' if name in _HIDDEN else ''}{name}.2: /{pattern(name)}/i" for name in _SINGLE]
-    terminals += [
-        f"{name}.2: /{'|'.join(pattern(member) for member in members)}/i" for name, members in _GROUPS.items()
-    ]
+    terminals = [f"{'_' if name in HIDDEN else ''}{name}.2: /{pattern(name)}/i" for name in _SINGLE]
+    terminals += [f"{name}.2: /{'|'.join(pattern(member) for member in members)}/i" for name, members in GROUPS.items()]
     return Lark("\n".join((*terminals, grammar)), parser="lalr", cache=False)
 
 
 def _member(group: str, token: Token) -> str:
     """Which word of a group a token is."""
     said = re.sub(r"[ \t]+", " ", str(token)).casefold()
-    for name in _GROUPS[group]:
+    for name in GROUPS[group]:
         if any(said == spelling.casefold() for both in WORDS[name] for spelling in both):
             return name
     raise AssertionError(f"{token!r} is none of {group}")
@@ -214,10 +179,11 @@ class _Builder(Transformer[Token, Any]):
         key = str(name).casefold()
         field = FIELDS.get(key, key)
         if len(values) > 1 and told not in ("=", "!="):
+            point = " A number is written with a point: 1.5." if all(isinstance(one, Number) for one in values) else ""
             raise _WrongError(
                 name,
                 f"{field} {told} takes one value, {len(values)} were given.",
-                "Several values go with = or !=.",
+                f"Several values go with = or !=.{point}",
             )
         fitted = tuple(_word(field, value) if isinstance(value, Token) else value for value in values)
         return Condition(field, told, fitted, self._place(name))
@@ -504,6 +470,15 @@ def _statement(line: str, place: Callable[[int], Place]) -> _Header | _Name | Li
     return made
 
 
+def _unexpected(error: UnexpectedInput, line: str, blocks: Sequence[_Open]) -> tuple[int, str, str]:
+    """Column, message and hint of a line that cannot be read; ``blocks`` stand before it."""
+    block = blocks[-1] if blocks else _Open(Place())
+    said = re.sub(r'"[^"]*"|«[^»]*»|“[^”]*”', "", line[: max(int(error.column), 1) + 8])
+    russian = block.header.language == "ru" if block.header else re.search("[а-яё]", said.casefold()) is not None
+    begun = bool(block.lines or block.name)
+    return unexpected(error, line, inside=bool(blocks), begun=begun, say="ru" if russian else "en")
+
+
 def _take(made: _Header | _Name | Line, blocks: list[_Open], faults: Faults) -> None:
     """Put what a line says into its block."""
     if isinstance(made, _Header):
@@ -583,59 +558,6 @@ def _lines_that_go_on(lines: Sequence[str], number: int, column: int) -> int:
     while re.search(r"(?:[,&|(→⟶<>=]|->)\s*(?:#.*)?$", lines[number - 1 + count]) and next(after, None) is not None:
         count += 1
     return count
-
-
-def _unexpected(error: UnexpectedInput, line: str, blocks: Sequence[_Open]) -> tuple[int, str, str]:
-    """Column, message and hint of a line that cannot be read; ``blocks`` stand before it."""
-    if isinstance(error, UnexpectedToken):
-        expected = set(error.accepts or error.expected)
-    elif isinstance(error, UnexpectedCharacters):
-        expected = set(error.allowed or ())
-    else:
-        expected = set()
-    column = max(int(error.column), 1)
-    rest = line[column - 1 :].strip()
-    if "LSQB" in expected:  # the line begins here
-        if not blocks:
-            expected = {"LSQB"}
-        elif blocks[-1].lines or blocks[-1].name:
-            expected.discard("NAME")
-    said = [spelling for terminal in sorted(expected) for spelling in _spellings(terminal)]
-    wanted = ", ".join(dict.fromkeys(_first_spellings(expected))) or "something else"
-    if not rest or rest.startswith("#"):
-        return column, "the line ends too early.", f"Expected: {wanted}."
-    shown = rest if len(rest) <= 40 else f"{rest[:40]}…"
-    return column, f"{shown!r} means nothing here.", f"{_meant(rest, said)} Expected: {wanted}.".strip()
-
-
-def _meant(rest: str, said: Sequence[str]) -> str:
-    """What the words may have been meant to be: the nearest spelling of the terminals that fit here."""
-    words = re.split(r"\s+", rest)
-    by_fold = {spelling.casefold(): spelling for spelling in said}
-    for count in (3, 2, 1):
-        tried = re.sub(r"[→:\]].*|->.*", "", " ".join(words[:count])).strip().casefold()
-        near = difflib.get_close_matches(tried, by_fold, 1, 0.7) if tried else []
-        if near:
-            return f"Did you mean {by_fold[near[0]]}?"
-    return ""
-
-
-def _words_of(terminal: str) -> tuple[str, ...]:
-    bare = terminal.removeprefix("_") if terminal.removeprefix("_") in _HIDDEN else terminal
-    return _GROUPS.get(bare, (bare,) if bare in WORDS else ())
-
-
-def _spellings(terminal: str) -> list[str]:
-    return [spelling for word in _words_of(terminal) for both in WORDS[word] for spelling in both]
-
-
-def _first_spellings(expected: Iterable[str]) -> list[str]:
-    order = {name: number for number, name in enumerate((*_GROUPS, *WORDS, *_SAID))}
-    found: list[str] = []
-    for terminal in sorted(expected, key=lambda name: (order.get(name.removeprefix("_"), 99), name)):
-        words = _words_of(terminal)
-        found += [WORDS[word][0][0] for word in words] if words else list(_SAID.get(terminal, ()))
-    return found
 
 
 _ONCE = (Anchor, Phase, Dampen, Subgraph)

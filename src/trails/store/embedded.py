@@ -554,7 +554,7 @@ class EmbeddedStore:
             try:
                 columns, rows = rows_of(graph.cypher(query, params=values, **limits))
             except ENGINE_ERRORS as error:
-                raise translated(error, timeout_s) from error
+                raise translated(error, timeout_s, query) from error
         elif trusted:
             columns, rows = read(self._graph, query, values, timeout_s=timeout_s, max_rows=max_rows)
         else:

@@ -68,7 +68,7 @@ def read(
             return columns, [tuple(row[name] for name in columns) for row in profile]
         return rows_of(found)
     except ENGINE_ERRORS as error:
-        raise translated(error, timeout_s) from error
+        raise translated(error, timeout_s, query) from error
 
 
 def rows_of(found: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -85,15 +85,27 @@ ENGINE_ERRORS = (kglite.KgError, ValueError, TypeError, OverflowError, Recursion
 """What a wrong statement or parameter makes the engine raise."""
 
 
-def translated(error: BaseException, timeout_s: float) -> QueryError:
-    """An error of the engine as one that says what to do."""
+_POSITION = re.compile(r"\bat position (\d+)$")
+
+
+def translated(error: BaseException, timeout_s: float, query: str = "") -> QueryError:
+    """An error of the engine as one that says what to do. A position in ``query`` is told as the engine's parser tells one: its
+    lexer counts the characters of the whole statement.
+    """
     if isinstance(error, kglite.ReadOnlyError):
         return WritingQueryError(
             "the statement writes and was refused. Queries read; to write, add --write (trails cypher) or write=True"
         )
     if isinstance(error, kglite.CypherTimeoutError):
         return late(timeout_s)
-    return QueryError(f"the query failed: {error}")
+    said = str(error)
+    if (found := _POSITION.search(said)) and int(found[1]) <= len(query):
+        before = query[: int(found[1])]
+        start = before.rfind("\n") + 1
+        line, column = before.count("\n") + 1, len(before) - start + 1
+        shown = query[start:].partition("\n")[0]
+        said = f"{said[: found.start()]}at line {line}, col {column}\n   {shown}\n   {' ' * (column - 1)}^"
+    return QueryError(f"the query failed: {said}")
 
 
 def late(timeout_s: float) -> QueryError:
