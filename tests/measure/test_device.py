@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,42 @@ def test_one_pass_of_attention_against_float64(
     assert previous[:, 0].isnan().all()
     assert largest_gap(sink[:, real], truth[:, real, 0]) < 4e-3
     assert largest_gap(shift[:, real], attention_shift(truth)[:, real]) < 4e-3
+
+
+COMPILED = """
+import sys
+from pathlib import Path
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+from trails.measure import hopper
+
+D = int(sys.argv[1])
+described = [
+    f"tensordesc<bf16[{rows}, {columns}],{gl.NVMMASharedLayout.get_default_for([rows, columns], gl.bfloat16)!r}>"
+    for rows, columns in ((64, D), (hopper.BLOCK, D), (hopper.BLOCK, D), (hopper.BLOCK, hopper.COLUMNS))
+]
+kinds = [*described, "*bf16", "*fp32", "*bf16", "*fp32", "*fp32", "fp32", "i32", "i32", "i32", *["constexpr"] * 4]
+names = hopper._one_pass.arg_names
+fixed = {"W": hopper.COLUMNS, "STAGES": 2, "BN": hopper.BLOCK, "D": D}
+source = GluonASTSource(
+    hopper._one_pass, dict(zip(names, kinds, strict=True)), {(names.index(k),): v for k, v in fixed.items()}
+)
+triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "maxnreg": 168})
+print("compiled")
+"""
+
+
+@pytest.mark.parametrize("width", [64, 128])
+def test_the_one_pass_kernel_compiles_without_a_gpu(width: int, tmp_path: Path) -> None:
+    """By the Triton that is installed: Gluon is young, and Triton 3.9 removed a function that the kernel called."""
+    pytest.importorskip("triton.experimental.gluon", reason="Triton with Gluon is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, str(width)],
+        capture_output=True, text=True, check=False, env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "compiled", done.stderr[-2000:]
 
 
 @pytest.mark.gpu

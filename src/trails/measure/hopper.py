@@ -11,8 +11,8 @@ A warp copies (keys, values and bins, two blocks ahead), two groups of four warp
 which is part of Triton from 3.6 on. Where it is missing or something fails, and unless the first call on a device agrees with
 the two passes, :func:`usable` is False.
 
-It is used only where ``TRAILS_KERNELS=one-pass`` asks for it: of its tests against float64 two failed on a GPU at the bound
-that was set for them, and have not run since with a bound for few heads.
+It is used only where ``TRAILS_KERNELS=one-pass`` asks for it, because it gains little (benchmarks/RESULTS.md). Its tests
+against float64 pass with PyTorch 2.11 and Triton 3.6 and with PyTorch 2.15 and Triton 3.9.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ try:
         warpgroup_mma_wait,
     )
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    # Triton 3.9 has renamed it
+    _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 except ImportError:
     gluon = None
 
@@ -64,9 +67,7 @@ if gluon is not None:
         """The copying warp: queries once, then keys, bins and values, from the last block of keys to the first."""
         for half in gl.static_range(2):
             mbarrier.expect(q_full.index(half), q_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(
-                q_desc, [first + block * 128 + half * 64, head * D], q_full.index(half), q_smem.index(half)
-            )
+            _load(q_desc, [first + block * 128 + half * 64, head * D], q_full.index(half), q_smem.index(half))
         column = (head // share) * D
         for j in range(count):
             stage = j % STAGES
@@ -74,11 +75,11 @@ if gluon is not None:
             row = first + (count - 1 - j) * BN
             mbarrier.wait(k_free.index(stage), phase ^ 1)
             mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(k_desc, [row, column], k_full.index(stage), k_smem.index(stage))
+            _load(k_desc, [row, column], k_full.index(stage), k_smem.index(stage))
             mbarrier.wait(v_free.index(stage), phase ^ 1)
             mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes + o_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(o_desc, [row, 0], v_full.index(stage), o_smem.index(stage))
-            tma.async_copy_global_to_shared(v_desc, [row, column], v_full.index(stage), v_smem.index(stage))
+            _load(o_desc, [row, 0], v_full.index(stage), o_smem.index(stage))
+            _load(v_desc, [row, column], v_full.index(stage), v_smem.index(stage))
 
     @gluon.jit
     def _keep(MASS, TOP, gained, top, place, half: gl.constexpr, W: gl.constexpr, layout: gl.constexpr):
@@ -284,7 +285,10 @@ def usable(query: Tensor, key: Tensor, value: Tensor) -> bool:
 def failed(error: Exception, device: torch.device) -> None:
     """Take two passes from now on, and say so."""
     _trusted[device.index or 0] = False
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    inner: BaseException = error
+    while (deeper := inner.__cause__ or inner.__context__) is not None:
+        inner = deeper  # Gluon wraps the reason once for every function that it was compiling
+    reason = (str(inner).strip().splitlines() or [type(inner).__name__])[0]
     logger.warning("attention is measured in two passes: the one-pass kernel cannot be used: %s", reason)
 
 
