@@ -304,6 +304,13 @@ def test_a_word_before_its_number_has_its_form_too() -> None:
     assert russian("1 step of 21 chains selected") == "выбран 1 шаг из 21 цепочки"
 
 
+@pytest.mark.parametrize("chains", ["0 of 1 chain has", "1 of 30 chains has", "19 of 30 chains have"])
+def test_too_few_chains_for_a_calibration_are_told(chains: str) -> None:
+    verdict = f"no seam can be ranked: {chains} four steps or more, a calibration needs 20: ingest more"
+    assert told_whole(verdict)
+    assert "а для калибровки надо 20" in russian(verdict)
+
+
 def test_no_counted_noun_of_the_table_stands_in_one_form_alone() -> None:
     """Behind a number stands the noun in its forms, or a word that goes with every number."""
     free = "из|до|для|к|и|не|нет|нат|у|в|во|ко|только|равны|даёт|копирует|заявлено|выше|ниже|отличает|значит|косинус"
