@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,17 @@ def test_the_time_that_is_left_follows_from_the_tokens_that_are_left(capsys: pyt
             bar.advance(1, tokens=100)
     shown = capsys.readouterr().err
     assert shown == "about 19,000 tokens in all, about 6 min of measuring to go (200 tokens took 4 s, 50 tokens/s)\n"
+
+
+def test_an_estimate_that_turns_out_wrong_is_told_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    # ten units a second and 200 to go, told at 4 s; then one a second. At 6 s 31 s are to go where 18 were told,
+    # at 11 s 52 where 26 were, at 20 s 76 where 43 were; at 29 s 89 where 67 were is near enough
+    steps = [(1, 10, 10), (4, 30, 30), (6, 2, 2), (11, 5, 5), (20, 9, 9), (29, 9, 9)]
+    shown = progress_of(steps, 240, capsys)
+    left = re.findall(r"about (\S+ \S+) of measuring", shown)
+    assert left == ["20 s", "31 s", "52 s", "76 s"]
+    steady = [(second, 10, 10) for second in range(1, 20)]
+    assert progress_of(steady, 400, capsys).count("of measuring") == 1
 
 
 @pytest.mark.parametrize(

@@ -238,10 +238,14 @@ def print_field(name: str, text: str) -> None:
 _ESTIMATE_AFTER = 3.0
 """Seconds of measuring on which the estimate rests."""
 
+_WRONG = 1.5
+"""An estimate that is wrong by this factor is told anew: other programs may have begun or ended."""
+
 
 class BarProgress:
     """Progress of long work as a bar on stderr with tokens/s and remaining time; only lines where stderr is no terminal, and
-    nothing when ``quiet``. Once some seconds were measured, one line says how long the rest takes, and what that rests on.
+    nothing when ``quiet``. Once some seconds were measured, one line says how long the rest takes, and what that rests on;
+    another one where that turns out to be wrong by half.
     """
 
     def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -261,7 +265,7 @@ class BarProgress:
         self._tokens = self._done = self._total = self._in_all = 0
         self._began = 0.0
         self._first: tuple[float, int, int] | None = None  # seconds, units and tokens when the first piece was done
-        self._estimated = False
+        self._ends: float | None = None  # seconds at which the work ends, as it was told
 
     def __enter__(self) -> BarProgress:
         """Drawing starts with the first piece of work."""
@@ -282,8 +286,8 @@ class BarProgress:
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(task, total=total, speed="")
-        self._tokens, self._done, self._total, self._estimated = 0, 0, total, False
-        self._in_all = tokens
+        self._tokens, self._done, self._total, self._in_all = 0, 0, total, tokens
+        self._ends = None
         self._began, self._first = self._clock(), None
 
     def advance(self, amount: int, *, tokens: int = 0, shown: str = "") -> None:
@@ -295,17 +299,19 @@ class BarProgress:
         seconds = self._clock() - self._began
         speed = shown or (f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens and seconds > 0 else "")
         self._bar.update(self._task, advance=amount, speed=speed)
-        if not self._tokens or self._estimated or self._quiet:
+        if not self._tokens or self._quiet:
             return
         if self._first is None:
             # what comes before it (reading, segmenting the first block) is not repeated piece by piece
             self._first = seconds, self._done, self._tokens
         since, done, tokens = seconds - self._first[0], self._done - self._first[1], self._tokens - self._first[2]
         if since >= _ESTIMATE_AFTER and done and tokens:
-            self._estimated = True
             in_all = self._in_all or tokens * self._total / done
             share = (self._in_all - self._tokens) / tokens if self._in_all else (self._total - self._done) / done
-            if (line := _estimate(tokens, in_all, since * share, since)) is not None:
+            left = since * share
+            right = self._ends is not None and 1 / _WRONG < left / max(self._ends - seconds, 1.0) < _WRONG
+            if not right and (line := _estimate(tokens, in_all, left, since)) is not None:
+                self._ends = seconds + left
                 err.print(line)
 
     def note(self, message: str) -> None:
