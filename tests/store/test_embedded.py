@@ -234,3 +234,34 @@ def test_examples_of_the_named_queries_are_in_the_packaged_sample() -> None:
                 assert str(parameter.example).split(":")[0] in chains, (query.name, parameter.name)
             if parameter.name in ("text", "piece") and not parameter.default:
                 assert any(parameter.example in chain.text for chain in chains.values()), (query.name, parameter.name)
+
+
+def indexed(store: EmbeddedStore) -> set[tuple[str, str]]:
+    return {(index["node_type"], index["property"]) for index in store._graph.list_indexes()}
+
+
+def test_a_new_graph_has_its_indexes_whenever_it_is_read_or_opened(tmp_path: Path) -> None:
+    wanted = {(node.label, p.name) for node in NODES for p in node.properties if p.indexed and p.name != "id"}
+    batch = graph_batch(corpus(), RUNS)
+    with EmbeddedStore(tmp_path / "read") as store:
+        store.ensure_schema()
+        assert store.loaded() == set()
+        store.write([batch])
+        piece = "MATCH (t:Token) WITH t.piece AS piece LIMIT 1 MATCH (t:Token {piece: piece}) RETURN count(t)"
+        assert store.run(piece, trusted=True).rows[0][0] > 0
+        assert indexed(store) == wanted
+        store.write([graph_batch([make_trace(make_chain("later", text="Because it rains, it is wet."), RUN)], RUNS)])
+        assert indexed(store) == wanted
+    for name, batches in (("saved", [batch]), ("empty", [])):
+        with EmbeddedStore(tmp_path / name) as store:
+            store.ensure_schema()
+            store.write(batches)
+        with EmbeddedStore(tmp_path / name) as store:
+            assert indexed(store) == wanted
+    with EmbeddedStore(tmp_path / "replaced") as store:
+        store.replace_with(lambda beside: write_into(beside, batch))
+        assert indexed(store) == wanted
+
+
+def write_into(store: EmbeddedStore, batch: GraphBatch) -> None:
+    store.write([batch])

@@ -86,6 +86,7 @@ class EmbeddedStore:
         self._chains: set[str] = set()
         self._waiting: list[GraphBatch] = []
         self._filled: set[str] = set()
+        self._unindexed = False
         self._version = 0
         self._guard = Guard(read_memory, read_bytes)
         self._stamp = self._file_stamp()
@@ -119,6 +120,7 @@ class EmbeddedStore:
         self._stamp = self._file_stamp()
         self._loaded = None
         self._filled = set()
+        self._unindexed = False
         if self._stamp is None:
             return kglite.KnowledgeGraph()
         try:
@@ -182,9 +184,10 @@ class EmbeddedStore:
 
     def save(self) -> None:
         """Replace the file by the graph as it is now; survives the loss of power. Does nothing when nothing changed."""
-        self._flush()
+        self._settle()
         if not self._changed:
             return
+        self._index()
         try:
             with small_pages(), warnings.catch_warnings():
                 # it says which columns a memory-mapped load would hold on the heap; files are never loaded that way here
@@ -221,7 +224,7 @@ class EmbeddedStore:
         shutil.rmtree(folder, ignore_errors=True)
         try:
             folder.mkdir(mode=0o700)
-            self._waiting, self._changed = [], False
+            self._waiting, self._changed, self._unindexed = [], False, False
             self._graph = described(kglite.KnowledgeGraph(), DECLARED)
             with EmbeddedStore(folder) as beside:
                 beside.ensure_schema()
@@ -257,16 +260,29 @@ class EmbeddedStore:
     # ---------------------------------------------------------------------------------------------------------------
 
     def ensure_schema(self) -> None:
-        """Create the indexes that schema.py asks for; ``id`` is the engine's own key."""
-        wanted = {(node.label, p.name) for node in NODES for p in node.properties if p.indexed and p.name != "id"}
-        present = {(index["node_type"], index["property"]) for index in self._graph.list_indexes()}
-        if wanted <= present and self._graph.schema_version == GRAPH_FORMAT:
+        """Create the indexes that schema.py asks for; ``id`` is the engine's own key. Those of an empty graph are made when it
+        is first read or saved: made from the filled graph they cost less than half of what keeping them at every row does.
+        """
+        if self._graph.schema_version == GRAPH_FORMAT and (self._unindexed or not self._lacking()):
             return
         graph = self._for_writing()
-        for label, name in sorted(wanted - present):
-            graph.create_index(label, name)
         graph.set_schema_version(GRAPH_FORMAT)
         self._touched()
+        self._unindexed = True
+        if graph.node_type_counts():
+            self._index()
+
+    def _lacking(self) -> list[tuple[str, str]]:
+        """Labels and properties of the indexes that the graph does not have."""
+        wanted = {(node.label, p.name) for node in NODES for p in node.properties if p.indexed and p.name != "id"}
+        return sorted(wanted - {(index["node_type"], index["property"]) for index in self._graph.list_indexes()})
+
+    def _index(self) -> None:
+        """Create the indexes that wait for the graph to be filled."""
+        if self._unindexed:
+            for label, name in self._lacking():
+                self._graph.create_index(label, name)
+            self._unindexed = False
 
     # ---------------------------------------------------------------------------------------------------------------
     # writing
@@ -274,12 +290,12 @@ class EmbeddedStore:
 
     def loaded(self) -> set[tuple[str, str]]:
         """(chain, run) pairs that are completely in the graph: ``MEASURED`` is written after everything else of the pair."""
-        self._flush()
+        self._settle()
         return set(self._known())
 
     def held(self) -> dict[str, set[tuple[str, str]]]:
         """(chain, run) pairs that each home holds, by the home's id."""
-        self._flush()
+        self._settle()
         found: dict[str, set[tuple[str, str]]] = {}
         rows = self._ask("MATCH (h:Home)-[r:HOLDS]->(c:Chain) RETURN h.id AS h, c.id AS c, r.run AS r")
         if len(rows):
@@ -334,6 +350,12 @@ class EmbeddedStore:
             return False
         self._waiting.append(batch)
         return True
+
+    def _settle(self) -> None:
+        """Hand over what waits, and index what is there: the graph is about to be read."""
+        self._flush()
+        if self._unindexed and self._graph.node_type_counts():
+            self._index()
 
     def _flush(self) -> None:
         """Hand over what waits, as one batch."""
@@ -490,7 +512,7 @@ class EmbeddedStore:
         """Remove chains with their steps, tokens, gaps and relationships. Unknown ids are ignored. With ``home`` those that
         another home holds stay.
         """
-        self._flush()
+        self._settle()
         self._for_writing()
         elsewhere = {chain for of, pairs in self.held().items() if home and of != home for chain, _ in pairs}
         ids = {"ids": [chain for chain in chains if chain not in elsewhere]}
@@ -502,7 +524,7 @@ class EmbeddedStore:
 
     def clear(self, scopes: Sequence[str]) -> None:
         """Remove the results of analyses that were written under these scopes."""
-        self._flush()
+        self._settle()
         self._for_writing()
         self._filled = set()
         self._touched()
@@ -544,7 +566,7 @@ class EmbeddedStore:
         refuse_several(query)
         if not write:
             refuse_unless_read(query)
-        self._flush()
+        self._settle()
         if write:
             graph = self._for_writing()
             self._touched()
@@ -575,7 +597,7 @@ class EmbeddedStore:
 
     def counts(self) -> dict[str, int]:
         """Number of nodes per label and of relationships per declared name; only those that exist."""
-        self._flush()
+        self._settle()
         nodes = {label: count for label, count in self._graph.node_type_counts().items() if count}
         found = {label: nodes[label] for label in NODE if label in nodes}
         found |= {label: count for label, count in sorted(nodes.items()) if label not in found}

@@ -116,5 +116,5 @@ def _texts(column: pa.StringArray) -> list[Any]:
     if 2 * len(pc.unique(column[:_SAMPLE])) > min(len(column), _SAMPLE):
         return list(column.to_numpy(zero_copy_only=False).tolist())
     coded = column.dictionary_encode()
-    texts = np.array([*coded.dictionary.to_pylist(), None], object)
-    return list(texts[coded.indices.fill_null(-1).to_numpy()].tolist())
+    texts = coded.dictionary.to_numpy(zero_copy_only=False)
+    return list(texts[pc.fill_null(coded.indices, 0).to_numpy()].tolist())
