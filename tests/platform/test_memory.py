@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trails.platform.memory import small_pages
+from trails.platform.memory import _free_of_groups, free_bytes, small_pages
 
 
 def huge_pages() -> str:
@@ -59,3 +59,46 @@ print(held() - before)
         for how in ("asked", "left alone")
     }
     assert kept["asked"] < 2**12 < kept["left alone"]  # KiB; in all 32 MiB were freed
+
+
+def test_free_memory_is_what_the_process_may_have() -> None:
+    huge_pages()  # skips where there is no Linux
+    code = "from trails.platform.memory import free_bytes; print(free_bytes())"
+    limited = ["sh", "-c", 'ulimit -v 2000000; exec "$0" "$@"', sys.executable, "-c", code]
+    left = int(subprocess.run(limited, capture_output=True, text=True, check=True).stdout)
+    machine = free_bytes()
+    assert machine is not None
+    assert 0 < left < 2_000_000 * 1024
+    assert left < machine or machine < 2_000_000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names"),
+    [
+        ("0::/job/one", "", ("memory.max", "memory.current", "inactive_file")),
+        ("4:memory:/job/one", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+        ("7:cpu,memory:/job/one", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+)
+def test_the_limits_of_control_groups_count_and_so_do_those_above(
+    tmp_path: Path, line: str, folder: str, names: tuple[str, str, str]
+) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text(f"9:name=systemd:/\n{line}\n", encoding="utf-8")
+    limit, used, cached = names
+
+    def group(place: str, most: str, held: int, files: int) -> None:
+        there = tmp_path / "fs" / folder / place
+        there.mkdir(parents=True, exist_ok=True)
+        (there / limit).write_text(f"{most}\n", encoding="ascii")
+        (there / used).write_text(f"{held}\n", encoding="ascii")
+        (there / "memory.stat").write_text(f"anon 1\n{cached} {files}\n", encoding="ascii")
+
+    assert list(_free_of_groups(own, tmp_path / "fs")) == []
+    group("", "max", 900, 0)
+    assert list(_free_of_groups(own, tmp_path / "fs")) == []
+    group("job", "1000", 600, 50)
+    assert list(_free_of_groups(own, tmp_path / "fs")) == [450]
+    group("job/one", "700", 800, 20)
+    assert list(_free_of_groups(own, tmp_path / "fs")) == [0, 450]
+    assert list(_free_of_groups(tmp_path / "none", tmp_path / "fs")) == []

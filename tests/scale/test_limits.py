@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from tests.scale.test_merge import home_of, some
 
+from trails.cli.common import BarProgress
 from trails.pipeline import loading, measuring
-from trails.pipeline.loading import EMBEDDED_BYTES, EMBEDDED_TOKENS, time_for_neo4j
+from trails.pipeline.loading import EMBEDDED_ARRAYS, EMBEDDED_BYTES, EMBEDDED_TOKENS, time_for_neo4j
 from trails.platform.memory import free_bytes
+from trails.store.embedded import EmbeddedStore
 from trails.store.traces import TraceStore
 
 
@@ -31,6 +33,10 @@ def test_the_limit_is_that_of_tokens_or_of_memory() -> None:
         assert f"{EMBEDDED_TOKENS:,}" in said
         assert "--graph none" in said
         assert "docs/neo4j.md" in said
+        assert ("the process ends without a word" in said) == (free < plenty)
+    arrays = 1_000_000 * (EMBEDDED_BYTES + EMBEDDED_ARRAYS)
+    assert time_for_neo4j(1_000_000, arrays, per_layer=True) is None
+    assert time_for_neo4j(1_000_000, arrays - 1, per_layer=True)
     free = free_bytes()
     assert free is None or 2**20 < free < 2**50
 
@@ -45,6 +51,24 @@ def test_ingest_and_rebuild_say_it_beforehand(
     assert told.index("take a Neo4j server") < told.index("measured    4 chains")
     assert "take a Neo4j server" not in trails("ingest", chains_file, "--home", tmp_path / "b", "--graph", "none").err
     assert "take a Neo4j server" in trails("rebuild", "--home", tmp_path / "b").err
+
+
+@pytest.mark.parametrize("command", ["ingest", "rebuild"])
+def test_too_little_memory_is_said_before_the_first_row(
+    trails: Any, chains_file: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    rows: list[str] = []
+    monkeypatch.setattr(loading, "free_bytes", lambda: 200 * EMBEDDED_BYTES)
+    monkeypatch.setattr(BarProgress, "note", lambda self, text: rows.append(text))
+    handed = EmbeddedStore._handed_over
+    monkeypatch.setattr(EmbeddedStore, "_handed_over", lambda *given: (rows.append("row"), handed(*given))[1])
+    if command == "rebuild":
+        trails("ingest", chains_file, "--graph", "none")
+        assert not any("take a Neo4j server" in row for row in rows)
+    trails(command, *([chains_file] if command == "ingest" else []))
+    said = next(row for row in rows if "take a Neo4j server" in row)
+    assert "0.0 GB are free; where it finds too little, the process ends without a word" in said
+    assert rows.index(said) < rows.index("row")
 
 
 def test_shards_of_none_of_the_wanted_chains_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,24 +31,27 @@ SHARD_CHAINS = 500
 EMBEDDED_TOKENS = 5_000_000
 """Tokens beyond which a command says that the embedded graph is the wrong place (benchmarks/RESULTS.md, ``scale``)."""
 
-EMBEDDED_BYTES = 2_600
-"""Memory that the embedded graph takes a token while it is open, measured with a model of 30 layers."""
+EMBEDDED_BYTES, EMBEDDED_ARRAYS = 3_000, 4_500
+"""Memory that the embedded graph takes a token at most, which is while it is saved, and with per-layer arrays beyond that; both
+measured with a model of 30 layers. Open it takes 2,600: at the limit the engine ends the process, so the most counts."""
 
 
-def time_for_neo4j(tokens: int, free: int | None = None) -> str | None:
+def time_for_neo4j(tokens: int, free: int | None = None, *, per_layer: bool = False) -> str | None:
     """What to say before the embedded graph is loaded with so many tokens; None while it is the right place. ``free`` are the
-    bytes of memory that are free (default: as the system says).
+    bytes of memory that are free (default: as the system says and lets this process have); ``per_layer`` as for
+    :func:`load_missing`.
     """
     free = free_bytes() if free is None else free
-    needed = tokens * EMBEDDED_BYTES
+    needed = tokens * (EMBEDDED_BYTES + (EMBEDDED_ARRAYS if per_layer else 0))
     short = free is not None and needed > free
     if tokens <= EMBEDDED_TOKENS and not short:
         return None
-    here = f", and {free / 1e9:,.0f} GB are free" if free is not None else ""
+    here = f", and {free / 1e9:,.1f} GB are free" if free is not None else ""
+    ends = "; where it finds too little, the process ends without a word, and the shards stay" if short else ""
     return (
         f"the graph is going to hold about {float(f'{tokens:.2g}'):,.0f} tokens. The embedded one is held in memory, about "
-        f"{needed / 1e9:,.0f} GB for so many{here}; it is meant for up to {EMBEDDED_TOKENS:,}. The shards need no graph "
-        "(--graph none); for the graph take a Neo4j server: docs/neo4j.md"
+        f"{needed / 1e9:,.1f} GB for so many until it is saved{here}{ends}. It is meant for up to {EMBEDDED_TOKENS:,}. The "
+        "shards need no graph (--graph none); for the graph take a Neo4j server: docs/neo4j.md"
     )
 
 
@@ -80,7 +83,7 @@ def load_missing(
         missing = {run: chains - other for run, chains in missing.items()}
     total = sum(len(missing.get(run, ())) for run in runs)
     if total:
-        if graph.name == "embedded" and (said := time_for_neo4j(traces.n_tokens())):
+        if graph.name == "embedded" and (said := time_for_neo4j(traces.n_tokens(), per_layer=per_layer)):
             progress.note(said)
         progress.begin("loading the graph", total)
     for run in runs:

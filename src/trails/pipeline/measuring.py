@@ -432,7 +432,7 @@ def _measure_into(
         during = graph if time_of_graph == "during" else None
         if todo and time_of_graph != "none" and settings.store_name == "embedded":
             expected = sum(todo.values()) // (1 if run.vocab_size == BYTES else CHARACTERS_PER_TOKEN)
-            if said := time_for_neo4j(traces.n_tokens() + expected):
+            if said := time_for_neo4j(traces.n_tokens() + expected, per_layer=options.per_layer):
                 progress.note(said)
         if todo:
             # the second reading meets the same bad records; they are reported already

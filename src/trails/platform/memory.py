@@ -8,7 +8,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 """Of <linux/prctl.h>."""
@@ -30,9 +30,14 @@ def memory_limit() -> int | None:
 
 
 def free_bytes() -> int | None:
-    """Bytes that a process could still take without swapping: what Linux calls available, elsewhere all there is; None where
-    nothing tells.
+    """Bytes that this process could still take without swapping: what Linux calls available, elsewhere all there is, or less
+    where the process or its control group (a container, a job of a cluster) may have less; None where nothing tells.
     """
+    told = [_free_of_machine(), _free_of_process(), *_free_of_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
+    return min((free for free in told if free is not None), default=None)
+
+
+def _free_of_machine() -> int | None:
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -43,6 +48,52 @@ def free_bytes() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def _free_of_process() -> int | None:
+    """What ``ulimit -v`` leaves; None where there is no such limit."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return None
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        return max(0, limit - pages * resource.getpagesize())
+    except (ImportError, OSError, ValueError, IndexError):
+        return None
+
+
+_GROUP_FILES = {
+    "": ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+}
+"""Limit, use and the part of it that the kernel takes back (pages of files), of control groups of version 2 and 1."""
+
+
+def _free_of_groups(own: Path, mounted: Path) -> Iterator[int]:
+    """What every limited control group of the process leaves. ``own`` names the groups, below ``mounted`` lie their files. In a
+    container the names may be those of the host, and the group's files lie at the top.
+    """
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        kinds, _, name = line.partition(":")[2].partition(":")
+        kind = "memory" if "memory" in kinds.split(",") else kinds
+        if kind not in _GROUP_FILES:
+            continue
+        limit, used, cached = _GROUP_FILES[kind]
+        group = PurePosixPath(name.lstrip("/"))
+        for folder in (mounted / kind / part for part in (group, *group.parents)):
+            try:
+                most = int((folder / limit).read_text(encoding="ascii"))
+                held = int((folder / used).read_text(encoding="ascii"))
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+                yield max(0, most - held + sum(int(stat.get(key, 0)) for key in cached))
+            except (OSError, ValueError):  # no such folder, or no limit: "max"
+                continue
 
 
 @contextmanager
