@@ -1,6 +1,6 @@
 // Does what a reader does on a page, and prints what the page then holds. Argument: a JSON file {file, chromium, library, hash,
 // locale, size: [w, h], acts}. An act is {go: hash}, {press: [selector, key, times]}, {hover: [selector, x, y]}, {fill: [selector,
-// text]}, {click: selector} or {tell: expression}; what the expressions are is the answer, in their order.
+// text]}, {click: selector}, {drag: [selector, dx, dy]} (by a finger: the plan has touch: true) or {tell: expression}; what the expressions are is the answer, in their order.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createRequire } from 'node:module'
@@ -11,7 +11,7 @@ const browser = await chromium.launch({ executablePath: plan.chromium, args: ['-
 const seen = { console: [], told: [] }
 try {
   const [width, height] = plan.size || [1400, 900]
-  const page = await (await browser.newContext({ viewport: { width, height }, locale: plan.locale || 'en-GB' })).newPage()
+  const page = await (await browser.newContext({ viewport: { width, height }, locale: plan.locale || 'en-GB', hasTouch: Boolean(plan.touch) })).newPage()
   page.setDefaultTimeout(30000)
   page.on('pageerror', e => seen.console.push(String(e)))
   const go = async hash => {
@@ -28,6 +28,13 @@ try {
     }
     if (act.hover) await page.locator(act.hover[0]).first().hover({ position: { x: act.hover[1], y: act.hover[2] } })
     if (act.fill) await page.fill(...act.fill)
+    if (act.drag) {
+      const [selector, dx, dy] = act.drag, { x, y, width, height } = await page.locator(selector).first().boundingBox(), cdp = await page.context().newCDPSession(page)
+      const finger = (type, ...at) => cdp.send('Input.dispatchTouchEvent', { type, touchPoints: at.map(k => ({ x: x + width / 2 + k * dx, y: y + height / 2 + k * dy })) })
+      await finger('touchStart', 0)
+      for (let k = 1; k <= 10; k++) await finger('touchMove', k / 10)
+      await finger('touchEnd')
+    }
     if (act.click) await page.locator(act.click).first().click()
     // two frames: what is drawn on the next frame is drawn
     await page.evaluate(() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done))))

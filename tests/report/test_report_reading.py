@@ -473,6 +473,22 @@ def test_every_way_to_score_a_seam_has_a_russian_name() -> None:
     assert lacking == []
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_finger_drags_the_map_and_not_the_page(tmp_path: Path) -> None:
+    file = tmp_path / "r.html"
+    traces = corpus(6, RUN)
+    write_report(file, traces, RUN, woven=build(token_corpus(traces)))
+    drawn = """(c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]
+      .reduce((sum, v, i) => (31 * sum + (i % 97 ? 0 : v)) % 1000003, 0))(document.querySelectorAll('.mapbox canvas')[1])"""
+    drag = {"drag": [".mapbox", 60, -200]}
+    before, after, scrolled = act(
+        file, "map", tell(drawn), drag, tell(drawn), tell("scrollY"), size=[800, 900], touch=True
+    )
+    assert before != after
+    assert scrolled == 0
+
+
 def test_blanks_go_where_they_part_nothing_and_stay_in_texts_and_between_words() -> None:
     code = (
         'const a = `x = ${b ? `{ ${c + 1} }` : " = "} ;`, r = /[ /] + "/ , s = \'a  b\';\nreturn a + +b - -c / d / e;\n'

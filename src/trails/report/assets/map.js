@@ -69,7 +69,7 @@ views.map = () => {
     move = (dx, dy) => { ox += dx; oy += dy; ask(); };
   on(box, "wheel", (e) => { e.preventDefault(); zoom(Math.exp(-e.deltaY / 500), [e.offsetX, e.offsetY]); });
   on(box, "pointerdown", (e) => { box.setPointerCapture(e.pointerId); drag = true; });
-  on(box, "pointerup", () => drag = false);
+  on(box, "lostpointercapture", () => drag = false);
   on(box, "pointermove", (e) => {
     if (drag) { move(2 * e.movementX / w, -2 * e.movementY / tall); return; }
     let best = -1, near = 100;
