@@ -73,9 +73,16 @@ def test_a_zone_of_the_home_replaces_that_of_trails(home: Path, tmp_path: Path) 
     zones.write_text('[mine]\nexpression = "unstable"\n[unstable]\nexpression = "NOT mine"\n', "utf-8")
     with pytest.raises(InputError, match="in a circle: unstable → mine → unstable"):
         run("stellator", "check", str(file), "--home", str(home), "--zones", str(zones))
-    zones.write_text('[mine]\nexpression = "entropy >"\n', "utf-8")
-    with pytest.raises(InputError, match=r"zones\.toml: zone mine:1:17: "):
+    zones.write_text(
+        '[mine]\nexpression = "entropy >"\n[other]\nexpression = """role = BUT |\nrank > 90q"""\n'
+        '[third]\nexpression = """role = BUT |\nrank > q90"""\n',
+        "utf-8",
+    )
+    with pytest.raises(InputError) as raised:
         run("stellator", "check", str(file), "--home", str(home), "--zones", str(zones))
+    one, two = raised.value.lines
+    assert one.startswith(f"{zones}: zone 'mine', column 10 of its expression: ")
+    assert two == f"{zones}: zone 'other', column 23 of its expression: 90q is no percentile. Write q90."
     zones.write_text("[mine\n", "utf-8")
     with pytest.raises(InputError, match="not TOML"):
         run("stellator", "check", str(file), "--home", str(home), "--zones", str(zones))
@@ -126,7 +133,10 @@ def test_check_refuses_what_means_nothing(tmp_path: Path, zone: str, words: str)
             '[ZONE: all]\nSELECT → "roles:BAT"',
             "2:1: selection 'roles:BAT': role 'BAT' does not exist. Did you mean BUT?",
         ),
-        ("[ZONE: effect = collapse]", "1:8: effect 'collapse' does not exist. There are: logit-collapse"),
+        (
+            "[ZONE: effect = collapse]",
+            "1:8: effect 'collapse' does not exist. Did you mean logit-collapse?",
+        ),
     ],
 )
 def test_every_refusal_names_the_line_of_the_block(home: Path, tmp_path: Path, text: str, words: str) -> None:

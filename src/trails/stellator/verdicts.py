@@ -188,7 +188,7 @@ def _told(judged: Iterable[Judged]) -> Iterable[str]:
 def counts_told(counts: Mapping[str, int]) -> str:
     """Counts of verdicts in words, claims apart from selections; lines of training are in neither."""
     claims, selections = (
-        ", ".join(f"{counts[verdict]} {verdict}" for verdict in group) for group in (CLAIMS, SELECTIONS)
+        ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in group) for group in (CLAIMS, SELECTIONS)
     )
     return f"claims: {claims}; selections: {selections}"
 

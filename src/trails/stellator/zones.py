@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from trails.errors import InputError
-from trails.stellator.faults import Faults
+from trails.errors import FaultsError, InputError
+from trails.stellator.faults import Faults, StellatorError
 from trails.stellator.language import Block, Condition, Expression, Joined, Not, Place, ZoneName
 from trails.stellator.parsing import parse
 
@@ -32,7 +32,7 @@ class Zone:
 
 def zones(home: Path | None = None, file: Path | None = None) -> dict[str, Zone]:
     """All zones by name, in lower case; a Russian name is a second key. ``zones.toml`` of the home replaces zones of trails,
-    ``file`` replaces both. Raises InputError for a file that is no TOML, and for an expression that cannot be read.
+    ``file`` replaces both. Raises InputError for a file that is no TOML, and FaultsError for expressions that cannot be read.
     """
     packaged = resources.files("trails.stellator").joinpath(FILE).read_text("utf-8")
     found = _read(packaged, f"trails/stellator/{FILE}")
@@ -52,6 +52,7 @@ def _read(text: str, name: str) -> dict[str, Zone]:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML ({error}).") from None
     found: dict[str, Zone] = {}
+    faults: list[str] = []
     for key, entry in declared.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("expression"), str):
             raise InputError(f'{name}: zone {key!r} needs a line expression = "…", for example "entropy > q90".')
@@ -61,14 +62,25 @@ def _read(text: str, name: str) -> dict[str, Zone]:
                 f"{name}: zone {key!r} may hold expression, meaning and russian, all of them texts; "
                 f"found {', '.join(unknown) or 'a value that is no text'}."
             )
+        expression = " ".join(entry["expression"].splitlines())
         try:
-            (block,) = parse(f"[ZONE: {entry['expression']}]", f"{name}: zone {key}").blocks
-        except ValueError:
-            raise InputError(f"{name}: zone {key!r} has more than one expression.") from None
+            (block,) = parse(f"{_BEFORE}{expression}]").blocks
+        except StellatorError as error:
+            faults += [
+                f"{name}: zone {key!r}, column {max(fault.column - len(_BEFORE), 1)} of its expression: "
+                f"{fault.message} {fault.hint}".rstrip()
+                for fault in error.faults
+            ]
+            continue
         zone = Zone(key.casefold(), block.zone, entry["expression"], entry.get("meaning", ""), name)
         for one in filter(None, (key, entry.get("russian", ""))):
             found[one.casefold()] = zone
+    if faults:
+        raise FaultsError(name, faults)
     return found
+
+
+_BEFORE = "[ZONE: "
 
 
 def resolved(block: Block, known: Mapping[str, Zone], faults: Faults | None = None) -> Expression | None:
