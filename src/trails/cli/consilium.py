@@ -50,7 +50,8 @@ def command(
     """Measure the input of FILE with every member (model) that it lists, one after another, and report on what
     they agree.
 
-    A member that fails is reported and the others are kept; the same command again measures only what is missing. FILE is YAML:
+    A member that fails is reported and the others are kept; the same command again measures only what is missing. FILE is YAML;
+    relative paths in it are relative to it:
 
     \b
     input: [chains.jsonl]

@@ -392,10 +392,10 @@ def mutate(file: Path, folder: Path, seed: int, children: int, as_json: bool) ->
     trails genome mutate course.genome.yaml -o genomes --seed 1 --count 4
     """
     from trails.genome.model import load_genome
-    from trails.genome.recombine import Registry, genome_id, values_of
+    from trails.genome.recombine import Registry, genome_id, moved, values_of
     from trails.genome.recombine import mutate as mutated
 
-    values = values_of(load_genome(file)[0])
+    values = moved(values_of(load_genome(file)[0]), file.parent, folder)
     registry = Registry(folder)
     rows: list[list[object]] = []
     seen: set[str] = set()
@@ -429,10 +429,10 @@ def cross(file: Path, other: Path, folder: Path, seed: int, as_json: bool) -> No
     trails genome cross genomes/g1.genome.yaml genomes/g2.genome.yaml -o genomes --seed 3
     """
     from trails.genome.model import load_genome
-    from trails.genome.recombine import Registry, genome_id, values_of
+    from trails.genome.recombine import Registry, genome_id, moved, values_of
     from trails.genome.recombine import cross as crossed
 
-    one, two = (values_of(load_genome(path)[0]) for path in (file, other))
+    one, two = (moved(values_of(load_genome(path)[0]), path.parent, folder) for path in (file, other))
     child = crossed(one, two, seed)
     name = Registry(folder).add(child, operation="cross", parents=[genome_id(one), genome_id(two)], seed=seed)
     rows = [[name, "cross", seed, str(folder / f"{name}.genome.yaml")]]

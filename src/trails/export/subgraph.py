@@ -43,6 +43,7 @@ import numpy as np
 from trails.errors import QueryError, UsageError, WritingQueryError
 from trails.export.words import not_known, role_named
 from trails.platform.arrays import Keys
+from trails.platform.files import path_from
 from trails.platform.text import agreeing, counted
 from trails.schema import stable_hash, stable_hash_of, step_key
 from trails.store.base import GraphStore
@@ -370,6 +371,12 @@ def _asked(text: str, store: GraphStore, traces: TraceStore) -> Selection:
             raise UsageError(f"selection {text!r} cannot be read: {error.strerror}.") from None
         return _statement(text, statement, {}, store)
     return _statement(text, text, {}, store)
+
+
+def beside(selection: str, folder: Path) -> str:
+    """A selection that a file in ``folder`` gives: the path of a ``FILE.cypher`` is relative to that folder."""
+    text = selection.strip()
+    return str(path_from(text, folder)) if text.endswith(".cypher") else selection
 
 
 def is_selection(text: str) -> bool:

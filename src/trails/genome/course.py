@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from trails.analyses.statistics import generator
 from trails.errors import InputError, TrailsError, UsageError
-from trails.export.subgraph import Part
+from trails.export.subgraph import Part, beside
 from trails.genome.gaps import Withheld, withhold
 from trails.genome.initiation import first_mismatches
 from trails.genome.model import ROLES, Book, Genome, fault_at, gaps_of
@@ -29,6 +29,7 @@ from trails.genome.scenes import MATCH, Placed, authored, match_scenes, scene_id
 from trails.genome.shelf import Int64, Shelf, first_lines
 from trails.genome.source import Document, Fault, GenomeError
 from trails.platform.columns import let_go, parked
+from trails.platform.files import path_from
 from trails.platform.memory import return_large_blocks
 from trails.platform.text import agreeing, counted, percent
 
@@ -197,7 +198,7 @@ class _Builder:
     def chains_of(self, path: Where, book: Book) -> tuple[Int64, dict[int, Part]]:
         none = np.zeros(0, np.int64)
         if book.file:
-            at = self.folder / book.file
+            at = path_from(book.file, self.folder)
             try:
                 if at.exists() and not (at.is_file() or at.is_dir()):
                     raise InputError(f"{at} is neither a file nor a folder")  # reading a pipe would wait for ever
@@ -216,7 +217,7 @@ class _Builder:
                 )
             return rows, {}
         try:
-            return self.shelf.select(book.select)
+            return self.shelf.select(beside(book.select, self.folder))
         except TrailsError as error:
             self.fault((*path, "select"), f"an empty book: {first_lines(error)}", "list what there is: trails chains")
             return none, {}
@@ -232,7 +233,7 @@ class _Builder:
             if not text:
                 continue
             try:
-                claims.append((("roles", name), number, self.shelf.select(text)[0]))
+                claims.append((("roles", name), number, self.shelf.select(beside(text, self.folder))[0]))
             except TrailsError as error:
                 self.fault(
                     ("roles", name), f"the role {name} holds nothing: {first_lines(error)}", "select other chains"
@@ -304,7 +305,7 @@ class _Builder:
         found: list[Withheld] = []
         for path, gap in gaps_of(self.genome):
             try:
-                selected = self.shelf.select(gap.withhold)
+                selected = self.shelf.select(beside(gap.withhold, self.folder))
             except TrailsError as error:
                 self.fault(
                     (*path, "withhold"), f"nothing to withhold: {first_lines(error)}", "select other chains or steps"

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from trails.errors import UsageError
 from trails.genome.model import Genome, parse_genome
-from trails.platform.files import text_lines
+from trails.platform.files import path_from, text_lines
 from trails.schema import stable_hash
 
 Values = dict[str, Any]
@@ -28,6 +28,34 @@ Values = dict[str, Any]
 def values_of(genome: Genome) -> Values:
     """A genome as plain values, without what it leaves at its default."""
     return dict(genome.model_dump(mode="json", exclude_defaults=True))
+
+
+def moved(values: Values, folder: Path, to: Path) -> Values:
+    """A genome of a file in ``folder`` as one of a file in ``to``: the paths in it, which are relative to the file, lead to the
+    same places from there."""
+    found = deepcopy(values)
+
+    def path(name: str) -> str:
+        if Path(name).expanduser().is_absolute():
+            return name
+        return os.path.relpath(path_from(name, folder).resolve(), to.resolve())
+
+    def selection(text: str) -> str:
+        return path(text.strip()) if text.strip().endswith(".cypher") else text
+
+    for stage in found["stages"]:
+        for section in stage.get("sections", ()):
+            section["books"] = [
+                book
+                | ({"file": path(book["file"])} if book.get("file") else {})
+                | ({"select": selection(book["select"])} if book.get("select") else {})
+                for book in section["books"]
+            ]
+        for gap in (*([stage["gap"]] if stage.get("gap") else ()), *stage.get("gaps", ())):
+            gap["withhold"] = selection(gap["withhold"])
+    if found.get("roles"):
+        found["roles"] = {name: selection(text) for name, text in found["roles"].items()}
+    return found
 
 
 def text_of(values: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from trails.errors import MissingPackageError, ModelError
 from trails.measure.compiled import Compile
 from trails.measure.huggingface import HuggingFaceScorer
 from trails.measure.packaged import MODEL_ID, cache_folder, packaged_model, quiet
-from trails.measure.remembered import COMMIT, remember, remember_folder
+from trails.measure.remembered import COMMIT, one_name, remember, remember_folder
 from trails.measure.tokens import ControlTokens
 from trails.platform.files import lacking, refused
 from trails.platform.text import counted
@@ -53,7 +53,7 @@ def load_scorer(
         "trust_remote_code": trust_remote_code,
     }
     target = choose_device(device)
-    if model in ("", MODEL_ID):
+    if one_name(model) == MODEL_ID:
         folder, name = packaged_model(), MODEL_ID
     elif _is_path(model):
         folder = Path(model).expanduser()
@@ -110,7 +110,7 @@ def load_scorer(
         window=window,
     )
     remember(scorer.run.id, model, options, folder)
-    if _is_path(model):
+    if name != MODEL_ID and _is_path(model):
         remember_folder(name, identity, folder)
     return scorer
 

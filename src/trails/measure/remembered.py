@@ -27,6 +27,17 @@ _LIBRARIES = ("trails", "transformers", "tokenizers", "torch", "peft")
 _HUB_SECONDS = 10.0
 
 
+def one_name(model: str) -> str:
+    """The one spelling of a model: that of the packaged one for no name and for its folder, the whole path of another folder,
+    else the name as it is."""
+    if model in ("", MODEL_ID):
+        return MODEL_ID
+    if not (local := Path(model).expanduser()).exists():
+        return model
+    place = local.resolve()
+    return MODEL_ID if place == converted_folder().resolve() else str(place)
+
+
 def folder_of(model: str, revision: str | None = None) -> Path | None:
     """The folder that opening ``model`` would read: of the packaged model, of a local one, or the snapshot in the hub's cache.
     None where it is not there, or where only downloading would tell.
@@ -34,7 +45,7 @@ def folder_of(model: str, revision: str | None = None) -> Path | None:
     A branch of the hub moves, so the hub is asked for its commit, which is one small request; offline, and where the hub
     cannot be reached, what the cache holds is what would be opened.
     """
-    if model in ("", MODEL_ID):
+    if one_name(model) == MODEL_ID:
         folder: Path | None = converted_folder()
     elif (local := Path(model).expanduser()).exists():
         folder = local

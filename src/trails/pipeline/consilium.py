@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from trails.analyses.agreement import Agreement, By, Taken, agreement, member
 from trails.config import Settings
 from trails.errors import TrailsError, UsageError
 from trails.measure.base import Scorer
+from trails.measure.remembered import one_name
 from trails.pipeline.measuring import IngestOptions, IngestSummary, ingest
 from trails.pipeline.members import read_members
 from trails.pipeline.opened import OpenHome
@@ -48,9 +49,12 @@ def ingest_many(
     """
     if any(str(path) == "-" for path in paths):
         raise UsageError("standard input can be read once, and several models were given. Put it into a file.")
-    if twice := sorted({model for model in models if models.count(model) > 1}):
-        raise UsageError(f"model {twice[0]} was given twice. Name every member once.")
-    found = []
+    names = [one_name(model) for model in models]
+    if twice := next((n for n, name in enumerate(names) if name in names[:n]), None):
+        first = models[names.index(names[twice])]
+        other = "" if first == models[twice] else f", as {first}, too"
+        raise UsageError(f"model {models[twice]} was given twice{other}. Name every member once.")
+    found: list[Taking] = []
     for model in models:
         own = settings.model_copy(update={"model": model})
         try:
@@ -62,7 +66,7 @@ def ingest_many(
                 known_run=known_run(own),
                 progress=progress,
             )
-            found.append(Taking(model, summary, None))
+            found.append(_apart(Taking(model, summary, None), found))
         except TrailsError as error:
             found.append(Taking(model, None, error))
     return found
@@ -82,8 +86,8 @@ def take(
     ``make_scorer`` opens the model of its settings with what else the member says. Raises InputError for a wrong file, before
     anything is measured.
     """
-    inputs, members = read_members(file)
-    found = []
+    inputs, members = read_members(file, settings.dtype)
+    found: list[Taking] = []
     for one in members:
         given = dict(one.given)
         own = settings.model_copy(
@@ -91,12 +95,24 @@ def take(
         )
         try:
             summary = ingest(inputs, own, options, make_scorer=partial(make_scorer, own, given), progress=progress)
-            if one.name:
+            taken = _apart(Taking(one.said, summary, None), found)
+            if one.name and taken.summary is not None:
                 rename_run(summary.run, one.name, own)
-            found.append(Taking(one.said, summary, None))
+            found.append(taken)
         except TrailsError as error:
             found.append(Taking(one.said, None, error))
     return found
+
+
+def _apart(taken: Taking, before: Sequence[Taking]) -> Taking:
+    """The member, or its error where it is one that was measured before: only the loaded model tells that two names, or a
+    default and what it stands for, are the same instrument."""
+    assert taken.summary is not None
+    for other in before:
+        if other.summary is not None and other.summary.run == taken.summary.run:
+            said = f"its run {taken.summary.run} is that of member {other.model}: the same instrument. Name every member once"
+            return Taking(taken.model, None, UsageError(said))
+    return taken
 
 
 def agree(
@@ -117,6 +133,15 @@ def agree(
     chosen = [run_of(known, name) for name in runs] or [run for run in known.values() if not run.intervention]
     if len({run.id for run in chosen}) < len(chosen):
         raise UsageError(f"a run was named twice: {', '.join(runs)}. Name every member once.")
+    alike: dict[str, Run] = {}
+    for run in chosen:
+        # the name of a model is part of its run, and says nothing of its numbers
+        other = alike.setdefault(replace(run, model="").id, run)
+        if other is not run:
+            raise UsageError(
+                f"runs {other.id} ({other.model}) and {run.id} ({run.model}) are of the same weights under two names, so they "
+                "are one member. Name the runs to compare, one of the two left out: trails agreement --runs RUN,RUN"
+            )
     members = [member(run.id, _name(run), home.traces(run.id), measure) for run in chosen]
     texts: dict[str, str] = {}
     for table in home.shards.tables(["chain", "text"]):

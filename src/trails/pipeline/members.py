@@ -10,7 +10,7 @@
         dtype: bfloat16
         bos: never
 
-YAML as ``ruamel.yaml`` reads it, safely: no tags, no anchors. Paths are those of where the command runs.
+YAML as ``ruamel.yaml`` reads it, safely: no tags, no anchors. Paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 
 from trails.errors import InputError
 from trails.genome.source import bounded_events
-from trails.platform.files import first_bytes
+from trails.measure.remembered import one_name
+from trails.platform.files import first_bytes, path_from
 
 MAX_BYTES = 1_000_000
 
@@ -35,6 +36,16 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "attention": ("sdpa", "eager"),
     "control_tokens": ("token", "text", "refuse"),
 }
+_DEFAULTS = {
+    "bos": "auto",
+    "template": "plain",
+    "window": "refuse",
+    "attention": "sdpa",
+    "control_tokens": "token",
+    "think": False,
+    "trust_remote_code": False,
+}
+"""What a member measures with where it says nothing; the number format is that of the settings."""
 _TEXTS = ("model", "adapter", "name", "device", "revision")
 _FLAGS = ("think", "trust_remote_code")
 KEYS = (*_TEXTS, *_CHOICES, *_FLAGS)
@@ -43,31 +54,36 @@ KEYS = (*_TEXTS, *_CHOICES, *_FLAGS)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A member of the file: its model, its name (empty: none), and what else it says."""
+    """A member of the file: its model, its name (empty: none), what else it says, and its model as the file writes it."""
 
     model: str
     name: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
+    written: str = ""
 
     @property
     def measures(self) -> tuple[str, dict[str, str]]:
-        """What its run is of: a folder is the same however its path is written."""
-
-        def place(value: object) -> str:
-            return str(Path(str(value)).resolve()) if Path(str(value)).exists() else str(value)
-
-        return place(self.model), {key: place(value) for key, value in self.given.items()}
+        """What decides its run, as far as it is known before the model is loaded: a folder is the same however its path is
+        written, a default the same as nothing, and the device changes no number."""
+        given = {
+            key: str(value) for key, value in self.given.items() if key != "device" and value != _DEFAULTS.get(key)
+        }
+        if "adapter" in given:
+            given["adapter"] = str(Path(given["adapter"]).resolve())
+        return one_name(self.model), given
 
     @property
     def said(self) -> str:
         """What a message calls it."""
         more = ", ".join(f"{key} {value}" for key, value in self.given.items())
-        return self.name or (f"{self.model} ({more})" if more else self.model)
+        model = self.written or self.model
+        return self.name or (f"{model} ({more})" if more else model)
 
 
-def read_members(file: Path) -> tuple[list[str], list[Listed]]:
-    """The inputs and the members of a file. Raises InputError ``FILE:LINE``: for a file that is missing, no YAML, or that uses
-    tags, anchors or keys that mean nothing, for a value that is none of its choices, and for a member that is there twice.
+def read_members(file: Path, dtype: str = "float32") -> tuple[list[str], list[Listed]]:
+    """The inputs and the members of a file, whose paths are relative to it; ``dtype`` is the number format of a member that
+    names none. Raises InputError ``FILE:LINE``: for a file that is missing, no YAML, or that uses tags, anchors or keys that
+    mean nothing, for a value that is none of its choices, and for a member that is there twice.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -112,14 +128,20 @@ def read_members(file: Path) -> tuple[list[str], list[Listed]]:
     members: list[Listed] = []
     for number, row in enumerate(rows):
         place = f"{file}:{_item(rows, number)}"
-        members.append(_member(row, place))
+        members.append(_member(row, place, file.parent))
+        own = _with_format(members[-1], dtype)
         for before, other in enumerate(members[:-1]):
-            if other.measures == members[-1].measures or (other.name and other.name == members[-1].name):
+            if _with_format(other, dtype) == own or (other.name and other.name == members[-1].name):
                 raise InputError(
                     f"{place}: member {members[-1].said} is there already, in line {_item(rows, before)} as {other.said}. Name "
                     "every member once."
                 )
-    return [str(one) for one in inputs], members
+    return [one if one == "-" else str(path_from(one, file.parent)) for one in inputs], members
+
+
+def _with_format(member: Listed, dtype: str) -> tuple[str, dict[str, str]]:
+    model, given = member.measures
+    return model, {"dtype": dtype} | given
 
 
 def _line(mapping: Any, key: str) -> int:
@@ -133,9 +155,15 @@ def _item(rows: Any, number: int) -> int:
     return int(rows.lc.item(number)[0]) + 1
 
 
-def _member(row: Any, place: str) -> Listed:
+def _model(name: str, folder: Path) -> str:
+    """A model as it is opened: a folder beside the file, or the name as it is."""
+    local = path_from(name, folder)
+    return str(local) if name.startswith((".", "/", "~")) or local.exists() else name
+
+
+def _member(row: Any, place: str, folder: Path) -> Listed:
     if isinstance(row, str):
-        return Listed(row)
+        return Listed(_model(row, folder), written=row)
     if not isinstance(row, dict) or not isinstance(row.get("model"), str) or not row["model"]:
         raise InputError(f"{place}: a member is the name of a model, or a mapping with model.")
     given: dict[str, Any] = {}
@@ -154,5 +182,5 @@ def _member(row: Any, place: str) -> Listed:
         if isinstance(value, str) and not value.isprintable():
             raise InputError(f"{where}: {key} {value!r} holds a character that cannot be printed. Write another one.")
         if key not in ("model", "name"):
-            given[key] = Path(value) if key == "adapter" else bool(value) if key in _FLAGS else str(value)
-    return Listed(str(row["model"]), str(row.get("name", "")), given)
+            given[key] = path_from(value, folder) if key == "adapter" else bool(value) if key in _FLAGS else str(value)
+    return Listed(_model(str(row["model"]), folder), str(row.get("name", "")), given, str(row["model"]))

@@ -15,7 +15,7 @@ from trails.errors import UsageError
 from trails.genome.compile import export_course
 from trails.genome.course import compile_course
 from trails.genome.model import load_genome, parse_genome
-from trails.genome.recombine import Registry, Values, genome_id, search, text_of, values_of
+from trails.genome.recombine import Registry, Values, genome_id, moved, search, text_of, values_of
 from trails.genome.shelf import Shelf
 from trails.pipeline.courses import open_shelf
 from trails.platform.text import counted
@@ -163,7 +163,7 @@ def search_genome(
             chosen = shelf.arranged(rows, "shuffled", objective.seed)[: objective.rows].tolist()
             _apart(name, {shelf.id(row) for row in chosen if row in held}, f"the course of {path}")
         on_stage("loading the model")
-        measure = Measured(settings, shelf, path.parent, objective)
+        measure = Measured(settings, shelf, folder, objective)
         number = 0
 
         def told(values: Values) -> float:
@@ -173,4 +173,11 @@ def search_genome(
             on_stage(f"measured {number} of at most {2 * budget + 1}: {genome_id(values)} {value:+.4f} nats per token")
             return value
 
-        return search(values_of(genome), told, registry, budget=budget, seed=seed, settings=objective.key)
+        return search(
+            moved(values_of(genome), path.parent, folder),
+            told,
+            registry,
+            budget=budget,
+            seed=seed,
+            settings=objective.key,
+        )

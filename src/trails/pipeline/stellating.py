@@ -17,7 +17,7 @@ from trails.analyses.report import Report, ReportTable
 from trails.analyses.whitening import Whitening
 from trails.errors import InputError, QueryError, TrailsError, UsageError
 from trails.export import ExportOptions, parse_layers
-from trails.export.subgraph import MAX_ROWS, TIMEOUT_S, Part, Selection, merge_spans, select_statement
+from trails.export.subgraph import MAX_ROWS, TIMEOUT_S, Part, Selection, beside, merge_spans, select_statement
 from trails.measure.base import Scorer
 from trails.pipeline.opened import OpenHome
 from trails.pipeline.whitening import whitening_of
@@ -54,13 +54,13 @@ def compiled(home: OpenHome, file: Path, *, more_zones: Path | None = None, run:
         of,
         traces=lambda: home.traces(of.id),
         known=zones_of(home, more_zones),
-        lookups=_lookups(home, of.id),
+        lookups=_lookups(home, of.id, file.parent),
         file=str(file),
     )
 
 
-def _lookups(home: OpenHome, run: str) -> Lookups:
-    """What a block asks the home while it is compiled."""
+def _lookups(home: OpenHome, run: str, folder: Path) -> Lookups:
+    """What a block of a file in ``folder`` asks the home while it is compiled."""
     texts: list[str] = []
 
     def masked(text: str) -> list[str]:
@@ -70,7 +70,7 @@ def _lookups(home: OpenHome, run: str) -> Lookups:
         return masked_texts(texts, text)
 
     def subgraph(text: str) -> Places:
-        found = home.select(text)
+        found = home.select(beside(text, folder))
         if found.parts is None:
             return Places(tuple(sorted(home.shards.done(run))))
         parts = [found.parts[chain] for chain in sorted(found.parts)]
@@ -116,6 +116,8 @@ def selected(home: OpenHome, one: Compiled, run: str, *, more_zones: Path | None
             raise QueryError(f"{one.place}: block {one.name!r} selects more than {MAX_ROWS:,} places. Narrow its zone.")
         return tuple(str(row[0]) for row in result.rows)
 
+    file = one.place.rsplit(":", 2)[0]
+
     def block(**changes: Any) -> Compiled:
         return compile_block(
             one.name,
@@ -123,8 +125,8 @@ def selected(home: OpenHome, one: Compiled, run: str, *, more_zones: Path | None
             known=known,
             run=run,
             quantile=quantile,
-            lookups=_lookups(home, run),
-            file=one.place.rsplit(":", 2)[0],
+            lookups=_lookups(home, run, Path(file).parent),
+            file=file,
         )
 
     known = zones_of(home, more_zones)

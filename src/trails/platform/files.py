@@ -167,6 +167,12 @@ def first_bytes(path: Path, most: int) -> bytes:
         return file.read(most)
 
 
+def path_from(name: str, folder: Path) -> Path:
+    """A path that a file in ``folder`` names: relative to that folder, wherever the command runs; absolute, or below the user's
+    own folder (``~``), as it is."""
+    return folder / Path(name).expanduser()
+
+
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines of a text in UTF-8 with their numbers, from 1. Raises InputError that names the line for other bytes; OSError."""
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
