@@ -265,7 +265,7 @@ class BarProgress:
         self._tokens = self._done = self._total = self._in_all = 0
         self._began = 0.0
         self._first: tuple[float, int, int] | None = None  # seconds, units and tokens when the first piece was done
-        self._ends: float | None = None  # seconds at which the work ends, as it was told
+        self._told: tuple[float, float] | None = None  # at how many seconds, and how many it would take from there
 
     def __enter__(self) -> BarProgress:
         """Drawing starts with the first piece of work."""
@@ -287,7 +287,7 @@ class BarProgress:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(task, total=total, speed="")
         self._tokens, self._done, self._total, self._in_all = 0, 0, total, tokens
-        self._ends = None
+        self._told = None
         self._began, self._first = self._clock(), None
 
     def advance(self, amount: int, *, tokens: int = 0, shown: str = "") -> None:
@@ -309,9 +309,9 @@ class BarProgress:
             in_all = self._in_all or tokens * self._total / done
             share = (self._in_all - self._tokens) / tokens if self._in_all else (self._total - self._done) / done
             left = since * share
-            right = self._ends is not None and 1 / _WRONG < left / max(self._ends - seconds, 1.0) < _WRONG
+            right = self._told is not None and 1 / _WRONG < (seconds - self._told[0] + left) / self._told[1] < _WRONG
             if not right and (line := _estimate(tokens, in_all, left, since)) is not None:
-                self._ends = seconds + left
+                self._told = seconds, left
                 err.print(line)
 
     def note(self, message: str) -> None:
