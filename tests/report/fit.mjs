@@ -36,6 +36,8 @@ try {
           lines: await page.evaluate(() => Math.max(0, ...[...document.querySelectorAll('#detail dd')].map(d => d.getClientRects().length && d.offsetHeight / parseFloat(getComputedStyle(d).lineHeight)))),
           // the panel of a token lies on nothing (a telephone has no room beside the strip)
           covered: await page.evaluate(() => { const a = document.querySelector('aside')?.getBoundingClientRect(); return !a || innerWidth < 600 ? [] : [...document.querySelectorAll('main section')].filter(e => { const b = e.getBoundingClientRect(); return b.left < a.right - 1 && a.left < b.right - 1 && b.top < a.bottom - 1 && a.top < b.bottom - 1 }).map(e => e.innerText.slice(0, 60)) }),
+          // a table that is wider than its place has its rows as blocks
+          wide: await page.evaluate(() => Math.max(0, ...[...document.querySelectorAll('.list')].map(e => e.scrollWidth - e.clientWidth))),
           // the arcs are as tall as the rows that they lead to
           arcs: await page.evaluate(() => { const g = document.querySelector('.steps svg'); return g ? g.height.baseVal.value - document.querySelector('.steps table').offsetHeight : 0 }),
           // colours of tokens stay where the system takes colours away

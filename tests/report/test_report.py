@@ -788,6 +788,7 @@ def test_a_page_fits_every_width_language_theme_and_paper(tmp_path: Path) -> Non
     for one in seen["sizes"]:
         assert one["out"] <= 0, one
         assert not one["objects"], one
+        assert one["wide"] <= 0, one
         assert one["lines"] < 1.9, one
         if one["name"] == "chain":
             assert one["colours"] > 5, one

@@ -1,9 +1,9 @@
 // The map of states: points and lines by WebGL2, labels and a followed chain on a canvas above. A part of page.js.
 views.map = () => {
-  const M = D.map, T = [], [N, S, E, W] = ["n_chains", "start", "end", "count"].map((k) => array(M[k])), [X, Y] = ["x", "y"].map((k) => array(M[k]).map((v) => v / 32.767 - 1)), gl = h("canvas", { id: "gl" }), top = h("canvas"), box = h("div.mapbox", { tabIndex: 0, role: "group", ariaLabel: t`map` }, gl, top),
+  const M = D.map, T = [], chains = D.chains.filter((c) => M.paths[c.id]), [N, S, E, W] = ["n_chains", "start", "end", "count"].map((k) => array(M[k])), [X, Y] = ["x", "y"].map((k) => array(M[k]).map((v) => v / 32.767 - 1)), gl = h("canvas", { id: "gl" }), top = h("canvas"), box = h("div.mapbox", { tabIndex: 0, role: "group", ariaLabel: t`map` }, gl, top),
     find = h("input", { type: "search", placeholder: t`search`, ariaLabel: t`search`, id: "find" }), next = h("button", { id: "next", type: "button", disabled: true }, t`next`), info = h("span.small"), label = (i) => shown(T[i] || ""),
-    follow = h("select", { id: "follow", ariaLabel: t`follow` }, option("", `${t`follow`}: ${t`none`}`), D.chains.filter((c) => M.paths[c.id]).map((c) => option(c.id, `${c.source} ${c.source_id}`)));
-  for (const c of D.chains) if (M.paths[c.id]) array(M.paths[c.id]).forEach((s, i) => T[s] ??= c.pieces.slice(max(0, i + 1 - M.k), i + 1).join(""));
+    follow = h("select", { id: "follow", ariaLabel: t`follow` }, option("", `${t`follow`}: ${t`none`}`), chains.map((c) => option(c.id, `${c.source} ${c.source_id}`)));
+  for (const c of chains) array(M.paths[c.id]).forEach((s, i) => T[s] ??= c.pieces.slice(max(0, i + 1 - M.k), i + 1).join(""));
   set(T, M.text);
   show("wide", section(t`map`, small(said(M.verdict)), small(t`maphelp`), h("div.bar", find, next, follow, info), box),
     section(t`meets`, M.meets[0] ? table([t`text`, t`length`, t`inchains`, t`chains`, ""], M.meets.map((m) => [own(m.text.trim() ? m.text : visible(m.text)), m.n_tokens, m.n_chains, h("span", m.chains.map(([id, at]) => [link(id, id.slice(0, 8), at), " "]), m.n_chains > m.chains.length && "…"), m.state >= 0 && h("button", { type: "button", onclick: () => { seek([m.state]); box.scrollIntoView({ block: "center" }); } }, t`onmap`)])) : small(t`nomeets`), M.cut && small(said(M.cut))));
@@ -67,7 +67,7 @@ views.map = () => {
   const ask = () => { if (!frame) frame = requestAnimationFrame(draw); },
     zoom = (f, [cx, cy]) => { const a = 2 * cx / w - 1, b = 1 - 2 * cy / tall; ox = a - (a - ox) * f; oy = b - (b - oy) * f; zx *= f; zy *= f; ask(); },
     move = (dx, dy) => { ox += dx; oy += dy; ask(); };
-  on(box, "wheel", (e) => { e.preventDefault(); zoom(Math.exp(-e.deltaY / 500), [e.offsetX, e.offsetY]); });
+  on(box, "wheel", (e) => { e.preventDefault(); zoom(exp(-e.deltaY / 500), [e.offsetX, e.offsetY]); });
   on(box, "pointerdown", (e) => { box.setPointerCapture(e.pointerId); drag = true; });
   on(box, "lostpointercapture", () => drag = false);
   on(box, "pointermove", (e) => {

@@ -4,13 +4,13 @@
 // indentation, and the semicolons before a brace.
 (() => {
 let D, bytes, lang = /^ru/i.test(navigator.language || "") ? 1 : 0;
-const { min, max, floor, abs, round } = Math, set = Object.assign, on = (e, ...how) => e.addEventListener(...how),
+const { min, max, floor, abs, round, exp } = Math, doc = document, set = Object.assign, on = (e, ...how) => e.addEventListener(...how),
   ui = { layer: null, minus: false, least: 1, token: -1 },
-  views = {}, $ = (id) => document.getElementById(id), main = $("main"), page = document.documentElement, theme = page.classList,
+  views = {}, $ = (id) => doc.getElementById(id), main = $("main"), page = doc.documentElement, theme = page.classList,
   t = (key) => D.words[key]?.[lang] ?? key;
 // an element: h("td.n", {title: "…"}, kid, …); kids are nodes, texts, lists of them, and what is missing
 function h(name, ...parts) {
-  const [tag, cls] = name.split("."), e = document.createElement(tag);
+  const [tag, cls] = name.split("."), e = doc.createElement(tag);
   if (cls) e.className = cls;
   for (const p of parts.flat(9)) {
     if (p?.constructor === Object) { const { data, ...own } = p; set(e, own); set(e.dataset, data); }
@@ -19,7 +19,7 @@ function h(name, ...parts) {
   return e;
 }
 function svg(tag, attributes, title) {
-  const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  const e = doc.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const k in attributes) e.setAttribute(k, attributes[k]);
   if (title) e.append(/^t/.test(tag) ? title : svg("title", {}, title));
   return e;
@@ -33,6 +33,8 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   option = (value, text, selected) => h("option", { value, selected }, text),
   small = (...kids) => h("p.small dim", ...kids),
   bounds = (e) => e.getBoundingClientRect(), pen = (canvas) => canvas.getContext("2d"),
+  // the chain of an id, where the page has it
+  held = (id) => D.chains.find((c) => c.id === id),
   // to a chain, or to one of its tokens
   link = (id, text, at) => h("a", { href: "#chain/" + id + (at >= 0 ? "/" + at : ""), title: id }, text || id),
   // control characters are shown, never sent
@@ -43,7 +45,7 @@ const show = (cls, ...kids) => { main.className = cls; main.replaceChildren(...k
   own = (s) => h("bdi", shown(s)),
   // a long name without a blank may break behind > and / and behind its first 18 letters, and ids of chains that the page holds, and
   // of their tokens, are links
-  linked = (s) => s.split(/\b(c[0-9a-f]{16}(?:(?::\w{8}:|\/)\d+)?)\b|(?<=[>/]|\w{18})/).map((part = "", i) => { const [id, ...at] = part.split(/[:/]/); return i % 2 && D.chains.some((c) => c.id === id) ? link(id, part, at.pop()) : part && [i > 0 && h("wbr"), shown(part)]; }),
+  linked = (s) => s.split(/\b(c[0-9a-f]{16}(?:(?::\w{8}:|\/)\d+)?)\b|(?<=[>/]|\w{18})/).map((part = "", i) => { const [id, ...at] = part.split(/[:/]/); return i % 2 && held(id) ? link(id, part, at.pop()) : part && [i > 0 && h("wbr"), shown(part)]; }),
   // a text with its numbers and ids; [one|few|many] is the form of a word with the last number before it, or else the first
   fill = (text, slots, at = -1) => text.replace(/[#@]|\[([^\]|]*\|[^\]]*)\]/g, (_, forms) => forms ? forms.split("|")[{ one: 0, many: 2 }[new Intl.PluralRules(page.lang).select(slots[max(at, 0)].replace(/,/g, ""))] ?? 1] : grouped(slots[++at])),
   // thousands stand apart: by a comma in English, by a blank that does not break in Russian
@@ -114,7 +116,7 @@ const FONT = "12px system-ui,sans-serif", SCALARS = ["surprisal", "entropy", "ra
   ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] },
   cache = new Map();
 function chainOf(id) {
-  const c = cache.get(id) || D.chains.find((x) => x.id === id);
+  const c = cache.get(id) || held(id);
   if (!c || c.a) return c;
   const a = {};
   for (const k in c.arrays) a[k] = array(c.arrays[k]);
@@ -204,7 +206,7 @@ views.chain = (id, at) => {
       which = (m) => LAYERED.includes(m) ? `, ${m === ui.measure && ui.layer !== null ? `${t`layer`} ${ui.layer}` : t`mean`}` : "",
       all = measures.flatMap((m) => number(`${t(m)}${which(m)}, ${unit(m)}`, m, m === ui.measure ? v[i] : values(c, m, null, false, i, i + 1)[0], m === "rank" ? 0 : null));
     aside.append(h("p", h("code", own(visible(c.pieces[i]))), h("span.dim small", `  ${t`position`} ${i}${s >= 0 ? ` · ${t`step`} ${s} ${c.steps[s].role}` : ""}`)),
-      h("dl", h("dt", t`p`), h("dd", pct(100 * Math.exp(-c.a.surprisal[i]))), all, after && number(`${t`surprisal`} ${t`after`}`, "after", after[i])));
+      h("dl", h("dt", t`p`), h("dd", pct(100 * exp(-c.a.surprisal[i]))), all, after && number(`${t`surprisal`} ${t`after`}`, "after", after[i])));
     if (top) {
       const k = top.length / c.n, alt = h("div.alt");
       for (let at = i * k; at < (i + 1) * k; at++) if (top[at] >= 0) alt.append(h("bdi", h(top[at] === c.a.token_ids[i] ? "b" : "span", shown(visible(D.pieces[top[at]] ?? "#" + top[at]).replace(/^ /, "␣")))), h("span.small", pct(10 * c.a.top_share[at])));
@@ -298,7 +300,7 @@ function stepsOf(c) {
       gap = g && h("div.gap", `▸ ${t`gap`} ${fmt(g.score, 3)} · `, said(g.worth)),
       shared = mine.slice(0, most).map((o) => h("div.ov", "⟷ ", said(o.said), o.others.map(([id, at]) => [" · ", link(id, id, at)]), o.more > 0 && " · + " + o.more));
     // a repeat of roles is a bracket beside its steps
-    const held = c.overlaps.find((o) => o.kind === "skeleton" && i >= stepOf(c, o.first) && i <= stepOf(c, o.stop - 1)), cls = held ? "tr.held" + (i === stepOf(c, held.first) ? " begins" : "") + (i === stepOf(c, held.stop - 1) ? " ends" : "") : "tr";
+    const role = c.overlaps.find((o) => o.kind === "skeleton" && i >= stepOf(c, o.first) && i <= stepOf(c, o.stop - 1)), cls = role ? "tr.held" + (i === stepOf(c, role.first) ? " begins" : "") + (i === stepOf(c, role.stop - 1) ? " ends" : "") : "tr";
     return h(cls, { data: { step: i } }, h("td.n dim", i), h("td.role" + (s.explicit ? "" : " dim"), { title: t(s.explicit ? "explicit" : "implicit") }, s.role),
       h("td", gap, h("bdi", part(s.start, cut), h("b", part(cut, end)), part(end, s.end)), shared, mine.length > most && h("div.ov dim", "+ " + (mine.length - most))),
       [s.surprisal, ...(both ? [s.after, s.after - s.surprisal] : [])].map((v) => h("td.n", fmt(v, 3))));
@@ -342,7 +344,9 @@ function table(names, rows, words) {
     row = (tag, cells) => h("tr", cells.map((v, i) => h(tag + (numeric[i] ? ".n" : ""), { data: { name: names[i].textContent ?? names[i] } }, v)));
   return h("div.list", h("table", h("thead", row("th", names)), h("tbody", rows.map((r) => row("td", r.map((v, i) => words && typeof v === "string" ? said(v) : words ? cell(v) : cell(v, whole[i])))))));
 }
-const notes = () => D.left_out[0] && h("div", h("h3", t`left`), D.left_out.map((s) => h("p.small", said(s))));
+// a table wider than its place has its rows as blocks of names and values
+const fit = () => main.querySelectorAll(".list").forEach((e) => { e.className = "list"; if (e.scrollWidth > e.clientWidth) e.className += " rows"; }),
+  notes = () => D.left_out[0] && h("div", h("h3", t`left`), D.left_out.map((s) => h("p.small", said(s))));
 /* PARTS */
 // ---- frame -----------------------------------------------------------------------------------------------------------
 function route() {
@@ -355,13 +359,13 @@ function route() {
   page.lang = lang ? "ru" : "en"; $("lang").textContent = t`other`; $("theme").textContent = t(isDark() ? "light" : "dark");
   ui.redraw = ui.whole = null;
   for (const id of ["title", "subtitle"]) $(id).textContent = h("p", said(D[id])).textContent;
-  views[view](chain, at);
+  views[view](chain, at); fit();
   if (main.querySelector("[lang=en]")) main.firstChild.prepend(small(t`english`));
-  document.body.dataset.ready = view;
+  doc.body.dataset.ready = view;
 }
 on($("lang"), "click", () => { lang = 1 - lang; route(); });
 on($("theme"), "click", () => { theme.value = isDark() ? "light" : "dark"; route(); });
-on(window, "resize", () => ui.redraw?.());
+on(window, "resize", () => { ui.redraw?.(); fit(); });
 // paper is light, and holds every token
 let worn;
 on(window, "beforeprint", () => { worn = theme.value; theme.value = "light"; route(); ui.whole?.(); });

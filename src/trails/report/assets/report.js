@@ -21,7 +21,6 @@ views.report = () => {
   if (facts[0]) box.append(h("details", h("summary", t`facts`), table(["", ""], facts.map(([k, v]) => [h("code", k), h("span", cell(v))]))));
   if (D.chains[0]) box.append(h("h2", t`chains`), table(["id", t`text`, t`tokens`], D.chains.map((c) => [c.id, own(c.begins), c.pieces.length])));
   show("wide", box, notes());
-  // a table wider than the page has its rows as blocks of names and values; what is folded has no width until it opens
-  ui.redraw = () => main.querySelectorAll(".list").forEach((e) => { e.classList.remove("rows"); e.classList.toggle("rows", e.scrollWidth > e.clientWidth); });
-  on(box, "toggle", ui.redraw, true); ui.redraw();
+  // what is folded has no width until it opens
+  on(box, "toggle", fit, true);
 };
