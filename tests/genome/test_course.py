@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -536,3 +537,20 @@ def test_the_prompt_of_a_withheld_step_begins_with_the_question_of_its_chain(com
     assert any(asked.values())
     assert all(item["prompt"].startswith(asked[item["chain"]]) for item in items)
     assert all(item["prompt"] == asked[item["chain"]] for item in first)
+
+
+def test_memory_holds_the_rows_of_a_stage_and_no_copy_of_the_course(compiled) -> None:
+    def peak(books: int) -> tuple[int, int]:
+        stages = "".join(
+            f"- name: a{n}\n  sections: [{{name: s{n}, books: [{', '.join(['{select: all, times: 16}'] * books)}]}}]\n"
+            for n in range(4)
+        )
+        tracemalloc.start(1)
+        course = compiled(f"genome: 1\nname: g\nstages:\n{stages}")
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return len(course), most
+
+    (few, low), (many, high) = peak(1), peak(4)
+    assert many == 4 * few
+    assert (high - low) / (many - few) < 20, "bytes a row; a second copy of the rows takes 42"

@@ -470,13 +470,21 @@ class _Builder:
             new = rows
             if number and self.genome.budget.rehearsal and len(rows):
                 rows = self.rehearsed(number, rows, np.concatenate(before))
-            before.append(new)
-            pieces.append(rows)
-        table = np.concatenate(pieces)
-        chain = table["chain"].astype(np.int64)
-        repeated = (
-            Counter(chain[~table["rehearsed"] & (table["scene"] < 0)].tolist()) if len(table) < 10**5 else Counter()
-        )
+            # memory holds the rows of one stage, and below one column of the course
+            held = parked(rows)
+            before.append(held if new is rows else parked(new))
+            pieces.append(held)
+            let_go(held, before[-1])
+        del rows, staged, new
+
+        def column(name: str) -> npt.NDArray[Any]:
+            made = parked(np.concatenate([piece[name] for piece in pieces]))
+            let_go(*pieces, made)
+            return made
+
+        chain = parked(column("chain").astype(np.int64))
+        scene, rehearsed = column("scene"), column("rehearsed")
+        repeated = Counter(chain[~rehearsed & (scene < 0)].tolist()) if len(chain) < 10**5 else Counter()
         twice = sum(count > 1 for count in repeated.values())
         if twice and not any(placed.book.times > 1 for placed in books):
             self.notes.append(f"{twice:,} chain{'s stand' if twice > 1 else ' stands'} in more than one book")
@@ -491,13 +499,13 @@ class _Builder:
             [scene for _, _, scene in scenes],
             gaps,
             self.parts,
-            parked(chain),
-            parked(table["stage"]),
-            parked(table["during"]),
-            parked(table["book"]),
-            parked(table["scene"]),
+            chain,
+            column("stage"),
+            column("during"),
+            column("book"),
+            scene,
             parked(self.role[chain]),
-            parked(table["rehearsed"]),
+            rehearsed,
             parked(tokens[chain]),
             self.notes,
         )
