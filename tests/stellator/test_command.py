@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,29 @@ def test_a_zone_of_the_home_replaces_that_of_trails(home: Path, tmp_path: Path) 
     zones.write_text('[mine]\nexpression = "unstable"\n[unstable]\nexpression = "NOT mine"\n', "utf-8")
     with pytest.raises(InputError, match="in a circle: unstable → mine → unstable"):
         run("stellator", "check", str(file), "--home", str(home), "--zones", str(zones))
+    for leaf, several, told in (
+        # each zone names the next one twice: 2 to the 30th comparisons written out, or none at all
+        ("rank > 3", " & ", "has 512 comparisons"),
+        ("all", " & ", "no error"),
+        ("rank > 3", "", "name each other 40 deep"),
+        ("all", "", "name each other 40 deep"),
+    ):
+        levels = 30 if several else 1_000
+        names = [*(f"z{i}" for i in range(levels)), leaf]
+        lines = [f'[{a}]\nexpression = "{several.join((b, b)) if several else b}"\n' for a, b in pairwise(names)]
+        zones.write_text('[mine]\nexpression = "z0"\n' + "".join(lines), encoding="utf-8")
+        arguments = ["stellator", "check", str(file), "--home", str(home), "--zones", str(zones)]
+        if told == "no error":
+            assert told in run(*arguments).output
+        else:
+            with pytest.raises(InputError, match=told):
+                run(*arguments)
+    zones.write_text("mine = " + "[" * 20_000 + "]" * 20_000, encoding="utf-8")
+    with pytest.raises(InputError, match="nested too deeply"):
+        run(*arguments)
+    zones.write_text("#" * 2_000_001, encoding="utf-8")
+    with pytest.raises(InputError, match="larger than 2,000,000 bytes"):
+        run(*arguments)
     zones.write_text(
         '[mine]\nexpression = "entropy >"\n[other]\nexpression = """role = BUT |\nrank > 90q"""\n'
         '[third]\nexpression = """role = BUT |\nrank > q90"""\n',

@@ -17,7 +17,17 @@ from trails.analyses.whitening import Whitening
 from trails.schema import Trace
 from trails.stellator import compile_program
 from trails.stellator.parsing import parse
-from trails.stellator.verdicts import Instruments, Selected, judge, turning_angles, verdicts, zone_share
+from trails.stellator.verdicts import (
+    Instruments,
+    Selected,
+    _places,
+    _series,
+    judge,
+    span_score,
+    turning_angles,
+    verdicts,
+    zone_share,
+)
 from trails.stellator.zones import zones
 
 RUN = make_run("toy", n_layers=4)
@@ -145,6 +155,47 @@ def test_an_anchor_passes_only_where_the_way_to_it_is_cheaper_than_from_random_s
     assert verdict_of('ANCHOR → "cab"', traces, bridge=lambda *_: math.nan) == "not decidable"
     assert verdict_of('ANCHOR → "cab"', traces) == "not decidable"
     assert verdict_of('ANCHOR → "nowhere"', traces, bridge=cheap) == "not decidable"
+
+
+def test_bridges_from_few_places_decide_nothing() -> None:
+    """Six bridges from two places are no six observations."""
+    traces = corpus()
+    some = {trace.chain.id for trace in traces[:2]}
+
+    def cheap(start: str, _: str) -> float:
+        return 1.0 if start.split(":")[0] in some else 9.0
+
+    (one,) = compile_program(parse('[ZONE: all]\nANCHOR → "cab"'), RUN, traces=list, known=zones())
+    ids = tuple(f"{chain}:4" for chain in sorted(some))
+    report = judge(one, Selected("STEP", ids), Instruments(RUN, lambda: traces, bridge=cheap))
+    (line,) = report.to_arrow("lines").to_pylist()
+    assert line["verdict"] == "not decidable"
+    assert re.search(r"the 6 bridges begin at [12] places?, 5 are needed", line["said"])
+
+
+def test_the_interval_of_a_drift_is_that_of_its_value() -> None:
+    """Chains with unequally many places: the interval is of the mean over places, which it holds."""
+    measured = corpus()
+    ids = []
+    for number, trace in enumerate(measured):
+        ids += [f"{trace.chain.id}:{step}" for step in range(1, len(trace.steps), 2)][: 1 + 3 * (number % 2)]
+    places = _places(Selected("STEP", tuple(ids)), lambda: measured)
+    score, count = span_score(places, "logit_shift", ())
+    assert score is not None
+    assert score.interval is not None
+    assert score.interval[0] <= score.value <= score.interval[1]
+    rows = []
+    for chain in sorted(places.masks):
+        series = _series(places.traces[chain], "logit_shift", ())
+        own = [float(np.nanmean(series[a:b])) for a, b in places.spans(chain)]
+        rows.append((sum(own), len(own)))
+    assert count == sum(n for _, n in rows)
+    assert len({n for _, n in rows}) > 1
+    array = np.array(rows)
+    picks = np.random.default_rng(0).integers(0, len(array), (1000, len(array)))
+    drawn = array[picks].sum(axis=1)
+    expected = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    assert score.interval == pytest.approx(expected)
 
 
 def test_places_without_a_way_are_replaced_until_there_are_bridges_enough_to_decide() -> None:

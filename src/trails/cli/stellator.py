@@ -191,9 +191,9 @@ def compile_(
     for one in found:
         echo(f"// {one.name}")
         for name, value in one.parameters.items():
-            echo(f"// ${name} = {json_text(value)}")
+            echo(f"// ${name} = {json_text(value, None)}")
         echo(one.statement)
-        echo(f"// training: {json_text(one.annotations.record())}")
+        echo(f"// training: {json_text(one.annotations.record(), None)}")
         echo()
 
 

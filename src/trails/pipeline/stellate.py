@@ -526,6 +526,7 @@ def _told(folder: Path) -> list[str]:
         f"{', '.join(map(str, distilled['layers']['beyond_other_chains'])) or 'none'}",
         distilled["response"].get("sentence", f"no response: {distilled['response'].get('withheld')}"),
         f"the block: {reaction['before']['verdict']}",
+        *(note for part in reaction["before"].values() if isinstance(part, dict) for note in part.get("notes", ())),
         reaction["intervention"].get("verdict", f"no intervention: {reaction['intervention'].get('withheld')}"),
         reaction["training"].get("verdict", f"no training: {reaction['training'].get('withheld')}"),
     ]

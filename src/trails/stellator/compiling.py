@@ -47,7 +47,7 @@ from trails.stellator.language import (
     content_text,
     expression_text,
 )
-from trails.stellator.zones import Zone, resolved
+from trails.stellator.zones import MAX_TERMS, Zone, resolved, terms_of, too_large
 from trails.store.rows import transition_values
 
 MEASURES = {prop.name: prop for prop in TRANSITION if prop.name != "run"}
@@ -213,10 +213,10 @@ def compile_block(
     collected = Faults(file) if faults is None else faults
     statement = _Statement(quantile, collected, run, lookups or Lookups())
     zone = resolved(block, known, collected)
-    if (terms := _terms(zone)) > MAX_TERMS:
+    if (terms := terms_of(zone)) > MAX_TERMS:
         collected.add(
             block.place,
-            f"the zone has {terms:,} comparisons (named zones counted in), and {MAX_TERMS} are possible.",
+            too_large("the zone", terms),
             "Split the block, or name several values with commas: source = a, b.",
         )
     where = [] if zone is None else [statement.expression(zone)]
@@ -269,22 +269,6 @@ def compile_block(
         collected.check()
     header = f"{file}:{block.place.line}:{block.place.column}"
     return Compiled(name, block, kind, "\n".join(match), statement.parameters, annotations_of(block), header)
-
-
-MAX_TERMS = 400
-"""Comparisons of a zone: the engine nests an expression 512 deep, one level a comparison."""
-
-
-def _terms(of: Expression | None) -> int:
-    match of:
-        case Not(inner):
-            return _terms(inner)
-        case Joined(_, parts):
-            return sum(map(_terms, parts))
-        case Condition():
-            return 1
-        case _:
-            return 0
 
 
 _KINDS: tuple[Kind, ...] = ("TOKEN", "STEP", "CHAIN")

@@ -123,6 +123,10 @@ class _Places:
         return [n for n, (a, b) in enumerate(self.traces[chain].step_tokens.tolist()) if mask[a:b].any()]
 
 
+KINDS = ("TOKEN", "STEP", "CHAIN")
+"""What a block selects, the finest first."""
+
+
 def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> Report:
     """The report of a block."""
     places = _places(selected, instruments.traces)
@@ -242,8 +246,13 @@ def _judge(
     share: tuple[Score, str] | None,
 ) -> Judged:
     match content:
-        case Select(negated=negated):
-            return _selection(said, selected, share, negated=negated)
+        case Select(kind=kind, negated=negated):
+            judged = _selection(said, selected, share, negated=negated)
+            if negated and KINDS.index(kind) < KINDS.index(selected.kind):
+                # a finer kind than the block's: what it leaves out is the place in the zone, not the tokens of a step
+                tokens = f"a {selected.kind.lower()} that is left keeps all its tokens"
+                judged = replace(judged, said=f"{judged.said}: leaves those out of the zone, and {tokens}")
+            return judged
         case Subgraph():
             return _selection(said, selected, share, negated=False)
         case Drift():
@@ -361,7 +370,7 @@ def span_score(
     chains; with it the number of spans. None where no span has a value or no other span fits."""
     rng = np.random.default_rng(seed)
     values: list[float] = []
-    per_chain: list[float] = []
+    per_chain: list[tuple[float, int]] = []
     null: list[Doubles] = []
     for chain in sorted(places.masks):
         series = _series(places.traces[chain], measure, layers)
@@ -385,7 +394,7 @@ def span_score(
             own.append(float(np.nanmean(part)))
         if own:
             values += own
-            per_chain.append(float(np.mean(own)))
+            per_chain.append((sum(own), len(own)))
     if not values:
         return None, 0
     drawn_means = np.nanmean(np.stack(null), axis=0)
@@ -396,7 +405,9 @@ def span_score(
         how_drawn("draws of as many spans", DRAWS, seed),
     )
     unit = unit or MEASURE[measure].unit
-    score = Score(measure, float(np.mean(values)), unit, (control,), bootstrap(per_chain), how=how_resampled())
+    interval = bootstrap(np.array(per_chain, np.float64), lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()))
+    how = how_resampled("chains (sum over sum)") if interval else ""
+    score = Score(measure, float(np.mean(values)), unit, (control,), interval, how=how)
     return score, len(values)
 
 
@@ -527,6 +538,13 @@ def _anchor(said: str, text: str, places: _Places, instruments: Instruments) -> 
             said,
             "not decidable",
             f"{ahead}; {len(mine)} bridges with a control, {LEAST} are needed ({tried} pairs of places were tried)",
+        )
+    if n_starts < LEAST:
+        return Judged(
+            said,
+            "not decidable",
+            f"{ahead}; the {len(mine)} bridges begin at {counted(n_starts, 'place')}, {LEAST} are needed: bridges from one "
+            "place are not independent",
         )
     gain = bootstrap(mine - theirs)
     score = Score(

@@ -10,11 +10,19 @@ from importlib import resources
 from pathlib import Path
 
 from trails.errors import FaultsError, InputError
+from trails.platform.files import first_bytes
 from trails.stellator.faults import Faults, StellatorError
 from trails.stellator.language import Block, Condition, Expression, Joined, Not, Place, ZoneName
 from trails.stellator.parsing import parse
 
 FILE = "zones.toml"
+MAX_BYTES = 2_000_000
+MAX_TERMS = 400
+"""Comparisons of a zone, named zones counted in: the engine nests an expression 512 deep, one level a comparison."""
+
+MAX_NAMED = 40
+"""Zones that may be named within each other."""
+
 ALL = ("all", "все", "всё")
 """Names that stand for every measured token."""
 
@@ -38,7 +46,10 @@ def zones(home: Path | None = None, file: Path | None = None) -> dict[str, Zone]
     found = _read(packaged, f"trails/stellator/{FILE}")
     for path in ([home / FILE] if home is not None and (home / FILE).is_file() else []) + ([file] if file else []):
         try:
-            found |= _read(path.read_text("utf-8"), str(path))
+            data = first_bytes(path, MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes.")
+            found |= _read(data.decode("utf-8"), str(path))
         except OSError as error:
             raise InputError(f"{path}: zones cannot be read ({error.strerror}).") from None
         except UnicodeDecodeError as error:
@@ -51,6 +62,8 @@ def _read(text: str, name: str) -> dict[str, Zone]:
         declared = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML ({error}).") from None
+    except RecursionError:
+        raise InputError(f"{name}: not TOML (lists or tables are nested too deeply).") from None
     found: dict[str, Zone] = {}
     faults: list[str] = []
     for key, entry in declared.items():
@@ -83,12 +96,17 @@ def _read(text: str, name: str) -> dict[str, Zone]:
 _BEFORE = "[ZONE: "
 
 
+def too_large(zone: str, terms: int) -> str:
+    """What is said of a zone of too many comparisons."""
+    return f"{zone} has {terms:,} comparisons (named zones counted in), and {MAX_TERMS} are possible."
+
+
 def resolved(block: Block, known: Mapping[str, Zone], faults: Faults | None = None) -> Expression | None:
     """The expression of a block's zone without names; None for every token. A name that no file declares, and zones that name
     each other in a circle, go to ``faults``, and their names stay. Without ``faults`` they are raised, as StellatorError.
     """
     collected = Faults("stellator") if faults is None else faults
-    found = _without_names(block.zone, known, collected, (), None)
+    found = _without_names(block.zone, known, collected, (), None, {})
     if faults is None:
         collected.check()
     return found
@@ -107,10 +125,30 @@ def _told(expression: Expression, place: Place, origin: str) -> Expression:
             return expression
 
 
+def terms_of(of: Expression | None) -> int:
+    """Comparisons of an expression; a name that could not be replaced counts as one."""
+    match of:
+        case Not(inner):
+            return terms_of(inner)
+        case Joined(_, parts):
+            return sum(map(terms_of, parts))
+        case Condition() | ZoneName():
+            return 1
+        case _:
+            return 0
+
+
 def _without_names(
-    expression: Expression, known: Mapping[str, Zone], faults: Faults, inside: tuple[str, ...], outer: Place | None
+    expression: Expression,
+    known: Mapping[str, Zone],
+    faults: Faults,
+    inside: tuple[str, ...],
+    outer: Place | None,
+    done: dict[str, Expression | None],
 ) -> Expression | None:
-    """``inside`` are the zones that are being put in place of their names, ``outer`` is where the first of them is named."""
+    """``inside`` are the zones that are being put in place of their names, ``outer`` is where the first of them is named,
+    ``done`` holds every zone that was: one that others name again and again is put together once.
+    """
     match expression:
         case ZoneName(zone, own):
             place = outer or own
@@ -136,13 +174,28 @@ def _without_names(
                 )
                 return expression
             declared = known[zone]
-            of = _without_names(declared.expression, known, faults, (*inside, declared.name), place)
+            if len(inside) >= MAX_NAMED:
+                faults.add(
+                    place,
+                    f"zones of {declared.file} name each other {MAX_NAMED} deep: {' → '.join(inside[:3])} → … → {zone}.",
+                    "Write out one of them.",
+                    declared=True,
+                )
+                return expression
+            if declared.name not in done:
+                of = _without_names(declared.expression, known, faults, (*inside, declared.name), place, done)
+                if (terms := terms_of(of)) > MAX_TERMS:
+                    if not faults.found:  # else what is wrong inside was told
+                        faults.add(place, too_large(f"zone {declared.name!r} of {declared.file}", terms), declared=True)
+                    of = None  # nothing is built on it
+                done[declared.name] = of
+            of = done[declared.name]
             return None if of is None else _told(of, place, f"zone {declared.name!r} of {declared.file}")
         case Not(inner):
-            found = _without_names(inner, known, faults, inside, outer)
+            found = _without_names(inner, known, faults, inside, outer, done)
             return Not(found if found is not None else ZoneName("all"))
         case Joined(sign, several):
-            parts = [_without_names(one, known, faults, inside, outer) for one in several]
+            parts = [_without_names(one, known, faults, inside, outer, done) for one in several]
             if sign == "|" and any(part is None for part in parts):
                 return None
             kept = tuple(part for part in parts if part is not None)
