@@ -3,7 +3,7 @@
 The engine takes a frame of pandas, and asks it for little: its columns, and of each the dtype, the length, which values are
 missing, and the values as a list. pandas makes those lists by way of arrays of its own; here they are made from Arrow's
 buffers, for about half of what a property costs before it reaches the engine (benchmarks/RESULTS.md, ``scale``).
-``tests/store/test_frames.py`` holds the engine to writing the same bytes from both.
+``tests/store/test_arrow_columns.py`` holds the engine to writing the same bytes from both.
 """
 
 from __future__ import annotations
