@@ -47,10 +47,6 @@ def write_vectors(
     """
     of = home.run(run)
     check_output(to)
-    if not of.n_layers:
-        raise UsageError(f"run {of.id} was measured by {of.model}, which has no states. Choose with --run.")
-    if layer is not None and layer > of.n_layers:
-        raise ModelError(f"layer {layer} was asked for, {of.model} has states 0 (embeddings) to {of.n_layers}.")
     if to.suffix != ".json":
         name = shlex.quote(str(to.with_suffix(".pvq.json")))
         raise UsageError(f"{to} ends in {to.suffix!r}, and what is written is a pvq.json. Write: -o {name}")
@@ -72,6 +68,10 @@ def write_vectors(
             chosen[home.names.chain(chain, of.id)] = (step,)
         else:
             chosen[home.names.chain(steps, of.id)] = ()
+    if not of.n_layers:
+        raise UsageError(f"run {of.id} was measured by {of.model}, which has no states. Choose with --run.")
+    if layer is not None and layer > of.n_layers:
+        raise ModelError(f"layer {layer} was asked for, {of.model} has states 0 (embeddings) to {of.n_layers}.")
     by_chain: dict[str, list[tuple[str, str, Floats]]] = {}
     kept: set[int] = set()
     if layer is None and (stored := home.state_layers(of.id, list(chosen))):
