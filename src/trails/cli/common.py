@@ -239,13 +239,13 @@ _ESTIMATE_AFTER = 3.0
 """Seconds of measuring on which the estimate rests."""
 
 _WRONG = 1.5
-"""An estimate that is wrong by this factor is told anew: other programs may have begun or ended."""
+"""When an estimate is off by this factor, a new one is printed: other programs may have started or ended."""
 
 
 class BarProgress:
     """Progress of long work as a bar on stderr with tokens/s and remaining time; only lines where stderr is no terminal, and
     nothing when ``quiet``. Once some seconds were measured, one line says how long the rest takes, and what that rests on;
-    another one where that turns out to be wrong by half.
+    a new one when the first turns out to be off by a factor of :data:`_WRONG`.
     """
 
     def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:

@@ -176,15 +176,15 @@ def markdown(
     single = "One small model; nothing here says that a larger one behaves alike."
     lines += [f"- {experiment.limits}", f"- {several if 'members' in plan else single}", ""]
     lines += _other_rates(elsewhere(experiment, plan, tried))
-    lines += again(experiment.name, plan, commit)
+    lines += again(experiment.name, plan, commit, gpu=any("NVIDIA" in device for device in devices))
     return "\n".join(lines)
 
 
-def again(name: str, plan: Mapping[str, Any], commit: committed.Commit | None) -> list[str]:
+def again(name: str, plan: Mapping[str, Any], commit: committed.Commit | None, *, gpu: bool) -> list[str]:
     """How an experiment is run again, as lines: the code of its plan where the commit is known, the plan, the rows."""
     code = (commit or {}).get("code")
     steps = [f"git checkout {code}"] if code else []
-    steps += [f"{command(name, plan)} {step} --device cuda" for step in ("--register", "--resume")]
+    steps += [f"{command(name, plan)} {step}{' --device cuda' if gpu else ''}" for step in ("--register", "--resume")]
     why = "The first line takes the code of this plan; other code makes another plan." if code else ""
     told = " ".join(filter(None, ("Run it again on [its data](index.md#data).", why)))
     return [told, "", *(f"    {step}" for step in steps), ""]

@@ -286,7 +286,7 @@ def failed(error: Exception, device: torch.device) -> None:
     """Take two passes from now on, and say so."""
     _trusted[device.index or 0] = False
     inner: BaseException = error
-    while (deeper := inner.__cause__ or inner.__context__) is not None:
+    while (deeper := inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)) is not None:
         inner = deeper  # Gluon wraps the reason once for every function that it was compiling
     reason = (str(inner).strip().splitlines() or [type(inner).__name__])[0]
     logger.warning("attention is measured in two passes: the one-pass kernel cannot be used: %s", reason)

@@ -26,10 +26,7 @@ from trails.stellator.compiling import Compiled, Distribution, Lookups, compile_
 from trails.stellator.faults import Faults
 from trails.stellator.language import Place, Program
 from trails.stellator.parsing import parse, read_blocks
-from trails.stellator.zones import Zone, zones
-
-MAX_BYTES = 2_000_000
-"""A larger file is refused: some 40,000 lines are more than anybody writes, and memory grows with them."""
+from trails.stellator.zones import MAX_BYTES, Zone, zones
 
 
 def read_file(file: Path) -> Program:

@@ -26,6 +26,7 @@ from trails.platform.arrays import Doubles
 from trails.schema import TRANSITION, TRANSITION_MEASURES, Role, Run, Trace
 from trails.stellator.faults import Faults
 from trails.stellator.language import (
+    KINDS,
     Anchor,
     Block,
     Condition,
@@ -222,14 +223,14 @@ def compile_block(
     where = [] if zone is None else [statement.expression(zone)]
     lines = [(line.content, line.place) for line in block.lines if isinstance(line.content, Select)]
     chosen = {
-        kind: [(line, place) for line, place in lines if line.kind == kind and not line.negated] for kind in _KINDS
+        kind: [(line, place) for line, place in lines if line.kind == kind and not line.negated] for kind in KINDS
     }
     subgraph = [(line.content, line.place) for line in block.lines if isinstance(line.content, Subgraph)]
     held = Places()
     for selection, place in subgraph:
         with collected.at(place):
             held = statement.lookups.subgraph(selection.selection)
-    kind: Kind = next((kind for kind in _KINDS if chosen[kind]), held.kind if subgraph else "TOKEN")
+    kind: Kind = next((kind for kind in KINDS if chosen[kind]), held.kind if subgraph else "TOKEN")
     match, places = ["MATCH (c:Chain)"], []
     if chosen["CHAIN"]:
         places.append(statement.chains(chosen["CHAIN"]))
@@ -271,7 +272,6 @@ def compile_block(
     return Compiled(name, block, kind, "\n".join(match), statement.parameters, annotations_of(block), header)
 
 
-_KINDS: tuple[Kind, ...] = ("TOKEN", "STEP", "CHAIN")
 _FIRST = "reduce(sum = 0, part IN parts[0..n + 1] | sum + size(part)) + n * size(x)"
 
 

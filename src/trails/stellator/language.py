@@ -118,6 +118,8 @@ class Angle:
 
 
 Kind = Literal["TOKEN", "STEP", "CHAIN"]
+KINDS: tuple[Kind, ...] = ("TOKEN", "STEP", "CHAIN")
+"""What a block can select, the finest first."""
 
 
 @dataclass(frozen=True, slots=True)

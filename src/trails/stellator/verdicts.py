@@ -26,7 +26,7 @@ from trails.platform.text import counted, part_of, percent
 from trails.schema import MEASURE, Run, Trace, step_key
 from trails.stellator.compiling import TRAINED, Compiled
 from trails.stellator.explaining import DEFAULT_TOLERANCE, MEASURE_NAMES
-from trails.stellator.language import Anchor, Content, Drift, Phase, Select, Subgraph, content_text
+from trails.stellator.language import KINDS, Anchor, Content, Drift, Kind, Phase, Select, Subgraph, content_text
 
 Verdict = Literal["pass", "fail", "not decidable", "not empty", "empty", "training"]
 
@@ -82,7 +82,7 @@ class Selected:
     """What a block selects: ``ids`` of its ``kind``. ``outside`` are the ids that its lines select without the zone,
     ``zone`` the ids of the tokens of the zone, whatever the lines say."""
 
-    kind: str
+    kind: Kind
     ids: tuple[str, ...]
     outside: tuple[str, ...] = ()
     zone: tuple[str, ...] = ()
@@ -121,10 +121,6 @@ class _Places:
         """Steps that hold a selected token."""
         mask = self.masks[chain]
         return [n for n, (a, b) in enumerate(self.traces[chain].step_tokens.tolist()) if mask[a:b].any()]
-
-
-KINDS = ("TOKEN", "STEP", "CHAIN")
-"""What a block selects, the finest first."""
 
 
 def judge(compiled: Compiled, selected: Selected, instruments: Instruments) -> Report:

@@ -17,6 +17,8 @@ from trails.stellator.parsing import parse
 
 FILE = "zones.toml"
 MAX_BYTES = 2_000_000
+"""A larger file, of blocks or of zones, is refused: 40,000 lines are more than anybody writes, and memory grows with them."""
+
 MAX_TERMS = 400
 """Comparisons of a zone, named zones counted in: the engine nests an expression 512 deep, one level a comparison."""
 
