@@ -316,6 +316,7 @@ CASES: dict[str, Callable[[list[Trace]], Any]] = {
 }
 
 LEFT = {
+    "trails.stellator.faults:Faults": "collects faults of a file, and reads no chains",
     "trails.analyses.bridge:bridging": "needs a model; its graph is that of bridge:step_graph",
     "trails.analyses.gaps.seams:premise_matrix": "its chains are one chain without each of its steps, in their order",
     "trails.analyses.overlaps:role_and_place": "a row for every step, in the order of what was given",
